@@ -1,0 +1,26 @@
+//! Generates the gRPC code and the descriptors from `proto/`, with no protoc on the machine.
+
+use std::{env, error::Error, fs, path::Path};
+
+const PROTO: &str = "proto/plaque/v1/latest_video.proto";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler
+        // Comments and all: reflection shows them to whoever runs `grpcurl describe`.
+        .include_source_info(true)
+        .include_imports(true)
+        .open_file(PROTO)?;
+
+    fs::write(
+        Path::new(&env::var("OUT_DIR")?).join("descriptors.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
+    tonic_prost_build::configure()
+        // rustdoc would take the tables in the proto's comments for code to run.
+        .disable_comments(["."])
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}

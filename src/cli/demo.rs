@@ -1,0 +1,342 @@
+//! `plaque demo`: shows on this machine, with no network, what coalescing does.
+//!
+//! A made-up origin in this process, the real server on a real port, and real gRPC clients. Every figure is counted: callers by
+//! the clients, lookups by the origin. Each act states what must come out, and the demo fails if it does not.
+
+mod crowd;
+mod report;
+
+use std::{
+    error::Error,
+    io::{self, IsTerminal as _, Write as _},
+    net::SocketAddr,
+    num::NonZeroUsize,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use axum::{http::StatusCode, response::IntoResponse as _, response::Response};
+use futures_util::future::BoxFuture;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::{runtime, sync::oneshot, task::JoinHandle};
+
+use self::{
+    crowd::{Clients, Crowd, Tally},
+    report::Row,
+};
+use super::{
+    Outcome,
+    serve::{UPSTREAM_THREADS, cores, grpcurl, listen},
+    values,
+};
+use crate::{
+    config::Config,
+    latest::Policy,
+    origin::{self, Lookup, Origin},
+    server::{self, Drained, ServerError},
+    telemetry,
+    upstream::{Upstream, UpstreamError},
+    video::{Channel, ChannelId},
+    youtube::YouTube,
+};
+
+/// Callers in each act.
+const CALLERS: usize = 1000;
+/// The origin's latency: what a caller has to wait for.
+const LATENCY: Duration = Duration::from_millis(200);
+/// An impatient caller's deadline.
+const IMPATIENCE: Duration = Duration::from_millis(40);
+/// Between one impatient caller and the next.
+const PACE: Duration = Duration::from_millis(1);
+/// The deadline of all other callers: never reached.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// `--upstream-timeout` of the demo's server: how long the hanging origin is waited for.
+const TIME_LIMIT: Duration = Duration::from_secs(2);
+/// `--negative-for` of the demo's server.
+const NEGATIVE_FOR: Duration = Duration::from_secs(1);
+
+/// The channels of the made-up origin, one for each act.
+const COLD: &str = "UCthundering-herd-00000A";
+const IMPATIENT: &str = "UCimpatient-callers-000A";
+const SPELL: &str = "UCspell-of-404s-0000000A";
+const BUG: &str = "UCbug-in-the-lookup-000A";
+const HANGING: &str = "UChanging-upstream-0000A";
+
+/// Shows what coalescing does, with no network: a made-up origin, the real server, real gRPC clients. Under 30 s.
+///
+/// Exits with 1 if anything counted is not what it must be.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Leave the server up afterwards, and print grpcurl lines that work against it
+    #[arg(long, env = "PLAQUE_KEEP_SERVING")]
+    keep_serving: bool,
+
+    /// Where the demo's server accepts gRPC; port 0 takes a free one
+    #[arg(long, env = "PLAQUE_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDRESS", value_parser = values::socket)]
+    listen: SocketAddr,
+}
+
+pub(super) fn run(args: Args) -> Outcome {
+    // The act with the panic would write over the progress bars.
+    telemetry::start(telemetry::Format::Pretty, telemetry::filter("off")?);
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(UPSTREAM_THREADS)
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(demo(args));
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn demo(args: Args) -> Outcome {
+    let stage = Stage::set(args.listen).await?;
+    writeln!(
+        io::stdout(),
+        "A made-up origin that takes {} for an answer, plaque on {}, and {CALLERS} callers on {} connections.\n",
+        humantime::format_duration(LATENCY),
+        stage.address,
+        stage.clients.connections(),
+    )?;
+
+    let began = Instant::now();
+    let mut rows = Vec::new();
+    for act in [
+        stage.thundering_herd().await?,
+        stage.impatient_callers().await?,
+        stage.spell_of_404s().await?,
+        stage.bug_in_the_lookup().await?,
+        stage.hanging_upstream().await?,
+    ] {
+        rows.extend(act);
+    }
+    let took = began.elapsed();
+
+    let mut out = io::stdout().lock();
+    writeln!(out, "\n{}", report::table(&rows))?;
+    writeln!(out, "\n{}", report::histogram(&rows))?;
+    let failed = rows.iter().filter(|row| !row.holds()).count();
+    writeln!(
+        out,
+        "{} acts in {:.1} s: {}",
+        rows.len(),
+        took.as_secs_f64(),
+        match failed {
+            0 => "everything came out as it must".into(),
+            failed => format!("{failed} did NOT come out as they must"),
+        }
+    )?;
+    drop(out);
+
+    if args.keep_serving {
+        stage.keep_serving().await?;
+    }
+    stage.strike().await?;
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Everything the acts need: origin, server, clients.
+struct Stage {
+    origin: Origin,
+    address: SocketAddr,
+    clients: Clients,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<Result<Drained, ServerError>>,
+}
+
+impl Stage {
+    async fn set(address: SocketAddr) -> Result<Self, Box<dyn Error>> {
+        let origin = Origin::start(answer).await?;
+        let config = Config {
+            listen: address,
+            upstream: origin.url().clone(),
+            upstream_timeout: TIME_LIMIT,
+            upstream_concurrency: NonZeroUsize::MIN.saturating_add(31),
+            policy: Policy {
+                fresh_for: Duration::from_secs(60),
+                negative_for: NEGATIVE_FOR,
+            },
+            cache_bytes: 64 << 20,
+            workers: cores(),
+            drain_timeout: Duration::from_secs(1),
+        };
+        let upstream = Arc::new(Buggy(YouTube::new(
+            config.upstream.clone(),
+            config.upstream_timeout,
+            config.upstream_concurrency,
+        )?));
+        let listener = listen(config.listen).await?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = oneshot::channel();
+        // Owns the server. Ended by `stop`.
+        let server = tokio::spawn(async move {
+            server::run(listener, &config, upstream, async {
+                // Stops too if the stage is gone.
+                let _ = stopped.await;
+            })
+            .await
+        });
+        let clients = Clients::connect(address).await?;
+        Ok(Self {
+            origin,
+            address,
+            clients,
+            stop,
+            server,
+        })
+    }
+
+    async fn thundering_herd(&self) -> Result<Vec<Row>, Box<dyn Error>> {
+        let title = "all at once, never seen before";
+        let tally = self.send(title, COLD, PATIENCE, Duration::ZERO).await?;
+        let holds = tally.lookups == 1 && tally.answered == CALLERS;
+        Ok(vec![curtain(title, tally, holds)?])
+    }
+
+    async fn impatient_callers(&self) -> Result<Vec<Row>, Box<dyn Error>> {
+        let title = "one each ms, gives up after 40";
+        let tally = self.send(title, IMPATIENT, IMPATIENCE, PACE).await?;
+        // Those who came before the answer can get none; everybody after it does.
+        let holds =
+            tally.lookups == 1 && tally.answered > 0 && tally.failed_after_first_answer == 0;
+        Ok(vec![curtain(title, tally, holds)?])
+    }
+
+    async fn spell_of_404s(&self) -> Result<Vec<Row>, Box<dyn Error>> {
+        let title = "a 404 spell begins";
+        let tally = self.send(title, SPELL, PATIENCE, Duration::ZERO).await?;
+        let told = tally.told("CHANNEL_NOT_FOUND");
+        let holds = tally.lookups == 1 && told == CALLERS;
+        let during = curtain(title, tally, holds)?;
+
+        tokio::time::sleep(NEGATIVE_FOR).await;
+        let title = "… and is over";
+        let tally = self.send(title, SPELL, PATIENCE, Duration::ZERO).await?;
+        let holds = tally.lookups == 1 && tally.answered == CALLERS;
+        Ok(vec![during, curtain(title, tally, holds)?])
+    }
+
+    async fn bug_in_the_lookup(&self) -> Result<Vec<Row>, Box<dyn Error>> {
+        let title = "the lookup panics";
+        let tally = self.send(title, BUG, PATIENCE, Duration::ZERO).await?;
+        let told = tally.told("LOOKUP_PANICKED");
+        // All of them, unless some came so late that the flight was over: those got the next one's answer.
+        let holds = told > 0 && told + tally.answered == CALLERS && tally.lookups <= 2;
+        let panicked = curtain(title, tally, holds)?;
+
+        let title = "… the next is well";
+        let tally = self.send(title, BUG, PATIENCE, Duration::ZERO).await?;
+        let holds = tally.lookups <= 1 && tally.answered == CALLERS;
+        Ok(vec![panicked, curtain(title, tally, holds)?])
+    }
+
+    async fn hanging_upstream(&self) -> Result<Vec<Row>, Box<dyn Error>> {
+        let title = "the upstream hangs, for 2 s";
+        let tally = self.send(title, HANGING, PATIENCE, Duration::ZERO).await?;
+        let told = tally.told("UPSTREAM_TIMEOUT");
+        let holds = tally.lookups == 1 && told == CALLERS;
+        Ok(vec![curtain(title, tally, holds)?])
+    }
+
+    /// Sends all callers to one channel, `pace` apart, and counts what becomes of them.
+    async fn send(
+        &self,
+        title: &str,
+        channel: &str,
+        deadline: Duration,
+        pace: Duration,
+    ) -> Result<Tally, Box<dyn Error>> {
+        let channel: ChannelId = channel.parse()?;
+        // Hides itself where standard error is no terminal.
+        let bar = ProgressBar::new(CALLERS as u64)
+            .with_style(ProgressStyle::with_template(
+                "{msg:32} [{bar:30}] {pos}/{len}",
+            )?)
+            .with_message(title.to_owned());
+        let before = self.origin.lookups(channel);
+        let crowd = Crowd {
+            channel,
+            callers: CALLERS,
+            deadline,
+            pace,
+        };
+        let mut tally = crowd.call(&self.clients, &bar).await;
+        tally.lookups = self.origin.lookups(channel) - before;
+        bar.finish_and_clear();
+        Ok(tally)
+    }
+
+    async fn keep_serving(&self) -> Result<(), Box<dyn Error>> {
+        let mut out = io::stdout().lock();
+        writeln!(out, "\nStill serving, until Ctrl-C. Try:\n")?;
+        for (line, what) in [
+            (grpcurl(self.address, COLD), "an answer"),
+            (grpcurl(self.address, HANGING), "a timeout"),
+            (
+                grpcurl(self.address, "UC-never-heard-of-0000000"),
+                "a bad ID",
+            ),
+            (
+                format!(
+                    "grpcurl -plaintext {} describe plaque.v1.LatestVideo",
+                    self.address
+                ),
+                "the API, with its comments",
+            ),
+        ] {
+            writeln!(out, "  # {what}\n  {line}")?;
+        }
+        drop(out);
+        Ok(tokio::signal::ctrl_c().await?)
+    }
+
+    async fn strike(self) -> Result<(), Box<dyn Error>> {
+        drop(self.clients);
+        // Fails if the server has ended already, which the next line tells.
+        let _ = self.stop.send(());
+        self.server.await??;
+        Ok(())
+    }
+}
+
+/// Ends an act with its one-line verdict.
+fn curtain(title: &'static str, tally: Tally, holds: bool) -> io::Result<Row> {
+    let row = Row::new(title, tally, holds);
+    writeln!(io::stdout(), "{}", row.verdict(io::stdout().is_terminal()))?;
+    Ok(row)
+}
+
+/// The made-up origin.
+async fn answer(lookup: Lookup) -> Response {
+    tokio::time::sleep(LATENCY).await;
+    match (lookup.channel.as_str(), lookup.number) {
+        (HANGING, _) => std::future::pending().await,
+        (SPELL, 1) => (StatusCode::NOT_FOUND, "404. That's an error.").into_response(),
+        (channel, _) => {
+            let uploads = origin::uploads(SystemTime::now(), 15);
+            origin::feed(channel, "A made-up channel", &uploads)
+        }
+    }
+}
+
+/// The real adapter, but with a bug: the first answer for one channel makes it panic.
+struct Buggy(YouTube);
+
+impl Upstream for Buggy {
+    fn look_up(&self, channel: ChannelId) -> BoxFuture<'_, Result<Channel, UpstreamError>> {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        static FIXED: AtomicBool = AtomicBool::new(false);
+        Box::pin(async move {
+            let found = self.0.look_up(channel).await;
+            assert!(
+                channel.as_str() != BUG || FIXED.swap(true, Ordering::Relaxed),
+                "a bug, put here by the demo"
+            );
+            found
+        })
+    }
+}

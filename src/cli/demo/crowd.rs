@@ -1,0 +1,147 @@
+//! Many callers on one channel, and what becomes of them.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use indicatif::ProgressBar;
+use tokio::task::JoinSet;
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt as _;
+
+use crate::{
+    proto::v1::{GetLatestVideoRequest, latest_video_client::LatestVideoClient},
+    video::ChannelId,
+};
+
+/// 100 callers on each: below the 200 calls at once that a connection may have, above which the client itself would queue.
+const CONNECTIONS: usize = 10;
+
+/// Open connections to the server, which the callers share.
+pub(super) struct Clients(Vec<Channel>);
+
+impl Clients {
+    pub(super) async fn connect(address: SocketAddr) -> Result<Self, tonic::transport::Error> {
+        let mut clients = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+            clients.push(endpoint.connect().await?);
+        }
+        Ok(Self(clients))
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Callers, one after another in a given pace.
+pub(super) struct Crowd {
+    pub(super) channel: ChannelId,
+    pub(super) callers: usize,
+    pub(super) deadline: Duration,
+    pub(super) pace: Duration,
+}
+
+/// What became of a crowd.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) callers: usize,
+    pub(super) answered: usize,
+    /// Callers who came after the first answer had been given, and got none.
+    pub(super) failed_after_first_answer: usize,
+    /// How many callers got which error.
+    pub(super) errors: BTreeMap<String, usize>,
+    /// How long each caller waited for whatever it got, sorted.
+    pub(super) waits: Vec<Duration>,
+    /// Requests that the origin counted.
+    pub(super) lookups: usize,
+}
+
+impl Tally {
+    pub(super) fn told(&self, reason: &str) -> usize {
+        self.errors.get(reason).copied().unwrap_or(0)
+    }
+}
+
+struct Call {
+    began: Instant,
+    ended: Instant,
+    outcome: Result<(), String>,
+}
+
+impl Crowd {
+    pub(super) async fn call(&self, clients: &Clients, bar: &ProgressBar) -> Tally {
+        let start = Instant::now();
+        let mut calls = JoinSet::new();
+        for (number, client) in (0..self.callers).zip(clients.0.iter().cycle()) {
+            let client = LatestVideoClient::new(client.clone());
+            let wait = self.pace * u32::try_from(number).unwrap_or(u32::MAX);
+            let mut request = Request::new(GetLatestVideoRequest {
+                channel_id: self.channel.to_string(),
+                ..GetLatestVideoRequest::default()
+            });
+            request.set_timeout(self.deadline);
+            calls.spawn(call(client, request, start + wait));
+        }
+        let mut ended = Vec::with_capacity(self.callers);
+        while let Some(joined) = calls.join_next().await {
+            bar.inc(1);
+            // A caller's task that panics is not counted, and so is missed in the sum.
+            ended.extend(joined.ok());
+        }
+        count(ended)
+    }
+}
+
+async fn call(
+    mut client: LatestVideoClient<Channel>,
+    request: Request<GetLatestVideoRequest>,
+    at: Instant,
+) -> Call {
+    tokio::time::sleep_until(at.into()).await;
+    let began = Instant::now();
+    let outcome = client.get_latest_video(request).await;
+    Call {
+        began,
+        ended: Instant::now(),
+        outcome: outcome.map(drop).map_err(|status| reason(&status)),
+    }
+}
+
+/// The error's reason; a deadline may be noticed by the client before the server's word of it arrives.
+fn reason(status: &Status) -> String {
+    match status.get_error_details().error_info() {
+        Some(info) => info.reason.clone(),
+        None if matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) => {
+            "DEADLINE".into()
+        }
+        None => status.code().description().into(),
+    }
+}
+
+fn count(calls: Vec<Call>) -> Tally {
+    let answers = calls.iter().filter(|call| call.outcome.is_ok());
+    let first_answer = answers.map(|call| call.ended).min();
+    let mut tally = Tally::default();
+    for call in calls {
+        tally.callers += 1;
+        tally.waits.push(call.ended - call.began);
+        match call.outcome {
+            Ok(()) => tally.answered += 1,
+            Err(reason) => {
+                if first_answer.is_some_and(|first| call.began > first) {
+                    tally.failed_after_first_answer += 1;
+                }
+                *tally.errors.entry(reason).or_insert(0) += 1;
+            }
+        }
+    }
+    tally.waits.sort_unstable();
+    tally
+}

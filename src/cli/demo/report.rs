@@ -1,0 +1,139 @@
+//! The demo's table and histogram.
+
+use std::{fmt::Write as _, time::Duration};
+
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+
+use super::crowd::Tally;
+
+/// The upper ends of the histogram's buckets, in milliseconds: above and below the origin's latency of 200.
+const BUCKETS: [u64; 9] = [1, 3, 10, 30, 100, 200, 300, 1000, 3000];
+
+/// The width of the longest bar.
+const BAR: usize = 50;
+
+/// One act's result.
+pub(super) struct Row {
+    title: &'static str,
+    tally: Tally,
+    holds: bool,
+}
+
+impl Row {
+    pub(super) fn new(title: &'static str, tally: Tally, holds: bool) -> Self {
+        Self {
+            title,
+            tally,
+            holds,
+        }
+    }
+
+    /// What must come out, did.
+    pub(super) fn holds(&self) -> bool {
+        self.holds
+    }
+
+    /// What came out, on one line.
+    pub(super) fn verdict(&self, colour: bool) -> String {
+        let verdict = match (self.holds, colour) {
+            (true, true) => "\u{1b}[32mok\u{1b}[0m    ",
+            (true, false) => "ok    ",
+            (false, true) => "\u{1b}[31mFAILED\u{1b}[0m",
+            (false, false) => "FAILED",
+        };
+        let errors = self.errors();
+        let (title, tally) = (self.title, &self.tally);
+        format!(
+            "{verdict} {title}: {} callers, {} upstream lookup(s), {} answered{}{errors}",
+            tally.callers,
+            tally.lookups,
+            tally.answered,
+            if errors.is_empty() { "" } else { ", " },
+        )
+    }
+
+    fn errors(&self) -> String {
+        let errors = self.tally.errors.iter();
+        let told: Vec<_> = errors
+            .map(|(why, count)| format!("{count} {why}"))
+            .collect();
+        told.join(", ")
+    }
+}
+
+/// A line for each act.
+pub(super) fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header([
+        "act", "callers", "answered", "told", "lookups", "p50", "p99", "max",
+    ]);
+    for row in rows {
+        let tally = &row.tally;
+        table.add_row([
+            row.title.to_owned(),
+            tally.callers.to_string(),
+            tally.answered.to_string(),
+            row.errors(),
+            tally.lookups.to_string(),
+            milliseconds(quantile(&tally.waits, 50)),
+            milliseconds(quantile(&tally.waits, 99)),
+            milliseconds(quantile(&tally.waits, 100)),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// How long the callers of all acts waited.
+pub(super) fn histogram(rows: &[Row]) -> String {
+    let mut counts = [0_usize; BUCKETS.len() + 1];
+    for wait in rows.iter().flat_map(|row| &row.tally.waits) {
+        let bucket = BUCKETS.partition_point(|end| Duration::from_millis(*end) < *wait);
+        counts[bucket] += 1;
+    }
+    let most = counts.iter().max().copied().unwrap_or(0).max(1);
+    let mut text = String::from("how long callers waited, all acts:\n");
+    for (bucket, count) in counts.into_iter().enumerate() {
+        let label = match BUCKETS.get(bucket) {
+            Some(end) => format!("≤ {end} ms"),
+            None => format!("> {} ms", BUCKETS[BUCKETS.len() - 1]),
+        };
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "{label:>10} {count:>5} {}",
+            "█".repeat((count * BAR).div_ceil(most))
+        );
+    }
+    text
+}
+
+/// The smallest wait that `percent` of the callers did not exceed. `waits` is sorted.
+fn quantile(waits: &[Duration], percent: usize) -> Option<Duration> {
+    let rank = (waits.len() * percent).div_ceil(100);
+    waits.get(rank.saturating_sub(1)).copied()
+}
+
+fn milliseconds(wait: Option<Duration>) -> String {
+    wait.map_or_else(
+        || "–".into(),
+        |wait| format!("{:.1} ms", wait.as_secs_f64() * 1e3),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_a_wait_that_somebody_had() {
+        let waits: Vec<_> = (1..=200).map(Duration::from_millis).collect();
+        assert_eq!(quantile(&waits, 50), Some(Duration::from_millis(100)));
+        assert_eq!(quantile(&waits, 99), Some(Duration::from_millis(198)));
+        assert_eq!(quantile(&waits, 100), Some(Duration::from_millis(200)));
+        assert_eq!(quantile(&waits[..1], 50), Some(Duration::from_millis(1)));
+        assert_eq!(quantile(&[], 50), None);
+    }
+}

@@ -1,0 +1,72 @@
+//! How flags' values are read: human units in, typed values out, and an error that says what is expected.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytesize::ByteSize;
+
+/// Longer than any setting makes sense for, and short enough to be added to any moment without overflow.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A duration such as `60s`, `1m 30s` or `7d`, from 0 to a year.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        Ok(_) => Err("expected a duration of at most 365d".into()),
+        Err(_) => Err("expected a duration with its unit, such as 500ms, 60s, 10m or 7d".into()),
+    }
+}
+
+/// A duration that is not zero.
+pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("expected a duration of more than 0, such as 10s".into()),
+        limit => Ok(limit),
+    }
+}
+
+/// A number of bytes such as `256MiB`.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    text.parse::<ByteSize>()
+        .map(|size| size.as_u64())
+        .map_err(|_| "expected a size with its unit, such as 64MiB, 256MiB or 1GiB".into())
+}
+
+/// An IP address and a port.
+pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "expected an IP address and a port, such as 127.0.0.1:3779, 0.0.0.0:3779 or [::]:3779"
+            .into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(604_800)));
+        for bad in [
+            "",
+            "60",
+            "-1s",
+            "1parsec",
+            "2years",
+            "99999999999999999999s",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert!(time_limit("0s").is_err());
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(bytes("256MiB"), Ok(256 << 20));
+        assert_eq!(bytes("1GB"), Ok(1_000_000_000));
+        for bad in ["", "MiB", "-1MiB", "1 parsec"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What a cache keeps of one key: the last good answer, and what has gone wrong since.
+
+use std::time::{Duration, Instant, SystemTime};
+
+/// A last good answer and a last failure. At least one of them is there.
+///
+/// Ages are reckoned from [`Instant`]s, which no change of the wall clock disturbs.
+#[derive(Clone, Debug)]
+pub struct Entry<T, E> {
+    /// The last good answer.
+    pub good: Option<Good<T>>,
+    /// The lookup that failed since, if one did.
+    pub failed: Option<Failed<E>>,
+}
+
+/// A good answer.
+#[derive(Clone, Debug)]
+pub struct Good<T> {
+    /// The answer.
+    pub value: T,
+    /// When it came.
+    pub at: Instant,
+    /// When it came, by the wall clock: to be told, never to be reckoned with.
+    pub time: SystemTime,
+}
+
+/// A failed lookup.
+#[derive(Clone, Debug)]
+pub struct Failed<E> {
+    /// Why it failed.
+    pub error: E,
+    /// When.
+    pub at: Instant,
+    /// No other lookup before this.
+    pub retry_at: Instant,
+}
+
+impl<T, E> Entry<T, E> {
+    /// The entry of a lookup that succeeded at `now`. Earlier failures are forgotten.
+    pub fn succeeded(value: T, now: Instant, time: SystemTime) -> Self {
+        Self {
+            good: Some(Good {
+                value,
+                at: now,
+                time,
+            }),
+            failed: None,
+        }
+    }
+
+    /// The entry of a lookup that failed at `now` and shall not be tried again for `pause`. The last good answer stays.
+    pub fn failed(good: Option<Good<T>>, error: E, now: Instant, pause: Duration) -> Self {
+        Self {
+            good,
+            failed: Some(Failed {
+                error,
+                at: now,
+                retry_at: now + pause,
+            }),
+        }
+    }
+
+    /// When a lookup last ended, well or badly.
+    #[must_use]
+    pub fn last_attempt(&self) -> Option<Instant> {
+        let good = self.good.as_ref().map(|good| good.at);
+        let failed = self.failed.as_ref().map(|failed| failed.at);
+        good.max(failed)
+    }
+}
+
+impl<T> Good<T> {
+    /// How old the answer is.
+    #[must_use]
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.at)
+    }
+}

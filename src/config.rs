@@ -1,0 +1,84 @@
+//! The settings of a server, validated. Knows no command line.
+
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+
+use reqwest::Url;
+
+use crate::latest::Policy;
+
+/// Where YouTube serves its feeds.
+pub const YOUTUBE: &str = "https://www.youtube.com/feeds/videos.xml";
+
+/// All settings of a server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to accept gRPC.
+    pub listen: SocketAddr,
+    /// The feeds' address; see [`upstream_url`].
+    pub upstream: Url,
+    /// The budget of one lookup.
+    pub upstream_timeout: Duration,
+    /// Lookups at once.
+    pub upstream_concurrency: NonZeroUsize,
+    /// When an answer is fresh, and how long a failure is remembered.
+    pub policy: Policy,
+    /// What the cache may hold, in bytes of memory.
+    pub cache_bytes: u64,
+    /// Serving threads.
+    pub workers: NonZeroUsize,
+    /// How long calls in progress may go on after the server was told to stop.
+    pub drain_timeout: Duration,
+}
+
+/// A text is not the address of a feed server.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; expected an http or https address such as {YOUTUBE}")]
+pub struct BadUpstream(String);
+
+/// Parses the address of the feeds, to which `channel_id=…` will be appended.
+///
+/// # Errors
+///
+/// If it is no absolute `http` or `https` URL, or has parts that make no sense here.
+pub fn upstream_url(text: &str) -> Result<Url, BadUpstream> {
+    let url: Url = text
+        .parse()
+        .map_err(|error| BadUpstream(format!("not a URL ({error})")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(BadUpstream(format!("the scheme is {:?}", url.scheme())));
+    }
+    if url.fragment().is_some() {
+        return Err(BadUpstream("it has a fragment (#…)".into()));
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_is_an_http_address() {
+        for good in [
+            YOUTUBE,
+            "http://127.0.0.1:8099/feeds/videos.xml",
+            "https://mirror.example/f?key=1",
+        ] {
+            assert_eq!(upstream_url(good).map(String::from), Ok(good.into()));
+        }
+        for (bad, why) in [
+            ("", "not a URL"),
+            ("youtube.com", "not a URL"),
+            ("localhost:8099/feeds", "scheme is \"localhost\""),
+            ("ftp://youtube.com/", "scheme is \"ftp\""),
+            ("http://", "not a URL"),
+            ("https://youtube.com/#x", "fragment"),
+        ] {
+            let error = upstream_url(bad).expect_err(bad).to_string();
+            assert!(
+                error.contains(why) && error.contains("expected an http"),
+                "{bad}: {error}"
+            );
+        }
+    }
+}

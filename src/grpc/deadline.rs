@@ -1,0 +1,153 @@
+//! The caller's deadline, kept by us.
+//!
+//! tonic's own server answers CANCELLED when a deadline passes, where gRPC says DEADLINE_EXCEEDED, and ignores a `grpc-timeout`
+//! that it cannot read. This layer stands in front of all services. It bounds the time to the response's headers, which for a
+//! unary call is the whole call; a stream goes on until its client ends it.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderMap, Request, Response};
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+use tonic::body::Body;
+use tower::Service;
+
+use super::status;
+use crate::latest::LookupError;
+
+/// A service whose calls end at their deadline.
+#[derive(Clone, Debug)]
+pub struct Deadlines<S>(pub S);
+
+impl<S, B> Service<Request<B>> for Deadlines<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Call<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (deadline, malformed) = match timeout(request.headers()) {
+            Ok(timeout) => (timeout.map(tokio::time::sleep), false),
+            Err(InvalidTimeout) => (None, true),
+        };
+        Call {
+            inner: self.0.call(request),
+            deadline,
+            malformed,
+        }
+    }
+}
+
+pin_project! {
+    /// A call that ends at its deadline.
+    pub struct Call<F> {
+        #[pin]
+        inner: F,
+        #[pin]
+        deadline: Option<Sleep>,
+        malformed: bool,
+    }
+}
+
+impl<F> Future for Call<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        if *this.malformed {
+            return Poll::Ready(Ok(refused(&LookupError::InvalidTimeout)));
+        }
+        // First the call: an answer that is there in time is given, and most are there at once, before the timer is armed.
+        if let Poll::Ready(response) = this.inner.poll(context) {
+            return Poll::Ready(response);
+        }
+        match this.deadline.as_pin_mut().map(|sleep| sleep.poll(context)) {
+            Some(Poll::Ready(())) => Poll::Ready(Ok(refused(&LookupError::Deadline))),
+            Some(Poll::Pending) | None => Poll::Pending,
+        }
+    }
+}
+
+fn refused(error: &LookupError) -> Response<Body> {
+    status::from(error, None).into_http()
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct InvalidTimeout;
+
+/// The `grpc-timeout` header: 1 to 8 digits and a unit.
+///
+/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, InvalidTimeout> {
+    let Some(value) = headers.get("grpc-timeout") else {
+        return Ok(None);
+    };
+    let (unit, digits) = value.as_bytes().split_last().ok_or(InvalidTimeout)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(InvalidTimeout);
+    }
+    let amount = digits
+        .iter()
+        .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    Ok(Some(match unit {
+        b'H' => Duration::from_secs(amount * 3600),
+        b'M' => Duration::from_secs(amount * 60),
+        b'S' => Duration::from_secs(amount),
+        b'm' => Duration::from_millis(amount),
+        b'u' => Duration::from_micros(amount),
+        b'n' => Duration::from_nanos(amount),
+        _ => return Err(InvalidTimeout),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_digits_and_a_unit() {
+        let parse = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().expect("a header"));
+            timeout(&headers)
+        };
+        assert_eq!(timeout(&HeaderMap::new()), Ok(None));
+        assert_eq!(parse("0n"), Ok(Some(Duration::ZERO)));
+        assert_eq!(parse("40m"), Ok(Some(Duration::from_millis(40))));
+        assert_eq!(parse("7u"), Ok(Some(Duration::from_micros(7))));
+        assert_eq!(parse("2S"), Ok(Some(Duration::from_secs(2))));
+        assert_eq!(parse("3M"), Ok(Some(Duration::from_secs(180))));
+        assert_eq!(
+            parse("99999999H"),
+            Ok(Some(Duration::from_secs(99_999_999 * 3600)))
+        );
+        for bad in [
+            "",
+            "S",
+            "10",
+            "10s",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "999999999S",
+            "1 S",
+            "S1",
+        ] {
+            assert_eq!(parse(bad), Err(InvalidTimeout), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! From a [`LookupError`] to what a caller gets: a status code, a reason to switch on, and when to ask again.
+//!
+//! Callers get three things. The *code* decides what generic middleware does (retry, alert, give up). The *reason* in
+//! `google.rpc.ErrorInfo` is for programs; it is part of the contract and never changes its meaning. The *message* is for
+//! people, and may change. Nothing of a panic, an address or a configuration is in any of them: that is in the log.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status, metadata::MetadataValue};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{latest::LookupError, upstream::UpstreamError};
+
+/// The domain of every `google.rpc.ErrorInfo`.
+const DOMAIN: &str = "plaque";
+
+/// gRPC's own name for "retry after": clients with a retry policy wait as long (gRFC A6).
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// The code and reason of an error.
+fn classify(error: &LookupError) -> (Code, &'static str) {
+    use LookupError as E;
+    match error {
+        E::InvalidChannelId(_) => (Code::InvalidArgument, "INVALID_CHANNEL_ID"),
+        E::InvalidKind(_) => (Code::InvalidArgument, "INVALID_KIND"),
+        E::InvalidMaxAge => (Code::InvalidArgument, "INVALID_MAX_AGE"),
+        E::InvalidTimeout => (Code::InvalidArgument, "INVALID_TIMEOUT"),
+        E::ChannelNotFound(_) => (Code::NotFound, "CHANNEL_NOT_FOUND"),
+        E::NoUploads { .. } => (Code::NotFound, "NO_UPLOADS"),
+        E::Upstream(error) => match error {
+            UpstreamError::RateLimited(_) => (Code::Unavailable, "UPSTREAM_RATE_LIMITED"),
+            UpstreamError::TimedOut(_) => (Code::Unavailable, "UPSTREAM_TIMEOUT"),
+            UpstreamError::Malformed(_) => (Code::Unavailable, "UPSTREAM_MALFORMED"),
+            UpstreamError::NotFound | UpstreamError::Status(_) | UpstreamError::Unreachable(_) => {
+                (Code::Unavailable, "UPSTREAM_ERROR")
+            }
+        },
+        E::Deadline => (Code::DeadlineExceeded, "DEADLINE"),
+        E::Panicked => (Code::Internal, "LOOKUP_PANICKED"),
+        E::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
+    }
+}
+
+/// The field of the request that is at fault.
+fn bad_field(error: &LookupError) -> Option<&'static str> {
+    match error {
+        LookupError::InvalidChannelId(_) => Some("channel_id"),
+        LookupError::InvalidKind(_) => Some("kind"),
+        LookupError::InvalidMaxAge => Some("max_age"),
+        _ => None,
+    }
+}
+
+/// The status that tells of `error`, and of when to ask again.
+pub(super) fn from(error: &LookupError, retry_after: Option<Duration>) -> Status {
+    let (code, reason) = classify(error);
+    let message = error.to_string();
+    // Only what may be otherwise the next time is worth another call.
+    let retry_after = retry_after.filter(|_| code == Code::Unavailable);
+
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    if let Some(field) = bad_field(error) {
+        details.add_bad_request_violation(field, &message);
+    }
+    if retry_after.is_some() {
+        details.set_retry_info(retry_after);
+    }
+    let mut status = Status::with_error_details(code, message, details);
+    if let Some(pause) = retry_after {
+        let milliseconds = i32::try_from(pause.as_millis()).unwrap_or(i32::MAX);
+        status
+            .metadata_mut()
+            .insert(PUSHBACK, MetadataValue::from(milliseconds));
+    }
+    status
+}

@@ -1,0 +1,23 @@
+//! What did this YouTube channel upload last?
+//!
+//! One upstream lookup per channel serves everybody who asks at once, over gRPC. Read the modules in the order in which they
+//! are listed: each uses only those above it. `ARCHITECTURE.md` has the picture.
+
+pub mod video;
+
+pub mod upstream;
+pub mod youtube;
+
+pub mod coalesce;
+pub mod latest;
+
+pub mod grpc;
+pub mod proto;
+
+pub mod config;
+pub mod server;
+
+pub mod cli;
+pub mod telemetry;
+
+pub mod origin;

@@ -1,0 +1,195 @@
+//! A made-up feed server on loopback, for the demo and the tests: what it answers is a closure, and it counts who asked.
+
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    io,
+    net::Ipv4Addr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Router,
+    extract::Query,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use parking_lot::Mutex;
+use quick_xml::escape::escape;
+use reqwest::Url;
+use tokio::{net::TcpListener, task::AbortHandle};
+
+use crate::video::ChannelId;
+
+/// Where feeds are on YouTube, and here.
+const PATH: &str = "/feeds/videos.xml";
+
+/// A running origin. Ends when it is dropped.
+pub struct Origin {
+    url: Url,
+    lookups: Arc<Mutex<HashMap<String, usize>>>,
+    /// Owns the listener and every connection.
+    server: AbortHandle,
+}
+
+/// One request that has come.
+pub struct Lookup {
+    /// The `channel_id` that was asked for.
+    pub channel: String,
+    /// How often that channel has been asked for, this one included.
+    pub number: usize,
+    /// The request's headers.
+    pub headers: HeaderMap,
+}
+
+impl Origin {
+    /// Starts an origin on a free port, which answers as `answer` says.
+    ///
+    /// # Errors
+    ///
+    /// If no port is free.
+    pub async fn start<F, Fut>(answer: F) -> io::Result<Self>
+    where
+        F: Fn(Lookup) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Response> + Send,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let mut url = Url::parse("http://127.0.0.1").map_err(io::Error::other)?;
+        url.set_path(PATH);
+        // Refused only for URLs that have no host.
+        let _ = url.set_port(Some(listener.local_addr()?.port()));
+
+        let lookups = Arc::new(Mutex::new(HashMap::new()));
+        let counts = Arc::clone(&lookups);
+        let handler = async move |Query(mut query): Query<HashMap<String, String>>, headers| {
+            let channel = query.remove("channel_id").unwrap_or_default();
+            let number = {
+                let mut counts = counts.lock();
+                let count = counts.entry(channel.clone()).or_insert(0);
+                *count += 1;
+                *count
+            };
+            answer(Lookup {
+                channel,
+                number,
+                headers,
+            })
+            .await
+        };
+        let router = Router::new().route(PATH, get(handler));
+        let server = tokio::spawn(async move {
+            // Ends with its task alone.
+            let _ = axum::serve(listener, router).await;
+        });
+        Ok(Self {
+            url,
+            lookups,
+            server: server.abort_handle(),
+        })
+    }
+
+    /// The feeds' address, as `--upstream` wants it.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// How often `channel` has been asked for.
+    #[must_use]
+    pub fn lookups(&self, channel: ChannelId) -> usize {
+        let lookups = self.lookups.lock();
+        lookups.get(channel.as_str()).copied().unwrap_or(0)
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// An upload in a made-up feed.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// 11 characters.
+    pub id: String,
+    /// Plain text.
+    pub title: String,
+    /// Linked as a Short.
+    pub short: bool,
+    /// To the second.
+    pub published: SystemTime,
+}
+
+/// An answer with a feed in YouTube's shape, entries in the order given.
+pub fn feed(channel: &str, title: &str, uploads: &[Upload]) -> Response {
+    (
+        [("content-type", "text/xml; charset=UTF-8")],
+        feed_xml(channel, title, uploads),
+    )
+        .into_response()
+}
+
+/// `count` made-up uploads, an hour apart, newest first; every third one is a Short.
+#[must_use]
+pub fn uploads(newest: SystemTime, count: u32) -> Vec<Upload> {
+    (0..count)
+        .map(|number| Upload {
+            id: format!("upload{:04}A", count - number),
+            title: format!("Upload <{}> & more", count - number),
+            short: number % 3 == 2,
+            published: newest - Duration::from_secs(3600) * number,
+        })
+        .collect()
+}
+
+/// A feed in YouTube's shape: no feed-level `UC`, and descriptions that are empty.
+fn feed_xml(channel: &str, title: &str, uploads: &[Upload]) -> String {
+    let (bare, title) = (channel.trim_start_matches("UC"), escape(title));
+    let author = format!(
+        "<author>\n   <name>{title}</name>\n   <uri>https://www.youtube.com/channel/{channel}</uri>\n  </author>"
+    );
+    let mut xml = format!(
+        r#"<?xml version="1.0" encoding="UTF-8"?>
+<feed xmlns:yt="http://www.youtube.com/xml/schemas/2015" xmlns:media="http://search.yahoo.com/mrss/" xmlns="http://www.w3.org/2005/Atom">
+ <link rel="self" href="http://www.youtube.com/feeds/videos.xml?channel_id={channel}"/>
+ <id>yt:channel:{bare}</id>
+ <yt:channelId>{bare}</yt:channelId>
+ <title>{title}</title>
+ {author}
+ <published>2015-02-01T00:00:00+00:00</published>
+"#
+    );
+    for upload in uploads {
+        let (id, title) = (&upload.id, escape(&upload.title));
+        let page = if upload.short { "shorts/" } else { "watch?v=" };
+        let published = humantime::format_rfc3339_seconds(upload.published);
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            xml,
+            r#" <entry>
+  <id>yt:video:{id}</id>
+  <yt:videoId>{id}</yt:videoId>
+  <yt:channelId>{channel}</yt:channelId>
+  <title>{title}</title>
+  <link rel="alternate" href="https://www.youtube.com/{page}{id}"/>
+  {author}
+  <published>{published}</published>
+  <updated>{published}</updated>
+  <media:group>
+   <media:title>{title}</media:title>
+   <media:content url="https://www.youtube.com/v/{id}?version=3" type="application/x-shockwave-flash" width="640" height="390"/>
+   <media:thumbnail url="https://i1.ytimg.com/vi/{id}/hqdefault.jpg" width="480" height="360"/>
+   <media:description></media:description>
+   <media:community>
+    <media:starRating count="10" average="5.00" min="1" max="5"/>
+    <media:statistics views="1234"/>
+   </media:community>
+  </media:group>
+ </entry>"#
+        );
+    }
+    xml + "</feed>\n"
+}

@@ -1,0 +1,293 @@
+//! What plaque talks about: channels and their uploads.
+//!
+//! Identifiers are parsed once, where they enter the program. Behind that edge a [`ChannelId`] is valid by construction, is
+//! copied like a number and needs no allocation.
+
+use std::{fmt, str, str::FromStr, time::SystemTime};
+
+/// The first two characters of every channel ID; a playlist that YouTube makes for a channel has others in their place.
+const CHANNEL_PREFIX: &str = "UC";
+
+/// The ID of a YouTube channel: `UC` and 22 characters, which are 16 bytes in URL-safe Base64.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelId([u8; Self::LEN]);
+
+impl ChannelId {
+    /// The number of characters of every channel ID.
+    pub const LEN: usize = 24;
+
+    /// The ID as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        ascii(&self.0)
+    }
+}
+
+impl FromStr for ChannelId {
+    type Err = InvalidChannelId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidChannelId> {
+        if text.is_empty() {
+            return Err(InvalidChannelId::Empty);
+        }
+        if text.starts_with('@') {
+            return Err(InvalidChannelId::Handle);
+        }
+        let length = text.chars().count();
+        if length != Self::LEN {
+            return Err(InvalidChannelId::Length(length));
+        }
+        if !text.starts_with(CHANNEL_PREFIX) {
+            return Err(InvalidChannelId::Prefix);
+        }
+        if let Some(bad) = text.chars().find(|c| !is_base64url(*c)) {
+            return Err(InvalidChannelId::Character(bad));
+        }
+        let bytes: [u8; Self::LEN] = text
+            .as_bytes()
+            .try_into()
+            .map_err(|_| InvalidChannelId::Length(length))?;
+        // 22 characters hold 132 bits and 16 bytes are 128: the last 4 bits are always zero.
+        match bytes[Self::LEN - 1] {
+            b'A' | b'Q' | b'g' | b'w' => Ok(Self(bytes)),
+            last => Err(InvalidChannelId::LastCharacter(char::from(last))),
+        }
+    }
+}
+
+impl fmt::Display for ChannelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for ChannelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What keeps a text from being a [`ChannelId`]. Never repeats the whole text, which may be long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidChannelId {
+    /// Nothing was given.
+    #[error("no channel ID was given; expected UC and 22 more characters")]
+    Empty,
+    /// A handle such as `@kurzgesagt`, which only YouTube can resolve.
+    #[error(
+        "a handle (@…) is no channel ID; the ID starts with UC and is in the address of the channel's page"
+    )]
+    Handle,
+    /// Too short or too long.
+    #[error("it has {0} characters; a channel ID has 24: UC and 22 more")]
+    Length(usize),
+    /// Something else than `UC` in front.
+    #[error("it does not start with UC")]
+    Prefix,
+    /// A character that no ID has.
+    #[error("it contains {0:?}; a channel ID has only A-Z, a-z, 0-9, - and _")]
+    Character(char),
+    /// A last character with bits that no 16 bytes have.
+    #[error("its last character is {0:?}; a channel ID ends with A, Q, g or w")]
+    LastCharacter(char),
+}
+
+/// The ID of a YouTube video: 11 characters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VideoId([u8; Self::LEN]);
+
+impl VideoId {
+    /// The number of characters of every video ID.
+    pub const LEN: usize = 11;
+
+    /// The ID as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        ascii(&self.0)
+    }
+}
+
+impl FromStr for VideoId {
+    type Err = InvalidVideoId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidVideoId> {
+        let bytes: [u8; Self::LEN] = text.as_bytes().try_into().map_err(|_| InvalidVideoId)?;
+        if text.chars().all(is_base64url) {
+            Ok(Self(bytes))
+        } else {
+            Err(InvalidVideoId)
+        }
+    }
+}
+
+impl fmt::Display for VideoId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for VideoId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text is not 11 characters of `A-Z a-z 0-9 - _`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a video ID has 11 characters of A-Z, a-z, 0-9, - and _")]
+pub struct InvalidVideoId;
+
+/// What sort of upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A video, a live stream, a premiere: anything that is no Short.
+    Video,
+    /// A Short.
+    Short,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Video => "video",
+            Self::Short => "Short",
+        })
+    }
+}
+
+/// One upload, as the channel's feed tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Video {
+    /// Which video.
+    pub id: VideoId,
+    /// Short or not.
+    pub kind: Kind,
+    /// As the channel wrote it; may be empty.
+    pub title: Box<str>,
+    /// When it was published; for a scheduled stream, when it was announced.
+    pub published: Option<SystemTime>,
+    /// When its entry was last changed.
+    pub updated: Option<SystemTime>,
+    /// A still picture.
+    pub thumbnail: Option<Thumbnail>,
+    /// Views when the feed was made.
+    pub views: Option<u64>,
+}
+
+impl Video {
+    /// The video's page.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match self.kind {
+            Kind::Video => format!("https://www.youtube.com/watch?v={}", self.id),
+            Kind::Short => format!("https://www.youtube.com/shorts/{}", self.id),
+        }
+    }
+}
+
+/// A still picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thumbnail {
+    /// Where it is.
+    pub url: Box<str>,
+    /// In pixels, 0 if unknown.
+    pub width: u32,
+    /// In pixels, 0 if unknown.
+    pub height: u32,
+}
+
+/// A channel and its newest uploads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Channel {
+    /// Which channel.
+    pub id: ChannelId,
+    /// Its name, as the channel wrote it.
+    pub title: Box<str>,
+    /// Newest first; those with no valid date come last.
+    pub uploads: Box<[Video]>,
+}
+
+impl Channel {
+    /// Where in `uploads` the newest one is, of `kind` if one is given.
+    #[must_use]
+    pub fn latest(&self, kind: Option<Kind>) -> Option<usize> {
+        self.uploads
+            .iter()
+            .position(|video| kind.is_none_or(|kind| video.kind == kind))
+    }
+
+    /// The bytes of memory that this channel occupies, itself included.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let texts: usize = self
+            .uploads
+            .iter()
+            .map(|v| v.title.len() + v.thumbnail.as_ref().map_or(0, |t| t.url.len()))
+            .sum();
+        size_of::<Self>() + self.title.len() + size_of_val(&*self.uploads) + texts
+    }
+}
+
+fn is_base64url(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-' || c == '_'
+}
+
+/// IDs hold nothing but ASCII; checked again rather than assumed, since `unsafe` is forbidden and the check is a few cycles.
+fn ascii(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_id_is_taken_as_it_is() {
+        let id: ChannelId = "UCsXVk37bltHxD1rDPwtNM8Q".parse().expect("a real ID");
+        assert_eq!(id.as_str(), "UCsXVk37bltHxD1rDPwtNM8Q");
+        assert_eq!(size_of::<ChannelId>(), 24);
+    }
+
+    #[test]
+    fn a_bad_channel_id_is_told_what_is_wrong_with_it() {
+        let refused = |text: &str| text.parse::<ChannelId>().expect_err(text);
+        assert_eq!(refused(""), InvalidChannelId::Empty);
+        assert_eq!(refused("@kurzgesagt"), InvalidChannelId::Handle);
+        assert_eq!(
+            refused("UCsXVk37bltHxD1rDPwtNM8"),
+            InvalidChannelId::Length(23)
+        );
+        assert_eq!(
+            refused(&"x".repeat(10_000)),
+            InvalidChannelId::Length(10_000)
+        );
+        assert_eq!(
+            refused("UXsXVk37bltHxD1rDPwtNM8Q"),
+            InvalidChannelId::Prefix
+        );
+        assert_eq!(
+            refused("UCsXVk37bltHxD1rDPwtNM8R"),
+            InvalidChannelId::LastCharacter('R')
+        );
+        assert_eq!(
+            refused("UCsXVk37bltHxD1r/PwtNM8Q"),
+            InvalidChannelId::Character('/')
+        );
+        // 24 characters, but more bytes.
+        assert_eq!(
+            refused("UCsXVk37bltHxD1rÜPwtNM8Q"),
+            InvalidChannelId::Character('Ü')
+        );
+    }
+
+    #[test]
+    fn a_video_id_has_eleven_characters() {
+        assert_eq!(
+            "N2FOxjtv5ns".parse::<VideoId>().map(|id| id.to_string()),
+            Ok("N2FOxjtv5ns".into())
+        );
+        for bad in ["", "N2FOxjtv5n", "N2FOxjtv5nsX", "N2FOxjtv5n?"] {
+            assert_eq!(bad.parse::<VideoId>(), Err(InvalidVideoId), "{bad}");
+        }
+    }
+}
