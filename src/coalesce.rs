@@ -10,7 +10,7 @@
 //!
 //! # Two layers
 //!
-//! - The *keyed channel map* ([`flight`]) owns **who waits**: key → `Weak<broadcast::Sender>`. A flight is one lookup in
+//! - The *keyed channel map* owns **who waits**: key → `Weak<broadcast::Sender>`. A flight is one lookup in
 //!   progress; the task that runs it holds the only lasting `Arc` of the sender, so a flight that is gone cannot be joined.
 //! - *moka's future cache* owns **what is known**: bounded by weight, evicting by its own policy. A flight runs its lookup
 //!   inside `and_compute_with`, moka's gate for one key. Of moka's deduplicating calls this is the one that hands the entry in
@@ -91,10 +91,7 @@ where
         runtime: Handle,
     ) -> Self {
         Self {
-            known: Cache::builder()
-                .max_capacity(capacity)
-                .weigher(weigh)
-                .build(),
+            known: Cache::builder().max_capacity(capacity).weigher(weigh).build(),
             flights: Arc::default(),
             limit,
             runtime,
@@ -123,9 +120,9 @@ where
         let limit = self.limit;
         // Owns the flight. Ended by its lookup, its limit or the runtime's shutdown; `flight` cleans up after all three.
         self.runtime.spawn(async move {
-            let gate = known.entry(key).and_compute_with(async |entry| {
-                Op::Put(lookup(entry.map(moka::Entry::into_value)).await)
-            });
+            let gate = known
+                .entry(key)
+                .and_compute_with(async |entry| Op::Put(lookup(entry.map(moka::Entry::into_value)).await));
             let outcome = AssertUnwindSafe(tokio::time::timeout(limit, gate))
                 .catch_unwind()
                 .await;

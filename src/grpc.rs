@@ -70,8 +70,7 @@ impl LatestVideo for Service {
         &self,
         request: Request<GetLatestVideoRequest>,
     ) -> Result<Response<GetLatestVideoResponse>, Status> {
-        let query =
-            convert::query(&request.into_inner()).map_err(|error| status::from(&error, None))?;
+        let query = convert::query(&request.into_inner()).map_err(|error| status::from(&error, None))?;
         let reply = self.latest.get(query).await;
         match reply.outcome {
             Ok(answer) => {

@@ -145,9 +145,7 @@ pub enum LookupError {
     #[error(transparent)]
     Upstream(UpstreamError),
     /// The caller's deadline passed.
-    #[error(
-        "the deadline passed before the lookup ended; it goes on, and asking again will find its answer"
-    )]
+    #[error("the deadline passed before the lookup ended; it goes on, and asking again will find its answer")]
     Deadline,
     /// A bug.
     #[error("the lookup failed by a bug in the server; it is logged there")]
@@ -188,10 +186,7 @@ impl Latest {
         // it, but not for this query.
         loop {
             let now = Instant::now();
-            match self
-                .policy
-                .judge(known.as_deref(), query.max_age, asked, now)
-            {
+            match self.policy.judge(known.as_deref(), query.max_age, asked, now) {
                 Verdict::Answer(good) => {
                     return Reply {
                         outcome: pick(good, &self.policy, query, now),

@@ -124,6 +124,7 @@ pub struct Upload {
 }
 
 /// An answer with a feed in YouTube's shape, entries in the order given.
+#[must_use]
 pub fn feed(channel: &str, title: &str, uploads: &[Upload]) -> Response {
     (
         [("content-type", "text/xml; charset=UTF-8")],
@@ -140,7 +141,7 @@ pub fn uploads(newest: SystemTime, count: u32) -> Vec<Upload> {
             id: format!("upload{:04}A", count - number),
             title: format!("Upload <{}> & more", count - number),
             short: number % 3 == 2,
-            published: newest - Duration::from_secs(3600) * number,
+            published: newest - Duration::from_hours(1) * number,
         })
         .collect()
 }

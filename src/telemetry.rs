@@ -1,6 +1,9 @@
 //! The only place that builds a `tracing` subscriber.
 
-use std::{io, panic};
+use std::{
+    io::{self, IsTerminal as _},
+    panic,
+};
 
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
@@ -26,7 +29,8 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
 pub fn start(format: Format, filter: EnvFilter) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     match format {
         Format::Pretty => builder.with_target(false).init(),
         Format::Json => builder.json().init(),

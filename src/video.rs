@@ -253,18 +253,9 @@ mod tests {
         let refused = |text: &str| text.parse::<ChannelId>().expect_err(text);
         assert_eq!(refused(""), InvalidChannelId::Empty);
         assert_eq!(refused("@kurzgesagt"), InvalidChannelId::Handle);
-        assert_eq!(
-            refused("UCsXVk37bltHxD1rDPwtNM8"),
-            InvalidChannelId::Length(23)
-        );
-        assert_eq!(
-            refused(&"x".repeat(10_000)),
-            InvalidChannelId::Length(10_000)
-        );
-        assert_eq!(
-            refused("UXsXVk37bltHxD1rDPwtNM8Q"),
-            InvalidChannelId::Prefix
-        );
+        assert_eq!(refused("UCsXVk37bltHxD1rDPwtNM8"), InvalidChannelId::Length(23));
+        assert_eq!(refused(&"x".repeat(10_000)), InvalidChannelId::Length(10_000));
+        assert_eq!(refused("UXsXVk37bltHxD1rDPwtNM8Q"), InvalidChannelId::Prefix);
         assert_eq!(
             refused("UCsXVk37bltHxD1rDPwtNM8R"),
             InvalidChannelId::LastCharacter('R')

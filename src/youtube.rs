@@ -45,11 +45,7 @@ impl YouTube {
     /// # Errors
     ///
     /// If `feeds` is an `https` address and the system has no usable certificate store.
-    pub fn new(
-        feeds: Url,
-        time_limit: Duration,
-        concurrency: NonZeroUsize,
-    ) -> Result<Self, SetupError> {
+    pub fn new(feeds: Url, time_limit: Duration, concurrency: NonZeroUsize) -> Result<Self, SetupError> {
         // Fails only if a provider is there already, which is then as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = Client::builder()
@@ -65,15 +61,14 @@ impl YouTube {
             client: client.build().map_err(SetupError)?,
             feeds,
             time_limit,
-            permits: Semaphore::new(concurrency.get()),
+            permits: Semaphore::new(concurrency.get().min(Semaphore::MAX_PERMITS)),
         })
     }
 
     async fn fetch(&self, channel: ChannelId) -> Result<Channel, UpstreamError> {
         let _permit = self.permits.acquire().await;
         let mut url = self.feeds.clone();
-        url.query_pairs_mut()
-            .append_pair("channel_id", channel.as_str());
+        url.query_pairs_mut().append_pair("channel_id", channel.as_str());
         let mut response = self.client.get(url).send().await.map_err(unreachable)?;
         match response.status() {
             StatusCode::OK => {}
@@ -93,8 +88,7 @@ impl YouTube {
             }
             body.extend_from_slice(&chunk);
         }
-        feed::parse(&body, channel)
-            .map_err(|error| UpstreamError::Malformed(error.to_string().into()))
+        feed::parse(&body, channel).map_err(|error| UpstreamError::Malformed(error.to_string().into()))
     }
 }
 

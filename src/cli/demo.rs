@@ -157,7 +157,7 @@ impl Stage {
             upstream_timeout: TIME_LIMIT,
             upstream_concurrency: NonZeroUsize::MIN.saturating_add(31),
             policy: Policy {
-                fresh_for: Duration::from_secs(60),
+                fresh_for: Duration::from_mins(1),
                 negative_for: NEGATIVE_FOR,
             },
             cache_bytes: 64 << 20,
@@ -201,8 +201,7 @@ impl Stage {
         let title = "one each ms, gives up after 40";
         let tally = self.send(title, IMPATIENT, IMPATIENCE, PACE).await?;
         // Those who came before the answer can get none; everybody after it does.
-        let holds =
-            tally.lookups == 1 && tally.answered > 0 && tally.failed_after_first_answer == 0;
+        let holds = tally.lookups == 1 && tally.answered > 0 && tally.failed_after_first_answer == 0;
         Ok(vec![curtain(title, tally, holds)?])
     }
 
@@ -253,9 +252,7 @@ impl Stage {
         let channel: ChannelId = channel.parse()?;
         // Hides itself where standard error is no terminal.
         let bar = ProgressBar::new(CALLERS as u64)
-            .with_style(ProgressStyle::with_template(
-                "{msg:32} [{bar:30}] {pos}/{len}",
-            )?)
+            .with_style(ProgressStyle::with_template("{msg:32} [{bar:30}] {pos}/{len}")?)
             .with_message(title.to_owned());
         let before = self.origin.lookups(channel);
         let crowd = Crowd {
@@ -276,10 +273,7 @@ impl Stage {
         for (line, what) in [
             (grpcurl(self.address, COLD), "an answer"),
             (grpcurl(self.address, HANGING), "a timeout"),
-            (
-                grpcurl(self.address, "UC-never-heard-of-0000000"),
-                "a bad ID",
-            ),
+            (grpcurl(self.address, "UC-never-heard-of-0000000"), "a bad ID"),
             (
                 format!(
                     "grpcurl -plaintext {} describe plaque.v1.LatestVideo",

@@ -9,9 +9,10 @@ use std::{
 
 use clap::ValueEnum;
 use futures_util::{StreamExt as _, stream};
+use http::Uri;
 use tokio::runtime;
 use tonic::{
-    Request, Status,
+    Code, Request, Status,
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt as _;
@@ -42,7 +43,7 @@ pub(super) struct Args {
 
     /// The server to ask
     #[arg(long, env = "PLAQUE_SERVER", default_value = "http://127.0.0.1:3779", value_name = "URL", value_parser = server)]
-    server: Endpoint,
+    server: Uri,
 
     /// Only uploads of this kind
     #[arg(long, env = "PLAQUE_KIND", default_value = "any")]
@@ -52,7 +53,7 @@ pub(super) struct Args {
     #[arg(long, env = "PLAQUE_MAX_AGE", value_name = "DURATION", value_parser = values::duration)]
     max_age: Option<Duration>,
 
-    /// How long to wait for each answer
+    /// How long to wait for the connection, and for each answer
     #[arg(long, env = "PLAQUE_TIMEOUT", default_value = "15s", value_name = "DURATION", value_parser = values::time_limit)]
     timeout: Duration,
 
@@ -68,14 +69,9 @@ enum Kind {
     Short,
 }
 
-fn server(text: &str) -> Result<Endpoint, String> {
-    match Endpoint::from_shared(text.to_owned()) {
-        Ok(endpoint)
-            if endpoint.uri().scheme_str() == Some("http")
-                && endpoint.uri().authority().is_some() =>
-        {
-            Ok(endpoint)
-        }
+fn server(text: &str) -> Result<Uri, String> {
+    match text.parse::<Uri>() {
+        Ok(uri) if uri.scheme_str() == Some("http") && uri.authority().is_some() => Ok(uri),
         _ => Err("expected an address such as http://127.0.0.1:3779".into()),
     }
 }
@@ -88,8 +84,9 @@ pub(super) fn run(args: Args) -> Outcome {
 }
 
 async fn get(args: Args) -> Outcome {
-    let address = args.server.uri().to_string();
-    let connection = args.server.connect().await.map_err(|error| {
+    let address = args.server.clone();
+    let endpoint = Endpoint::from(args.server).connect_timeout(args.timeout);
+    let connection = endpoint.connect().await.map_err(|error| {
         let cause = error.source().map(|cause| format!(": {cause}"));
         format!(
             "cannot reach {address}{}; is `plaque serve` running there? Another server can be named with --server",
@@ -134,9 +131,7 @@ async fn ask(
     channel: ChannelId,
     request: Request<GetLatestVideoRequest>,
 ) -> LookupResult {
-    let answer = LatestVideoClient::new(connection)
-        .get_latest_video(request)
-        .await;
+    let answer = LatestVideoClient::new(connection).get_latest_video(request).await;
     LookupResult {
         channel_id: channel.to_string(),
         outcome: Some(match answer {
@@ -146,13 +141,19 @@ async fn ask(
     }
 }
 
-fn failure(status: &Status) -> LookupFailure {
+/// What a status says, as a message of the API.
+pub(super) fn failure(status: &Status) -> LookupFailure {
     let details = status.get_error_details();
+    // tonic's client calls its own giving up CANCELLED, and may do so before the server's word of it arrives.
+    let gave_up = status.code() == Code::Cancelled;
+    let (code, reason) = match details.error_info() {
+        Some(info) => (status.code(), info.reason.clone()),
+        None if gave_up => (Code::DeadlineExceeded, "DEADLINE".into()),
+        None => (status.code(), status.code().description().into()),
+    };
     LookupFailure {
-        code: status.code().into(),
-        reason: details
-            .error_info()
-            .map_or_else(String::new, |info| info.reason.clone()),
+        code: code.into(),
+        reason,
         message: status.message().to_owned(),
         retry_after: details
             .retry_info()
@@ -166,15 +167,12 @@ fn print(result: &LookupResult) -> io::Result<()> {
             writeln!(io::stdout(), "{}", describe(found, SystemTime::now()))
         }
         Some(Result_::Failure(failure)) => {
-            let reason = match failure.reason.as_str() {
-                "" => tonic::Code::from(failure.code).description(),
-                reason => reason,
-            };
             writeln!(
                 io::stderr(),
-                "{}: {} ({reason})",
+                "{}: {} ({})",
                 result.channel_id,
-                printable(&failure.message)
+                printable(&failure.message),
+                failure.reason,
             )
         }
         None => Ok(()),

@@ -39,11 +39,7 @@ impl<T, E> Entry<T, E> {
     /// The entry of a lookup that succeeded at `now`. Earlier failures are forgotten.
     pub fn succeeded(value: T, now: Instant, time: SystemTime) -> Self {
         Self {
-            good: Some(Good {
-                value,
-                at: now,
-                time,
-            }),
+            good: Some(Good { value, at: now, time }),
             failed: None,
         }
     }

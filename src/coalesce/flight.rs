@@ -95,9 +95,8 @@ impl<K: Copy + Eq + Hash, V: Clone> Flights<K, V> {
 
 impl<K: Hash, V> Flights<K, V> {
     fn shard(&self, key: &K) -> &Mutex<Shard<K, V>> {
-        let hash = self.hasher.hash_one(key);
-        // The remainder is below 64: the cast loses nothing.
-        &self.shards[(hash % SHARDS as u64) as usize]
+        let [byte, ..] = self.hasher.hash_one(key).to_le_bytes();
+        &self.shards[usize::from(byte) % SHARDS]
     }
 
     pub(super) fn len(&self) -> usize {
@@ -161,9 +160,64 @@ impl<V: Clone> Waiter<V> {
     /// If the lookup brought no value at all: it panicked, exceeded the limit, or was torn down.
     pub async fn outcome(mut self) -> Result<V, FlightError> {
         // A flight sends once. It cannot be missed: the channel holds one message, and this receiver is older than it.
-        self.receiver
-            .recv()
-            .await
-            .unwrap_or(Err(FlightError::Abandoned))
+        self.receiver.recv().await.unwrap_or(Err(FlightError::Abandoned))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(flights: &Arc<Flights<u32, u32>>, key: u32) -> (Flight<u32, u32>, Waiter<u32>) {
+        match flights.join(key) {
+            Joined::New(flight, waiter) => (flight, waiter),
+            Joined::Existing(_) => panic!("there was a flight for {key}"),
+        }
+    }
+
+    #[test]
+    fn a_flight_takes_nothing_but_itself_out_of_the_map() {
+        let flights = Arc::default();
+        let (old, _) = open(&flights, 1);
+        flights.shard(&1).lock().clear(); // as if the old one had been given up
+        let (_new, _) = open(&flights, 1);
+        drop(old);
+        assert!(matches!(flights.join(1), Joined::Existing(_)));
+    }
+
+    #[test]
+    fn a_flight_that_is_dropped_leaves_its_key_free() {
+        let flights = Arc::default();
+        let (flight, _waiter) = open(&flights, 1);
+        drop(flight);
+        assert_eq!(flights.len(), 0);
+        open(&flights, 1);
+    }
+
+    #[test]
+    fn whoever_finds_a_flight_hears_from_it() {
+        let flights = Arc::default();
+        let (flight, mut first) = open(&flights, 1);
+        let Joined::Existing(mut second) = flights.join(1) else {
+            panic!("the flight is in the map");
+        };
+        flight.land(Ok(7));
+        assert_eq!(first.receiver.try_recv(), Ok(Ok(7)));
+        assert_eq!(second.receiver.try_recv(), Ok(Ok(7)));
+        let (_, mut late) = open(&flights, 1);
+        late.receiver.try_recv().expect_err("another flight");
+    }
+
+    #[test]
+    fn the_map_gives_its_memory_back() {
+        let flights = Arc::default();
+        let room = |flights: &Flights<u32, u32>| -> usize {
+            flights.shards.iter().map(|shard| shard.lock().capacity()).sum()
+        };
+        let many: Vec<_> = (0..200_000).map(|key| open(&flights, key)).collect();
+        assert!(room(&flights) >= 200_000);
+        drop(many);
+        assert_eq!(flights.len(), 0);
+        assert!(room(&flights) <= SHARDS * 2 * SHARD_KEEPS, "{}", room(&flights));
     }
 }

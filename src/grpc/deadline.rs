@@ -104,8 +104,8 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, InvalidTimeout> {
         .iter()
         .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
     Ok(Some(match unit {
-        b'H' => Duration::from_secs(amount * 3600),
-        b'M' => Duration::from_secs(amount * 60),
+        b'H' => Duration::from_hours(amount),
+        b'M' => Duration::from_mins(amount),
         b'S' => Duration::from_secs(amount),
         b'm' => Duration::from_millis(amount),
         b'u' => Duration::from_micros(amount),
@@ -130,11 +130,8 @@ mod tests {
         assert_eq!(parse("40m"), Ok(Some(Duration::from_millis(40))));
         assert_eq!(parse("7u"), Ok(Some(Duration::from_micros(7))));
         assert_eq!(parse("2S"), Ok(Some(Duration::from_secs(2))));
-        assert_eq!(parse("3M"), Ok(Some(Duration::from_secs(180))));
-        assert_eq!(
-            parse("99999999H"),
-            Ok(Some(Duration::from_secs(99_999_999 * 3600)))
-        );
+        assert_eq!(parse("3M"), Ok(Some(Duration::from_mins(3))));
+        assert_eq!(parse("99999999H"), Ok(Some(Duration::from_hours(99_999_999))));
         for bad in [
             "",
             "S",

@@ -41,7 +41,7 @@ impl<S> Serve for S where
 
 /// All serving threads. They end when this is dropped, without waiting for calls in progress; see [`Workers::drain`].
 pub(super) struct Workers {
-    workers: Vec<Worker>,
+    all: Vec<Worker>,
     /// Tells every connection to finish what it has, and to take nothing more.
     draining: CancellationToken,
     /// Tells the workers to end, whatever their connections do.
@@ -60,7 +60,7 @@ impl Workers {
     /// Starts `count` threads that serve `service`.
     pub(super) fn start(count: NonZeroUsize, service: &impl Serve) -> io::Result<Self> {
         let (draining, ending) = (CancellationToken::new(), CancellationToken::new());
-        let workers = (0..count.get())
+        let all = (0..count.get())
             .map(|number| {
                 let (handover, arriving) = mpsc::channel(HANDOVER);
                 let (report, ended) = oneshot::channel();
@@ -87,7 +87,7 @@ impl Workers {
             })
             .collect::<io::Result<_>>()?;
         Ok(Self {
-            workers,
+            all,
             draining,
             ending,
         })
@@ -95,7 +95,7 @@ impl Workers {
 
     /// The number of open connections.
     pub(super) fn connections(&self) -> usize {
-        self.workers.iter().map(|w| w.connections.len()).sum()
+        self.all.iter().map(|w| w.connections.len()).sum()
     }
 
     /// Gives a connection to the worker that has the fewest.
@@ -103,7 +103,7 @@ impl Workers {
         stream.set_nodelay(true)?;
         // Off this runtime's event loop; the worker puts it on its own.
         let stream = stream.into_std()?;
-        let Some(worker) = self.workers.iter().min_by_key(|w| w.connections.len()) else {
+        let Some(worker) = self.all.iter().min_by_key(|w| w.connections.len()) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let token = worker.connections.token();
@@ -118,7 +118,7 @@ impl Workers {
     pub(super) async fn drain(mut self, limit: Duration) -> usize {
         self.draining.cancel();
         let mut ended = Vec::new();
-        for worker in self.workers.drain(..) {
+        for worker in self.all.drain(..) {
             // Dropping the handover tells the worker that nothing more arrives.
             ended.push(worker.ended);
         }

@@ -47,10 +47,7 @@ pub fn parse(xml: &[u8], channel: ChannelId) -> Result<Channel, FeedError> {
         .parse(readable.as_slice())?;
 
     // The author of an entry is the channel even where the feed has another title (a playlist's, or none).
-    let author = feed
-        .entries
-        .first()
-        .and_then(|e| e.authors.first()?.name.clone());
+    let author = feed.entries.first().and_then(|e| e.authors.first()?.name.clone());
     let title = author.or(feed.title.map(|title| title.content));
     let mut uploads: Vec<Video> = feed
         .entries
@@ -257,11 +254,7 @@ mod tests {
             ))
             .unwrap_or_else(|error| panic!("{texts}: {error}"));
             let video = &channel.uploads[0];
-            assert_eq!(
-                (video.kind, video.views),
-                (Kind::Short, Some(42)),
-                "{texts}"
-            );
+            assert_eq!((video.kind, video.views), (Kind::Short, Some(42)), "{texts}");
         }
     }
 
@@ -295,9 +288,7 @@ mod tests {
     #[test]
     fn a_byte_order_mark_and_blank_lines_in_front_are_skipped() {
         for front in ["\u{feff}", "\n", "\u{feff}\n "] {
-            let xml = format!(
-                "{front}<feed xmlns=\"http://www.w3.org/2005/Atom\"><title>t</title></feed>"
-            );
+            let xml = format!("{front}<feed xmlns=\"http://www.w3.org/2005/Atom\"><title>t</title></feed>");
             parse(xml.as_bytes(), CHANNEL.parse().expect("valid"))
                 .unwrap_or_else(|error| panic!("{front:?}: {error}"));
         }

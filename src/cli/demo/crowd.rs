@@ -9,12 +9,12 @@ use std::{
 use indicatif::ProgressBar;
 use tokio::task::JoinSet;
 use tonic::{
-    Code, Request, Status,
+    Request,
     transport::{Channel, Endpoint},
 };
-use tonic_types::StatusExt as _;
 
 use crate::{
+    cli::get::failure,
     proto::v1::{GetLatestVideoRequest, latest_video_client::LatestVideoClient},
     video::ChannelId,
 };
@@ -110,18 +110,7 @@ async fn call(
     Call {
         began,
         ended: Instant::now(),
-        outcome: outcome.map(drop).map_err(|status| reason(&status)),
-    }
-}
-
-/// The error's reason; a deadline may be noticed by the client before the server's word of it arrives.
-fn reason(status: &Status) -> String {
-    match status.get_error_details().error_info() {
-        Some(info) => info.reason.clone(),
-        None if matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) => {
-            "DEADLINE".into()
-        }
-        None => status.code().description().into(),
+        outcome: outcome.map(drop).map_err(|status| failure(&status).reason),
     }
 }
 

@@ -21,11 +21,7 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn new(title: &'static str, tally: Tally, holds: bool) -> Self {
-        Self {
-            title,
-            tally,
-            holds,
-        }
+        Self { title, tally, holds }
     }
 
     /// What must come out, did.
@@ -54,9 +50,7 @@ impl Row {
 
     fn errors(&self) -> String {
         let errors = self.tally.errors.iter();
-        let told: Vec<_> = errors
-            .map(|(why, count)| format!("{count} {why}"))
-            .collect();
+        let told: Vec<_> = errors.map(|(why, count)| format!("{count} {why}")).collect();
         told.join(", ")
     }
 }

@@ -1,0 +1,475 @@
+"""plaque against an origin that fails on demand and counts who asked: what issue 2 promises, from the outside.
+
+    python tests/blackbox/scenarios.py --plaque target/release/plaque --shared ../shared [--grpcurl PATH]
+
+Every check has an origin (100 ms a lookup) and a plaque of its own.
+"""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+
+import grpc
+
+from support import (
+    EMPTY_DESCRIPTIONS, ENVIRONMENT, KURZGESAGT, NO_UPLOADS, SCISHOW, UNKNOWN, VIDEO, Answer, Bench, Failure, Stopwatch,
+    Suite, expect, expect_equal, expect_error, expect_in, expect_ok, free_port, messages, request, services, wait_until,
+)
+
+GET = "plaque.v1.LatestVideo/GetLatestVideo"
+StatusCode = grpc.StatusCode
+suite = Suite()
+
+
+# grpcurl, with no proto file at hand
+
+
+def grpcurl_json(bench, plaque, method, data):
+    done = bench.grpcurl(plaque, method, data=data)
+    expect_equal("grpcurl's exit code", (done.returncode, done.stderr), (0, ""))
+    return json.loads(done.stdout)
+
+
+@suite.check
+def grpcurl_gets_the_newest_upload(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        video = grpcurl_json(bench, plaque, GET, {"channel_id": KURZGESAGT})["video"]
+    seen = {field: video[field] for field in ("videoId", "kind", "title", "publishTime")}
+    expect_equal("the video", seen, {
+        "videoId": "N2FOxjtv5ns", "kind": "VIDEO_KIND_SHORT", "title": "What is El Niño?",
+        "publishTime": "2026-07-01T14:00:35Z"})
+
+
+@suite.check
+def grpcurl_gets_the_newest_upload_that_is_no_short(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        asked = {"channel_id": KURZGESAGT, "kind": "VIDEO_KIND_VIDEO"}
+        video = grpcurl_json(bench, plaque, GET, asked)["video"]
+    expect_equal("the kind", video["kind"], "VIDEO_KIND_VIDEO")
+    expect(video["publishTime"] < "2026-07-01T14:00:35Z", f"published {video['publishTime']}, after the newest Short")
+    expect_in("the URL", f"watch?v={video['videoId']}", video["url"])
+
+
+@suite.check
+def grpcurl_lists_the_services_and_methods(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        listed = bench.grpcurl(plaque, "list").stdout.split()
+        methods = bench.grpcurl(plaque, "list", "plaque.v1.LatestVideo").stdout.split()
+    for service in "plaque.v1.LatestVideo", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection":
+        expect_in("the list", service, listed)
+    expect_equal("the methods", sorted(methods), [
+        f"plaque.v1.LatestVideo.{name}" for name in ("BatchGetLatestVideos", "GetLatestVideo", "WatchLatestVideo")])
+
+
+@suite.check
+def grpcurl_describes_with_the_comments_of_the_proto(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        service = bench.grpcurl(plaque, "describe", "plaque.v1.LatestVideo").stdout
+        message = bench.grpcurl(plaque, "describe", "plaque.v1.GetLatestVideoRequest").stdout
+    expect_in("the service", "// Answers what a YouTube channel uploaded last", service)
+    expect_in("the service", "// The newest upload of one channel.", service)
+    expect_in("the message", "// Required. The channel's ID", message)
+
+
+@suite.check
+def grpcurl_shows_the_reason_of_an_error(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        done = bench.grpcurl(plaque, GET, data={"channel_id": UNKNOWN})
+    expect(done.returncode != 0, "grpcurl succeeded")
+    for part in "Code: NotFound", "google.rpc.ErrorInfo", "CHANNEL_NOT_FOUND":
+        expect_in("the error", part, done.stderr)
+
+
+def reflection_lists_the_service(bench, version):
+    # A request that lists the services is field 7, empty. grpcurl asks for v1alpha only where v1 is missing.
+    list_services = b"\x3a\x00"
+    with bench.plaque_and_origin() as (plaque, _):
+        method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+        answers = list(plaque.channel.stream_stream(method)(iter([list_services]), timeout=10))
+    expect_equal("the number of answers", len(answers), 1)
+    expect_in("the answer", b"plaque.v1.LatestVideo", answers[0])
+
+
+for version in "v1", "v1alpha":
+    suite.add(f"reflection {version} lists the service", reflection_lists_the_service, version)
+
+
+@suite.check
+def health_is_serving(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        for service in "", "plaque.v1.LatestVideo":
+            answer = grpcurl_json(bench, plaque, "grpc.health.v1.Health/Check", {"service": service})
+            expect_equal(f"the health of {service!r}", answer, {"status": "SERVING"})
+
+
+# Many callers, one lookup
+
+
+@contextmanager
+def connections(plaque, count):
+    with ExitStack() as open_ones:
+        channels = [open_ones.enter_context(plaque.connect()) for _ in range(count)]
+        for channel in channels:
+            grpc.channel_ready_future(channel).result(timeout=10)
+        yield channels
+
+
+def a_thousand_callers_cost_one_lookup(bench, latency_ms):
+    with bench.plaque_and_origin() as (plaque, origin), connections(plaque, 5) as channels:
+        origin.control(latency_ms=latency_ms)
+        calls = [plaque.start(KURZGESAGT, over=channels[i % len(channels)]) for i in range(1000)]
+        answers = [Answer(call) for call in calls]
+        for answer in answers:
+            expect_ok(answer)
+        expect_equal("the first answer's video", answers[0].response.video.video_id, "N2FOxjtv5ns")
+        different = {answer.response.SerializeToString(deterministic=True) for answer in answers}
+        expect_equal("the number of different answers", len(different), 1)
+        expect_equal("the lookups", origin.lookups(), 1)
+    collapsed = sum(answer.cache_status == "plaque; fwd=uri-miss; collapsed" for answer in answers)
+    return f"{collapsed} waited for another's lookup"
+
+
+suite.add("a thousand callers cost one lookup", a_thousand_callers_cost_one_lookup, 100)
+# Slow enough that Python has begun all of the calls before the answer is there.
+suite.add("a thousand callers that all wait cost one lookup", a_thousand_callers_cost_one_lookup, 2000)
+
+
+def call_every_5_ms(plaque, count, timeout):
+    """The calls, each with when it began and a place for when it ended, all over one connection."""
+    calls = []
+    with connections(plaque, 1) as (channel,):
+        start = time.monotonic()
+        for i in range(count):
+            # Not a wait for a state: the beat itself is the scenario.
+            time.sleep(max(0, start + i * 0.005 - time.monotonic()))
+            times = {"begun": time.monotonic()}
+            call = plaque.start(KURZGESAGT, timeout=timeout, over=channel)
+            call.add_done_callback(lambda _, times=times: times.update(ended=time.monotonic()))
+            calls.append((call, times))
+        answers = [Answer(call) for call, _ in calls]
+        wait_until(lambda: all("ended" in times for _, times in calls), "every call is reported as ended")
+    return [(answer, times) for answer, (_, times) in zip(answers, calls)]
+
+
+@suite.check
+def impatient_callers_cost_one_lookup_and_later_ones_are_answered(bench):
+    with bench.plaque_and_origin() as (plaque, origin):
+        calls = call_every_5_ms(plaque, 400, timeout=0.040)
+        expect_equal("the lookups", origin.lookups(), 1)
+    answered_at = [times["ended"] for answer, times in calls if answer.code is StatusCode.OK]
+    expect(answered_at, "no call was answered")
+    known = min(answered_at)
+    failures = [(answer, times) for answer, times in calls if answer.code is not StatusCode.OK]
+    expect(failures, "no caller gave up: the deadline is not shorter than the lookup")
+    expect_equal("the failures", {answer.code.name for answer, _ in failures}, {"DEADLINE_EXCEEDED"})
+    late = [times for _, times in failures if times["begun"] > known]
+    expect(not late, f"{len(late)} calls failed that were begun after the answer was known")
+    return f"{len(answered_at)} of {len(calls)} answered"
+
+
+LONE_CLIENT = """
+import sys, grpc
+call = grpc.insecure_channel(sys.argv[1]).unary_unary("/plaque.v1.LatestVideo/GetLatestVideo")
+call(bytes.fromhex(sys.argv[2]), timeout=60)
+"""
+
+
+@suite.check
+def a_client_killed_in_mid_call_changes_nothing_for_the_others(bench):
+    with bench.plaque_and_origin() as (plaque, origin):
+        origin.control(latency_ms=2000)
+        asked = request(KURZGESAGT).SerializeToString().hex()
+        first = subprocess.Popen([sys.executable, "-c", LONE_CLIENT, plaque.address, asked], env=ENVIRONMENT)
+        try:
+            wait_until(lambda: origin.lookups() == 1, "the first caller's lookup begins")
+            others = [plaque.start(KURZGESAGT) for _ in range(10)]
+        finally:
+            first.kill()
+            ended = first.wait()
+        expect_equal("how the client ended", ended, -signal.SIGKILL)
+        expect(not any(call.done() for call in others), "the client was killed after the lookup")
+        for call in others:
+            expect_ok(Answer(call))
+        expect_ok(plaque.ask(KURZGESAGT))
+        expect_equal("the lookups", origin.lookups(), 1)
+
+
+# Channels
+
+
+@suite.check
+def a_channel_with_empty_descriptions_answers(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        answer = plaque.ask(EMPTY_DESCRIPTIONS)
+    expect_ok(answer)
+    expect_equal("the channel's title", answer.response.video.channel_title, "AeroNewsGermany")
+
+
+@suite.check
+def a_channel_with_no_uploads_says_so(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        expect_error(plaque.ask(NO_UPLOADS), StatusCode.NOT_FOUND, "NO_UPLOADS")
+
+
+@suite.check
+def an_unknown_channel_is_not_found(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        expect_error(plaque.ask(UNKNOWN), StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+
+
+def a_bad_id_is_refused(bench, channel_id):
+    with bench.plaque_and_origin() as (plaque, origin):
+        answer = plaque.ask(channel_id)
+        expect_error(answer, StatusCode.INVALID_ARGUMENT, "INVALID_CHANNEL_ID")
+        expect(answer.bad_request, "there is no BadRequest")
+        fields = [violation.field for violation in answer.bad_request.field_violations]
+        expect_equal("the bad fields", fields, ["channel_id"])
+        expect(len(answer.message) < 1000, f"the message has {len(answer.message)} characters")
+        expect_equal("the lookups", origin.lookups(), 0)
+        expect_ok(plaque.ask(KURZGESAGT))
+
+
+BAD_IDS = {
+    "empty": "",
+    "too short": KURZGESAGT[:-1],
+    "with a wrong last character": KURZGESAGT[:-1] + "Z",
+    "of 10 kB": "x" * 10_000,
+}
+for name, channel_id in BAD_IDS.items():
+    suite.add(f"an ID {name} is refused", a_bad_id_is_refused, channel_id)
+
+
+# An origin that fails
+
+
+def expect_a_hint_when_to_retry(answer):
+    expect(answer.retry, "there is no RetryInfo")
+    told = answer.retry.retry_delay.ToMilliseconds()
+    expect(told > 0, f"the RetryInfo says {told} ms")
+    expect_equal("grpc-retry-pushback-ms", answer.trailers.get("grpc-retry-pushback-ms"), str(told))
+
+
+def a_fault_is_told_in_time(bench, mode, code, reason, budget=2):
+    with bench.plaque_and_origin("--upstream-timeout", f"{budget}s") as (plaque, origin):
+        origin.control(mode=mode, channels=[KURZGESAGT])
+        watch = Stopwatch()
+        answer = plaque.ask(KURZGESAGT, timeout=budget + 5)
+        took = watch.seconds()
+        # First, so that a fault with a wrong reason is still seen to do no other harm.
+        peak = plaque.peak_memory_mib()
+        expect(peak < 150, f"the peak of memory is {peak} MiB")
+        expect(took < budget + 1, f"the answer took {took:.1f} s")
+        expect_error(answer, code, reason)
+        if code is StatusCode.UNAVAILABLE:
+            expect_a_hint_when_to_retry(answer)
+
+        again = plaque.ask(KURZGESAGT)
+        expect_error(again, code, reason)
+        expect_in("the second call's cache-status", "plaque; hit", again.cache_status)
+        expect_ok(plaque.ask(SCISHOW))
+        expect_equal("the lookups of the failing channel", origin.lookups(KURZGESAGT), 1)
+    return f"{took:.1f} s, peak of memory {peak} MiB"
+
+
+FAULTS = [
+    ("status:404", StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND"),
+    ("status:403", StatusCode.UNAVAILABLE, "UPSTREAM_RATE_LIMITED"),
+    ("status:429", StatusCode.UNAVAILABLE, "UPSTREAM_RATE_LIMITED"),
+    ("status:500", StatusCode.UNAVAILABLE, "UPSTREAM_ERROR"),
+    ("status:503", StatusCode.UNAVAILABLE, "UPSTREAM_ERROR"),
+    ("hang", StatusCode.UNAVAILABLE, "UPSTREAM_TIMEOUT"),
+    ("drip", StatusCode.UNAVAILABLE, "UPSTREAM_TIMEOUT"),
+    ("truncate", StatusCode.UNAVAILABLE, "UPSTREAM_ERROR"),
+    ("reset", StatusCode.UNAVAILABLE, "UPSTREAM_ERROR"),
+    ("garbage", StatusCode.UNAVAILABLE, "UPSTREAM_MALFORMED"),
+    ("html200", StatusCode.UNAVAILABLE, "UPSTREAM_MALFORMED"),
+    # A later issue tells consent pages apart: then this is UPSTREAM_MALFORMED.
+    ("redirect", StatusCode.UNAVAILABLE, "UPSTREAM_ERROR"),
+    ("huge", StatusCode.UNAVAILABLE, "UPSTREAM_MALFORMED"),
+    # The origin takes some 5 s to compress the bomb: with less time it would never get here.
+    ("gzipbomb", StatusCode.UNAVAILABLE, "UPSTREAM_MALFORMED", 60),
+    ("entities", StatusCode.UNAVAILABLE, "UPSTREAM_MALFORMED"),
+]
+for fault in FAULTS:
+    suite.add(f"the origin's fault {fault[0]} is told in time", a_fault_is_told_in_time, *fault)
+
+
+@suite.check
+def an_origin_that_is_not_there_is_an_upstream_error(bench):
+    with bench.plaque(f"http://127.0.0.1:{free_port()}/feeds/videos.xml") as plaque:
+        answer = plaque.ask(KURZGESAGT)
+    expect_error(answer, StatusCode.UNAVAILABLE, "UPSTREAM_ERROR")
+    expect_a_hint_when_to_retry(answer)
+
+
+# How an answer was made
+
+
+def expect_a_hit(answer, longest):
+    found = re.fullmatch(r"plaque; hit; ttl=(\d+)", answer.cache_status or "")
+    expect(found and 0 < int(found.group(1)) <= longest, f"the cache-status is {answer.cache_status!r}")
+
+
+@suite.check
+def cache_status_tells_a_miss_from_a_hit(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        expect_equal("the first cache-status", plaque.ask(KURZGESAGT).cache_status, "plaque; fwd=uri-miss")
+        expect_a_hit(plaque.ask(KURZGESAGT), longest=60)
+
+
+@suite.check
+def max_age_zero_looks_up_again(bench):
+    with bench.plaque_and_origin() as (plaque, origin):
+        expect_ok(plaque.ask(KURZGESAGT))
+        answer = plaque.ask(KURZGESAGT, max_age=0)
+        expect_ok(answer)
+        expect_equal("the cache-status", answer.cache_status, "plaque; fwd=request")
+        expect_equal("the lookups", origin.lookups(), 2)
+
+
+@suite.check
+def cache_status_tells_a_remembered_404(bench):
+    with bench.plaque_and_origin() as (plaque, origin):
+        first = plaque.ask(UNKNOWN)
+        expect_equal("the first cache-status", first.cache_status, "plaque; fwd=uri-miss; fwd-status=404")
+        second = plaque.ask(UNKNOWN)
+        expect_error(second, StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+        found = re.match(r"plaque; hit; ttl=(\d+)", second.cache_status or "")
+        expect(found and 0 < int(found.group(1)) <= 30, f"the second cache-status is {second.cache_status!r}")
+        expect_equal("the lookups", origin.lookups(), 1)
+
+
+# Stopping
+
+
+@suite.check
+def sigterm_lets_a_call_in_progress_finish(bench):
+    with bench.plaque_and_origin() as (plaque, origin):
+        origin.control(latency_ms=1000)
+        call = plaque.start(KURZGESAGT)
+        wait_until(lambda: origin.lookups() == 1, "the lookup begins")
+        plaque.program.terminate()
+        expect(not call.done(), "the call ended before the signal")
+        expect_ok(Answer(call))
+        expect_equal("the exit code", plaque.program.exit_code(within=5), 0)
+
+
+@suite.check
+def sigterm_with_a_silent_connection_ends_after_the_drain_timeout(bench):
+    with bench.plaque_and_origin("--drain-timeout", "1s") as (plaque, _):
+        host, port = plaque.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=10):
+            # Answered on a later connection: by then the silent one is accepted too.
+            expect_ok(plaque.ask(KURZGESAGT))
+            watch = Stopwatch()
+            plaque.program.terminate()
+            code = plaque.program.exit_code(within=3)
+    return f"{watch.seconds():.1f} s, exit code {code}"
+
+
+# Starting
+
+
+def expect_advice(done, code, *parts):
+    expect_equal("the exit code", done.returncode, code)
+    for part in parts:
+        expect_in("the message", part, done.stderr)
+    for noise in "panicked", "backtrace", "src/":
+        expect(noise not in done.stderr, f"the message has {noise!r} in it: {done.stderr}")
+
+
+@suite.check
+def a_taken_port_is_told(bench):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        expect_advice(bench.run_plaque("serve", "--listen", address), 1, address, "choose another port", "--listen")
+
+
+def a_bad_value_is_told(bench, flag, value):
+    done = bench.run_plaque("serve", "--listen", "127.0.0.1:0", f"{flag}={value}")
+    expect_advice(done, 2, flag, f"'{value}'", "expected")
+
+
+BAD_VALUES = [
+    ("--fresh-for", "banana"),
+    ("--negative-for", "10"),
+    ("--upstream-timeout", "0s"),
+    ("--upstream-concurrency", "0"),
+    ("--cache-bytes", "12XB"),
+    ("--workers", "0"),
+    ("--drain-timeout", "-1s"),
+    ("--upstream", "not-a-url"),
+    ("--upstream", "ftp://127.0.0.1/feeds"),
+]
+for flag, value in BAD_VALUES:
+    suite.add(f"a bad value is told: {flag}={value}", a_bad_value_is_told, flag, value)
+
+
+@suite.check
+def a_bad_address_is_told(bench):
+    expect_advice(bench.run_plaque("serve", "--listen", "here"), 2, "--listen", "'here'", "expected")
+
+
+# plaque get
+
+
+def plaque_get(bench, plaque, *arguments):
+    return bench.run_plaque("get", "--server", f"http://{plaque.address}", *arguments)
+
+
+@suite.check
+def plaque_get_prints_an_upload(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        done = plaque_get(bench, plaque, KURZGESAGT)
+    expect_equal("the exit code", (done.returncode, done.stderr), (0, ""))
+    for part in "What is El Niño?", "Short", "2026-07-01T14:00:35Z", "https://www.youtube.com/shorts/N2FOxjtv5ns":
+        expect_in("the output", part, done.stdout)
+
+
+@suite.check
+def plaque_get_prints_the_others_where_one_channel_fails(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        done = plaque_get(bench, plaque, UNKNOWN, KURZGESAGT)
+    expect_equal("the exit code", done.returncode, 1)
+    expect_in("the output", "What is El Niño?", done.stdout)
+    for part in UNKNOWN, "CHANNEL_NOT_FOUND":
+        expect_in("the error", part, done.stderr)
+
+
+@suite.check
+def plaque_get_prints_json(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        done = plaque_get(bench, plaque, "--json", KURZGESAGT, UNKNOWN)
+    expect_equal("the exit code", done.returncode, 1)
+    good, bad = map(json.loads, done.stdout.splitlines())
+    expect_equal("the channels", (good["channelId"], bad["channelId"]), (KURZGESAGT, UNKNOWN))
+    expect_equal("the video", good["found"]["video"]["videoId"], "N2FOxjtv5ns")
+    expect_equal("the failure", (bad["failure"]["code"], bad["failure"]["reason"]), (5, "CHANNEL_NOT_FOUND"))
+
+
+@suite.check
+def plaque_get_without_a_server_says_what_to_do(bench):
+    address = f"http://127.0.0.1:{free_port()}"
+    done = bench.run_plaque("get", "--server", address, KURZGESAGT)
+    expect_advice(done, 1, address, "plaque serve", "--server")
+
+
+# Methods that are not built yet
+
+
+@suite.check
+def methods_not_built_are_unimplemented(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        client = services.LatestVideoStub(plaque.channel)
+        batch = client.BatchGetLatestVideos.future(messages.BatchGetLatestVideosRequest(channel_ids=[KURZGESAGT]), timeout=10)
+        watch = client.WatchLatestVideo(messages.WatchLatestVideoRequest(channel_ids=[KURZGESAGT]), timeout=10)
+        expect_equal("the codes", (batch.code(), watch.code()), (StatusCode.UNIMPLEMENTED, StatusCode.UNIMPLEMENTED))
+
+
+if __name__ == "__main__":
+    suite.run(Bench(__doc__.splitlines()[0]))

@@ -1,0 +1,357 @@
+"""What the black-box suites share: plaque and its origin as child processes, gRPC calls, expectations, the runner.
+
+Nothing here links with plaque: the suites know its command line, its proto and its answers, as any user does.
+"""
+
+import argparse
+import http.client
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import grpc_tools
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+from grpc_tools import protoc
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# A setting, a log filter or a proxy of whoever runs the suite must not reach the programs under test.
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith("PLAQUE_") and name != "RUST_LOG" and not name.lower().endswith("_proxy")
+}
+
+# The captured channels that the scenarios ask for.
+KURZGESAGT = "UCsXVk37bltHxD1rDPwtNM8Q"
+SCISHOW = "UCZYTClx2T1of7BRZ86-8fow"
+EMPTY_DESCRIPTIONS = "UCipwt-3-cptv9K6uhfZ61GA"
+NO_UPLOADS = "UChm_aUTJIjsy73g02bByoeA"
+UNKNOWN = "UCTGjY2I-ZUGnwVoWAGRd7XQ"
+
+
+# Expectations
+
+
+class Failure(Exception):
+    """An expectation that was not met; its text says what was seen and what was expected."""
+
+
+def expect(condition, why):
+    if not condition:
+        raise Failure(why)
+
+
+def expect_equal(what, seen, expected):
+    expect(seen == expected, f"{what} is {seen!r}, expected {expected!r}")
+
+
+def expect_in(what, part, whole):
+    expect(part in whole, f"{what} lacks {part!r}: {whole!r}")
+
+
+def wait_until(condition, what, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        expect(time.monotonic() < end, f"{what}: not within {seconds} s")
+        time.sleep(0.01)
+
+
+class Stopwatch:
+    def __init__(self):
+        self.begun = time.monotonic()
+
+    def seconds(self):
+        return time.monotonic() - self.begun
+
+
+# The client generated from the proto
+
+
+def generate_client():
+    """The modules (messages, services) that protoc makes of the proto."""
+    with tempfile.TemporaryDirectory(prefix="plaque-client-") as folder:
+        well_known = Path(grpc_tools.__file__).parent / "_proto"
+        code = protoc.main([
+            "protoc", f"-I{REPOSITORY / 'proto'}", f"-I{well_known}",
+            f"--python_out={folder}", f"--grpc_python_out={folder}", "plaque/v1/latest_video.proto",
+        ])
+        expect_equal("protoc's exit code", code, 0)
+        sys.path.insert(0, folder)
+        try:
+            return (importlib.import_module("plaque.v1.latest_video_pb2"),
+                    importlib.import_module("plaque.v1.latest_video_pb2_grpc"))
+        finally:
+            sys.path.remove(folder)
+
+
+messages, services = generate_client()
+
+ANY = messages.VIDEO_KIND_UNSPECIFIED
+VIDEO = messages.VIDEO_KIND_VIDEO
+SHORT = messages.VIDEO_KIND_SHORT
+
+
+def request(channel_id, kind=ANY, max_age=None):
+    """A GetLatestVideoRequest; `max_age` in whole seconds."""
+    age = None if max_age is None else Duration(seconds=max_age)
+    return messages.GetLatestVideoRequest(channel_id=channel_id, kind=kind, max_age=age)
+
+
+class Answer:
+    """How a call ended. Making one waits for that end, at most until the call's deadline."""
+
+    def __init__(self, call):
+        self.code = call.code()
+        self.message = call.details()
+        self.response = call.result() if self.code is grpc.StatusCode.OK else None
+        self.trailers = dict(call.trailing_metadata())
+        # An error may come without headers of its own: then what they would hold is in the trailers.
+        self.headers = dict(call.initial_metadata()) or self.trailers
+        self.error = self.detail(error_details_pb2.ErrorInfo)
+        self.retry = self.detail(error_details_pb2.RetryInfo)
+        self.bad_request = self.detail(error_details_pb2.BadRequest)
+
+    def detail(self, kind):
+        """The detail of this kind in `grpc-status-details-bin`, if there is one."""
+        status = status_pb2.Status.FromString(self.trailers.get("grpc-status-details-bin", b""))
+        for packed in status.details:
+            found = kind()
+            if packed.Unpack(found):
+                return found
+        return None
+
+    @property
+    def reason(self):
+        return self.error and self.error.reason
+
+    @property
+    def cache_status(self):
+        return self.headers.get("cache-status")
+
+    def __str__(self):
+        return f"{self.code.name} {self.reason or ''} {self.message or ''}"
+
+
+def expect_ok(answer):
+    expect(answer.code is grpc.StatusCode.OK, f"the call failed: {answer}")
+
+
+def expect_error(answer, code, reason):
+    expect_equal("the outcome", (answer.code.name, answer.reason), (code.name, reason))
+    expect_equal("the error's domain", answer.error.domain, "plaque")
+
+
+# Child processes
+
+
+class Program:
+    """A child process. Its output goes to files, so that it never waits for a reader."""
+
+    def __init__(self, command, folder):
+        self.name = Path(command[0]).name
+        self.out, self.err = folder / "stdout", folder / "stderr"
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=ENVIRONMENT)
+
+    def first_line(self):
+        """What it prints once it is ready."""
+        wait_until(lambda: "\n" in self.out.read_text() or self.process.poll() is not None, f"{self.name} starts")
+        expect("\n" in self.out.read_text(), f"{self.name} did not start: {self.err.read_text()}")
+        return self.out.read_text().splitlines()[0]
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def exit_code(self, within):
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise Failure(f"{self.name} did not end within {within} s") from None
+
+
+@contextmanager
+def running(command):
+    """A child process that is killed when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="plaque-blackbox-") as folder:
+        program = Program(command, Path(folder))
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
+def run(*command, within=20):
+    """Runs a command to its end."""
+    words = [str(word) for word in command]
+    try:
+        return subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=ENVIRONMENT, timeout=within)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"`{' '.join(words)}` did not end within {within} s") from None
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class Plaque:
+    """A running `plaque serve`."""
+
+    def __init__(self, program):
+        self.program = program
+        said = program.first_line()
+        found = re.fullmatch(r"plaque \S+ serves gRPC on (127\.0\.0\.1:\d+)", said)
+        expect(found, f"plaque's first line is {said!r}")
+        self.address = found.group(1)
+        self.channel = self.connect()
+
+    def connect(self):
+        """A connection of its own."""
+        # Channels of one process share a connection unless told otherwise.
+        return grpc.insecure_channel(
+            self.address, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)])
+
+    def start(self, channel_id, kind=ANY, max_age=None, timeout=20, over=None):
+        """Begins a GetLatestVideo call, over the connection `over` if given."""
+        client = services.LatestVideoStub(over or self.channel)
+        return client.GetLatestVideo.future(request(channel_id, kind, max_age), timeout=timeout)
+
+    def ask(self, *arguments, **options):
+        return Answer(self.start(*arguments, **options))
+
+    def peak_memory_mib(self):
+        status = Path(f"/proc/{self.program.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) // 1024
+
+
+class Origin:
+    """A running origin.py."""
+
+    def __init__(self, program, port):
+        program.first_line()
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}/feeds/videos.xml"
+
+    def control(self, **order):
+        self.talk("POST", "/control", json.dumps(order))
+
+    def lookups(self, channel_id=None):
+        """How often it was asked for a feed: for that channel's, or for any."""
+        stats = self.talk("GET", "/stats")
+        return stats["by_channel"].get(channel_id, 0) if channel_id else stats["total"]
+
+    def talk(self, method, path, body=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path, body)
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+
+class Bench:
+    """The programs that the checks run, from the suite's command line."""
+
+    def __init__(self, described):
+        words = argparse.ArgumentParser(description=described)
+        words.add_argument("--plaque", type=Path, required=True, help="the program under test")
+        words.add_argument("--shared", type=Path, required=True, help="the folder with captures/ and origin/")
+        words.add_argument("--grpcurl", default=shutil.which("grpcurl"), help="default: the one in PATH")
+        said = words.parse_args()
+        self.program = said.plaque.resolve()
+        self.captures = said.shared.resolve() / "captures"
+        self.origin_script = said.shared.resolve() / "origin" / "origin.py"
+        self.grpcurl_program = said.grpcurl
+
+    @contextmanager
+    def plaque(self, upstream, *flags):
+        command = [self.program, "serve", "--listen", "127.0.0.1:0", "--upstream", upstream, *flags]
+        with running(command) as program:
+            try:
+                plaque = Plaque(program)
+                with plaque.channel:
+                    yield plaque
+                expect("panicked" not in program.err.read_text(), "plaque panicked")
+            except BaseException:
+                print(program.err.read_text(), file=sys.stderr)
+                raise
+
+    @contextmanager
+    def origin(self):
+        port = free_port()
+        command = [sys.executable, self.origin_script, "--port", port, "--latency-ms", 100]
+        with running(command) as program:
+            yield Origin(program, port)
+
+    @contextmanager
+    def plaque_and_origin(self, *flags):
+        with self.origin() as origin, self.plaque(origin.url, *flags) as plaque:
+            yield plaque, origin
+
+    def run_plaque(self, *arguments):
+        return run(self.program, *arguments)
+
+    def grpcurl(self, plaque, *arguments, data=None):
+        """Runs grpcurl against a plaque: the flags go before the address, the other arguments after it."""
+        expect(self.grpcurl_program, "no grpcurl in PATH: name one with --grpcurl")
+        body = [] if data is None else ["-d", json.dumps(data)]
+        return run(self.grpcurl_program, "-plaintext", "-max-time", 15, *body, plaque.address, *arguments)
+
+
+# The runner
+
+
+class Suite:
+    """Checks, run one after the other in the order they were added."""
+
+    def __init__(self):
+        self.checks = []
+
+    def check(self, function):
+        """Adds a check that is named as the function is. What a check returns is printed beside its name."""
+        self.add(function.__name__.replace("_", " "), function)
+        return function
+
+    def add(self, name, function, *arguments):
+        self.checks.append((name, function, arguments))
+
+    def run(self, bench):
+        """Runs every check and ends the process: with 1 if any failed."""
+        # As an exception, so that the child processes are killed on the way out.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        failed = sum(not passes(bench, *check) for check in self.checks)
+        print(f"{len(self.checks) - failed} passed, {failed} failed", flush=True)
+        sys.exit(1 if failed else 0)
+
+
+def passes(bench, name, function, arguments):
+    try:
+        note = function(bench, *arguments)
+    except Exception as error:
+        if not isinstance(error, Failure):
+            traceback.print_exc()
+        why = " ".join(str(error).split()) or type(error).__name__
+        print(f"FAILED  {name}: {why}", flush=True)
+        return False
+    print(f"ok  {name}" + (f" ({note})" if note else ""), flush=True)
+    return True

@@ -1,0 +1,199 @@
+//! The coalescer alone: who waits, who is told, and what is left behind.
+
+use std::{
+    future::{self, Future},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use plaque::coalesce::{Coalescer, FlightError, Waiter};
+use tokio::{
+    runtime::{self, Handle},
+    sync::Notify,
+};
+
+use crate::support::LONG;
+
+fn coalescer(limit: Duration, runtime: Handle) -> Coalescer<u32, u32> {
+    Coalescer::new(1 << 20, |_, _| 1, limit, runtime)
+}
+
+/// A source that counts, and answers when it is told to.
+#[derive(Clone, Default)]
+struct Source {
+    lookups: Arc<AtomicUsize>,
+    go: Arc<Notify>,
+}
+
+impl Source {
+    fn lookup(&self) -> impl Future<Output = u32> + Send + use<> {
+        let source = self.clone();
+        async move {
+            let number = source.lookups.fetch_add(1, SeqCst) + 1;
+            source.go.notified().await;
+            u32::try_from(number).expect("few lookups")
+        }
+    }
+
+    fn lookups(&self) -> usize {
+        self.lookups.load(SeqCst)
+    }
+}
+
+fn join(coalescer: &Coalescer<u32, u32>, source: &Source) -> Waiter<u32> {
+    let source = source.clone();
+    coalescer.join(1, move |_known| source.lookup())
+}
+
+#[tokio::test]
+async fn callers_who_ask_at_once_share_one_lookup() {
+    let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
+    let waiters: Vec<_> = (0..1000).map(|_| join(&coalescer, &source)).collect();
+    let collapsed = waiters.iter().filter(|w| w.collapsed()).count();
+    assert_eq!(collapsed, 999, "all but the one who started it");
+    assert_eq!(coalescer.flights(), 1);
+
+    source.go.notify_one();
+    for waiter in waiters {
+        assert_eq!(waiter.outcome().await, Ok(1));
+    }
+    assert_eq!((source.lookups(), coalescer.flights()), (1, 0));
+    assert_eq!(coalescer.known(&1).await, Some(1));
+}
+
+#[tokio::test]
+async fn a_cancelled_leader_does_not_restart_the_lookup() {
+    let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
+    let leader = join(&coalescer, &source);
+    let follower = join(&coalescer, &source);
+    drop(leader);
+    source.go.notify_one();
+    assert_eq!(follower.outcome().await, Ok(1));
+    assert_eq!((source.lookups(), coalescer.flights()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_lookup_outlives_all_its_callers_and_a_newcomer_joins_it() {
+    let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
+    for _ in 0..100 {
+        drop(join(&coalescer, &source));
+    }
+    let newcomer = join(&coalescer, &source);
+    assert!(newcomer.collapsed());
+    source.go.notify_one();
+    assert_eq!(newcomer.outcome().await, Ok(1));
+    assert_eq!((source.lookups(), coalescer.flights()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_in_mid_wait_changes_nothing() {
+    let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
+    let patient = join(&coalescer, &source);
+    let impatient = tokio::spawn(join(&coalescer, &source).outcome());
+    tokio::task::yield_now().await; // it waits now
+    impatient.abort();
+    assert!(impatient.await.expect_err("aborted").is_cancelled());
+    source.go.notify_one();
+    assert_eq!(patient.outcome().await, Ok(1));
+    assert_eq!((source.lookups(), coalescer.flights()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_panic_reaches_every_waiter_once_and_the_next_caller_starts_anew() {
+    let coalescer = coalescer(LONG, Handle::current());
+    let go = Arc::new(Notify::new());
+    let panicking = |go: Arc<Notify>| {
+        move |_known| async move {
+            go.notified().await;
+            panic!("a bug in the lookup");
+        }
+    };
+    let waiters: Vec<_> = (0..251)
+        .map(|_| coalescer.join(1, panicking(Arc::clone(&go))))
+        .collect();
+    go.notify_one();
+    for waiter in waiters {
+        assert_eq!(waiter.outcome().await, Err(FlightError::Panicked));
+    }
+    assert_eq!(coalescer.flights(), 0);
+    assert_eq!(coalescer.known(&1).await, None);
+
+    let next = coalescer.join(1, |_known| future::ready(7));
+    assert!(!next.collapsed());
+    assert_eq!(next.outcome().await, Ok(7));
+}
+
+#[tokio::test]
+async fn a_panic_before_the_first_await_is_told_too() {
+    let coalescer = coalescer(LONG, Handle::current());
+    let waiter = coalescer.join(1, |_known| -> future::Ready<u32> { panic!("a bug, at once") });
+    assert_eq!(waiter.outcome().await, Err(FlightError::Panicked));
+    // Neither the map's lock nor moka's gate for this key is the worse for it.
+    let next = coalescer.join(1, |_known| future::ready(7));
+    assert_eq!(next.outcome().await, Ok(7));
+    assert_eq!(coalescer.flights(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_hangs_is_given_up_at_the_limit() {
+    let limit = Duration::from_secs(10);
+    let coalescer = coalescer(limit, Handle::current());
+    let start = tokio::time::Instant::now();
+    let waiters: Vec<_> = (0..10)
+        .map(|_| coalescer.join(1, |_known| future::pending()))
+        .collect();
+    for waiter in waiters {
+        assert_eq!(waiter.outcome().await, Err(FlightError::TimedOut(limit)));
+    }
+    assert_eq!(start.elapsed().as_secs(), 10);
+    assert_eq!(coalescer.flights(), 0);
+    // The gate is free again.
+    let next = coalescer.join(1, |_known| future::ready(7));
+    assert_eq!(next.outcome().await, Ok(7));
+}
+
+#[tokio::test]
+async fn a_runtime_that_shuts_down_ends_the_wait() {
+    let upstream = runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .expect("a runtime");
+    let coalescer = coalescer(LONG, upstream.handle().clone());
+    let waiters: Vec<_> = (0..3)
+        .map(|_| coalescer.join(1, |_known| future::pending()))
+        .collect();
+    upstream.shutdown_background();
+    for waiter in waiters {
+        assert_eq!(waiter.outcome().await, Err(FlightError::Abandoned));
+    }
+    assert_eq!(coalescer.flights(), 0);
+    // Nor does a flight that cannot even start leave anything.
+    let late = coalescer.join(1, |_known| future::ready(7));
+    assert_eq!(late.outcome().await, Err(FlightError::Abandoned));
+    assert_eq!(coalescer.flights(), 0);
+}
+
+#[tokio::test]
+async fn a_lookup_sees_what_the_one_before_it_has_written() {
+    let coalescer = coalescer(LONG, Handle::current());
+    let count = |known: Option<u32>| future::ready(known.map_or(1, |n| n + 1));
+    assert_eq!(coalescer.join(1, count).outcome().await, Ok(1));
+    assert_eq!(coalescer.join(1, count).outcome().await, Ok(2));
+    assert_eq!(coalescer.known(&1).await, Some(2));
+}
+
+#[tokio::test]
+async fn keys_do_not_wait_for_each_other() {
+    let coalescer = coalescer(LONG, Handle::current());
+    let hanging = coalescer.join(0, |_known| future::pending());
+    for key in 1..=1000 {
+        let waiter = coalescer.join(key, move |_known| future::ready(key));
+        assert!(!waiter.collapsed());
+        assert_eq!(waiter.outcome().await, Ok(key));
+    }
+    assert_eq!(coalescer.flights(), 1);
+    drop(hanging);
+}

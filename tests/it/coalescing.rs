@@ -1,0 +1,124 @@
+//! Coalescing as callers see it, over real gRPC.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures_util::future::{BoxFuture, join_all};
+use plaque::{
+    upstream::{Upstream, UpstreamError},
+    video::{Channel, ChannelId},
+    youtube::YouTube,
+};
+use tonic::{Code, Request};
+
+use crate::support::{CHANNEL, Fake, Server, feed, reason, request};
+
+#[tokio::test]
+async fn a_thousand_callers_cost_one_lookup() {
+    let fake = Fake::gated(feed).await;
+    let server = fake.serve().await;
+    let mut calls = Vec::new();
+    for _ in 0..10 {
+        let client = server.client();
+        calls.extend((0..100).map(|_| client.start(CHANNEL)));
+    }
+    fake.arrival().await;
+    fake.release();
+    let mut collapsed = 0;
+    for call in join_all(calls).await {
+        let (response, cache_status) = call.expect("no panic").expect("an answer");
+        assert_eq!(response.video.expect("set").video_id, "upload0015A");
+        collapsed += usize::from(cache_status == "plaque; fwd=uri-miss; collapsed");
+    }
+    assert_eq!(fake.lookups(CHANNEL), 1);
+    assert!(collapsed > 0, "some came while the lookup was under way");
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_changes_nothing_for_the_others() {
+    let fake = Fake::gated(feed).await;
+    let server = fake.serve().await;
+    let leader = server.client().start(CHANNEL);
+    fake.arrival().await;
+    let follower = server.client().start(CHANNEL);
+    leader.abort();
+    assert!(leader.await.expect_err("aborted").is_cancelled());
+    let newcomer = server.client().start(CHANNEL);
+    fake.release();
+    for call in [follower, newcomer] {
+        call.await.expect("no panic").expect("an answer");
+    }
+    assert_eq!(fake.lookups(CHANNEL), 1);
+}
+
+#[tokio::test]
+async fn deadlines_shorter_than_the_upstream_cost_one_lookup_and_doom_nobody() {
+    let fake = Fake::gated(feed).await;
+    let server = fake.serve().await;
+    let client = server.client();
+    let impatient = (0..100).map(|_| {
+        let mut request = Request::new(request(CHANNEL));
+        request.set_timeout(Duration::from_millis(40));
+        client.ask(request)
+    });
+    for outcome in join_all(impatient).await {
+        let status = outcome.expect_err("the gate is shut");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+    let patient = client.start(CHANNEL);
+    fake.arrival().await;
+    fake.release();
+    patient.await.expect("no panic").expect("an answer");
+    client.get(CHANNEL).await.expect("an answer, from the cache");
+    assert_eq!(fake.lookups(CHANNEL), 1);
+}
+
+/// The real adapter with a bug: its first lookup panics, after the upstream has answered.
+struct Buggy {
+    youtube: YouTube,
+    mended: AtomicBool,
+}
+
+impl Upstream for Buggy {
+    fn look_up(&self, channel: ChannelId) -> BoxFuture<'_, Result<Channel, UpstreamError>> {
+        Box::pin(async move {
+            let found = self.youtube.look_up(channel).await;
+            assert!(self.mended.swap(true, SeqCst), "a bug in the lookup");
+            found
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_told_to_every_caller_and_the_next_lookup_is_well() {
+    let fake = Fake::gated(feed).await;
+    let config = fake.config();
+    let buggy = Buggy {
+        youtube: fake.youtube(&config),
+        mended: AtomicBool::new(false),
+    };
+    let server = Server::start(config, Arc::new(buggy)).await;
+    let client = server.client();
+    let leader = client.start(CHANNEL);
+    fake.arrival().await;
+    fake.release();
+    let status = leader.await.expect("no panic here").expect_err("a bug");
+    assert_eq!(status.code(), Code::Internal);
+    assert_eq!(reason(&status).0, "LOOKUP_PANICKED");
+    assert!(
+        !status.message().contains("a bug in the lookup"),
+        "the panic's own words are for the log: {}",
+        status.message()
+    );
+
+    let next = client.start(CHANNEL);
+    fake.arrival().await;
+    fake.release();
+    next.await.expect("no panic").expect("an answer");
+    assert_eq!(fake.lookups(CHANNEL), 2);
+}

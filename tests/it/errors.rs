@@ -1,0 +1,190 @@
+//! Every row of the table of errors that can come about, as a caller sees it.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    http::StatusCode,
+    response::{Html, IntoResponse, Redirect, Response},
+};
+use plaque::origin::{self, Lookup};
+use tonic::{Code, Request, Status};
+
+use crate::support::{CHANNEL, Fake, LONG, cache_status, feed, reason, request};
+
+/// Asks for [`CHANNEL`], which `reply` answers.
+async fn refused(reply: fn(&Lookup) -> Response) -> Status {
+    let fake = Fake::open(reply).await;
+    let server = fake.serve().await;
+    let client = server.client();
+    let first = client.get(CHANNEL).await.expect_err("an error");
+    let second = client.get(CHANNEL).await.expect_err("the same error");
+    assert_eq!(fake.lookups(CHANNEL), 1, "the failure is remembered");
+    assert_eq!(reason(&first).0, reason(&second).0);
+    assert_eq!(first.message(), second.message());
+    assert!(cache_status(second.metadata()).starts_with("plaque; hit; ttl="));
+    first
+}
+
+/// Asserts an error that is worth another try, and says when.
+fn assert_unavailable(status: &Status, expected: &str) {
+    let (reason, details) = reason(status);
+    assert_eq!((status.code(), reason.as_str()), (Code::Unavailable, expected));
+    let retry = details.retry_info().expect("a RetryInfo");
+    let delay = retry.retry_delay.expect("a delay");
+    assert!(delay > LONG / 2 && delay <= LONG, "{delay:?}");
+    let pushback = status.metadata().get("grpc-retry-pushback-ms");
+    let pushback: u128 = pushback
+        .expect("a pushback")
+        .to_str()
+        .expect("ASCII")
+        .parse()
+        .expect("a number");
+    assert_eq!(pushback, delay.as_millis());
+}
+
+#[tokio::test]
+async fn an_unknown_channel_is_not_found() {
+    let status = refused(|_| StatusCode::NOT_FOUND.into_response()).await;
+    assert_eq!(status.code(), Code::NotFound);
+    let (reason, details) = reason(&status);
+    assert_eq!(reason, "CHANNEL_NOT_FOUND");
+    assert!(details.retry_info().is_none());
+    assert_eq!(
+        cache_status(status.metadata()),
+        "plaque; fwd=uri-miss; fwd-status=404"
+    );
+}
+
+#[tokio::test]
+async fn a_channel_without_uploads_has_no_uploads() {
+    let fake = Fake::open(|lookup| origin::feed(&lookup.channel, "Empty", &[])).await;
+    let server = fake.serve().await;
+    let client = server.client();
+    for _ in 0..2 {
+        let status = client.get(CHANNEL).await.expect_err("nothing to show");
+        assert_eq!(status.code(), Code::NotFound);
+        assert_eq!(reason(&status).0, "NO_UPLOADS");
+    }
+    assert_eq!(fake.lookups(CHANNEL), 1, "an empty feed is a good answer");
+}
+
+#[tokio::test]
+async fn an_upstream_that_has_had_enough_of_us_limits_the_rate() {
+    let forbidden = refused(|_| StatusCode::FORBIDDEN.into_response()).await;
+    assert_unavailable(&forbidden, "UPSTREAM_RATE_LIMITED");
+    let too_many = refused(|_| StatusCode::TOO_MANY_REQUESTS.into_response()).await;
+    assert_unavailable(&too_many, "UPSTREAM_RATE_LIMITED");
+    assert_eq!(
+        cache_status(too_many.metadata()),
+        "plaque; fwd=uri-miss; fwd-status=429"
+    );
+}
+
+#[tokio::test]
+async fn an_upstream_that_fails_is_unavailable() {
+    let status = refused(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response()).await;
+    assert_unavailable(&status, "UPSTREAM_ERROR");
+    assert!(status.message().contains("500"), "{}", status.message());
+    let status = refused(|_| Redirect::to("https://consent.youtube.com/m").into_response()).await;
+    assert_unavailable(&status, "UPSTREAM_ERROR");
+}
+
+#[tokio::test]
+async fn an_upstream_that_breaks_off_is_unavailable() {
+    let cut_off = |lookup: &Lookup| {
+        let (mut parts, _) = feed(lookup).into_parts();
+        parts.headers.insert("content-length", 100_000.into());
+        Response::from_parts(parts, Body::from("<feed"))
+    };
+    assert_unavailable(&refused(cut_off).await, "UPSTREAM_ERROR");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_feed_is_malformed() {
+    let html = refused(|_| Html("<!doctype html><title>Before you continue</title>").into_response());
+    assert_unavailable(&html.await, "UPSTREAM_MALFORMED");
+    let garbage = refused(|_| [0_u8, 159, 146, 150].repeat(999).into_response());
+    assert_unavailable(&garbage.await, "UPSTREAM_MALFORMED");
+    let nothing = refused(|_| StatusCode::OK.into_response());
+    assert_unavailable(&nothing.await, "UPSTREAM_MALFORMED");
+}
+
+#[tokio::test]
+async fn an_upstream_that_hangs_times_out() {
+    let fake = Fake::gated(feed).await;
+    let limit = Duration::from_millis(20);
+    let server = fake.serve_with(|config| config.upstream_timeout = limit).await;
+    let status = server.client().get(CHANNEL).await.expect_err("it hangs");
+    assert_unavailable(&status, "UPSTREAM_TIMEOUT");
+    assert!(status.message().contains("20ms"), "{}", status.message());
+}
+
+#[tokio::test]
+async fn a_caller_whose_deadline_passes_is_told_so() {
+    let fake = Fake::gated(feed).await;
+    let server = fake.serve().await;
+    let mut request = Request::new(request(CHANNEL));
+    request.set_timeout(Duration::from_millis(30));
+    let status = server.client().ask(request).await.expect_err("too early");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(reason(&status).0, "DEADLINE");
+}
+
+#[tokio::test]
+async fn a_deadline_that_cannot_be_read_is_an_invalid_argument() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let client = server.client();
+    for malformed in ["5", "5x", "123456789S", "-1S"] {
+        let mut request = Request::new(request(CHANNEL));
+        let timeout = malformed.parse().expect("ASCII");
+        request.metadata_mut().insert("grpc-timeout", timeout);
+        let status = client.ask(request).await.expect_err(malformed);
+        assert_eq!(status.code(), Code::InvalidArgument, "{malformed}");
+        assert_eq!(reason(&status).0, "INVALID_TIMEOUT");
+    }
+    assert_eq!(fake.lookups(CHANNEL), 0);
+}
+
+#[tokio::test]
+async fn a_bad_request_names_the_field_and_is_not_looked_up() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let client = server.client();
+    let long = "x".repeat(10_000);
+    let bad_ids = ["", "UC", "UC0123456789abcdefghijkB", "@handle", &long];
+    let mut cases: Vec<_> = bad_ids
+        .into_iter()
+        .map(|id| (request(id), "INVALID_CHANNEL_ID", "channel_id"))
+        .collect();
+    let mut unknown_kind = request(CHANNEL);
+    unknown_kind.kind = 9;
+    cases.push((unknown_kind, "INVALID_KIND", "kind"));
+    for (seconds, nanos) in [(-1, 0), (0, -1), (1, 1_000_000_000), (i64::MIN, i32::MIN)] {
+        let mut bad_age = request(CHANNEL);
+        bad_age.max_age = Some(prost_types::Duration { seconds, nanos });
+        cases.push((bad_age, "INVALID_MAX_AGE", "max_age"));
+    }
+
+    for (request, expected, field) in cases {
+        let shown = format!("{request:?}").chars().take(80).collect::<String>();
+        let status = client.ask(Request::new(request)).await.expect_err(&shown);
+        assert_eq!(status.code(), Code::InvalidArgument, "{shown}");
+        let (reason, details) = reason(&status);
+        assert_eq!(reason, expected, "{shown}");
+        let violations = &details.bad_request().expect("a BadRequest").field_violations;
+        assert_eq!(violations[0].field, field, "{shown}");
+        assert!(status.message().len() < 200, "{}", status.message());
+    }
+    assert_eq!(fake.lookups(CHANNEL), 0);
+}
+
+#[tokio::test]
+async fn a_message_beyond_the_limit_is_refused() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let client = server.client();
+    let status = client.get(&"x".repeat(17 << 10)).await.expect_err("too long");
+    assert_eq!(status.code(), Code::OutOfRange);
+}

@@ -1,0 +1,11 @@
+//! Behaviour, from outside: one file for each, over a counting fake upstream, with no network and no sleeping.
+
+mod support;
+
+mod coalescer;
+mod coalescing;
+mod errors;
+mod freshness;
+mod program;
+mod serving;
+mod youtube;

@@ -1,0 +1,161 @@
+//! The program: what it prints, and what it says when it cannot do what it was told.
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+};
+
+use crate::support::{CHANNEL, Fake, feed};
+
+fn plaque() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plaque"));
+    command.stdin(Stdio::null());
+    // The settings of whoever runs the tests are not ours.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PLAQUE_")) {
+        command.env_remove(name);
+    }
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// Runs to the end and returns the exit code and what was said.
+async fn run(mut command: Command) -> (Option<i32>, String, String) {
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = output.expect("no panic").expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// Asserts that `args` end with `code` and a message that has all of `parts`, and no panic or backtrace.
+async fn assert_refused(command: Command, code: i32, parts: &[&str]) {
+    let shown = format!("{command:?}");
+    let (actual, _, said) = run(command).await;
+    assert_eq!(actual, Some(code), "{shown}: {said}");
+    for part in parts {
+        assert!(said.contains(part), "{shown}: {said:?} has no {part:?}");
+    }
+    for unwanted in ["panicked", "backtrace", "Err("] {
+        assert!(!said.contains(unwanted), "{shown}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_flag_names_the_flag_the_value_and_what_is_expected() {
+    for (flag, value, expected) in [
+        ("--listen", "localhost", "an IP address and a port"),
+        ("--upstream", "youtube.com", "an http or https address"),
+        ("--upstream-timeout", "0s", "more than 0"),
+        ("--upstream-concurrency", "0", "zero"),
+        ("--fresh-for", "60", "a duration with its unit"),
+        ("--negative-for", "1000d", "at most 365d"),
+        ("--cache-bytes", "lots", "a size with its unit"),
+        ("--workers", "-1", "invalid digit"),
+        ("--drain-timeout", "soon", "a duration with its unit"),
+        ("--log-format", "xml", "pretty, json"),
+        ("--log", "plaque=loud", "a level such as info"),
+    ] {
+        let mut command = plaque();
+        command.args(["serve", &format!("{flag}={value}")]);
+        assert_refused(command, 2, &[flag, value, expected]).await;
+
+        let mut command = plaque();
+        let variable = format!("PLAQUE_{}", flag[2..].to_uppercase().replace('-', "_"));
+        command.arg("serve").env(variable, value);
+        assert_refused(command, 2, &[flag, value, expected]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_bad_filter_in_rust_log_is_named() {
+    let mut command = plaque();
+    command.arg("serve").env("RUST_LOG", "plaque=loud");
+    assert_refused(command, 1, &["RUST_LOG", "plaque=loud"]).await;
+}
+
+#[tokio::test]
+async fn a_taken_port_says_what_to_do() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let mut command = plaque();
+    command.args(["serve", "--listen", &address]);
+    assert_refused(command, 1, &[&address, "another program", "--listen"]).await;
+}
+
+#[tokio::test]
+async fn an_address_of_another_machine_says_what_to_do() {
+    let mut command = plaque();
+    // TEST-NET-1: nobody has it.
+    command.args(["serve", "--listen", "192.0.2.1:3779"]);
+    assert_refused(command, 1, &["192.0.2.1:3779", "no such address", "--listen"]).await;
+}
+
+#[tokio::test]
+async fn get_without_a_server_says_what_to_do() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = format!("http://{}", free.local_addr().expect("bound"));
+    drop(free);
+    let mut command = plaque();
+    command.args(["get", CHANNEL, "--server", &address]);
+    assert_refused(command, 1, &[&address, "plaque serve", "--server"]).await;
+}
+
+#[tokio::test]
+async fn get_refuses_what_is_no_channel_and_no_server() {
+    let mut command = plaque();
+    command.args(["get", "@kurzgesagt"]);
+    assert_refused(command, 2, &["@kurzgesagt", "handle"]).await;
+    let mut command = plaque();
+    command.args(["get", CHANNEL, "--server", "https://127.0.0.1:3779"]);
+    assert_refused(command, 2, &["--server", "http://127.0.0.1:3779"]).await;
+}
+
+#[tokio::test]
+async fn get_prints_for_people_and_for_programs() {
+    const GONE: &str = "UCgonegonegonegonegonegA";
+    let fake = Fake::open(|lookup| {
+        use axum::response::IntoResponse as _;
+        match lookup.channel.as_str() {
+            GONE => axum::http::StatusCode::NOT_FOUND.into_response(),
+            _ => feed(lookup),
+        }
+    })
+    .await;
+    let server = fake.serve().await;
+    let address = format!("http://{}", server.address);
+
+    let mut command = plaque();
+    command.args(["get", GONE, CHANNEL, "--server", &address, "--kind", "short"]);
+    let (code, out, err) = run(command).await;
+    assert_eq!(code, Some(1), "one of them failed");
+    assert!(
+        out.starts_with("Upload <13> & more\n  Short by A channel, published 2027-01-15T06:00:00Z"),
+        "{out}"
+    );
+    assert!(
+        out.ends_with("https://www.youtube.com/shorts/upload0013A\n"),
+        "{out}"
+    );
+    assert_eq!(
+        err,
+        format!("{GONE}: channel {GONE} was not found (CHANNEL_NOT_FOUND)\n")
+    );
+
+    let mut command = plaque();
+    command.args(["get", GONE, CHANNEL, "--server", &address, "--json"]);
+    let (code, out, err) = run(command).await;
+    assert_eq!((code, err.as_str()), (Some(1), ""));
+    let lines: Vec<serde_json::Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["channelId"], GONE);
+    assert_eq!(lines[0]["failure"]["reason"], "CHANNEL_NOT_FOUND");
+    assert_eq!(lines[1]["found"]["video"]["videoId"], "upload0015A");
+    assert_eq!(lines[1]["found"]["video"]["publishTime"], "2027-01-15T08:00:00Z");
+    assert_eq!(lines[1]["found"]["video"]["viewCount"], "1234");
+}

@@ -1,0 +1,249 @@
+//! The counting fake upstream, a server over it, and clients.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::response::Response;
+use hyper_util::{
+    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use plaque::{
+    config::Config,
+    latest::Policy,
+    origin::{self, Lookup, Origin},
+    proto::v1::{GetLatestVideoRequest, GetLatestVideoResponse, latest_video_client::LatestVideoClient},
+    server::{self, Drained, ServerError},
+    upstream::Upstream,
+    video::ChannelId,
+    youtube::YouTube,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, oneshot},
+    task::JoinHandle,
+};
+use tonic::{
+    Status,
+    body::Body,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// A channel that the fake knows.
+pub const CHANNEL: &str = "UC0123456789abcdefghijkA";
+
+/// Longer than any test takes: a setting that must not come into play.
+pub const LONG: Duration = Duration::from_mins(10);
+
+pub fn channel(id: &str) -> ChannelId {
+    id.parse().expect("a valid channel ID")
+}
+
+/// Any upload of a made-up channel.
+pub fn feed(lookup: &Lookup) -> Response {
+    // 2027-01-15T08:00:00Z
+    let newest = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
+    origin::feed(&lookup.channel, "A channel", &origin::uploads(newest, 15))
+}
+
+/// A fake upstream whose answers wait at a gate.
+pub struct Fake {
+    pub origin: Origin,
+    arrivals: Arc<Semaphore>,
+    gate: Arc<Semaphore>,
+}
+
+impl Fake {
+    /// Answers as `reply` says, once [`Fake::release`] lets it.
+    pub async fn gated(reply: fn(&Lookup) -> Response) -> Self {
+        Self::start(reply, 0).await
+    }
+
+    /// Answers as `reply` says, at once.
+    pub async fn open(reply: fn(&Lookup) -> Response) -> Self {
+        Self::start(reply, Semaphore::MAX_PERMITS).await
+    }
+
+    async fn start(reply: fn(&Lookup) -> Response, permits: usize) -> Self {
+        let arrivals = Arc::new(Semaphore::new(0));
+        let gate = Arc::new(Semaphore::new(permits));
+        let (arrived, opened) = (Arc::clone(&arrivals), Arc::clone(&gate));
+        let origin = Origin::start(move |lookup| {
+            let (arrived, opened) = (Arc::clone(&arrived), Arc::clone(&opened));
+            async move {
+                arrived.add_permits(1);
+                opened.acquire().await.expect("never closed").forget();
+                reply(&lookup)
+            }
+        })
+        .await
+        .expect("a free port");
+        Self {
+            origin,
+            arrivals,
+            gate,
+        }
+    }
+
+    /// Waits until one more request has come.
+    pub async fn arrival(&self) {
+        self.arrivals.acquire().await.expect("never closed").forget();
+    }
+
+    /// Lets one request through the gate.
+    pub fn release(&self) {
+        self.gate.add_permits(1);
+    }
+
+    pub fn lookups(&self, id: &str) -> usize {
+        self.origin.lookups(channel(id))
+    }
+
+    pub fn youtube(&self, config: &Config) -> YouTube {
+        YouTube::new(
+            self.origin.url().clone(),
+            config.upstream_timeout,
+            config.upstream_concurrency,
+        )
+        .expect("an http client")
+    }
+
+    /// A server over this upstream, with settings that do not come into play.
+    pub async fn serve(&self) -> Server {
+        self.serve_with(|_| {}).await
+    }
+
+    pub async fn serve_with(&self, adjust: impl FnOnce(&mut Config)) -> Server {
+        let mut config = self.config();
+        adjust(&mut config);
+        let youtube = self.youtube(&config);
+        Server::start(config, Arc::new(youtube)).await
+    }
+
+    pub fn config(&self) -> Config {
+        Config {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            upstream: self.origin.url().clone(),
+            upstream_timeout: LONG,
+            upstream_concurrency: NonZeroUsize::MIN.saturating_add(31),
+            policy: Policy {
+                fresh_for: LONG,
+                negative_for: LONG,
+            },
+            cache_bytes: 16 << 20,
+            workers: NonZeroUsize::MIN.saturating_add(1),
+            drain_timeout: LONG,
+        }
+    }
+}
+
+/// A running server.
+pub struct Server {
+    pub address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<Result<Drained, ServerError>>,
+}
+
+impl Server {
+    pub async fn start(config: Config, upstream: Arc<dyn Upstream>) -> Self {
+        let listener = TcpListener::bind(config.listen).await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(async move {
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            server::run(listener, &config, upstream, stopped).await
+        });
+        Self {
+            address,
+            stop,
+            running,
+        }
+    }
+
+    /// A client with a connection of its own.
+    pub fn client(&self) -> Client {
+        let http = HttpClient::builder(TokioExecutor::new())
+            .http2_only(true)
+            .build_http();
+        let address = format!("http://{}", self.address);
+        Client(LatestVideoClient::with_origin(
+            http,
+            address.parse().expect("an address"),
+        ))
+    }
+
+    pub async fn connection(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.address))
+            .expect("an address")
+            .connect()
+            .await
+            .expect("the server accepts")
+    }
+
+    /// Tells the server to stop; see [`Stopping::ended`].
+    pub fn stop(self) -> Stopping {
+        self.stop.send(()).expect("the server runs");
+        Stopping(self.running)
+    }
+}
+
+pub struct Stopping(JoinHandle<Result<Drained, ServerError>>);
+
+impl Stopping {
+    pub async fn ended(self) -> Drained {
+        let ended = self.0.await.expect("the server does not panic");
+        ended.expect("the server was up")
+    }
+}
+
+/// A client, and what a test asks of it. Not tonic's own channel, which would keep deadlines itself.
+#[derive(Clone)]
+pub struct Client(pub LatestVideoClient<HttpClient<HttpConnector, Body>>);
+
+/// An answer: the message, and the `cache-status` metadata.
+pub type Answered = Result<(GetLatestVideoResponse, String), Status>;
+
+impl Client {
+    pub async fn get(&self, channel: &str) -> Answered {
+        self.ask(tonic::Request::new(request(channel))).await
+    }
+
+    pub async fn ask(&self, request: tonic::Request<GetLatestVideoRequest>) -> Answered {
+        let response = self.0.clone().get_latest_video(request).await?;
+        let status = cache_status(response.metadata());
+        Ok((response.into_inner(), status))
+    }
+
+    /// Starts a call whose task can be awaited or aborted.
+    pub fn start(&self, channel: &str) -> JoinHandle<Answered> {
+        let (client, channel) = (self.clone(), channel.to_owned());
+        tokio::spawn(async move { client.get(&channel).await })
+    }
+}
+
+pub fn request(channel: &str) -> GetLatestVideoRequest {
+    GetLatestVideoRequest {
+        channel_id: channel.into(),
+        ..GetLatestVideoRequest::default()
+    }
+}
+
+pub fn cache_status(metadata: &tonic::metadata::MetadataMap) -> String {
+    let value = metadata.get("cache-status").expect("always there");
+    value.to_str().expect("ASCII").to_owned()
+}
+
+/// The reason and all details of an error.
+pub fn reason(status: &Status) -> (String, ErrorDetails) {
+    let details = status.get_error_details();
+    let info = details.error_info().expect("every error has an ErrorInfo");
+    assert_eq!(info.domain, "plaque");
+    (info.reason.clone(), details)
+}

@@ -1,0 +1,154 @@
+//! The upstream adapter, against an HTTP server that misbehaves.
+
+use std::{
+    io::Write as _,
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    response::{IntoResponse as _, Redirect, Response},
+};
+use flate2::{Compression, write::GzEncoder};
+use futures_util::{StreamExt as _, future::join_all, stream};
+use plaque::{
+    config::upstream_url,
+    origin::{self, Lookup, Origin},
+    upstream::{Upstream as _, UpstreamError},
+    video::Channel,
+    youtube::YouTube,
+};
+use tokio::net::TcpListener;
+
+use crate::support::{CHANNEL, Fake, LONG, channel, feed};
+
+async fn look_up(origin: &Origin, limit: Duration) -> Result<Channel, UpstreamError> {
+    YouTube::new(origin.url().clone(), limit, NonZeroUsize::MAX)
+        .expect("an http client")
+        .look_up(channel(CHANNEL))
+        .await
+}
+
+async fn answered(reply: fn(&Lookup) -> Response) -> Result<Channel, UpstreamError> {
+    look_up(&Fake::open(reply).await.origin, LONG).await
+}
+
+fn gzip(bytes: &[u8]) -> Response {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).expect("in memory");
+    let body = encoder.finish().expect("in memory");
+    ([("content-encoding", "gzip")], body).into_response()
+}
+
+#[tokio::test]
+async fn it_says_who_asks_and_takes_gzip() {
+    let seen = answered(|lookup| {
+        let header = |name| {
+            lookup
+                .headers
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or("")
+        };
+        assert_eq!(
+            header("user-agent"),
+            concat!("plaque/", env!("CARGO_PKG_VERSION"))
+        );
+        assert!(header("accept-encoding").contains("gzip"));
+        gzip(b"<feed xmlns=\"http://www.w3.org/2005/Atom\"><title>Zipped</title></feed>")
+    });
+    assert_eq!(&*seen.await.expect("a feed").title, "Zipped");
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let seen = answered(|lookup| match lookup.number {
+        1 => Redirect::temporary(&format!("/feeds/videos.xml?channel_id={CHANNEL}")).into_response(),
+        _ => feed(lookup),
+    });
+    assert_eq!(seen.await, Err(UpstreamError::Status(307)));
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_cut_off() {
+    let seen = answered(|_| {
+        let spaces = stream::repeat(Ok::<_, std::convert::Infallible>(Bytes::from_static(
+            &[b' '; 8192],
+        )));
+        Body::from_stream(spaces).into_response()
+    });
+    assert!(matches!(seen.await, Err(UpstreamError::Malformed(_))));
+}
+
+#[tokio::test]
+async fn a_body_that_swells_when_unpacked_is_cut_off() {
+    let seen = answered(|_| gzip(&vec![b' '; 64 << 20]));
+    assert!(matches!(seen.await, Err(UpstreamError::Malformed(_))));
+}
+
+#[tokio::test]
+async fn the_budget_covers_the_body_too() {
+    let fake = Fake::open(|_| {
+        let first = stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from_static(b"<feed"))]);
+        Body::from_stream(first.chain(stream::pending())).into_response()
+    })
+    .await;
+    let limit = Duration::from_millis(20);
+    assert_eq!(
+        look_up(&fake.origin, limit).await,
+        Err(UpstreamError::TimedOut(limit))
+    );
+}
+
+#[tokio::test]
+async fn nobody_there_is_unreachable_and_no_address_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    drop(listener);
+    let url = upstream_url(&format!("http://{address}/feeds?key=secret")).expect("valid");
+    let youtube = YouTube::new(url, LONG, NonZeroUsize::MAX).expect("an http client");
+    let error = youtube.look_up(channel(CHANNEL)).await.expect_err("nobody there");
+    let told = error.to_string();
+    assert!(matches!(error, UpstreamError::Unreachable(_)), "{told}");
+    assert!(told.contains("refused"), "{told}");
+    assert!(
+        !told.contains("secret") && !told.contains(&address.to_string()),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn lookups_at_once_are_limited() {
+    let fake = Fake::gated(feed).await;
+    let limit = NonZeroUsize::MIN.saturating_add(1);
+    let youtube = Arc::new(YouTube::new(fake.origin.url().clone(), LONG, limit).expect("a client"));
+    let ids: Vec<_> = (0..5).map(|n| format!("UC0123456789abcdefghi{n}kA")).collect();
+    let lookups = ids.iter().map(|id| {
+        let (youtube, id) = (Arc::clone(&youtube), channel(id));
+        tokio::spawn(async move { youtube.look_up(id).await })
+    });
+    let all = tokio::spawn(join_all(lookups.collect::<Vec<_>>()));
+    for answered in 0..5 {
+        fake.arrival().await;
+        let asked: usize = ids.iter().map(|id| fake.lookups(id)).sum();
+        assert!(asked - answered <= 2, "{asked} asked, {answered} answered");
+        fake.release();
+    }
+    for looked_up in all.await.expect("no panic") {
+        looked_up.expect("no panic").expect("a feed");
+    }
+}
+
+#[tokio::test]
+async fn a_feed_of_500_uploads_is_read_whole() {
+    let fake = Fake::open(|lookup| {
+        let uploads = origin::uploads(SystemTime::UNIX_EPOCH + LONG * 10_000, 500);
+        origin::feed(&lookup.channel, "Many <uploads>", &uploads)
+    })
+    .await;
+    let found = look_up(&fake.origin, LONG).await.expect("a feed");
+    assert_eq!(&*found.title, "Many <uploads>");
+    assert_eq!(found.uploads.len(), 500);
+}
