@@ -65,7 +65,7 @@ pub struct Answer {
     upload: usize,
     /// When the channel was looked up.
     pub fetched: SystemTime,
-    /// Older than fresh.
+    /// Older than fresh, and not looked up for this query.
     pub stale: bool,
 }
 
@@ -189,7 +189,11 @@ impl Latest {
             match self.policy.judge(known.as_deref(), query.max_age, asked, now) {
                 Verdict::Answer(good) => {
                     return Reply {
-                        outcome: pick(good, &self.policy, query, now),
+                        outcome: pick(
+                            good,
+                            query,
+                            good.at < asked && good.age(now) > self.policy.fresh_for,
+                        ),
                         made: made(trip, good.at >= asked, self.policy.ttl(good, now), None),
                         retry_after: None,
                     };
@@ -261,12 +265,7 @@ async fn look_up(
     })
 }
 
-fn pick(
-    good: &Good<Arc<Channel>>,
-    policy: &Policy,
-    query: Query,
-    now: Instant,
-) -> Result<Answer, LookupError> {
+fn pick(good: &Good<Arc<Channel>>, query: Query, stale: bool) -> Result<Answer, LookupError> {
     let channel = Arc::clone(&good.value);
     let upload = channel.latest(query.kind).ok_or(LookupError::NoUploads {
         channel: query.channel,
@@ -276,7 +275,7 @@ fn pick(
         channel,
         upload,
         fetched: good.time,
-        stale: good.age(now) > policy.fresh_for,
+        stale,
     })
 }
 

@@ -69,7 +69,12 @@ impl YouTube {
         let _permit = self.permits.acquire().await;
         let mut url = self.feeds.clone();
         url.query_pairs_mut().append_pair("channel_id", channel.as_str());
-        let mut response = self.client.get(url).send().await.map_err(unreachable)?;
+        let mut response = self
+            .client
+            .get(url)
+            .send()
+            .await
+            .map_err(|error| unreachable(&error))?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Err(UpstreamError::NotFound),
@@ -80,7 +85,7 @@ impl YouTube {
         }
 
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
             if body.len() + chunk.len() > MAX_BODY {
                 return Err(UpstreamError::Malformed(
                     format!("it is longer than {MAX_BODY} bytes").into(),
@@ -110,9 +115,8 @@ impl Upstream for YouTube {
 }
 
 /// The innermost cause says what happened (`Connection refused`); the outer ones name addresses, which are not the caller's.
-fn unreachable(error: reqwest::Error) -> UpstreamError {
-    let error = error.without_url();
-    let mut cause: &dyn Error = &error;
+fn unreachable(error: &reqwest::Error) -> UpstreamError {
+    let mut cause: &dyn Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }

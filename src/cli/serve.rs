@@ -50,7 +50,8 @@ pub(super) struct Args {
         long,
         env = "PLAQUE_UPSTREAM_CONCURRENCY",
         default_value = "32",
-        value_name = "COUNT"
+        value_name = "COUNT",
+        value_parser = values::count
     )]
     upstream_concurrency: NonZeroUsize,
 
@@ -67,7 +68,7 @@ pub(super) struct Args {
     cache_bytes: u64,
 
     /// Serving threads [default: the number of cores]
-    #[arg(long, env = "PLAQUE_WORKERS", value_name = "COUNT")]
+    #[arg(long, env = "PLAQUE_WORKERS", value_name = "COUNT", value_parser = values::count)]
     workers: Option<NonZeroUsize>,
 
     /// How long calls in progress may go on after SIGTERM or Ctrl-C; a second signal ends at once

@@ -1,6 +1,6 @@
 //! How flags' values are read: human units in, typed values out, and an error that says what is expected.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use bytesize::ByteSize;
 
@@ -29,6 +29,12 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     text.parse::<ByteSize>()
         .map(|size| size.as_u64())
         .map_err(|_| "expected a size with its unit, such as 64MiB, 256MiB or 1GiB".into())
+}
+
+/// A whole number from 1.
+pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number of at least 1".into())
 }
 
 /// An IP address and a port.

@@ -55,8 +55,8 @@ fn bad_field(error: &LookupError) -> Option<&'static str> {
 pub(super) fn from(error: &LookupError, retry_after: Option<Duration>) -> Status {
     let (code, reason) = classify(error);
     let message = error.to_string();
-    // Only what may be otherwise the next time is worth another call.
-    let retry_after = retry_after.filter(|_| code == Code::Unavailable);
+    // Only what may be otherwise the next time is worth another call; and "at once" would be an invitation to a storm.
+    let retry_after = retry_after.filter(|pause| code == Code::Unavailable && !pause.is_zero());
 
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     if let Some(field) = bad_field(error) {

@@ -3,7 +3,7 @@
 use std::{str, time::SystemTime};
 
 use chrono::{DateTime, Utc};
-use feed_rs::model::Entry;
+use feed_rs::model::{Entry, Feed};
 use quick_xml::{Reader, events::Event};
 
 use crate::video::{Channel, ChannelId, Kind, Thumbnail, Video, VideoId};
@@ -27,6 +27,9 @@ pub enum FeedError {
     /// XML, but no feed.
     #[error("it is no Atom feed: {0}")]
     NotAFeed(#[from] feed_rs::parser::ParseFeedError),
+    /// A feed, but nothing in it is of the channel that was asked for.
+    #[error("it is not the feed of this channel")]
+    NotThisChannel,
 }
 
 /// Reads the feed of `channel`.
@@ -36,7 +39,7 @@ pub enum FeedError {
 ///
 /// # Errors
 ///
-/// If the bytes are no Atom feed. A feed without entries is a channel without uploads, and no error.
+/// If the bytes are no feed of this channel. Its feed without entries is a channel without uploads, and no error.
 pub fn parse(xml: &[u8], channel: ChannelId) -> Result<Channel, FeedError> {
     let readable = without_media_texts(xml)?;
     // A parser for each feed: feed-rs keeps state in it that an error leaves broken.
@@ -46,6 +49,7 @@ pub fn parse(xml: &[u8], channel: ChannelId) -> Result<Channel, FeedError> {
         .build()
         .parse(readable.as_slice())?;
 
+    let its_own = is_of(&feed, channel);
     // The author of an entry is the channel even where the feed has another title (a playlist's, or none).
     let author = feed.entries.first().and_then(|e| e.authors.first()?.name.clone());
     let title = author.or(feed.title.map(|title| title.content));
@@ -54,6 +58,9 @@ pub fn parse(xml: &[u8], channel: ChannelId) -> Result<Channel, FeedError> {
         .into_iter()
         .filter_map(|entry| upload(entry, channel))
         .collect();
+    if uploads.is_empty() && !its_own {
+        return Err(FeedError::NotThisChannel);
+    }
     // Stable, so that entries of one moment keep the feed's order; `None` is less than any time and comes last.
     uploads.sort_by_key(|video| std::cmp::Reverse(video.published));
 
@@ -62,6 +69,15 @@ pub fn parse(xml: &[u8], channel: ChannelId) -> Result<Channel, FeedError> {
         title: title.unwrap_or_default().into(),
         uploads: uploads.into(),
     })
+}
+
+/// Whether the feed itself, not only its entries, says that it is the channel's: by its author or by a link.
+fn is_of(feed: &Feed, channel: ChannelId) -> bool {
+    let authors = feed.authors.iter().filter_map(|author| author.uri.as_deref());
+    let links = feed.links.iter().map(|link| link.href.as_str());
+    authors
+        .chain(links)
+        .any(|address| address.contains(channel.as_str()))
 }
 
 fn upload(entry: Entry, channel: ChannelId) -> Option<Video> {
@@ -288,9 +304,33 @@ mod tests {
     #[test]
     fn a_byte_order_mark_and_blank_lines_in_front_are_skipped() {
         for front in ["\u{feff}", "\n", "\u{feff}\n "] {
-            let xml = format!("{front}<feed xmlns=\"http://www.w3.org/2005/Atom\"><title>t</title></feed>");
+            let xml = format!(
+                "{front}<feed xmlns=\"http://www.w3.org/2005/Atom\"><title>t</title>\
+                 <link rel=\"self\" href=\"http://www.youtube.com/feeds/videos.xml?channel_id={CHANNEL}\"/></feed>"
+            );
             parse(xml.as_bytes(), CHANNEL.parse().expect("valid"))
                 .unwrap_or_else(|error| panic!("{front:?}: {error}"));
+        }
+    }
+
+    #[test]
+    fn the_feed_of_another_channel_is_an_error_and_not_an_empty_channel() {
+        let other = "UCzzzzzzzzzzzzzzzzzzzzzA";
+        for xml in [
+            "<feed xmlns=\"http://www.w3.org/2005/Atom\"><title>&j;</title></feed>",
+            "<feed/>",
+            "<rss version=\"2.0\"><channel><title>News</title></channel></rss>",
+            "{\"version\":\"https://jsonfeed.org/version/1.1\",\"title\":\"x\",\"items\":[]}",
+            &format!(
+                "<feed xmlns=\"http://www.w3.org/2005/Atom\"><author><name>x</name>\
+                 <uri>https://www.youtube.com/channel/{other}</uri></author></feed>"
+            ),
+        ] {
+            let parsed = parse(xml.as_bytes(), CHANNEL.parse().expect("valid"));
+            assert!(
+                matches!(parsed, Err(FeedError::NotThisChannel)),
+                "{xml}: {parsed:?}"
+            );
         }
     }
 

@@ -16,9 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 
-from support import (
-    ANY, SHORT, UNKNOWN, VIDEO, Bench, Suite, expect, expect_equal, expect_error, expect_ok, messages,
-)
+from support import ANY, SHORT, UNKNOWN, VIDEO, Bench, Suite, expect, expect_equal, expect_error, expect_ok
 
 ATOM = "{http://www.w3.org/2005/Atom}"
 YT = "{http://www.youtube.com/xml/schemas/2015}"

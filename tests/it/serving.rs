@@ -7,7 +7,7 @@ use plaque::{
     server::Drained,
 };
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -103,36 +103,37 @@ async fn what_is_not_built_yet_says_so() {
     assert_eq!(watch.expect_err("not built").code(), Code::Unimplemented);
 }
 
-/// Waits until the server on this connection says that it stops.
-async fn not_serving(connection: Channel) {
-    let request = HealthCheckRequest {
-        service: SERVICE.into(),
-    };
-    let mut watch = HealthClient::new(connection)
-        .watch(request)
-        .await
-        .expect("a stream")
-        .into_inner();
-    while let Some(answer) = watch.message().await.expect("no error") {
-        if answer.status() == ServingStatus::NotServing {
-            return;
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_call_in_progress_is_finished_before_the_server_stops() {
     let fake = Fake::gated(feed).await;
     let server = fake.serve().await;
     let call = server.client().start(CHANNEL);
     fake.arrival().await;
-    let watching = tokio::spawn(not_serving(server.connection().await));
-    // The watch is answered once before anything changes, and then tells of the stop.
+    let request = HealthCheckRequest {
+        service: SERVICE.into(),
+    };
+    let watch = HealthClient::new(server.connection().await).watch(request).await;
+    let mut health = watch.expect("a stream").into_inner();
+    let first = health.message().await.expect("no error").expect("an answer");
+    assert_eq!(first.status(), ServingStatus::Serving);
+
     let stopping = server.stop();
-    watching.await.expect("it told of the stop");
+    let next = health.message().await.expect("no error").expect("an answer");
+    assert_eq!(next.status(), ServingStatus::NotServing);
+    drop(health);
     fake.release();
     call.await.expect("no panic").expect("an answer");
     assert_eq!(stopping.ended().await, Drained { cut_off: 0 });
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_keep_the_server_up() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let client = server.client();
+    client.get(CHANNEL).await.expect("an answer");
+    assert_eq!(server.stop().ended().await, Drained { cut_off: 0 });
+    client.get(CHANNEL).await.expect_err("nobody listens");
 }
 
 #[tokio::test]

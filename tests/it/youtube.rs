@@ -57,7 +57,9 @@ async fn it_says_who_asks_and_takes_gzip() {
             concat!("plaque/", env!("CARGO_PKG_VERSION"))
         );
         assert!(header("accept-encoding").contains("gzip"));
-        gzip(b"<feed xmlns=\"http://www.w3.org/2005/Atom\"><title>Zipped</title></feed>")
+        let link = format!("<link href=\"https://www.youtube.com/channel/{CHANNEL}\"/>");
+        let xml = format!("<feed xmlns=\"http://www.w3.org/2005/Atom\"><title>Zipped</title>{link}</feed>");
+        gzip(xml.as_bytes())
     });
     assert_eq!(&*seen.await.expect("a feed").title, "Zipped");
 }
