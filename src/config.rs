@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use reqwest::Url;
 
-use crate::latest::Policy;
+use crate::latest::Settings;
 
 /// Where YouTube serves its feeds.
 pub const YOUTUBE: &str = "https://www.youtube.com/feeds/videos.xml";
@@ -16,14 +16,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The feeds' address; see [`upstream_url`].
     pub upstream: Url,
-    /// The budget of one lookup.
-    pub upstream_timeout: Duration,
     /// Lookups at once.
     pub upstream_concurrency: NonZeroUsize,
-    /// When an answer is fresh, and how long a failure is remembered.
-    pub policy: Policy,
-    /// What the cache may hold, in bytes of memory.
-    pub cache_bytes: u64,
+    /// How questions are answered.
+    pub latest: Settings,
     /// Serving threads.
     pub workers: NonZeroUsize,
     /// How long calls in progress may go on after the server was told to stop.

@@ -1,21 +1,19 @@
 //! The tonic service: protobuf in, protobuf out. The only place that knows gRPC's codes and details.
 
+mod cache_status;
 mod convert;
 mod deadline;
 mod status;
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
-use tonic::{
-    Request, Response, Status,
-    metadata::{MetadataMap, MetadataValue},
-    service::Routes,
-};
+use futures_util::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status, service::Routes};
 use tonic_health::server::HealthReporter;
 
 pub use self::deadline::Deadlines;
 use crate::{
-    latest::{Latest, Made, Why},
+    latest::{Latest, LookupError},
     proto::{
         self,
         v1::{
@@ -28,9 +26,6 @@ use crate::{
 
 /// The largest message that is read: a batch of 100 channels has 2.6 kB.
 const MAX_MESSAGE: usize = 16 << 10;
-
-/// The response metadata that says how an answer was made (RFC 9211).
-const CACHE_STATUS: &str = "cache-status";
 
 /// All that is served: `LatestVideo`, reflection (v1 and v1alpha) and health, and the handle on the latter.
 ///
@@ -75,12 +70,12 @@ impl LatestVideo for Service {
         match reply.outcome {
             Ok(answer) => {
                 let mut response = Response::new(convert::response(&answer));
-                tell(reply.made, response.metadata_mut());
+                cache_status::tell(reply.made, response.metadata_mut());
                 Ok(response)
             }
             Err(error) => {
                 let mut status = status::from(&error, reply.retry_after);
-                tell(reply.made, status.metadata_mut());
+                cache_status::tell(reply.made, status.metadata_mut());
                 Err(status)
             }
         }
@@ -88,45 +83,48 @@ impl LatestVideo for Service {
 
     async fn batch_get_latest_videos(
         &self,
-        _: Request<BatchGetLatestVideosRequest>,
+        request: Request<BatchGetLatestVideosRequest>,
     ) -> Result<Response<BatchGetLatestVideosResponse>, Status> {
-        Err(Status::unimplemented(
-            "BatchGetLatestVideos is not built yet; call GetLatestVideo for each channel",
-        ))
+        let request = request.into_inner();
+        let queries = convert::queries(&request).map_err(|error| status::from(&error, None))?;
+        let asked = queries.iter().flatten().copied();
+        let mut replies = self.latest.get_all(asked).await.into_iter();
+
+        let mut how = Vec::new();
+        let results = request.channel_ids.into_iter().zip(queries).map(|(id, query)| {
+            // A reply for each query that was asked, in their order.
+            match query.map(|_| replies.next()) {
+                Ok(Some(reply)) => {
+                    how.push(reply.made);
+                    convert::result(id, reply.outcome.as_ref(), reply.retry_after)
+                }
+                Ok(None) => convert::result(id, Err(&LookupError::ShuttingDown), None),
+                Err(error) => convert::result(id, Err(&error), None),
+            }
+        });
+        let mut response = Response::new(BatchGetLatestVideosResponse {
+            results: results.collect(),
+        });
+        cache_status::tell_batch(&how, response.metadata_mut());
+        Ok(response)
     }
 
-    type WatchLatestVideoStream = tokio_stream::Empty<Result<WatchLatestVideoResponse, Status>>;
+    type WatchLatestVideoStream = WatchStream;
 
     async fn watch_latest_video(
         &self,
-        _: Request<WatchLatestVideoRequest>,
-    ) -> Result<Response<Self::WatchLatestVideoStream>, Status> {
-        Err(Status::unimplemented(
-            "WatchLatestVideo is not built yet; poll GetLatestVideo",
-        ))
+        request: Request<WatchLatestVideoRequest>,
+    ) -> Result<Response<WatchStream>, Status> {
+        let query = convert::watch(&request.into_inner()).map_err(|error| status::from(&error, None))?;
+        let events = self.latest.watch(query).map(|event| match event {
+            Ok(event) => Ok(convert::event(&event)),
+            Err(error) => Err(status::from(&error, None)),
+        });
+        let mut response = Response::new(Box::pin(events) as WatchStream);
+        cache_status::tell_watch(response.metadata_mut());
+        Ok(response)
     }
 }
 
-/// Says in `metadata` how an answer was made.
-fn tell(made: Made, metadata: &mut MetadataMap) {
-    let text = match made {
-        Made::Hit { ttl } => format!("plaque; hit; ttl={ttl}"),
-        Made::Forwarded {
-            why,
-            collapsed,
-            status,
-        } => {
-            let why = match why {
-                Why::Unknown => "uri-miss",
-                Why::Stale => "stale",
-                Why::Requested => "request",
-            };
-            let collapsed = if collapsed { "; collapsed" } else { "" };
-            let status = status.map_or_else(String::new, |code| format!("; fwd-status={code}"));
-            format!("plaque; fwd={why}{collapsed}{status}")
-        }
-    };
-    if let Ok(value) = MetadataValue::try_from(text) {
-        metadata.insert(CACHE_STATUS, value);
-    }
-}
+/// What happens to the watched channels, as it is sent.
+type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchLatestVideoResponse, Status>> + Send>>;

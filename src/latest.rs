@@ -2,21 +2,31 @@
 //!
 //! Decides whether what is known will do ([`Policy`]), and asks upstream through the [`Coalescer`] if it will not.
 
+mod error;
+mod outage;
 mod policy;
+mod source;
+mod watch;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
+use futures_util::future::join_all;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
-pub use self::policy::Policy;
-use self::policy::Verdict;
+pub use self::{
+    error::LookupError,
+    policy::Policy,
+    watch::{Event, Watch, WatchQuery},
+};
+use self::{policy::Verdict, source::Source, watch::Hubs};
 use crate::{
-    coalesce::{Coalescer, Entry, FlightError, Good},
+    coalesce::{Coalescer, Entry, Failed, FlightError, Good, Limits, Overloaded},
     upstream::{Upstream, UpstreamError},
-    video::{Channel, ChannelId, InvalidChannelId, Kind, Video},
+    video::{Channel, ChannelId, Kind, Video},
 };
 
 /// What is kept of a channel.
@@ -28,11 +38,33 @@ const ENTRY_OVERHEAD: usize = 256;
 /// A flight may take this much longer than the upstream's own limit, whose error says more than the flight's.
 const FLIGHT_GRACE: Duration = Duration::from_secs(1);
 
+/// When a caller for whom there is no place to wait should come again: most lookups are over within a second.
+const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
+
+/// How a [`Latest`] goes about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// When what is known will do.
+    pub policy: Policy,
+    /// What the cache may hold, in bytes of memory.
+    pub cache_bytes: u64,
+    /// The upstream's own limit on the time of a lookup.
+    pub lookup_limit: Duration,
+    /// Callers who may wait for lookups at once.
+    pub max_waiters: usize,
+    /// How often a watched channel is looked up.
+    pub watch_every: Duration,
+}
+
 /// Answers what channels uploaded last.
 pub struct Latest {
-    upstream: Arc<dyn Upstream>,
+    source: Arc<Source>,
     policy: Policy,
     coalescer: Coalescer<ChannelId, Arc<Known>>,
+    watch_every: Duration,
+    runtime: Handle,
+    /// Ends all watches.
+    closing: CancellationToken,
 }
 
 /// A question.
@@ -53,7 +85,7 @@ pub struct Reply {
     pub outcome: Result<Answer, LookupError>,
     /// How the reply was made.
     pub made: Made,
-    /// For a failure that is remembered: when another lookup may be made.
+    /// When it makes sense to ask again, for a failure that passes.
     pub retry_after: Option<Duration>,
 }
 
@@ -91,7 +123,7 @@ pub enum Made {
         /// How long it stays so, in seconds; below zero: since when it is stale.
         ttl: i64,
     },
-    /// By a lookup.
+    /// By a lookup, or for want of one that succeeded.
     Forwarded {
         /// Why one was needed.
         why: Why,
@@ -113,67 +145,30 @@ pub enum Why {
     Requested,
 }
 
-/// Every way in which a call can end without an upload.
-///
-/// Callers see these messages. What only the operator may know is in the log.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LookupError {
-    /// The request names no channel.
-    #[error("channel_id is not a channel ID: {0}")]
-    InvalidChannelId(#[from] InvalidChannelId),
-    /// The request has a kind that does not exist.
-    #[error("kind has the unknown value {0}; expected 0 (any), 1 (video) or 2 (Short)")]
-    InvalidKind(i32),
-    /// The request has an age that cannot be.
-    #[error("max_age is negative or malformed; expected a duration of 0 or more, such as 60s")]
-    InvalidMaxAge,
-    /// The request has a deadline that cannot be read.
-    #[error("the grpc-timeout header is malformed; expected 1 to 8 digits and one of H M S m u n")]
-    InvalidTimeout,
-    /// The upstream knows no such channel.
-    #[error("channel {0} was not found")]
-    ChannelNotFound(ChannelId),
-    /// The channel has nothing to show.
-    #[error("channel {channel} has no {}", kind.map_or("upload".into(), |kind| format!("{kind} among its newest uploads")))]
-    NoUploads {
-        /// Which channel.
-        channel: ChannelId,
-        /// The kind that was asked for.
-        kind: Option<Kind>,
-    },
-    /// The upstream failed.
-    #[error(transparent)]
-    Upstream(UpstreamError),
-    /// The caller's deadline passed.
-    #[error("the deadline passed before the lookup ended; it goes on, and asking again will find its answer")]
-    Deadline,
-    /// A bug.
-    #[error("the lookup failed by a bug in the server; it is logged there")]
-    Panicked,
-    /// The server stops.
-    #[error("the server is shutting down")]
-    ShuttingDown,
-}
+/// A lookup that was needed: why, and whether another caller had started it.
+#[derive(Clone, Copy)]
+struct Trip(Why, bool);
 
 impl Latest {
-    /// Answers from `upstream`, keeping at most `cache_bytes`, with lookups that run on `runtime` and take at most about
-    /// `lookup_limit`.
-    pub fn new(
-        upstream: Arc<dyn Upstream>,
-        policy: Policy,
-        cache_bytes: u64,
-        lookup_limit: Duration,
-        runtime: Handle,
-    ) -> Self {
+    /// Answers from `upstream`, with lookups that run on `runtime`.
+    pub fn new(upstream: Arc<dyn Upstream>, settings: Settings, runtime: Handle) -> Self {
+        let limits = Limits {
+            weight: settings.cache_bytes,
+            keep_for: settings.policy.keep_for(),
+            flight: settings.lookup_limit + FLIGHT_GRACE,
+            waiters: settings.max_waiters,
+        };
         Self {
-            upstream,
-            policy,
+            source: Arc::new(Source::new(upstream, settings.policy)),
+            policy: settings.policy,
             coalescer: Coalescer::new(
-                cache_bytes,
+                limits,
                 |_channel, known: &Arc<Known>| weight(known),
-                lookup_limit + FLIGHT_GRACE,
-                runtime,
+                runtime.clone(),
             ),
+            watch_every: settings.watch_every,
+            runtime,
+            closing: CancellationToken::new(),
         }
     }
 
@@ -187,49 +182,52 @@ impl Latest {
         loop {
             let now = Instant::now();
             match self.policy.judge(known.as_deref(), query.max_age, asked, now) {
-                Verdict::Answer(good) => {
-                    return Reply {
-                        outcome: pick(
-                            good,
-                            query,
-                            good.at < asked && good.age(now) > self.policy.fresh_for,
-                        ),
-                        made: made(trip, good.at >= asked, self.policy.ttl(good, now), None),
-                        retry_after: None,
-                    };
+                Verdict::Answer { good, refresh } => {
+                    if refresh {
+                        self.coalescer
+                            .refresh(query.channel, self.source.lookup(query, now));
+                    }
+                    return self.answer(good, query, trip.filter(|_| good.at >= asked), None, now);
+                }
+                Verdict::Fallback(good, failed) => {
+                    let trip = trip.filter(|_| failed.at >= asked);
+                    return self.answer(good, query, trip, failed.error.http_status(), now);
                 }
                 Verdict::Refuse(failed) => {
-                    let left = failed.retry_at.saturating_duration_since(now);
-                    return Reply {
-                        made: made(
-                            trip,
-                            failed.at >= asked,
-                            seconds(left),
-                            failed.error.http_status(),
-                        ),
-                        outcome: Err(refusal(failed.error.clone(), query.channel)),
-                        retry_after: Some(left),
-                    };
+                    return self.refuse(failed, query, trip.filter(|_| failed.at >= asked), now);
                 }
                 Verdict::LookUp(why) => {
-                    let (upstream, policy) = (Arc::clone(&self.upstream), self.policy);
-                    let waiter = self.coalescer.join(query.channel, move |known| {
-                        look_up(upstream, policy, query, asked, known)
-                    });
-                    trip.get_or_insert((why, waiter.collapsed()));
-                    match waiter.outcome().await {
-                        Ok(outcome) => known = Some(outcome),
-                        Err(error) => {
-                            return Reply {
-                                outcome: Err(torn(error)),
-                                made: made(trip, true, 0, None),
-                                retry_after: None,
-                            };
+                    let waiter = self
+                        .coalescer
+                        .join(query.channel, self.source.lookup(query, asked));
+                    let error = match waiter {
+                        Ok(waiter) => {
+                            trip.get_or_insert(Trip(why, waiter.collapsed()));
+                            match waiter.outcome().await {
+                                Ok(outcome) => {
+                                    known = Some(outcome);
+                                    continue;
+                                }
+                                Err(error) => torn(error),
+                            }
                         }
-                    }
+                        Err(Overloaded(waiters)) => LookupError::Overloaded(waiters),
+                    };
+                    let trip = trip.unwrap_or(Trip(why, false));
+                    return self.without_lookup(known.as_deref(), query, trip, error);
                 }
             }
         }
+    }
+
+    /// Answers all of `queries`, at once, in their order.
+    pub async fn get_all(&self, queries: impl IntoIterator<Item = Query>) -> Vec<Reply> {
+        join_all(queries.into_iter().map(|query| self.get(query))).await
+    }
+
+    /// Ends all watches, and all that are begun from now on.
+    pub fn close(&self) {
+        self.closing.cancel();
     }
 
     /// The number of lookups in progress.
@@ -237,32 +235,67 @@ impl Latest {
     pub fn flights(&self) -> usize {
         self.coalescer.flights()
     }
-}
 
-/// What a flight does. Owned by the flight's task; holds nothing of the caller's.
-async fn look_up(
-    upstream: Arc<dyn Upstream>,
-    policy: Policy,
-    query: Query,
-    asked: Instant,
-    known: Option<Arc<Known>>,
-) -> Arc<Known> {
-    if let Some(known) = &known
-        && !policy
-            .judge(Some(known), query.max_age, asked, Instant::now())
-            .is_look_up()
-    {
-        return Arc::clone(known);
+    /// The number of callers who wait for lookups.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.coalescer.waiting()
     }
-    let outcome = upstream.look_up(query.channel).await;
-    let now = Instant::now();
-    Arc::new(match outcome {
-        Ok(channel) => Entry::succeeded(Arc::new(channel), now, SystemTime::now()),
-        Err(error) => {
-            let good = known.and_then(|known| known.good.clone());
-            Entry::failed(good, error, now, policy.negative_for)
+
+    fn hubs(&self) -> &Arc<Hubs> {
+        &self.source.hubs
+    }
+
+    fn answer(
+        &self,
+        good: &Good<Arc<Channel>>,
+        query: Query,
+        trip: Option<Trip>,
+        status: Option<u16>,
+        now: Instant,
+    ) -> Reply {
+        let ttl = self.policy.ttl(good, now);
+        let looked_up_for_it = trip.is_some() && status.is_none();
+        let stale = !looked_up_for_it && good.age(now) > self.policy.fresh_for;
+        Reply {
+            outcome: pick(good, query, stale),
+            made: made(trip, ttl, status),
+            retry_after: None,
         }
-    })
+    }
+
+    fn refuse(
+        &self,
+        failed: &Failed<UpstreamError>,
+        query: Query,
+        trip: Option<Trip>,
+        now: Instant,
+    ) -> Reply {
+        let left = failed.retry_at.saturating_duration_since(now);
+        Reply {
+            outcome: Err(self.source.refusal(failed.error.clone(), query.channel, now)),
+            made: made(trip, seconds(left), failed.error.http_status()),
+            retry_after: Some(left),
+        }
+    }
+
+    /// There was no lookup to be had, or it told nothing: the old answer, if there is one, or `error`.
+    fn without_lookup(&self, known: Option<&Known>, query: Query, trip: Trip, error: LookupError) -> Reply {
+        let now = Instant::now();
+        let made = made(Some(trip), 0, None);
+        match known.and_then(|known| known.good.as_ref()) {
+            Some(good) if good.age(now) <= self.policy.stale_if_error => Reply {
+                outcome: pick(good, query, good.age(now) > self.policy.fresh_for),
+                made,
+                retry_after: None,
+            },
+            _ => Reply {
+                retry_after: matches!(error, LookupError::Overloaded(_)).then_some(OVERLOAD_PAUSE),
+                outcome: Err(error),
+                made,
+            },
+        }
+    }
 }
 
 fn pick(good: &Good<Arc<Channel>>, query: Query, stale: bool) -> Result<Answer, LookupError> {
@@ -279,21 +312,14 @@ fn pick(good: &Good<Arc<Channel>>, query: Query, stale: bool) -> Result<Answer, 
     })
 }
 
-fn made(trip: Option<(Why, bool)>, by_lookup: bool, ttl: i64, status: Option<u16>) -> Made {
+fn made(trip: Option<Trip>, ttl: i64, status: Option<u16>) -> Made {
     match trip {
-        Some((why, collapsed)) if by_lookup => Made::Forwarded {
+        Some(Trip(why, collapsed)) => Made::Forwarded {
             why,
             collapsed,
             status,
         },
-        _ => Made::Hit { ttl },
-    }
-}
-
-fn refusal(error: UpstreamError, channel: ChannelId) -> LookupError {
-    match error {
-        UpstreamError::NotFound => LookupError::ChannelNotFound(channel),
-        error => LookupError::Upstream(error),
+        None => Made::Hit { ttl },
     }
 }
 

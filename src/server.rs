@@ -54,14 +54,8 @@ pub async fn run(
     upstream: Arc<dyn Upstream>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Drained, ServerError> {
-    let latest = Arc::new(Latest::new(
-        upstream,
-        config.policy,
-        config.cache_bytes,
-        config.upstream_timeout,
-        Handle::current(),
-    ));
-    let (routes, health) = grpc::routes(latest).await?;
+    let latest = Arc::new(Latest::new(upstream, config.latest, Handle::current()));
+    let (routes, health) = grpc::routes(Arc::clone(&latest)).await?;
     let mut workers = Workers::start(config.workers, &Deadlines(routes))?;
 
     tokio::select! {
@@ -75,6 +69,7 @@ pub async fn run(
             .await;
     }
     drop(listener);
+    latest.close();
     let cut_off = workers.drain(config.drain_timeout).await;
     Ok(Drained { cut_off })
 }

@@ -23,6 +23,11 @@ pub enum UpstreamError {
     /// HTTP 404. YouTube answers it for channels that exist, too, for hours on most days.
     #[error("the upstream knows no such channel")]
     NotFound,
+    /// HTTP 404 for a channel never seen, while channels that exist get it too: nobody can tell.
+    #[error(
+        "the upstream answers 404 for channels that exist, too; whether this one does cannot be told now"
+    )]
+    Outage,
     /// HTTP 403 or 429: it has had enough of us.
     #[error("the upstream refuses to answer (HTTP {0}): too many lookups from this address")]
     RateLimited(u16),
@@ -45,7 +50,7 @@ impl UpstreamError {
     #[must_use]
     pub fn http_status(&self) -> Option<u16> {
         match self {
-            Self::NotFound => Some(404),
+            Self::NotFound | Self::Outage => Some(404),
             Self::RateLimited(status) | Self::Status(status) => Some(*status),
             Self::Unreachable(_) | Self::TimedOut(_) | Self::Malformed(_) => None,
         }

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    latest::Policy,
+    latest::{Policy, Settings},
     origin::{self, Lookup, Origin},
     server::{self, Drained, ServerError},
     telemetry,
@@ -53,8 +53,6 @@ const PACE: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// `--upstream-timeout` of the demo's server: how long the hanging origin is waited for.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
-/// `--negative-for` of the demo's server.
-const NEGATIVE_FOR: Duration = Duration::from_secs(1);
 
 /// The channels of the made-up origin, one for each act.
 const COLD: &str = "UCthundering-herd-00000A";
@@ -154,19 +152,25 @@ impl Stage {
         let config = Config {
             listen: address,
             upstream: origin.url().clone(),
-            upstream_timeout: TIME_LIMIT,
             upstream_concurrency: NonZeroUsize::MIN.saturating_add(31),
-            policy: Policy {
-                fresh_for: Duration::from_mins(1),
-                negative_for: NEGATIVE_FOR,
+            latest: Settings {
+                policy: Policy {
+                    fresh_for: Duration::from_mins(1),
+                    stale_while_revalidate: Duration::from_mins(10),
+                    stale_if_error: Duration::from_hours(1),
+                    negative_for: Duration::from_secs(30),
+                },
+                cache_bytes: 64 << 20,
+                lookup_limit: TIME_LIMIT,
+                max_waiters: 100_000,
+                watch_every: Duration::from_mins(1),
             },
-            cache_bytes: 64 << 20,
             workers: cores(),
             drain_timeout: Duration::from_secs(1),
         };
         let upstream = Arc::new(Buggy(YouTube::new(
             config.upstream.clone(),
-            config.upstream_timeout,
+            config.latest.lookup_limit,
             config.upstream_concurrency,
         )?));
         let listener = listen(config.listen).await?;
@@ -192,77 +196,87 @@ impl Stage {
 
     async fn thundering_herd(&self) -> Result<Vec<Row>, Box<dyn Error>> {
         let title = "all at once, never seen before";
-        let tally = self.send(title, COLD, PATIENCE, Duration::ZERO).await?;
+        let tally = self.send(title, Self::crowd(COLD)?).await?;
         let holds = tally.lookups == 1 && tally.answered == CALLERS;
         Ok(vec![curtain(title, tally, holds)?])
     }
 
     async fn impatient_callers(&self) -> Result<Vec<Row>, Box<dyn Error>> {
         let title = "one each ms, gives up after 40";
-        let tally = self.send(title, IMPATIENT, IMPATIENCE, PACE).await?;
+        let impatient = Crowd {
+            deadline: IMPATIENCE,
+            pace: PACE,
+            ..Self::crowd(IMPATIENT)?
+        };
+        let tally = self.send(title, impatient).await?;
         // Those who came before the answer can get none; everybody after it does.
         let holds = tally.lookups == 1 && tally.answered > 0 && tally.failed_after_first_answer == 0;
         Ok(vec![curtain(title, tally, holds)?])
     }
 
     async fn spell_of_404s(&self) -> Result<Vec<Row>, Box<dyn Error>> {
-        let title = "a 404 spell begins";
-        let tally = self.send(title, SPELL, PATIENCE, Duration::ZERO).await?;
-        let told = tally.told("CHANNEL_NOT_FOUND");
-        let holds = tally.lookups == 1 && told == CALLERS;
-        let during = curtain(title, tally, holds)?;
+        // One caller gets the channel's first answer; from its second lookup on the origin says 404.
+        let crowd = Self::crowd(SPELL)?;
+        let one = Crowd { callers: 1, ..crowd };
+        self.send("before the spell", one).await?;
 
-        tokio::time::sleep(NEGATIVE_FOR).await;
-        let title = "… and is over";
-        let tally = self.send(title, SPELL, PATIENCE, Duration::ZERO).await?;
-        let holds = tally.lookups == 1 && tally.answered == CALLERS;
-        Ok(vec![during, curtain(title, tally, holds)?])
+        let title = "a 404 spell: who wants news";
+        let news = Crowd {
+            max_age: Some(Duration::ZERO),
+            ..crowd
+        };
+        let tally = self.send(title, news).await?;
+        let holds = tally.lookups == 1 && tally.answered == CALLERS && tally.stale == 0;
+        let wanted = curtain(title, tally, holds)?;
+
+        let title = "… and once more, in the backoff";
+        let tally = self.send(title, news).await?;
+        let holds = tally.lookups == 0 && tally.answered == CALLERS;
+        Ok(vec![wanted, curtain(title, tally, holds)?])
     }
 
     async fn bug_in_the_lookup(&self) -> Result<Vec<Row>, Box<dyn Error>> {
         let title = "the lookup panics";
-        let tally = self.send(title, BUG, PATIENCE, Duration::ZERO).await?;
+        let tally = self.send(title, Self::crowd(BUG)?).await?;
         let told = tally.told("LOOKUP_PANICKED");
         // All of them, unless some came so late that the flight was over: those got the next one's answer.
         let holds = told > 0 && told + tally.answered == CALLERS && tally.lookups <= 2;
         let panicked = curtain(title, tally, holds)?;
 
         let title = "… the next is well";
-        let tally = self.send(title, BUG, PATIENCE, Duration::ZERO).await?;
+        let tally = self.send(title, Self::crowd(BUG)?).await?;
         let holds = tally.lookups <= 1 && tally.answered == CALLERS;
         Ok(vec![panicked, curtain(title, tally, holds)?])
     }
 
     async fn hanging_upstream(&self) -> Result<Vec<Row>, Box<dyn Error>> {
         let title = "the upstream hangs, for 2 s";
-        let tally = self.send(title, HANGING, PATIENCE, Duration::ZERO).await?;
+        let tally = self.send(title, Self::crowd(HANGING)?).await?;
         let told = tally.told("UPSTREAM_TIMEOUT");
         let holds = tally.lookups == 1 && told == CALLERS;
         Ok(vec![curtain(title, tally, holds)?])
     }
 
-    /// Sends all callers to one channel, `pace` apart, and counts what becomes of them.
-    async fn send(
-        &self,
-        title: &str,
-        channel: &str,
-        deadline: Duration,
-        pace: Duration,
-    ) -> Result<Tally, Box<dyn Error>> {
-        let channel: ChannelId = channel.parse()?;
+    /// Patient callers, all at once.
+    fn crowd(channel: &str) -> Result<Crowd, Box<dyn Error>> {
+        Ok(Crowd {
+            channel: channel.parse()?,
+            callers: CALLERS,
+            deadline: PATIENCE,
+            pace: Duration::ZERO,
+            max_age: None,
+        })
+    }
+
+    /// Sends a crowd, and counts what becomes of it.
+    async fn send(&self, title: &str, crowd: Crowd) -> Result<Tally, Box<dyn Error>> {
         // Hides itself where standard error is no terminal.
-        let bar = ProgressBar::new(CALLERS as u64)
+        let bar = ProgressBar::new(crowd.callers as u64)
             .with_style(ProgressStyle::with_template("{msg:32} [{bar:30}] {pos}/{len}")?)
             .with_message(title.to_owned());
-        let before = self.origin.lookups(channel);
-        let crowd = Crowd {
-            channel,
-            callers: CALLERS,
-            deadline,
-            pace,
-        };
+        let before = self.origin.lookups(crowd.channel);
         let mut tally = crowd.call(&self.clients, &bar).await;
-        tally.lookups = self.origin.lookups(channel) - before;
+        tally.lookups = self.origin.lookups(crowd.channel) - before;
         bar.finish_and_clear();
         Ok(tally)
     }
@@ -309,7 +323,7 @@ async fn answer(lookup: Lookup) -> Response {
     tokio::time::sleep(LATENCY).await;
     match (lookup.channel.as_str(), lookup.number) {
         (HANGING, _) => std::future::pending().await,
-        (SPELL, 1) => (StatusCode::NOT_FOUND, "404. That's an error.").into_response(),
+        (SPELL, 2..) => (StatusCode::NOT_FOUND, "404. That's an error.").into_response(),
         (channel, _) => {
             let uploads = origin::uploads(SystemTime::now(), 15);
             origin::feed(channel, "A made-up channel", &uploads)

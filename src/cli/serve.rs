@@ -18,7 +18,7 @@ use tokio::{net::TcpListener, runtime};
 use super::{Outcome, values};
 use crate::{
     config::{self, Config},
-    latest::Policy,
+    latest::{Policy, Settings},
     server::{self, Drained},
     telemetry::{self, Format},
     youtube::YouTube,
@@ -59,13 +59,29 @@ pub(super) struct Args {
     #[arg(long, env = "PLAQUE_FRESH_FOR", default_value = "60s", value_name = "DURATION", value_parser = values::duration)]
     fresh_for: Duration,
 
-    /// How long a failed lookup is remembered: until then its error is given without another
+    /// For how much longer it is given at once, while one lookup behind it brings a newer one
+    #[arg(long, env = "PLAQUE_STALE_WHILE_REVALIDATE", default_value = "10m", value_name = "DURATION", value_parser = values::duration)]
+    stale_while_revalidate: Duration,
+
+    /// How old an answer may be and still be given when lookups fail
+    #[arg(long, env = "PLAQUE_STALE_IF_ERROR", default_value = "7d", value_name = "DURATION", value_parser = values::duration)]
+    stale_if_error: Duration,
+
+    /// How long a channel that was never seen is remembered as not found; doubling with each repeat, to 15m
     #[arg(long, env = "PLAQUE_NEGATIVE_FOR", default_value = "30s", value_name = "DURATION", value_parser = values::duration)]
     negative_for: Duration,
 
     /// The memory for cached channels (about 3 KiB each); those least in demand make room
     #[arg(long, env = "PLAQUE_CACHE_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = values::bytes)]
     cache_bytes: u64,
+
+    /// How many callers may wait for lookups at once; one more is told OVERLOADED
+    #[arg(long, env = "PLAQUE_MAX_WAITERS", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
+    max_waiters: NonZeroUsize,
+
+    /// How often a watched channel is looked up, however many watch it
+    #[arg(long, env = "PLAQUE_WATCH_EVERY", default_value = "60s", value_name = "DURATION", value_parser = values::time_limit)]
+    watch_every: Duration,
 
     /// Serving threads [default: the number of cores]
     #[arg(long, env = "PLAQUE_WORKERS", value_name = "COUNT", value_parser = values::count)]
@@ -111,13 +127,19 @@ pub(super) fn run(args: Args) -> Outcome {
     let config = Config {
         listen: args.listen,
         upstream: args.upstream,
-        upstream_timeout: args.upstream_timeout,
         upstream_concurrency: args.upstream_concurrency,
-        policy: Policy {
-            fresh_for: args.fresh_for,
-            negative_for: args.negative_for,
+        latest: Settings {
+            policy: Policy {
+                fresh_for: args.fresh_for,
+                stale_while_revalidate: args.stale_while_revalidate,
+                stale_if_error: args.stale_if_error,
+                negative_for: args.negative_for,
+            },
+            cache_bytes: args.cache_bytes,
+            lookup_limit: args.upstream_timeout,
+            max_waiters: args.max_waiters.get(),
+            watch_every: args.watch_every,
         },
-        cache_bytes: args.cache_bytes,
         workers: args.workers.unwrap_or_else(cores),
         drain_timeout: args.drain_timeout,
     };
@@ -145,7 +167,7 @@ pub(super) fn run(args: Args) -> Outcome {
 async fn serve(config: &Config) -> Result<Drained, Box<dyn std::error::Error>> {
     let youtube = YouTube::new(
         config.upstream.clone(),
-        config.upstream_timeout,
+        config.latest.lookup_limit,
         config.upstream_concurrency,
     )?;
     let listener = listen(config.listen).await?;

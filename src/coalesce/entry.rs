@@ -33,6 +33,8 @@ pub struct Failed<E> {
     pub at: Instant,
     /// No other lookup before this.
     pub retry_at: Instant,
+    /// How many lookups in a row have failed, this one included.
+    pub streak: u32,
 }
 
 impl<T, E> Entry<T, E> {
@@ -44,15 +46,11 @@ impl<T, E> Entry<T, E> {
         }
     }
 
-    /// The entry of a lookup that failed at `now` and shall not be tried again for `pause`. The last good answer stays.
-    pub fn failed(good: Option<Good<T>>, error: E, now: Instant, pause: Duration) -> Self {
+    /// The entry of a lookup that failed. The last good answer stays.
+    pub fn failed(good: Option<Good<T>>, failed: Failed<E>) -> Self {
         Self {
             good,
-            failed: Some(Failed {
-                error,
-                at: now,
-                retry_at: now + pause,
-            }),
+            failed: Some(failed),
         }
     }
 

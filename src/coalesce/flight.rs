@@ -3,18 +3,16 @@
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::{BuildHasher, Hash},
-    sync::{Arc, Weak},
     time::Duration,
 };
 
-use parking_lot::Mutex;
-use tokio::sync::broadcast;
+use super::sync::{Arc, AtomicUsize, Mutex, Ordering::Relaxed, Weak, broadcast};
 
-/// Enough that two cores which start flights at the same time rarely meet; a shard is 64 bytes.
-const SHARDS: usize = 64;
+/// Enough that two cores which start flights at the same time rarely meet; an empty shard is 64 bytes.
+pub(super) const SHARDS: usize = 64;
 
 /// A shard gives memory back when it has less than a quarter of what it has room for, but not below this.
-const SHARD_KEEPS: usize = 32;
+pub(super) const SHARD_KEEPS: usize = 32;
 
 /// Why a flight brought no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,85 +28,126 @@ pub enum FlightError {
     Abandoned,
 }
 
+/// As many callers wait as may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} callers wait already")]
+pub struct Overloaded(pub usize);
+
 type Outcome<V> = Result<V, FlightError>;
 type Sender<V> = broadcast::Sender<Outcome<V>>;
 type Shard<K, V> = HashMap<K, Weak<Sender<V>>>;
 
-/// All flights in progress.
+/// All flights in progress, and the number of those who wait for them.
 ///
 /// Each shard's lock is held for a lookup or an insertion in a map and never across an `await`; no foreign code but the key's
 /// `Hash` and `Eq` runs under it, and it does not poison.
 pub(super) struct Flights<K, V> {
     shards: Box<[Mutex<Shard<K, V>>]>,
     hasher: RandomState,
-}
-
-impl<K, V> Default for Flights<K, V> {
-    fn default() -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
-        }
-    }
+    waiting: AtomicUsize,
+    max_waiting: usize,
 }
 
 /// What came of joining.
 pub(super) enum Joined<K: Copy + Eq + Hash, V> {
     /// A flight was there.
-    Existing(Waiter<V>),
+    Existing(Waiter<K, V>),
     /// None was there: the caller has to run this one.
-    New(Flight<K, V>, Waiter<V>),
+    New(Flight<K, V>, Waiter<K, V>),
 }
 
 impl<K: Copy + Eq + Hash, V: Clone> Flights<K, V> {
+    pub(super) fn new(max_waiting: usize) -> Arc<Self> {
+        Arc::new(Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            waiting: AtomicUsize::new(0),
+            max_waiting,
+        })
+    }
+
     /// Joins the flight for `key`, or opens one.
-    pub(super) fn join(self: &Arc<Self>, key: K) -> Joined<K, V> {
+    pub(super) fn join(self: &Arc<Self>, key: K) -> Result<Joined<K, V>, Overloaded> {
+        let place = Place::take(self)?;
+        let waiter = |receiver, collapsed| Waiter {
+            receiver,
+            collapsed,
+            place,
+        };
         let mut shard = self.shard(&key).lock();
         if let Some(sender) = shard.get(&key).and_then(Weak::upgrade) {
             // Subscribed under the lock: a flight takes itself out of the map, under the lock, before it sends. Whoever finds it
             // in the map therefore hears from it.
             let receiver = sender.subscribe();
             drop(shard);
-            return Joined::Existing(Waiter {
-                receiver,
-                collapsed: true,
-            });
+            return Ok(Joined::Existing(waiter(receiver, true)));
         }
-        let (sender, receiver) = broadcast::channel(1);
+        let flight = self.open(key, &mut shard);
+        let receiver = flight.sender.subscribe();
+        drop(shard);
+        Ok(Joined::New(flight, waiter(receiver, false)))
+    }
+
+    /// Opens a flight that nobody waits for yet. `None` if there is one.
+    pub(super) fn start(self: &Arc<Self>, key: K) -> Option<Flight<K, V>> {
+        let mut shard = self.shard(&key).lock();
+        match shard.get(&key).and_then(Weak::upgrade) {
+            // Its last `Arc` may be this one: not to be dropped under the lock.
+            Some(sender) => {
+                drop(shard);
+                drop(sender);
+                None
+            }
+            None => Some(self.open(key, &mut shard)),
+        }
+    }
+
+    fn open(self: &Arc<Self>, key: K, shard: &mut Shard<K, V>) -> Flight<K, V> {
+        let (sender, _) = broadcast::channel(1);
         let sender = Arc::new(sender);
         shard.insert(key, Arc::downgrade(&sender));
-        drop(shard);
-        let flight = Flight {
+        Flight {
             key,
             sender,
             flights: Arc::clone(self),
-        };
-        Joined::New(
-            flight,
-            Waiter {
-                receiver,
-                collapsed: false,
-            },
-        )
+        }
     }
 }
 
-impl<K: Hash, V> Flights<K, V> {
+impl<K: Copy + Eq + Hash, V> Flights<K, V> {
     fn shard(&self, key: &K) -> &Mutex<Shard<K, V>> {
         let [byte, ..] = self.hasher.hash_one(key).to_le_bytes();
         &self.shards[usize::from(byte) % SHARDS]
     }
 
+    /// Gives up the flight for `key`: it goes on for those who wait, but nobody joins it any more, and what it brings is not
+    /// [current](Flight::is_current).
+    pub(super) fn detach(&self, key: &K) {
+        self.shard(key).lock().remove(key);
+    }
+
+    /// The number of flights in progress.
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    /// The number of callers who wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
+    /// The number of flights that the map has room for.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().capacity()).sum()
     }
 }
 
 /// One lookup in progress, held by the task that runs it.
 ///
 /// Dropping it takes it out of the map, whether its lookup has ended, panicked, or was torn down with the runtime. Without that
-/// a flight that ends early would leave a dead entry for ever. It removes itself and nothing else: under its key there may
-/// already be another flight.
+/// a flight that ends early would leave a dead entry for ever. It removes itself and nothing else: under its key there may be
+/// another flight by now.
 pub(super) struct Flight<K: Copy + Eq + Hash, V> {
     key: K,
     /// The only `Arc` that lasts; joining callers upgrade the map's `Weak` for the length of a subscription.
@@ -126,11 +165,22 @@ impl<K: Copy + Eq + Hash, V: Clone> Flight<K, V> {
     }
 }
 
+impl<K: Copy + Eq + Hash, V> Flight<K, V> {
+    /// Whether this is still the flight for its key; not so after [`Flights::detach`].
+    pub(super) fn is_current(&self) -> bool {
+        let shard = self.flights.shard(&self.key).lock();
+        shard.get(&self.key).is_some_and(|weak| self.is_mine(weak))
+    }
+
+    fn is_mine(&self, weak: &Weak<Sender<V>>) -> bool {
+        std::ptr::eq(weak.as_ptr(), Arc::as_ptr(&self.sender))
+    }
+}
+
 impl<K: Copy + Eq + Hash, V> Drop for Flight<K, V> {
     fn drop(&mut self) {
         let mut shard = self.flights.shard(&self.key).lock();
-        let is_mine = |weak: &Weak<_>| std::ptr::eq(weak.as_ptr(), Arc::as_ptr(&self.sender));
-        if shard.get(&self.key).is_some_and(is_mine) {
+        if shard.get(&self.key).is_some_and(|weak| self.is_mine(weak)) {
             shard.remove(&self.key);
             if shard.capacity() > SHARD_KEEPS && shard.len() < shard.capacity() / 4 {
                 let room = shard.len() * 2;
@@ -141,12 +191,14 @@ impl<K: Copy + Eq + Hash, V> Drop for Flight<K, V> {
 }
 
 /// One caller's wait for a flight. Dropping it changes nothing for anybody else.
-pub struct Waiter<V> {
+pub struct Waiter<K, V> {
     receiver: broadcast::Receiver<Outcome<V>>,
     collapsed: bool,
+    /// Counts this waiter until it is dropped.
+    place: Place<K, V>,
 }
 
-impl<V: Clone> Waiter<V> {
+impl<K, V: Clone> Waiter<K, V> {
     /// Whether the flight was there already when this waiter came.
     #[must_use]
     pub fn collapsed(&self) -> bool {
@@ -158,66 +210,30 @@ impl<V: Clone> Waiter<V> {
     /// # Errors
     ///
     /// If the lookup brought no value at all: it panicked, exceeded the limit, or was torn down.
-    pub async fn outcome(mut self) -> Result<V, FlightError> {
+    pub async fn outcome(mut self) -> Outcome<V> {
         // A flight sends once. It cannot be missed: the channel holds one message, and this receiver is older than it.
-        self.receiver.recv().await.unwrap_or(Err(FlightError::Abandoned))
+        let outcome = self.receiver.recv().await;
+        drop(self.place);
+        outcome.unwrap_or(Err(FlightError::Abandoned))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// One of the places to wait, given back when it is dropped.
+struct Place<K, V>(Arc<Flights<K, V>>);
 
-    fn open(flights: &Arc<Flights<u32, u32>>, key: u32) -> (Flight<u32, u32>, Waiter<u32>) {
-        match flights.join(key) {
-            Joined::New(flight, waiter) => (flight, waiter),
-            Joined::Existing(_) => panic!("there was a flight for {key}"),
+impl<K, V> Place<K, V> {
+    fn take(flights: &Arc<Flights<K, V>>) -> Result<Self, Overloaded> {
+        // Counted first and looked at then: two callers cannot both take the last place.
+        if flights.waiting.fetch_add(1, Relaxed) >= flights.max_waiting {
+            flights.waiting.fetch_sub(1, Relaxed);
+            return Err(Overloaded(flights.max_waiting));
         }
+        Ok(Self(Arc::clone(flights)))
     }
+}
 
-    #[test]
-    fn a_flight_takes_nothing_but_itself_out_of_the_map() {
-        let flights = Arc::default();
-        let (old, _) = open(&flights, 1);
-        flights.shard(&1).lock().clear(); // as if the old one had been given up
-        let (_new, _) = open(&flights, 1);
-        drop(old);
-        assert!(matches!(flights.join(1), Joined::Existing(_)));
-    }
-
-    #[test]
-    fn a_flight_that_is_dropped_leaves_its_key_free() {
-        let flights = Arc::default();
-        let (flight, _waiter) = open(&flights, 1);
-        drop(flight);
-        assert_eq!(flights.len(), 0);
-        open(&flights, 1);
-    }
-
-    #[test]
-    fn whoever_finds_a_flight_hears_from_it() {
-        let flights = Arc::default();
-        let (flight, mut first) = open(&flights, 1);
-        let Joined::Existing(mut second) = flights.join(1) else {
-            panic!("the flight is in the map");
-        };
-        flight.land(Ok(7));
-        assert_eq!(first.receiver.try_recv(), Ok(Ok(7)));
-        assert_eq!(second.receiver.try_recv(), Ok(Ok(7)));
-        let (_, mut late) = open(&flights, 1);
-        late.receiver.try_recv().expect_err("another flight");
-    }
-
-    #[test]
-    fn the_map_gives_its_memory_back() {
-        let flights = Arc::default();
-        let room = |flights: &Flights<u32, u32>| -> usize {
-            flights.shards.iter().map(|shard| shard.lock().capacity()).sum()
-        };
-        let many: Vec<_> = (0..200_000).map(|key| open(&flights, key)).collect();
-        assert!(room(&flights) >= 200_000);
-        drop(many);
-        assert_eq!(flights.len(), 0);
-        assert!(room(&flights) <= SHARDS * 2 * SHARD_KEEPS, "{}", room(&flights));
+impl<K, V> Drop for Place<K, V> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
     }
 }

@@ -1,12 +1,16 @@
 //! Between protobuf messages and plaque's own types.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use super::status;
 use crate::{
-    latest::{Answer, LookupError, Query},
-    proto::v1,
-    video::{Kind, Thumbnail},
+    latest::{Answer, Event, LookupError, Query, WatchQuery},
+    proto::v1::{self, lookup_result::Outcome, watch_latest_video_response::Event as Happened},
+    video::{Channel, Kind, Thumbnail, Video},
 };
+
+/// The most channels that one request may name.
+const MAX_CHANNELS: usize = 100;
 
 pub(super) fn query(request: &v1::GetLatestVideoRequest) -> Result<Query, LookupError> {
     Ok(Query {
@@ -14,6 +18,45 @@ pub(super) fn query(request: &v1::GetLatestVideoRequest) -> Result<Query, Lookup
         kind: kind(request.kind)?,
         max_age: request.max_age.map(max_age).transpose()?,
     })
+}
+
+/// A query for each channel of a batch, or why there is none for it.
+pub(super) fn queries(
+    request: &v1::BatchGetLatestVideosRequest,
+) -> Result<Vec<Result<Query, LookupError>>, LookupError> {
+    count(&request.channel_ids)?;
+    let kind = kind(request.kind)?;
+    let max_age = request.max_age.map(max_age).transpose()?;
+    let query = |id: &String| {
+        Ok(Query {
+            channel: id.parse()?,
+            kind,
+            max_age,
+        })
+    };
+    Ok(request.channel_ids.iter().map(query).collect())
+}
+
+pub(super) fn watch(request: &v1::WatchLatestVideoRequest) -> Result<WatchQuery, LookupError> {
+    count(&request.channel_ids)?;
+    let channels = request.channel_ids.iter().map(|id| id.parse());
+    let published_after = request.published_after.map(SystemTime::try_from).transpose();
+    Ok(WatchQuery {
+        channels: channels.collect::<Result<_, _>>()?,
+        kind: kind(request.kind)?,
+        published_after: published_after.map_err(|_| LookupError::InvalidPublishedAfter)?,
+    })
+}
+
+fn count(channels: &[String]) -> Result<(), LookupError> {
+    match channels.len() {
+        0 => Err(LookupError::NoChannels(MAX_CHANNELS)),
+        1..=MAX_CHANNELS => Ok(()),
+        given => Err(LookupError::TooManyChannels {
+            given,
+            limit: MAX_CHANNELS,
+        }),
+    }
 }
 
 fn kind(number: i32) -> Result<Option<Kind>, LookupError> {
@@ -36,7 +79,7 @@ fn max_age(duration: prost_types::Duration) -> Result<Duration, LookupError> {
 
 pub(super) fn response(answer: &Answer) -> v1::GetLatestVideoResponse {
     v1::GetLatestVideoResponse {
-        video: Some(video(answer)),
+        video: Some(video(answer.channel(), answer.video())),
         freshness: Some(v1::Freshness {
             fetch_time: Some(answer.fetched.into()),
             stale: answer.stale,
@@ -44,8 +87,47 @@ pub(super) fn response(answer: &Answer) -> v1::GetLatestVideoResponse {
     }
 }
 
-fn video(answer: &Answer) -> v1::Video {
-    let (channel, video) = (answer.channel(), answer.video());
+/// One channel's part of a batch's answer.
+pub(super) fn result(
+    channel_id: String,
+    outcome: Result<&Answer, &LookupError>,
+    retry_after: Option<Duration>,
+) -> v1::LookupResult {
+    v1::LookupResult {
+        channel_id,
+        outcome: Some(match outcome {
+            Ok(answer) => Outcome::Found(response(answer)),
+            Err(error) => Outcome::Failure(status::failure(error, retry_after)),
+        }),
+    }
+}
+
+pub(super) fn event(event: &Event) -> v1::WatchLatestVideoResponse {
+    match event {
+        Event::Upload {
+            channel,
+            upload,
+            initial,
+        } => v1::WatchLatestVideoResponse {
+            event: Some(Happened::Video(video(channel, &channel.uploads[*upload]))),
+            initial: *initial,
+        },
+        Event::Problem {
+            channel,
+            error,
+            retry_after,
+        } => v1::WatchLatestVideoResponse {
+            event: Some(Happened::Problem(result(
+                channel.to_string(),
+                Err(error),
+                Some(*retry_after),
+            ))),
+            initial: false,
+        },
+    }
+}
+
+fn video(channel: &Channel, video: &Video) -> v1::Video {
     let kind = match video.kind {
         Kind::Video => v1::VideoKind::Video,
         Kind::Short => v1::VideoKind::Short,

@@ -9,7 +9,7 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{latest::LookupError, upstream::UpstreamError};
+use crate::{latest::LookupError, proto::v1::LookupFailure, upstream::UpstreamError};
 
 /// The domain of every `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "plaque";
@@ -24,10 +24,14 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
         E::InvalidChannelId(_) => (Code::InvalidArgument, "INVALID_CHANNEL_ID"),
         E::InvalidKind(_) => (Code::InvalidArgument, "INVALID_KIND"),
         E::InvalidMaxAge => (Code::InvalidArgument, "INVALID_MAX_AGE"),
+        E::InvalidPublishedAfter => (Code::InvalidArgument, "INVALID_PUBLISHED_AFTER"),
         E::InvalidTimeout => (Code::InvalidArgument, "INVALID_TIMEOUT"),
+        E::NoChannels(_) => (Code::InvalidArgument, "NO_CHANNELS"),
+        E::TooManyChannels { .. } => (Code::InvalidArgument, "TOO_MANY_CHANNELS"),
         E::ChannelNotFound(_) => (Code::NotFound, "CHANNEL_NOT_FOUND"),
         E::NoUploads { .. } => (Code::NotFound, "NO_UPLOADS"),
         E::Upstream(error) => match error {
+            UpstreamError::Outage => (Code::Unavailable, "UPSTREAM_OUTAGE"),
             UpstreamError::RateLimited(_) => (Code::Unavailable, "UPSTREAM_RATE_LIMITED"),
             UpstreamError::TimedOut(_) => (Code::Unavailable, "UPSTREAM_TIMEOUT"),
             UpstreamError::Malformed(_) => (Code::Unavailable, "UPSTREAM_MALFORMED"),
@@ -35,6 +39,7 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
                 (Code::Unavailable, "UPSTREAM_ERROR")
             }
         },
+        E::Overloaded(_) => (Code::ResourceExhausted, "OVERLOADED"),
         E::Deadline => (Code::DeadlineExceeded, "DEADLINE"),
         E::Panicked => (Code::Internal, "LOOKUP_PANICKED"),
         E::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
@@ -47,16 +52,24 @@ fn bad_field(error: &LookupError) -> Option<&'static str> {
         LookupError::InvalidChannelId(_) => Some("channel_id"),
         LookupError::InvalidKind(_) => Some("kind"),
         LookupError::InvalidMaxAge => Some("max_age"),
+        LookupError::InvalidPublishedAfter => Some("published_after"),
+        LookupError::NoChannels(_) | LookupError::TooManyChannels { .. } => Some("channel_ids"),
         _ => None,
     }
+}
+
+/// When a caller should ask again, if it should: only what may be otherwise the next time is worth another call, and "at once"
+/// would be an invitation to a storm.
+fn retry(code: Code, retry_after: Option<Duration>) -> Option<Duration> {
+    let passes = matches!(code, Code::Unavailable | Code::ResourceExhausted);
+    retry_after.filter(|pause| passes && !pause.is_zero())
 }
 
 /// The status that tells of `error`, and of when to ask again.
 pub(super) fn from(error: &LookupError, retry_after: Option<Duration>) -> Status {
     let (code, reason) = classify(error);
     let message = error.to_string();
-    // Only what may be otherwise the next time is worth another call; and "at once" would be an invitation to a storm.
-    let retry_after = retry_after.filter(|pause| code == Code::Unavailable && !pause.is_zero());
+    let retry_after = retry(code, retry_after);
 
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     if let Some(field) = bad_field(error) {
@@ -73,4 +86,15 @@ pub(super) fn from(error: &LookupError, retry_after: Option<Duration>) -> Status
             .insert(PUSHBACK, MetadataValue::from(milliseconds));
     }
     status
+}
+
+/// The same, as a message within an answer that succeeds.
+pub(super) fn failure(error: &LookupError, retry_after: Option<Duration>) -> LookupFailure {
+    let (code, reason) = classify(error);
+    LookupFailure {
+        code: code.into(),
+        reason: reason.into(),
+        message: error.to_string(),
+        retry_after: retry(code, retry_after).and_then(|pause| pause.try_into().ok()),
+    }
 }

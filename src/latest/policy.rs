@@ -1,4 +1,4 @@
-//! When what is known will do. Pure: the time is an argument.
+//! When what is known will do, and when to ask again. Pure: time and chance are arguments.
 
 use std::{
     sync::Arc,
@@ -12,12 +12,29 @@ use crate::{
     video::Channel,
 };
 
+/// The first pause after a failure: long enough that callers who retry at once cost nothing, short enough that a hiccup of the
+/// upstream is over with the next lookup.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The longest pause: 404 spells last for hours, but the end of one should be noticed within minutes.
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// Pauses vary by a fifth either way, so that channels which failed together do not all ask again together.
+const JITTER: f64 = 0.2;
+
+/// The longest that an unknown channel is remembered as unknown: it may be made, and the 404 may have been a spell's.
+const LONGEST_NEGATIVE: Duration = Duration::from_mins(15);
+
 /// The rules of freshness.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     /// A good answer of at most this age is given without a lookup.
     pub fresh_for: Duration,
-    /// A failed lookup is not tried again for this long.
+    /// For this much longer it is given at once, while one lookup behind it brings a newer one.
+    pub stale_while_revalidate: Duration,
+    /// A good answer of at most this age is given if a lookup fails.
+    pub stale_if_error: Duration,
+    /// How long a channel that was never seen is remembered as not found; doubling with each repeat, to 15 minutes.
     pub negative_for: Duration,
 }
 
@@ -25,20 +42,28 @@ pub struct Policy {
 #[derive(Debug)]
 pub(super) enum Verdict<'a> {
     /// Give this answer.
-    Answer(&'a Good<Arc<Channel>>),
+    Answer {
+        good: &'a Good<Arc<Channel>>,
+        /// And look up behind it.
+        refresh: bool,
+    },
+    /// Give this answer, for want of a better: the last lookup failed.
+    Fallback(&'a Good<Arc<Channel>>, &'a Failed<UpstreamError>),
     /// Give this failure.
     Refuse(&'a Failed<UpstreamError>),
-    /// Look up.
+    /// Look up, and wait for it.
     LookUp(Why),
 }
 
-impl Verdict<'_> {
-    pub(super) fn is_look_up(&self) -> bool {
-        matches!(self, Self::LookUp(_))
-    }
-}
-
 impl Policy {
+    /// For how long anything that is known can matter.
+    pub(super) fn keep_for(&self) -> Duration {
+        self.stale_if_error
+            .max(self.fresh_for.saturating_add(self.stale_while_revalidate))
+            .max(self.negative_for)
+            .max(LONGEST_NEGATIVE)
+    }
+
     /// Judges what is `known` at `now` for a caller who came at `asked` and accepts an answer of `max_age`.
     ///
     /// What was looked up after the caller came is as new as it gets, and is given whatever its age.
@@ -52,24 +77,50 @@ impl Policy {
         let Some(known) = known else {
             return Verdict::LookUp(Why::Unknown);
         };
-        let good = known.good.as_ref();
-        if let Some(good) = good
-            && (good.at >= asked || good.age(now) <= max_age.unwrap_or(self.fresh_for))
-        {
-            return Verdict::Answer(good);
+        // A failure that is remembered, or that this very caller has waited for: no other lookup now.
+        let failed = known
+            .failed
+            .as_ref()
+            .filter(|f| f.at >= asked || now < f.retry_at);
+        let Some(good) = &known.good else {
+            return failed.map_or(Verdict::LookUp(Why::Stale), Verdict::Refuse);
+        };
+        let age = good.age(now);
+        if good.at >= asked || age <= max_age.unwrap_or(self.fresh_for) {
+            return Verdict::Answer { good, refresh: false };
         }
-        if let Some(failed) = &known.failed
-            && (failed.at >= asked || now < failed.retry_at)
-        {
-            return Verdict::Refuse(failed);
+        if let Some(failed) = failed {
+            return if age <= self.stale_if_error {
+                Verdict::Fallback(good, failed)
+            } else {
+                Verdict::Refuse(failed)
+            };
         }
-        match good {
-            Some(good) if good.age(now) <= self.fresh_for => Verdict::LookUp(Why::Requested),
-            _ => Verdict::LookUp(Why::Stale),
+        if max_age.is_none() && age <= self.fresh_for.saturating_add(self.stale_while_revalidate) {
+            return Verdict::Answer { good, refresh: true };
+        }
+        Verdict::LookUp(if age <= self.fresh_for {
+            Why::Requested
+        } else {
+            Why::Stale
+        })
+    }
+
+    /// How long not to look up again after a lookup has failed for the `streak`-th time in a row. `chance` is from 0 to 1.
+    pub(super) fn pause(&self, error: &UpstreamError, ever_seen: bool, streak: u32, chance: f64) -> Duration {
+        let double = |first: Duration, longest: Duration| {
+            // 2^16 × 5 s is far beyond any longest.
+            let doublings = streak.saturating_sub(1).min(16);
+            first.saturating_mul(1 << doublings).min(longest.max(first))
+        };
+        if *error == UpstreamError::NotFound && !ever_seen {
+            double(self.negative_for, LONGEST_NEGATIVE)
+        } else {
+            double(FIRST_PAUSE, LONGEST_PAUSE).mul_f64(1.0 + JITTER * (2.0 * chance - 1.0))
         }
     }
 
-    /// The seconds until `good` is stale; below zero: since.
+    /// The seconds until `good` is no longer fresh; below zero: since.
     pub(super) fn ttl(&self, good: &Good<Arc<Channel>>, now: Instant) -> i64 {
         seconds(self.fresh_for) - seconds(good.age(now))
     }

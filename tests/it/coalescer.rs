@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use plaque::coalesce::{Coalescer, FlightError, Waiter};
+use plaque::coalesce::{Coalescer, FlightError, Limits, Overloaded, Waiter};
 use tokio::{
     runtime::{self, Handle},
     sync::Notify,
@@ -18,7 +18,11 @@ use tokio::{
 use crate::support::LONG;
 
 fn coalescer(limit: Duration, runtime: Handle) -> Coalescer<u32, u32> {
-    Coalescer::new(1 << 20, |_, _| 1, limit, runtime)
+    let limits = Limits {
+        flight: limit,
+        ..Limits::default()
+    };
+    Coalescer::new(limits, |_, _| 1, runtime)
 }
 
 /// A source that counts, and answers when it is told to.
@@ -43,9 +47,17 @@ impl Source {
     }
 }
 
-fn join(coalescer: &Coalescer<u32, u32>, source: &Source) -> Waiter<u32> {
+fn join(coalescer: &Coalescer<u32, u32>, source: &Source) -> Waiter<u32, u32> {
     let source = source.clone();
-    coalescer.join(1, move |_known| source.lookup())
+    fly(coalescer, 1, move |_known| source.lookup())
+}
+
+fn fly<F, Fut>(coalescer: &Coalescer<u32, u32>, key: u32, lookup: F) -> Waiter<u32, u32>
+where
+    F: FnOnce(Option<u32>) -> Fut + Send + 'static,
+    Fut: Future<Output = u32> + Send + 'static,
+{
+    coalescer.join(key, lookup).expect("there is room")
 }
 
 #[tokio::test]
@@ -112,7 +124,7 @@ async fn a_panic_reaches_every_waiter_once_and_the_next_caller_starts_anew() {
         }
     };
     let waiters: Vec<_> = (0..251)
-        .map(|_| coalescer.join(1, panicking(Arc::clone(&go))))
+        .map(|_| fly(&coalescer, 1, panicking(Arc::clone(&go))))
         .collect();
     go.notify_one();
     for waiter in waiters {
@@ -121,7 +133,7 @@ async fn a_panic_reaches_every_waiter_once_and_the_next_caller_starts_anew() {
     assert_eq!(coalescer.flights(), 0);
     assert_eq!(coalescer.known(&1).await, None);
 
-    let next = coalescer.join(1, |_known| future::ready(7));
+    let next = fly(&coalescer, 1, |_known| future::ready(7));
     assert!(!next.collapsed());
     assert_eq!(next.outcome().await, Ok(7));
 }
@@ -129,10 +141,12 @@ async fn a_panic_reaches_every_waiter_once_and_the_next_caller_starts_anew() {
 #[tokio::test]
 async fn a_panic_before_the_first_await_is_told_too() {
     let coalescer = coalescer(LONG, Handle::current());
-    let waiter = coalescer.join(1, |_known| -> future::Ready<u32> { panic!("a bug, at once") });
+    let waiter = fly(&coalescer, 1, |_known| -> future::Ready<u32> {
+        panic!("a bug, at once")
+    });
     assert_eq!(waiter.outcome().await, Err(FlightError::Panicked));
     // Neither the map's lock nor moka's gate for this key is the worse for it.
-    let next = coalescer.join(1, |_known| future::ready(7));
+    let next = fly(&coalescer, 1, |_known| future::ready(7));
     assert_eq!(next.outcome().await, Ok(7));
     assert_eq!(coalescer.flights(), 0);
 }
@@ -143,7 +157,7 @@ async fn a_lookup_that_hangs_is_given_up_at_the_limit() {
     let coalescer = coalescer(limit, Handle::current());
     let start = tokio::time::Instant::now();
     let waiters: Vec<_> = (0..10)
-        .map(|_| coalescer.join(1, |_known| future::pending()))
+        .map(|_| fly(&coalescer, 1, |_known| future::pending()))
         .collect();
     for waiter in waiters {
         assert_eq!(waiter.outcome().await, Err(FlightError::TimedOut(limit)));
@@ -151,7 +165,7 @@ async fn a_lookup_that_hangs_is_given_up_at_the_limit() {
     assert_eq!(start.elapsed().as_secs(), 10);
     assert_eq!(coalescer.flights(), 0);
     // The gate is free again.
-    let next = coalescer.join(1, |_known| future::ready(7));
+    let next = fly(&coalescer, 1, |_known| future::ready(7));
     assert_eq!(next.outcome().await, Ok(7));
 }
 
@@ -163,7 +177,7 @@ async fn a_runtime_that_shuts_down_ends_the_wait() {
         .expect("a runtime");
     let coalescer = coalescer(LONG, upstream.handle().clone());
     let waiters: Vec<_> = (0..3)
-        .map(|_| coalescer.join(1, |_known| future::pending()))
+        .map(|_| fly(&coalescer, 1, |_known| future::pending()))
         .collect();
     upstream.shutdown_background();
     for waiter in waiters {
@@ -171,7 +185,7 @@ async fn a_runtime_that_shuts_down_ends_the_wait() {
     }
     assert_eq!(coalescer.flights(), 0);
     // Nor does a flight that cannot even start leave anything.
-    let late = coalescer.join(1, |_known| future::ready(7));
+    let late = fly(&coalescer, 1, |_known| future::ready(7));
     assert_eq!(late.outcome().await, Err(FlightError::Abandoned));
     assert_eq!(coalescer.flights(), 0);
 }
@@ -180,20 +194,115 @@ async fn a_runtime_that_shuts_down_ends_the_wait() {
 async fn a_lookup_sees_what_the_one_before_it_has_written() {
     let coalescer = coalescer(LONG, Handle::current());
     let count = |known: Option<u32>| future::ready(known.map_or(1, |n| n + 1));
-    assert_eq!(coalescer.join(1, count).outcome().await, Ok(1));
-    assert_eq!(coalescer.join(1, count).outcome().await, Ok(2));
+    assert_eq!(fly(&coalescer, 1, count).outcome().await, Ok(1));
+    assert_eq!(fly(&coalescer, 1, count).outcome().await, Ok(2));
     assert_eq!(coalescer.known(&1).await, Some(2));
 }
 
 #[tokio::test]
 async fn keys_do_not_wait_for_each_other() {
     let coalescer = coalescer(LONG, Handle::current());
-    let hanging = coalescer.join(0, |_known| future::pending());
+    let hanging = fly(&coalescer, 0, |_known| future::pending());
     for key in 1..=1000 {
-        let waiter = coalescer.join(key, move |_known| future::ready(key));
+        let waiter = fly(&coalescer, key, move |_known| future::ready(key));
         assert!(!waiter.collapsed());
         assert_eq!(waiter.outcome().await, Ok(key));
     }
     assert_eq!(coalescer.flights(), 1);
     drop(hanging);
+}
+
+#[tokio::test]
+async fn one_caller_too_many_is_told_at_once_and_nobody_else_feels_it() {
+    let limits = Limits {
+        waiters: 10,
+        ..Limits::default()
+    };
+    let coalescer = Coalescer::new(limits, |_, _| 1, Handle::current());
+    let source = Source::default();
+    let mut waiters: Vec<_> = (0..10).map(|_| join(&coalescer, &source)).collect();
+    assert_eq!(coalescer.waiting(), 10);
+    for key in [1, 2] {
+        let refused = coalescer.join(key, |_known| future::ready(7));
+        assert_eq!(refused.err(), Some(Overloaded(10)));
+    }
+    assert_eq!(coalescer.flights(), 1, "who is refused starts nothing");
+
+    drop(waiters.pop());
+    waiters.push(join(&coalescer, &source));
+    source.go.notify_one();
+    for waiter in waiters {
+        assert_eq!(waiter.outcome().await, Ok(1));
+    }
+    assert_eq!((coalescer.waiting(), coalescer.flights()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_late_result_does_not_replace_a_newer_one() {
+    let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
+    let late = join(&coalescer, &source);
+    coalescer.put(1, 99).await;
+    source.go.notify_one();
+    assert_eq!(late.outcome().await, Ok(99), "and its waiters get the newer one");
+    assert_eq!(coalescer.known(&1).await, Some(99));
+    assert_eq!(
+        fly(&coalescer, 1, |_known| future::ready(5)).outcome().await,
+        Ok(5)
+    );
+    assert_eq!(
+        coalescer.known(&1).await,
+        Some(5),
+        "a later flight is newer still"
+    );
+}
+
+#[tokio::test]
+async fn an_invalidation_is_not_undone_by_a_flight_in_the_air() {
+    let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
+    coalescer.put(1, 99).await;
+    let before = join(&coalescer, &source);
+    coalescer.invalidate(&1).await;
+    assert_eq!(coalescer.known(&1).await, None);
+
+    // Whoever asks after it gets a lookup that has begun after it.
+    let after = fly(&coalescer, 1, |known| future::ready(known.unwrap_or(7)));
+    assert!(!after.collapsed());
+    assert_eq!(after.outcome().await, Ok(7));
+
+    source.go.notify_one();
+    assert_eq!(before.outcome().await, Ok(7), "the newer one is known by now");
+    assert_eq!(coalescer.known(&1).await, Some(7));
+    assert_eq!(coalescer.flights(), 0);
+}
+
+#[tokio::test]
+async fn a_refresh_waits_for_nothing_and_is_one_among_many() {
+    let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
+    for _ in 0..100 {
+        let source = source.clone();
+        coalescer.refresh(1, move |_known| source.lookup());
+    }
+    assert_eq!((coalescer.flights(), coalescer.waiting()), (1, 0));
+    let waiter = join(&coalescer, &source);
+    assert!(waiter.collapsed());
+    source.go.notify_one();
+    assert_eq!(waiter.outcome().await, Ok(1));
+    assert_eq!((source.lookups(), coalescer.flights()), (1, 0));
+}
+
+#[tokio::test]
+async fn keys_whose_callers_all_left_leave_nothing() {
+    let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
+    for key in 0..200_000 {
+        let source = source.clone();
+        drop(fly(&coalescer, key, move |_known| source.lookup()));
+    }
+    assert_eq!((coalescer.flights(), coalescer.waiting()), (200_000, 0));
+    tokio::task::yield_now().await; // every flight waits at the gate now
+    source.go.notify_waiters();
+    while coalescer.flights() > 0 {
+        tokio::task::yield_now().await;
+        source.go.notify_waiters();
+    }
+    assert_eq!(source.lookups(), 200_000);
 }

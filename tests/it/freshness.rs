@@ -37,7 +37,7 @@ async fn a_fresh_answer_is_given_without_a_lookup() {
 async fn an_answer_that_is_no_longer_fresh_is_looked_up_again() {
     let fake = Fake::open(feed).await;
     let server = fake
-        .serve_with(|config| config.policy.fresh_for = Duration::ZERO)
+        .serve_with(|config| config.latest.policy.fresh_for = Duration::ZERO)
         .await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
@@ -50,7 +50,7 @@ async fn an_answer_that_is_no_longer_fresh_is_looked_up_again() {
 async fn a_caller_may_accept_an_older_answer() {
     let fake = Fake::open(feed).await;
     let server = fake
-        .serve_with(|config| config.policy.fresh_for = Duration::ZERO)
+        .serve_with(|config| config.latest.policy.fresh_for = Duration::ZERO)
         .await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
@@ -98,7 +98,7 @@ async fn a_failure_is_forgotten_in_time() {
     })
     .await;
     let server = fake
-        .serve_with(|config| config.policy.negative_for = Duration::ZERO)
+        .serve_with(|config| config.latest.policy.negative_for = Duration::ZERO)
         .await;
     let client = server.client();
     let status = client.get(CHANNEL).await.expect_err("a spell of 404");

@@ -2,12 +2,8 @@
 
 use std::time::Duration;
 
-use plaque::{
-    proto::v1::{BatchGetLatestVideosRequest, WatchLatestVideoRequest},
-    server::Drained,
-};
+use plaque::server::Drained;
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
-use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -86,21 +82,6 @@ async fn reflection_v1alpha_lists_the_service() {
     };
     let names: Vec<_> = services.service.iter().map(|s| s.name.as_str()).collect();
     assert!(names.contains(&SERVICE), "{names:?}");
-}
-
-#[tokio::test]
-async fn what_is_not_built_yet_says_so() {
-    let fake = Fake::open(feed).await;
-    let server = fake.serve().await;
-    let mut client = server.client().0;
-    let batch = client
-        .batch_get_latest_videos(BatchGetLatestVideosRequest::default())
-        .await;
-    assert_eq!(batch.expect_err("not built").code(), Code::Unimplemented);
-    let watch = client
-        .watch_latest_video(WatchLatestVideoRequest::default())
-        .await;
-    assert_eq!(watch.expect_err("not built").code(), Code::Unimplemented);
 }
 
 #[tokio::test]

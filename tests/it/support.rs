@@ -14,7 +14,7 @@ use hyper_util::{
 };
 use plaque::{
     config::Config,
-    latest::Policy,
+    latest::{Policy, Settings},
     origin::{self, Lookup, Origin},
     proto::v1::{GetLatestVideoRequest, GetLatestVideoResponse, latest_video_client::LatestVideoClient},
     server::{self, Drained, ServerError},
@@ -107,7 +107,7 @@ impl Fake {
     pub fn youtube(&self, config: &Config) -> YouTube {
         YouTube::new(
             self.origin.url().clone(),
-            config.upstream_timeout,
+            config.latest.lookup_limit,
             config.upstream_concurrency,
         )
         .expect("an http client")
@@ -129,13 +129,19 @@ impl Fake {
         Config {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             upstream: self.origin.url().clone(),
-            upstream_timeout: LONG,
             upstream_concurrency: NonZeroUsize::MIN.saturating_add(31),
-            policy: Policy {
-                fresh_for: LONG,
-                negative_for: LONG,
+            latest: Settings {
+                policy: Policy {
+                    fresh_for: LONG,
+                    stale_while_revalidate: Duration::ZERO,
+                    stale_if_error: LONG,
+                    negative_for: LONG,
+                },
+                cache_bytes: 16 << 20,
+                lookup_limit: LONG,
+                max_waiters: 100_000,
+                watch_every: LONG,
             },
-            cache_bytes: 16 << 20,
             workers: NonZeroUsize::MIN.saturating_add(1),
             drain_timeout: LONG,
         }

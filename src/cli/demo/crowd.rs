@@ -9,13 +9,13 @@ use std::{
 use indicatif::ProgressBar;
 use tokio::task::JoinSet;
 use tonic::{
-    Request,
+    Request, Response,
     transport::{Channel, Endpoint},
 };
 
 use crate::{
     cli::get::failure,
-    proto::v1::{GetLatestVideoRequest, latest_video_client::LatestVideoClient},
+    proto::v1::{GetLatestVideoRequest, GetLatestVideoResponse, latest_video_client::LatestVideoClient},
     video::ChannelId,
 };
 
@@ -41,11 +41,13 @@ impl Clients {
 }
 
 /// Callers, one after another in a given pace.
+#[derive(Clone, Copy)]
 pub(super) struct Crowd {
     pub(super) channel: ChannelId,
     pub(super) callers: usize,
     pub(super) deadline: Duration,
     pub(super) pace: Duration,
+    pub(super) max_age: Option<Duration>,
 }
 
 /// What became of a crowd.
@@ -53,6 +55,8 @@ pub(super) struct Crowd {
 pub(super) struct Tally {
     pub(super) callers: usize,
     pub(super) answered: usize,
+    /// Of those, with an answer that is older than fresh.
+    pub(super) stale: usize,
     /// Callers who came after the first answer had been given, and got none.
     pub(super) failed_after_first_answer: usize,
     /// How many callers got which error.
@@ -72,7 +76,8 @@ impl Tally {
 struct Call {
     began: Instant,
     ended: Instant,
-    outcome: Result<(), String>,
+    /// Whether the answer was stale, or why there is none.
+    outcome: Result<bool, String>,
 }
 
 impl Crowd {
@@ -84,6 +89,7 @@ impl Crowd {
             let wait = self.pace * u32::try_from(number).unwrap_or(u32::MAX);
             let mut request = Request::new(GetLatestVideoRequest {
                 channel_id: self.channel.to_string(),
+                max_age: self.max_age.and_then(|age| age.try_into().ok()),
                 ..GetLatestVideoRequest::default()
             });
             request.set_timeout(self.deadline);
@@ -107,10 +113,16 @@ async fn call(
     tokio::time::sleep_until(at.into()).await;
     let began = Instant::now();
     let outcome = client.get_latest_video(request).await;
+    let stale = |response: Response<GetLatestVideoResponse>| {
+        response
+            .into_inner()
+            .freshness
+            .is_some_and(|freshness| freshness.stale)
+    };
     Call {
         began,
         ended: Instant::now(),
-        outcome: outcome.map(drop).map_err(|status| failure(&status).reason),
+        outcome: outcome.map(stale).map_err(|status| failure(&status).reason),
     }
 }
 
@@ -122,7 +134,10 @@ fn count(calls: Vec<Call>) -> Tally {
         tally.callers += 1;
         tally.waits.push(call.ended - call.began);
         match call.outcome {
-            Ok(()) => tally.answered += 1,
+            Ok(stale) => {
+                tally.answered += 1;
+                tally.stale += usize::from(stale);
+            }
             Err(reason) => {
                 if first_answer.is_some_and(|first| call.began > first) {
                     tally.failed_after_first_answer += 1;

@@ -1,0 +1,65 @@
+//! Every way in which a call can end without an upload.
+
+use crate::{
+    upstream::UpstreamError,
+    video::{ChannelId, InvalidChannelId, Kind},
+};
+
+/// Every way in which a call can end without an upload.
+///
+/// Callers see these messages. What only the operator may know is in the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// The request names no channel.
+    #[error("channel_id is not a channel ID: {0}")]
+    InvalidChannelId(#[from] InvalidChannelId),
+    /// The request has a kind that does not exist.
+    #[error("kind has the unknown value {0}; expected 0 (any), 1 (video) or 2 (Short)")]
+    InvalidKind(i32),
+    /// The request has an age that cannot be.
+    #[error("max_age is negative or malformed; expected a duration of 0 or more, such as 60s")]
+    InvalidMaxAge,
+    /// The request has a time that cannot be.
+    #[error("published_after is no valid timestamp")]
+    InvalidPublishedAfter,
+    /// The request has a deadline that cannot be read.
+    #[error("the grpc-timeout header is malformed; expected 1 to 8 digits and one of H M S m u n")]
+    InvalidTimeout,
+    /// The request names no channel at all.
+    #[error("channel_ids is empty; expected 1 to {0} channel IDs")]
+    NoChannels(usize),
+    /// The request names more channels than may be.
+    #[error("channel_ids has {given} channel IDs; expected 1 to {limit}")]
+    TooManyChannels {
+        /// In the request.
+        given: usize,
+        /// At most.
+        limit: usize,
+    },
+    /// The upstream knows no such channel.
+    #[error("channel {0} was not found")]
+    ChannelNotFound(ChannelId),
+    /// The channel has nothing to show.
+    #[error("channel {channel} has no {}", kind.map_or("upload".into(), |kind| format!("{kind} among its newest uploads")))]
+    NoUploads {
+        /// Which channel.
+        channel: ChannelId,
+        /// The kind that was asked for.
+        kind: Option<Kind>,
+    },
+    /// The upstream failed.
+    #[error(transparent)]
+    Upstream(UpstreamError),
+    /// As many callers wait for lookups as may.
+    #[error("the server is overloaded: {0} callers wait for lookups already")]
+    Overloaded(usize),
+    /// The caller's deadline passed.
+    #[error("the deadline passed before the lookup ended; it goes on, and asking again will find its answer")]
+    Deadline,
+    /// A bug.
+    #[error("the lookup failed by a bug in the server; it is logged there")]
+    Panicked,
+    /// The server stops.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
