@@ -6,7 +6,7 @@ use axum::{http::StatusCode, response::IntoResponse as _};
 use plaque::proto::v1::{GetLatestVideoRequest, VideoKind};
 use tonic::{Code, Request};
 
-use crate::support::{Answered, CHANNEL, Client, Fake, cache_status, feed, reason, request};
+use crate::support::{Answered, CHANNEL, Client, Fake, LONG, cache_status, feed, reason, request};
 
 async fn get_with_max_age(client: &Client, max_age: Duration) -> Answered {
     let request = GetLatestVideoRequest {
@@ -112,25 +112,144 @@ async fn a_failure_is_forgotten_in_time() {
     assert_eq!(fake.lookups(CHANNEL), 2);
 }
 
+/// A fake that answers once and then says 404, for the channel [`CHANNEL`] alone.
+async fn fake_whose_spell_begins_after_one_answer() -> Fake {
+    Fake::open(|lookup| match (lookup.channel.as_str(), lookup.number) {
+        (CHANNEL, 2..) => StatusCode::NOT_FOUND.into_response(),
+        _ => feed(lookup),
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_fresh_answer_survives_a_failure() {
-    let fake = Fake::open(|lookup| match lookup.number {
-        1 => feed(lookup),
-        _ => StatusCode::NOT_FOUND.into_response(),
-    })
-    .await;
+    let fake = fake_whose_spell_begins_after_one_answer().await;
     let server = fake.serve().await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
-    get_with_max_age(&client, Duration::ZERO)
+    let (response, made) = get_with_max_age(&client, Duration::ZERO)
         .await
-        .expect_err("looked up, and failed");
+        .expect("the first one");
+    assert_eq!(made, "plaque; fwd=request; fwd-status=404");
+    assert!(!response.freshness.expect("set").stale, "it is still fresh");
     let (_, made) = client
         .get(CHANNEL)
         .await
         .expect("the first answer is fresh still");
     assert!(made.starts_with("plaque; hit; ttl="), "{made}");
     assert_eq!(fake.lookups(CHANNEL), 2);
+}
+
+#[tokio::test]
+async fn a_spell_of_404_over_a_known_channel_shows_only_in_the_age() {
+    let fake = fake_whose_spell_begins_after_one_answer().await;
+    let server = fake
+        .serve_with(|config| config.latest.policy.fresh_for = Duration::ZERO)
+        .await;
+    let client = server.client();
+    let (first, _) = client.get(CHANNEL).await.expect("an answer");
+    let (second, made) = client.get(CHANNEL).await.expect("the old answer");
+    assert_eq!(made, "plaque; fwd=stale; fwd-status=404");
+    assert_eq!(first.video, second.video);
+    assert!(second.freshness.expect("set").stale);
+    assert_eq!(
+        first.freshness.expect("set").fetch_time,
+        second.freshness.expect("set").fetch_time
+    );
+    // In the backoff: at once.
+    for _ in 0..3 {
+        let (_, made) = client.get(CHANNEL).await.expect("the old answer");
+        assert!(made.starts_with("plaque; hit; ttl="), "{made}");
+    }
+    assert_eq!(fake.lookups(CHANNEL), 2);
+}
+
+#[tokio::test]
+async fn an_answer_too_old_to_be_given_gives_way_to_the_error() {
+    let fake = fake_whose_spell_begins_after_one_answer().await;
+    let server = fake
+        .serve_with(|config| {
+            config.latest.policy.fresh_for = Duration::ZERO;
+            config.latest.policy.stale_if_error = Duration::ZERO;
+        })
+        .await;
+    let client = server.client();
+    client.get(CHANNEL).await.expect("an answer");
+    let status = client.get(CHANNEL).await.expect_err("too old");
+    assert_eq!(reason(&status).0, "CHANNEL_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn readers_of_a_stale_answer_get_it_at_once_and_cost_one_lookup() {
+    let fake = Fake::gated(feed).await;
+    let server = fake
+        .serve_with(|config| {
+            config.latest.policy.fresh_for = Duration::ZERO;
+            config.latest.policy.stale_while_revalidate = LONG;
+        })
+        .await;
+    let client = server.client();
+    fake.release();
+    client.get(CHANNEL).await.expect("an answer");
+    // The gate is shut: whoever waited for a lookup now would wait for ever.
+    for _ in 0..100 {
+        let (response, made) = client.get(CHANNEL).await.expect("the stale answer");
+        assert!(made.starts_with("plaque; hit; ttl="), "{made}");
+        assert!(response.freshness.expect("set").stale);
+    }
+    fake.arrival().await;
+    fake.arrival().await;
+    assert_eq!(fake.lookups(CHANNEL), 2, "the first one, and one refresh");
+}
+
+#[tokio::test]
+async fn known_channels_that_go_missing_make_a_404_say_nothing() {
+    const KNOWN: [&str; 2] = ["UCknownknownknownknow01A", "UCknownknownknownknow02A"];
+    let fake = Fake::open(|lookup| match (lookup.channel.as_str(), lookup.number) {
+        (CHANNEL, _) | (_, 2..) => StatusCode::NOT_FOUND.into_response(),
+        _ => feed(lookup),
+    })
+    .await;
+    let server = fake
+        .serve_with(|config| {
+            config.latest.policy.fresh_for = Duration::ZERO;
+            config.latest.policy.negative_for = Duration::ZERO;
+        })
+        .await;
+    let client = server.client();
+    for known in KNOWN {
+        client.get(known).await.expect("an answer");
+    }
+    let status = client.get(CHANNEL).await.expect_err("no outage yet");
+    assert_eq!(reason(&status).0, "CHANNEL_NOT_FOUND");
+    for known in KNOWN {
+        let (_, made) = client.get(known).await.expect("the old answer");
+        assert_eq!(made, "plaque; fwd=stale; fwd-status=404");
+    }
+    let status = client.get(CHANNEL).await.expect_err("nobody can tell");
+    assert_eq!(status.code(), Code::Unavailable);
+    let (reason, details) = reason(&status);
+    assert_eq!(reason, "UPSTREAM_OUTAGE");
+    assert!(details.retry_info().is_some());
+}
+
+#[tokio::test]
+async fn callers_beyond_the_limit_are_told_at_once() {
+    let fake = Fake::gated(feed).await;
+    let server = fake.serve_with(|config| config.latest.max_waiters = 1).await;
+    let client = server.client();
+    let waiting = client.start(CHANNEL);
+    fake.arrival().await;
+    let status = client.get(CHANNEL).await.expect_err("no place");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let (reason, details) = reason(&status);
+    assert_eq!(reason, "OVERLOADED");
+    assert!(details.retry_info().is_some());
+    assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
+    fake.release();
+    waiting.await.expect("no panic").expect("an answer");
+    client.get(CHANNEL).await.expect("a hit needs no place");
+    assert_eq!(fake.lookups(CHANNEL), 1);
 }
 
 #[tokio::test]

@@ -2,10 +2,12 @@
 
 mod support;
 
+mod batch;
 mod coalescer;
 mod coalescing;
 mod errors;
 mod freshness;
 mod program;
 mod serving;
+mod watching;
 mod youtube;

@@ -130,21 +130,26 @@ impl Fake {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             upstream: self.origin.url().clone(),
             upstream_concurrency: NonZeroUsize::MIN.saturating_add(31),
-            latest: Settings {
-                policy: Policy {
-                    fresh_for: LONG,
-                    stale_while_revalidate: Duration::ZERO,
-                    stale_if_error: LONG,
-                    negative_for: LONG,
-                },
-                cache_bytes: 16 << 20,
-                lookup_limit: LONG,
-                max_waiters: 100_000,
-                watch_every: LONG,
-            },
+            latest: settings(),
             workers: NonZeroUsize::MIN.saturating_add(1),
             drain_timeout: LONG,
         }
+    }
+}
+
+/// Settings that do not come into play.
+pub fn settings() -> Settings {
+    Settings {
+        policy: Policy {
+            fresh_for: LONG,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: LONG,
+            negative_for: LONG,
+        },
+        cache_bytes: 16 << 20,
+        lookup_limit: LONG,
+        max_waiters: 100_000,
+        watch_every: LONG,
     }
 }
 
