@@ -1,9 +1,12 @@
 //! The command line: parses, sets up, calls, and tells a person what went wrong.
 
+mod client;
 mod demo;
 mod get;
 mod serve;
+mod show;
 mod values;
+mod watch;
 
 use std::{
     error::Error,
@@ -31,6 +34,7 @@ struct Cli {
 enum Command {
     Serve(serve::Args),
     Get(get::Args),
+    Watch(watch::Args),
     Demo(demo::Args),
 }
 
@@ -40,6 +44,7 @@ pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Get(args) => get::run(args),
+        Command::Watch(args) => watch::run(args),
         Command::Demo(args) => demo::run(args),
     };
     outcome.unwrap_or_else(|error| {

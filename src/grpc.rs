@@ -116,7 +116,7 @@ impl LatestVideo for Service {
         request: Request<WatchLatestVideoRequest>,
     ) -> Result<Response<WatchStream>, Status> {
         let query = convert::watch(&request.into_inner()).map_err(|error| status::from(&error, None))?;
-        let events = self.latest.watch(query).map(|event| match event {
+        let events = self.latest.watch(&query).map(|event| match event {
             Ok(event) => Ok(convert::event(&event)),
             Err(error) => Err(status::from(&error, None)),
         });

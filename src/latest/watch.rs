@@ -219,13 +219,13 @@ impl Timeline {
 
 impl Latest {
     /// Watches channels, from now on until the stream is dropped or the server stops.
-    pub fn watch(self: &Arc<Self>, query: WatchQuery) -> Watch {
+    pub fn watch(self: &Arc<Self>, query: &WatchQuery) -> Watch {
         let mut channels = HashSet::new();
         let watches = query
             .channels
             .iter()
             .filter(|channel| channels.insert(**channel))
-            .map(|channel| Box::pin(self.watch_one(*channel, &query)));
+            .map(|channel| Box::pin(self.watch_one(*channel, query)));
         Box::pin(stream::select_all(watches))
     }
 

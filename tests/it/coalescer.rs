@@ -293,16 +293,16 @@ async fn a_refresh_waits_for_nothing_and_is_one_among_many() {
 #[tokio::test]
 async fn keys_whose_callers_all_left_leave_nothing() {
     let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
-    for key in 0..200_000 {
+    for key in 0..20_000 {
         let source = source.clone();
         drop(fly(&coalescer, key, move |_known| source.lookup()));
     }
-    assert_eq!((coalescer.flights(), coalescer.waiting()), (200_000, 0));
+    assert_eq!((coalescer.flights(), coalescer.waiting()), (20_000, 0));
     tokio::task::yield_now().await; // every flight waits at the gate now
     source.go.notify_waiters();
     while coalescer.flights() > 0 {
         tokio::task::yield_now().await;
         source.go.notify_waiters();
     }
-    assert_eq!(source.lookups(), 200_000);
+    assert_eq!(source.lookups(), 20_000);
 }

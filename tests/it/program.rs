@@ -1,9 +1,12 @@
 //! The program: what it prints, and what it says when it cannot do what it was told.
 
 use std::{
+    io::{BufRead as _, BufReader},
     net::TcpListener,
     process::{Command, Output, Stdio},
 };
+
+use plaque::server::Drained;
 
 use crate::support::{CHANNEL, Fake, feed};
 
@@ -54,6 +57,10 @@ async fn a_bad_flag_names_the_flag_the_value_and_what_is_expected() {
         ("--negative-for", "1000d", "at most 365d"),
         ("--cache-bytes", "lots", "a size with its unit"),
         ("--workers", "-1", "at least 1"),
+        ("--stale-while-revalidate", "x", "a duration with its unit"),
+        ("--stale-if-error", "x", "a duration with its unit"),
+        ("--max-waiters", "0", "at least 1"),
+        ("--watch-every", "0s", "more than 0"),
         ("--drain-timeout", "soon", "a duration with its unit"),
         ("--log-format", "xml", "pretty, json"),
         ("--log", "plaque=loud", "a level such as info"),
@@ -158,4 +165,53 @@ async fn get_prints_for_people_and_for_programs() {
     assert_eq!(lines[1]["found"]["video"]["videoId"], "upload0015A");
     assert_eq!(lines[1]["found"]["video"]["publishTime"], "2027-01-15T08:00:00Z");
     assert_eq!(lines[1]["found"]["video"]["viewCount"], "1234");
+}
+
+#[tokio::test]
+async fn watch_prints_uploads_until_the_server_stops() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let address = format!("http://{}", server.address);
+    for json in [false, true] {
+        let mut command = plaque();
+        command.args(["watch", CHANNEL, "--server", &address]);
+        command.args(json.then_some("--json"));
+        let mut watch = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let out = watch.stdout.take().expect("piped");
+        let first = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(out).read_line(&mut line).map(|_| line)
+        });
+        let first = first.await.expect("no panic").expect("a line");
+        if json {
+            let event: serde_json::Value = serde_json::from_str(&first).expect("JSON");
+            assert_eq!(event["video"]["videoId"], "upload0015A");
+            assert_eq!(event["initial"], true);
+        } else {
+            assert_eq!(first, "Upload <15> & more\n");
+        }
+        watch.kill().expect("it runs still");
+        watch.wait().expect("it has ended");
+    }
+
+    let mut command = plaque();
+    command.args(["watch", CHANNEL, "--server", &address]);
+    command.args(["--published-after", "2026-01-01T00:00:00Z"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watch = command.spawn().expect("the program starts");
+    let out = watch.stdout.take().expect("piped");
+    let links = tokio::task::spawn_blocking(move || {
+        let lines = BufReader::new(out).lines().map_while(Result::ok);
+        lines.filter(|line| line.contains("https://")).take(15).count()
+    });
+    assert_eq!(links.await.expect("no panic"), 15, "all that the feed has");
+    assert_eq!(server.stop().ended().await, Drained { cut_off: 0 });
+    let ended = tokio::task::spawn_blocking(move || watch.wait_with_output()).await;
+    let ended = ended.expect("no panic").expect("it has ended");
+    assert_eq!(ended.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("SHUTTING_DOWN"), "{said}");
 }

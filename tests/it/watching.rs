@@ -89,7 +89,7 @@ impl Studio {
     }
 
     fn watch_with(&self, kind: Option<Kind>, published_after: Option<SystemTime>) -> Watch {
-        self.latest.watch(WatchQuery {
+        self.latest.watch(&WatchQuery {
             channels: vec![channel(CHANNEL)],
             kind,
             published_after,

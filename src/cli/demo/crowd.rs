@@ -14,7 +14,7 @@ use tonic::{
 };
 
 use crate::{
-    cli::get::failure,
+    cli::client::failure,
     proto::v1::{GetLatestVideoRequest, GetLatestVideoResponse, latest_video_client::LatestVideoClient},
     video::ChannelId,
 };
