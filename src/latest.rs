@@ -3,6 +3,7 @@
 //! Decides whether what is known will do ([`Policy`]), and asks upstream through the [`Coalescer`] if it will not.
 
 mod error;
+mod hub;
 mod outage;
 mod policy;
 mod source;
@@ -22,7 +23,7 @@ pub use self::{
     policy::Policy,
     watch::{Event, Watch, WatchQuery},
 };
-use self::{policy::Verdict, source::Source, watch::Hubs};
+use self::{policy::Verdict, source::Source};
 use crate::{
     coalesce::{Coalescer, Entry, Failed, FlightError, Good, Limits, Overloaded},
     upstream::{Upstream, UpstreamError},
@@ -240,10 +241,6 @@ impl Latest {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.coalescer.waiting()
-    }
-
-    fn hubs(&self) -> &Arc<Hubs> {
-        &self.source.hubs
     }
 
     fn answer(

@@ -5,7 +5,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use super::{Known, LookupError, Policy, Query, Verdict, outage::Outage, watch::Hubs};
+use super::{Known, LookupError, Policy, Query, Verdict, hub::Hubs, outage::Outage};
 use crate::{
     coalesce::{Entry, Failed},
     upstream::{Upstream, UpstreamError},

@@ -1,37 +1,29 @@
 //! Watching channels: each new upload once, however many watch and however slowly they read.
 //!
-//! A watched channel has a *hub*. It hears of every lookup of the channel, whoever asked for it, and polls it itself as long as
-//! somebody watches: one poll a channel, none when the last watcher has left. A hub numbers uploads in the order in which they
-//! appear and publishes its *timeline* through a `tokio::sync::watch` channel, which holds the newest one and nothing else. A
-//! watcher keeps the number of the last upload it was told of. So a slow reader costs nobody anything: when it comes back, it
-//! sees the newest timeline and all uploads in it that it has missed.
+//! A watched channel is polled as long as somebody watches: one poll a channel, none when the last watcher has left. A watcher
+//! keeps the number of the last thing it was told of. So a slow reader costs nobody anything: when it comes back, it sees the
+//! newest timeline and all uploads in it that it has missed.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     pin::Pin,
     sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::{Stream, stream};
-use parking_lot::Mutex;
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Known, Latest, LookupError, Query, source::Source};
-use crate::{
-    upstream::UpstreamError,
-    video::{Channel, ChannelId, Kind, Video, VideoId},
+use super::{
+    Latest, LookupError, Query,
+    hub::{Hub, Timeline},
+    source::Source,
 };
+use crate::video::{Channel, ChannelId, Kind, Video};
 
 /// Polls vary by a tenth either way, so that channels that are watched from one moment do not all ask at one moment.
 const JITTER: f64 = 0.1;
-
-/// The IDs that a hub remembers as seen: the feed's 15, and enough more that one which vanishes and comes back is known.
-const REMEMBERED: usize = 64;
-
-/// The entries of a full feed. One with fewer shows all uploads of the channel.
-const FULL_FEED: usize = 15;
 
 /// What to watch.
 #[derive(Clone, Debug)]
@@ -81,142 +73,6 @@ impl Event {
 /// A watch in progress. Dropping it ends it.
 pub type Watch = Pin<Box<dyn Stream<Item = Result<Event, LookupError>> + Send>>;
 
-/// The hubs of all channels that are watched.
-#[derive(Default)]
-pub(super) struct Hubs {
-    /// Held for a lookup or an insertion, never across an `await`. A hub is owned by its watchers, and removes itself.
-    hubs: Mutex<HashMap<ChannelId, Weak<Hub>>>,
-}
-
-impl Hubs {
-    /// Hears of a lookup that has ended.
-    pub(super) fn hear(&self, channel: ChannelId, known: &Known) {
-        let hub = self.hubs.lock().get(&channel).and_then(Weak::upgrade);
-        if let Some(hub) = hub {
-            hub.hear(known);
-        }
-    }
-
-    /// The number of channels that are watched.
-    fn len(&self) -> usize {
-        self.hubs.lock().len()
-    }
-}
-
-/// One watched channel.
-struct Hub {
-    channel: ChannelId,
-    timeline: watch::Sender<Timeline>,
-    hubs: Arc<Hubs>,
-    /// Polls the channel. Ended by the hub's drop.
-    poll: Mutex<Option<AbortHandle>>,
-}
-
-impl Hub {
-    fn hear(&self, known: &Known) {
-        self.timeline.send_if_modified(|timeline| timeline.hear(known));
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        if let Some(poll) = self.poll.get_mut().take() {
-            poll.abort();
-        }
-        let mut hubs = self.hubs.hubs.lock();
-        // Under its name there may be a newer hub by now, whose watchers came after this one's last had left.
-        let is_mine = |weak: &Weak<Self>| std::ptr::eq(weak.as_ptr(), self);
-        if hubs.get(&self.channel).is_some_and(is_mine) {
-            hubs.remove(&self.channel);
-        }
-    }
-}
-
-/// What has happened to a channel, as far as its feed still shows it.
-#[derive(Clone, Default)]
-struct Timeline {
-    /// The newest good answer.
-    channel: Option<Arc<Channel>>,
-    /// The number of each upload in it.
-    numbers: Arc<[u64]>,
-    /// The number of the newest thing that has happened.
-    newest: u64,
-    /// Uploads that are known, with their numbers; the longest known go first.
-    seen: VecDeque<(VideoId, u64)>,
-    trouble: Option<Trouble>,
-    /// When the last lookup ended that it knows of.
-    heard: Option<Instant>,
-}
-
-/// A channel's lookups fail.
-#[derive(Clone)]
-struct Trouble {
-    number: u64,
-    error: UpstreamError,
-    retry_at: Instant,
-}
-
-impl Timeline {
-    /// Takes in what a lookup has brought, unless it knows of a later one. Says whether anything has happened.
-    fn hear(&mut self, known: &Known) -> bool {
-        if self.heard.is_some() && known.last_attempt() <= self.heard {
-            return false;
-        }
-        self.heard = known.last_attempt();
-        let before = self.newest;
-        if let Some(good) = &known.good {
-            self.see(&good.value);
-        }
-        match &known.failed {
-            Some(failed) if self.trouble.is_none() => {
-                self.newest += 1;
-                self.trouble = Some(Trouble {
-                    number: self.newest,
-                    error: failed.error.clone(),
-                    retry_at: failed.retry_at,
-                });
-            }
-            Some(_) => {}
-            None => self.trouble = None,
-        }
-        self.newest != before
-    }
-
-    fn see(&mut self, channel: &Arc<Channel>) {
-        if self.channel.as_ref().is_some_and(|old| Arc::ptr_eq(old, channel)) {
-            return;
-        }
-        let oldest = self.oldest_in_reach();
-        let mut numbers = vec![0; channel.uploads.len()];
-        // From the oldest to the newest, so that the numbers have the order of publication.
-        for (upload, number) in channel.uploads.iter().zip(&mut numbers).rev() {
-            *number = match self.seen.iter().find(|(id, _)| *id == upload.id) {
-                Some((_, number)) => *number,
-                // It was in the channel all along, and shows now because a newer one was deleted.
-                None if upload.published.is_some() && upload.published < oldest => 0,
-                None => {
-                    self.newest += 1;
-                    self.seen.push_back((upload.id, self.newest));
-                    self.newest
-                }
-            };
-        }
-        while self.seen.len() > REMEMBERED {
-            self.seen.pop_front();
-        }
-        self.numbers = numbers.into();
-        self.channel = Some(Arc::clone(channel));
-    }
-
-    /// Whatever was published before this has been in the channel before, whether it was seen or not. `None`: the feed showed all.
-    fn oldest_in_reach(&self) -> Option<SystemTime> {
-        let uploads = &self.channel.as_ref()?.uploads;
-        (uploads.len() >= FULL_FEED)
-            .then(|| uploads.iter().filter_map(|upload| upload.published).min())
-            .flatten()
-    }
-}
-
 impl Latest {
     /// Watches channels, from now on until the stream is dropped or the server stops.
     pub fn watch(self: &Arc<Self>, query: &WatchQuery) -> Watch {
@@ -234,9 +90,14 @@ impl Latest {
         channel: ChannelId,
         query: &WatchQuery,
     ) -> impl Stream<Item = Result<Event, LookupError>> + Send + use<> {
-        let hub = self.hub(channel);
+        let latest = Arc::downgrade(self);
+        let hub = self.source.hubs.hub(channel, |hub| {
+            // Owns nothing that keeps the hub or the service alive. Ended by the hub's drop.
+            let polling = self.runtime.spawn(poll(latest, hub, channel, self.watch_every));
+            polling.abort_handle()
+        });
         let watcher = Watcher {
-            timeline: hub.timeline.subscribe(),
+            timeline: hub.subscribe(),
             hub,
             source: Arc::clone(&self.source),
             kind: query.kind,
@@ -256,32 +117,7 @@ impl Latest {
     /// The number of channels that are watched.
     #[must_use]
     pub fn watched(&self) -> usize {
-        self.hubs().len()
-    }
-
-    /// The hub of a channel, which polls from the moment it is made.
-    fn hub(self: &Arc<Self>, channel: ChannelId) -> Arc<Hub> {
-        let mut hubs = self.hubs().hubs.lock();
-        if let Some(hub) = hubs.get(&channel).and_then(Weak::upgrade) {
-            return hub;
-        }
-        let hub = Arc::new(Hub {
-            channel,
-            timeline: watch::Sender::default(),
-            hubs: Arc::clone(self.hubs()),
-            poll: Mutex::default(),
-        });
-        hubs.insert(channel, Arc::downgrade(&hub));
-        drop(hubs);
-        // Owns nothing that keeps the hub or the service alive. Ended by the hub's drop.
-        let poll = self.runtime.spawn(poll(
-            Arc::downgrade(self),
-            Arc::downgrade(&hub),
-            channel,
-            self.watch_every,
-        ));
-        *hub.poll.lock() = Some(poll.abort_handle());
-        hub
+        self.source.hubs.len()
     }
 }
 

@@ -1,0 +1,190 @@
+//! What has happened to the channels that are watched.
+//!
+//! A watched channel has a *hub*. It hears of every lookup of the channel, whoever asked for it, numbers uploads in the order in
+//! which they appear, and publishes its *timeline* through a `tokio::sync::watch` channel, which holds the newest one and nothing
+//! else: no queue grows, however slowly anybody reads.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, OnceLock, Weak},
+    time::{Instant, SystemTime},
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::watch, task::AbortHandle};
+
+use super::Known;
+use crate::{
+    upstream::UpstreamError,
+    video::{Channel, ChannelId, VideoId},
+};
+
+/// The IDs that a hub remembers as seen: the feed's 15, and enough more that one which vanishes and comes back is known.
+const REMEMBERED: usize = 64;
+
+/// The entries of a full feed. One with fewer shows all uploads of the channel.
+const FULL_FEED: usize = 15;
+
+/// The hubs of all channels that are watched.
+#[derive(Default)]
+pub(super) struct Hubs {
+    /// Held for a lookup or an insertion, never across an `await`. A hub is owned by its watchers, and removes itself.
+    hubs: Mutex<HashMap<ChannelId, Weak<Hub>>>,
+}
+
+impl Hubs {
+    /// Hears of a lookup that has ended.
+    pub(super) fn hear(&self, channel: ChannelId, known: &Known) {
+        let hub = self.hubs.lock().get(&channel).and_then(Weak::upgrade);
+        if let Some(hub) = hub {
+            hub.hear(known);
+        }
+    }
+
+    /// The hub of a channel. If it has none, makes one, which the task that `poll` starts polls.
+    pub(super) fn hub(
+        self: &Arc<Self>,
+        channel: ChannelId,
+        poll: impl FnOnce(Weak<Hub>) -> AbortHandle,
+    ) -> Arc<Hub> {
+        let mut hubs = self.hubs.lock();
+        if let Some(hub) = hubs.get(&channel).and_then(Weak::upgrade) {
+            return hub;
+        }
+        let hub = Arc::new(Hub {
+            channel,
+            timeline: watch::Sender::default(),
+            hubs: Arc::clone(self),
+            poll: OnceLock::new(),
+        });
+        hubs.insert(channel, Arc::downgrade(&hub));
+        drop(hubs);
+        hub.poll.get_or_init(|| poll(Arc::downgrade(&hub)));
+        hub
+    }
+
+    /// The number of channels that are watched.
+    pub(super) fn len(&self) -> usize {
+        self.hubs.lock().len()
+    }
+}
+
+/// One watched channel.
+pub(super) struct Hub {
+    pub(super) channel: ChannelId,
+    timeline: watch::Sender<Timeline>,
+    hubs: Arc<Hubs>,
+    /// Polls the channel. Ended by the hub's drop.
+    poll: OnceLock<AbortHandle>,
+}
+
+impl Hub {
+    /// The timeline, now and from now on.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Timeline> {
+        self.timeline.subscribe()
+    }
+
+    /// Hears of a lookup that has ended.
+    pub(super) fn hear(&self, known: &Known) {
+        self.timeline.send_if_modified(|timeline| timeline.hear(known));
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        if let Some(poll) = self.poll.get() {
+            poll.abort();
+        }
+        let mut hubs = self.hubs.hubs.lock();
+        // Under its name there may be a newer hub by now, whose watchers came after this one's last had left.
+        let is_mine = |weak: &Weak<Self>| std::ptr::eq(weak.as_ptr(), self);
+        if hubs.get(&self.channel).is_some_and(is_mine) {
+            hubs.remove(&self.channel);
+        }
+    }
+}
+
+/// What has happened to a channel, as far as its feed still shows it.
+#[derive(Clone, Default)]
+pub(super) struct Timeline {
+    /// The newest good answer.
+    pub(super) channel: Option<Arc<Channel>>,
+    /// The number of each upload in it.
+    pub(super) numbers: Arc<[u64]>,
+    /// The number of the newest thing that has happened.
+    pub(super) newest: u64,
+    /// Uploads that are known, with their numbers; the longest known go first.
+    seen: VecDeque<(VideoId, u64)>,
+    pub(super) trouble: Option<Trouble>,
+    /// When the last lookup ended that it knows of.
+    heard: Option<Instant>,
+}
+
+/// A channel's lookups fail.
+#[derive(Clone)]
+pub(super) struct Trouble {
+    pub(super) number: u64,
+    pub(super) error: UpstreamError,
+    pub(super) retry_at: Instant,
+}
+
+impl Timeline {
+    /// Takes in what a lookup has brought, unless it knows of a later one. Says whether anything has happened.
+    fn hear(&mut self, known: &Known) -> bool {
+        if self.heard.is_some() && known.last_attempt() <= self.heard {
+            return false;
+        }
+        self.heard = known.last_attempt();
+        let before = self.newest;
+        if let Some(good) = &known.good {
+            self.see(&good.value);
+        }
+        match &known.failed {
+            Some(failed) if self.trouble.is_none() => {
+                self.newest += 1;
+                self.trouble = Some(Trouble {
+                    number: self.newest,
+                    error: failed.error.clone(),
+                    retry_at: failed.retry_at,
+                });
+            }
+            Some(_) => {}
+            None => self.trouble = None,
+        }
+        self.newest != before
+    }
+
+    fn see(&mut self, channel: &Arc<Channel>) {
+        if self.channel.as_ref().is_some_and(|old| Arc::ptr_eq(old, channel)) {
+            return;
+        }
+        let oldest = self.oldest_in_reach();
+        let mut numbers = vec![0; channel.uploads.len()];
+        // From the oldest to the newest, so that the numbers have the order of publication.
+        for (upload, number) in channel.uploads.iter().zip(&mut numbers).rev() {
+            *number = match self.seen.iter().find(|(id, _)| *id == upload.id) {
+                Some((_, number)) => *number,
+                // It was in the channel all along, and shows now because a newer one was deleted.
+                None if upload.published.is_some() && upload.published < oldest => 0,
+                None => {
+                    self.newest += 1;
+                    self.seen.push_back((upload.id, self.newest));
+                    self.newest
+                }
+            };
+        }
+        while self.seen.len() > REMEMBERED {
+            self.seen.pop_front();
+        }
+        self.numbers = numbers.into();
+        self.channel = Some(Arc::clone(channel));
+    }
+
+    /// Whatever was published before this has been in the channel before, whether it was seen or not. `None`: the feed showed all.
+    fn oldest_in_reach(&self) -> Option<SystemTime> {
+        let uploads = &self.channel.as_ref()?.uploads;
+        (uploads.len() >= FULL_FEED)
+            .then(|| uploads.iter().filter_map(|upload| upload.published).min())
+            .flatten()
+    }
+}
