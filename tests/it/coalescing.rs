@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use axum::{http::StatusCode, response::IntoResponse as _};
 use futures_util::future::{BoxFuture, join_all};
 use plaque::{
     upstream::{Upstream, UpstreamError},
@@ -16,7 +17,7 @@ use plaque::{
 };
 use tonic::{Code, Request};
 
-use crate::support::{CHANNEL, Fake, Server, feed, reason, request};
+use crate::support::{CHANNEL, Fake, Server, cache_status, feed, reason, request};
 
 #[tokio::test]
 async fn a_thousand_callers_cost_one_lookup() {
@@ -95,7 +96,7 @@ impl Upstream for Buggy {
 }
 
 #[tokio::test]
-async fn a_panic_is_told_to_every_caller_and_the_next_lookup_is_well() {
+async fn a_panic_is_told_to_251_callers_and_the_next_lookup_is_well() {
     let fake = Fake::gated(feed).await;
     let config = fake.config();
     let buggy = Buggy {
@@ -103,22 +104,61 @@ async fn a_panic_is_told_to_every_caller_and_the_next_lookup_is_well() {
         mended: AtomicBool::new(false),
     };
     let server = Server::start(config, Arc::new(buggy)).await;
-    let client = server.client();
-    let leader = client.start(CHANNEL);
+    let (client, other) = (server.client(), server.client());
+    let mut calls = client.start_many(CHANNEL, 125).await;
+    calls.extend(other.start_many(CHANNEL, 126).await);
     fake.arrival().await;
     fake.release();
-    let status = leader.await.expect("no panic here").expect_err("a bug");
-    assert_eq!(status.code(), Code::Internal);
-    assert_eq!(reason(&status).0, "LOOKUP_PANICKED");
-    assert!(
-        !status.message().contains("a bug in the lookup"),
-        "the panic's own words are for the log: {}",
-        status.message()
-    );
+    for call in calls {
+        let status = call.await.expect("no panic here").expect_err("a bug");
+        assert_eq!(status.code(), Code::Internal);
+        assert_eq!(reason(&status).0, "LOOKUP_PANICKED");
+        assert!(
+            !status.message().contains("a bug in the lookup"),
+            "the panic's own words are for the log: {}",
+            status.message()
+        );
+    }
+    assert_eq!(fake.lookups(CHANNEL), 1);
 
     let next = client.start(CHANNEL);
     fake.arrival().await;
     fake.release();
     next.await.expect("no panic").expect("an answer");
     assert_eq!(fake.lookups(CHANNEL), 2);
+}
+
+#[tokio::test]
+async fn a_failure_is_shared_by_all_who_wait() {
+    let fake = Fake::gated(|_| StatusCode::BAD_GATEWAY.into_response()).await;
+    let server = fake.serve().await;
+    let calls = server.client().start_many(CHANNEL, 100).await;
+    fake.arrival().await;
+    fake.release();
+    let mut collapsed = 0;
+    for call in calls {
+        let status = call.await.expect("no panic").expect_err("it fails");
+        assert_eq!(reason(&status).0, "UPSTREAM_ERROR");
+        let made = cache_status(status.metadata());
+        collapsed += usize::from(made == "plaque; fwd=uri-miss; collapsed; fwd-status=502");
+    }
+    assert_eq!((collapsed, fake.lookups(CHANNEL)), (99, 1));
+}
+
+#[tokio::test]
+async fn a_lookup_whose_callers_have_all_left_is_joined_by_the_next() {
+    let fake = Fake::gated(feed).await;
+    let server = fake.serve().await;
+    let client = server.client();
+    for call in client.start_many(CHANNEL, 100).await {
+        call.abort();
+    }
+    fake.arrival().await;
+    let newcomers = client.start_many(CHANNEL, 10).await;
+    fake.release();
+    for call in newcomers {
+        let (_, made) = call.await.expect("no panic").expect("an answer");
+        assert_eq!(made, "plaque; fwd=uri-miss; collapsed");
+    }
+    assert_eq!(fake.lookups(CHANNEL), 1);
 }

@@ -232,6 +232,18 @@ impl Client {
         Ok((response.into_inner(), status))
     }
 
+    /// Starts `count` calls, and returns when the server has begun to serve each of them.
+    ///
+    /// A connection's requests are served in the order in which they are sent, on one thread: when a later one is answered, the
+    /// earlier ones have all got as far as they can. At most 150 at once: a connection may have 200.
+    pub async fn start_many(&self, channel: &str, count: usize) -> Vec<JoinHandle<Answered>> {
+        self.get("not a channel").await.expect_err("it is none"); // connected now
+        let calls: Vec<_> = (0..count).map(|_| self.start(channel)).collect();
+        tokio::task::yield_now().await; // every call's task has sent its request
+        self.get("not a channel").await.expect_err("it is none");
+        calls
+    }
+
     /// Starts a call whose task can be awaited or aborted.
     pub fn start(&self, channel: &str) -> JoinHandle<Answered> {
         let (client, channel) = (self.clone(), channel.to_owned());
