@@ -18,7 +18,7 @@ import grpc
 
 from support import (
     EMPTY_DESCRIPTIONS, ENVIRONMENT, KURZGESAGT, NO_UPLOADS, SCISHOW, UNKNOWN, Answer, Bench, Failure, Stopwatch, Suite,
-    expect, expect_equal, expect_error, expect_in, expect_ok, free_port, messages, request, services, wait_until,
+    expect, expect_a_hint_when_to_retry, expect_equal, expect_error, expect_in, expect_ok, free_port, request, wait_until,
 )
 
 GET = "plaque.v1.LatestVideo/GetLatestVideo"
@@ -256,13 +256,6 @@ for name, channel_id in BAD_IDS.items():
 # An origin that fails
 
 
-def expect_a_hint_when_to_retry(answer):
-    expect(answer.retry, "there is no RetryInfo")
-    told = answer.retry.retry_delay.ToMilliseconds()
-    expect(told > 0, f"the RetryInfo says {told} ms")
-    expect_equal("grpc-retry-pushback-ms", answer.trailers.get("grpc-retry-pushback-ms"), str(told))
-
-
 def a_fault_is_told_in_time(bench, mode, code, reason, budget=2):
     with bench.plaque_and_origin("--upstream-timeout", f"{budget}s") as (plaque, origin):
         origin.control(mode=mode, channels=[KURZGESAGT])
@@ -466,20 +459,6 @@ def plaque_get_without_a_server_says_what_to_do(bench):
     address = f"http://127.0.0.1:{free_port()}"
     done = bench.run_plaque("get", "--server", address, KURZGESAGT)
     expect_advice(done, 1, address, "plaque serve", "--server")
-
-
-# Methods that are not built yet
-
-
-@suite.check
-def methods_not_built_are_unimplemented(bench):
-    with bench.plaque_and_origin() as (plaque, _):
-        client = services.LatestVideoStub(plaque.channel)
-        batch = client.BatchGetLatestVideos.future(
-            messages.BatchGetLatestVideosRequest(channel_ids=[KURZGESAGT]), timeout=10)
-        watch = client.WatchLatestVideo(messages.WatchLatestVideoRequest(channel_ids=[KURZGESAGT]), timeout=10)
-        expect_equal("Batch's code", batch.code(), StatusCode.UNIMPLEMENTED)
-        expect_equal("Watch's code", watch.code(), StatusCode.UNIMPLEMENTED)
 
 
 if __name__ == "__main__":

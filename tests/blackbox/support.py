@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from contextlib import contextmanager
@@ -105,10 +106,26 @@ VIDEO = messages.VIDEO_KIND_VIDEO
 SHORT = messages.VIDEO_KIND_SHORT
 
 
+def duration(seconds):
+    return None if seconds is None else Duration(nanos=round(seconds % 1 * 1e9), seconds=int(seconds))
+
+
 def request(channel_id, kind=ANY, max_age=None):
-    """A GetLatestVideoRequest; `max_age` in whole seconds."""
-    age = None if max_age is None else Duration(seconds=max_age)
-    return messages.GetLatestVideoRequest(channel_id=channel_id, kind=kind, max_age=age)
+    """A GetLatestVideoRequest; `max_age` in seconds."""
+    return messages.GetLatestVideoRequest(channel_id=channel_id, kind=kind, max_age=duration(max_age))
+
+
+def batch_request(channel_ids, kind=ANY, max_age=None):
+    return messages.BatchGetLatestVideosRequest(channel_ids=channel_ids, kind=kind, max_age=duration(max_age))
+
+
+def watch_request(channel_ids, kind=ANY, published_after=None):
+    return messages.WatchLatestVideoRequest(channel_ids=channel_ids, kind=kind, published_after=published_after)
+
+
+def made_up_channel(number):
+    """A channel that only an origin which synthesises knows."""
+    return f"UC{number:021}A"
 
 
 class Answer:
@@ -153,6 +170,48 @@ def expect_ok(answer):
 def expect_error(answer, code, reason):
     expect_equal("the outcome", (answer.code.name, answer.reason), (code.name, reason))
     expect_equal("the error's domain", answer.error.domain, "plaque")
+
+
+def expect_a_hint_when_to_retry(answer):
+    expect(answer.retry, "there is no RetryInfo")
+    told = answer.retry.retry_delay.ToMilliseconds()
+    expect(told > 0, f"the RetryInfo says {told} ms")
+    expect_equal("grpc-retry-pushback-ms", answer.trailers.get("grpc-retry-pushback-ms"), str(told))
+
+
+class Watch:
+    """A WatchLatestVideo call whose events a thread collects."""
+
+    def __init__(self, call):
+        self.call, self.events = call, []
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        try:
+            for event in self.call:
+                self.events.append(event)
+        except grpc.RpcError:
+            # How it ended is asked of the call.
+            pass
+
+    def uploads(self):
+        return [event.video.video_id for event in self.events if event.WhichOneof("event") == "video"]
+
+    def problems(self):
+        return [event.problem for event in self.events if event.WhichOneof("event") == "problem"]
+
+    def wait_for(self, count, seconds=10):
+        """Waits for this many events, and no more."""
+        wait_until(lambda: len(self.events) >= count, f"{count} events of a watch", seconds)
+        expect_equal("the number of events", len(self.events), count)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.call.cancel()
+        self.reader.join()
 
 
 # Child processes
@@ -239,9 +298,26 @@ class Plaque:
     def ask(self, *arguments, **options):
         return Answer(self.start(*arguments, **options))
 
+    def batch(self, channel_ids, kind=ANY, max_age=None, timeout=20):
+        """A BatchGetLatestVideos call, to its end."""
+        client = services.LatestVideoStub(self.channel)
+        asked = batch_request(channel_ids, kind, max_age)
+        return Answer(client.BatchGetLatestVideos.future(asked, timeout=timeout))
+
+    def start_watch(self, channel_ids, kind=ANY, published_after=None, timeout=60, over=None):
+        """Begins a WatchLatestVideo call, of which nothing is read yet."""
+        client = services.LatestVideoStub(over or self.channel)
+        return client.WatchLatestVideo(watch_request(channel_ids, kind, published_after), timeout=timeout)
+
+    def watch(self, *arguments, **options):
+        return Watch(self.start_watch(*arguments, **options))
+
     def peak_memory_mib(self):
+        return self.memory_kib("VmHWM") // 1024
+
+    def memory_kib(self, field="VmRSS"):
         status = Path(f"/proc/{self.program.process.pid}/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) // 1024
+        return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1))
 
 
 class Origin:
@@ -255,9 +331,15 @@ class Origin:
     def control(self, **order):
         self.talk("POST", "/control", json.dumps(order))
 
+    def publish(self, channel_id, video_id, title="A new upload"):
+        self.control(publish={"channel": channel_id, "video_id": video_id, "title": title})
+
+    def stats(self):
+        return self.talk("GET", "/stats")
+
     def lookups(self, channel_id=None):
         """How often it was asked for a feed: for that channel's, or for any."""
-        stats = self.talk("GET", "/stats")
+        stats = self.stats()
         return stats["by_channel"].get(channel_id, 0) if channel_id else stats["total"]
 
     def talk(self, method, path, body=None):
@@ -270,14 +352,20 @@ class Origin:
 
 
 class Bench:
-    """The programs that the checks run, from the suite's command line."""
+    """The programs that the checks run, from the suite's command line.
 
-    def __init__(self, described):
+    A suite may have numbers of its own: `Bench(…, seconds=120)` takes `--seconds N`.
+    """
+
+    def __init__(self, described, **numbers):
         words = argparse.ArgumentParser(description=described)
         words.add_argument("--plaque", type=Path, required=True, help="the program under test")
         words.add_argument("--shared", type=Path, required=True, help="the folder with captures/ and origin/")
         words.add_argument("--grpcurl", default=shutil.which("grpcurl"), help="default: the one in PATH")
+        for name, default in numbers.items():
+            words.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
         said = words.parse_args()
+        self.numbers = {name: getattr(said, name) for name in numbers}
         self.program = said.plaque.resolve()
         self.captures = said.shared.resolve() / "captures"
         self.origin_script = said.shared.resolve() / "origin" / "origin.py"
@@ -297,15 +385,18 @@ class Bench:
                 raise
 
     @contextmanager
-    def origin(self):
+    def origin(self, synthesise=False):
+        """An origin that knows the captured channels; if it synthesises, every channel there could be."""
         port = free_port()
         command = [sys.executable, self.origin_script, "--port", port, "--latency-ms", 100]
+        if synthesise:
+            command.append("--synthesise")
         with running(command) as program:
             yield Origin(program, port)
 
     @contextmanager
-    def plaque_and_origin(self, *flags):
-        with self.origin() as origin, self.plaque(origin.url, *flags) as plaque:
+    def plaque_and_origin(self, *flags, synthesise=False):
+        with self.origin(synthesise) as origin, self.plaque(origin.url, *flags) as plaque:
             yield plaque, origin
 
     def run_plaque(self, *arguments):

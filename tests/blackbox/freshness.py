@@ -1,0 +1,494 @@
+"""How old an answer may be, what an outage of the origin does, batches and watches: what issue 3 promises, from the outside.
+
+    python tests/blackbox/freshness.py --plaque target/release/plaque --shared ../shared
+
+Every check has an origin (100 ms a lookup) and a plaque of its own. Where a check sleeps, the time that passes is the scenario.
+"""
+
+import re
+import time
+from contextlib import ExitStack
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from support import (
+    KURZGESAGT, SCISHOW, SHORT, UNKNOWN, Answer, Bench, Stopwatch, Suite, expect, expect_a_hint_when_to_retry, expect_equal,
+    expect_error, expect_in, expect_ok, made_up_channel, wait_until,
+)
+
+StatusCode = grpc.StatusCode
+NEWEST = "N2FOxjtv5ns"
+suite = Suite()
+
+
+def upload_id(number):
+    return f"new{number:08}"
+
+
+def expect_stale_hit(answer):
+    expect_ok(answer)
+    expect(answer.response.freshness.stale, "the old answer is not marked stale")
+    found = re.fullmatch(r"plaque; hit; ttl=-(\d+)", answer.cache_status or "")
+    expect(found and int(found.group(1)) > 0, f"the cache-status is {answer.cache_status!r}")
+
+
+def fetch_time(answer):
+    return answer.response.freshness.fetch_time.ToNanoseconds()
+
+
+# Stale while revalidate
+
+
+@suite.check
+def readers_of_a_stale_answer_get_it_at_once_and_cost_one_lookup(bench):
+    with bench.plaque_and_origin("--fresh-for", "1s") as (plaque, origin):
+        first = plaque.ask(KURZGESAGT)
+        expect_ok(first)
+        time.sleep(2.1)
+        origin.control(latency_ms=3000)
+        watch = Stopwatch()
+        answers = [Answer(call) for call in [plaque.start(KURZGESAGT) for _ in range(200)]]
+        took = watch.seconds()
+        for answer in answers:
+            expect_stale_hit(answer)
+            expect_equal("the fetch time", fetch_time(answer), fetch_time(first))
+        expect(took < 3, f"the readers waited for the lookup: {took:.1f} s")
+        wait_until(lambda: fetch_time(plaque.ask(KURZGESAGT)) > fetch_time(first), "the newer answer is there")
+        fresh = plaque.ask(KURZGESAGT)
+        expect(not fresh.response.freshness.stale, "the newer answer is marked stale")
+        expect_equal("the lookups", origin.lookups(), 2)
+    return f"200 readers in {took:.2f} s"
+
+
+@suite.check
+def max_age_takes_no_older_answer_although_a_stale_one_is_there(bench):
+    with bench.plaque_and_origin("--fresh-for", "1s") as (plaque, _):
+        first = plaque.ask(KURZGESAGT)
+        time.sleep(1.1)
+        answer = plaque.ask(KURZGESAGT, max_age=1)
+        expect(fetch_time(answer) > fetch_time(first), "the old answer was given")
+        expect(not answer.response.freshness.stale, "the new answer is marked stale")
+        expect_equal("the cache-status", answer.cache_status, "plaque; fwd=stale")
+
+
+# Stale if error
+
+
+@suite.check
+def a_404_spell_over_a_known_channel_gives_the_old_answer_until_it_ends(bench):
+    with bench.plaque_and_origin("--fresh-for", "1s", "--stale-while-revalidate", "0s") as (plaque, origin):
+        first = plaque.ask(KURZGESAGT)
+        time.sleep(2.1)
+        origin.control(mode="status:404", channels=[KURZGESAGT])
+        answer = plaque.ask(KURZGESAGT)
+        began = Stopwatch()
+        expect_ok(answer)
+        expect_equal("the video", answer.response.video, first.response.video)
+        expect_equal("the fetch time", fetch_time(answer), fetch_time(first))
+        expect(answer.response.freshness.stale, "the old answer is not marked stale")
+        expect_equal("the cache-status", answer.cache_status, "plaque; fwd=stale; fwd-status=404")
+        for max_age in None, 0:
+            expect_stale_hit(plaque.ask(KURZGESAGT, max_age=max_age))
+        expect_equal("the lookups in the backoff", origin.lookups(), 2)
+
+        origin.control(mode="ok", channels=[KURZGESAGT])
+        wait_until(lambda: not plaque.ask(KURZGESAGT, max_age=0).response.freshness.stale, "recovery")
+        took = began.seconds()
+        expect(3.9 < took < 7, f"the backoff took {took:.1f} s, expected 5 s and at most a fifth more or less")
+        expect_equal("the lookups", origin.lookups(), 3)
+    return f"a backoff of {took:.1f} s"
+
+
+def a_fault_over_a_known_channel_gives_the_old_answer_marked_stale(bench, mode):
+    flags = ["--fresh-for", "1s", "--stale-while-revalidate", "0s", "--upstream-timeout", "1s"]
+    with bench.plaque_and_origin(*flags) as (plaque, origin):
+        first = plaque.ask(KURZGESAGT)
+        time.sleep(2.1)
+        origin.control(mode=mode, channels=[KURZGESAGT])
+        # The first waits for the lookup, the second meets the backoff.
+        for answer in plaque.ask(KURZGESAGT), plaque.ask(KURZGESAGT):
+            expect_ok(answer)
+            expect_equal("the fetch time", fetch_time(answer), fetch_time(first))
+            expect(answer.response.freshness.stale, f"not marked stale; its cache-status is {answer.cache_status!r}")
+        expect_equal("the lookups", origin.lookups(), 2)
+
+
+for fault in "status:500", "status:429", "hang", "reset", "truncate", "html200":
+    suite.add(f"the fault {fault} over a known channel gives the old answer, marked stale",
+              a_fault_over_a_known_channel_gives_the_old_answer_marked_stale, fault)
+
+
+@suite.check
+def an_answer_older_than_stale_if_error_is_not_given_and_its_404_is_no_proof(bench):
+    flags = ["--fresh-for", "1s", "--stale-while-revalidate", "0s", "--stale-if-error", "1s"]
+    with bench.plaque_and_origin(*flags) as (plaque, origin):
+        expect_ok(plaque.ask(KURZGESAGT))
+        time.sleep(1.1)
+        origin.control(mode="status:404", channels=[KURZGESAGT])
+        # NOT_FOUND is for channels never seen.
+        expect_error(plaque.ask(KURZGESAGT), StatusCode.UNAVAILABLE, "UPSTREAM_ERROR")
+
+
+# Remembered failures
+
+
+@suite.check
+def the_pause_after_a_failure_doubles(bench):
+    with bench.plaque_and_origin() as (plaque, origin):
+        origin.control(mode="status:500")
+        first = plaque.ask(KURZGESAGT)
+        expect_error(first, StatusCode.UNAVAILABLE, "UPSTREAM_ERROR")
+        wait_until(lambda: plaque.ask(KURZGESAGT).cache_status.startswith("plaque; fwd") or origin.lookups() > 1, "the second lookup")
+        second = plaque.ask(KURZGESAGT)
+        expect_equal("the lookups", origin.lookups(), 2)
+    pauses = [answer.retry.retry_delay.ToMilliseconds() / 1000 for answer in (first, second)]
+    expect(3.9 < pauses[0] <= 6 and 7.5 < pauses[1] <= 12, f"the pauses are {pauses} s, expected 5 and 10, ±20 %")
+    return f"{pauses} s"
+
+
+@suite.check
+def a_channel_never_seen_is_not_found_for_exactly_negative_for_doubling(bench):
+    with bench.plaque_and_origin("--negative-for", "1s") as (plaque, origin):
+        watch = Stopwatch()
+        for lookups, since_the_first in (1, 0), (2, 1), (3, 3):
+            wait_until(lambda: plaque.ask(UNKNOWN, max_age=0) and origin.lookups() == lookups, f"lookup {lookups}")
+            took = watch.seconds()
+            expect(since_the_first <= took < since_the_first + 0.9, f"lookup {lookups} ended after {took:.2f} s")
+        expect_error(plaque.ask(UNKNOWN), StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+
+
+# Outages
+
+
+@suite.check
+def a_404_means_nothing_while_known_channels_answer_404_too(bench):
+    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+        known, unknown = [made_up_channel(i) for i in range(3)], made_up_channel(3)
+        for channel in known:
+            expect_ok(plaque.ask(channel))
+        origin.control(mode="status:404")
+        for channel in known:
+            expect_ok(plaque.ask(channel, max_age=0))
+        answer = plaque.ask(unknown)
+        expect_error(answer, StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE")
+        expect_a_hint_when_to_retry(answer)
+        expect_equal("the cache-status", answer.cache_status, "plaque; fwd=uri-miss; fwd-status=404")
+        again = plaque.ask(unknown)
+        expect_error(again, StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE")
+        expect_equal("the lookups", origin.lookups(), 7)
+
+
+@suite.check
+def a_404_counts_where_only_unknown_channels_answer_it(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        expect_ok(plaque.ask(KURZGESAGT))
+        for i in range(10):
+            expect_error(plaque.ask(made_up_channel(i)), StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+
+
+@suite.check
+def one_known_channel_that_goes_missing_is_no_outage(bench):
+    with bench.plaque_and_origin() as (plaque, origin):
+        for channel in KURZGESAGT, SCISHOW:
+            expect_ok(plaque.ask(channel))
+        origin.control(mode="status:404", channels=[KURZGESAGT])
+        expect_ok(plaque.ask(KURZGESAGT, max_age=0))
+        expect_error(plaque.ask(UNKNOWN), StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+
+
+# The limit on waiters
+
+
+@suite.check
+def callers_over_max_waiters_are_told_so_at_once_and_the_others_feel_nothing(bench):
+    with bench.plaque_and_origin("--max-waiters", 10) as (plaque, origin):
+        origin.control(latency_ms=3000)
+        calls = [plaque.start(KURZGESAGT) for _ in range(30)]
+        wait_until(lambda: sum(call.done() for call in calls) >= 20, "20 callers are turned away", seconds=2)
+        refused = [Answer(call) for call in calls if call.done()]
+        expect_equal("the callers turned away before the lookup ended", len(refused), 20)
+        for answer in refused:
+            expect_error(answer, StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+            expect_a_hint_when_to_retry(answer)
+        answers = [Answer(call) for call in calls]
+        expect_equal("the callers answered", sum(answer.code is StatusCode.OK for answer in answers), 10)
+        # The places are free again.
+        expect_ok(plaque.ask(SCISHOW))
+        expect_equal("the lookups", origin.lookups(KURZGESAGT), 1)
+
+
+# Batches
+
+
+@suite.check
+def a_batch_keeps_the_order_and_looks_a_repeated_channel_up_once(bench):
+    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+        channels = [made_up_channel(i % 40) for i in range(100)]
+        answer = plaque.batch(channels)
+        expect_ok(answer)
+        results = answer.response.results
+        expect_equal("the channels", [result.channel_id for result in results], channels)
+        expect_equal("the videos' channels", [result.found.video.channel_id for result in results], channels)
+        expect_equal("the lookups", origin.lookups(), 40)
+        expect_equal("the lookups of a repeated channel", origin.lookups(channels[0]), 1)
+
+
+@suite.check
+def a_batch_answers_each_channel_for_itself(bench):
+    with bench.plaque_and_origin() as (plaque, origin):
+        origin.control(mode="status:500", channels=[SCISHOW])
+        answer = plaque.batch([UNKNOWN, KURZGESAGT, "@kurzgesagt", "", SCISHOW, KURZGESAGT])
+        expect_ok(answer)
+        expect_in("the cache-status", "plaque", answer.cache_status)
+        results = answer.response.results
+        expect_equal("the failures", [(result.failure.code, result.failure.reason) for result in results], [
+            (StatusCode.NOT_FOUND.value[0], "CHANNEL_NOT_FOUND"), (0, ""),
+            (StatusCode.INVALID_ARGUMENT.value[0], "INVALID_CHANNEL_ID"),
+            (StatusCode.INVALID_ARGUMENT.value[0], "INVALID_CHANNEL_ID"),
+            (StatusCode.UNAVAILABLE.value[0], "UPSTREAM_ERROR"), (0, "")])
+        for i in 1, 5:
+            expect_equal("the video", results[i].found.video.video_id, NEWEST)
+        waits = [result.failure.HasField("retry_after") for result in results]
+        expect_equal("where asking again makes sense", waits, [False, False, False, False, True, False])
+        expect_equal("the lookups", origin.lookups(), 3)
+
+
+@suite.check
+def a_batch_takes_kind_and_max_age_for_every_channel(bench):
+    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+        channels = [made_up_channel(i) for i in range(10)]
+        for _ in range(2):
+            answer = plaque.batch(channels, kind=SHORT, max_age=0)
+            expect_equal("the kinds", {result.found.video.kind for result in answer.response.results}, {SHORT})
+        expect_equal("the lookups", origin.lookups(), 20)
+
+
+@suite.check
+def a_cold_batch_looks_all_its_channels_up_at_once(bench):
+    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+        origin.control(latency_ms=1000)
+        watch = Stopwatch()
+        expect_ok(plaque.batch([made_up_channel(i) for i in range(30)]))
+        took = watch.seconds()
+        expect_equal("the lookups at one moment", origin.stats()["max_concurrent"], 30)
+    return f"{took:.1f} s for 30 lookups of 1 s"
+
+
+def expect_out_of_bounds(answer, reason):
+    expect_error(answer, StatusCode.INVALID_ARGUMENT, reason)
+    fields = [violation.field for violation in answer.bad_request.field_violations]
+    expect_equal("the bad fields", fields, ["channel_ids"])
+
+
+@suite.check
+def a_batch_or_watch_of_no_channel_or_of_101_is_refused(bench):
+    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+        too_many = [made_up_channel(i) for i in range(101)]
+        for channels, reason in ([], "NO_CHANNELS"), (too_many, "TOO_MANY_CHANNELS"):
+            expect_out_of_bounds(plaque.batch(channels), reason)
+            expect_out_of_bounds(Answer(plaque.start_watch(channels)), reason)
+        refused = Answer(plaque.start_watch([KURZGESAGT, "@kurzgesagt"]))
+        expect_error(refused, StatusCode.INVALID_ARGUMENT, "INVALID_CHANNEL_ID")
+        expect_equal("the lookups", origin.lookups(), 0)
+
+
+# Watches
+
+EVERY_SECOND = "--watch-every", "1s"
+# So that only what is looked up for somebody else can bring news.
+FED_BY_OTHERS = "--watch-every", "10m"
+
+
+@suite.check
+def a_watch_begins_with_each_channels_newest_upload(bench):
+    with bench.plaque_and_origin(*FED_BY_OTHERS) as (plaque, origin):
+        with plaque.watch([KURZGESAGT, SCISHOW, KURZGESAGT]) as watch:
+            watch.wait_for(2)
+            expect(all(event.initial for event in watch.events), "an event is not marked initial")
+            expected = {(channel, plaque.ask(channel).response.video.video_id) for channel in (KURZGESAGT, SCISHOW)}
+            seen = {(event.video.channel_id, event.video.video_id) for event in watch.events}
+            expect_equal("the uploads", seen, expected)
+        with plaque.watch([KURZGESAGT], kind=SHORT) as watch:
+            watch.wait_for(1)
+            expect_equal("the kind", watch.events[0].video.kind, SHORT)
+        expect_equal("the lookups", origin.lookups(), 2)
+
+
+@suite.check
+def a_new_upload_arrives_once_and_not_again_with_another_title(bench):
+    with bench.plaque_and_origin(*EVERY_SECOND) as (plaque, origin), plaque.watch([KURZGESAGT]) as watch:
+        watch.wait_for(1)
+        origin.publish(KURZGESAGT, upload_id(1), "First title")
+        watch.wait_for(2)
+        expect_equal("the new upload", (watch.events[1].video.video_id, watch.events[1].initial), (upload_id(1), False))
+        origin.publish(KURZGESAGT, upload_id(1), "Second title")
+        wait_until(lambda: plaque.ask(KURZGESAGT).response.video.title == "Second title", "the edit is known")
+        # Whatever the edit would have brought comes before this.
+        origin.publish(KURZGESAGT, upload_id(2))
+        watch.wait_for(3)
+        expect_equal("the uploads", watch.uploads(), [NEWEST, upload_id(1), upload_id(2)])
+
+
+@suite.check
+def a_watch_with_published_after_catches_up_from_the_oldest(bench):
+    with bench.plaque_and_origin(*FED_BY_OTHERS, synthesise=True) as (plaque, origin):
+        channel = made_up_channel(1)
+        with plaque.watch([channel], published_after=Timestamp()) as watch:
+            watch.wait_for(15)
+            every = [event.video for event in watch.events]
+        times = [video.publish_time.ToNanoseconds() for video in every]
+        expect_equal("the times", times, sorted(times))
+        with plaque.watch([channel], published_after=every[10].publish_time) as watch:
+            watch.wait_for(4)
+            expect_equal("the uploads since then", watch.uploads(), [video.video_id for video in every[11:]])
+            expect(all(event.initial for event in watch.events), "an event is not marked initial")
+            origin.publish(channel, upload_id(1))
+            expect_ok(plaque.ask(channel, max_age=0))
+            watch.wait_for(5)
+            expect_equal("the new upload", watch.uploads()[-1], upload_id(1))
+            expect(not watch.events[-1].initial, "the new upload is marked initial")
+        with plaque.watch([channel], published_after=watch.events[-1].video.publish_time) as watch:
+            origin.publish(channel, upload_id(2))
+            # A second later: the publication times have whole seconds.
+            wait_until(lambda: plaque.ask(channel, max_age=0).response.video.video_id == upload_id(2), "it is known")
+            time.sleep(1)
+            origin.publish(channel, upload_id(3))
+            expect_ok(plaque.ask(channel, max_age=0))
+            wait_until(lambda: upload_id(3) in watch.uploads(), "the newest upload arrives")
+            expect(upload_id(1) not in watch.uploads(), "what was published before is sent again")
+
+
+@suite.check
+def an_upload_is_told_once_and_only_the_newest_15_are_kept(bench):
+    with bench.plaque_and_origin(*FED_BY_OTHERS, synthesise=True) as (plaque, origin):
+        channel = made_up_channel(1)
+        for i in range(70):
+            origin.publish(channel, upload_id(i))
+        with plaque.watch([channel]) as watch:
+            watch.wait_for(1)
+            # More than any feed has, each time with one more on top.
+            for i in 70, 71:
+                origin.publish(channel, upload_id(i))
+                expect_ok(plaque.ask(channel, max_age=0))
+            wait_until(lambda: upload_id(71) in watch.uploads(), "the newest upload arrives")
+            expect_equal("the uploads", watch.uploads(), [upload_id(i) for i in (69, 70, 71)])
+        with plaque.watch([channel], published_after=Timestamp()) as watch:
+            wait_until(lambda: upload_id(71) in watch.uploads(), "the catch-up ends")
+            expect_equal("the uploads kept", len(watch.uploads()), 15)
+
+
+@suite.check
+def trouble_is_told_once_and_the_watch_goes_on(bench):
+    with bench.plaque_and_origin(*EVERY_SECOND) as (plaque, origin), plaque.watch([KURZGESAGT]) as watch:
+        watch.wait_for(1)
+        origin.control(mode="status:404", channels=[KURZGESAGT])
+        watch.wait_for(2)
+        expect_equal("the channel in trouble", watch.problems()[0].channel_id, KURZGESAGT)
+        before = origin.lookups()
+        wait_until(lambda: origin.lookups() > before, "the trouble goes on")
+        origin.publish(KURZGESAGT, upload_id(1))
+        origin.control(mode="ok", channels=[KURZGESAGT])
+        # The second failure's pause is up to 12 s.
+        wait_until(lambda: upload_id(1) in watch.uploads(), "the upload arrives after the trouble", seconds=15)
+        expect_equal("the uploads", watch.uploads(), [NEWEST, upload_id(1)])
+        expect_equal("the number of problems", len(watch.problems()), 1)
+
+
+@suite.check
+def trouble_of_a_known_channel_is_told_as_what_it_is(bench):
+    with bench.plaque_and_origin(*EVERY_SECOND) as (plaque, origin), plaque.watch([KURZGESAGT]) as watch:
+        watch.wait_for(1)
+        origin.control(mode="status:404", channels=[KURZGESAGT])
+        watch.wait_for(2)
+        failure = watch.problems()[0].failure
+        # CHANNEL_NOT_FOUND is for channels never seen.
+        expect_equal("the failure", (failure.code, failure.reason), (StatusCode.UNAVAILABLE.value[0], "UPSTREAM_ERROR"))
+        wait = failure.retry_after.ToMilliseconds() / 1000
+        expect(3.5 < wait <= 6, f"it says to ask again after {wait} s")
+
+
+@suite.check
+def a_watch_of_a_channel_not_found_goes_on_until_it_is(bench):
+    with bench.plaque_and_origin(*EVERY_SECOND, "--negative-for", "1s") as (plaque, origin):
+        origin.control(mode="status:404", channels=[KURZGESAGT])
+        with plaque.watch([KURZGESAGT]) as watch:
+            watch.wait_for(1)
+            expect_equal("the failure", watch.problems()[0].failure.reason, "CHANNEL_NOT_FOUND")
+            origin.control(mode="ok", channels=[KURZGESAGT])
+            watch.wait_for(2)
+            expect_equal("the upload", (watch.uploads(), watch.events[1].initial), ([NEWEST], True))
+
+
+@suite.check
+def fifty_watchers_cost_one_poll_and_none_when_the_last_has_left(bench):
+    with bench.plaque_and_origin(*EVERY_SECOND) as (plaque, origin):
+        with ExitStack() as watching:
+            for _ in range(50):
+                watching.enter_context(plaque.watch([KURZGESAGT])).wait_for(1)
+            before, watch = origin.lookups(), Stopwatch()
+            wait_until(lambda: origin.lookups() >= before + 4, "four polls")
+            took = watch.seconds()
+            # Three pauses lie between four polls, each of a second and at most a tenth less.
+            expect(took > 2.7, f"four polls within {took:.1f} s")
+        # What is under way may end.
+        time.sleep(0.5)
+        after = origin.lookups()
+        time.sleep(2.5)
+        expect_equal("the lookups after the last watcher has left", origin.lookups() - after, 0)
+    return f"4 polls in {took:.1f} s"
+
+
+@suite.check
+def a_unary_lookup_feeds_the_watchers(bench):
+    with bench.plaque_and_origin(*FED_BY_OTHERS) as (plaque, origin):
+        with plaque.watch([KURZGESAGT]) as one, plaque.watch([SCISHOW, KURZGESAGT]) as other:
+            one.wait_for(1)
+            other.wait_for(2)
+            origin.publish(KURZGESAGT, upload_id(1))
+            expect_ok(plaque.ask(KURZGESAGT, max_age=0))
+            one.wait_for(2)
+            other.wait_for(3)
+            expect_equal("the uploads", (one.uploads()[-1], other.uploads()[-1]), (upload_id(1), upload_id(1)))
+            expect_equal("the lookups", origin.lookups(KURZGESAGT), 2)
+
+
+@suite.check
+def a_slow_reader_slows_nobody_and_gets_what_it_missed_in_order(bench):
+    with bench.plaque_and_origin(*FED_BY_OTHERS) as (plaque, origin):
+        origin.control(latency_ms=0)
+        with plaque.connect() as connection, plaque.watch([KURZGESAGT]) as fast:
+            fast.wait_for(1)
+            slow = plaque.start_watch([KURZGESAGT], over=connection)
+            expect_equal("the first upload", next(slow).video.video_id, NEWEST)
+            # 45 events of 8 kB: five times what HTTP/2 sends ahead of a reader.
+            published = [upload_id(i) for i in range(45)]
+            for i, upload in enumerate(published):
+                origin.publish(KURZGESAGT, upload, f"{i} " + "x" * 8000)
+                expect_ok(plaque.ask(KURZGESAGT, max_age=0))
+                fast.wait_for(i + 2)
+            missed = []
+            while not missed or missed[-1] != published[-1]:
+                missed.append(next(slow).video.video_id)
+            slow.cancel()
+    expect_equal("the uploads of the fast reader", fast.uploads(), [NEWEST, *published])
+    expect_equal("the order", missed, sorted(set(missed)))
+    expect(set(published[-15:]) <= set(missed), f"it lacks some that are still in the feed: {missed}")
+    return f"the slow reader got {len(missed)} of {len(published)}"
+
+
+@suite.check
+def sigterm_ends_watches_at_once(bench):
+    with bench.plaque_and_origin(*EVERY_SECOND) as (plaque, _), plaque.watch([KURZGESAGT, SCISHOW]) as watch:
+        watch.wait_for(2)
+        stopping = Stopwatch()
+        plaque.program.terminate()
+        wait_until(watch.call.done, "the watch ends", seconds=2)
+        expect_error(Answer(watch.call), StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+        expect_equal("the exit code", plaque.program.exit_code(within=3), 0)
+        took = stopping.seconds()
+    return f"{took:.2f} s"
+
+
+if __name__ == "__main__":
+    suite.run(Bench(__doc__.splitlines()[0]))
