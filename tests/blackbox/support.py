@@ -214,6 +214,10 @@ class Watch:
         self.reader.join()
 
 
+# Of a connection. Those of one process are one unless told otherwise.
+OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+
+
 # Child processes
 
 
@@ -284,11 +288,9 @@ class Plaque:
         self.address = found.group(1)
         self.channel = self.connect()
 
-    def connect(self):
+    def connect(self, *options):
         """A connection of its own."""
-        # Channels of one process share a connection unless told otherwise.
-        return grpc.insecure_channel(
-            self.address, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)])
+        return grpc.insecure_channel(self.address, options=[*OPTIONS, *options])
 
     def start(self, channel_id, kind=ANY, max_age=None, timeout=20, over=None):
         """Begins a GetLatestVideo call, over the connection `over` if given."""

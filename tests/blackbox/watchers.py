@@ -12,7 +12,7 @@ import time
 
 import grpc
 
-from support import Bench, Stopwatch, Suite, expect, expect_equal, made_up_channel, services, wait_until, watch_request
+from support import OPTIONS, Bench, Stopwatch, Suite, expect, expect_equal, made_up_channel, services, wait_until, watch_request
 
 CHANNELS = [made_up_channel(i) for i in range(100)]
 PROCESSES = 2
@@ -36,10 +36,8 @@ def watch_in_a_process(address, numbers, told, leave):
         watches = []
         for i, number in enumerate(numbers):
             if i % ON_A_CONNECTION == 0:
-                options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-                connections.append(grpc.aio.insecure_channel(address, options=options))
+                connections.append(grpc.aio.insecure_channel(address, options=OPTIONS))
                 client = services.LatestVideoStub(connections[-1])
-                await asyncio.sleep(0)
             watches.append(asyncio.create_task(watch(client, number)))
         await asyncio.to_thread(leave.wait)
         for connection in connections:
@@ -96,7 +94,8 @@ def ten_thousand_watchers_cost_one_poll_a_channel(bench):
         with Watchers(plaque.address, count) as watchers:
             first = watchers.events(count, "the initial events")
             opened = began.seconds()
-            expect_equal("the watchers told of an initial upload", sorted(number for _, number, initial, _ in first if initial), list(range(count)))
+            told = sorted(number for _, number, initial, _ in first if initial)
+            expect_equal("the watchers told of an initial upload", told, list(range(count)))
             a_watch = (plaque.memory_kib() - before) / count
 
             polls_before, polling = origin.stats()["by_channel"], Stopwatch()
