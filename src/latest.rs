@@ -188,11 +188,17 @@ impl Latest {
                         self.coalescer
                             .refresh(query.channel, self.source.lookup(query, now));
                     }
-                    return self.answer(good, query, trip.filter(|_| good.at >= asked), None, now);
+                    let made = made(
+                        trip.filter(|_| good.at >= asked),
+                        self.policy.ttl(good, now),
+                        None,
+                    );
+                    return self.keep(good, query, asked, made);
                 }
                 Verdict::Fallback(good, failed) => {
                     let trip = trip.filter(|_| failed.at >= asked);
-                    return self.answer(good, query, trip, failed.error.http_status(), now);
+                    let made = made(trip, self.policy.ttl(good, now), failed.error.http_status());
+                    return self.keep(good, query, asked, made);
                 }
                 Verdict::Refuse(failed) => {
                     return self.refuse(failed, query, trip.filter(|_| failed.at >= asked), now);
@@ -215,7 +221,13 @@ impl Latest {
                         Err(Overloaded(waiters)) => LookupError::Overloaded(waiters),
                     };
                     let trip = trip.unwrap_or(Trip(why, false));
-                    return self.without_lookup(known.as_deref(), query, trip, error);
+                    return self.without_lookup(
+                        known.as_deref(),
+                        query,
+                        asked,
+                        made(Some(trip), 0, None),
+                        error,
+                    );
                 }
             }
         }
@@ -243,20 +255,12 @@ impl Latest {
         self.coalescer.waiting()
     }
 
-    fn answer(
-        &self,
-        good: &Good<Arc<Channel>>,
-        query: Query,
-        trip: Option<Trip>,
-        status: Option<u16>,
-        now: Instant,
-    ) -> Reply {
-        let ttl = self.policy.ttl(good, now);
-        let looked_up_for_it = trip.is_some() && status.is_none();
-        let stale = !looked_up_for_it && good.age(now) > self.policy.fresh_for;
+    /// The answer that is kept. It is stale if it is older than fresh, and was not looked up since the caller came.
+    fn keep(&self, good: &Good<Arc<Channel>>, query: Query, asked: Instant, made: Made) -> Reply {
+        let stale = good.at < asked && good.age(asked) > self.policy.fresh_for;
         Reply {
             outcome: pick(good, query, stale),
-            made: made(trip, ttl, status),
+            made,
             retry_after: None,
         }
     }
@@ -277,15 +281,18 @@ impl Latest {
     }
 
     /// There was no lookup to be had, or it told nothing: the old answer, if there is one, or `error`.
-    fn without_lookup(&self, known: Option<&Known>, query: Query, trip: Trip, error: LookupError) -> Reply {
-        let now = Instant::now();
-        let made = made(Some(trip), 0, None);
+    fn without_lookup(
+        &self,
+        known: Option<&Known>,
+        query: Query,
+        asked: Instant,
+        made: Made,
+        error: LookupError,
+    ) -> Reply {
         match known.and_then(|known| known.good.as_ref()) {
-            Some(good) if good.age(now) <= self.policy.stale_if_error => Reply {
-                outcome: pick(good, query, good.age(now) > self.policy.fresh_for),
-                made,
-                retry_after: None,
-            },
+            Some(good) if good.age(asked) <= self.policy.stale_if_error => {
+                self.keep(good, query, asked, made)
+            }
             _ => Reply {
                 retry_after: matches!(error, LookupError::Overloaded(_)).then_some(OVERLOAD_PAUSE),
                 outcome: Err(error),

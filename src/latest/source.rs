@@ -79,7 +79,10 @@ impl Source {
         if error == UpstreamError::NotFound {
             if good.is_some() {
                 self.outage.note(channel, false, now);
-            } else if self.outage.under_way(now) {
+                // It was there. That it is gone is the last thing that this 404 says.
+                error = UpstreamError::Status(404);
+            }
+            if self.outage.under_way(now) {
                 error = UpstreamError::Outage;
             }
         }

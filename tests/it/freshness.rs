@@ -176,7 +176,30 @@ async fn an_answer_too_old_to_be_given_gives_way_to_the_error() {
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
     let status = client.get(CHANNEL).await.expect_err("too old");
-    assert_eq!(reason(&status).0, "CHANNEL_NOT_FOUND");
+    assert_eq!(
+        reason(&status).0,
+        "UPSTREAM_ERROR",
+        "it was there: a 404 is a failure like any other"
+    );
+}
+
+#[tokio::test]
+async fn an_old_answer_is_marked_stale_whatever_the_lookup_died_of() {
+    let fake = Fake::open(|lookup| match lookup.number {
+        1 => feed(lookup),
+        _ => "no feed at all".into_response(),
+    })
+    .await;
+    let server = fake
+        .serve_with(|config| config.latest.policy.fresh_for = Duration::ZERO)
+        .await;
+    let client = server.client();
+    client.get(CHANNEL).await.expect("an answer");
+    for made in ["plaque; fwd=stale", "plaque; hit; ttl=-1"] {
+        let (response, told) = client.get(CHANNEL).await.expect("the old answer");
+        assert_eq!(told, made);
+        assert!(response.freshness.expect("set").stale);
+    }
 }
 
 #[tokio::test]

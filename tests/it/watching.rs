@@ -222,10 +222,7 @@ async fn trouble_is_told_once_and_the_watch_goes_on() {
     next(&mut watch).await;
     studio.missing.store(true, SeqCst);
     studio.look_up().await;
-    assert_eq!(
-        next(&mut watch).await,
-        format!("problem: channel {CHANNEL} was not found")
-    );
+    assert_eq!(next(&mut watch).await, "problem: the upstream answered HTTP 404");
     studio.look_up().await;
     assert_quiet(&mut watch).await;
     // Whoever comes in the spell gets what is known, and is told of it.
