@@ -128,7 +128,7 @@ pub struct Upload {
 pub fn feed(channel: &str, title: &str, uploads: &[Upload]) -> Response {
     (
         [("content-type", "text/xml; charset=UTF-8")],
-        feed_xml(channel, title, uploads),
+        xml(channel, title, uploads),
     )
         .into_response()
 }
@@ -147,7 +147,8 @@ pub fn uploads(newest: SystemTime, count: u32) -> Vec<Upload> {
 }
 
 /// A feed in YouTube's shape: no feed-level `UC`, and descriptions that are empty.
-fn feed_xml(channel: &str, title: &str, uploads: &[Upload]) -> String {
+#[must_use]
+pub fn xml(channel: &str, title: &str, uploads: &[Upload]) -> String {
     let (bare, title) = (channel.trim_start_matches("UC"), escape(title));
     let author = format!(
         "<author>\n   <name>{title}</name>\n   <uri>https://www.youtube.com/channel/{channel}</uri>\n  </author>"

@@ -3,7 +3,11 @@
 //! Identifiers are parsed once, where they enter the program. Behind that edge a [`ChannelId`] is valid by construction, is
 //! copied like a number and needs no allocation.
 
+mod channel;
+
 use std::{fmt, str, str::FromStr, time::SystemTime};
+
+pub use self::channel::{Channel, MAX_UPLOADS, Video};
 
 /// The first two characters of every channel ID; a playlist that YouTube makes for a channel has others in their place.
 const CHANNEL_PREFIX: &str = "UC";
@@ -155,15 +159,15 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One upload, as the channel's feed tells of it.
+/// One upload, as the channel's feed tells of it. A [`Channel`] is made of these, and shows them as [`Video`]s.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Video {
+pub struct Upload {
     /// Which video.
     pub id: VideoId,
     /// Short or not.
     pub kind: Kind,
     /// As the channel wrote it; may be empty.
-    pub title: Box<str>,
+    pub title: String,
     /// When it was published; for a scheduled stream, when it was announced.
     pub published: Option<SystemTime>,
     /// When its entry was last changed.
@@ -174,58 +178,15 @@ pub struct Video {
     pub views: Option<u64>,
 }
 
-impl Video {
-    /// The video's page.
-    #[must_use]
-    pub fn url(&self) -> String {
-        match self.kind {
-            Kind::Video => format!("https://www.youtube.com/watch?v={}", self.id),
-            Kind::Short => format!("https://www.youtube.com/shorts/{}", self.id),
-        }
-    }
-}
-
 /// A still picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thumbnail {
     /// Where it is.
-    pub url: Box<str>,
+    pub url: String,
     /// In pixels, 0 if unknown.
     pub width: u32,
     /// In pixels, 0 if unknown.
     pub height: u32,
-}
-
-/// A channel and its newest uploads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Channel {
-    /// Which channel.
-    pub id: ChannelId,
-    /// Its name, as the channel wrote it.
-    pub title: Box<str>,
-    /// Newest first; those with no valid date come last.
-    pub uploads: Box<[Video]>,
-}
-
-impl Channel {
-    /// Where in `uploads` the newest one is, of `kind` if one is given.
-    #[must_use]
-    pub fn latest(&self, kind: Option<Kind>) -> Option<usize> {
-        self.uploads
-            .iter()
-            .position(|video| kind.is_none_or(|kind| video.kind == kind))
-    }
-
-    /// The bytes of memory that this channel occupies, itself included.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        let texts: usize = self
-            .uploads
-            .iter()
-            .map(|v| v.title.len() + v.thumbnail.as_ref().map_or(0, |t| t.url.len()))
-            .sum();
-        size_of::<Self>() + self.title.len() + size_of_val(&*self.uploads) + texts
-    }
 }
 
 fn is_base64url(c: char) -> bool {

@@ -105,7 +105,7 @@ impl Upstream for YouTube {
                 .await
                 .unwrap_or(Err(UpstreamError::TimedOut(self.time_limit)));
             match &outcome {
-                Ok(found) => tracing::info!(uploads = found.uploads.len(), "looked up"),
+                Ok(found) => tracing::info!(uploads = found.len(), "looked up"),
                 Err(error) => tracing::warn!(%error, "lookup failed"),
             }
             outcome

@@ -109,7 +109,9 @@ pub(super) fn event(event: &Event) -> v1::WatchLatestVideoResponse {
             upload,
             initial,
         } => v1::WatchLatestVideoResponse {
-            event: Some(Happened::Video(video(channel, &channel.uploads[*upload]))),
+            event: channel
+                .upload(*upload)
+                .map(|upload| Happened::Video(video(channel, upload))),
             initial: *initial,
         },
         Event::Problem {
@@ -127,29 +129,26 @@ pub(super) fn event(event: &Event) -> v1::WatchLatestVideoResponse {
     }
 }
 
-fn video(channel: &Channel, video: &Video) -> v1::Video {
-    let kind = match video.kind {
+fn video(channel: &Channel, video: Video<'_>) -> v1::Video {
+    let kind = match video.kind() {
         Kind::Video => v1::VideoKind::Video,
         Kind::Short => v1::VideoKind::Short,
     };
     v1::Video {
-        video_id: video.id.to_string(),
-        channel_id: channel.id.to_string(),
-        channel_title: channel.title.to_string(),
-        title: video.title.to_string(),
+        video_id: video.id().to_string(),
+        channel_id: channel.id().to_string(),
+        channel_title: channel.title().to_owned(),
+        title: video.title().to_owned(),
         url: video.url(),
         kind: kind.into(),
-        publish_time: video.published.map(Into::into),
-        update_time: video.updated.map(Into::into),
-        thumbnail: video.thumbnail.as_ref().map(thumbnail),
-        view_count: video.views,
+        publish_time: video.published().map(Into::into),
+        update_time: video.updated().map(Into::into),
+        thumbnail: video.thumbnail().map(thumbnail),
+        view_count: video.views(),
     }
 }
 
-fn thumbnail(thumbnail: &Thumbnail) -> v1::Thumbnail {
-    v1::Thumbnail {
-        url: thumbnail.url.to_string(),
-        width: thumbnail.width,
-        height: thumbnail.height,
-    }
+fn thumbnail(thumbnail: Thumbnail) -> v1::Thumbnail {
+    let Thumbnail { url, width, height } = thumbnail;
+    v1::Thumbnail { url, width, height }
 }

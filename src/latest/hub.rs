@@ -16,14 +16,11 @@ use tokio::{sync::watch, task::AbortHandle};
 use super::Known;
 use crate::{
     upstream::UpstreamError,
-    video::{Channel, ChannelId, VideoId},
+    video::{Channel, ChannelId, MAX_UPLOADS, VideoId},
 };
 
 /// The IDs that a hub remembers as seen: the feed's 15, and enough more that one which vanishes and comes back is known.
 const REMEMBERED: usize = 64;
-
-/// The entries of a full feed. One with fewer shows all uploads of the channel.
-const FULL_FEED: usize = 15;
 
 /// The hubs of all channels that are watched.
 #[derive(Default)]
@@ -159,16 +156,16 @@ impl Timeline {
             return;
         }
         let oldest = self.oldest_in_reach();
-        let mut numbers = vec![0; channel.uploads.len()];
+        let mut numbers = vec![0; channel.len()];
         // From the oldest to the newest, so that the numbers have the order of publication.
-        for (upload, number) in channel.uploads.iter().zip(&mut numbers).rev() {
-            *number = match self.seen.iter().find(|(id, _)| *id == upload.id) {
+        for (upload, number) in channel.uploads().zip(&mut numbers).rev() {
+            *number = match self.seen.iter().find(|(id, _)| *id == upload.id()) {
                 Some((_, number)) => *number,
                 // It was in the channel all along, and shows now because a newer one was deleted.
-                None if upload.published.is_some() && upload.published < oldest => 0,
+                None if upload.published().is_some() && upload.published() < oldest => 0,
                 None => {
                     self.newest += 1;
-                    self.seen.push_back((upload.id, self.newest));
+                    self.seen.push_back((upload.id(), self.newest));
                     self.newest
                 }
             };
@@ -180,11 +177,12 @@ impl Timeline {
         self.channel = Some(Arc::clone(channel));
     }
 
-    /// Whatever was published before this has been in the channel before, whether it was seen or not. `None`: the feed showed all.
+    /// Whatever was published before this has been in the channel before, whether it was seen or not. `None`: the feed was not
+    /// full, and so showed all that there was.
     fn oldest_in_reach(&self) -> Option<SystemTime> {
-        let uploads = &self.channel.as_ref()?.uploads;
-        (uploads.len() >= FULL_FEED)
-            .then(|| uploads.iter().filter_map(|upload| upload.published).min())
+        let channel = self.channel.as_ref()?;
+        (channel.len() >= MAX_UPLOADS)
+            .then(|| channel.uploads().filter_map(|upload| upload.published()).min())
             .flatten()
     }
 }

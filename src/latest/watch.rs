@@ -43,7 +43,7 @@ pub enum Event {
     Upload {
         /// The channel as it was then.
         channel: Arc<Channel>,
-        /// Into `channel.uploads`.
+        /// The upload's index in it.
         upload: usize,
         /// It was there when the watch began.
         initial: bool,
@@ -62,9 +62,9 @@ pub enum Event {
 impl Event {
     /// The upload, if it is one.
     #[must_use]
-    pub fn video(&self) -> Option<&Video> {
+    pub fn video(&self) -> Option<Video<'_>> {
         match self {
-            Self::Upload { channel, upload, .. } => channel.uploads.get(*upload),
+            Self::Upload { channel, upload, .. } => channel.upload(*upload),
             Self::Problem { .. } => None,
         }
     }
@@ -201,13 +201,13 @@ impl Watcher {
         if let Some(channel) = &timeline.channel {
             let begin = self.begin.take();
             let initial = begin.is_some();
-            let uploads = channel.uploads.iter().enumerate().zip(&*timeline.numbers).rev();
+            let uploads = channel.uploads().enumerate().zip(&*timeline.numbers).rev();
             let told = self.told;
             let wanted = uploads.filter(|((index, upload), number)| {
-                self.kind.is_none_or(|kind| upload.kind == kind)
+                self.kind.is_none_or(|kind| upload.kind() == kind)
                     && match &begin {
                         None => **number > told,
-                        Some(Begin(Some(after))) => upload.published.is_some_and(|at| at > *after),
+                        Some(Begin(Some(after))) => upload.published().is_some_and(|at| at > *after),
                         Some(Begin(None)) => channel.latest(self.kind) == Some(*index),
                     }
             });

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use feed_rs::model::{Entry, Feed};
 use quick_xml::{Reader, events::Event};
 
-use crate::video::{Channel, ChannelId, Kind, Thumbnail, Video, VideoId};
+use crate::video::{Channel, ChannelId, Kind, Thumbnail, Upload, VideoId};
 
 /// A feed nests five elements deep. feed-rs descends by recursion: a document that nests without end would overflow the stack,
 /// which no `catch_unwind` survives.
@@ -53,7 +53,7 @@ pub fn parse(xml: &[u8], channel: ChannelId) -> Result<Channel, FeedError> {
     // The author of an entry is the channel even where the feed has another title (a playlist's, or none).
     let author = feed.entries.first().and_then(|e| e.authors.first()?.name.clone());
     let title = author.or(feed.title.map(|title| title.content));
-    let mut uploads: Vec<Video> = feed
+    let uploads: Vec<Upload> = feed
         .entries
         .into_iter()
         .filter_map(|entry| upload(entry, channel))
@@ -61,14 +61,7 @@ pub fn parse(xml: &[u8], channel: ChannelId) -> Result<Channel, FeedError> {
     if uploads.is_empty() && !its_own {
         return Err(FeedError::NotThisChannel);
     }
-    // Stable, so that entries of one moment keep the feed's order; `None` is less than any time and comes last.
-    uploads.sort_by_key(|video| std::cmp::Reverse(video.published));
-
-    Ok(Channel {
-        id: channel,
-        title: title.unwrap_or_default().into(),
-        uploads: uploads.into(),
-    })
+    Ok(Channel::new(channel, &title.unwrap_or_default(), uploads))
 }
 
 /// Whether the feed itself, not only its entries, says that it is the channel's: by its author or by a link.
@@ -80,7 +73,7 @@ fn is_of(feed: &Feed, channel: ChannelId) -> bool {
         .any(|address| address.contains(channel.as_str()))
 }
 
-fn upload(entry: Entry, channel: ChannelId) -> Option<Video> {
+fn upload(entry: Entry, channel: ChannelId) -> Option<Upload> {
     let id = entry.id.strip_prefix("yt:video:").unwrap_or(&entry.id);
     let Ok(id) = id.parse::<VideoId>() else {
         tracing::warn!(%channel, entry.id, "left out an entry that has no valid video ID");
@@ -100,14 +93,14 @@ fn upload(entry: Entry, channel: ChannelId) -> Option<Video> {
     let media = entry.media.into_iter().next();
     let (thumbnails, community) = media.map_or((vec![], None), |m| (m.thumbnails, m.community));
 
-    Some(Video {
+    Some(Upload {
         id,
         kind: if short { Kind::Short } else { Kind::Video },
-        title: entry.title.map_or_else(Box::default, |t| t.content.into()),
+        title: entry.title.map(|t| t.content).unwrap_or_default(),
         published: entry.published.map(SystemTime::from),
         updated: entry.updated.map(SystemTime::from),
         thumbnail: thumbnails.into_iter().next().map(|thumbnail| Thumbnail {
-            url: https(thumbnail.image.uri).into(),
+            url: https(thumbnail.image.uri),
             width: thumbnail.image.width.unwrap_or(0),
             height: thumbnail.image.height.unwrap_or(0),
         }),
@@ -239,16 +232,16 @@ mod tests {
             &group(texts),
         ))
         .expect("a feed");
-        assert_eq!(&*channel.title, "Tide & Time");
-        let video = &channel.uploads[0];
-        assert_eq!(video.id.as_str(), "aaaaaaaaaaA");
-        assert_eq!(video.kind, Kind::Video);
-        assert_eq!(&*video.title, "Title of aaaaaaaaaaA");
-        assert_eq!(seconds(video.published), 1_767_323_045);
-        assert_eq!(seconds(video.updated), 1_767_571_200);
-        assert_eq!(video.views, Some(42));
-        let thumbnail = video.thumbnail.as_ref().expect("a thumbnail");
-        assert_eq!(&*thumbnail.url, "https://i1.ytimg.com/vi/x/hqdefault.jpg");
+        assert_eq!(channel.title(), "Tide & Time");
+        let video = channel.upload(0).expect("an upload");
+        assert_eq!(video.id().as_str(), "aaaaaaaaaaA");
+        assert_eq!(video.kind(), Kind::Video);
+        assert_eq!(video.title(), "Title of aaaaaaaaaaA");
+        assert_eq!(seconds(video.published()), 1_767_323_045);
+        assert_eq!(seconds(video.updated()), 1_767_571_200);
+        assert_eq!(video.views(), Some(42));
+        let thumbnail = video.thumbnail().expect("a thumbnail");
+        assert_eq!(thumbnail.url, "https://i1.ytimg.com/vi/x/hqdefault.jpg");
         assert_eq!((thumbnail.width, thumbnail.height), (480, 360));
     }
 
@@ -269,8 +262,8 @@ mod tests {
                 &group(texts),
             ))
             .unwrap_or_else(|error| panic!("{texts}: {error}"));
-            let video = &channel.uploads[0];
-            assert_eq!((video.kind, video.views), (Kind::Short, Some(42)), "{texts}");
+            let video = channel.upload(0).expect("an upload");
+            assert_eq!((video.kind(), video.views()), (Kind::Short, Some(42)), "{texts}");
         }
     }
 
@@ -282,7 +275,7 @@ mod tests {
             entry("newnewnewnA", "shorts/3", "2026-01-01T00:00:00+00:00", ""),
         ];
         let channel = parse_entries(&entries.concat()).expect("a feed");
-        let ids: Vec<_> = channel.uploads.iter().map(|v| v.id.as_str()).collect();
+        let ids: Vec<_> = channel.uploads().map(|video| video.id().to_string()).collect();
         assert_eq!(ids, ["newnewnewnA", "oldoldoldoA", "undatedundA"]);
         assert_eq!(channel.latest(Some(Kind::Video)), Some(1));
     }
@@ -293,12 +286,12 @@ mod tests {
             .replace(CHANNEL, "UCzzzzzzzzzzzzzzzzzzzzzA");
         let nameless = entry("", "watch?v=2", "2026-01-01T00:00:00+00:00", "");
         let channel = parse_entries(&(foreign + &nameless)).expect("a feed");
-        assert!(channel.uploads.is_empty(), "{channel:?}");
+        assert!(channel.is_empty(), "{channel:?}");
     }
 
     #[test]
     fn a_channel_without_uploads_is_a_channel() {
-        assert!(parse_entries("").expect("a feed").uploads.is_empty());
+        assert!(parse_entries("").expect("a feed").is_empty());
     }
 
     #[test]

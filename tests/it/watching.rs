@@ -107,7 +107,7 @@ async fn next(watch: &mut Watch) -> String {
     match watch.next().await.expect("it goes on").expect("no error") {
         Event::Problem { error, .. } => format!("problem: {error}"),
         event @ Event::Upload { initial, .. } => {
-            let id = event.video().expect("an upload").id;
+            let id = event.video().expect("an upload").id();
             if initial {
                 format!("initially {id}")
             } else {

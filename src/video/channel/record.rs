@@ -1,0 +1,86 @@
+//! What a [`Channel`](super::Channel) is made of: records of fixed size.
+
+use std::{
+    ops::Range,
+    time::{Duration, SystemTime},
+};
+
+use crate::video::{Kind, Thumbnail, VideoId};
+
+/// What is kept of an upload: 48 bytes. What would be padding between numbers is saved by keeping some of them as bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) published: Moment,
+    pub(super) updated: Moment,
+    /// In the channel's texts. The title begins where the text before it ends.
+    pub(super) title_end: u32,
+    pub(super) thumbnail: Option<Still>,
+    pub(super) id: VideoId,
+    pub(super) kind: Kind,
+    pub(super) views: Option<[u8; 8]>,
+}
+
+/// Nanoseconds since 1970, within 292 years before and after. Notifications have times to the nanosecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Moment(i64);
+
+impl Moment {
+    /// No time at all; as a time it would be in the year 1677.
+    const NONE: Self = Self(i64::MIN);
+
+    pub(super) fn new(time: Option<SystemTime>) -> Self {
+        let since = |time: SystemTime| match time.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => i64::try_from(after.as_nanos()).ok(),
+            Err(before) => i64::try_from(before.duration().as_nanos())
+                .ok()
+                .map(|nanos| -nanos),
+        };
+        time.and_then(since).map_or(Self::NONE, Self)
+    }
+
+    pub(super) fn time(self) -> Option<SystemTime> {
+        let apart = Duration::from_nanos(self.0.unsigned_abs());
+        match self {
+            Self::NONE => None,
+            Self(0..) => SystemTime::UNIX_EPOCH.checked_add(apart),
+            Self(_) => SystemTime::UNIX_EPOCH.checked_sub(apart),
+        }
+    }
+}
+
+/// A thumbnail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Still {
+    /// On one of YouTube's hosts, as all thumbnails are in every feed seen: `https://i3.ytimg.com/vi/VIDEO/hqdefault.jpg`.
+    Usual {
+        /// The host's digit, in ASCII.
+        host: u8,
+        width: u16,
+        height: u16,
+    },
+    /// Anywhere else: an index (a `u32`) into the channel's odd thumbnails.
+    Odd([u8; 4]),
+}
+
+impl Still {
+    /// `thumbnail` as a usual one of the video `id`, if its address can be put together again from that.
+    pub(super) fn usual(thumbnail: &Thumbnail, id: VideoId) -> Option<Self> {
+        let host = *thumbnail.url.as_bytes().get("https://i".len())?;
+        let width = thumbnail.width.try_into().ok()?;
+        let height = thumbnail.height.try_into().ok()?;
+        (Self::url(host, id) == thumbnail.url).then_some(Self::Usual { host, width, height })
+    }
+
+    pub(super) fn url(host: u8, id: VideoId) -> String {
+        format!("https://i{}.ytimg.com/vi/{id}/hqdefault.jpg", char::from(host))
+    }
+}
+
+/// A thumbnail that is no [`Still::Usual`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OddThumbnail {
+    /// In the channel's texts.
+    pub(super) url: Range<u32>,
+    pub(super) width: u32,
+    pub(super) height: u32,
+}
