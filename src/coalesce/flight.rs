@@ -1,12 +1,12 @@
 //! The keyed channel map: which lookups are in progress, and who waits for them.
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::HashMap,
     hash::{BuildHasher, Hash},
     time::Duration,
 };
 
-use super::sync::{Arc, AtomicUsize, Mutex, Ordering::Relaxed, Weak, broadcast};
+use super::sync::{Arc, AtomicUsize, Mutex, Ordering::Relaxed, RandomState, Weak, broadcast};
 
 /// Enough that two cores which start flights at the same time rarely meet; an empty shard is 64 bytes.
 pub(super) const SHARDS: usize = 64;

@@ -1,8 +1,11 @@
-//! What the flight map is built of. Model checking (`tests/model.rs`) builds it of instrumented twins.
+//! What the flight map is built of. Model checking (`tests/model.rs`) builds it of instrumented twins: `tests/model/sync.rs`.
 
-pub(super) use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicUsize, Ordering},
+pub(super) use std::{
+    collections::hash_map::RandomState,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 pub(super) use parking_lot::Mutex;

@@ -1,5 +1,8 @@
 //! When what is known will do, and when to ask again. Pure: time and chance are arguments.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},

@@ -1,0 +1,249 @@
+//! The policy against a reference that is written down from the tables of the design in another style: whole seconds, yes and no.
+
+use std::time::SystemTime;
+
+use proptest::{
+    prelude::*,
+    test_runner::{Config, RngSeed},
+};
+
+use super::*;
+
+/// The same cases every time; what fails is written to no file.
+fn config(cases: u32) -> Config {
+    Config {
+        cases,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(3),
+        ..Config::default()
+    }
+}
+
+const YEAR: u32 = 365 * 24 * 60 * 60;
+
+/// Far from the ends of what an `Instant` can hold.
+const NOW: i64 = 10 * YEAR as i64;
+
+/// What is known, in seconds: how long ago, where it is a moment. Below zero: in the future.
+#[derive(Clone, Debug)]
+struct Case {
+    good: Option<i64>,
+    /// When, and in how many seconds from now the next lookup may be.
+    failed: Option<(i64, i64)>,
+    max_age: Option<u32>,
+    asked: i64,
+    fresh_for: u32,
+    stale_while_revalidate: u32,
+    stale_if_error: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Give,
+    GiveAndRefresh,
+    GiveForWantOfBetter,
+    Fail,
+    LookUp(Why),
+}
+
+/// Is there an entry? a good answer? was it looked up after the caller came? does its age please the caller? may nothing be looked
+/// up now? is it young enough to stand in for a failure? to be given while it is looked up? fresh?
+const TABLE: [(&str, Wanted); 11] = [
+    ("n-------", Wanted::LookUp(Why::Unknown)),
+    ("yn--y---", Wanted::Fail),
+    ("yn--n---", Wanted::LookUp(Why::Stale)),
+    ("yyy-----", Wanted::Give),
+    ("yyny----", Wanted::Give),
+    ("yynnyy--", Wanted::GiveForWantOfBetter),
+    ("yynnyn--", Wanted::Fail),
+    ("yynnn-yn", Wanted::GiveAndRefresh),
+    ("yynnn-yy", Wanted::GiveAndRefresh),
+    ("yynnn-ny", Wanted::LookUp(Why::Requested)),
+    ("yynnn-nn", Wanted::LookUp(Why::Stale)),
+];
+
+impl Case {
+    fn wanted(&self) -> Wanted {
+        let age = self.good.map_or(i64::MAX, |ago| ago.max(0));
+        let (fresh, early) = (i64::from(self.fresh_for), i64::from(self.stale_while_revalidate));
+        let facts = [
+            self.good.is_some() || self.failed.is_some(),
+            self.good.is_some(),
+            self.good.is_some_and(|ago| ago <= self.asked),
+            age <= self.max_age.map_or(fresh, i64::from),
+            self.failed
+                .is_some_and(|(ago, retry_in)| retry_in > 0 || ago <= self.asked),
+            age <= i64::from(self.stale_if_error),
+            self.max_age.is_none() && age <= fresh + early,
+            age <= fresh,
+        ];
+        let fits = |row: &str| {
+            row.chars()
+                .zip(facts)
+                .all(|(cell, fact)| cell == '-' || (cell == 'y') == fact)
+        };
+        let rows: Vec<_> = TABLE.iter().filter(|(row, _)| fits(row)).collect();
+        let [(_, wanted)] = rows[..] else {
+            panic!("{facts:?} is in {rows:?}");
+        };
+        *wanted
+    }
+
+    fn policy(&self) -> Policy {
+        Policy {
+            fresh_for: secs(self.fresh_for),
+            stale_while_revalidate: secs(self.stale_while_revalidate),
+            stale_if_error: secs(self.stale_if_error),
+            negative_for: Duration::ZERO,
+        }
+    }
+
+    fn known(&self, epoch: Instant) -> Option<Known> {
+        let good = self.good.map(|ago| Good {
+            value: Arc::new(Channel {
+                id: format!("UC{:021}A", 0).parse().expect("valid"),
+                title: "".into(),
+                uploads: Box::default(),
+            }),
+            at: moment(epoch, -ago),
+            time: SystemTime::UNIX_EPOCH,
+        });
+        let failed = self.failed.map(|(ago, retry_in)| Failed {
+            error: UpstreamError::NotFound,
+            at: moment(epoch, -ago),
+            retry_at: moment(epoch, retry_in),
+            streak: 1,
+        });
+        (good.is_some() || failed.is_some()).then_some(Known { good, failed })
+    }
+}
+
+fn secs(seconds: u32) -> Duration {
+    Duration::from_secs(seconds.into())
+}
+
+/// So many seconds from now.
+fn moment(epoch: Instant, from_now: i64) -> Instant {
+    epoch + Duration::from_secs((NOW + from_now).try_into().expect("within ten years"))
+}
+
+/// Few values, so that they often meet at the edges of a rule, and many.
+fn duration() -> impl Strategy<Value = u32> {
+    prop_oneof![8 => 0..12_u32, 1 => 0..=YEAR]
+}
+
+fn ago() -> impl Strategy<Value = i64> {
+    prop_oneof![1 => -2..0_i64, 8 => 0..30_i64, 1 => 0..=i64::from(YEAR)]
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let known = (
+        prop::option::of(ago()),
+        prop::option::of((ago(), -10..10_i64)),
+        prop::option::of(duration()),
+        0..30_i64,
+    );
+    (known, (duration(), duration(), duration())).prop_map(|(known, policy)| Case {
+        good: known.0,
+        failed: known.1,
+        max_age: known.2,
+        asked: known.3,
+        fresh_for: policy.0,
+        stale_while_revalidate: policy.1,
+        stale_if_error: policy.2,
+    })
+}
+
+fn error() -> impl Strategy<Value = UpstreamError> {
+    prop_oneof![
+        Just(UpstreamError::NotFound),
+        Just(UpstreamError::Outage),
+        Just(UpstreamError::RateLimited(429)),
+        Just(UpstreamError::Status(500)),
+        Just(UpstreamError::Unreachable("reset".into())),
+        Just(UpstreamError::TimedOut(Duration::from_secs(10))),
+        Just(UpstreamError::Malformed("html".into())),
+    ]
+}
+
+/// All there are, the first ones more often.
+fn streak() -> impl Strategy<Value = u32> {
+    prop_oneof![0..20_u32, any::<u32>(), Just(u32::MAX)]
+}
+
+/// From 0 to 1, both included.
+fn chance() -> impl Strategy<Value = f64> {
+    prop_oneof![Just(0.0), Just(1.0), 0.0..1.0]
+}
+
+/// `first`, doubled with each failure after the first, to `longest`. In milliseconds.
+fn doubled(first: u128, longest: u128, streak: u32) -> u128 {
+    (1..streak.min(60))
+        .fold(first, |pause, _| pause * 2)
+        .min(longest.max(first))
+}
+
+/// Keeps nothing for any longer than `negative_for` asks.
+fn policy(negative_for: Duration) -> Policy {
+    Policy {
+        fresh_for: Duration::ZERO,
+        stale_while_revalidate: Duration::ZERO,
+        stale_if_error: Duration::ZERO,
+        negative_for,
+    }
+}
+
+proptest! {
+    #![proptest_config(config(3000))]
+
+    #[test]
+    fn the_policy_does_what_the_table_says(case in case()) {
+        let epoch = Instant::now();
+        let (known, asked, now) = (case.known(epoch), moment(epoch, -case.asked), moment(epoch, 0));
+        let policy = case.policy();
+        let verdict = policy.judge(known.as_ref(), case.max_age.map(secs), asked, now);
+        let given = match verdict {
+            Verdict::Answer { refresh: false, .. } => Wanted::Give,
+            Verdict::Answer { refresh: true, .. } => Wanted::GiveAndRefresh,
+            Verdict::Fallback(..) => Wanted::GiveForWantOfBetter,
+            Verdict::Refuse(_) => Wanted::Fail,
+            Verdict::LookUp(why) => Wanted::LookUp(why),
+        };
+        prop_assert_eq!(given, case.wanted());
+
+        if let Some(good) = known.as_ref().and_then(|known| known.good.as_ref()) {
+            let age = case.good.map_or(0, |ago| ago.max(0));
+            prop_assert_eq!(policy.ttl(good, now), i64::from(case.fresh_for) - age);
+        }
+        let (fresh, early) = (policy.fresh_for, policy.stale_while_revalidate);
+        prop_assert!(policy.keep_for() >= policy.stale_if_error.max(fresh + early));
+    }
+
+    #[test]
+    fn a_failure_pauses_for_5_seconds_doubling_to_5_minutes(
+        error in error(), streak in streak(), chance in chance(), negative_for in duration(),
+    ) {
+        let policy = policy(secs(negative_for));
+        let pause = policy.pause(&error, true, streak, chance);
+        let around = doubled(5_000, 300_000, streak);
+        prop_assert!((around * 8 / 10..=around * 12 / 10).contains(&pause.as_millis()), "{:?}", pause);
+        prop_assert!(pause <= policy.pause(&error, true, streak.saturating_add(1), chance));
+        if chance < 1.0 {
+            prop_assert!(pause < policy.pause(&error, true, streak, 1.0), "no jitter");
+        }
+        // Whether the channel was ever seen matters to a 404 alone.
+        if error != UpstreamError::NotFound {
+            prop_assert_eq!(pause, policy.pause(&error, false, streak, chance));
+        }
+    }
+
+    #[test]
+    fn a_channel_never_seen_stays_unknown_for_twice_as_long_each_time_to_15_minutes(
+        negative_for in duration(), streak in streak(), chance in chance(),
+    ) {
+        let policy = policy(secs(negative_for));
+        let pause = policy.pause(&UpstreamError::NotFound, false, streak, chance);
+        prop_assert_eq!(pause.as_millis(), doubled(u128::from(negative_for) * 1000, 900_000, streak));
+        prop_assert!(policy.keep_for() >= pause, "forgotten before it ends");
+    }
+}

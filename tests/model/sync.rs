@@ -1,0 +1,199 @@
+//! The twin of `src/coalesce/sync.rs`: what the flight map is built of, with a scheduling point at each step that other threads
+//! could see.
+//!
+//! `Arc` and `Weak` are the real ones: what the map does with them stands beside a lock's step, so their counts change in every
+//! order all the same. tokio's channel is the real one too, each of its operations one step: tokio model-checks it itself.
+
+use std::{
+    cell::Cell,
+    hash::{BuildHasher, Hasher},
+    ops::{Deref, DerefMut},
+    sync::PoisonError,
+    time::Duration,
+};
+
+pub use shuttle::sync::{
+    Arc, Weak,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// How far operations are taken apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Grain {
+    /// Not at all. For when no other thread is under way.
+    Quiet,
+    /// What is done under a lock is one step. Nobody else gets in there, and of what is done without the lock (to send, to
+    /// give a sender up) nothing can tell whether it came in the middle or just before. So few steps can be tried in all orders.
+    Coarse,
+    /// Others may go on while a lock is held, and between its release and whatever is next.
+    Fine,
+}
+
+std::thread_local! {
+    static GRAIN: Cell<Grain> = const { Cell::new(Grain::Quiet) };
+}
+
+/// Runs `work` with operations taken apart to `grain`.
+pub fn with_grain<T>(grain: Grain, work: impl FnOnce() -> T) -> T {
+    let before = GRAIN.replace(grain);
+    let result = work();
+    GRAIN.set(before);
+    result
+}
+
+shuttle::thread_local! {
+    static HELD: Cell<usize> = Cell::new(0);
+}
+
+/// Lets any other thread go on from here.
+pub fn step() {
+    if GRAIN.get() != Grain::Quiet && !std::thread::panicking() {
+        // Not `yield_now`: a scheduler may take that as a wish to be last. To shuttle, which knows no time, a sleep is a switch.
+        shuttle::thread::sleep(Duration::ZERO);
+    }
+}
+
+fn fine_step() {
+    if GRAIN.get() == Grain::Fine {
+        step();
+    }
+}
+
+/// To be called where code of others may run: wakers, above all.
+fn no_lock_is_held() {
+    if !std::thread::panicking() {
+        assert_eq!(HELD.with(Cell::get), 0, "foreign code under a shard's lock");
+    }
+}
+
+/// Hashes a one-byte key to itself: which keys share a shard is known, and alike in every execution.
+#[derive(Clone, Copy)]
+pub struct RandomState;
+
+pub struct Itself(u64);
+
+impl RandomState {
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl BuildHasher for RandomState {
+    type Hasher = Itself;
+
+    fn build_hasher(&self) -> Itself {
+        Itself(0)
+    }
+}
+
+impl Hasher for Itself {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |_, byte| u64::from(*byte));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Like parking_lot's: does not poison.
+#[derive(Default)]
+pub struct Mutex<T> {
+    turn: shuttle::sync::Mutex<()>,
+    data: parking_lot::Mutex<T>,
+}
+
+/// Its fields are dropped in this order.
+pub struct Guard<'a, T> {
+    data: parking_lot::MutexGuard<'a, T>,
+    _turn: Option<shuttle::sync::MutexGuard<'a, ()>>,
+    _unlocked: Unlocked,
+}
+
+/// The moment after a lock was given back.
+struct Unlocked;
+
+impl<T> Mutex<T> {
+    pub fn lock(&self) -> Guard<'_, T> {
+        let turn = match GRAIN.get() {
+            Grain::Fine => Some(self.turn.lock().unwrap_or_else(PoisonError::into_inner)),
+            Grain::Coarse | Grain::Quiet => {
+                step();
+                None
+            }
+        };
+        HELD.with(|held| held.set(held.get() + 1));
+        Guard {
+            data: self.data.try_lock().expect("it is this thread's turn"),
+            _turn: turn,
+            _unlocked: Unlocked,
+        }
+    }
+}
+
+impl Drop for Unlocked {
+    fn drop(&mut self) {
+        HELD.with(|held| held.set(held.get() - 1));
+        fine_step();
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.data
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.data
+    }
+}
+
+pub mod broadcast {
+    use tokio::sync::broadcast;
+
+    use super::{fine_step, no_lock_is_held, step};
+
+    pub struct Sender<T>(broadcast::Sender<T>);
+
+    pub struct Receiver<T>(broadcast::Receiver<T>);
+
+    pub fn channel<T: Clone>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+        let (sender, receiver) = broadcast::channel(capacity);
+        (Sender(sender), Receiver(receiver))
+    }
+
+    impl<T> Sender<T> {
+        pub fn subscribe(&self) -> Receiver<T> {
+            fine_step();
+            Receiver(self.0.subscribe())
+        }
+
+        /// The number of receivers that it reached. `Err` if there are none.
+        pub fn send(&self, message: T) -> Result<usize, broadcast::error::SendError<T>> {
+            no_lock_is_held();
+            step();
+            let sent = self.0.send(message);
+            step();
+            sent
+        }
+    }
+
+    /// Closes the channel.
+    impl<T> Drop for Sender<T> {
+        fn drop(&mut self) {
+            no_lock_is_held();
+            fine_step();
+        }
+    }
+
+    impl<T: Clone> Receiver<T> {
+        pub async fn recv(&mut self) -> Result<T, broadcast::error::RecvError> {
+            step();
+            self.0.recv().await
+        }
+    }
+}
