@@ -11,3 +11,11 @@ fmt:
 
 demo:
     cargo run --release -- demo
+
+# plaque beside other caches, on this machine; `benches/REPORT.md` says how to read it. A part of it: `just bench waves`.
+bench part='':
+    cargo bench --bench coalesce -- {{part}}
+
+# What a hit adds to moka's own `get`. Needs perf, or valgrind where perf may not count.
+bench-hit-instructions:
+    cargo bench --bench coalesce -- instructions

@@ -119,10 +119,12 @@ use std::{
     future::Future,
     hash::Hash,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -206,7 +208,19 @@ where
 
     /// What is known of `key`, without a lookup.
     pub async fn known(&self, key: &K) -> Option<V> {
-        self.known.get(key).await.map(|entry| entry.value)
+        let found = match self.known_at_once(key) {
+            Poll::Ready(found) => found,
+            Poll::Pending => Box::pin(self.known.get(key)).await,
+        };
+        found.map(|entry| entry.value)
+    }
+
+    /// Polls moka once: it has to wait only where a writer was cancelled halfway.
+    ///
+    /// Its future is 700 bytes. Here it lives on the stack; awaited, every caller would carry the room for it for as long as it
+    /// waits for a flight.
+    fn known_at_once(&self, key: &K) -> Poll<Option<Stamped<V>>> {
+        pin!(self.known.get(key)).poll(&mut Context::from_waker(Waker::noop()))
     }
 
     /// Joins the flight for `key`; if there is none, starts one that runs `lookup`.

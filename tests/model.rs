@@ -30,7 +30,8 @@ use sync::{Grain, with_grain};
 const ENOUGH: usize = 1000;
 
 /// A key in the same shard as 1.
-const BESIDE_1: u8 = 1 + SHARDS as u8;
+const BESIDE_1: u8 = 65;
+const _: () = assert!(BESIDE_1 as usize == 1 + SHARDS);
 
 /// A flight map, and what was done to it.
 #[derive(Clone)]
@@ -221,12 +222,11 @@ fn check_all(grain: Grain, scenario: impl Fn() + Send + Sync + 'static) {
     assert!(tried > 50, "only {tried} interleavings: what was there to check?");
 }
 
+/// Something to do on a thread of its own.
+type Work = Box<dyn FnOnce(&World) + Send>;
+
 /// Runs what is to be done at once, the last of it on this very thread; then checks that nothing is left.
-fn at_once<const N: usize>(
-    world: &World,
-    others: [Box<dyn FnOnce(&World) + Send>; N],
-    last: impl FnOnce(&World),
-) {
+fn at_once<const N: usize>(world: &World, others: [Work; N], last: impl FnOnce(&World)) {
     let threads = others.map(|work| {
         let world = world.clone();
         thread::spawn(move || work(&world))
@@ -399,17 +399,19 @@ fn do_anything(world: &World) {
             4 => flying.extend(world.refresh(key)),
             5 => world.detach(key),
             6 => {
-                waiting.pop().map(Waiting::leave);
+                waiting.pop().into_iter().for_each(Waiting::leave);
             }
             7 => {
-                waiting.pop().map(Waiting::glance);
+                waiting.pop().into_iter().for_each(Waiting::glance);
             }
             8 => {
-                flying.last().map(Flying::look);
+                flying.last().into_iter().for_each(|flight| {
+                    flight.look();
+                });
             }
             _ => {
                 let ending = Ending::ALL[rng.gen_range(0..Ending::ALL.len())];
-                flying.pop().map(|flight| flight.end(ending));
+                flying.pop().into_iter().for_each(|flight| flight.end(ending));
             }
         }
     }
@@ -424,7 +426,7 @@ fn do_anything(world: &World) {
 fn whatever_four_threads_do_the_rules_hold() {
     for limit in [2, ENOUGH] {
         check(Grain::Fine, RandomScheduler::new_from_seed(3, 2000), move || {
-            bustle(limit)
+            bustle(limit);
         });
         for depth in [2, 3, 5] {
             check(

@@ -210,11 +210,17 @@ impl<K, V: Clone> Waiter<K, V> {
     /// # Errors
     ///
     /// If the lookup brought no value at all: it panicked, exceeded the limit, or was torn down.
-    pub async fn outcome(mut self) -> Outcome<V> {
-        // A flight sends once. It cannot be missed: the channel holds one message, and this receiver is older than it.
-        let outcome = self.receiver.recv().await;
-        drop(self.place);
-        outcome.unwrap_or(Err(FlightError::Abandoned))
+    pub fn outcome(self) -> impl Future<Output = Outcome<V>> {
+        let Self {
+            mut receiver, place, ..
+        } = self;
+        // Not an `async fn`: that would keep `self` twice, once as it came and once as it is used.
+        async move {
+            // A flight sends once. It cannot be missed: the channel holds one message, and this receiver is older than it.
+            let outcome = receiver.recv().await;
+            drop(place);
+            outcome.unwrap_or(Err(FlightError::Abandoned))
+        }
     }
 }
 

@@ -100,11 +100,11 @@ impl Case {
 
     fn known(&self, epoch: Instant) -> Option<Known> {
         let good = self.good.map(|ago| Good {
-            value: Arc::new(Channel {
-                id: format!("UC{:021}A", 0).parse().expect("valid"),
-                title: "".into(),
-                uploads: Box::default(),
-            }),
+            value: Arc::new(Channel::new(
+                "UC0123456789abcdefghijkA".parse().expect("valid"),
+                "",
+                vec![],
+            )),
             at: moment(epoch, -ago),
             time: SystemTime::UNIX_EPOCH,
         });

@@ -1,0 +1,177 @@
+//! What is measured in a process of its own: memory, because what one library has freed would hide what the next one takes, and
+//! instructions, because a tool has to watch the whole process.
+
+use std::{env, fs, future::pending, hint::black_box, process::Command, sync::Arc};
+
+use tokio::{runtime, task::yield_now};
+
+use super::{
+    crowd::Gate,
+    peers::{Bare, Cached, Foyer, Key, Moka, Peer, Plaque, QuickCache, Uniflight, Value, key},
+};
+
+/// How many callers wait.
+const WAITERS: usize = 100_000;
+
+/// The number of hits in the shorter run. The longer one has ten times as many: the difference has no start-up in it.
+const HITS: u64 = 20_000;
+
+/// Stands before a child's own arguments.
+const CHILD: &str = "child";
+
+/// Does what a child is asked for. `None` if this is no child.
+pub fn run() -> Option<String> {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let [child, what, of, count @ ..] = arguments.as_slice() else {
+        return None;
+    };
+    if child != CHILD {
+        return None;
+    }
+    let count = count.first().and_then(|count| count.parse().ok());
+    Some(match (what.as_str(), of.as_str()) {
+        ("waiters", Bare::NAME) => waiters::<Bare>(),
+        ("waiters", ONLY_WAITS) => tasks_that_only_wait(),
+        ("waiters", Plaque::NAME) => waiters::<Plaque>(),
+        ("waiters", Moka::NAME) => waiters::<Moka>(),
+        ("waiters", Foyer::NAME) => waiters::<Foyer>(),
+        ("waiters", QuickCache::NAME) => waiters::<QuickCache>(),
+        ("waiters", Uniflight::NAME) => waiters::<Uniflight>(),
+        ("hits", Plaque::NAME) => hits(Plaque::new, count),
+        ("hits", Moka::NAME) => hits(Moka::new, count),
+        ("hits", LIKE_PLAQUES) => hits(|_runtime| Moka::like_plaques(), count),
+        unknown => format!("no such child: {unknown:?}"),
+    })
+}
+
+/// plaque, asked by somebody else than the task that waits.
+pub const ONLY_WAITS: &str = "plaque, a task that only waits";
+
+/// moka with plaque's configuration.
+pub const LIKE_PLAQUES: &str = "moka, weighed and with a time to live";
+
+fn command(what: &str, of: &str) -> Vec<String> {
+    let program = env::current_exe().expect("this program has a path");
+    let program = program.to_str().expect("the path is text");
+    [program, CHILD, what, of].map(str::to_owned).to_vec()
+}
+
+/// How many bytes of resident memory a waiter of `peer` takes, its task included.
+pub fn bytes_a_waiter(peer: &str) -> String {
+    let command = command("waiters", peer);
+    let child = Command::new(&command[0]).args(&command[1..]).output();
+    String::from_utf8(child.expect("this program runs").stdout).expect("a child writes text")
+}
+
+/// The child of [`bytes_a_waiter`]. It leaves its callers to the end of the process.
+fn waiters<P: Peer>() -> String {
+    let runtime = current_thread();
+    runtime.block_on(async {
+        let peer = Arc::new(P::new(runtime.handle()));
+        let gate = Gate::new();
+        let before = resident();
+        for _ in 0..WAITERS {
+            let (peer, gate) = (Arc::clone(&peer), Arc::clone(&gate));
+            tokio::spawn(async move {
+                gate.arrive();
+                peer.ask(key(0), move || gate.lookup()).await
+            });
+        }
+        // One thread: whoever has arrived has also asked by the time that this goes on.
+        while gate.arrived() < WAITERS {
+            yield_now().await;
+        }
+        let grown = resident() - before;
+        (grown / WAITERS).to_string()
+    })
+}
+
+/// As [`waiters`], but the tasks are plaque's futures and nothing around them: no key, no cache, no gate.
+fn tasks_that_only_wait() -> String {
+    let runtime = current_thread();
+    runtime.block_on(async {
+        let Plaque(coalescer) = Plaque::new(runtime.handle());
+        let before = resident();
+        for _ in 0..WAITERS {
+            let waiter = coalescer.join(key(0), |_known| pending());
+            tokio::spawn(waiter.expect("that many may wait").outcome());
+        }
+        // Behind all the others in the queue.
+        let last = tokio::spawn(async {});
+        last.await.expect("it does nothing");
+        let grown = resident() - before;
+        (grown / WAITERS).to_string()
+    })
+}
+
+/// The resident memory of this process, in bytes.
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("this is Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kib: usize = kib.and_then(|kib| kib.parse().ok()).expect("VmRSS is in kB");
+    kib * 1024
+}
+
+/// How many instructions a hit of `cache` takes, and which tool counted them; `None` if there is none on this machine.
+///
+/// Differs by some percent from run to run: hashes are seeded, and moka tidies up by the clock.
+pub fn instructions_a_hit(cache: &str) -> Option<(u64, &'static str)> {
+    let count = |hits: u64| {
+        let mut command = command("hits", cache);
+        command.push(hits.to_string());
+        count_with_perf(&command)
+            .map(|count| (count, "perf"))
+            .or_else(|| count_with_valgrind(&command).map(|count| (count, "valgrind")))
+    };
+    let (short, tool) = count(HITS)?;
+    let (long, _tool) = count(HITS * 10)?;
+    Some((long.saturating_sub(short) / (HITS * 9), tool))
+}
+
+fn count_with_perf(command: &[String]) -> Option<u64> {
+    let perf = ["stat", "-x,", "-e", "instructions:u"];
+    let perf = Command::new("perf").args(perf).args(command).output().ok()?;
+    // count,unit,event,…; virtual machines often write `<not supported>` for the count.
+    let report = String::from_utf8(perf.stderr).ok()?;
+    let line = report.lines().find(|line| line.contains("instructions"))?;
+    line.split(',').next()?.parse().ok()
+}
+
+fn count_with_valgrind(command: &[String]) -> Option<u64> {
+    let valgrind = ["--tool=callgrind", "--callgrind-out-file=/dev/null"];
+    let valgrind = Command::new("valgrind")
+        .args(valgrind)
+        .args(command)
+        .output()
+        .ok()?;
+    // ==123== Collected : 456
+    let report = String::from_utf8(valgrind.stderr).ok()?;
+    let line = report.lines().find(|line| line.contains("Collected"))?;
+    line.split_whitespace().next_back()?.parse().ok()
+}
+
+/// The child of [`instructions_a_hit`].
+fn hits<P: Cached>(new: impl Fn(&runtime::Handle) -> P, count: Option<u64>) -> String {
+    let runtime = current_thread();
+    runtime.block_on(async {
+        let cache = new(runtime.handle());
+        let key = filled(&cache).await;
+        for _ in 0..count.unwrap_or(HITS) {
+            black_box(cache.known(black_box(&key)).await);
+        }
+    });
+    String::new()
+}
+
+/// Puts one value into `cache`, and returns its key.
+pub async fn filled<P: Cached>(cache: &P) -> Key {
+    let filled = cache.ask(key(0), || async { Value::new(42) }).await;
+    filled.expect("the lookup does not fail");
+    key(0)
+}
+
+pub fn current_thread() -> runtime::Runtime {
+    let mut builder = runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("the machine has room for it")
+}
