@@ -129,7 +129,10 @@ impl Policy {
         match self.fresh_for.checked_sub(age) {
             Some(left) => seconds(left),
             // Rounded away from zero: what is stale, if only just, does not say that it is fresh for 0 seconds more.
-            None => -seconds(age.saturating_sub(self.fresh_for)) - 1,
+            None => {
+                let over = age.saturating_sub(self.fresh_for);
+                -seconds(over) - i64::from(over.subsec_nanos() > 0)
+            }
         }
     }
 }
