@@ -126,13 +126,11 @@ impl Policy {
     /// The seconds until `good` is no longer fresh; below zero: since.
     pub(super) fn ttl(&self, good: &Good<Arc<Channel>>, now: Instant) -> i64 {
         let age = good.age(now);
-        match self.fresh_for.checked_sub(age) {
-            Some(left) => seconds(left),
-            // Rounded away from zero: what is stale, if only just, does not say that it is fresh for 0 seconds more.
-            None => {
-                let over = age.saturating_sub(self.fresh_for);
-                -seconds(over) - i64::from(over.subsec_nanos() > 0)
-            }
+        if let Some(left) = self.fresh_for.checked_sub(age) {
+            return seconds(left);
         }
+        // Rounded away from zero: what is stale, if only just, does not say that it is fresh for 0 seconds more.
+        let over = age.saturating_sub(self.fresh_for);
+        -seconds(over) - i64::from(over.subsec_nanos() > 0)
     }
 }
