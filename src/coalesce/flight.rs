@@ -91,15 +91,8 @@ impl<K: Copy + Eq + Hash, V: Clone> Flights<K, V> {
     /// Opens a flight that nobody waits for yet. `None` if there is one.
     pub(super) fn start(self: &Arc<Self>, key: K) -> Option<Flight<K, V>> {
         let mut shard = self.shard(&key).lock();
-        match shard.get(&key).and_then(Weak::upgrade) {
-            // Its last `Arc` may be this one: not to be dropped under the lock.
-            Some(sender) => {
-                drop(shard);
-                drop(sender);
-                None
-            }
-            None => Some(self.open(key, &mut shard)),
-        }
+        let is_there = shard.get(&key).and_then(Weak::upgrade).is_some();
+        (!is_there).then(|| self.open(key, &mut shard))
     }
 
     fn open(self: &Arc<Self>, key: K, shard: &mut Shard<K, V>) -> Flight<K, V> {
