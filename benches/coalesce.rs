@@ -18,6 +18,7 @@ use std::{
 };
 
 use criterion::{BenchmarkId, Criterion};
+use mimalloc::MiMalloc;
 use tokio::runtime::{Builder, Runtime};
 
 use self::{
@@ -25,6 +26,10 @@ use self::{
     crowd::Waves,
     peers::{Bare, Cached, Foyer, Moka, Peer, Plaque, QuickCache, Uniflight},
 };
+
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> io::Result<()> {
     if let Some(outcome) = children::run() {

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use mimalloc::MiMalloc;
 use plaque::{
     coalesce::{Coalescer, Entry, Limits},
     latest::{self, Known},
@@ -20,6 +21,10 @@ use plaque::{
     youtube::feed,
 };
 use tokio::runtime::{self, Handle};
+
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Unless an argument says otherwise.
 const CHANNELS: u32 = 100_000;

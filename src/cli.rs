@@ -43,8 +43,8 @@ enum Command {
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
-        Command::Get(args) => get::run(args),
-        Command::Watch(args) => watch::run(args),
+        Command::Get(args) => client::block_on(get::run(args)),
+        Command::Watch(args) => client::block_on(watch::run(args)),
         Command::Demo(args) => demo::run(args),
     };
     outcome.unwrap_or_else(|error| {

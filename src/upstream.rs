@@ -55,4 +55,13 @@ impl UpstreamError {
             Self::Unreachable(_) | Self::TimedOut(_) | Self::Malformed(_) => None,
         }
     }
+
+    /// The bytes of memory that it takes beside its own size.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Unreachable(text) | Self::Malformed(text) => text.len(),
+            Self::NotFound | Self::Outage | Self::RateLimited(_) | Self::Status(_) | Self::TimedOut(_) => 0,
+        }
+    }
 }

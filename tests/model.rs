@@ -1,9 +1,11 @@
-//! Model checking of the flight map (`src/coalesce/flight.rs`), that very file, over primitives that shuttle schedules.
+//! Model checking of the flight map (`src/coalesce/flight.rs`) and its channel (`broadcast.rs`), those very files, over primitives that shuttle schedules.
 //!
 //! Small scenarios are tried in every interleaving there is; larger ones in some thousands, chosen by chance from a fixed seed.
 //! A waiter that is never told shows as a deadlock, which shuttle reports; all else is asserted in [`history`] and [`World`].
-//! Not modelled: weak memory. The map does not lean on it: the one atomic counts, and all else is done under locks.
+//! Not modelled: weak memory. Nothing leans on it: the one atomic counts, all else is done under locks or by `OnceLock` and `Notify`.
 
+#[path = "../src/coalesce/broadcast.rs"]
+mod broadcast;
 #[path = "../src/coalesce/flight.rs"]
 mod flight;
 #[path = "model/history.rs"]
@@ -22,7 +24,8 @@ use shuttle::{
     thread,
 };
 
-use flight::{Flight, Flights, Joined, Overloaded, SHARD_KEEPS, SHARDS, Waiter};
+use broadcast::Overloaded;
+use flight::{Flight, Flights, Joined, SHARD_KEEPS, SHARDS, Waiter};
 use history::{Ending, History, Span};
 use sync::{Grain, with_grain};
 
@@ -49,7 +52,7 @@ struct Flying(World, Flight<u8, usize>, usize);
 struct Waiting {
     world: World,
     key: u8,
-    waiter: Waiter<u8, usize>,
+    waiter: Waiter<usize>,
     joined: Span,
     /// The flight that it has opened.
     own: Option<usize>,
@@ -154,7 +157,8 @@ impl World {
 }
 
 impl Flying {
-    fn look(&self) -> bool {
+    /// Asks whether it is current, which it may have to be, or not to be.
+    fn look(&self) {
         let Self(world, flight, number) = self;
         let from = world.note(History::tick);
         let current = flight.is_current();
@@ -162,7 +166,6 @@ impl Flying {
             let asked = history.since(from);
             history.found_current(*number, asked, current);
         });
-        current
     }
 
     fn end(self, ending: Ending) {
@@ -222,7 +225,7 @@ fn check_all(grain: Grain, scenario: impl Fn() + Send + Sync + 'static) {
     assert!(tried > 50, "only {tried} interleavings: what was there to check?");
 }
 
-/// Something to do on a thread of its own.
+/// What one thread does.
 type Work = Box<dyn FnOnce(&World) + Send>;
 
 /// Runs what is to be done at once, the last of it on this very thread; then checks that nothing is left.
@@ -245,9 +248,7 @@ fn two_who_ask_at_once_both_hear() {
         at_once(
             &world,
             [Box::new(|world| world.call(1, Ending::Value))],
-            |world| {
-                world.call(1, Ending::Value);
-            },
+            |world| world.call(1, Ending::Value),
         );
     });
 }
@@ -307,7 +308,7 @@ fn a_detached_flight_ends_beside_its_successor() {
                     world.detach(1);
                     let (second, flying) = world.join(1).expect("there is a place");
                     let flying = flying.expect("nobody else opens one");
-                    assert!(flying.look());
+                    flying.look();
                     flying.end(Ending::Value);
                     first.wait();
                     second.wait();
@@ -321,17 +322,14 @@ fn a_detached_flight_ends_beside_its_successor() {
 fn a_detachment_meets_a_caller_and_an_ending() {
     check_all(Grain::Coarse, || {
         let world = World::new(ENOUGH);
-        let (first, flying) = world.open(1);
-        first.leave();
+        let flying = world.refresh(1).expect("nobody else opens one");
         at_once(
             &world,
             [
-                Box::new(move |_| flying.end(Ending::Value)),
+                Box::new(move |_| flying.end(Ending::Dropped)),
                 Box::new(|world| world.detach(1)),
             ],
-            |world| {
-                world.call(1, Ending::Value);
-            },
+            |world| world.call(1, Ending::Value),
         );
     });
 }
@@ -380,8 +378,11 @@ fn the_last_place_is_taken_once() {
 /// Four threads do whatever callers, lookups and invalidations do, in any order.
 fn bustle(limit: usize) {
     let world = World::new(limit);
-    let work = || -> Box<dyn FnOnce(&World) + Send> { Box::new(do_anything) };
-    at_once(&world, [work(), work(), work()], do_anything);
+    at_once(
+        &world,
+        [(); 3].map(|()| Box::new(do_anything) as Work),
+        do_anything,
+    );
 }
 
 fn do_anything(world: &World) {
@@ -398,20 +399,13 @@ fn do_anything(world: &World) {
             }
             4 => flying.extend(world.refresh(key)),
             5 => world.detach(key),
-            6 => {
-                waiting.pop().into_iter().for_each(Waiting::leave);
-            }
-            7 => {
-                waiting.pop().into_iter().for_each(Waiting::glance);
-            }
-            8 => {
-                flying.last().into_iter().for_each(|flight| {
-                    flight.look();
-                });
-            }
+            6 => waiting.pop().into_iter().for_each(Waiting::leave),
+            7 => waiting.pop().into_iter().for_each(Waiting::glance),
+            8 => flying.iter().for_each(Flying::look),
             _ => {
-                let ending = Ending::ALL[rng.gen_range(0..Ending::ALL.len())];
-                flying.pop().into_iter().for_each(|flight| flight.end(ending));
+                if let Some(flight) = flying.pop() {
+                    flight.end(Ending::ALL[rng.gen_range(0..Ending::ALL.len())]);
+                }
             }
         }
     }

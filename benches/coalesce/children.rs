@@ -67,18 +67,20 @@ pub fn bytes_a_waiter(peer: &str) -> String {
 fn waiters<P: Peer>() -> String {
     let runtime = current_thread();
     runtime.block_on(async {
-        let peer = Arc::new(P::new(runtime.handle()));
-        let gate = Gate::new();
+        // One pointer for each caller, and not two.
+        let scene = Arc::new((P::new(runtime.handle()), Gate::new()));
         let before = resident();
         for _ in 0..WAITERS {
-            let (peer, gate) = (Arc::clone(&peer), Arc::clone(&gate));
+            let scene = Arc::clone(&scene);
             tokio::spawn(async move {
+                let (peer, gate) = &*scene;
                 gate.arrive();
+                let gate = Arc::clone(gate);
                 peer.ask(key(0), move || gate.lookup()).await
             });
         }
         // One thread: whoever has arrived has also asked by the time that this goes on.
-        while gate.arrived() < WAITERS {
+        while scene.1.arrived() < WAITERS {
             yield_now().await;
         }
         let grown = resident() - before;

@@ -4,17 +4,26 @@ use std::{error::Error as _, time::Duration};
 
 use clap::ValueEnum;
 use http::Uri;
+use tokio::runtime;
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt as _;
 
-use super::values;
+use super::{Outcome, values};
 use crate::{
     proto::v1::{LookupFailure, VideoKind, latest_video_client::LatestVideoClient},
     video::ChannelId,
 };
+
+/// Runs a client: one thread is enough.
+pub(super) fn block_on(client: impl Future<Output = Outcome>) -> Outcome {
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(client)
+}
 
 /// Flags of every client.
 #[derive(clap::Args)]

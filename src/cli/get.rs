@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime;
 use tonic::{Request, transport::Channel};
 
 use super::{
@@ -45,14 +44,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(args: Args) -> Outcome {
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(get(args))
-}
-
-async fn get(args: Args) -> Outcome {
+pub(super) async fn run(args: Args) -> Outcome {
     let mut client = args.client.connect().await?;
     let mut code = ExitCode::SUCCESS;
     for channels in args.client.channels.chunks(BATCH) {

@@ -5,8 +5,6 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::runtime;
-
 use super::{
     Outcome,
     client::{self, failure},
@@ -42,14 +40,7 @@ fn time(text: &str) -> Result<SystemTime, String> {
     humantime::parse_rfc3339(text).map_err(|_| "expected a time in UTC, such as 2026-07-01T14:00:35Z".into())
 }
 
-pub(super) fn run(args: Args) -> Outcome {
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(watch(args))
-}
-
-async fn watch(args: Args) -> Outcome {
+pub(super) async fn run(args: Args) -> Outcome {
     let mut client = args.client.connect().await?;
     let request = WatchLatestVideoRequest {
         channel_ids: args.client.channels.iter().map(ToString::to_string).collect(),

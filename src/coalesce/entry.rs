@@ -33,7 +33,7 @@ pub struct Failed<E> {
     pub at: Instant,
     /// No other lookup before this.
     pub retry_at: Instant,
-    /// How many lookups in a row have failed, this one included.
+    /// How many lookups in a row have failed in this way, this one included.
     pub streak: u32,
 }
 

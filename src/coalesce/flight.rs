@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use super::sync::{Arc, AtomicUsize, Mutex, Ordering::Relaxed, RandomState, Weak, broadcast};
+use futures_util::FutureExt as _;
+
+use super::{
+    broadcast::{self, Overloaded, Places, Receiver},
+    sync::{Arc, Mutex, RandomState, Weak},
+};
 
 /// Enough that two cores which start flights at the same time rarely meet; an empty shard is 64 bytes.
 pub(super) const SHARDS: usize = 64;
@@ -28,11 +33,6 @@ pub enum FlightError {
     Abandoned,
 }
 
-/// As many callers wait as may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} callers wait already")]
-pub struct Overloaded(pub usize);
-
 type Outcome<V> = Result<V, FlightError>;
 type Sender<V> = broadcast::Sender<Outcome<V>>;
 type Shard<K, V> = HashMap<K, Weak<Sender<V>>>;
@@ -44,16 +44,15 @@ type Shard<K, V> = HashMap<K, Weak<Sender<V>>>;
 pub(super) struct Flights<K, V> {
     shards: Box<[Mutex<Shard<K, V>>]>,
     hasher: RandomState,
-    waiting: AtomicUsize,
-    max_waiting: usize,
+    places: Arc<Places>,
 }
 
 /// What came of joining.
 pub(super) enum Joined<K: Copy + Eq + Hash, V> {
     /// A flight was there.
-    Existing(Waiter<K, V>),
+    Existing(Waiter<V>),
     /// None was there: the caller has to run this one.
-    New(Flight<K, V>, Waiter<K, V>),
+    New(Flight<K, V>, Waiter<V>),
 }
 
 impl<K: Copy + Eq + Hash, V: Clone> Flights<K, V> {
@@ -61,31 +60,31 @@ impl<K: Copy + Eq + Hash, V: Clone> Flights<K, V> {
         Arc::new(Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
-            waiting: AtomicUsize::new(0),
-            max_waiting,
+            places: Places::new(max_waiting),
         })
     }
 
     /// Joins the flight for `key`, or opens one.
     pub(super) fn join(self: &Arc<Self>, key: K) -> Result<Joined<K, V>, Overloaded> {
-        let place = Place::take(self)?;
-        let waiter = |receiver, collapsed| Waiter {
-            receiver,
-            collapsed,
-            place,
-        };
+        let place = self.places.take()?;
         let mut shard = self.shard(&key).lock();
         if let Some(sender) = shard.get(&key).and_then(Weak::upgrade) {
             // Subscribed under the lock: a flight takes itself out of the map, under the lock, before it sends. Whoever finds it
             // in the map therefore hears from it.
-            let receiver = sender.subscribe();
+            let receiver = sender.subscribe(place);
             drop(shard);
-            return Ok(Joined::Existing(waiter(receiver, true)));
+            return Ok(Joined::Existing(Waiter {
+                receiver,
+                collapsed: true,
+            }));
         }
         let flight = self.open(key, &mut shard);
-        let receiver = flight.sender.subscribe();
         drop(shard);
-        Ok(Joined::New(flight, waiter(receiver, false)))
+        let waiter = Waiter {
+            receiver: flight.sender.subscribe(place),
+            collapsed: false,
+        };
+        Ok(Joined::New(flight, waiter))
     }
 
     /// Opens a flight that nobody waits for yet. `None` if there is one.
@@ -96,8 +95,7 @@ impl<K: Copy + Eq + Hash, V: Clone> Flights<K, V> {
     }
 
     fn open(self: &Arc<Self>, key: K, shard: &mut Shard<K, V>) -> Flight<K, V> {
-        let (sender, _) = broadcast::channel(1);
-        let sender = Arc::new(sender);
+        let sender = Arc::new(broadcast::Sender::new(&self.places));
         shard.insert(key, Arc::downgrade(&sender));
         Flight {
             key,
@@ -126,7 +124,7 @@ impl<K: Copy + Eq + Hash, V> Flights<K, V> {
 
     /// The number of callers who wait.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Relaxed)
+        self.places.taken()
     }
 
     /// The number of flights that the map has room for.
@@ -153,8 +151,7 @@ impl<K: Copy + Eq + Hash, V: Clone> Flight<K, V> {
     pub(super) fn land(self, outcome: Outcome<V>) {
         let sender = Arc::clone(&self.sender);
         drop(self);
-        // Fails if nobody waits any more, which is no failure: the outcome is in the cache.
-        let _ = sender.send(outcome);
+        sender.send(outcome);
     }
 }
 
@@ -184,14 +181,12 @@ impl<K: Copy + Eq + Hash, V> Drop for Flight<K, V> {
 }
 
 /// One caller's wait for a flight. Dropping it changes nothing for anybody else.
-pub struct Waiter<K, V> {
-    receiver: broadcast::Receiver<Outcome<V>>,
+pub struct Waiter<V> {
+    receiver: Receiver<Outcome<V>>,
     collapsed: bool,
-    /// Counts this waiter until it is dropped.
-    place: Place<K, V>,
 }
 
-impl<K, V: Clone> Waiter<K, V> {
+impl<V: Clone> Waiter<V> {
     /// Whether the flight was there already when this waiter came.
     #[must_use]
     pub fn collapsed(&self) -> bool {
@@ -204,35 +199,7 @@ impl<K, V: Clone> Waiter<K, V> {
     ///
     /// If the lookup brought no value at all: it panicked, exceeded the limit, or was torn down.
     pub fn outcome(self) -> impl Future<Output = Outcome<V>> {
-        let Self {
-            mut receiver, place, ..
-        } = self;
-        // Not an `async fn`: that would keep `self` twice, once as it came and once as it is used.
-        async move {
-            // A flight sends once. It cannot be missed: the channel holds one message, and this receiver is older than it.
-            let outcome = receiver.recv().await;
-            drop(place);
-            outcome.unwrap_or(Err(FlightError::Abandoned))
-        }
-    }
-}
-
-/// One of the places to wait, given back when it is dropped.
-struct Place<K, V>(Arc<Flights<K, V>>);
-
-impl<K, V> Place<K, V> {
-    fn take(flights: &Arc<Flights<K, V>>) -> Result<Self, Overloaded> {
-        // Counted first and looked at then: two callers cannot both take the last place.
-        if flights.waiting.fetch_add(1, Relaxed) >= flights.max_waiting {
-            flights.waiting.fetch_sub(1, Relaxed);
-            return Err(Overloaded(flights.max_waiting));
-        }
-        Ok(Self(Arc::clone(flights)))
-    }
-}
-
-impl<K, V> Drop for Place<K, V> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
+        let told = self.receiver.recv();
+        told.map(|outcome| outcome.unwrap_or(Err(FlightError::Abandoned)))
     }
 }

@@ -3,10 +3,10 @@
 pub(super) use std::{
     collections::hash_map::RandomState,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 pub(super) use parking_lot::Mutex;
-pub(super) use tokio::sync::broadcast;
+pub(super) use tokio::sync::Notify;

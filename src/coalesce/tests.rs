@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 
 use super::flight::{Flight, Flights, Joined, SHARD_KEEPS, SHARDS, Waiter};
 
-fn open(flights: &Arc<Flights<u32, u32>>, key: u32) -> (Flight<u32, u32>, Waiter<u32, u32>) {
+fn open(flights: &Arc<Flights<u32, u32>>, key: u32) -> (Flight<u32, u32>, Waiter<u32>) {
     match flights.join(key) {
         Ok(Joined::New(flight, waiter)) => (flight, waiter),
         Ok(Joined::Existing(_)) => panic!("there was a flight for {key}"),

@@ -35,7 +35,7 @@ pub struct Policy {
     pub fresh_for: Duration,
     /// For this much longer it is given at once, while one lookup behind it brings a newer one.
     pub stale_while_revalidate: Duration,
-    /// A good answer of at most this age is given if a lookup fails.
+    /// A good answer of at most this age is given if a lookup fails. So is one that would be given without a lookup.
     pub stale_if_error: Duration,
     /// How long a channel that was never seen is remembered as not found; doubling with each repeat, to 15 minutes.
     pub negative_for: Duration,
@@ -61,10 +61,17 @@ pub(super) enum Verdict<'a> {
 impl Policy {
     /// For how long anything that is known can matter.
     pub(super) fn keep_for(&self) -> Duration {
-        self.stale_if_error
-            .max(self.fresh_for.saturating_add(self.stale_while_revalidate))
-            .max(self.negative_for)
-            .max(LONGEST_NEGATIVE)
+        self.usable_for().max(self.negative_for).max(LONGEST_NEGATIVE)
+    }
+
+    /// How old a good answer may be that is given at once, while it is looked up.
+    fn given_for(&self) -> Duration {
+        self.fresh_for.saturating_add(self.stale_while_revalidate)
+    }
+
+    /// How old a good answer may be that is given for want of a better.
+    pub(super) fn usable_for(&self) -> Duration {
+        self.stale_if_error.max(self.given_for())
     }
 
     /// Judges what is `known` at `now` for a caller who came at `asked` and accepts an answer of `max_age`.
@@ -93,13 +100,13 @@ impl Policy {
             return Verdict::Answer { good, refresh: false };
         }
         if let Some(failed) = failed {
-            return if age <= self.stale_if_error {
+            return if age <= self.usable_for() {
                 Verdict::Fallback(good, failed)
             } else {
                 Verdict::Refuse(failed)
             };
         }
-        if max_age.is_none() && age <= self.fresh_for.saturating_add(self.stale_while_revalidate) {
+        if max_age.is_none() && age <= self.given_for() {
             return Verdict::Answer { good, refresh: true };
         }
         Verdict::LookUp(if age <= self.fresh_for {
@@ -121,6 +128,16 @@ impl Policy {
         } else {
             double(FIRST_PAUSE, LONGEST_PAUSE).mul_f64(1.0 + JITTER * (2.0 * chance - 1.0))
         }
+    }
+
+    /// How many lookups in a row have failed with `error` or its like, if the one before failed as `before`.
+    ///
+    /// "Not found" has pauses of its own, and so a streak of its own: six time-outs make no 404 a seventh one.
+    pub(super) fn streak(before: Option<&Failed<UpstreamError>>, error: &UpstreamError) -> u32 {
+        let is_missing = |error: &UpstreamError| *error == UpstreamError::NotFound;
+        before
+            .filter(|failed| is_missing(&failed.error) == is_missing(error))
+            .map_or(1, |failed| failed.streak.saturating_add(1))
     }
 
     /// The seconds until `good` is no longer fresh; below zero: since.

@@ -86,9 +86,7 @@ impl Source {
                 error = UpstreamError::Outage;
             }
         }
-        let streak = before
-            .and_then(|known| known.failed.as_ref())
-            .map_or(1, |failed| failed.streak.saturating_add(1));
+        let streak = Policy::streak(before.and_then(|known| known.failed.as_ref()), &error);
         let pause = self.policy.pause(&error, good.is_some(), streak, fastrand::f64());
         let failed = Failed {
             error,

@@ -18,7 +18,8 @@ import grpc
 
 from support import (
     EMPTY_DESCRIPTIONS, ENVIRONMENT, KURZGESAGT, NO_UPLOADS, SCISHOW, UNKNOWN, Answer, Bench, Failure, Stopwatch, Suite,
-    expect, expect_a_hint_when_to_retry, expect_equal, expect_error, expect_in, expect_ok, free_port, request, wait_until,
+    expect, expect_a_hint_when_to_retry, expect_equal, expect_error, expect_in, expect_ok, free_port, made_up_channel,
+    request, wait_until,
 )
 
 GET = "plaque.v1.LatestVideo/GetLatestVideo"
@@ -179,6 +180,36 @@ def impatient_callers_cost_one_lookup_and_later_ones_are_answered(bench):
         if not too_late:
             return f"{answered} of 400 answered, at attempt {attempt}"
     raise Failure(f"{too_late} calls failed that were begun after the answer was known, at each of {attempt} attempts")
+
+
+@suite.check
+def two_hundred_thousand_channels_whose_callers_all_leave_cost_no_memory(bench):
+    def ask(first, count):
+        """Batches of 100 channels, each given up while its lookups hang."""
+        asked = 0
+        for start in range(first, first + count, 2000):
+            batches = range(start, start + 2000, 100)
+            calls = [plaque.start_batch([made_up_channel(n) for n in range(at, at + 100)], timeout=0.2) for at in batches]
+            asked += sum(100 for call in calls if Answer(call).code is StatusCode.DEADLINE_EXCEEDED)
+        expect_equal("the channels whose callers gave up", asked, count)
+
+    def rest():
+        """What stays when no lookup is under way. The allocator gives memory back as it is used."""
+        origin.control(mode="ok")
+        for number in range(100):
+            expect_ok(plaque.ask(made_up_channel(10**6 + number), max_age=0))
+        return plaque.memory_kib()
+
+    with bench.plaque_and_origin("--cache-bytes", "1MiB", "--upstream-timeout", "1s", synthesise=True) as (plaque, origin):
+        origin.control(latency_ms=0, mode="hang")
+        ask(0, 20_000)
+        before = rest()
+        origin.control(mode="hang")
+        ask(20_000, 200_000)
+        peak = plaque.memory_kib()
+        wait_until(lambda: rest() < before + 4096, f"the memory is back at {before >> 10} MiB", 30)
+        after = rest()
+    return f"{before >> 10} MiB before, {peak >> 10} MiB with the last callers, {after >> 10} MiB after"
 
 
 LONE_CLIENT = """

@@ -300,11 +300,13 @@ class Plaque:
     def ask(self, *arguments, **options):
         return Answer(self.start(*arguments, **options))
 
-    def batch(self, channel_ids, kind=ANY, max_age=None, timeout=20):
-        """A BatchGetLatestVideos call, to its end."""
+    def start_batch(self, channel_ids, kind=ANY, max_age=None, timeout=20):
         client = services.LatestVideoStub(self.channel)
         asked = batch_request(channel_ids, kind, max_age)
-        return Answer(client.BatchGetLatestVideos.future(asked, timeout=timeout))
+        return client.BatchGetLatestVideos.future(asked, timeout=timeout)
+
+    def batch(self, *arguments, **options):
+        return Answer(self.start_batch(*arguments, **options))
 
     def start_watch(self, channel_ids, kind=ANY, published_after=None, timeout=60, over=None):
         """Begins a WatchLatestVideo call, of which nothing is read yet."""

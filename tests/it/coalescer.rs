@@ -47,12 +47,12 @@ impl Source {
     }
 }
 
-fn join(coalescer: &Coalescer<u32, u32>, source: &Source) -> Waiter<u32, u32> {
+fn join(coalescer: &Coalescer<u32, u32>, source: &Source) -> Waiter<u32> {
     let source = source.clone();
     fly(coalescer, 1, move |_known| source.lookup())
 }
 
-fn fly<F, Fut>(coalescer: &Coalescer<u32, u32>, key: u32, lookup: F) -> Waiter<u32, u32>
+fn fly<F, Fut>(coalescer: &Coalescer<u32, u32>, key: u32, lookup: F) -> Waiter<u32>
 where
     F: FnOnce(Option<u32>) -> Fut + Send + 'static,
     Fut: Future<Output = u32> + Send + 'static,
@@ -149,6 +149,20 @@ async fn a_panic_before_the_first_await_is_told_too() {
     let next = fly(&coalescer, 1, |_known| future::ready(7));
     assert_eq!(next.outcome().await, Ok(7));
     assert_eq!(coalescer.flights(), 0);
+}
+
+#[tokio::test]
+async fn a_panic_while_a_value_is_kept_is_told_and_leaves_the_key_usable() {
+    let weigh = |_key: &u32, value: &u32| {
+        assert_ne!(*value, 13, "a bug in the weigher");
+        1
+    };
+    let coalescer = Coalescer::new(Limits::default(), weigh, Handle::current());
+    let unlucky = fly(&coalescer, 1, |_known| future::ready(13));
+    assert_eq!(unlucky.outcome().await, Err(FlightError::Panicked));
+    let next = fly(&coalescer, 1, |_known| future::ready(1));
+    assert_eq!(next.outcome().await, Ok(1));
+    assert_eq!(coalescer.known(&1).await, Some(1));
 }
 
 #[tokio::test(start_paused = true)]

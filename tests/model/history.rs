@@ -124,7 +124,7 @@ impl History {
         }
     }
 
-    /// Flight `number` begins to end. Returns what to tell `ended`.
+    /// Flight `number` begins to end.
     pub fn ends(&mut self, number: usize, ending: Ending) {
         let from = self.tick();
         self.flights[number].ended = Some((Span { from, to: None }, ending));

@@ -2,7 +2,7 @@
 //! could see.
 //!
 //! `Arc` and `Weak` are the real ones: what the map does with them stands beside a lock's step, so their counts change in every
-//! order all the same. tokio's channel is the real one too, each of its operations one step: tokio model-checks it itself.
+//! order all the same. tokio's `Notify` is the real one too, each of its operations one step: tokio model-checks it itself.
 
 use std::{
     cell::Cell,
@@ -152,48 +152,46 @@ impl<T> DerefMut for Guard<'_, T> {
     }
 }
 
-pub mod broadcast {
-    use tokio::sync::broadcast;
+/// tokio's, each of its operations one step.
+pub struct Notify(tokio::sync::Notify);
 
-    use super::{fine_step, no_lock_is_held, step};
-
-    pub struct Sender<T>(broadcast::Sender<T>);
-
-    pub struct Receiver<T>(broadcast::Receiver<T>);
-
-    pub fn channel<T: Clone>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-        let (sender, receiver) = broadcast::channel(capacity);
-        (Sender(sender), Receiver(receiver))
+impl Notify {
+    pub fn new() -> Self {
+        Self(tokio::sync::Notify::new())
     }
 
-    impl<T> Sender<T> {
-        pub fn subscribe(&self) -> Receiver<T> {
-            fine_step();
-            Receiver(self.0.subscribe())
-        }
-
-        /// The number of receivers that it reached. `Err` if there are none.
-        pub fn send(&self, message: T) -> Result<usize, broadcast::error::SendError<T>> {
-            no_lock_is_held();
-            step();
-            let sent = self.0.send(message);
-            step();
-            sent
-        }
+    pub fn notified(&self) -> tokio::sync::futures::Notified<'_> {
+        step();
+        self.0.notified()
     }
 
-    /// Closes the channel.
-    impl<T> Drop for Sender<T> {
-        fn drop(&mut self) {
-            no_lock_is_held();
-            fine_step();
-        }
+    pub fn notify_waiters(&self) {
+        no_lock_is_held();
+        step();
+        self.0.notify_waiters();
+    }
+}
+
+/// The standard library's, each of its operations one step.
+pub struct OnceLock<T>(std::sync::OnceLock<T>);
+
+impl<T> OnceLock<T> {
+    pub fn new() -> Self {
+        Self(std::sync::OnceLock::new())
     }
 
-    impl<T: Clone> Receiver<T> {
-        pub async fn recv(&mut self) -> Result<T, broadcast::error::RecvError> {
+    pub fn get(&self) -> Option<&T> {
+        fine_step();
+        let got = self.0.get();
+        fine_step();
+        got
+    }
+
+    pub fn set(&self, value: T) -> Result<(), T> {
+        // What is set stays: who comes too late changes nothing, whenever that is.
+        if self.0.get().is_none() {
             step();
-            self.0.recv().await
         }
+        self.0.set(value)
     }
 }

@@ -73,7 +73,7 @@ impl Case {
             age <= self.max_age.map_or(fresh, i64::from),
             self.failed
                 .is_some_and(|(ago, retry_in)| retry_in > 0 || ago <= self.asked),
-            age <= i64::from(self.stale_if_error),
+            age <= i64::from(self.stale_if_error).max(fresh + early),
             self.max_age.is_none() && age <= fresh + early,
             age <= fresh,
         ];
@@ -246,4 +246,25 @@ proptest! {
         prop_assert_eq!(pause.as_millis(), doubled(u128::from(negative_for) * 1000, 900_000, streak));
         prop_assert!(policy.keep_for() >= pause, "forgotten before it ends");
     }
+}
+
+#[test]
+fn a_404_is_the_first_one_however_many_other_failures_came_before() {
+    let other = UpstreamError::TimedOut(Duration::from_secs(10));
+    let after = |error: &UpstreamError, streak, next: &UpstreamError| {
+        let now = Instant::now();
+        let failed = Failed {
+            error: error.clone(),
+            at: now,
+            retry_at: now,
+            streak,
+        };
+        Policy::streak(Some(&failed), next)
+    };
+    assert_eq!(Policy::streak(None, &other), 1);
+    assert_eq!(after(&other, 6, &UpstreamError::Status(500)), 7);
+    assert_eq!(after(&other, 6, &UpstreamError::NotFound), 1);
+    assert_eq!(after(&UpstreamError::NotFound, 6, &UpstreamError::NotFound), 7);
+    assert_eq!(after(&UpstreamError::NotFound, 6, &other), 1);
+    assert_eq!(after(&other, u32::MAX, &other), u32::MAX);
 }
