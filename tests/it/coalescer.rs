@@ -187,6 +187,7 @@ async fn a_lookup_that_hangs_is_given_up_at_the_limit() {
 async fn a_runtime_that_shuts_down_ends_the_wait() {
     let upstream = runtime::Builder::new_multi_thread()
         .worker_threads(1)
+        .enable_time()
         .build()
         .expect("a runtime");
     let coalescer = coalescer(LONG, upstream.handle().clone());
