@@ -17,6 +17,7 @@ use plaque::{
     coalesce::{Coalescer, Entry, Limits},
     latest::{self, Known},
     origin::{self, Upload},
+    upstream::Feed,
     video::ChannelId,
     youtube::feed,
 };
@@ -73,7 +74,12 @@ async fn measure(channels: u32) -> Result<(), Box<dyn Error>> {
 
     let mut kept = 0;
     for number in 0..channels {
-        kept += u32::from(cache.known(&id(number).parse()?).await.is_some());
+        kept += u32::from(
+            cache
+                .known(&id(number).parse::<ChannelId>()?.into())
+                .await
+                .is_some(),
+        );
     }
     let each = |bytes: u64| bytes / u64::from(channels.max(1));
     let mut out = io::stdout().lock();
@@ -89,25 +95,22 @@ async fn measure(channels: u32) -> Result<(), Box<dyn Error>> {
 }
 
 /// A cache as `Latest` makes it, with room for `channels`.
-fn cache(channels: u32) -> Coalescer<ChannelId, Arc<Known>> {
+fn cache(channels: u32) -> Coalescer<Feed, Arc<Known>> {
     let limits = Limits {
         weight: u64::from(channels) * ROOM,
         ..Limits::default()
     };
     Coalescer::new(
         limits,
-        |_channel, known: &Arc<Known>| latest::weight(known),
+        |_feed, known: &Arc<Known>| latest::weight(known),
         Handle::current(),
     )
 }
 
 /// Looks up a channel as `Latest` does. The lookup makes the feed up, reads it, and keeps nothing else.
-async fn look_up(
-    cache: &Coalescer<ChannelId, Arc<Known>>,
-    number: u32,
-) -> Result<Arc<Known>, Box<dyn Error>> {
+async fn look_up(cache: &Coalescer<Feed, Arc<Known>>, number: u32) -> Result<Arc<Known>, Box<dyn Error>> {
     let channel: ChannelId = id(number).parse()?;
-    let waiter = cache.join(channel, move |_known| async move {
+    let waiter = cache.join(channel.into(), move |_known| async move {
         let channel = feed::parse(feed(number).as_bytes(), channel).expect("a feed");
         Arc::new(Entry::succeeded(
             Arc::new(channel),

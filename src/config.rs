@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use reqwest::Url;
 
-use crate::latest::Settings;
+use crate::{latest, youtube};
 
 /// Where YouTube serves its feeds.
 pub const YOUTUBE: &str = "https://www.youtube.com/feeds/videos.xml";
@@ -14,12 +14,10 @@ pub const YOUTUBE: &str = "https://www.youtube.com/feeds/videos.xml";
 pub struct Config {
     /// Where to accept gRPC.
     pub listen: SocketAddr,
-    /// The feeds' address; see [`upstream_url`].
-    pub upstream: Url,
-    /// Lookups at once.
-    pub upstream_concurrency: NonZeroUsize,
+    /// How feeds are looked up.
+    pub upstream: youtube::Settings,
     /// How questions are answered.
-    pub latest: Settings,
+    pub latest: latest::Settings,
     /// Serving threads.
     pub workers: NonZeroUsize,
     /// How long calls in progress may go on after the server was told to stop.

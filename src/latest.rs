@@ -26,7 +26,7 @@ pub use self::{
 use self::{policy::Verdict, source::Source};
 use crate::{
     coalesce::{Coalescer, Entry, Failed, FlightError, Good, Limits, Overloaded},
-    upstream::{Upstream, UpstreamError},
+    upstream::{Feed, Upstream, UpstreamError, Urgency},
     video::{Channel, ChannelId, Kind, Video},
 };
 
@@ -63,7 +63,7 @@ pub struct Settings {
 pub struct Latest {
     source: Arc<Source>,
     policy: Policy,
-    coalescer: Coalescer<ChannelId, Arc<Known>>,
+    coalescer: Coalescer<Feed, Arc<Known>>,
     watch_every: Duration,
     runtime: Handle,
     /// Ends all watches.
@@ -167,11 +167,7 @@ impl Latest {
         Self {
             source: Arc::new(Source::new(upstream, settings.policy)),
             policy: settings.policy,
-            coalescer: Coalescer::new(
-                limits,
-                |_channel, known: &Arc<Known>| weight(known),
-                runtime.clone(),
-            ),
+            coalescer: Coalescer::new(limits, |_feed, known: &Arc<Known>| weight(known), runtime.clone()),
             watch_every: settings.watch_every,
             runtime,
             closing: CancellationToken::new(),
@@ -179,9 +175,27 @@ impl Latest {
     }
 
     /// Answers `query`. May be dropped at any time: a lookup that it started goes on.
+    ///
+    /// Uploads of one kind are looked for in the channel's own feed first, which shows its newest of every kind. Only if none of
+    /// those is of the kind, the feed of the kind is asked.
     pub async fn get(&self, query: Query) -> Reply {
+        let reply = self.answer(query, query.channel.into(), Urgency::Awaited).await;
+        match (&reply.outcome, query.kind) {
+            (Err(LookupError::NoUploads { .. }), Some(_)) => {
+                let feed = Feed {
+                    channel: query.channel,
+                    kind: query.kind,
+                };
+                self.answer(query, feed, Urgency::Awaited).await
+            }
+            _ => reply,
+        }
+    }
+
+    /// Answers `query` from `feed`.
+    async fn answer(&self, query: Query, feed: Feed, urgency: Urgency) -> Reply {
         let asked = Instant::now();
-        let mut known = self.coalescer.known(&query.channel).await;
+        let mut known = self.coalescer.known(&feed).await;
         let mut trip = None;
         // Comes round once for a lookup. Again only if it joined a flight that found an answer new enough for whoever started
         // it, but not for this query.
@@ -190,8 +204,8 @@ impl Latest {
             match self.policy.judge(known.as_deref(), query.max_age, asked, now) {
                 Verdict::Answer { good, refresh } => {
                     if refresh {
-                        self.coalescer
-                            .refresh(query.channel, self.source.lookup(query, now));
+                        let lookup = self.source.lookup(query, feed, Urgency::Background, now);
+                        self.coalescer.refresh(feed, lookup);
                     }
                     let made = made(
                         trip.filter(|_| good.at >= asked),
@@ -206,13 +220,11 @@ impl Latest {
                     return self.keep(good, query, asked, made);
                 }
                 Verdict::Refuse(failed) => {
-                    return self.refuse(failed, query, trip.filter(|_| failed.at >= asked), now);
+                    return self.refuse(failed, feed, trip.filter(|_| failed.at >= asked), now);
                 }
                 Verdict::LookUp(why) => {
-                    let waiter = self
-                        .coalescer
-                        .join(query.channel, self.source.lookup(query, asked));
-                    let error = match waiter {
+                    let lookup = self.source.lookup(query, feed, urgency, asked);
+                    let error = match self.coalescer.join(feed, lookup) {
                         Ok(waiter) => {
                             trip.get_or_insert(Trip(why, waiter.collapsed()));
                             match waiter.outcome().await {
@@ -270,16 +282,10 @@ impl Latest {
         }
     }
 
-    fn refuse(
-        &self,
-        failed: &Failed<UpstreamError>,
-        query: Query,
-        trip: Option<Trip>,
-        now: Instant,
-    ) -> Reply {
+    fn refuse(&self, failed: &Failed<UpstreamError>, feed: Feed, trip: Option<Trip>, now: Instant) -> Reply {
         let left = failed.retry_at.saturating_duration_since(now);
         Reply {
-            outcome: Err(self.source.refusal(failed.error.clone(), query.channel, now)),
+            outcome: Err(self.source.refusal(failed.error.clone(), feed, now)),
             made: made(trip, seconds(left), failed.error.http_status()),
             retry_after: Some(left),
         }

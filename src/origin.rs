@@ -36,7 +36,7 @@ pub struct Origin {
 
 /// One request that has come.
 pub struct Lookup {
-    /// The `channel_id` that was asked for.
+    /// The `channel_id` or `playlist_id` that was asked for.
     pub channel: String,
     /// How often that channel has been asked for, this one included.
     pub number: usize,
@@ -64,7 +64,8 @@ impl Origin {
         let lookups = Arc::new(Mutex::new(HashMap::new()));
         let counts = Arc::clone(&lookups);
         let handler = async move |Query(mut query): Query<HashMap<String, String>>, headers| {
-            let channel = query.remove("channel_id").unwrap_or_default();
+            let of = query.remove("channel_id").or_else(|| query.remove("playlist_id"));
+            let channel = of.unwrap_or_default();
             let number = {
                 let mut counts = counts.lock();
                 let count = counts.entry(channel.clone()).or_insert(0);
@@ -99,8 +100,13 @@ impl Origin {
     /// How often `channel` has been asked for.
     #[must_use]
     pub fn lookups(&self, channel: ChannelId) -> usize {
-        let lookups = self.lookups.lock();
-        lookups.get(channel.as_str()).copied().unwrap_or(0)
+        self.lookups_of(channel.as_str())
+    }
+
+    /// How often the channel or the playlist with this ID has been asked for.
+    #[must_use]
+    pub fn lookups_of(&self, id: &str) -> usize {
+        self.lookups.lock().get(id).copied().unwrap_or(0)
     }
 }
 

@@ -2,19 +2,72 @@
 //!
 //! [`crate::youtube`] is the one that serves; tests and the demo bring others.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use futures_util::future::BoxFuture;
 
-use crate::video::{Channel, ChannelId};
+use crate::video::{Channel, ChannelId, Kind};
 
 /// A source of channels' feeds.
 pub trait Upstream: Send + Sync {
-    /// Looks up a channel's newest uploads: one request upstream.
+    /// Looks up a feed's newest uploads: one request upstream, or two if the first one is lost.
     ///
     /// The future is driven to its end or to its time limit by a task of its own, never by a caller. If it panics, those who
     /// wait for it get an error and the next caller starts another.
-    fn look_up(&self, channel: ChannelId) -> BoxFuture<'_, Result<Channel, UpstreamError>>;
+    fn look_up(&self, feed: Feed, urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>>;
+}
+
+/// What is looked up: a channel's feed, or that of its uploads of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Feed {
+    /// Whose uploads.
+    pub channel: ChannelId,
+    /// Only of this kind. `None`: all, as the channel's own feed has them.
+    pub kind: Option<Kind>,
+}
+
+impl From<ChannelId> for Feed {
+    /// The channel's own feed.
+    fn from(channel: ChannelId) -> Self {
+        Self { channel, kind: None }
+    }
+}
+
+impl fmt::Display for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            None => self.channel.fmt(f),
+            Some(kind) => write!(f, "{} ({kind}s)", self.channel),
+        }
+    }
+}
+
+/// Whether somebody waits for a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// A caller waits for it.
+    Awaited,
+    /// Nobody does: it refreshes what is known, or is a watch's poll.
+    Background,
+}
+
+/// A lookup that brought no channel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    /// Why.
+    pub error: UpstreamError,
+    /// How long the upstream wants to be left alone, if it said so.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<UpstreamError> for Failure {
+    fn from(error: UpstreamError) -> Self {
+        Self {
+            error,
+            retry_after: None,
+        }
+    }
 }
 
 /// Why a lookup brought no channel. Meant for callers: it names no address and no secret of the server.
@@ -28,10 +81,13 @@ pub enum UpstreamError {
         "the upstream answers 404 for channels that exist, too; whether this one does cannot be told now"
     )]
     Outage,
-    /// HTTP 403 or 429: it has had enough of us.
+    /// HTTP 403 or 429: it has had enough of us. No lookup is made for a while, of whatever channel.
     #[error("the upstream refuses to answer (HTTP {0}): too many lookups from this address")]
     RateLimited(u16),
-    /// Any other HTTP status than 200, a redirect too.
+    /// As many lookups wait for their turn as may, or this one's did not come in time.
+    #[error("the server is overloaded: too many lookups wait for their turn at the upstream")]
+    Busy,
+    /// Any other HTTP status than 200.
     #[error("the upstream answered HTTP {0}")]
     Status(u16),
     /// No connection, or one that broke.
@@ -40,7 +96,7 @@ pub enum UpstreamError {
     /// The lookup took longer than its budget.
     #[error("the upstream did not answer within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
-    /// HTTP 200 with something that is no feed.
+    /// An answer that is no feed: HTTP 200 with something else, or a redirect.
     #[error("the upstream's answer is no feed: {0}")]
     Malformed(Box<str>),
 }
@@ -52,8 +108,14 @@ impl UpstreamError {
         match self {
             Self::NotFound | Self::Outage => Some(404),
             Self::RateLimited(status) | Self::Status(status) => Some(*status),
-            Self::Unreachable(_) | Self::TimedOut(_) | Self::Malformed(_) => None,
+            Self::Busy | Self::Unreachable(_) | Self::TimedOut(_) | Self::Malformed(_) => None,
         }
+    }
+
+    /// Whether it says something about us and nothing about the channel. When to try again is then not the channel's matter.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::RateLimited(_) | Self::Busy)
     }
 
     /// The bytes of memory that it takes beside its own size.
@@ -61,7 +123,12 @@ impl UpstreamError {
     pub fn weight(&self) -> usize {
         match self {
             Self::Unreachable(text) | Self::Malformed(text) => text.len(),
-            Self::NotFound | Self::Outage | Self::RateLimited(_) | Self::Status(_) | Self::TimedOut(_) => 0,
+            Self::NotFound
+            | Self::Outage
+            | Self::RateLimited(_)
+            | Self::Busy
+            | Self::Status(_)
+            | Self::TimedOut(_) => 0,
         }
     }
 }

@@ -25,6 +25,12 @@ impl ChannelId {
     pub fn as_str(&self) -> &str {
         ascii(&self.0)
     }
+
+    /// The ID without its `UC`: what the channel's playlists have in common with it.
+    #[must_use]
+    pub fn unprefixed(&self) -> &str {
+        ascii(&self.0[CHANNEL_PREFIX.len()..])
+    }
 }
 
 impl FromStr for ChannelId {

@@ -2,20 +2,23 @@
 //!
 //! A feed needs no key and tells no lies, but the server in front of it answers 404 for channels that exist, refuses busy
 //! addresses for hours, and sends no `Retry-After`, `ETag` or `Last-Modified`. Everything here is bounded: the time of a lookup,
-//! the bytes of an answer, the lookups at once.
+//! the bytes of an answer, the lookups at once and a second.
 
 pub mod feed;
+mod pacing;
 
-use std::{error::Error, num::NonZeroUsize, time::Duration};
+use std::{error::Error, time::Duration};
 
 use futures_util::future::BoxFuture;
-use reqwest::{Client, StatusCode, Url, redirect};
-use tokio::sync::Semaphore;
+use reqwest::{Certificate, Client, Response, StatusCode, Url, header, redirect};
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
+pub use self::pacing::Pace;
+use self::pacing::{Pacer, Turn, bounded, busy};
 use crate::{
-    upstream::{Upstream, UpstreamError},
-    video::{Channel, ChannelId},
+    upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
+    video::{Channel, Kind},
 };
 
 /// The longest body that is read, after decompression. The largest feed seen has 80 kB; 500 entries of that size have 2.6 MB,
@@ -25,27 +28,65 @@ const MAX_BODY: usize = 2 << 20;
 /// How we introduce ourselves, so that whoever runs the upstream can tell who asks.
 const USER_AGENT: &str = concat!("plaque/", env!("CARGO_PKG_VERSION"));
 
+/// Before the second attempt: what refused a connection at this moment may be back in the next.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
 /// YouTube's feeds, or something that serves the same under another address.
 pub struct YouTube {
     client: Client,
     feeds: Url,
-    /// Of the whole lookup: waiting for a permit, connecting, headers, body.
+    /// Of the whole lookup: waiting for its turn, connecting, headers, body, and all that again.
     time_limit: Duration,
-    permits: Semaphore,
+    pacer: Pacer,
+}
+
+/// How to look feeds up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where they are; `channel_id=…` or `playlist_id=…` is appended.
+    pub feeds: Url,
+    /// What a lookup may take.
+    pub time_limit: Duration,
+    /// When one may go out.
+    pub pace: Pace,
+    /// Authorities that are trusted beside those of the system: PEM.
+    pub authorities: Option<Vec<u8>>,
+}
+
+impl Settings {
+    /// Lookups at `feeds`, of 10 seconds at most, at the default [`Pace`].
+    #[must_use]
+    pub fn new(feeds: Url) -> Self {
+        Self {
+            feeds,
+            time_limit: Duration::from_secs(10),
+            pace: Pace::default(),
+            authorities: None,
+        }
+    }
 }
 
 /// The HTTP client could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot set up TLS for the upstream (are the system's CA certificates installed?): {0}")]
-pub struct SetupError(#[source] reqwest::Error);
+pub enum SetupError {
+    /// The authorities' certificates are none.
+    #[error("--upstream-ca: no certificate in PEM format could be read: {}", .0.as_ref().map_or("the file has none".into(), innermost))]
+    Authorities(Option<reqwest::Error>),
+    /// All else.
+    #[error(
+        "cannot set up TLS for the upstream (are the system's CA certificates installed?): {}",
+        innermost(.0)
+    )]
+    Tls(reqwest::Error),
+}
 
 impl YouTube {
-    /// An adapter for the feeds at `feeds`, to which `channel_id=…` is appended.
+    /// An adapter for the feeds that `settings` name.
     ///
     /// # Errors
     ///
-    /// If `feeds` is an `https` address and the system has no usable certificate store.
-    pub fn new(feeds: Url, time_limit: Duration, concurrency: NonZeroUsize) -> Result<Self, SetupError> {
+    /// If they are at an `https` address and there is no usable certificate store, or the authorities cannot be read.
+    pub fn new(settings: Settings) -> Result<Self, SetupError> {
         // Fails only if a provider is there already, which is then as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = Client::builder()
@@ -53,60 +94,86 @@ impl YouTube {
             // A redirect leads to a consent page or a login, never to a feed.
             .redirect(redirect::Policy::none())
             .no_proxy();
-        if feeds.scheme() == "http" {
+        if settings.feeds.scheme() == "http" {
             // No certificate will be looked at; a machine without any must not keep us from starting.
             client = client.tls_certs_only([]);
         }
+        if let Some(pem) = settings.authorities {
+            let authorities =
+                Certificate::from_pem_bundle(&pem).map_err(|error| SetupError::Authorities(Some(error)))?;
+            if authorities.is_empty() {
+                return Err(SetupError::Authorities(None));
+            }
+            client = client.tls_certs_merge(authorities);
+        }
         Ok(Self {
-            client: client.build().map_err(SetupError)?,
-            feeds,
-            time_limit,
-            permits: Semaphore::new(concurrency.get().min(Semaphore::MAX_PERMITS)),
+            client: client.build().map_err(SetupError::Tls)?,
+            feeds: settings.feeds,
+            time_limit: settings.time_limit,
+            pacer: Pacer::new(settings.pace),
         })
     }
 
-    async fn fetch(&self, channel: ChannelId) -> Result<Channel, UpstreamError> {
-        let _permit = self.permits.acquire().await;
-        let mut url = self.feeds.clone();
-        url.query_pairs_mut().append_pair("channel_id", channel.as_str());
-        let mut response = self
-            .client
-            .get(url)
-            .send()
-            .await
-            .map_err(|error| unreachable(&error))?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Err(UpstreamError::NotFound),
-            status @ (StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS) => {
-                return Err(UpstreamError::RateLimited(status.as_u16()));
+    async fn attempts(&self, feed: Feed, urgency: Urgency) -> Result<Channel, Failure> {
+        let deadline = Instant::now() + self.time_limit;
+        let Ok(turn) = timeout_at(deadline, self.pacer.turn(urgency)).await else {
+            return Err(busy());
+        };
+        let mut turn = turn?;
+        let fetched = timeout_at(deadline, async {
+            let fetched = self.fetch(feed).await;
+            if !fetched.as_ref().is_err_and(is_worth_another) || !turn.again().await {
+                return fetched;
             }
-            status => return Err(UpstreamError::Status(status.as_u16())),
+            tokio::time::sleep(RETRY_PAUSE).await;
+            self.fetch(feed).await
+        });
+        let fetched = fetched.await;
+        match fetched {
+            Ok(fetched) => settle(turn, fetched),
+            // It answered nothing, as far as the breaker is concerned.
+            Err(_elapsed) => Err(UpstreamError::TimedOut(self.time_limit).into()),
         }
+    }
 
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
-            if body.len() + chunk.len() > MAX_BODY {
-                return Err(UpstreamError::Malformed(
-                    format!("it is longer than {MAX_BODY} bytes").into(),
-                ));
-            }
-            body.extend_from_slice(&chunk);
+    async fn fetch(&self, feed: Feed) -> Result<Channel, Failure> {
+        let mut url = self.feeds.clone();
+        match feed.kind {
+            None => url
+                .query_pairs_mut()
+                .append_pair("channel_id", feed.channel.as_str()),
+            Some(kind) => url
+                .query_pairs_mut()
+                .append_pair("playlist_id", &playlist(feed, kind)),
+        };
+        let response = self.client.get(url).send().await;
+        let response = response.map_err(|error| unreachable(&error))?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(read(response, feed).await?);
         }
-        feed::parse(&body, channel).map_err(|error| UpstreamError::Malformed(error.to_string().into()))
+        Err(Failure {
+            retry_after: retry_after(&response),
+            error: match status {
+                StatusCode::NOT_FOUND => UpstreamError::NotFound,
+                StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
+                    UpstreamError::RateLimited(status.as_u16())
+                }
+                _ if status.is_redirection() => misled(&response),
+                _ => UpstreamError::Status(status.as_u16()),
+            },
+        })
     }
 }
 
 impl Upstream for YouTube {
-    fn look_up(&self, channel: ChannelId) -> BoxFuture<'_, Result<Channel, UpstreamError>> {
-        let span = tracing::info_span!("lookup", %channel);
+    fn look_up(&self, feed: Feed, urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
+        let span = tracing::info_span!("lookup", %feed);
         let lookup = async move {
-            let outcome = tokio::time::timeout(self.time_limit, self.fetch(channel))
-                .await
-                .unwrap_or(Err(UpstreamError::TimedOut(self.time_limit)));
+            let outcome = self.attempts(feed, urgency).await;
             match &outcome {
                 Ok(found) => tracing::info!(uploads = found.len(), "looked up"),
-                Err(error) => tracing::warn!(%error, "lookup failed"),
+                Err(Failure { error, .. }) => tracing::warn!(%error, "lookup failed"),
             }
             outcome
         };
@@ -114,11 +181,89 @@ impl Upstream for YouTube {
     }
 }
 
-/// The innermost cause says what happened (`Connection refused`); the outer ones name addresses, which are not the caller's.
+/// Tells the breaker what came of a lookup.
+fn settle(mut turn: Turn<'_>, fetched: Result<Channel, Failure>) -> Result<Channel, Failure> {
+    match fetched {
+        Err(Failure {
+            error: UpstreamError::RateLimited(status),
+            retry_after,
+        }) => return Err(turn.refused(status, retry_after)),
+        Err(Failure {
+            error: UpstreamError::Unreachable(_),
+            ..
+        }) => {}
+        Ok(_) | Err(_) => turn.answered(),
+    }
+    fetched
+}
+
+/// Whether a lookup was lost on the way, so that another one may fare better.
+fn is_worth_another(failure: &Failure) -> bool {
+    match failure.error {
+        UpstreamError::Unreachable(_) => true,
+        // One that says when to come again means it.
+        UpstreamError::Status(500..) => failure.retry_after.is_none(),
+        _ => false,
+    }
+}
+
+/// The playlist of a channel's uploads of one kind, which YouTube makes for every channel.
+fn playlist(feed: Feed, kind: Kind) -> String {
+    let prefix = match kind {
+        Kind::Video => "UULF",
+        Kind::Short => "UUSH",
+    };
+    format!("{prefix}{}", feed.channel.unprefixed())
+}
+
+async fn read(mut response: Response, feed: Feed) -> Result<Channel, UpstreamError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(UpstreamError::Malformed(
+                format!("it is longer than {MAX_BODY} bytes").into(),
+            ));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    feed::parse(&body, feed).map_err(|error| UpstreamError::Malformed(error.to_string().into()))
+}
+
+/// `Retry-After`, in seconds or as a date.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let pause = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value)
+            .ok()?
+            .duration_since(std::time::SystemTime::now())
+            .unwrap_or_default(),
+    };
+    Some(bounded(pause))
+}
+
+/// A redirect. Where it leads is for the operator's eyes.
+fn misled(response: &Response) -> UpstreamError {
+    let location = response.headers().get(header::LOCATION);
+    let location = location
+        .and_then(|location| location.to_str().ok())
+        .unwrap_or("nowhere");
+    tracing::warn!(
+        location,
+        "the upstream redirects; if that is a consent or login page, feeds are not served to this address without one"
+    );
+    UpstreamError::Malformed("it is a redirect".into())
+}
+
 fn unreachable(error: &reqwest::Error) -> UpstreamError {
+    UpstreamError::Unreachable(innermost(error).into())
+}
+
+/// The innermost cause says what happened (`Connection refused`); the outer ones name addresses, which are not the caller's.
+fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    UpstreamError::Unreachable(cause.to_string().into())
+    cause.to_string()
 }

@@ -10,7 +10,6 @@ use std::{
     error::Error,
     io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
-    num::NonZeroUsize,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -36,9 +35,9 @@ use crate::{
     origin::{self, Lookup, Origin},
     server::{self, Drained, ServerError},
     telemetry,
-    upstream::{Upstream, UpstreamError},
-    video::{Channel, ChannelId},
-    youtube::YouTube,
+    upstream::{Failure, Feed, Upstream, Urgency},
+    video::Channel,
+    youtube::{self, YouTube},
 };
 
 /// Callers in each act.
@@ -151,8 +150,10 @@ impl Stage {
         let origin = Origin::start(answer).await?;
         let config = Config {
             listen: address,
-            upstream: origin.url().clone(),
-            upstream_concurrency: NonZeroUsize::MIN.saturating_add(31),
+            upstream: youtube::Settings {
+                time_limit: TIME_LIMIT,
+                ..youtube::Settings::new(origin.url().clone())
+            },
             latest: Settings {
                 policy: Policy {
                     fresh_for: Duration::from_mins(1),
@@ -168,11 +169,7 @@ impl Stage {
             workers: cores(),
             drain_timeout: Duration::from_secs(1),
         };
-        let upstream = Arc::new(Buggy(YouTube::new(
-            config.upstream.clone(),
-            config.latest.lookup_limit,
-            config.upstream_concurrency,
-        )?));
+        let upstream = Arc::new(Buggy(YouTube::new(config.upstream.clone())?));
         let listener = listen(config.listen).await?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
@@ -335,13 +332,13 @@ async fn answer(lookup: Lookup) -> Response {
 struct Buggy(YouTube);
 
 impl Upstream for Buggy {
-    fn look_up(&self, channel: ChannelId) -> BoxFuture<'_, Result<Channel, UpstreamError>> {
+    fn look_up(&self, feed: Feed, urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
         use std::sync::atomic::{AtomicBool, Ordering};
         static FIXED: AtomicBool = AtomicBool::new(false);
         Box::pin(async move {
-            let found = self.0.look_up(channel).await;
+            let found = self.0.look_up(feed, urgency).await;
             assert!(
-                channel.as_str() != BUG || FIXED.swap(true, Ordering::Relaxed),
+                feed.channel.as_str() != BUG || FIXED.swap(true, Ordering::Relaxed),
                 "a bug, put here by the demo"
             );
             found

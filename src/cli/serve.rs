@@ -1,10 +1,11 @@
 //! `plaque serve`: from flags to a running server.
 
 use std::{
-    env,
+    env, fs,
     io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
+    path::{Path, PathBuf},
     process::{self, ExitCode},
     sync::Arc,
     thread,
@@ -21,7 +22,7 @@ use crate::{
     latest::{Policy, Settings},
     server::{self, Drained},
     telemetry::{self, Format},
-    youtube::YouTube,
+    youtube::{self, Pace, YouTube},
 };
 
 /// A channel that everybody can look up: Kurzgesagt.
@@ -37,7 +38,7 @@ pub(super) struct Args {
     #[arg(long, env = "PLAQUE_LISTEN", default_value = "127.0.0.1:3779", value_name = "ADDRESS", value_parser = values::socket)]
     listen: SocketAddr,
 
-    /// Where the feeds are; channel_id=… is appended
+    /// Where the feeds are; channel_id=… or playlist_id=… is appended
     #[arg(long, env = "PLAQUE_UPSTREAM", default_value = config::YOUTUBE, value_name = "URL", value_parser = config::upstream_url)]
     upstream: Url,
 
@@ -54,6 +55,24 @@ pub(super) struct Args {
         value_parser = values::count
     )]
     upstream_concurrency: NonZeroUsize,
+
+    /// How many lookups may go out a second, on average; a second's worth may go out at once; 0 for no limit
+    #[arg(long, env = "PLAQUE_UPSTREAM_RATE", default_value = "20", value_name = "COUNT", value_parser = values::rate)]
+    upstream_rate: f64,
+
+    /// How many lookups may wait for their turn; for one more the callers are told OVERLOADED
+    #[arg(
+        long,
+        env = "PLAQUE_UPSTREAM_QUEUE",
+        default_value = "1000",
+        value_name = "COUNT",
+        value_parser = values::count
+    )]
+    upstream_queue: NonZeroUsize,
+
+    /// Certificates of authorities to trust beside the system's, in PEM: for an upstream with a private CA
+    #[arg(long, env = "PLAQUE_UPSTREAM_CA", value_name = "FILE")]
+    upstream_ca: Option<PathBuf>,
 
     /// How old an answer may be and still be given without a lookup
     #[arg(long, env = "PLAQUE_FRESH_FOR", default_value = "60s", value_name = "DURATION", value_parser = values::duration)]
@@ -126,8 +145,16 @@ pub(super) fn run(args: Args) -> Outcome {
     start_log(args.log_format, args.log.as_deref())?;
     let config = Config {
         listen: args.listen,
-        upstream: args.upstream,
-        upstream_concurrency: args.upstream_concurrency,
+        upstream: youtube::Settings {
+            feeds: args.upstream,
+            time_limit: args.upstream_timeout,
+            pace: Pace {
+                concurrency: args.upstream_concurrency,
+                rate: (args.upstream_rate > 0.0).then_some(args.upstream_rate),
+                queue: args.upstream_queue,
+            },
+            authorities: args.upstream_ca.map(|file| authorities(&file)).transpose()?,
+        },
         latest: Settings {
             policy: Policy {
                 fresh_for: args.fresh_for,
@@ -165,16 +192,16 @@ pub(super) fn run(args: Args) -> Outcome {
 }
 
 async fn serve(config: &Config) -> Result<Drained, Box<dyn std::error::Error>> {
-    let youtube = YouTube::new(
-        config.upstream.clone(),
-        config.latest.lookup_limit,
-        config.upstream_concurrency,
-    )?;
+    let youtube = YouTube::new(config.upstream.clone())?;
     let listener = listen(config.listen).await?;
     // Before the address is told, so that whoever reads it can also stop us.
     let shutdown = shutdown_signal()?;
     announce(listener.local_addr()?)?;
     Ok(server::run(listener, config, Arc::new(youtube), shutdown).await?)
+}
+
+fn authorities(file: &Path) -> Result<Vec<u8>, String> {
+    fs::read(file).map_err(|error| format!("--upstream-ca: cannot read {}: {error}", file.display()))
 }
 
 /// Listens on `address`, or says what to do.

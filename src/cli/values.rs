@@ -37,6 +37,14 @@ pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
         .map_err(|_| "expected a whole number of at least 1".into())
 }
 
+/// A number a second; 0 means no limit.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.0..=1e9).contains(&rate) => Ok(rate),
+        _ => Err("expected a number a second, such as 20 or 0.5; 0 for no limit".into()),
+    }
+}
+
 /// An IP address and a port.
 pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
@@ -57,6 +65,15 @@ mod tests {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert!(time_limit("0s").is_err());
+    }
+
+    #[test]
+    fn rates_are_numbers_from_zero() {
+        assert_eq!(rate("0"), Ok(0.0));
+        assert_eq!(rate("0.5"), Ok(0.5));
+        for bad in ["", "-1", "NaN", "inf", "20/s"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

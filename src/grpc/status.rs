@@ -33,6 +33,7 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
         E::Upstream(error) => match error {
             UpstreamError::Outage => (Code::Unavailable, "UPSTREAM_OUTAGE"),
             UpstreamError::RateLimited(_) => (Code::Unavailable, "UPSTREAM_RATE_LIMITED"),
+            UpstreamError::Busy => (Code::ResourceExhausted, "OVERLOADED"),
             UpstreamError::TimedOut(_) => (Code::Unavailable, "UPSTREAM_TIMEOUT"),
             UpstreamError::Malformed(_) => (Code::Unavailable, "UPSTREAM_MALFORMED"),
             UpstreamError::NotFound | UpstreamError::Status(_) | UpstreamError::Unreachable(_) => {

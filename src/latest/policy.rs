@@ -116,7 +116,8 @@ impl Policy {
         })
     }
 
-    /// How long not to look up again after a lookup has failed for the `streak`-th time in a row. `chance` is from 0 to 1.
+    /// How long not to look up again after a lookup has failed for the `streak`-th time in a row, unless the upstream has said
+    /// when. `chance` is from 0 to 1.
     pub(super) fn pause(&self, error: &UpstreamError, ever_seen: bool, streak: u32, chance: f64) -> Duration {
         let double = |first: Duration, longest: Duration| {
             // 2^16 × 5 s is far beyond any longest.

@@ -2,14 +2,13 @@
 
 use std::{
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{Known, LookupError, Policy, Query, Verdict, hub::Hubs, outage::Outage};
 use crate::{
     coalesce::{Entry, Failed},
-    upstream::{Upstream, UpstreamError},
-    video::ChannelId,
+    upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
 };
 
 /// All that is needed to look a channel up. Shared by every flight; holds nothing of any caller's.
@@ -35,17 +34,26 @@ impl Source {
     pub(super) fn lookup(
         self: &Arc<Self>,
         query: Query,
+        feed: Feed,
+        urgency: Urgency,
         asked: Instant,
     ) -> impl FnOnce(Option<Arc<Known>>) -> futures_util::future::BoxFuture<'static, Arc<Known>> + Send + 'static
     {
         let source = Arc::clone(self);
-        move |known| Box::pin(async move { source.look_up(query, asked, known).await })
+        move |known| Box::pin(async move { source.look_up(query.max_age, feed, urgency, asked, known).await })
     }
 
-    async fn look_up(&self, query: Query, asked: Instant, known: Option<Arc<Known>>) -> Arc<Known> {
+    async fn look_up(
+        &self,
+        max_age: Option<Duration>,
+        feed: Feed,
+        urgency: Urgency,
+        asked: Instant,
+        known: Option<Arc<Known>>,
+    ) -> Arc<Known> {
         let verdict = self
             .policy
-            .judge(known.as_deref(), query.max_age, asked, Instant::now());
+            .judge(known.as_deref(), max_age, asked, Instant::now());
         let needed = matches!(
             verdict,
             Verdict::LookUp(_) | Verdict::Answer { refresh: true, .. }
@@ -55,30 +63,38 @@ impl Source {
         {
             return Arc::clone(known);
         }
-        let outcome = self.upstream.look_up(query.channel).await;
+        let outcome = self.upstream.look_up(feed, urgency).await;
         let now = Instant::now();
         let entry = Arc::new(match outcome {
             Ok(channel) => {
-                self.outage.note(query.channel, true, now);
+                self.note(feed, true, now);
                 Entry::succeeded(Arc::new(channel), now, SystemTime::now())
             }
-            Err(error) => self.failed(query.channel, error, known.as_deref(), now),
+            Err(failure) => self.failed(feed, failure, known.as_deref(), now),
         });
-        self.hubs.hear(query.channel, &entry);
+        if feed.kind.is_none() {
+            self.hubs.hear(feed.channel, &entry);
+        }
         entry
     }
 
-    fn failed(
-        &self,
-        channel: ChannelId,
-        mut error: UpstreamError,
-        before: Option<&Known>,
-        now: Instant,
-    ) -> Known {
+    /// Notes that a feed that was good before is `found`, or is not. Only of channels' own feeds: that of a kind is gone when the
+    /// channel has deleted the last of them.
+    fn note(&self, feed: Feed, found: bool, now: Instant) {
+        if feed.kind.is_none() {
+            self.outage.note(feed.channel, found, now);
+        }
+    }
+
+    fn failed(&self, feed: Feed, failure: Failure, before: Option<&Known>, now: Instant) -> Known {
+        let Failure {
+            mut error,
+            retry_after,
+        } = failure;
         let good = before.and_then(|known| known.good.clone());
         if error == UpstreamError::NotFound {
             if good.is_some() {
-                self.outage.note(channel, false, now);
+                self.note(feed, false, now);
                 // It was there. That it is gone is the last thing that this 404 says.
                 error = UpstreamError::Status(404);
             }
@@ -86,8 +102,14 @@ impl Source {
                 error = UpstreamError::Outage;
             }
         }
-        let streak = Policy::streak(before.and_then(|known| known.failed.as_ref()), &error);
+        let before = before.and_then(|known| known.failed.as_ref());
+        let streak = Policy::streak(before, &error);
         let pause = self.policy.pause(&error, good.is_some(), streak, fastrand::f64());
+        let pause = match retry_after {
+            Some(asked) if error.is_ours() => asked,
+            Some(asked) => pause.max(asked),
+            None => pause,
+        };
         let failed = Failed {
             error,
             at: now,
@@ -98,12 +120,17 @@ impl Source {
     }
 
     /// What a caller is told of a failure. A 404 that was remembered before the outage was noticed says no more than the others.
-    pub(super) fn refusal(&self, error: UpstreamError, channel: ChannelId, now: Instant) -> LookupError {
+    pub(super) fn refusal(&self, error: UpstreamError, feed: Feed, now: Instant) -> LookupError {
         match error {
             UpstreamError::NotFound if self.outage.under_way(now) => {
                 LookupError::Upstream(UpstreamError::Outage)
             }
-            UpstreamError::NotFound => LookupError::ChannelNotFound(channel),
+            // The channel is known by its own feed: what is not there is anything of this kind.
+            UpstreamError::NotFound if feed.kind.is_some() => LookupError::NoUploads {
+                channel: feed.channel,
+                kind: feed.kind,
+            },
+            UpstreamError::NotFound => LookupError::ChannelNotFound(feed.channel),
             error => LookupError::Upstream(error),
         }
     }

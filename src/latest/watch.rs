@@ -20,7 +20,10 @@ use super::{
     hub::{Hub, Timeline},
     source::Source,
 };
-use crate::video::{Channel, ChannelId, Kind, Video};
+use crate::{
+    upstream::Urgency,
+    video::{Channel, ChannelId, Kind, Video},
+};
 
 /// Polls vary by a tenth either way, so that channels that are watched from one moment do not all ask at one moment.
 const JITTER: f64 = 0.1;
@@ -30,7 +33,7 @@ const JITTER: f64 = 0.1;
 pub struct WatchQuery {
     /// Which channels; repeats count once.
     pub channels: Vec<ChannelId>,
-    /// Only uploads of this kind.
+    /// Only uploads of this kind, as far as the channel's own feed shows them.
     pub kind: Option<Kind>,
     /// Begin with what was published after this, and not with each channel's newest.
     pub published_after: Option<SystemTime>,
@@ -134,8 +137,8 @@ async fn poll(latest: Weak<Latest>, hub: Weak<Hub>, channel: ChannelId, every: D
             max_age,
         };
         // A lookup tells the hub by itself; what was known already is told here.
-        latest.get(query).await;
-        let known = latest.coalescer.known(&channel).await;
+        latest.answer(query, channel.into(), Urgency::Background).await;
+        let known = latest.coalescer.known(&channel.into()).await;
         drop(latest);
         if let (Some(known), Some(hub)) = (known, hub.upgrade()) {
             hub.hear(&known);
@@ -194,7 +197,7 @@ impl Watcher {
             let channel = self.hub.channel;
             self.waiting.push_back(Event::Problem {
                 channel,
-                error: self.source.refusal(trouble.error.clone(), channel, now),
+                error: self.source.refusal(trouble.error.clone(), channel.into(), now),
                 retry_after: trouble.retry_at.saturating_duration_since(now),
             });
         }

@@ -1,6 +1,9 @@
 //! Every row of the table of errors that can come about, as a caller sees it.
 
-use std::time::Duration;
+use std::{
+    ops::RangeInclusive,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -13,14 +16,22 @@ use tonic::{Code, Request, Status};
 
 use crate::support::{CHANNEL, Fake, cache_status, feed, reason, request};
 
+/// Another channel that the fake knows.
+const OTHER: &str = "UC0123456789abcdefghijQA";
+
 /// Asks for [`CHANNEL`], which `reply` answers.
 async fn refused(reply: fn(&Lookup) -> Response) -> Status {
+    refused_after(1, reply).await
+}
+
+/// The same, for what is worth `attempts` of plaque's own.
+async fn refused_after(attempts: usize, reply: fn(&Lookup) -> Response) -> Status {
     let fake = Fake::open(reply).await;
     let server = fake.serve().await;
     let client = server.client();
     let first = client.get(CHANNEL).await.expect_err("an error");
     let second = client.get(CHANNEL).await.expect_err("the same error");
-    assert_eq!(fake.lookups(CHANNEL), 1, "the failure is remembered");
+    assert_eq!(fake.lookups(CHANNEL), attempts, "the failure is remembered");
     assert_eq!(reason(&first).0, reason(&second).0);
     assert_eq!(first.message(), second.message());
     assert!(cache_status(second.metadata()).starts_with("plaque; hit; ttl="));
@@ -29,13 +40,18 @@ async fn refused(reply: fn(&Lookup) -> Response) -> Status {
 
 /// Asserts an error that is worth another try, and says when.
 fn assert_unavailable(status: &Status, expected: &str) {
+    // The first pause is 5 s, a fifth more or less, and some of it has passed.
+    assert_unavailable_for(3..=6, status, expected);
+}
+
+fn assert_unavailable_for(seconds: RangeInclusive<u64>, status: &Status, expected: &str) {
     let (reason, details) = reason(status);
     assert_eq!((status.code(), reason.as_str()), (Code::Unavailable, expected));
     let retry = details.retry_info().expect("a RetryInfo");
     let delay = retry.retry_delay.expect("a delay");
-    // The first pause is 5 s, a fifth more or less, and some of it has passed.
+    let (least, most) = seconds.into_inner();
     assert!(
-        delay > Duration::from_secs(3) && delay <= Duration::from_secs(6),
+        delay > Duration::from_secs(least) && delay <= Duration::from_secs(most),
         "{delay:?}"
     );
     let pushback = status.metadata().get("grpc-retry-pushback-ms");
@@ -75,24 +91,77 @@ async fn a_channel_without_uploads_has_no_uploads() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_has_had_enough_of_us_limits_the_rate() {
-    let forbidden = refused(|_| StatusCode::FORBIDDEN.into_response()).await;
-    assert_unavailable(&forbidden, "UPSTREAM_RATE_LIMITED");
-    let too_many = refused(|_| StatusCode::TOO_MANY_REQUESTS.into_response()).await;
-    assert_unavailable(&too_many, "UPSTREAM_RATE_LIMITED");
-    assert_eq!(
-        cache_status(too_many.metadata()),
-        "plaque; fwd=uri-miss; fwd-status=429"
-    );
+async fn an_upstream_that_has_had_enough_of_us_is_left_alone() {
+    for status in [StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS] {
+        let fake = Fake::open(match status {
+            StatusCode::FORBIDDEN => |_| StatusCode::FORBIDDEN.into_response(),
+            _ => |_| StatusCode::TOO_MANY_REQUESTS.into_response(),
+        })
+        .await;
+        let server = fake.serve().await;
+        let client = server.client();
+        let refused = client.get(CHANNEL).await.expect_err("refused");
+        assert_unavailable_for(28..=30, &refused, "UPSTREAM_RATE_LIMITED");
+        let made = format!("plaque; fwd=uri-miss; fwd-status={}", status.as_u16());
+        assert_eq!(cache_status(refused.metadata()), made);
+        // Nor is it asked for any other channel.
+        let other = client.get(OTHER).await.expect_err("not asked");
+        assert_unavailable_for(28..=30, &other, "UPSTREAM_RATE_LIMITED");
+        assert_eq!((fake.lookups(CHANNEL), fake.lookups(OTHER)), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_is_answered_while_the_upstream_refuses_us() {
+    let fake = Fake::open(|lookup| match (lookup.channel.as_str(), lookup.number) {
+        (CHANNEL, 1) => feed(lookup),
+        _ => StatusCode::FORBIDDEN.into_response(),
+    })
+    .await;
+    let server = fake.serve().await;
+    let client = server.client();
+    client.get(CHANNEL).await.expect("an answer");
+    client.get(OTHER).await.expect_err("refused");
+    let mut newer = request(CHANNEL);
+    newer.max_age = Some(prost_types::Duration::default());
+    let (kept, _) = client.ask(Request::new(newer)).await.expect("the kept answer");
+    assert!(kept.video.is_some());
+    assert_eq!(fake.lookups(CHANNEL), 1);
+}
+
+#[tokio::test]
+async fn an_upstream_that_says_when_to_come_again_is_taken_at_its_word() {
+    let unavailable =
+        |_: &Lookup| (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "120")]).into_response();
+    assert_unavailable_for(118..=120, &refused(unavailable).await, "UPSTREAM_ERROR");
+    let too_many = |_: &Lookup| (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "99999")]).into_response();
+    assert_unavailable_for(3598..=3600, &refused(too_many).await, "UPSTREAM_RATE_LIMITED");
+    let date = |_: &Lookup| {
+        let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_mins(5));
+        (StatusCode::BAD_GATEWAY, [("retry-after", date)]).into_response()
+    };
+    assert_unavailable_for(297..=300, &refused(date).await, "UPSTREAM_ERROR");
+    let nonsense = |_: &Lookup| (StatusCode::NOT_IMPLEMENTED, [("retry-after", "soon")]).into_response();
+    assert_unavailable(&refused_after(2, nonsense).await, "UPSTREAM_ERROR");
+}
+
+#[tokio::test]
+async fn an_upstream_that_fails_once_is_asked_again_at_once() {
+    let flaky = |lookup: &Lookup| match lookup.number {
+        1 => StatusCode::BAD_GATEWAY.into_response(),
+        _ => feed(lookup),
+    };
+    let fake = Fake::open(flaky).await;
+    let server = fake.serve().await;
+    server.client().get(CHANNEL).await.expect("an answer");
+    assert_eq!(fake.lookups(CHANNEL), 2);
 }
 
 #[tokio::test]
 async fn an_upstream_that_fails_is_unavailable() {
-    let status = refused(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response()).await;
+    let status = refused_after(2, |_| StatusCode::INTERNAL_SERVER_ERROR.into_response()).await;
     assert_unavailable(&status, "UPSTREAM_ERROR");
     assert!(status.message().contains("500"), "{}", status.message());
-    let status = refused(|_| Redirect::to("https://consent.youtube.com/m").into_response()).await;
-    assert_unavailable(&status, "UPSTREAM_ERROR");
 }
 
 #[tokio::test]
@@ -102,7 +171,7 @@ async fn an_upstream_that_breaks_off_is_unavailable() {
         let start = stream::iter([Ok(Bytes::from_static(b"<feed")), Err("cut off")]);
         Response::from_parts(parts, Body::from_stream(start))
     };
-    assert_unavailable(&refused(cut_off).await, "UPSTREAM_ERROR");
+    assert_unavailable(&refused_after(2, cut_off).await, "UPSTREAM_ERROR");
 }
 
 #[tokio::test]
@@ -113,13 +182,15 @@ async fn an_answer_that_is_no_feed_is_malformed() {
     assert_unavailable(&garbage.await, "UPSTREAM_MALFORMED");
     let nothing = refused(|_| StatusCode::OK.into_response());
     assert_unavailable(&nothing.await, "UPSTREAM_MALFORMED");
+    let consent = refused(|_| Redirect::to("https://consent.youtube.com/m").into_response());
+    assert_unavailable(&consent.await, "UPSTREAM_MALFORMED");
 }
 
 #[tokio::test]
 async fn an_upstream_that_hangs_times_out() {
     let fake = Fake::gated(feed).await;
     let limit = Duration::from_millis(20);
-    let server = fake.serve_with(|config| config.latest.lookup_limit = limit).await;
+    let server = fake.serve_with(|config| config.upstream.time_limit = limit).await;
     let status = server.client().get(CHANNEL).await.expect_err("it hangs");
     assert_unavailable(&status, "UPSTREAM_TIMEOUT");
     assert!(status.message().contains("20ms"), "{}", status.message());

@@ -87,7 +87,7 @@ async fn a_failure_is_remembered_whatever_age_is_asked_for() {
         .await
         .expect_err("remembered");
     assert_eq!(reason(&status).0, "UPSTREAM_ERROR");
-    assert_eq!(fake.lookups(CHANNEL), 1);
+    assert_eq!(fake.lookups(CHANNEL), 2, "once, and once more at once");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod coalescer;
 mod coalescing;
 mod errors;
 mod freshness;
+mod kinds;
 mod program;
 mod serving;
 mod watching;

@@ -20,7 +20,7 @@ use plaque::{
     server::{self, Drained, ServerError},
     upstream::Upstream,
     video::ChannelId,
-    youtube::YouTube,
+    youtube::{self, YouTube},
 };
 use tokio::{
     net::TcpListener,
@@ -104,15 +104,6 @@ impl Fake {
         self.origin.lookups(channel(id))
     }
 
-    pub fn youtube(&self, config: &Config) -> YouTube {
-        YouTube::new(
-            self.origin.url().clone(),
-            config.latest.lookup_limit,
-            config.upstream_concurrency,
-        )
-        .expect("an http client")
-    }
-
     /// A server over this upstream, with settings that do not come into play.
     pub async fn serve(&self) -> Server {
         self.serve_with(|_| {}).await
@@ -121,19 +112,31 @@ impl Fake {
     pub async fn serve_with(&self, adjust: impl FnOnce(&mut Config)) -> Server {
         let mut config = self.config();
         adjust(&mut config);
-        let youtube = self.youtube(&config);
+        let youtube = youtube(&config);
         Server::start(config, Arc::new(youtube)).await
     }
 
     pub fn config(&self) -> Config {
         Config {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            upstream: self.origin.url().clone(),
-            upstream_concurrency: NonZeroUsize::MIN.saturating_add(31),
+            upstream: upstream(&self.origin),
             latest: settings(),
             workers: NonZeroUsize::MIN.saturating_add(1),
             drain_timeout: LONG,
         }
+    }
+}
+
+/// The real adapter.
+pub fn youtube(config: &Config) -> YouTube {
+    YouTube::new(config.upstream.clone()).expect("an http client")
+}
+
+/// An upstream with settings that do not come into play.
+pub fn upstream(origin: &Origin) -> youtube::Settings {
+    youtube::Settings {
+        time_limit: LONG,
+        ..youtube::Settings::new(origin.url().clone())
     }
 }
 

@@ -19,13 +19,13 @@ use plaque::{
     proto::v1::{WatchLatestVideoRequest, watch_latest_video_response::Event as Happened},
     server::Drained,
     video::Kind,
-    youtube::YouTube,
+    youtube::{Settings, YouTube},
 };
 use tokio::{runtime::Handle, time::timeout};
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
-use crate::support::{CHANNEL, Fake, LONG, channel, feed, reason, settings};
+use crate::support::{CHANNEL, Fake, channel, feed, reason, settings};
 
 /// An origin whose one channel uploads, edits and fails as a test says.
 struct Studio {
@@ -52,8 +52,7 @@ impl Studio {
         .await
         .expect("a free port");
         let settings = settings();
-        let many = std::num::NonZeroUsize::MAX;
-        let youtube = YouTube::new(origin.url().clone(), LONG, many).expect("a client");
+        let youtube = YouTube::new(Settings::new(origin.url().clone())).expect("a client");
         let latest = Arc::new(Latest::new(Arc::new(youtube), settings, Handle::current()));
         Self {
             origin,

@@ -16,19 +16,22 @@ use futures_util::{StreamExt as _, future::join_all, stream};
 use plaque::{
     config::upstream_url,
     origin::{self, Lookup, Origin},
-    upstream::{Upstream as _, UpstreamError},
+    upstream::{Upstream as _, UpstreamError, Urgency},
     video::Channel,
-    youtube::YouTube,
+    youtube::{Settings, YouTube},
 };
 use tokio::net::TcpListener;
 
-use crate::support::{CHANNEL, Fake, LONG, channel, feed};
+use crate::support::{CHANNEL, Fake, LONG, channel, feed, upstream};
 
 async fn look_up(origin: &Origin, limit: Duration) -> Result<Channel, UpstreamError> {
-    YouTube::new(origin.url().clone(), limit, NonZeroUsize::MAX)
-        .expect("an http client")
-        .look_up(channel(CHANNEL))
-        .await
+    let settings = Settings {
+        time_limit: limit,
+        ..upstream(origin)
+    };
+    let youtube = YouTube::new(settings).expect("an http client");
+    let found = youtube.look_up(channel(CHANNEL).into(), Urgency::Awaited).await;
+    found.map_err(|failure| failure.error)
 }
 
 async fn answered(reply: fn(&Lookup) -> Response) -> Result<Channel, UpstreamError> {
@@ -70,7 +73,10 @@ async fn a_redirect_is_not_followed() {
         1 => Redirect::temporary(&format!("/feeds/videos.xml?channel_id={CHANNEL}")).into_response(),
         _ => feed(lookup),
     });
-    assert_eq!(seen.await, Err(UpstreamError::Status(307)));
+    assert_eq!(
+        seen.await,
+        Err(UpstreamError::Malformed("it is a redirect".into()))
+    );
 }
 
 #[tokio::test]
@@ -110,8 +116,9 @@ async fn nobody_there_is_unreachable_and_no_address_is_told() {
     let address = listener.local_addr().expect("bound");
     drop(listener);
     let url = upstream_url(&format!("http://{address}/feeds?key=secret")).expect("valid");
-    let youtube = YouTube::new(url, LONG, NonZeroUsize::MAX).expect("an http client");
-    let error = youtube.look_up(channel(CHANNEL)).await.expect_err("nobody there");
+    let youtube = YouTube::new(Settings::new(url)).expect("an http client");
+    let looked_up = youtube.look_up(channel(CHANNEL).into(), Urgency::Awaited).await;
+    let error = looked_up.expect_err("nobody there").error;
     let told = error.to_string();
     assert!(matches!(error, UpstreamError::Unreachable(_)), "{told}");
     assert!(told.contains("refused"), "{told}");
@@ -125,11 +132,13 @@ async fn nobody_there_is_unreachable_and_no_address_is_told() {
 async fn lookups_at_once_are_limited() {
     let fake = Fake::gated(feed).await;
     let limit = NonZeroUsize::MIN.saturating_add(1);
-    let youtube = Arc::new(YouTube::new(fake.origin.url().clone(), LONG, limit).expect("a client"));
+    let mut settings = upstream(&fake.origin);
+    settings.pace.concurrency = limit;
+    let youtube = Arc::new(YouTube::new(settings).expect("a client"));
     let ids: Vec<_> = (0..5).map(|n| format!("UC0123456789abcdefghi{n}kA")).collect();
     let lookups = ids.iter().map(|id| {
         let (youtube, id) = (Arc::clone(&youtube), channel(id));
-        tokio::spawn(async move { youtube.look_up(id).await })
+        tokio::spawn(async move { youtube.look_up(id.into(), Urgency::Awaited).await })
     });
     let all = tokio::spawn(join_all(lookups.collect::<Vec<_>>()));
     for answered in 0..5 {

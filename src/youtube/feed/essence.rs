@@ -1,0 +1,219 @@
+//! What plaque needs of a feed, as a document of a known shape.
+
+use std::str;
+
+use quick_xml::{
+    Reader,
+    escape::{partial_escape, resolve_predefined_entity},
+    events::{BytesStart, Event},
+};
+
+use super::FeedError;
+
+/// A feed has 15 entries. From another upstream than YouTube it may have more, but not without end.
+const MAX_ENTRIES: usize = 1000;
+
+/// An element with a longer tag is left out. YouTube's longest, with a thumbnail's address in it, have less than 200 bytes.
+const MAX_TAG: usize = 2048;
+
+/// A feed without what plaque does not need.
+#[derive(Debug, Default)]
+pub(super) struct Essence {
+    /// Every element at most once in its parent, but for entries and links. Where an entry's title was, there is its place in
+    /// `titles`: feed-rs would trim it.
+    pub(super) xml: String,
+    pub(super) feed_title: String,
+    pub(super) titles: Vec<String>,
+}
+
+/// An element that counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Element {
+    Feed,
+    FeedTitle,
+    Entry,
+    EntryTitle,
+    Id,
+    Published,
+    Updated,
+    Link,
+    Author,
+    Name,
+    Uri,
+    Group,
+    Content,
+    Thumbnail,
+    Community,
+    Statistics,
+}
+
+impl Element {
+    /// The element `name` in `parent`, if it is one that counts there. Without a parent: the root.
+    fn of(name: &str, parent: Option<Self>) -> Option<Self> {
+        use Element::{
+            Author, Community, Content, Entry, EntryTitle, Feed, FeedTitle, Group, Id, Link, Name, Published,
+            Statistics, Thumbnail, Updated, Uri,
+        };
+        Some(match (parent, name) {
+            (None, "feed") => Feed,
+            (Some(Feed), "title") => FeedTitle,
+            (Some(Feed), "entry") => Entry,
+            (Some(Feed | Entry), "author") => Author,
+            (Some(Feed | Entry), "link") => Link,
+            (Some(Entry), "id") => Id,
+            (Some(Entry), "title") => EntryTitle,
+            (Some(Entry), "published") => Published,
+            (Some(Entry), "updated") => Updated,
+            (Some(Entry), "media:group") => Group,
+            (Some(Author), "name") => Name,
+            (Some(Author), "uri") => Uri,
+            (Some(Group), "media:content") => Content,
+            (Some(Group), "media:thumbnail") => Thumbnail,
+            (Some(Group), "media:community") => Community,
+            (Some(Community), "media:statistics") => Statistics,
+            _ => return None,
+        })
+    }
+
+    fn may_repeat(self) -> bool {
+        matches!(self, Self::Entry | Self::Link)
+    }
+
+    fn has_attributes(self) -> bool {
+        matches!(
+            self,
+            Self::Link | Self::Content | Self::Thumbnail | Self::Statistics
+        )
+    }
+
+    fn has_text(self) -> bool {
+        matches!(
+            self,
+            Self::Id | Self::Published | Self::Updated | Self::Name | Self::Uri
+        )
+    }
+}
+
+/// An element that is being read, and which of its children it had already.
+struct Open {
+    element: Element,
+    seen: u32,
+}
+
+/// Copies the essence of a feed.
+///
+/// # Errors
+///
+/// If it is not well-formed, not in UTF-8, cut off, or no feed.
+pub(super) fn essence(xml: &[u8]) -> Result<Essence, FeedError> {
+    let xml = str::from_utf8(xml.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(xml))
+        .map_err(|error| quick_xml::Error::Encoding(error.into()))?;
+    let mut reader = Reader::from_str(xml);
+    let mut essence = Essence {
+        xml: String::with_capacity(xml.len() / 2),
+        ..Essence::default()
+    };
+    let mut open: Vec<Open> = vec![];
+    loop {
+        match reader.read_event()? {
+            Event::Start(tag) => match essence.accept(&tag, open.last_mut()) {
+                Some(element) => {
+                    essence.start(element, &tag);
+                    open.push(Open { element, seen: 0 });
+                }
+                // Goes through whatever is in it without descending.
+                None => _ = reader.read_to_end(tag.name())?,
+            },
+            Event::Empty(tag) => {
+                if let Some(element) = essence.accept(&tag, open.last_mut()) {
+                    essence.start(element, &tag);
+                    essence.end(element, tag.name().as_ref());
+                }
+            }
+            Event::End(tag) => {
+                if let Some(Open { element, .. }) = open.pop() {
+                    essence.end(element, tag.name().as_ref());
+                }
+            }
+            Event::Text(text) => essence.text(open.last(), &text),
+            Event::CData(text) => essence.text(open.last(), &text),
+            Event::GeneralRef(reference) => {
+                if let Some(character) = reference.resolve_char_ref().ok().flatten() {
+                    essence.text(open.last(), character.encode_utf8(&mut [0; 4]));
+                } else if let Some(text) = resolve_predefined_entity(&reference) {
+                    essence.text(open.last(), text);
+                } else {
+                    essence.text(open.last(), &format!("&{};", &*reference));
+                }
+            }
+            Event::Eof if !open.is_empty() => return Err(FeedError::CutOff),
+            Event::Eof if essence.xml.is_empty() => return Err(FeedError::NotAFeed),
+            Event::Eof => return Ok(essence),
+            Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {}
+        }
+    }
+}
+
+impl Essence {
+    /// What element this tag begins, if it counts.
+    fn accept(&self, tag: &BytesStart<'_>, parent: Option<&mut Open>) -> Option<Element> {
+        let element = Element::of(tag.name().as_ref(), parent.as_ref().map(|open| open.element))?;
+        let fits = match element {
+            // One document, one root.
+            Element::Feed => self.xml.is_empty(),
+            Element::Entry => self.titles.len() < MAX_ENTRIES,
+            _ => tag.len() <= MAX_TAG,
+        };
+        let bit = 1 << element as u32;
+        let repeated = parent.is_some_and(|open| {
+            let before = open.seen;
+            open.seen |= bit;
+            before & bit != 0
+        });
+        (fits && (!repeated || element.may_repeat())).then_some(element)
+    }
+
+    fn start(&mut self, element: Element, tag: &BytesStart<'_>) {
+        match element {
+            // The namespaces are the essence's own, whatever the feed's are.
+            Element::Feed => self.xml.push_str(
+                r#"<feed xmlns="http://www.w3.org/2005/Atom" xmlns:media="http://search.yahoo.com/mrss/">"#,
+            ),
+            Element::FeedTitle => {}
+            _ => {
+                let name = tag.name();
+                let tag: &str = if element.has_attributes() {
+                    tag
+                } else {
+                    name.as_ref()
+                };
+                self.xml.extend(["<", tag, ">"]);
+            }
+        }
+        if element == Element::Entry {
+            self.titles.push(String::new());
+        }
+        if element == Element::EntryTitle {
+            self.xml.push_str(&(self.titles.len() - 1).to_string());
+        }
+    }
+
+    fn end(&mut self, element: Element, name: &str) {
+        if element != Element::FeedTitle {
+            self.xml.extend(["</", name, ">"]);
+        }
+    }
+
+    fn text(&mut self, within: Option<&Open>, text: &str) {
+        match within.map(|open| open.element) {
+            Some(Element::FeedTitle) => self.feed_title.push_str(text),
+            Some(Element::EntryTitle) => {
+                if let Some(title) = self.titles.last_mut() {
+                    title.push_str(text);
+                }
+            }
+            Some(element) if element.has_text() => self.xml.push_str(&partial_escape(text)),
+            _ => {}
+        }
+    }
+}
