@@ -19,3 +19,11 @@ bench part='':
 # What a hit adds to moka's own `get`. Needs perf, or valgrind where perf may not count.
 bench-hit-instructions:
     cargo bench --bench coalesce -- instructions
+
+# What reading a feed costs beside bare feed-rs, on the recorded feeds in a folder.
+bench-feed folder='../shared/captures':
+    cargo bench --bench feed -- {{folder}}
+
+# Any bytes as a feed, for so many runs. Needs cargo-fuzz (`cargo install cargo-fuzz`); a stable toolchain will do.
+fuzz runs='10000000':
+    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none feed -- -runs={{runs}} -max_len=4096 -timeout=1 -malloc_limit_mb=64

@@ -6,6 +6,8 @@
 mod children;
 #[path = "coalesce/crowd.rs"]
 mod crowd;
+#[path = "instructions.rs"]
+mod instructions;
 #[path = "coalesce/peers.rs"]
 mod peers;
 #[path = "coalesce/report.rs"]

@@ -7,13 +7,14 @@ use tokio::{runtime, task::yield_now};
 
 use super::{
     crowd::Gate,
+    instructions::difference,
     peers::{Bare, Cached, Foyer, Key, Moka, Peer, Plaque, QuickCache, Uniflight, Value, key},
 };
 
 /// How many callers wait.
 const WAITERS: usize = 100_000;
 
-/// The number of hits in the shorter run. The longer one has ten times as many: the difference has no start-up in it.
+/// The number of hits in the shorter run.
 const HITS: u64 = 20_000;
 
 /// Stands before a child's own arguments.
@@ -119,38 +120,7 @@ fn resident() -> usize {
 ///
 /// Differs by some percent from run to run: hashes are seeded, and moka tidies up by the clock.
 pub fn instructions_a_hit(cache: &str) -> Option<(u64, &'static str)> {
-    let count = |hits: u64| {
-        let mut command = command("hits", cache);
-        command.push(hits.to_string());
-        count_with_perf(&command)
-            .map(|count| (count, "perf"))
-            .or_else(|| count_with_valgrind(&command).map(|count| (count, "valgrind")))
-    };
-    let (short, tool) = count(HITS)?;
-    let (long, _tool) = count(HITS * 10)?;
-    Some((long.saturating_sub(short) / (HITS * 9), tool))
-}
-
-fn count_with_perf(command: &[String]) -> Option<u64> {
-    let perf = ["stat", "-x,", "-e", "instructions:u"];
-    let perf = Command::new("perf").args(perf).args(command).output().ok()?;
-    // count,unit,event,…; virtual machines often write `<not supported>` for the count.
-    let report = String::from_utf8(perf.stderr).ok()?;
-    let line = report.lines().find(|line| line.contains("instructions"))?;
-    line.split(',').next()?.parse().ok()
-}
-
-fn count_with_valgrind(command: &[String]) -> Option<u64> {
-    let valgrind = ["--tool=callgrind", "--callgrind-out-file=/dev/null"];
-    let valgrind = Command::new("valgrind")
-        .args(valgrind)
-        .args(command)
-        .output()
-        .ok()?;
-    // ==123== Collected : 456
-    let report = String::from_utf8(valgrind.stderr).ok()?;
-    let line = report.lines().find(|line| line.contains("Collected"))?;
-    line.split_whitespace().next_back()?.parse().ok()
+    difference(&[CHILD, "hits", cache], HITS)
 }
 
 /// The child of [`instructions_a_hit`].

@@ -1,6 +1,6 @@
 //! From the bytes of a channel's Atom feed to a [`Channel`]: pure, no network, no clock.
 //!
-//! In two steps. [`essence`] copies what plaque needs, and nothing else, into a document of a known shape; feed-rs reads that. What
+//! In two steps. `feed/essence.rs` copies what plaque needs, and nothing else, into a document of a known shape; feed-rs reads that. What
 //! feed-rs cannot read (empty media texts), would change (the blanks around a title), or would take minutes or gigabytes for
 //! (elements that nest or repeat without end) does not get there.
 

@@ -27,7 +27,7 @@ use crate::upstream::{Failure, UpstreamError, Urgency};
 /// When to come again for a turn that was not to be had.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a [`Pacer`] allows.
+/// When lookups may go out.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Lookups at once.

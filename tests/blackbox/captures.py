@@ -96,14 +96,16 @@ def as_read(video):
 
 @contextmanager
 def upstream(path, status, content_type, channel):
-    """An origin that gives this file, byte for byte, for this channel's feed."""
+    """An origin that gives this file, byte for byte, for this channel's feed. The channel has no feed of a single kind."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             url = urllib.parse.urlsplit(self.path)
-            known = url.path == "/feeds/videos.xml" and urllib.parse.parse_qs(url.query) == {"channel_id": [channel]}
+            query = urllib.parse.parse_qs(url.query)
+            known = url.path == "/feeds/videos.xml" and query == {"channel_id": [channel]}
+            of_a_kind = query in [{"playlist_id": [prefix + channel[2:]]} for prefix in ("UULF", "UUSH")]
             body = path.read_bytes() if known else b"what was asked for is not the channel's feed"
-            self.send_response(status if known else 400)
+            self.send_response(status if known else 404 if of_a_kind else 400)
             self.send_header("content-type", content_type)
             self.send_header("content-length", str(len(body)))
             self.end_headers()

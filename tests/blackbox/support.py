@@ -377,7 +377,9 @@ class Bench:
 
     @contextmanager
     def plaque(self, upstream, *flags):
-        command = [self.program, "serve", "--listen", "127.0.0.1:0", "--upstream", upstream, *flags]
+        # As fast as it comes, where a check says nothing else.
+        pace = [] if "--upstream-rate" in flags else ["--upstream-rate", "0"]
+        command = [self.program, "serve", "--listen", "127.0.0.1:0", "--upstream", upstream, *pace, *flags]
         with running(command) as program:
             try:
                 plaque = Plaque(program)

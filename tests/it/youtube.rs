@@ -20,7 +20,13 @@ use plaque::{
     video::Channel,
     youtube::{Settings, YouTube},
 };
-use tokio::net::TcpListener;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::{CHANNEL, Fake, LONG, channel, feed, upstream};
 
@@ -162,4 +168,85 @@ async fn of_a_feed_of_500_uploads_the_newest_15_are_kept() {
     let found = look_up(&fake.origin, LONG).await.expect("a feed");
     assert_eq!(found.title(), "Many <uploads>");
     assert_eq!(found.len(), 15);
+}
+
+/// An `https` origin with a certificate of its own authority's; and that authority, in PEM. It answers one request.
+async fn https_origin() -> (String, Vec<u8>) {
+    let authority_key = KeyPair::generate().expect("a key");
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = authority.self_signed(&authority_key).expect("a certificate");
+    let pem = certificate.pem().into_bytes();
+    let key = KeyPair::generate().expect("a key");
+    let server = CertificateParams::new(["127.0.0.1".to_owned()]).expect("an address");
+    let issuer = Issuer::new(authority, authority_key);
+    let server = server.signed_by(&key, &issuer).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("TLS versions")
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![server.der().clone()],
+            PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+        )
+        .expect("they belong together");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("https://{}/feeds", listener.local_addr().expect("bound"));
+    // Ends with its answer, or with the test's runtime.
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            // Fails where the client does not trust it.
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await.expect("a request");
+            let feed = origin::xml(CHANNEL, "Private", &[]);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+                feed.len()
+            );
+            let answer = head + &feed;
+            stream.write_all(answer.as_bytes()).await.expect("it listens");
+            stream.shutdown().await.expect("it listens");
+        }
+    });
+    (url, pem)
+}
+
+#[tokio::test]
+async fn a_private_authority_is_trusted_if_it_is_named() {
+    let (url, authority) = https_origin().await;
+    let look_up = async |authorities| {
+        let settings = Settings {
+            authorities,
+            ..Settings::new(upstream_url(&url).expect("valid"))
+        };
+        let youtube = YouTube::new(settings).expect("the system has certificates");
+        let found = youtube.look_up(channel(CHANNEL).into(), Urgency::Awaited).await;
+        found.map(|channel| channel.title().to_owned())
+    };
+    let trusted = look_up(Some(authority)).await;
+    assert_eq!(trusted, Ok("Private".to_owned()));
+    let unknown = look_up(None).await.expect_err("nobody vouches for it").error;
+    assert!(matches!(unknown, UpstreamError::Unreachable(_)), "{unknown}");
+}
+
+#[test]
+fn a_file_without_certificates_is_told() {
+    for pem in [
+        "",
+        "not PEM",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ] {
+        let settings = Settings {
+            authorities: Some(pem.into()),
+            ..Settings::new(upstream_url("https://127.0.0.1/").expect("valid"))
+        };
+        let error = YouTube::new(settings).err().map(|error| error.to_string());
+        assert!(error.is_some(), "{pem:?}");
+    }
 }

@@ -1,3 +1,10 @@
+use std::{cmp::Reverse, collections::HashSet, time::Duration};
+
+use proptest::{
+    prelude::*,
+    test_runner::{Config, RngSeed},
+};
+
 use super::*;
 
 const CHANNEL: &str = "UC0123456789abcdefghijkA";
@@ -370,5 +377,121 @@ fn a_feed_that_ends_in_the_middle_is_an_error_wherever_that_is() {
             CHANNEL.parse::<ChannelId>().expect("valid"),
         );
         cut.expect_err(&xml[..end]);
+    }
+}
+
+/// An entry, as a channel could have written it.
+#[derive(Clone, Debug)]
+struct Written {
+    number: u16,
+    title: Option<String>,
+    /// In seconds since 1970.
+    published: Option<u32>,
+    short: bool,
+    views: Option<u32>,
+}
+
+impl Written {
+    fn id(&self) -> String {
+        format!("aaaaa{:05}A", self.number)
+    }
+
+    fn xml(&self) -> String {
+        let id = self.id();
+        let page = if self.short { "shorts/" } else { "watch?v=" };
+        let title = self.title.as_ref().map_or(String::new(), |title| {
+            format!("<title>{}</title>", quick_xml::escape::escape(title))
+        });
+        let published = self.published.map_or(String::new(), |seconds| {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into());
+            format!(
+                "<published>{}</published>",
+                humantime::format_rfc3339_seconds(time)
+            )
+        });
+        let group = self.views.map_or(String::new(), |views| {
+            group("").replace("views=\"42\"", &format!("views=\"{views}\""))
+        });
+        entry(&id, &format!("{page}{id}"), "", &group)
+            .replace(&format!("<title>Title of {id}</title>"), &title)
+            .replace("<published></published>", &published)
+    }
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    let title = prop_oneof![
+        1 => Just(None),
+        1 => Just(Some(String::new())),
+        4 => any::<String>().prop_map(Some),
+        2 => "[ &<>;\\]!\\[CDAT\n]{0,20}".prop_map(Some),
+    ];
+    let published = prop::option::weighted(0.9, any::<u32>());
+    let views = prop::option::of(any::<u32>());
+    (any::<u16>(), title, published, any::<bool>(), views).prop_map(
+        |(number, title, published, short, views)| Written {
+            number,
+            title,
+            published,
+            short,
+            views,
+        },
+    )
+}
+
+fn feed_of(entries: &[Written]) -> String {
+    let entries: String = entries.iter().map(Written::xml).collect();
+    format!(
+        "<feed xmlns=\"http://www.w3.org/2005/Atom\" xmlns:media=\"http://search.yahoo.com/mrss/\">\
+         <link rel=\"self\" href=\"http://www.youtube.com/feeds/videos.xml?channel_id={CHANNEL}\"/>{entries}</feed>"
+    )
+}
+
+proptest! {
+    #![proptest_config(Config {
+        cases: 500,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(4),
+        ..Config::default()
+    })]
+
+    #[test]
+    fn what_was_written_is_what_is_read(entries in prop::collection::vec(written(), 0..20)) {
+        let channel = parse(feed_of(&entries).as_bytes(), CHANNEL.parse::<ChannelId>().expect("valid")).expect("a feed");
+        // The newest first, those without a date last, each once; else as they were.
+        let mut expected: Vec<&Written> = entries.iter().collect();
+        expected.sort_by_key(|entry| Reverse(entry.published));
+        let mut seen = HashSet::new();
+        expected.retain(|entry| seen.insert(entry.number));
+        expected.truncate(15);
+        prop_assert_eq!(channel.len(), expected.len());
+        for (upload, wanted) in channel.uploads().zip(expected) {
+            prop_assert_eq!(upload.id().to_string(), wanted.id());
+            prop_assert_eq!(upload.title(), wanted.title.as_deref().unwrap_or(""));
+            prop_assert_eq!(upload.kind() == Kind::Short, wanted.short);
+            prop_assert_eq!(upload.views(), wanted.views.map(u64::from));
+            prop_assert_eq!(seconds(upload.published()), u64::from(wanted.published.unwrap_or(0)));
+        }
+    }
+
+    #[test]
+    fn what_is_broken_is_read_or_is_an_error(
+        entries in prop::collection::vec(written(), 0..5),
+        breaks in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 1..8),
+    ) {
+        let mut xml = feed_of(&entries).into_bytes();
+        for (at, byte, how) in breaks {
+            let at = at.index(xml.len().max(1));
+            match how {
+                _ if xml.is_empty() => {}
+                0 => xml[at] = byte,
+                1 => _ = xml.remove(at),
+                2 => xml.insert(at, byte),
+                _ => xml.truncate(at),
+            }
+        }
+        let ids: Vec<_> = entries.iter().map(Written::id).collect();
+        if let Ok(channel) = parse(&xml, CHANNEL.parse::<ChannelId>().expect("valid")) {
+            prop_assert!(channel.len() <= ids.len());
+        }
     }
 }
