@@ -6,7 +6,7 @@
 mod children;
 #[path = "coalesce/crowd.rs"]
 mod crowd;
-#[path = "instructions.rs"]
+#[path = "common/instructions.rs"]
 mod instructions;
 #[path = "coalesce/peers.rs"]
 mod peers;

@@ -3,7 +3,7 @@
 //!
 //! Times by criterion, and instructions by perf or valgrind, whichever may count on this machine.
 
-#[path = "instructions.rs"]
+#[path = "common/instructions.rs"]
 mod instructions;
 
 use std::{
