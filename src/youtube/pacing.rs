@@ -55,7 +55,8 @@ pub(super) struct Pacer {
     queue: Semaphore,
     /// Places at the upstream.
     slots: Semaphore,
-    rate: Option<Mutex<Rate>>,
+    /// Locked by the lookup that begins next, until it does: one that gives up before has taken nothing.
+    rate: Option<tokio::sync::Mutex<Rate>>,
     breaker: Mutex<Breaker>,
     /// How many in the queue somebody waits for.
     awaited: AtomicUsize,
@@ -80,7 +81,7 @@ impl Pacer {
         Self {
             queue: permits(pace.queue),
             slots: permits(pace.concurrency),
-            rate: pace.rate.map(|rate| Mutex::new(Rate::new(rate))),
+            rate: pace.rate.map(|rate| tokio::sync::Mutex::new(Rate::new(rate))),
             breaker: Mutex::default(),
             awaited: AtomicUsize::new(0),
             calm: Notify::new(),
@@ -135,8 +136,9 @@ impl Pacer {
     /// Until one more may begin this second.
     async fn pace(&self) {
         if let Some(rate) = &self.rate {
-            let begin = rate.lock().reserve(now());
-            tokio::time::sleep_until(begin.into()).await;
+            let mut rate = rate.lock().await;
+            tokio::time::sleep_until(rate.next(now()).into()).await;
+            rate.take(now());
         }
     }
 }

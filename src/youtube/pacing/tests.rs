@@ -81,6 +81,20 @@ async fn a_second_s_worth_begins_at_once_and_the_rest_at_the_rate() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lookups_that_give_up_before_their_time_cost_the_others_nothing() {
+    let pacer = pacer(|pace| pace.rate = Some(0.1));
+    drop(turn(&pacer).await);
+    let start = Instant::now();
+    let impatient = join_all((0..30).map(|_| {
+        let patience = Duration::from_secs(5);
+        tokio::time::timeout(patience, pacer.turn(Urgency::Awaited))
+    }));
+    assert!(impatient.await.iter().all(Result::is_err));
+    drop(turn(&pacer).await);
+    assert_eq!(start.elapsed().as_millis() / 10, 1000, "10 s after the first");
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_the_upstream_refuses_us_nobody_asks_and_then_one() {
     let pacer = pacer(|_| {});
     let under_way = turn(&pacer).await;
