@@ -180,6 +180,11 @@ mod tests {
         breaker.report(Pass::Ordinary, Report::Answered, now + seconds(10));
         breaker.report(Pass::Ordinary, Report::Silent, now + seconds(10));
         assert_eq!(refuses(&mut breaker, now + seconds(10)), Some(seconds(20)));
+        // Nor the next pause.
+        let now = now + seconds(30);
+        let probe = breaker.admit(now).expect("the pause is over");
+        breaker.report(probe, REFUSED, now);
+        assert_eq!(refuses(&mut breaker, now), Some(seconds(60)));
     }
 
     #[test]

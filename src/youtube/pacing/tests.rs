@@ -40,7 +40,10 @@ async fn lookups_that_nobody_waits_for_give_way_to_those_that_somebody_does() {
         .map(|turn| turn.expect("a turn"));
     assert!(begun.is_some());
     drop(begun.take());
-    for caller in &mut callers {
+    assert!(refreshes[1].as_mut().now_or_never().is_none(), "somebody waits");
+    let mut late = Box::pin(pacer.turn(Urgency::Awaited));
+    assert!(late.as_mut().now_or_never().is_none());
+    for caller in callers.into_iter().chain([late]) {
         assert!(refreshes[1].as_mut().now_or_never().is_none(), "somebody waits");
         drop(caller.await.expect("a turn"));
     }
