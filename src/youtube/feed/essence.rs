@@ -13,13 +13,16 @@ use super::FeedError;
 /// A feed has 15 entries. From another upstream than YouTube it may have more, but not without end.
 const MAX_ENTRIES: usize = 1000;
 
-/// An element with a longer tag is left out. YouTube's longest, with a thumbnail's address in it, have less than 200 bytes.
+/// An entry has one link, a feed two, a pushed feed three.
+const MAX_LINKS: usize = 16;
+
+/// An element whose attributes count and are longer is left out. YouTube's longest, with a thumbnail's address in it, have less than 200 bytes.
 const MAX_TAG: usize = 2048;
 
 /// A feed without what plaque does not need.
 #[derive(Debug, Default)]
 pub(super) struct Essence {
-    /// Every element at most once in its parent, but for entries and links. Where an entry's title was, there is its place in
+    /// Every element at most once in its parent, but for entries and a few links. Where an entry's title was, there is its place in
     /// `titles`: feed-rs would trim it.
     pub(super) xml: String,
     pub(super) feed_title: String,
@@ -75,8 +78,13 @@ impl Element {
         })
     }
 
-    fn may_repeat(self) -> bool {
-        matches!(self, Self::Entry | Self::Link)
+    /// How many of them count in one parent.
+    fn at_most(self) -> usize {
+        match self {
+            Self::Entry => MAX_ENTRIES,
+            Self::Link => MAX_LINKS,
+            _ => 1,
+        }
     }
 
     fn has_attributes(self) -> bool {
@@ -94,10 +102,10 @@ impl Element {
     }
 }
 
-/// An element that is being read, and which of its children it had already.
+/// An element that is being read, and how many of each element it had already.
 struct Open {
     element: Element,
-    seen: u32,
+    children: [usize; Element::Statistics as usize + 1],
 }
 
 /// Copies the essence of a feed.
@@ -119,7 +127,10 @@ pub(super) fn essence(xml: &[u8]) -> Result<Essence, FeedError> {
             Event::Start(tag) => match essence.accept(&tag, open.last_mut()) {
                 Some(element) => {
                     essence.start(element, &tag);
-                    open.push(Open { element, seen: 0 });
+                    open.push(Open {
+                        element,
+                        children: [0; _],
+                    });
                 }
                 // Goes through whatever is in it without descending.
                 None => _ = reader.read_to_end(tag.name())?,
@@ -158,19 +169,14 @@ impl Essence {
     /// What element this tag begins, if it counts.
     fn accept(&self, tag: &BytesStart<'_>, parent: Option<&mut Open>) -> Option<Element> {
         let element = Element::of(tag.name().as_ref(), parent.as_ref().map(|open| open.element))?;
-        let fits = match element {
+        let Some(parent) = parent else {
             // One document, one root.
-            Element::Feed => self.xml.is_empty(),
-            Element::Entry => self.titles.len() < MAX_ENTRIES,
-            _ => tag.len() <= MAX_TAG,
+            return self.xml.is_empty().then_some(element);
         };
-        let bit = 1 << element as u32;
-        let repeated = parent.is_some_and(|open| {
-            let before = open.seen;
-            open.seen |= bit;
-            before & bit != 0
-        });
-        (fits && (!repeated || element.may_repeat())).then_some(element)
+        let number = &mut parent.children[element as usize];
+        *number += 1;
+        let fits = tag.len() <= MAX_TAG || !element.has_attributes();
+        (fits && *number <= element.at_most()).then_some(element)
     }
 
     fn start(&mut self, element: Element, tag: &BytesStart<'_>) {

@@ -179,8 +179,8 @@ fn what_is_no_feed_is_an_error() {
 
 /// The only upload of a feed with this entry.
 fn only(entry: &str) -> Upload {
-    let channel = parse_entries(entry).unwrap_or_else(|error| panic!("{entry}: {error}"));
-    assert_eq!(channel.len(), 1, "{entry}");
+    let channel = parse_entries(entry).unwrap_or_else(|error| panic!("{entry:.2000}: {error}"));
+    assert_eq!(channel.len(), 1, "{entry:.2000}");
     channel.upload(0).expect("an upload").into()
 }
 
