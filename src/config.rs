@@ -20,6 +20,8 @@ pub struct Config {
     pub latest: latest::Settings,
     /// Serving threads.
     pub workers: NonZeroUsize,
+    /// How long a call may take whose caller allows it longer, or says nothing. Streams are open-ended.
+    pub max_deadline: Duration,
     /// How long calls in progress may go on after the server was told to stop.
     pub drain_timeout: Duration,
 }

@@ -56,7 +56,7 @@ pub async fn run(
 ) -> Result<Drained, ServerError> {
     let latest = Arc::new(Latest::new(upstream, config.latest, Handle::current()));
     let (routes, health) = grpc::routes(Arc::clone(&latest)).await?;
-    let mut workers = Workers::start(config.workers, &Deadlines(routes))?;
+    let mut workers = Workers::start(config.workers, &Deadlines::new(routes, config.max_deadline))?;
 
     tokio::select! {
         () = accept(&listener, &mut workers) => {}

@@ -167,6 +167,7 @@ impl Stage {
                 watch_every: Duration::from_mins(1),
             },
             workers: cores(),
+            max_deadline: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(1),
         };
         let upstream = Arc::new(Buggy(YouTube::new(config.upstream.clone())?));

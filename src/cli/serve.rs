@@ -106,6 +106,10 @@ pub(super) struct Args {
     #[arg(long, env = "PLAQUE_WORKERS", value_name = "COUNT", value_parser = values::count)]
     workers: Option<NonZeroUsize>,
 
+    /// How long a call may take, whatever deadline its caller sets or does not set; watches are open-ended
+    #[arg(long, env = "PLAQUE_MAX_DEADLINE", default_value = "30s", value_name = "DURATION", value_parser = values::time_limit)]
+    max_deadline: Duration,
+
     /// How long calls in progress may go on after SIGTERM or Ctrl-C; a second signal ends at once
     #[arg(long, env = "PLAQUE_DRAIN_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = values::duration)]
     drain_timeout: Duration,
@@ -168,6 +172,7 @@ pub(super) fn run(args: Args) -> Outcome {
             watch_every: args.watch_every,
         },
         workers: args.workers.unwrap_or_else(cores),
+        max_deadline: args.max_deadline,
         drain_timeout: args.drain_timeout,
     };
     let runtime = runtime::Builder::new_multi_thread()

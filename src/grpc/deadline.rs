@@ -2,7 +2,8 @@
 //!
 //! tonic's own server answers CANCELLED when a deadline passes, where gRPC says DEADLINE_EXCEEDED, and ignores a `grpc-timeout`
 //! that it cannot read. This layer stands in front of all services. It bounds the time to the response's headers, which for a
-//! unary call is the whole call; a stream goes on until its client ends it.
+//! unary call is the whole call; a stream goes on until its client ends it. A caller who names no deadline has the longest there is:
+//! nobody waits for ever.
 
 use std::{
     convert::Infallible,
@@ -22,7 +23,17 @@ use crate::latest::LookupError;
 
 /// A service whose calls end at their deadline.
 #[derive(Clone, Debug)]
-pub struct Deadlines<S>(pub S);
+pub struct Deadlines<S> {
+    inner: S,
+    longest: Duration,
+}
+
+impl<S> Deadlines<S> {
+    /// Ends the calls of `inner` at their deadlines, and after `longest` at the latest.
+    pub fn new(inner: S, longest: Duration) -> Self {
+        Self { inner, longest }
+    }
+}
 
 impl<S, B> Service<Request<B>> for Deadlines<S>
 where
@@ -33,18 +44,16 @@ where
     type Future = Call<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(context)
+        self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (deadline, malformed) = match timeout(request.headers()) {
-            Ok(timeout) => (timeout.map(tokio::time::sleep), false),
-            Err(InvalidTimeout) => (None, true),
-        };
+        let asked = timeout(request.headers());
+        let allowed = asked.as_ref().ok().copied().flatten().unwrap_or(self.longest);
         Call {
-            inner: self.0.call(request),
-            deadline,
-            malformed,
+            inner: self.inner.call(request),
+            deadline: tokio::time::sleep(allowed.min(self.longest)),
+            malformed: asked.is_err(),
         }
     }
 }
@@ -55,7 +64,7 @@ pin_project! {
         #[pin]
         inner: F,
         #[pin]
-        deadline: Option<Sleep>,
+        deadline: Sleep,
         malformed: bool,
     }
 }
@@ -75,10 +84,8 @@ where
         if let Poll::Ready(response) = this.inner.poll(context) {
             return Poll::Ready(response);
         }
-        match this.deadline.as_pin_mut().map(|sleep| sleep.poll(context)) {
-            Some(Poll::Ready(())) => Poll::Ready(Ok(refused(&LookupError::Deadline))),
-            Some(Poll::Pending) | None => Poll::Pending,
-        }
+        let deadline = this.deadline.poll(context);
+        deadline.map(|()| Ok(refused(&LookupError::Deadline)))
     }
 }
 

@@ -289,7 +289,7 @@ for name, channel_id in BAD_IDS.items():
 
 
 def a_fault_is_told_in_time(bench, mode, code, reason, budget=2, lookups=1):
-    with bench.plaque_and_origin("--upstream-timeout", f"{budget}s") as (plaque, origin):
+    with bench.plaque_and_origin("--upstream-timeout", f"{budget}s", "--max-deadline", "3m") as (plaque, origin):
         origin.control(mode=mode, channels=[KURZGESAGT])
         watch = Stopwatch()
         answer = plaque.ask(KURZGESAGT, timeout=budget + 5)

@@ -208,6 +208,21 @@ async fn a_caller_whose_deadline_passes_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_caller_without_a_deadline_has_the_longest_and_nobody_has_longer() {
+    let fake = Fake::gated(feed).await;
+    let server = fake
+        .serve_with(|config| config.max_deadline = Duration::from_millis(30))
+        .await;
+    let mut generous = Request::new(request(CHANNEL));
+    generous.set_timeout(Duration::from_hours(1));
+    for request in [Request::new(request(CHANNEL)), generous] {
+        let status = server.client().ask(request).await.expect_err("the gate is shut");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_eq!(reason(&status).0, "DEADLINE");
+    }
+}
+
+#[tokio::test]
 async fn a_deadline_that_cannot_be_read_is_an_invalid_argument() {
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;

@@ -122,6 +122,7 @@ impl Fake {
             upstream: upstream(&self.origin),
             latest: settings(),
             workers: NonZeroUsize::MIN.saturating_add(1),
+            max_deadline: LONG,
             drain_timeout: LONG,
         }
     }
