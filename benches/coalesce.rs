@@ -12,6 +12,8 @@ mod instructions;
 mod peers;
 #[path = "coalesce/report.rs"]
 mod report;
+#[path = "common/resident.rs"]
+mod resident;
 
 use std::{
     env,

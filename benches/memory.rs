@@ -3,10 +3,12 @@
 //! Fills the cache the way a lookup does, from the bytes of a feed to the entry, and compares the growth of the process's
 //! resident memory with what the weigher says. An argument sets the number of channels: `cargo bench --bench memory -- 50000`.
 
+#[path = "common/resident.rs"]
+mod resident;
+
 use std::{
     env,
     error::Error,
-    fs,
     io::{self, Write as _},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -22,6 +24,8 @@ use plaque::{
     youtube::feed,
 };
 use tokio::runtime::{self, Handle};
+
+use self::resident::resident;
 
 /// The program's.
 #[global_allocator]
@@ -64,13 +68,13 @@ async fn measure(channels: u32) -> Result<(), Box<dyn Error>> {
     }
     drop(warm_up);
 
-    let before = resident()?;
+    let before = resident();
     let cache = cache(channels);
     let mut weighed = 0;
     for number in 0..channels {
-        weighed += u64::from(latest::weight(&*look_up(&cache, number).await?));
+        weighed += latest::weight(&*look_up(&cache, number).await?) as usize;
     }
-    let grown = resident()?.saturating_sub(before).max(1);
+    let grown = resident().saturating_sub(before).max(1);
 
     let mut kept = 0;
     for number in 0..channels {
@@ -81,7 +85,7 @@ async fn measure(channels: u32) -> Result<(), Box<dyn Error>> {
                 .is_some(),
         );
     }
-    let each = |bytes: u64| bytes / u64::from(channels.max(1));
+    let each = |bytes: usize| bytes / channels.max(1) as usize;
     let mut out = io::stdout().lock();
     writeln!(
         out,
@@ -151,16 +155,4 @@ fn title(number: u32, length: usize) -> String {
     }
     let rest = length - title.len();
     title + &"!".repeat(rest)
-}
-
-/// The process's resident memory, in bytes.
-fn resident() -> Result<u64, Box<dyn Error>> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
-    Ok(kib
-        .ok_or("no VmRSS in /proc/self/status")?
-        .trim()
-        .parse::<u64>()?
-        << 10)
 }

@@ -105,7 +105,7 @@
 //!
 //! - The *keyed channel map* owns **who waits**: key → `Weak<broadcast::Sender>`. A flight is one lookup in progress; the task
 //!   that runs it holds the only lasting `Arc` of the sender, so a flight that is gone cannot be joined. The channel is one of its
-//!   own, for a single message: it wakes a crowd sooner than tokio's, and takes less room.
+//!   own, for a single message: whoever wakes takes no lock.
 //! - *moka's future cache* owns **what is known**: bounded by weight, evicting by its own policy. Its `and_compute_with` is the
 //!   gate through which every writer goes: it serialises them per key and hands each the entry in force, so that the newer one
 //!   wins whoever comes first. It is driven from a flight's task or by a writer, never by a caller who waits, and it is not held

@@ -51,8 +51,6 @@ pub struct Settings {
     pub policy: Policy,
     /// What the cache may hold, in bytes of memory.
     pub cache_bytes: u64,
-    /// The upstream's own limit on the time of a lookup.
-    pub lookup_limit: Duration,
     /// Callers who may wait for lookups at once.
     pub max_waiters: usize,
     /// How often a watched channel is looked up.
@@ -161,7 +159,7 @@ impl Latest {
         let limits = Limits {
             weight: settings.cache_bytes,
             keep_for: settings.policy.keep_for(),
-            flight: settings.lookup_limit + FLIGHT_GRACE,
+            flight: upstream.time_limit() + FLIGHT_GRACE,
             waiters: settings.max_waiters,
         };
         Self {

@@ -15,6 +15,9 @@ pub trait Upstream: Send + Sync {
     /// The future is driven to its end or to its time limit by a task of its own, never by a caller. If it panics, those who
     /// wait for it get an error and the next caller starts another.
     fn look_up(&self, feed: Feed, urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>>;
+
+    /// What a lookup takes at most: by then it has failed by itself.
+    fn time_limit(&self) -> Duration;
 }
 
 /// What is looked up: a channel's feed, or that of its uploads of one kind.

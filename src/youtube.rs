@@ -128,8 +128,7 @@ impl YouTube {
             tokio::time::sleep(RETRY_PAUSE).await;
             self.fetch(feed).await
         });
-        let fetched = fetched.await;
-        match fetched {
+        match fetched.await {
             Ok(fetched) => settle(turn, fetched),
             // It answered nothing, as far as the breaker is concerned.
             Err(_elapsed) => Err(UpstreamError::TimedOut(self.time_limit).into()),
@@ -138,14 +137,11 @@ impl YouTube {
 
     async fn fetch(&self, feed: Feed) -> Result<Channel, Failure> {
         let mut url = self.feeds.clone();
-        match feed.kind {
-            None => url
-                .query_pairs_mut()
-                .append_pair("channel_id", feed.channel.as_str()),
-            Some(kind) => url
-                .query_pairs_mut()
-                .append_pair("playlist_id", &playlist(feed, kind)),
+        let (name, id) = match feed.kind {
+            None => ("channel_id", feed.channel.to_string()),
+            Some(kind) => ("playlist_id", playlist(feed, kind)),
         };
+        url.query_pairs_mut().append_pair(name, &id);
         let response = self.client.get(url).send().await;
         let response = response.map_err(|error| unreachable(&error))?;
         let status = response.status();
@@ -178,6 +174,10 @@ impl Upstream for YouTube {
             outcome
         };
         Box::pin(lookup.instrument(span))
+    }
+
+    fn time_limit(&self) -> Duration {
+        self.time_limit
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is measured in a process of its own: memory, because what one library has freed would hide what the next one takes, and
 //! instructions, because a tool has to watch the whole process.
 
-use std::{env, fs, future::pending, hint::black_box, process::Command, sync::Arc};
+use std::{env, future::pending, hint::black_box, process::Command, sync::Arc};
 
 use tokio::{runtime, task::yield_now};
 
@@ -9,6 +9,7 @@ use super::{
     crowd::Gate,
     instructions::difference,
     peers::{Bare, Cached, Foyer, Key, Moka, Peer, Plaque, QuickCache, Uniflight, Value, key},
+    resident::resident,
 };
 
 /// How many callers wait.
@@ -105,15 +106,6 @@ fn tasks_that_only_wait() -> String {
         let grown = resident() - before;
         (grown / WAITERS).to_string()
     })
-}
-
-/// The resident memory of this process, in bytes.
-fn resident() -> usize {
-    let status = fs::read_to_string("/proc/self/status").expect("this is Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kib: usize = kib.and_then(|kib| kib.parse().ok()).expect("VmRSS is in kB");
-    kib * 1024
 }
 
 /// How many instructions a hit of `cache` takes, and which tool counted them; `None` if there is none on this machine.

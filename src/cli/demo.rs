@@ -162,7 +162,6 @@ impl Stage {
                     negative_for: Duration::from_secs(30),
                 },
                 cache_bytes: 64 << 20,
-                lookup_limit: TIME_LIMIT,
                 max_waiters: 100_000,
                 watch_every: Duration::from_mins(1),
             },
@@ -344,5 +343,9 @@ impl Upstream for Buggy {
             );
             found
         })
+    }
+
+    fn time_limit(&self) -> Duration {
+        self.0.time_limit()
     }
 }

@@ -167,7 +167,6 @@ pub(super) fn run(args: Args) -> Outcome {
                 negative_for: args.negative_for,
             },
             cache_bytes: args.cache_bytes,
-            lookup_limit: args.upstream_timeout,
             max_waiters: args.max_waiters.get(),
             watch_every: args.watch_every,
         },

@@ -1,7 +1,7 @@
 //! A channel that tells everybody who listens one thing, once.
 //!
 //! tokio's `broadcast` keeps a queue, and a receiver takes the queue's lock when it leaves. For one message there is no queue:
-//! a receiver takes no lock to get it, is smaller, and a crowd is awake in half the time (`benches/REPORT.md`).
+//! a receiver takes no lock to get it, and is smaller (`benches/REPORT.md` has what that brings).
 
 use super::sync::{Arc, AtomicUsize, Notify, OnceLock, Ordering::Relaxed};
 

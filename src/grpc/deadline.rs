@@ -52,7 +52,8 @@ where
         let allowed = asked.as_ref().ok().copied().flatten().unwrap_or(self.longest);
         Call {
             inner: self.inner.call(request),
-            deadline: tokio::time::sleep(allowed.min(self.longest)),
+            allowed: allowed.min(self.longest),
+            deadline: None,
             malformed: asked.is_err(),
         }
     }
@@ -63,8 +64,10 @@ pin_project! {
     pub struct Call<F> {
         #[pin]
         inner: F,
+        allowed: Duration,
+        // Made when the call has to wait. Most do not.
         #[pin]
-        deadline: Sleep,
+        deadline: Option<Sleep>,
         malformed: bool,
     }
 }
@@ -76,16 +79,21 @@ where
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
+        let mut this = self.project();
         if *this.malformed {
             return Poll::Ready(Ok(refused(&LookupError::InvalidTimeout)));
         }
-        // First the call: an answer that is there in time is given, and most are there at once, before the timer is armed.
+        // First the call: an answer that is there in time is given.
         if let Poll::Ready(response) = this.inner.poll(context) {
             return Poll::Ready(response);
         }
-        let deadline = this.deadline.poll(context);
-        deadline.map(|()| Ok(refused(&LookupError::Deadline)))
+        if this.deadline.is_none() {
+            this.deadline.set(Some(tokio::time::sleep(*this.allowed)));
+        }
+        match this.deadline.as_pin_mut().map(|sleep| sleep.poll(context)) {
+            Some(Poll::Ready(())) => Poll::Ready(Ok(refused(&LookupError::Deadline))),
+            Some(Poll::Pending) | None => Poll::Pending,
+        }
     }
 }
 

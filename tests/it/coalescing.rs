@@ -93,6 +93,10 @@ impl Upstream for Buggy {
             found
         })
     }
+
+    fn time_limit(&self) -> Duration {
+        self.youtube.time_limit()
+    }
 }
 
 #[tokio::test]

@@ -151,7 +151,6 @@ pub fn settings() -> Settings {
             negative_for: LONG,
         },
         cache_bytes: 16 << 20,
-        lookup_limit: LONG,
         max_waiters: 100_000,
         watch_every: LONG,
     }

@@ -16,7 +16,8 @@ const MAX_ENTRIES: usize = 1000;
 /// An entry has one link, a feed two, a pushed feed three.
 const MAX_LINKS: usize = 16;
 
-/// An element whose attributes count and are longer is left out. YouTube's longest, with a thumbnail's address in it, have less than 200 bytes.
+/// An element whose attributes count is left out if its tag is longer. YouTube's longest, with a thumbnail's address in them, have
+/// less than 200 bytes.
 const MAX_TAG: usize = 2048;
 
 /// A feed without what plaque does not need.
