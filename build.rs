@@ -2,7 +2,10 @@
 
 use std::{env, error::Error, fs, path::Path};
 
-const PROTO: &str = "proto/plaque/v1/latest_video.proto";
+const PROTOS: [&str; 2] = [
+    "proto/plaque/v1/latest_video.proto",
+    "proto/grpc/health/v1/health.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -12,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Comments and all: reflection shows them to whoever runs `grpcurl describe`.
         .include_source_info(true)
         .include_imports(true)
-        .open_file(PROTO)?;
+        .open_files(PROTOS)?;
 
     fs::write(
         Path::new(&env::var("OUT_DIR")?).join("descriptors.bin"),

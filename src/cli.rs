@@ -32,7 +32,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     Get(get::Args),
     Watch(watch::Args),
     Demo(demo::Args),
@@ -42,7 +42,7 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(&args),
         Command::Get(args) => client::block_on(get::run(args)),
         Command::Watch(args) => client::block_on(watch::run(args)),
         Command::Demo(args) => demo::run(args),

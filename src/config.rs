@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use reqwest::Url;
 
-use crate::{latest, youtube};
+use crate::{grpc, latest, youtube};
 
 /// Where YouTube serves its feeds.
 pub const YOUTUBE: &str = "https://www.youtube.com/feeds/videos.xml";
@@ -18,12 +18,72 @@ pub struct Config {
     pub upstream: youtube::Settings,
     /// How questions are answered.
     pub latest: latest::Settings,
+    /// What calls may take.
+    pub calls: grpc::Limits,
+    /// What connections may take.
+    pub connections: Connections,
     /// Serving threads.
     pub workers: NonZeroUsize,
-    /// How long a call may take whose caller allows it longer, or says nothing. Streams are open-ended.
-    pub max_deadline: Duration,
-    /// How long calls in progress may go on after the server was told to stop.
-    pub drain_timeout: Duration,
+    /// How the server stops.
+    pub drain: Drain,
+}
+
+/// What connections may take of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Connections {
+    /// Open connections.
+    pub at_once: NonZeroUsize,
+    /// Calls in progress on one of them.
+    pub streams: u32,
+    /// The headers of one call, in bytes: names, values, and 32 for each.
+    pub header_bytes: u32,
+    /// The time to the end of the TLS handshake and of the HTTP/2 preface.
+    pub preface: Duration,
+    /// A connection ends after so long without a call.
+    pub idle: Option<Duration>,
+    /// The peer is pinged so often.
+    pub keepalive: Option<Duration>,
+    /// How long it has for the answer to a ping.
+    pub pong: Duration,
+    /// How old one may become.
+    pub age: Option<Duration>,
+    /// A peer that was told to go may have sent a call before it heard, or be slow to read its last answer. One that stays for so
+    /// long without a call in progress, or for up to twice as long, is dead or hostile, and is not waited for.
+    pub linger: Duration,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            at_once: NonZeroUsize::MIN.saturating_add(9_999),
+            streams: 200,
+            header_bytes: 16 << 10,
+            preface: Duration::from_secs(10),
+            idle: Some(Duration::from_mins(5)),
+            keepalive: Some(Duration::from_mins(1)),
+            pong: Duration::from_secs(20),
+            age: Some(Duration::from_hours(1)),
+            linger: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How a server stops.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// For how long it goes on, and says that it will stop.
+    pub delay: Duration,
+    /// How long calls in progress may go on after that.
+    pub timeout: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            delay: Duration::ZERO,
+            timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// A text is not the address of a feed server.

@@ -3,19 +3,22 @@
 mod cache_status;
 mod convert;
 mod deadline;
+mod health;
 mod status;
 
-use std::{pin::Pin, sync::Arc};
+use std::{num::NonZeroUsize, pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use tonic::{Request, Response, Status, service::Routes};
-use tonic_health::server::HealthReporter;
 
-pub use self::deadline::Deadlines;
+pub use self::status::from as status;
+use self::{deadline::Deadlines, health::Health};
 use crate::{
     latest::{Latest, LookupError},
+    lifecycle::Stages,
     proto::{
         self,
+        health::health_server::HealthServer,
         v1::{
             BatchGetLatestVideosRequest, BatchGetLatestVideosResponse, GetLatestVideoRequest,
             GetLatestVideoResponse, WatchLatestVideoRequest, WatchLatestVideoResponse,
@@ -24,39 +27,77 @@ use crate::{
     },
 };
 
-/// The largest message that is read: a batch of 100 channels has 2.6 kB.
-const MAX_MESSAGE: usize = 16 << 10;
+/// What calls may take of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Calls in progress, in the whole server.
+    pub at_once: NonZeroUsize,
+    /// How long a call may take whose caller allows it longer, or says nothing. Streams are open-ended.
+    pub deadline: Duration,
+    /// How long a watch may go on; by default until its caller or the server ends it.
+    pub watch: Option<Duration>,
+    /// The largest message that is read, in bytes. A batch of 100 channels has 2.6 kB.
+    pub message_bytes: usize,
+}
 
-/// All that is served: `LatestVideo`, reflection (v1 and v1alpha) and health, and the handle on the latter.
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            at_once: NonZeroUsize::MIN.saturating_add(99_999),
+            deadline: Duration::from_secs(30),
+            watch: Some(Duration::from_hours(24)),
+            message_bytes: 16 << 10,
+        }
+    }
+}
+
+/// All that is served.
+pub type Served = Deadlines<Routes>;
+
+/// `LatestVideo`, reflection (v1 and v1alpha) and health.
 ///
 /// # Errors
 ///
 /// If the descriptors that the build made are broken.
-pub async fn routes(
+pub fn serve(
     latest: Arc<Latest>,
-) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<LatestVideoServer<Service>>().await;
-
+    limits: Limits,
+    stages: Stages,
+) -> Result<Served, tonic_reflection::server::Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             // The types of the error details, with which clients such as grpcurl can show them.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let service = LatestVideoServer::new(Service { latest }).max_decoding_message_size(MAX_MESSAGE);
-    let routes = Routes::new(service)
-        .add_service(health_service)
+    let longest_watch = limits.watch;
+    let service = LatestVideoServer::new(Service {
+        latest,
+        longest_watch,
+    });
+    let health = HealthServer::new(Health(stages));
+    let routes = Routes::new(service.max_decoding_message_size(limits.message_bytes))
+        .add_service(health.max_decoding_message_size(limits.message_bytes))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare();
-    Ok((routes, health))
+    Ok(Deadlines::new(routes, limits.deadline))
+}
+
+/// Whether calls of this method stay open once they are answered.
+#[must_use]
+pub fn is_stream(path: &str) -> bool {
+    let method = path.rsplit('/').next();
+    matches!(
+        method,
+        Some("WatchLatestVideo" | "Watch" | "ServerReflectionInfo")
+    )
 }
 
 /// `plaque.v1.LatestVideo`.
 struct Service {
     latest: Arc<Latest>,
+    longest_watch: Option<Duration>,
 }
 
 #[tonic::async_trait]
@@ -115,12 +156,20 @@ impl LatestVideo for Service {
         &self,
         request: Request<WatchLatestVideoRequest>,
     ) -> Result<Response<WatchStream>, Status> {
+        let asked = deadline::timeout(request.metadata().as_ref()).ok().flatten();
         let query = convert::watch(&request.into_inner()).map_err(|error| status::from(&error, None))?;
         let events = self.latest.watch(&query).map(|event| match event {
             Ok(event) => Ok(convert::event(&event)),
             Err(error) => Err(status::from(&error, None)),
         });
-        let mut response = Response::new(Box::pin(events) as WatchStream);
+        let events: WatchStream = match asked.into_iter().chain(self.longest_watch).min() {
+            None => Box::pin(events),
+            Some(limit) => {
+                let over = stream::once(async { Err(status::from(&LookupError::WatchedLong, None)) });
+                Box::pin(events.take_until(tokio::time::sleep(limit)).chain(over))
+            }
+        };
+        let mut response = Response::new(events);
         cache_status::tell_watch(response.metadata_mut());
         Ok(response)
     }

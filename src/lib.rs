@@ -12,8 +12,10 @@ pub mod coalesce;
 pub mod latest;
 
 pub mod grpc;
+pub mod lifecycle;
 pub mod proto;
 
+pub mod admin;
 pub mod config;
 pub mod server;
 

@@ -1,16 +1,24 @@
-//! The generated messages and services of `proto/plaque/v1/latest_video.proto`, whose comments are the API's reference.
+//! The generated messages and services of `proto/`, whose comments are the API's reference.
 
 use std::sync::LazyLock;
 
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 
 /// `plaque.v1`.
+#[allow(missing_docs, reason = "documented in the proto")]
 #[expect(clippy::pedantic, reason = "generated code, which a linter cannot improve")]
 pub mod v1 {
     tonic::include_proto!("plaque.v1");
 }
 
-/// The encoded `FileDescriptorSet` of `plaque.v1` and what it imports, with comments.
+/// `grpc.health.v1`.
+#[allow(missing_docs, reason = "documented in the proto")]
+#[expect(clippy::pedantic, reason = "generated code, which a linter cannot improve")]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
+/// The encoded `FileDescriptorSet` of all that is served and what it imports, with comments.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The descriptors, decoded when JSON is first asked for.

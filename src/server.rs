@@ -4,24 +4,34 @@
 //! an acceptor hands connections to workers, each a current-thread runtime on a thread of its own, so that a call is served on
 //! the core that read it. Lookups run on the runtime that calls [`run`]: no serving thread ever parses a feed.
 
+mod calls;
+mod connection;
+mod load;
+pub mod tls;
 mod workers;
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{future::Future, io, net::TcpStream, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, runtime::Handle};
-use tonic_health::ServingStatus;
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpListener, runtime::Handle, sync::watch};
+use tokio_util::sync::CancellationToken;
 
-use self::workers::Workers;
-use crate::{
-    config::Config,
-    grpc::{self, Deadlines},
-    latest::Latest,
-    proto::v1::latest_video_server::SERVICE_NAME,
-    upstream::Upstream,
-};
+use self::{connection::Context, load::Load, tls::Tls, workers::Workers};
+use crate::{admin, config::Config, grpc, latest::Latest, lifecycle::Stage, upstream::Upstream};
 
 /// Accepting fails when the process has no file descriptor left, and would fail again at once: wait for one to be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where a server is reached.
+#[derive(Debug)]
+pub struct Listeners {
+    /// gRPC.
+    pub grpc: TcpListener,
+    /// TLS on the former.
+    pub tls: Option<Arc<Tls>>,
+    /// Metrics and probes.
+    pub admin: Option<TcpListener>,
+}
 
 /// The server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +47,11 @@ pub enum ServerError {
 /// How a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// The connections that were still busy when the time for that was over.
+    /// The calls that were still in progress when the time for that was over.
     pub cut_off: usize,
 }
 
-/// Serves on `listener` until `shutdown`, then lets the calls in progress end, for at most `config.drain_timeout`.
+/// Serves on `listeners` until `shutdown`, then lets the calls in progress end, for at most `config.drain.timeout`.
 ///
 /// Lookups go to `upstream`, on the runtime that this is called from.
 ///
@@ -49,44 +59,105 @@ pub struct Drained {
 ///
 /// If the server cannot be started. Once it serves, it goes on.
 pub async fn run(
-    listener: TcpListener,
+    listeners: Listeners,
     config: &Config,
     upstream: Arc<dyn Upstream>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Drained, ServerError> {
     let latest = Arc::new(Latest::new(upstream, config.latest, Handle::current()));
-    let (routes, health) = grpc::routes(Arc::clone(&latest)).await?;
-    let mut workers = Workers::start(config.workers, &Deadlines::new(routes, config.max_deadline))?;
+    let (stage, stages) = watch::channel(Stage::Serving);
+    let load = Load::default();
+    let context = Context {
+        service: grpc::serve(Arc::clone(&latest), config.calls, stages.clone())?,
+        limits: config.connections,
+        calls: config.calls,
+        load: load.clone(),
+        tls: listeners.tls,
+        draining: CancellationToken::new(),
+    };
+    let acceptor = Acceptor {
+        workers: Workers::start(config.workers, &context)?,
+        load: load.clone(),
+        max_connections: config.connections.at_once.get(),
+    };
+    let mut registry = Registry::with_prefix("plaque");
+    load.register(&mut registry);
+    let admin = listeners.admin.map(|listener| {
+        // Owns the probes and metrics. Ended below, when there is nothing left to tell.
+        tokio::spawn(admin::serve(listener, registry, stages))
+    });
 
+    let listener = listeners.grpc;
     tokio::select! {
-        () = accept(&listener, &mut workers) => {}
+        () = acceptor.accept(&listener) => {}
         () = shutdown => {}
     }
-    tracing::info!(connections = workers.connections(), "draining");
-    for service in ["", SERVICE_NAME] {
-        health
-            .set_service_status(service, ServingStatus::NotServing)
-            .await;
+    tracing::info!(connections = load.connections(), calls = load.calls(), "draining");
+    stage.send_replace(Stage::Draining);
+    tokio::select! {
+        () = acceptor.accept(&listener) => {}
+        () = tokio::time::sleep(config.drain.delay) => {}
     }
-    drop(listener);
+    let workers = acceptor.close(listener).await;
+    stage.send_replace(Stage::Closing);
     latest.close();
-    let cut_off = workers.drain(config.drain_timeout).await;
+    let cut_off = workers.drain(config.drain.timeout).await;
+    if let Some(admin) = admin {
+        admin.abort();
+    }
     Ok(Drained { cut_off })
 }
 
-/// Hands connections to workers, until all workers are gone.
-async fn accept(listener: &TcpListener, workers: &mut Workers) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _peer)) => {
-                if let Err(error) = workers.serve(stream).await {
-                    tracing::warn!(%error, "a connection could not be handed over");
+/// Hands connections to workers.
+struct Acceptor {
+    workers: Workers,
+    load: Load,
+    max_connections: usize,
+}
+
+impl Acceptor {
+    /// Accepts for ever.
+    async fn accept(&self, listener: &TcpListener) {
+        let mut failing = false;
+        loop {
+            match listener.accept().await {
+                Ok((stream, _peer)) => {
+                    failing = false;
+                    // Off this runtime's event loop; a worker puts it on its own.
+                    self.take(stream.into_std()).await;
+                }
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(%error, "cannot accept connections; trying again until it works");
+                    }
+                    failing = true;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection; trying again");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+
+    async fn take(&self, stream: io::Result<TcpStream>) {
+        // One too many is closed at once: its client can go elsewhere.
+        let Some(counted) = self.load.connected(self.max_connections) else {
+            return;
+        };
+        let handed_over = match stream {
+            Ok(stream) => self.workers.serve(stream, counted).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = handed_over {
+            tracing::warn!(%error, "a connection could not be handed over");
+        }
+    }
+
+    /// Stops listening. Connections that were made already are accepted: their clients may have sent calls.
+    async fn close(self, listener: TcpListener) -> Workers {
+        if let Ok(listener) = listener.into_std() {
+            while let Ok((stream, _peer)) = listener.accept() {
+                self.take(stream.set_nonblocking(true).map(|()| stream)).await;
             }
         }
+        self.workers
     }
 }

@@ -30,10 +30,11 @@ use super::{
     values,
 };
 use crate::{
-    config::Config,
+    config::{Config, Connections, Drain},
+    grpc,
     latest::{Policy, Settings},
     origin::{self, Lookup, Origin},
-    server::{self, Drained, ServerError},
+    server::{self, Drained, Listeners, ServerError},
     telemetry,
     upstream::{Failure, Feed, Upstream, Urgency},
     video::Channel,
@@ -165,17 +166,25 @@ impl Stage {
                 max_waiters: 100_000,
                 watch_every: Duration::from_mins(1),
             },
+            calls: grpc::Limits::default(),
+            connections: Connections::default(),
             workers: cores(),
-            max_deadline: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(1),
+            drain: Drain {
+                timeout: Duration::from_secs(1),
+                ..Drain::default()
+            },
         };
         let upstream = Arc::new(Buggy(YouTube::new(config.upstream.clone())?));
-        let listener = listen(config.listen).await?;
-        let address = listener.local_addr()?;
+        let listeners = Listeners {
+            grpc: listen(config.listen, "--listen").await?,
+            tls: None,
+            admin: None,
+        };
+        let address = listeners.grpc.local_addr()?;
         let (stop, stopped) = oneshot::channel();
         // Owns the server. Ended by `stop`.
         let server = tokio::spawn(async move {
-            server::run(listener, &config, upstream, async {
+            server::run(listeners, &config, upstream, async {
                 // Stops too if the stage is gone.
                 let _ = stopped.await;
             })

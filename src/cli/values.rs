@@ -31,6 +31,14 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         .map_err(|_| "expected a size with its unit, such as 64MiB, 256MiB or 1GiB".into())
 }
 
+/// A size that one message or a set of headers may have: from 1 KiB to 16 MiB.
+pub(super) fn small_size(text: &str) -> Result<u32, String> {
+    match bytes(text)?.try_into() {
+        Ok(size @ 1024..=0x100_0000) => Ok(size),
+        _ => Err("expected a size from 1KiB to 16MiB".into()),
+    }
+}
+
 /// A whole number from 1.
 pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
     text.parse()

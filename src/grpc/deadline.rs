@@ -2,7 +2,7 @@
 //!
 //! tonic's own server answers CANCELLED when a deadline passes, where gRPC says DEADLINE_EXCEEDED, and ignores a `grpc-timeout`
 //! that it cannot read. This layer stands in front of all services. It bounds the time to the response's headers, which for a
-//! unary call is the whole call; a stream goes on until its client ends it. A caller who names no deadline has the longest there is:
+//! unary call is the whole call; what a watch may take, the watch itself knows. A caller who names no deadline has the longest there is:
 //! nobody waits for ever.
 
 use std::{
@@ -102,12 +102,12 @@ fn refused(error: &LookupError) -> Response<Body> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct InvalidTimeout;
+pub(super) struct InvalidTimeout;
 
 /// The `grpc-timeout` header: 1 to 8 digits and a unit.
 ///
 /// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>
-fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, InvalidTimeout> {
+pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, InvalidTimeout> {
     let Some(value) = headers.get("grpc-timeout") else {
         return Ok(None);
     };

@@ -40,9 +40,10 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
                 (Code::Unavailable, "UPSTREAM_ERROR")
             }
         },
-        E::Overloaded(_) => (Code::ResourceExhausted, "OVERLOADED"),
-        E::Deadline => (Code::DeadlineExceeded, "DEADLINE"),
+        E::Overloaded(_) | E::TooManyCalls(_) => (Code::ResourceExhausted, "OVERLOADED"),
+        E::Deadline | E::WatchedLong => (Code::DeadlineExceeded, "DEADLINE"),
         E::Panicked => (Code::Internal, "LOOKUP_PANICKED"),
+        E::CallPanicked => (Code::Internal, "CALL_PANICKED"),
         E::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
     }
 }
@@ -67,7 +68,8 @@ fn retry(code: Code, retry_after: Option<Duration>) -> Option<Duration> {
 }
 
 /// The status that tells of `error`, and of when to ask again.
-pub(super) fn from(error: &LookupError, retry_after: Option<Duration>) -> Status {
+#[must_use]
+pub fn from(error: &LookupError, retry_after: Option<Duration>) -> Status {
     let (code, reason) = classify(error);
     let message = error.to_string();
     let retry_after = retry(code, retry_after);

@@ -53,12 +53,23 @@ pub enum LookupError {
     /// As many callers wait for lookups as may.
     #[error("the server is overloaded: {0} callers wait for lookups already")]
     Overloaded(usize),
+    /// As many calls are in progress as may.
+    #[error("the server is overloaded: {0} calls are in progress already")]
+    TooManyCalls(usize),
     /// The caller's deadline passed.
     #[error("the deadline passed before the lookup ended; it goes on, and asking again will find its answer")]
     Deadline,
+    /// A watch has gone on for as long as it may.
+    #[error(
+        "the watch has reached its deadline, or the longest time that the server allows; watch again from here"
+    )]
+    WatchedLong,
     /// A bug.
     #[error("the lookup failed by a bug in the server; it is logged there")]
     Panicked,
+    /// A bug, not in a lookup.
+    #[error("the call failed by a bug in the server; it is logged there")]
+    CallPanicked,
     /// The server stops.
     #[error("the server is shutting down")]
     ShuttingDown,

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -286,6 +287,7 @@ class Plaque:
         found = re.fullmatch(r"plaque \S+ serves gRPC on (127\.0\.0\.1:\d+)", said)
         expect(found, f"plaque's first line is {said!r}")
         self.address = found.group(1)
+        self.admin = re.search(r"^admin: (http://\S+)/metrics", program.out.read_text(), re.M).group(1)
         self.channel = self.connect()
 
     def connect(self, *options):
@@ -318,6 +320,12 @@ class Plaque:
 
     def peak_memory_mib(self):
         return self.memory_kib("VmHWM") // 1024
+
+    def metric(self, name):
+        """The value of a metric, such as `plaque_calls`, or `plaque_connections_closed_total{reason="Age"}`; 0 if it is not told."""
+        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=10) as answer:
+            found = re.search(rf"^{re.escape(name)} (\S+)$", answer.read().decode(), re.M)
+        return float(found.group(1)) if found else 0
 
     def memory_kib(self, field="VmRSS"):
         status = Path(f"/proc/{self.program.process.pid}/status").read_text()
@@ -378,8 +386,9 @@ class Bench:
     @contextmanager
     def plaque(self, upstream, *flags):
         # As fast as it comes, where a check says nothing else.
-        pace = [] if "--upstream-rate" in flags else ["--upstream-rate", "0"]
-        command = [self.program, "serve", "--listen", "127.0.0.1:0", "--upstream", upstream, *pace, *flags]
+        defaults = {"--listen": "127.0.0.1:0", "--admin-listen": "127.0.0.1:0", "--upstream-rate": "0"}
+        given = [word for pair in defaults.items() if pair[0] not in flags for word in pair]
+        command = [self.program, "serve", "--upstream", upstream, *given, *flags]
         with running(command) as program:
             try:
                 plaque = Plaque(program)

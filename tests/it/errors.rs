@@ -211,7 +211,7 @@ async fn a_caller_whose_deadline_passes_is_told_so() {
 async fn a_caller_without_a_deadline_has_the_longest_and_nobody_has_longer() {
     let fake = Fake::gated(feed).await;
     let server = fake
-        .serve_with(|config| config.max_deadline = Duration::from_millis(30))
+        .serve_with(|config| config.calls.deadline = Duration::from_millis(30))
         .await;
     let mut generous = Request::new(request(CHANNEL));
     generous.set_timeout(Duration::from_hours(1));

@@ -1,14 +1,19 @@
 //! Behaviour, from outside: one file for each, over a counting fake upstream, with no network and no sleeping.
 
+mod raw;
 mod support;
 
 mod batch;
 mod coalescer;
 mod coalescing;
+mod drain;
 mod errors;
 mod freshness;
+mod health;
 mod kinds;
+mod limits;
 mod program;
 mod serving;
+mod tls;
 mod watching;
 mod youtube;

@@ -13,17 +13,19 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use plaque::{
-    config::Config,
+    config::{Config, Connections, Drain},
+    grpc,
     latest::{Policy, Settings},
     origin::{self, Lookup, Origin},
     proto::v1::{GetLatestVideoRequest, GetLatestVideoResponse, latest_video_client::LatestVideoClient},
-    server::{self, Drained, ServerError},
+    server::{self, Drained, Listeners, ServerError, tls::Tls},
     upstream::Upstream,
     video::ChannelId,
     youtube::{self, YouTube},
 };
 use tokio::{
-    net::TcpListener,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
     sync::{Semaphore, oneshot},
     task::JoinHandle,
 };
@@ -121,9 +123,16 @@ impl Fake {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             upstream: upstream(&self.origin),
             latest: settings(),
+            calls: grpc::Limits {
+                deadline: LONG,
+                ..grpc::Limits::default()
+            },
+            connections: Connections::default(),
             workers: NonZeroUsize::MIN.saturating_add(1),
-            max_deadline: LONG,
-            drain_timeout: LONG,
+            drain: Drain {
+                delay: Duration::ZERO,
+                timeout: LONG,
+            },
         }
     }
 }
@@ -159,23 +168,36 @@ pub fn settings() -> Settings {
 /// A running server.
 pub struct Server {
     pub address: SocketAddr,
+    pub admin: SocketAddr,
     stop: oneshot::Sender<()>,
     running: JoinHandle<Result<Drained, ServerError>>,
 }
 
 impl Server {
     pub async fn start(config: Config, upstream: Arc<dyn Upstream>) -> Self {
-        let listener = TcpListener::bind(config.listen).await.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        Self::start_with(config, upstream, None).await
+    }
+
+    pub async fn start_with(config: Config, upstream: Arc<dyn Upstream>, tls: Option<Arc<Tls>>) -> Self {
+        let bind = async || TcpListener::bind(config.listen).await.expect("a free port");
+        let (grpc, admin) = (bind().await, bind().await);
+        let address = grpc.local_addr().expect("it is bound");
+        let admin_address = admin.local_addr().expect("it is bound");
+        let listeners = Listeners {
+            grpc,
+            tls,
+            admin: Some(admin),
+        };
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(async move {
             let stopped = async {
                 let _ = stopped.await;
             };
-            server::run(listener, &config, upstream, stopped).await
+            server::run(listeners, &config, upstream, stopped).await
         });
         Self {
             address,
+            admin: admin_address,
             stop,
             running,
         }
@@ -252,6 +274,18 @@ impl Client {
         let (client, channel) = (self.clone(), channel.to_owned());
         tokio::spawn(async move { client.get(&channel).await })
     }
+}
+
+/// Asks over HTTP/1.1. Returns the status and the body.
+pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.expect("accepted");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: plaque\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("an answer");
+    let (head, body) = text.split_once("\r\n\r\n").expect("headers and a body");
+    let status = head.split(' ').nth(1).expect("a status line");
+    (status.parse().expect("a number"), body.to_owned())
 }
 
 pub fn request(channel: &str) -> GetLatestVideoRequest {

@@ -1,0 +1,275 @@
+//! The flags of `plaque serve`, and the settings that they make.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use clap::{ValueEnum, value_parser};
+use reqwest::Url;
+
+use crate::{
+    cli::values,
+    config::{self, Config, Connections, Drain},
+    grpc,
+    latest::{Policy, Settings},
+    server::tls,
+    telemetry,
+    youtube::{self, Pace},
+};
+
+/// Serves plaque.v1.LatestVideo over gRPC (HTTP/2, with TLS if given a certificate), until SIGTERM or Ctrl-C.
+#[derive(clap::Args)]
+pub(in crate::cli) struct Args {
+    /// Where to accept gRPC: an IP address and a port; port 0 takes a free one
+    #[arg(long, env = "PLAQUE_LISTEN", default_value = "127.0.0.1:3779", value_name = "ADDRESS", value_parser = values::socket)]
+    listen: SocketAddr,
+
+    /// Where to answer operators over HTTP/1.1, /livez /readyz /metrics [default: 127.0.0.1:3780, if nothing listens there]
+    #[arg(long, env = "PLAQUE_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = values::socket)]
+    pub(super) admin_listen: Option<SocketAddr>,
+
+    /// Where the feeds are; channel_id=… or playlist_id=… is appended
+    #[arg(long, env = "PLAQUE_UPSTREAM", default_value = config::YOUTUBE, value_name = "URL", value_parser = config::upstream_url)]
+    upstream: Url,
+
+    /// The time that one lookup may take: waiting for its turn, connecting, and the whole answer
+    #[arg(long, env = "PLAQUE_UPSTREAM_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = values::time_limit)]
+    upstream_timeout: Duration,
+
+    /// How many lookups may be under way at once
+    #[arg(
+        long,
+        env = "PLAQUE_UPSTREAM_CONCURRENCY",
+        default_value = "32",
+        value_name = "COUNT",
+        value_parser = values::count
+    )]
+    upstream_concurrency: NonZeroUsize,
+
+    /// How many lookups may go out a second, on average; a second's worth may go out at once; 0 for no limit
+    #[arg(long, env = "PLAQUE_UPSTREAM_RATE", default_value = "20", value_name = "COUNT", value_parser = values::rate)]
+    upstream_rate: f64,
+
+    /// How many lookups may wait for their turn; for one more the callers are told OVERLOADED
+    #[arg(
+        long,
+        env = "PLAQUE_UPSTREAM_QUEUE",
+        default_value = "1000",
+        value_name = "COUNT",
+        value_parser = values::count
+    )]
+    upstream_queue: NonZeroUsize,
+
+    /// Certificates of authorities to trust beside the system's, in PEM: for an upstream with a private CA
+    #[arg(long, env = "PLAQUE_UPSTREAM_CA", value_name = "FILE")]
+    upstream_ca: Option<PathBuf>,
+
+    /// How old an answer may be and still be given without a lookup
+    #[arg(long, env = "PLAQUE_FRESH_FOR", default_value = "60s", value_name = "DURATION", value_parser = values::duration)]
+    fresh_for: Duration,
+
+    /// For how much longer it is given at once, while one lookup behind it brings a newer one
+    #[arg(long, env = "PLAQUE_STALE_WHILE_REVALIDATE", default_value = "10m", value_name = "DURATION", value_parser = values::duration)]
+    stale_while_revalidate: Duration,
+
+    /// How old an answer may be and still be given when lookups fail
+    #[arg(long, env = "PLAQUE_STALE_IF_ERROR", default_value = "7d", value_name = "DURATION", value_parser = values::duration)]
+    stale_if_error: Duration,
+
+    /// How long a channel that was never seen is remembered as not found; doubling with each repeat, to 15m
+    #[arg(long, env = "PLAQUE_NEGATIVE_FOR", default_value = "30s", value_name = "DURATION", value_parser = values::duration)]
+    negative_for: Duration,
+
+    /// The memory for cached channels (about 3 KiB each); those least in demand make room
+    #[arg(long, env = "PLAQUE_CACHE_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = values::bytes)]
+    cache_bytes: u64,
+
+    /// How many callers may wait for lookups at once; one more is told OVERLOADED
+    #[arg(long, env = "PLAQUE_MAX_WAITERS", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
+    max_waiters: NonZeroUsize,
+
+    /// How often a watched channel is looked up, however many watch it
+    #[arg(long, env = "PLAQUE_WATCH_EVERY", default_value = "60s", value_name = "DURATION", value_parser = values::time_limit)]
+    watch_every: Duration,
+
+    /// Serving threads [default: the number of cores]
+    #[arg(long, env = "PLAQUE_WORKERS", value_name = "COUNT", value_parser = values::count)]
+    workers: Option<NonZeroUsize>,
+
+    /// How long a call may take, whatever deadline its caller sets or does not set; watches have --max-watch
+    #[arg(long, env = "PLAQUE_MAX_DEADLINE", default_value = "30s", value_name = "DURATION", value_parser = values::time_limit)]
+    max_deadline: Duration,
+
+    /// How long a watch may go on; 0s for no limit
+    #[arg(long, env = "PLAQUE_MAX_WATCH", default_value = "24h", value_name = "DURATION", value_parser = values::duration)]
+    max_watch: Duration,
+
+    /// How many calls may be in progress in the whole server, watches too; one more is told OVERLOADED
+    #[arg(long, env = "PLAQUE_MAX_CALLS", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
+    max_calls: NonZeroUsize,
+
+    /// The largest message that is read
+    #[arg(long, env = "PLAQUE_MAX_MESSAGE_BYTES", default_value = "16KiB", value_name = "SIZE", value_parser = values::small_size)]
+    max_message_bytes: u32,
+
+    /// The largest headers that are read of one call: names, values, and 32 bytes for each
+    #[arg(long, env = "PLAQUE_MAX_HEADER_BYTES", default_value = "16KiB", value_name = "SIZE", value_parser = values::small_size)]
+    max_header_bytes: u32,
+
+    /// How many connections may be open; one more is closed at once
+    #[arg(long, env = "PLAQUE_MAX_CONNECTIONS", default_value = "10000", value_name = "COUNT", value_parser = values::count)]
+    max_connections: NonZeroUsize,
+
+    /// How many calls may be in progress on one connection
+    #[arg(long, env = "PLAQUE_MAX_STREAMS", default_value = "200", value_name = "COUNT", value_parser = value_parser!(u32).range(1..))]
+    max_streams: u32,
+
+    /// The time for a connection's TLS handshake and HTTP/2 preface; without them it is closed
+    #[arg(long, env = "PLAQUE_PREFACE_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = values::time_limit)]
+    preface_timeout: Duration,
+
+    /// A connection without a call for so long, or up to twice as long, is told to go (GOAWAY); 0s for never
+    #[arg(long, env = "PLAQUE_IDLE_TIMEOUT", default_value = "5m", value_name = "DURATION", value_parser = values::duration)]
+    idle_timeout: Duration,
+
+    /// How often a peer is pinged; one that does not answer within 20 s is gone; 0s for never
+    #[arg(long, env = "PLAQUE_KEEPALIVE", default_value = "60s", value_name = "DURATION", value_parser = values::duration)]
+    keepalive: Duration,
+
+    /// A connection as old, give or take a tenth, is told to go (GOAWAY), and its calls finish; 0s for never
+    #[arg(long, env = "PLAQUE_MAX_CONNECTION_AGE", default_value = "1h", value_name = "DURATION", value_parser = values::duration)]
+    max_connection_age: Duration,
+
+    /// The server's certificate and those up to its authority, in PEM; read again on SIGHUP and when it changes. Turns TLS on
+    #[arg(long, env = "PLAQUE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The certificate's key, in PEM
+    #[arg(long, env = "PLAQUE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// The authorities of clients, in PEM: who has no certificate of theirs is not let in
+    #[arg(
+        long,
+        env = "PLAQUE_TLS_CLIENT_CA",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    tls_client_ca: Option<PathBuf>,
+
+    /// After SIGTERM or Ctrl-C, for how long to go on while health and /readyz say that we stop: as long as others take to hear it
+    #[arg(long, env = "PLAQUE_DRAIN_DELAY", default_value = "0s", value_name = "DURATION", value_parser = values::duration)]
+    drain_delay: Duration,
+
+    /// How long calls in progress may go on after that; a second signal ends at once
+    #[arg(long, env = "PLAQUE_DRAIN_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = values::duration)]
+    drain_timeout: Duration,
+
+    /// How the log is written, to standard error
+    #[arg(
+        long,
+        env = "PLAQUE_LOG_FORMAT",
+        default_value = "pretty",
+        value_name = "FORMAT"
+    )]
+    pub(super) log_format: LogFormat,
+
+    /// What is logged: off, error, warn, info, debug, trace, or directives such as plaque=debug,h2=warn [default: RUST_LOG, or info]
+    #[arg(long, env = "PLAQUE_LOG", value_name = "FILTER", value_parser = directives)]
+    pub(super) log: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people
+    Pretty,
+    /// One object a line
+    Json,
+}
+
+fn directives(text: &str) -> Result<String, String> {
+    match telemetry::filter(text) {
+        Ok(_) => Ok(text.into()),
+        Err(error) => Err(format!(
+            "{error}; expected a level such as info, or directives such as plaque=debug"
+        )),
+    }
+}
+
+impl Args {
+    /// The settings that the flags make.
+    pub(super) fn config(&self) -> Result<Config, String> {
+        Ok(Config {
+            listen: self.listen,
+            upstream: youtube::Settings {
+                feeds: self.upstream.clone(),
+                time_limit: self.upstream_timeout,
+                pace: Pace {
+                    concurrency: self.upstream_concurrency,
+                    rate: (self.upstream_rate > 0.0).then_some(self.upstream_rate),
+                    queue: self.upstream_queue,
+                },
+                authorities: self.upstream_ca.as_deref().map(authorities).transpose()?,
+            },
+            latest: Settings {
+                policy: Policy {
+                    fresh_for: self.fresh_for,
+                    stale_while_revalidate: self.stale_while_revalidate,
+                    stale_if_error: self.stale_if_error,
+                    negative_for: self.negative_for,
+                },
+                cache_bytes: self.cache_bytes,
+                max_waiters: self.max_waiters.get(),
+                watch_every: self.watch_every,
+            },
+            calls: grpc::Limits {
+                at_once: self.max_calls,
+                deadline: self.max_deadline,
+                watch: unless_zero(self.max_watch),
+                message_bytes: self.max_message_bytes as usize,
+            },
+            connections: Connections {
+                at_once: self.max_connections,
+                streams: self.max_streams,
+                header_bytes: self.max_header_bytes,
+                preface: self.preface_timeout,
+                idle: unless_zero(self.idle_timeout),
+                keepalive: unless_zero(self.keepalive),
+                age: unless_zero(self.max_connection_age),
+                ..Connections::default()
+            },
+            workers: self.workers.unwrap_or_else(cores),
+            drain: Drain {
+                delay: self.drain_delay,
+                timeout: self.drain_timeout,
+            },
+        })
+    }
+
+    /// Where the certificates are, if there is to be TLS.
+    pub(super) fn tls_files(&self) -> Option<tls::Files> {
+        Some(tls::Files {
+            cert: self.tls_cert.clone()?,
+            key: self.tls_key.clone()?,
+            client_ca: self.tls_client_ca.clone(),
+        })
+    }
+}
+
+fn unless_zero(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}
+
+fn authorities(file: &Path) -> Result<Vec<u8>, String> {
+    fs::read(file).map_err(|error| format!("--upstream-ca: cannot read {}: {error}", file.display()))
+}
+
+/// One serving thread for each core.
+pub(in crate::cli) fn cores() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}

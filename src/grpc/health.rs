@@ -1,0 +1,93 @@
+//! `grpc.health.v1`, of which tonic's own has no `List`, and ends a watch of an unknown service.
+
+use std::pin::Pin;
+
+use futures_util::{Stream, stream};
+use tonic::{Request, Response, Status};
+
+use super::status;
+use crate::{
+    latest::LookupError,
+    lifecycle::{Stage, Stages},
+    proto::{
+        health::{
+            HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
+            health_check_response::ServingStatus, health_server,
+        },
+        v1::latest_video_server::SERVICE_NAME,
+    },
+};
+
+/// The services that have a status. The one without a name is the whole server.
+const SERVICES: [&str; 2] = ["", SERVICE_NAME];
+
+/// Tells by the stage alone: an outage of the upstream is no reason to send callers to another replica, which has the same one.
+pub(super) struct Health(pub(super) Stages);
+
+fn status_of(service: &str, stage: Stage) -> ServingStatus {
+    match stage {
+        _ if !SERVICES.contains(&service) => ServingStatus::ServiceUnknown,
+        Stage::Serving => ServingStatus::Serving,
+        Stage::Draining | Stage::Closing => ServingStatus::NotServing,
+    }
+}
+
+fn response(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse {
+        status: status.into(),
+    }
+}
+
+#[tonic::async_trait]
+impl health_server::Health for Health {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let service = request.into_inner().service;
+        match status_of(&service, *self.0.borrow()) {
+            ServingStatus::ServiceUnknown => Err(Status::not_found(format!(
+                "there is no service {service:?} here; there are {SERVICES:?}"
+            ))),
+            status => Ok(Response::new(response(status))),
+        }
+    }
+
+    async fn list(
+        &self,
+        _request: Request<HealthListRequest>,
+    ) -> Result<Response<HealthListResponse>, Status> {
+        let stage = *self.0.borrow();
+        let statuses = SERVICES.map(|service| (service.to_owned(), response(status_of(service, stage))));
+        Ok(Response::new(HealthListResponse {
+            statuses: statuses.into(),
+        }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let service = request.into_inner().service;
+        let told = None;
+        let statuses = stream::unfold(Some((self.0.clone(), told)), move |watch| {
+            let service = service.clone();
+            async move {
+                let (mut stages, told) = watch?;
+                loop {
+                    let stage = *stages.borrow_and_update();
+                    let status = status_of(&service, stage);
+                    if told != Some(status) {
+                        return Some((Ok(response(status)), Some((stages, Some(status)))));
+                    }
+                    if stage == Stage::Closing || stages.changed().await.is_err() {
+                        return Some((Err(status::from(&LookupError::ShuttingDown, None)), None));
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(statuses)))
+    }
+}

@@ -1,0 +1,350 @@
+//! A call's place in the server: counted, refused where there are too many, and ended where it would never end.
+
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{HeaderMap, Request, Response, uri::PathAndQuery};
+use http_body::{Frame, SizeHint};
+use hyper::rt::Executor;
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+use tonic::{Status, body::Body};
+use tower::Service;
+
+use super::load::{Counted, Load};
+use crate::{grpc, latest::LookupError};
+
+/// When a caller for whom there was no room should come again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What has happened on one connection.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    begun: AtomicUsize,
+    in_progress: AtomicUsize,
+    bytes_heard: AtomicUsize,
+}
+
+impl Activity {
+    /// Notes that the peer has sent so many bytes.
+    pub(super) fn heard(&self, bytes: usize) {
+        self.bytes_heard.fetch_add(bytes, Relaxed);
+    }
+
+    /// What the peer has sent so far.
+    pub(super) fn bytes_heard(&self) -> usize {
+        self.bytes_heard.load(Relaxed)
+    }
+
+    /// Waits until no call was in progress for `pause`, or for up to twice as long.
+    ///
+    /// Looks now and then, so that calls, of which there are many, need not tell.
+    pub(super) async fn quiet_for(&self, pause: Duration) {
+        loop {
+            let begun = self.begun.load(Relaxed);
+            tokio::time::sleep(pause).await;
+            if self.in_progress.load(Relaxed) == 0 && self.begun.load(Relaxed) == begun {
+                return;
+            }
+        }
+    }
+}
+
+/// A call that is in progress as long as this is there.
+#[derive(Debug)]
+struct Place {
+    activity: Arc<Activity>,
+    _counted: Counted,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.activity.in_progress.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One connection's calls to `inner`.
+#[derive(Clone, Debug)]
+pub(super) struct Calls<S> {
+    inner: S,
+    limits: grpc::Limits,
+    load: Load,
+    activity: Arc<Activity>,
+}
+
+impl<S> Calls<S> {
+    pub(super) fn new(inner: S, limits: grpc::Limits, load: Load, activity: Arc<Activity>) -> Self {
+        Self {
+            inner,
+            limits,
+            load,
+            activity,
+        }
+    }
+
+    fn place(&self) -> Option<Place> {
+        let counted = self.load.called(self.limits.at_once.get())?;
+        self.activity.begun.fetch_add(1, Relaxed);
+        self.activity.in_progress.fetch_add(1, Relaxed);
+        Some(Place {
+            activity: Arc::clone(&self.activity),
+            _counted: counted,
+        })
+    }
+}
+
+impl<S, B> Service<Request<B>> for Calls<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<CallBody>;
+    type Error = Infallible;
+    type Future = Call<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let place = self.place();
+        let method = request.uri().path_and_query().cloned();
+        let sending = match &method {
+            Some(method) if grpc::is_stream(method.path()) => {
+                self.limits.watch.map(|watch| watch + self.limits.deadline)
+            }
+            _ => Some(self.limits.deadline),
+        };
+        Call {
+            inner: place.is_some().then(|| self.inner.call(request)),
+            at_once: self.limits.at_once,
+            place,
+            sending,
+            method,
+        }
+    }
+}
+
+pin_project! {
+    /// A call until its answer begins.
+    pub(super) struct Call<F> {
+        // None if the call is refused.
+        #[pin]
+        inner: Option<F>,
+        place: Option<Place>,
+        at_once: NonZeroUsize,
+        sending: Option<Duration>,
+        method: Option<PathAndQuery>,
+    }
+}
+
+impl<F> Future for Call<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    type Output = Result<Response<CallBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = match this.inner.as_pin_mut() {
+            None => {
+                let error = LookupError::TooManyCalls(this.at_once.get());
+                grpc::status(&error, Some(PAUSE)).into_http()
+            }
+            Some(inner) => match catch_unwind(AssertUnwindSafe(|| inner.poll(context))) {
+                Ok(response) => match ready!(response) {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                },
+                Err(_panic) => panicked(this.method.as_ref()).into_http(),
+            },
+        };
+        ANSWERED.set(*this.sending);
+        let (place, method) = (this.place.take(), this.method.take());
+        Poll::Ready(Ok(response.map(|inner| CallBody {
+            inner,
+            ended: false,
+            method,
+            place,
+        })))
+    }
+}
+
+/// What the caller is told of a panic. The panic itself was logged where it happened.
+fn panicked(method: Option<&PathAndQuery>) -> Status {
+    let method = method.map(PathAndQuery::path);
+    tracing::error!(method, "a call panicked; it ends with INTERNAL");
+    grpc::status(&LookupError::CallPanicked, None)
+}
+
+pin_project! {
+    /// A call's answer. The call is in progress until it is sent.
+    pub(super) struct CallBody {
+        #[pin]
+        inner: Body,
+        // By a panic.
+        ended: bool,
+        method: Option<PathAndQuery>,
+        place: Option<Place>,
+    }
+}
+
+impl http_body::Body for CallBody {
+    type Data = <Body as http_body::Body>::Data;
+    type Error = <Body as http_body::Body>::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        if *this.ended {
+            return Poll::Ready(None);
+        }
+        let frame = catch_unwind(AssertUnwindSafe(|| this.inner.poll_frame(context)));
+        frame.unwrap_or_else(|_panic| {
+            *this.ended = true;
+            let mut trailers = HeaderMap::new();
+            let added = panicked(this.method.as_ref()).add_header(&mut trailers);
+            Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+thread_local! {
+    /// Left by a [`Call`] whose answer begins, for the [`Sending`] that polls it: how long the rest may take.
+    static ANSWERED: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// Runs a connection's calls, each in a task. One whose peer does not take the answer in time is reset.
+///
+/// hyper asks a body for no more before the peer has room for what there is. A body can therefore not tell that its peer does
+/// not read; the task that drives it can.
+#[derive(Clone, Debug)]
+pub(super) struct Tasks;
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, call: F) {
+        tokio::spawn(Sending { call, limit: None });
+    }
+}
+
+pin_project! {
+    struct Sending<F> {
+        #[pin]
+        call: F,
+        // Made when the answer cannot be sent at once. Most can.
+        #[pin]
+        limit: Option<Sleep>,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Sending<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        ANSWERED.set(None);
+        let sent = this.call.poll(context);
+        let answered = ANSWERED.take();
+        if sent.is_ready() {
+            return Poll::Ready(());
+        }
+        if let Some(limit) = answered {
+            this.limit.set(Some(tokio::time::sleep(limit)));
+        }
+        match this.limit.as_pin_mut() {
+            Some(limit) => limit.poll(context),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Ready, poll_fn, ready};
+
+    use futures_util::FutureExt as _;
+    use http_body::Body as _;
+    use tower::{service_fn, util::ServiceExt as _};
+
+    use super::*;
+
+    fn calls<S>(inner: S, load: &Load) -> Calls<S> {
+        Calls::new(inner, grpc::Limits::default(), load.clone(), Arc::default())
+    }
+
+    fn request() -> Request<()> {
+        Request::new(())
+    }
+
+    type Answer = Ready<Result<Response<Body>, Infallible>>;
+
+    #[test]
+    fn a_call_that_panics_fails_alone_and_leaves_its_place() {
+        let load = Load::default();
+        let service = service_fn(|_request: Request<()>| {
+            poll_fn(|_context| -> Poll<Result<Response<Body>, Infallible>> { panic!("a bug in a handler") })
+        });
+        let called = calls(service, &load).oneshot(request()).now_or_never();
+        let Ok(response) = called.expect("at once");
+        assert_eq!(response.headers().get("grpc-status").expect("an end"), "13");
+        assert_eq!(load.calls(), 1);
+        drop(response);
+        assert_eq!(load.calls(), 0);
+    }
+
+    /// A stream of messages that breaks.
+    struct Broken;
+
+    impl http_body::Body for Broken {
+        type Data = prost::bytes::Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
+            panic!("a bug in a stream")
+        }
+    }
+
+    #[test]
+    fn a_stream_that_panics_ends_with_trailers() {
+        let load = Load::default();
+        let service =
+            service_fn(|_request: Request<()>| -> Answer { ready(Ok(Response::new(Body::new(Broken)))) });
+        let called = calls(service, &load).oneshot(request()).now_or_never();
+        let Ok(mut response) = called.expect("at once");
+        let mut body = Pin::new(response.body_mut());
+        let context = &mut Context::from_waker(std::task::Waker::noop());
+        let Poll::Ready(Some(Ok(frame))) = body.as_mut().poll_frame(context) else {
+            panic!("no frame");
+        };
+        let trailers = frame.into_trailers().expect("trailers");
+        assert_eq!(trailers.get("grpc-status").expect("an end"), "13");
+        assert!(body.is_end_stream());
+        assert!(body.poll_frame(context).map(|frame| frame.is_none()) == Poll::Ready(true));
+    }
+}

@@ -1,0 +1,154 @@
+//! One connection's life: handshakes in time, calls, and an end that its peer cannot put off.
+
+use std::{sync::Arc, time::Duration};
+
+use hyper::server::conn::http2;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+use tokio_util::{io::InspectReader, sync::CancellationToken};
+
+use super::{
+    calls::{Activity, Calls, Tasks},
+    load::{Counted, End, Load},
+    tls::Tls,
+};
+use crate::{config::Connections, grpc};
+
+/// What every HTTP/2 client says first is so long.
+const PREFACE: usize = 24;
+
+/// Connections of one age vary by a tenth either way, so that those opened together do not all come back together.
+const AGE_JITTER: f64 = 0.1;
+
+/// What all connections have in common.
+#[derive(Clone)]
+pub(super) struct Context {
+    pub(super) service: grpc::Served,
+    pub(super) limits: Connections,
+    pub(super) calls: grpc::Limits,
+    pub(super) load: Load,
+    pub(super) tls: Option<Arc<Tls>>,
+    /// Tells every connection to finish what it has, and to take nothing more.
+    pub(super) draining: CancellationToken,
+}
+
+impl Context {
+    /// Serves a connection to its end.
+    pub(super) async fn serve(&self, stream: std::net::TcpStream, _counted: Counted) {
+        let end = match TcpStream::from_std(stream) {
+            Ok(stream) => self.begin(stream).await,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be taken over");
+                End::Error
+            }
+        };
+        self.load.closed(end);
+    }
+
+    async fn begin(&self, stream: TcpStream) -> End {
+        let deadline = Instant::now() + self.limits.preface;
+        let Some(tls) = &self.tls else {
+            return self.converse(stream, deadline).await;
+        };
+        let handshake = timeout_at(deadline, tls.accept(stream));
+        tokio::select! {
+            shaken = handshake => match shaken {
+                Ok(Ok(stream)) => self.converse(stream, deadline).await,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a TLS handshake failed");
+                    End::Tls
+                }
+                Err(_elapsed) => End::Preface,
+            },
+            () = self.told_to_go(self.limits.linger) => End::Drain,
+        }
+    }
+
+    async fn told_to_go(&self, then: Duration) {
+        self.draining.cancelled().await;
+        sleep(then).await;
+    }
+
+    async fn converse(&self, stream: impl AsyncRead + AsyncWrite + Unpin, deadline: Instant) -> End {
+        let limits = self.limits;
+        let activity = Arc::new(Activity::default());
+        let heard = Arc::clone(&activity);
+        let stream = InspectReader::new(stream, move |bytes: &[u8]| heard.heard(bytes.len()));
+        let service = Calls::new(
+            self.service.clone(),
+            self.calls,
+            self.load.clone(),
+            Arc::clone(&activity),
+        );
+        let mut http = http2::Builder::new(Tasks);
+        http.timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams)
+            .max_header_list_size(limits.header_bytes)
+            .keep_alive_interval(limits.keepalive)
+            .keep_alive_timeout(limits.pong);
+        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        tokio::pin!(connection);
+
+        let reason = tokio::select! {
+            biased;
+            ended = connection.as_mut() => return end(ended, End::Peer),
+            () = self.draining.cancelled() => End::Drain,
+            () = silent(&activity, deadline) => return End::Preface,
+            () = after(limits.age.map(jittered)) => End::Age,
+            () = idle(&activity, limits.idle) => End::Idle,
+        };
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = connection => end(ended, reason),
+            () = activity.quiet_for(limits.linger) => reason,
+        }
+    }
+}
+
+/// Ends at `deadline` if the peer has said nothing worth listening to by then.
+async fn silent(activity: &Activity, deadline: Instant) {
+    sleep_until(deadline).await;
+    if activity.bytes_heard() >= PREFACE {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn after(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => sleep(pause).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn idle(activity: &Activity, limit: Option<Duration>) {
+    match limit {
+        Some(limit) => activity.quiet_for(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn jittered(age: Duration) -> Duration {
+    age.mul_f64(1.0 + AGE_JITTER * (2.0 * fastrand::f64() - 1.0))
+}
+
+/// Why a connection ended, if nothing went wrong because of `reason`.
+fn end(ended: hyper::Result<()>, reason: End) -> End {
+    match ended {
+        Ok(()) => reason,
+        Err(error) => {
+            tracing::debug!(%error, "a connection ended badly");
+            if error.is_timeout() {
+                End::Keepalive
+            } else {
+                End::Error
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! How much is going on: the numbers that limits go by, and that metrics tell.
+
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// The server's load. A clone counts in the same numbers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Load {
+    connections: Gauge,
+    accepted: Counter,
+    closed: Family<[(&'static str, &'static str); 1], Counter>,
+    calls: Gauge,
+    shed: Counter,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// There were as many as may be.
+    Limit,
+    /// The TLS handshake failed.
+    Tls,
+    /// The handshake or the HTTP/2 preface did not come in time.
+    Preface,
+    /// No call began for long.
+    Idle,
+    /// It was as old as a connection may be.
+    Age,
+    /// The server stopped.
+    Drain,
+    /// The peer closed it.
+    Peer,
+    /// A ping was not answered.
+    Keepalive,
+    /// The peer broke HTTP/2's rules, or the connection broke.
+    Error,
+}
+
+impl End {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Tls => "tls",
+            Self::Preface => "preface",
+            Self::Idle => "idle",
+            Self::Age => "age",
+            Self::Drain => "drain",
+            Self::Peer => "peer",
+            Self::Keepalive => "keepalive",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Something that counts as long as it is there.
+#[derive(Debug)]
+pub(super) struct Counted(Gauge);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Counts one more in `gauge`, unless there are `limit` already.
+fn count(gauge: &Gauge, limit: usize) -> Option<Counted> {
+    let before = gauge.inc();
+    let counted = Counted(gauge.clone());
+    (before < i64::try_from(limit).unwrap_or(i64::MAX)).then_some(counted)
+}
+
+impl Load {
+    /// Makes the numbers known to whoever reads `registry`.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("connections", "Open connections", self.connections.clone());
+        registry.register(
+            "connections_accepted",
+            "Connections accepted",
+            self.accepted.clone(),
+        );
+        registry.register(
+            "connections_closed",
+            "Connections ended, by reason",
+            self.closed.clone(),
+        );
+        registry.register("calls", "Calls in progress, open watches too", self.calls.clone());
+        registry.register(
+            "calls_shed",
+            "Calls refused because as many were in progress as may be",
+            self.shed.clone(),
+        );
+    }
+
+    /// The number of open connections.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.get().try_into().unwrap_or(0)
+    }
+
+    /// The number of calls in progress.
+    pub(super) fn calls(&self) -> usize {
+        self.calls.get().try_into().unwrap_or(0)
+    }
+
+    /// Counts a connection that was accepted. `None` if there are `limit` already.
+    pub(super) fn connected(&self, limit: usize) -> Option<Counted> {
+        self.accepted.inc();
+        let counted = count(&self.connections, limit);
+        if counted.is_none() {
+            self.closed(End::Limit);
+        }
+        counted
+    }
+
+    /// Counts a connection that has ended.
+    pub(super) fn closed(&self, reason: End) {
+        self.closed.get_or_create(&[("reason", reason.name())]).inc();
+    }
+
+    /// Counts a call that begins. `None` if there are `limit` already.
+    pub(super) fn called(&self, limit: usize) -> Option<Counted> {
+        let counted = count(&self.calls, limit);
+        if counted.is_none() {
+            self.shed.inc();
+        }
+        counted
+    }
+}

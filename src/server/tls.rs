@@ -1,0 +1,197 @@
+//! TLS: who we are, who may come in, and the same anew when the files change.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::{Stream, StreamExt as _, wrappers::IntervalStream};
+
+/// The only protocol that is spoken.
+const ALPN: &[u8] = b"h2";
+
+/// How often the files are looked at. They change every few weeks, and are valid for a while before and after.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Where the certificates are, all in PEM.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The server's certificate, followed by those between it and its authority.
+    pub cert: PathBuf,
+    /// The key of the former.
+    pub key: PathBuf,
+    /// The authorities of clients. If there are any, a client has to show a certificate of theirs.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// The files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// One cannot be read.
+    #[error("cannot read {}: {why}", file.display())]
+    Unreadable {
+        /// Which.
+        file: PathBuf,
+        /// What the system says.
+        why: io::Error,
+    },
+    /// One holds something else.
+    #[error("{} holds no {what} in PEM format", file.display())]
+    Missing {
+        /// Which.
+        file: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+    },
+    /// They do not go together, or are of a kind that is not known.
+    #[error("the certificates cannot be used: {0}")]
+    Unusable(String),
+}
+
+/// TLS as the files had it when they were last good.
+#[derive(Debug)]
+pub struct Tls {
+    files: Files,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    /// What was read last, good or bad.
+    read: Contents,
+    config: Arc<ServerConfig>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Contents {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// If one of them cannot be read, or they cannot be used.
+    pub fn load(files: Files) -> Result<Self, TlsError> {
+        let read = read(&files)?;
+        let config = configure(&files, &read)?;
+        Ok(Self {
+            files,
+            current: Mutex::new(Current { read, config }),
+        })
+    }
+
+    /// Reads the files again, for connections from now on. Says whether they have changed. Those of before are still used if the
+    /// new ones cannot be.
+    ///
+    /// # Errors
+    ///
+    /// If the files have changed, and cannot be used.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let read = read(&self.files)?;
+        if self.current.lock().read == read {
+            return Ok(false);
+        }
+        let config = configure(&self.files, &read);
+        let mut current = self.current.lock();
+        current.read = read;
+        current.config = config?;
+        Ok(true)
+    }
+
+    /// Reloads when the files change, which is looked at now and then and at each of `hangups`. Never ends.
+    pub async fn keep_current(&self, hangups: impl Stream<Item = ()>) {
+        let looks = IntervalStream::new(tokio::time::interval(LOOK_EVERY)).map(drop);
+        let mut looks = pin!(looks.merge(hangups));
+        while looks.next().await.is_some() {
+            match self.reload() {
+                Ok(true) => tracing::info!("TLS certificates reloaded"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(%error, "TLS certificates not reloaded; the former ones stay"),
+            }
+        }
+    }
+
+    /// The handshake.
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let config = Arc::clone(&self.current.lock().config);
+        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        // A client that does not ask for any protocol could mean any.
+        match stream.get_ref().1.alpn_protocol() {
+            Some(ALPN) => Ok(stream),
+            _ => Err(io::Error::other("the client does not ask for HTTP/2 (ALPN h2)")),
+        }
+    }
+}
+
+fn read(files: &Files) -> Result<Contents, TlsError> {
+    let read = |file: &Path| {
+        fs::read(file).map_err(|why| TlsError::Unreadable {
+            file: file.to_owned(),
+            why,
+        })
+    };
+    Ok(Contents {
+        cert: read(&files.cert)?,
+        key: read(&files.key)?,
+        client_ca: files.client_ca.as_deref().map(read).transpose()?,
+    })
+}
+
+fn configure(files: &Files, read: &Contents) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let key = PrivateKeyDer::from_pem_slice(&read.key).map_err(|_| missing(&files.key, "private key"))?;
+    let clients: Arc<dyn ClientCertVerifier> = match (&files.client_ca, &read.client_ca) {
+        (Some(file), Some(pem)) => {
+            let mut roots = RootCertStore::empty();
+            for authority in certificates(file, pem)? {
+                roots.add(authority).map_err(unusable)?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+            verifier.build().map_err(unusable)?
+        }
+        _ => WebPkiClientVerifier::no_client_auth(),
+    };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(certificates(&files.cert, &read.cert)?, key)
+        .map_err(unusable)?;
+    config.alpn_protocols = vec![ALPN.into()];
+    Ok(Arc::new(config))
+}
+
+fn certificates(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        _ => Err(missing(file, "certificate")),
+    }
+}
+
+fn missing(file: &Path, what: &'static str) -> TlsError {
+    TlsError::Missing {
+        file: file.to_owned(),
+        what,
+    }
+}
+
+fn unusable(error: impl std::fmt::Display) -> TlsError {
+    TlsError::Unusable(error.to_string())
+}

@@ -1,0 +1,121 @@
+//! How the server stops: everything that is in progress ends well, and nothing else keeps it up.
+
+use std::time::Duration;
+
+use plaque::{
+    proto::{
+        health::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
+        v1::WatchLatestVideoRequest,
+    },
+    server::Drained,
+};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+
+use crate::{
+    raw::Raw,
+    support::{CHANNEL, Fake, LONG, feed, http_get, request},
+};
+
+const SHORT: Duration = Duration::from_millis(20);
+
+#[tokio::test]
+async fn a_call_in_progress_is_finished_before_the_server_stops() {
+    let fake = Fake::gated(feed).await;
+    let server = fake.serve().await;
+    let call = server.client().start(CHANNEL);
+    fake.arrival().await;
+    let (admin, stopping) = (server.admin, server.stop());
+    while http_get(admin, "/readyz").await.0 != 503 {}
+    fake.release();
+    call.await.expect("no panic").expect("an answer");
+    assert_eq!(stopping.ended().await, Drained { cut_off: 0 });
+}
+
+#[tokio::test]
+async fn it_goes_on_for_the_delay_while_it_says_that_it_will_stop() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.drain.delay = LONG).await;
+    let mut health = HealthClient::new(server.connection().await);
+    let mut watch = health
+        .watch(HealthCheckRequest::default())
+        .await
+        .expect("a stream")
+        .into_inner();
+    watch.message().await.expect("no error").expect("an answer");
+    let (client, admin) = (server.client(), server.admin);
+    let _stopping = server.stop();
+    let told = watch.message().await.expect("no error").expect("an answer");
+    assert_eq!(told.status(), ServingStatus::NotServing);
+    assert_eq!(http_get(admin, "/readyz").await.0, 503);
+    assert_eq!(http_get(admin, "/livez").await.0, 200);
+    client
+        .get(CHANNEL)
+        .await
+        .expect("an answer, over a new connection");
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_keep_the_server_up() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let client = server.client();
+    client.get(CHANNEL).await.expect("an answer");
+    assert_eq!(server.stop().ended().await, Drained { cut_off: 0 });
+    client.get(CHANNEL).await.expect_err("nobody listens");
+}
+
+#[tokio::test]
+async fn a_server_that_stops_accepts_no_connection() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let address = server.address;
+    assert_eq!(server.stop().ended().await, Drained { cut_off: 0 });
+    TcpStream::connect(address).await.expect_err("nobody listens");
+}
+
+#[tokio::test]
+async fn a_call_that_does_not_end_is_cut_off_at_the_drain_timeout() {
+    let fake = Fake::gated(feed).await;
+    let server = fake.serve_with(|config| config.drain.timeout = SHORT).await;
+    let call = server.client().start(CHANNEL);
+    fake.arrival().await;
+    assert_eq!(server.stop().ended().await, Drained { cut_off: 1 });
+    call.await.expect("no panic").expect_err("cut off");
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_does_not_keep_the_server_up() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.connections.linger = SHORT).await;
+    let mut silent = TcpStream::connect(server.address).await.expect("accepted");
+    // One call on another connection: the acceptor has gone round, and taken the silent one.
+    server.client().get(CHANNEL).await.expect("an answer");
+    assert_eq!(server.stop().ended().await, Drained { cut_off: 0 });
+    // Ends with the connection, cleanly or by a reset.
+    let _ = silent.read_to_end(&mut Vec::new()).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_its_answer_is_cut_off_at_the_drain_timeout() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.drain.timeout = SHORT).await;
+    let mut peer = Raw::unreading(server.address).await;
+    let _unread = peer
+        .call("plaque.v1.LatestVideo/GetLatestVideo", &request(CHANNEL))
+        .await;
+    assert_eq!(server.stop().ended().await, Drained { cut_off: 1 });
+}
+
+#[tokio::test]
+async fn a_watcher_that_does_not_read_does_not_keep_the_server_up() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.drain.timeout = SHORT).await;
+    let watch = WatchLatestVideoRequest {
+        channel_ids: vec![CHANNEL.into()],
+        ..WatchLatestVideoRequest::default()
+    };
+    let mut peer = Raw::unreading(server.address).await;
+    let _unread = peer.call("plaque.v1.LatestVideo/WatchLatestVideo", &watch).await;
+    // Whether the watch counts as cut off depends on how much of it was ready to be sent.
+    server.stop().ended().await;
+}

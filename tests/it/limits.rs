@@ -1,0 +1,245 @@
+//! What connections and calls may take of the server, and what happens to those that want more.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use h2::Reason;
+use plaque::proto::v1::WatchLatestVideoRequest;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tonic::{Code, Request, Status};
+
+use crate::{
+    raw::Raw,
+    support::{CHANNEL, Fake, LONG, feed, http_get, reason, request},
+};
+
+const SHORT: Duration = Duration::from_millis(20);
+const GET: &str = "plaque.v1.LatestVideo/GetLatestVideo";
+
+/// What every HTTP/2 client says first, and settings that change nothing.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Waits until the server closes the connection, cleanly or by a reset.
+async fn closed(mut peer: TcpStream) {
+    let _ = peer.read_to_end(&mut Vec::new()).await;
+}
+
+fn watch() -> WatchLatestVideoRequest {
+    WatchLatestVideoRequest {
+        channel_ids: vec![CHANNEL.into()],
+        ..WatchLatestVideoRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn one_call_too_many_is_refused_at_once() {
+    let fake = Fake::gated(feed).await;
+    let server = fake
+        .serve_with(|config| config.calls.at_once = NonZeroUsize::MIN)
+        .await;
+    let client = server.client();
+    let first = client.start(CHANNEL);
+    fake.arrival().await;
+
+    let refused = client.get(CHANNEL).await.expect_err("there is one already");
+    let (name, details) = reason(&refused);
+    assert_eq!(
+        (refused.code(), name.as_str()),
+        (Code::ResourceExhausted, "OVERLOADED")
+    );
+    assert!(
+        details
+            .retry_info()
+            .is_some_and(|info| info.retry_delay.is_some())
+    );
+    assert_eq!(
+        refused
+            .metadata()
+            .get("grpc-retry-pushback-ms")
+            .expect("a pushback"),
+        "1000"
+    );
+    let (_, metrics) = http_get(server.admin, "/metrics").await;
+    assert!(metrics.contains("\nplaque_calls_shed_total 1\n"), "{metrics}");
+    assert!(metrics.contains("\nplaque_calls 1\n"), "{metrics}");
+
+    fake.release();
+    first.await.expect("no panic").expect("the first is unharmed");
+    client.get(CHANNEL).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_closed_at_once() {
+    let fake = Fake::open(feed).await;
+    let server = fake
+        .serve_with(|config| config.connections.at_once = NonZeroUsize::MIN)
+        .await;
+    let client = server.client();
+    client.get(CHANNEL).await.expect("an answer");
+    closed(TcpStream::connect(server.address).await.expect("accepted")).await;
+    client.get(CHANNEL).await.expect("the first is unharmed");
+    let (_, metrics) = http_get(server.admin, "/metrics").await;
+    for line in [
+        "plaque_connections 1",
+        "plaque_connections_accepted_total 2",
+        "plaque_connections_closed_total{reason=\"limit\"} 1",
+    ] {
+        assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_has_as_many_calls_as_the_server_says() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.connections.streams = 7).await;
+    let mut peer = Raw::connect(server.address).await;
+    peer.call(GET, &request(CHANNEL)).await;
+    assert_eq!(peer.streams(), 7);
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_fails_alone() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.calls.message_bytes = 1024).await;
+    let client = server.client();
+    let refused = client.get(&"x".repeat(2000)).await.expect_err("too large");
+    assert_eq!(refused.code(), Code::OutOfRange);
+    let refused = client.get(&"x".repeat(1000)).await.expect_err("no channel");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    client.get(CHANNEL).await.expect("an answer");
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_begin_is_closed() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.connections.preface = SHORT).await;
+    closed(TcpStream::connect(server.address).await.expect("accepted")).await;
+    let mut slow = TcpStream::connect(server.address).await.expect("accepted");
+    slow.write_all(&HELLO[..23]).await.expect("sent");
+    closed(slow).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_no_ping_is_closed() {
+    let fake = Fake::open(feed).await;
+    let server = fake
+        .serve_with(|config| {
+            config.connections.keepalive = Some(SHORT);
+            config.connections.pong = SHORT;
+        })
+        .await;
+    let mut peer = TcpStream::connect(server.address).await.expect("accepted");
+    peer.write_all(HELLO).await.expect("sent");
+    closed(peer).await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_call_is_told_to_go() {
+    let fake = Fake::gated(feed).await;
+    let server = fake
+        .serve_with(|config| config.connections.idle = Some(SHORT))
+        .await;
+    let client = server.client();
+    let call = client.start(CHANNEL);
+    fake.arrival().await;
+
+    let idle = Raw::connect(server.address).await;
+    idle.running.await.expect("no panic").expect("no error");
+
+    fake.release();
+    call.await
+        .expect("no panic")
+        .expect("a connection with a call is not idle");
+}
+
+#[tokio::test]
+async fn an_old_connection_is_told_to_go_and_finishes_its_calls() {
+    let fake = Fake::gated(feed).await;
+    let server = fake
+        .serve_with(|config| config.connections.age = Some(SHORT))
+        .await;
+    let mut peer = Raw::connect(server.address).await;
+    let call = peer.start(GET, &request(CHANNEL));
+    fake.arrival().await;
+    peer.told_to_go().await;
+    fake.release();
+    let mut answer = call.await.expect("an answer").into_body();
+    assert!(
+        !answer
+            .data()
+            .await
+            .expect("a message")
+            .expect("no error")
+            .is_empty()
+    );
+    peer.running.await.expect("no panic").expect("no error");
+}
+
+#[tokio::test]
+async fn a_dead_peer_that_was_told_to_go_is_closed() {
+    let fake = Fake::open(feed).await;
+    let server = fake
+        .serve_with(|config| {
+            config.connections.age = Some(SHORT);
+            config.connections.linger = SHORT;
+        })
+        .await;
+    let mut peer = TcpStream::connect(server.address).await.expect("accepted");
+    peer.write_all(HELLO).await.expect("sent");
+    closed(peer).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_is_reset() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.calls.deadline = SHORT).await;
+    // Known from here on: the deadline is of no consequence for the answer.
+    while server.client().get(CHANNEL).await.is_err() {}
+    let mut peer = Raw::unreading(server.address).await;
+    let mut unread = peer.call(GET, &request(CHANNEL)).await.into_body();
+    let end = unread.data().await.expect("an end").expect_err("no data");
+    assert_eq!(end.reason(), Some(Reason::CANCEL));
+    let (_, metrics) = http_get(server.admin, "/metrics").await;
+    assert!(metrics.contains("\nplaque_calls 0\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_watch_ends_at_the_longest_time_that_the_server_allows() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.calls.watch = Some(SHORT)).await;
+    watch_until_deadline(&server, Request::new(watch())).await;
+}
+
+#[tokio::test]
+async fn a_watch_ends_at_its_caller_s_deadline() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.calls.watch = Some(LONG)).await;
+    let mut request = Request::new(watch());
+    request.set_timeout(SHORT);
+    watch_until_deadline(&server, request).await;
+}
+
+async fn watch_until_deadline(server: &crate::support::Server, request: Request<WatchLatestVideoRequest>) {
+    let ended = async {
+        let mut events = server.client().0.watch_latest_video(request).await?.into_inner();
+        while events.message().await?.is_some() {}
+        Ok::<_, Status>(())
+    };
+    let end = ended.await.expect_err("its time is over");
+    assert_eq!(
+        (end.code(), reason(&end).0.as_str()),
+        (Code::DeadlineExceeded, "DEADLINE")
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_never_comes_ends_at_the_deadline() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.calls.deadline = SHORT).await;
+    let mut peer = Raw::connect(server.address).await;
+    let (response, _message) = peer.begin(GET);
+    let response = response.await.expect("headers");
+    assert_eq!(response.headers().get("grpc-status").expect("an end"), "4");
+}

@@ -1,0 +1,229 @@
+//! TLS: who is let in, and certificates that change while the server runs.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use plaque::server::tls::{Files, Tls};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::support::{CHANNEL, Fake, Server, feed, youtube};
+
+/// An authority.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, in PEM.
+struct Identity {
+    cert: String,
+    key: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        Self(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
+    }
+
+    fn issue(&self) -> Identity {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        let cert = params.signed_by(&key, &self.0).expect("a certificate");
+        Identity {
+            cert: cert.pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+/// A folder with a server's certificates, which is gone when the test is over.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(identity: &Identity, client_ca: Option<&Authority>) -> Self {
+        static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("plaque-tls-{}-{number}", std::process::id());
+        let folder = Self(std::env::temp_dir().join(name));
+        fs::create_dir(&folder.0).expect("a new folder");
+        folder.put(identity);
+        if let Some(authority) = client_ca {
+            fs::write(folder.0.join("ca"), authority.0.pem()).expect("written");
+        }
+        folder
+    }
+
+    fn put(&self, identity: &Identity) {
+        fs::write(self.0.join("cert"), &identity.cert).expect("written");
+        fs::write(self.0.join("key"), &identity.key).expect("written");
+    }
+
+    fn load(&self) -> Arc<Tls> {
+        let client_ca = Some(self.0.join("ca")).filter(|file| file.exists());
+        let files = Files {
+            cert: self.0.join("cert"),
+            key: self.0.join("key"),
+            client_ca,
+        };
+        Arc::new(Tls::load(files).expect("good files"))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn serve(fake: &Fake, tls: &Arc<Tls>) -> Server {
+    let config = fake.config();
+    let youtube = youtube(&config);
+    Server::start_with(config, Arc::new(youtube), Some(Arc::clone(tls))).await
+}
+
+/// A client that trusts `authority`, shows `identity` if it has one, and asks for `alpn`.
+async fn connect(
+    server: &Server,
+    authority: &Authority,
+    identity: Option<&Identity>,
+    alpn: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.0.der().clone()).expect("an authority");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(Identity { cert, key }) => {
+            let cert = CertificateDer::from_pem_slice(cert.as_bytes()).expect("a certificate");
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+            builder
+                .with_client_auth_cert(vec![cert], key)
+                .expect("an identity")
+        }
+    };
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let stream = TcpStream::connect(server.address).await?;
+    let name = "localhost".try_into().expect("a name");
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// Whether the server speaks HTTP/2 with this client. In TLS 1.3 a client learns only then that its certificate was refused.
+async fn speaks(stream: std::io::Result<TlsStream<TcpStream>>) -> bool {
+    let Ok(mut stream) = stream else { return false };
+    answers(&mut stream).await
+}
+
+/// Sends a ping and reads until its answer.
+async fn answers(stream: &mut TlsStream<TcpStream>) -> bool {
+    const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0 plaque!";
+    const PONG: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0 plaque!";
+    if stream.write_all(PING).await.is_err() {
+        return false;
+    }
+    let mut heard = Vec::new();
+    while !heard.windows(PONG.len()).any(|part| part == PONG) {
+        match stream.read_buf(&mut heard).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return false,
+        }
+    }
+    true
+}
+
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+async fn greet(mut stream: TlsStream<TcpStream>) -> std::io::Result<TlsStream<TcpStream>> {
+    stream.write_all(HELLO).await?;
+    Ok(stream)
+}
+
+async fn is_let_in(server: &Server, authority: &Authority, identity: Option<&Identity>) -> bool {
+    match connect(server, authority, identity, &["h2"]).await {
+        Ok(stream) => speaks(greet(stream).await).await,
+        Err(_) => false,
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_speaks_http2_over_tls_is_let_in_and_no_other() {
+    let (fake, authority) = (Fake::open(feed).await, Authority::new());
+    let folder = Folder::new(&authority.issue(), None);
+    let server = serve(&fake, &folder.load()).await;
+
+    assert!(is_let_in(&server, &authority, None).await);
+    let without_alpn = connect(&server, &authority, None, &[]).await;
+    assert!(!speaks(without_alpn).await);
+    let http1 = connect(&server, &authority, None, &["http/1.1"]).await;
+    assert!(!speaks(http1).await);
+    server.client().get(CHANNEL).await.expect_err("no TLS, no answer");
+}
+
+#[tokio::test]
+async fn a_client_without_an_acceptable_certificate_is_not_let_in() {
+    let fake = Fake::open(feed).await;
+    let (authority, clients, others) = (Authority::new(), Authority::new(), Authority::new());
+    let folder = Folder::new(&authority.issue(), Some(&clients));
+    let server = serve(&fake, &folder.load()).await;
+
+    assert!(!is_let_in(&server, &authority, None).await);
+    assert!(!is_let_in(&server, &authority, Some(&others.issue())).await);
+    assert!(is_let_in(&server, &authority, Some(&clients.issue())).await);
+}
+
+#[tokio::test]
+async fn new_certificates_are_for_new_connections_and_old_ones_live_on() {
+    let (fake, old, new) = (Fake::open(feed).await, Authority::new(), Authority::new());
+    let folder = Folder::new(&old.issue(), None);
+    let tls = folder.load();
+    let server = serve(&fake, &tls).await;
+    let connection = connect(&server, &old, None, &["h2"]).await.expect("let in");
+    let mut connection = greet(connection).await.expect("sent");
+
+    folder.put(&new.issue());
+    assert!(tls.reload().expect("good files"));
+    assert!(is_let_in(&server, &new, None).await);
+    assert!(!is_let_in(&server, &old, None).await);
+    assert!(answers(&mut connection).await);
+    assert!(!tls.reload().expect("good files"), "nothing has changed since");
+}
+
+#[tokio::test]
+async fn a_broken_certificate_changes_nothing() {
+    let (fake, authority) = (Fake::open(feed).await, Authority::new());
+    let (good, other) = (authority.issue(), authority.issue());
+    let folder = Folder::new(&good, None);
+    let tls = folder.load();
+    let server = serve(&fake, &tls).await;
+
+    let mixed = Identity {
+        cert: good.cert.clone(),
+        key: other.key,
+    };
+    let garbage = Identity {
+        cert: "garbage".into(),
+        key: good.key.clone(),
+    };
+    for broken in [mixed, garbage] {
+        folder.put(&broken);
+        tls.reload().expect_err("broken");
+        assert!(is_let_in(&server, &authority, None).await);
+        assert!(!tls.reload().expect("told once"), "not told again");
+    }
+    fs::remove_file(folder.0.join("key")).expect("it was there");
+    let error = tls.reload().expect_err("gone").to_string();
+    assert!(error.contains("cannot read") && error.contains("key"), "{error}");
+    folder.put(&good);
+    assert!(tls.reload().expect("good again"));
+}
