@@ -1,6 +1,6 @@
 //! What operators and their machines ask over HTTP/1.1: probes and metrics.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -8,13 +8,27 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use prometheus_client::{encoding::text, registry::Registry};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::lifecycle::{Stage, Stages};
 
 /// What OpenMetrics calls itself.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The most that may be connected: operators' machines are few, and need none of the connections that callers need.
+pub const CONNECTIONS: usize = 32;
+
+/// How long a peer may be silent before its request is complete.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Before the next try, when no file descriptor was left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves `/livez`, `/readyz` and `/metrics`, for ever.
 pub async fn serve(listener: TcpListener, registry: Registry, stages: Stages) {
@@ -23,8 +37,24 @@ pub async fn serve(listener: TcpListener, registry: Registry, stages: Stages) {
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(move || async move { ready(&stages) }))
         .route("/metrics", get(move || async move { metrics(&registry) }));
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "probes and metrics are not served any more");
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await;
+        match listener.accept().await {
+            Ok((stream, _peer)) => {
+                let service = TowerToHyperService::new(router.clone());
+                let connection = http.serve_connection(TokioIo::new(stream), service);
+                // Owns one connection. Ended by its peer, or its silence.
+                tokio::spawn(async move {
+                    // How it ends is the peer's business.
+                    let _ = connection.await;
+                    drop(place);
+                });
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
     }
 }
 

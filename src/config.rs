@@ -43,7 +43,7 @@ pub struct Connections {
     pub idle: Option<Duration>,
     /// The peer is pinged so often.
     pub keepalive: Option<Duration>,
-    /// How long it has for the answer to a ping.
+    /// How long it has for the answer to a ping, and for taking anything of what is sent.
     pub pong: Duration,
     /// How old one may become.
     pub age: Option<Duration>,

@@ -78,8 +78,16 @@ pub fn serve(
     let health = HealthServer::new(Health(stages));
     let routes = Routes::new(service.max_decoding_message_size(limits.message_bytes))
         .add_service(health.max_decoding_message_size(limits.message_bytes))
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+        .add_service(
+            reflection()
+                .build_v1()?
+                .max_decoding_message_size(limits.message_bytes),
+        )
+        .add_service(
+            reflection()
+                .build_v1alpha()?
+                .max_decoding_message_size(limits.message_bytes),
+        )
         .prepare();
     Ok(Deadlines::new(routes, limits.deadline))
 }

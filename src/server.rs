@@ -82,6 +82,7 @@ pub async fn run(
     };
     let mut registry = Registry::with_prefix("plaque");
     load.register(&mut registry);
+    Load::register_limits(config, &mut registry);
     let admin = listeners.admin.map(|listener| {
         // Owns the probes and metrics. Ended below, when there is nothing left to tell.
         tokio::spawn(admin::serve(listener, registry, stages))

@@ -6,6 +6,7 @@ use std::{
     env,
     io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
     process::{self, ExitCode},
     sync::Arc,
 };
@@ -18,11 +19,15 @@ use self::args::LogFormat;
 pub(super) use self::args::{Args, cores};
 use super::Outcome;
 use crate::{
+    admin,
     config::Config,
     server::{self, Drained, Listeners, tls::Tls},
     telemetry::{self, Format},
     youtube::YouTube,
 };
+
+/// Files that may be open beside connections and lookups: listeners, event loops, operators' connections.
+const OTHER_FILES: usize = 32 + admin::CONNECTIONS;
 
 /// Where probes and metrics are by default.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3780);
@@ -35,11 +40,11 @@ pub(super) const UPSTREAM_THREADS: usize = 2;
 
 pub(super) fn run(args: &Args) -> Outcome {
     start_log(args.log_format, args.log.as_deref())?;
-    let config = args.config()?;
+    let mut config = args.config()?;
     let files = args.tls_files();
     let tls = files.map(Tls::load).transpose();
     let tls = tls.map_err(|error| format!("--tls-cert, --tls-key, --tls-client-ca: {error}"))?;
-    raise_open_files();
+    leave_files_for_lookups(&mut config);
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(UPSTREAM_THREADS)
         .thread_name("upstream")
@@ -81,10 +86,28 @@ async fn serve(
     Ok(server::run(listeners, config, Arc::new(youtube), shutdown).await?)
 }
 
-/// Every connection is an open file, and the usual soft limit is for programs that have few.
-fn raise_open_files() {
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
+/// Every connection is an open file, and the usual soft limit is for programs that have few. Callers must not use up what lookups
+/// need.
+fn leave_files_for_lookups(config: &mut Config) {
+    let may_be_open = match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+        Err(error) => {
+            tracing::warn!(%error, "cannot tell how many files may be open");
+            return;
+        }
+    };
+    let others = OTHER_FILES + config.upstream.pace.concurrency.get();
+    let left = may_be_open
+        .saturating_sub(others)
+        .try_into()
+        .unwrap_or(NonZeroUsize::MIN);
+    if left < config.connections.at_once {
+        tracing::warn!(
+            "--max-connections is {left}, not {}: {may_be_open} files may be open (ulimit -n), and lookups and \
+             the rest need {others}",
+            config.connections.at_once
+        );
+        config.connections.at_once = left;
     }
 }
 

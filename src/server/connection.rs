@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -12,6 +13,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep, sleep_until, timeout_at},
 };
+use tokio_io_timeout::TimeoutWriter;
 use tokio_util::{io::InspectReader, sync::CancellationToken};
 
 use super::{
@@ -81,6 +83,9 @@ impl Context {
         let activity = Arc::new(Activity::default());
         let heard = Arc::clone(&activity);
         let stream = InspectReader::new(stream, move |bytes: &[u8]| heard.heard(bytes.len()));
+        // hyper waits for a GOAWAY to be sent to the peer that answers no ping, which may take nothing at all.
+        let mut stream = TimeoutWriter::new(stream);
+        stream.set_timeout(Some(limits.pong));
         let service = Calls::new(
             self.service.clone(),
             self.calls,
@@ -93,21 +98,34 @@ impl Context {
             .max_header_list_size(limits.header_bytes)
             .keep_alive_interval(limits.keepalive)
             .keep_alive_timeout(limits.pong);
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let connection =
+            http.serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(service));
         tokio::pin!(connection);
 
+        // Polled when it is woken, and not whenever the connection is: there are some things to wait for in it.
+        let mut leaving = FuturesUnordered::from_iter([self.time_to_leave(&activity, deadline)]);
         let reason = tokio::select! {
             biased;
             ended = connection.as_mut() => return end(ended, End::Peer),
-            () = self.draining.cancelled() => End::Drain,
-            () = silent(&activity, deadline) => return End::Preface,
-            () = after(limits.age.map(jittered)) => End::Age,
-            () = idle(&activity, limits.idle) => End::Idle,
+            Some(reason) = leaving.next() => reason,
         };
+        if matches!(reason, End::Preface) {
+            return reason;
+        }
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             ended = connection => end(ended, reason),
             () = activity.quiet_for(limits.linger) => reason,
+        }
+    }
+
+    /// Waits for the moment at which the connection has to end, and says why.
+    async fn time_to_leave(&self, activity: &Activity, deadline: Instant) -> End {
+        tokio::select! {
+            () = self.draining.cancelled() => End::Drain,
+            () = silent(activity, deadline) => End::Preface,
+            () = after(self.limits.age.map(jittered)) => End::Age,
+            () = idle(activity, self.limits.idle) => End::Idle,
         }
     }
 }

@@ -5,6 +5,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::config::Config;
+
 /// The server's load. A clone counts in the same numbers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Load {
@@ -91,6 +93,22 @@ impl Load {
             "Calls refused because as many were in progress as may be",
             self.shed.clone(),
         );
+    }
+
+    /// Makes the limits known beside the numbers that they limit.
+    pub(super) fn register_limits(config: &Config, registry: &mut Registry) {
+        let limits = Family::<[(&str, &str); 1], Gauge>::default();
+        registry.register("limit", "What may be at most, as configured", limits.clone());
+        for (of, limit) in [
+            ("connections", config.connections.at_once.get()),
+            ("calls", config.calls.at_once.get()),
+            ("streams", config.connections.streams as usize),
+            ("header_bytes", config.connections.header_bytes as usize),
+            ("message_bytes", config.calls.message_bytes),
+        ] {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            limits.get_or_create(&[("of", of)]).set(limit);
+        }
     }
 
     /// The number of open connections.

@@ -85,6 +85,7 @@ async fn one_connection_too_many_is_closed_at_once() {
         "plaque_connections 1",
         "plaque_connections_accepted_total 2",
         "plaque_connections_closed_total{reason=\"limit\"} 1",
+        "plaque_limit{of=\"connections\"} 1",
     ] {
         assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
     }
@@ -133,6 +134,43 @@ async fn a_peer_that_answers_no_ping_is_closed() {
     let mut peer = TcpStream::connect(server.address).await.expect("accepted");
     peer.write_all(HELLO).await.expect("sent");
     closed(peer).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_nothing_is_closed() {
+    const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0 plaque!";
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.connections.pong = SHORT).await;
+    let mut peer = TcpStream::connect(server.address).await.expect("accepted");
+    peer.write_all(HELLO).await.expect("sent");
+    // Until the answers fill all buffers, and the server ends it.
+    while peer.write_all(PING).await.is_ok() {}
+}
+
+#[tokio::test]
+async fn large_messages_are_refused_by_every_service() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.calls.message_bytes = 1024).await;
+    // Reflection ends a stream that it cannot read with OK. One that it can read is INVALID_ARGUMENT: it asks for nothing.
+    for (method, expected) in [
+        ("grpc.health.v1.Health/Check", "11"),
+        ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "0"),
+        (
+            "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            "0",
+        ),
+    ] {
+        let mut peer = Raw::connect(server.address).await;
+        let response = peer.call(method, &"x".repeat(2000)).await;
+        let status = match response.headers().get("grpc-status") {
+            Some(status) => status.clone(),
+            None => {
+                let trailers = response.into_body().trailers().await.expect("no reset");
+                trailers.expect("trailers")["grpc-status"].clone()
+            }
+        };
+        assert_eq!(status, expected, "{method}");
+    }
 }
 
 #[tokio::test]

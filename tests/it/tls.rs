@@ -121,8 +121,13 @@ async fn connect(
 
 /// Whether the server speaks HTTP/2 with this client. In TLS 1.3 a client learns only then that its certificate was refused.
 async fn speaks(stream: std::io::Result<TlsStream<TcpStream>>) -> bool {
-    let Ok(mut stream) = stream else { return false };
-    answers(&mut stream).await
+    match stream {
+        Ok(stream) => match greet(stream).await {
+            Ok(mut stream) => answers(&mut stream).await,
+            Err(_) => false,
+        },
+        Err(_) => false,
+    }
 }
 
 /// Sends a ping and reads until its answer.
@@ -150,10 +155,7 @@ async fn greet(mut stream: TlsStream<TcpStream>) -> std::io::Result<TlsStream<Tc
 }
 
 async fn is_let_in(server: &Server, authority: &Authority, identity: Option<&Identity>) -> bool {
-    match connect(server, authority, identity, &["h2"]).await {
-        Ok(stream) => speaks(greet(stream).await).await,
-        Err(_) => false,
-    }
+    speaks(connect(server, authority, identity, &["h2"]).await).await
 }
 
 #[tokio::test]
