@@ -102,6 +102,13 @@ pub fn is_stream(path: &str) -> bool {
     )
 }
 
+/// Whether calls of this method ask how the server is. Those are never too many: a mesh that gets no answer takes the server for
+/// dead, gives its calls to the others, and then takes those for dead.
+#[must_use]
+pub fn is_health(path: &str) -> bool {
+    path.starts_with("/grpc.health.v1.Health/")
+}
+
 /// `plaque.v1.LatestVideo`.
 struct Service {
     latest: Arc<Latest>,

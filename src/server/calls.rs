@@ -93,8 +93,8 @@ impl<S> Calls<S> {
         }
     }
 
-    fn place(&self) -> Option<Place> {
-        let counted = self.load.called(self.limits.at_once.get())?;
+    fn place(&self, limit: usize) -> Option<Place> {
+        let counted = self.load.called(limit)?;
         self.activity.begun.fetch_add(1, Relaxed);
         self.activity.in_progress.fetch_add(1, Relaxed);
         Some(Place {
@@ -117,13 +117,18 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let place = self.place();
         let method = request.uri().path_and_query().cloned();
-        let sending = match &method {
-            Some(method) if grpc::is_stream(method.path()) => {
-                self.limits.watch.map(|watch| watch + self.limits.deadline)
-            }
-            _ => Some(self.limits.deadline),
+        let path = request.uri().path();
+        let limit = if grpc::is_health(path) {
+            usize::MAX
+        } else {
+            self.limits.at_once.get()
+        };
+        let place = self.place(limit);
+        let sending = if grpc::is_stream(path) {
+            self.limits.watch.map(|watch| watch + self.limits.deadline)
+        } else {
+            Some(self.limits.deadline)
         };
         Call {
             inner: place.is_some().then(|| self.inner.call(request)),

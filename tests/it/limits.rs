@@ -3,7 +3,10 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use h2::Reason;
-use plaque::proto::v1::WatchLatestVideoRequest;
+use plaque::proto::{
+    health::{HealthCheckRequest, health_client::HealthClient},
+    v1::WatchLatestVideoRequest,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -64,6 +67,10 @@ async fn one_call_too_many_is_refused_at_once() {
     let (_, metrics) = http_get(server.admin, "/metrics").await;
     assert!(metrics.contains("\nplaque_calls_shed_total 1\n"), "{metrics}");
     assert!(metrics.contains("\nplaque_calls 1\n"), "{metrics}");
+
+    let mut health = HealthClient::new(server.connection().await);
+    let healthy = health.check(HealthCheckRequest::default()).await;
+    healthy.expect("nobody is to take an overloaded server for dead");
 
     fake.release();
     first.await.expect("no panic").expect("the first is unharmed");
@@ -241,6 +248,29 @@ async fn an_answer_that_is_not_read_is_reset() {
     assert_eq!(end.reason(), Some(Reason::CANCEL));
     let (_, metrics) = http_get(server.admin, "/metrics").await;
     assert!(metrics.contains("\nplaque_calls 0\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_watch_outlives_the_deadline_of_calls() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve_with(|config| config.calls.deadline = SHORT).await;
+    while server.client().get(CHANNEL).await.is_err() {}
+    let mut watching = server.client().0;
+    let mut events = watching
+        .watch_latest_video(watch())
+        .await
+        .expect("a stream")
+        .into_inner();
+    events.message().await.expect("no error").expect("an event");
+    // Takes as long as the deadline, from now on.
+    let mut peer = Raw::unreading(server.address).await;
+    let mut unread = peer.call(GET, &request(CHANNEL)).await.into_body();
+    unread.data().await.expect("an end").expect_err("no data");
+
+    let stopping = server.stop();
+    let end = events.message().await.expect_err("the server stops");
+    assert_eq!(reason(&end).0, "SHUTTING_DOWN");
+    stopping.ended().await;
 }
 
 #[tokio::test]
