@@ -10,7 +10,7 @@ use plaque::server::Drained;
 
 use crate::support::{CHANNEL, Fake, feed};
 
-fn plaque() -> Command {
+pub fn plaque() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plaque"));
     command.stdin(Stdio::null());
     // The settings of whoever runs the tests are not ours.
@@ -34,7 +34,7 @@ async fn run(mut command: Command) -> (Option<i32>, String, String) {
 }
 
 /// Asserts that `args` end with `code` and a message that has all of `parts`, and no panic or backtrace.
-async fn assert_refused(command: Command, code: i32, parts: &[&str]) {
+pub async fn assert_refused(command: Command, code: i32, parts: &[&str]) {
     let shown = format!("{command:?}");
     let (actual, _, said) = run(command).await;
     assert_eq!(actual, Some(code), "{shown}: {said}");

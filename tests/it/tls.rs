@@ -1,6 +1,13 @@
 //! TLS: who is let in, and certificates that change while the server runs.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::Arc,
+};
 
 use plaque::server::tls::{Files, Tls};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -14,7 +21,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::support::{CHANNEL, Fake, Server, feed, youtube};
+use crate::{
+    program::{assert_refused, plaque},
+    support::{CHANNEL, Fake, Server, feed, youtube},
+};
 
 /// An authority.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -91,7 +101,7 @@ async fn serve(fake: &Fake, tls: &Arc<Tls>) -> Server {
 
 /// A client that trusts `authority`, shows `identity` if it has one, and asks for `alpn`.
 async fn connect(
-    server: &Server,
+    address: SocketAddr,
     authority: &Authority,
     identity: Option<&Identity>,
     alpn: &[&str],
@@ -114,7 +124,7 @@ async fn connect(
         }
     };
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let stream = TcpStream::connect(server.address).await?;
+    let stream = TcpStream::connect(address).await?;
     let name = "localhost".try_into().expect("a name");
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
@@ -155,7 +165,11 @@ async fn greet(mut stream: TlsStream<TcpStream>) -> std::io::Result<TlsStream<Tc
 }
 
 async fn is_let_in(server: &Server, authority: &Authority, identity: Option<&Identity>) -> bool {
-    speaks(connect(server, authority, identity, &["h2"]).await).await
+    is_let_in_at(server.address, authority, identity).await
+}
+
+async fn is_let_in_at(address: SocketAddr, authority: &Authority, identity: Option<&Identity>) -> bool {
+    speaks(connect(address, authority, identity, &["h2"]).await).await
 }
 
 #[tokio::test]
@@ -165,9 +179,9 @@ async fn a_client_that_speaks_http2_over_tls_is_let_in_and_no_other() {
     let server = serve(&fake, &folder.load()).await;
 
     assert!(is_let_in(&server, &authority, None).await);
-    let without_alpn = connect(&server, &authority, None, &[]).await;
+    let without_alpn = connect(server.address, &authority, None, &[]).await;
     assert!(!speaks(without_alpn).await);
-    let http1 = connect(&server, &authority, None, &["http/1.1"]).await;
+    let http1 = connect(server.address, &authority, None, &["http/1.1"]).await;
     assert!(!speaks(http1).await);
     server.client().get(CHANNEL).await.expect_err("no TLS, no answer");
 }
@@ -190,7 +204,9 @@ async fn new_certificates_are_for_new_connections_and_old_ones_live_on() {
     let folder = Folder::new(&old.issue(), None);
     let tls = folder.load();
     let server = serve(&fake, &tls).await;
-    let connection = connect(&server, &old, None, &["h2"]).await.expect("let in");
+    let connection = connect(server.address, &old, None, &["h2"])
+        .await
+        .expect("let in");
     let mut connection = greet(connection).await.expect("sent");
 
     folder.put(&new.issue());
@@ -199,6 +215,21 @@ async fn new_certificates_are_for_new_connections_and_old_ones_live_on() {
     assert!(!is_let_in(&server, &old, None).await);
     assert!(answers(&mut connection).await);
     assert!(!tls.reload().expect("good files"), "nothing has changed since");
+}
+
+/// The clock stands still: it jumps to the next time to look as soon as nothing else is to be done.
+#[tokio::test(start_paused = true)]
+async fn a_change_is_noticed_without_being_told() {
+    let (fake, old, new) = (Fake::open(feed).await, Authority::new(), Authority::new());
+    let folder = Folder::new(&old.issue(), None);
+    let tls = folder.load();
+    let server = serve(&fake, &tls).await;
+    folder.put(&new.issue());
+    tokio::select! {
+        () = tls.keep_current(tokio_stream::pending()) => {}
+        () = async { while !is_let_in(&server, &new, None).await {} } => {}
+    }
+    assert!(!is_let_in(&server, &old, None).await);
 }
 
 #[tokio::test]
@@ -228,4 +259,77 @@ async fn a_broken_certificate_changes_nothing() {
     assert!(error.contains("cannot read") && error.contains("key"), "{error}");
     folder.put(&good);
     assert!(tls.reload().expect("good again"));
+}
+
+#[tokio::test]
+async fn the_program_reads_its_certificates_again_when_it_is_told() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let folder = Folder::new(&old.issue(), None);
+    let mut command = plaque();
+    command.args([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--log",
+        "info",
+    ]);
+    command.arg("--tls-cert").arg(folder.0.join("cert"));
+    command.arg("--tls-key").arg(folder.0.join("key"));
+    let mut program = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut said = BufReader::new(program.stdout.take().expect("piped")).lines();
+    let mut logged = BufReader::new(program.stderr.take().expect("piped")).lines();
+    let first = said.next().expect("a line").expect("UTF-8");
+    let address = first
+        .strip_suffix(" with TLS")
+        .and_then(|line| line.rsplit(' ').next())
+        .expect("an address");
+    let address = address.parse().expect("an address");
+    assert!(is_let_in_at(address, &old, None).await);
+
+    folder.put(&new.issue());
+    let hangup = Command::new("kill")
+        .args(["-HUP", &program.id().to_string()])
+        .status();
+    assert!(hangup.expect("kill is there").success());
+    let reloaded = logged.any(|line| line.is_ok_and(|line| line.contains("TLS certificates reloaded")));
+    assert!(reloaded);
+    assert!(is_let_in_at(address, &new, None).await);
+
+    program.kill().expect("it runs still");
+    program.wait().expect("it has ended");
+}
+
+#[tokio::test]
+async fn certificates_that_cannot_be_used_are_named() {
+    let folder = Folder::new(&Authority::new().issue(), None);
+    let serve = |cert: &str, key: &str| {
+        let mut command = plaque();
+        command.args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+        ]);
+        command.arg("--tls-cert").arg(folder.0.join(cert));
+        command.arg("--tls-key").arg(folder.0.join(key));
+        command
+    };
+    assert_refused(
+        serve("nothing", "key"),
+        1,
+        &["--tls-cert", "nothing", "cannot read"],
+    )
+    .await;
+    assert_refused(serve("key", "key"), 1, &["key", "holds no certificate"]).await;
+    assert_refused(serve("cert", "cert"), 1, &["cert", "holds no private key"]).await;
+    let mut without_key = plaque();
+    without_key.args(["serve", "--tls-cert", "cert"]);
+    assert_refused(without_key, 2, &["--tls-key"]).await;
 }
