@@ -501,6 +501,25 @@ def peers_that_are_gone_are_found_out(bench):
 
 
 @suite.check
+def deadlines_are_kept_to_the_millisecond(bench):
+    """By the server alone: this client knows of none. Never early; how late is measured, on a machine that may be busy."""
+    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+        origin.control(mode="hang")
+        late = []
+        with h2.Connection(plaque.address) as caller:
+            body = h2.grpc_message(request(made_up_channel(1)).SerializeToString())
+            for asked in [0.02, 0.05, 0.1] * 20:
+                timeout = (b"grpc-timeout", str(round(asked * 1e6)).encode() + b"u")
+                watch = Stopwatch()
+                stream = caller.call(GET, body, timeout)
+                expect_equal("the status", caller.status(stream), DEADLINE_EXCEEDED)
+                late.append(1000 * (watch.seconds() - asked))
+        expect(min(late) >= 0, f"one came {-min(late):.2f} ms early")
+        late.sort()
+    return f"{late[len(late) // 2]:.1f} ms late in the median, {late[-1]:.1f} at most, of {len(late)}"
+
+
+@suite.check
 def calls_whose_request_does_not_come_end_at_their_deadline(bench):
     with under_attack(bench, "--max-deadline", "1s") as scene:
         attacker = scene.connect()
