@@ -76,6 +76,21 @@ impl Folder {
         fs::write(self.0.join("key"), &identity.key).expect("written");
     }
 
+    /// A server that is to use these files.
+    fn serve(&self, cert: &str, key: &str) -> Command {
+        let mut command = plaque();
+        command.args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+        ]);
+        command.arg("--tls-cert").arg(self.0.join(cert));
+        command.arg("--tls-key").arg(self.0.join(key));
+        command
+    }
+
     fn load(&self) -> Arc<Tls> {
         let client_ca = Some(self.0.join("ca")).filter(|file| file.exists());
         let files = Files {
@@ -265,18 +280,8 @@ async fn a_broken_certificate_changes_nothing() {
 async fn the_program_reads_its_certificates_again_when_it_is_told() {
     let (old, new) = (Authority::new(), Authority::new());
     let folder = Folder::new(&old.issue(), None);
-    let mut command = plaque();
-    command.args([
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "127.0.0.1:0",
-        "--log",
-        "info",
-    ]);
-    command.arg("--tls-cert").arg(folder.0.join("cert"));
-    command.arg("--tls-key").arg(folder.0.join("key"));
+    let mut command = folder.serve("cert", "key");
+    command.args(["--log", "info"]);
     let mut program = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -308,27 +313,14 @@ async fn the_program_reads_its_certificates_again_when_it_is_told() {
 #[tokio::test]
 async fn certificates_that_cannot_be_used_are_named() {
     let folder = Folder::new(&Authority::new().issue(), None);
-    let serve = |cert: &str, key: &str| {
-        let mut command = plaque();
-        command.args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin-listen",
-            "127.0.0.1:0",
-        ]);
-        command.arg("--tls-cert").arg(folder.0.join(cert));
-        command.arg("--tls-key").arg(folder.0.join(key));
-        command
-    };
     assert_refused(
-        serve("nothing", "key"),
+        folder.serve("nothing", "key"),
         1,
         &["--tls-cert", "nothing", "cannot read"],
     )
     .await;
-    assert_refused(serve("key", "key"), 1, &["key", "holds no certificate"]).await;
-    assert_refused(serve("cert", "cert"), 1, &["cert", "holds no private key"]).await;
+    assert_refused(folder.serve("key", "key"), 1, &["key", "holds no certificate"]).await;
+    assert_refused(folder.serve("cert", "cert"), 1, &["cert", "holds no private key"]).await;
     let mut without_key = plaque();
     without_key.args(["serve", "--tls-cert", "cert"]);
     assert_refused(without_key, 2, &["--tls-key"]).await;
