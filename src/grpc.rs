@@ -6,10 +6,19 @@ mod deadline;
 mod health;
 mod status;
 
-use std::{num::NonZeroUsize, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    num::NonZeroUsize,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use futures_util::{Stream, StreamExt as _, stream};
-use tonic::{Request, Response, Status, service::Routes};
+use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream};
+use prost::bytes::Bytes;
+use tonic::{Request, Response, Status, body::Body, service::Routes};
+use tower::BoxError;
 
 pub use self::status::from as status;
 use self::{deadline::Deadlines, health::Health};
@@ -22,7 +31,7 @@ use crate::{
         v1::{
             BatchGetLatestVideosRequest, BatchGetLatestVideosResponse, GetLatestVideoRequest,
             GetLatestVideoResponse, WatchLatestVideoRequest, WatchLatestVideoResponse,
-            latest_video_server::{LatestVideo, LatestVideoServer},
+            latest_video_server::{LatestVideo, LatestVideoServer, SERVICE_NAME},
         },
     },
 };
@@ -52,7 +61,7 @@ impl Default for Limits {
 }
 
 /// All that is served.
-pub type Served = Deadlines<Routes>;
+pub type Served = Deadlines<Services>;
 
 /// `LatestVideo`, reflection (v1 and v1alpha) and health.
 ///
@@ -70,26 +79,57 @@ pub fn serve(
             // The types of the error details, with which clients such as grpcurl can show them.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let longest_watch = limits.watch;
-    let service = LatestVideoServer::new(Service {
+    let service = Service {
         latest,
-        longest_watch,
-    });
-    let health = HealthServer::new(Health(stages));
-    let routes = Routes::new(service.max_decoding_message_size(limits.message_bytes))
-        .add_service(health.max_decoding_message_size(limits.message_bytes))
-        .add_service(
-            reflection()
-                .build_v1()?
-                .max_decoding_message_size(limits.message_bytes),
-        )
-        .add_service(
-            reflection()
-                .build_v1alpha()?
-                .max_decoding_message_size(limits.message_bytes),
-        )
-        .prepare();
-    Ok(Deadlines::new(routes, limits.deadline))
+        longest_watch: limits.watch,
+    };
+    let others =
+        Routes::new(HealthServer::new(Health(stages)).max_decoding_message_size(limits.message_bytes))
+            .add_service(
+                reflection()
+                    .build_v1()?
+                    .max_decoding_message_size(limits.message_bytes),
+            )
+            .add_service(
+                reflection()
+                    .build_v1alpha()?
+                    .max_decoding_message_size(limits.message_bytes),
+            )
+            .prepare();
+    let services = Services {
+        latest_video: LatestVideoServer::new(service).max_decoding_message_size(limits.message_bytes),
+        others,
+    };
+    Ok(Deadlines::new(services, limits.deadline))
+}
+
+/// All services. Calls of `LatestVideo`, which are nearly all, do not go through a router.
+#[derive(Clone)]
+pub struct Services {
+    latest_video: LatestVideoServer<Service>,
+    others: Routes,
+}
+
+impl<B> tower::Service<http::Request<B>> for Services
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send + Sync> + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let service = request.uri().path().split('/').nth(1);
+        if service == Some(SERVICE_NAME) {
+            self.latest_video.call(request)
+        } else {
+            Box::pin(self.others.call(request))
+        }
+    }
 }
 
 /// Whether calls of this method stay open once they are answered.
@@ -110,7 +150,7 @@ pub fn is_health(path: &str) -> bool {
 }
 
 /// `plaque.v1.LatestVideo`.
-struct Service {
+pub struct Service {
     latest: Arc<Latest>,
     longest_watch: Option<Duration>,
 }

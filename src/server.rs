@@ -66,18 +66,18 @@ pub async fn run(
 ) -> Result<Drained, ServerError> {
     let latest = Arc::new(Latest::new(upstream, config.latest, Handle::current()));
     let (stage, stages) = watch::channel(Stage::Serving);
-    let load = Load::default();
+    let load = Arc::new(Load::default());
     let context = Context {
         service: grpc::serve(Arc::clone(&latest), config.calls, stages.clone())?,
         limits: config.connections,
         calls: config.calls,
-        load: load.clone(),
+        load: Arc::clone(&load),
         tls: listeners.tls,
         draining: CancellationToken::new(),
     };
     let acceptor = Acceptor {
         workers: Workers::start(config.workers, &context)?,
-        load: load.clone(),
+        load: Arc::clone(&load),
         max_connections: config.connections.at_once.get(),
     };
     let mut registry = Registry::with_prefix("plaque");
@@ -112,7 +112,7 @@ pub async fn run(
 /// Hands connections to workers.
 struct Acceptor {
     workers: Workers,
-    load: Load,
+    load: Arc<Load>,
     max_connections: usize,
 }
 

@@ -16,27 +16,36 @@ use std::{
 
 use http::{HeaderMap, Request, Response, uri::PathAndQuery};
 use http_body::{Frame, SizeHint};
-use hyper::rt::Executor;
+use hyper::{rt::Executor, service::Service};
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tonic::{Status, body::Body};
-use tower::Service;
 
-use super::load::{Counted, Load};
+use super::load::Load;
 use crate::{grpc, latest::LookupError};
 
 /// When a caller for whom there was no room should come again.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What has happened on one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Activity {
+    load: Arc<Load>,
     begun: AtomicUsize,
     in_progress: AtomicUsize,
     bytes_heard: AtomicUsize,
 }
 
 impl Activity {
+    pub(super) fn new(load: Arc<Load>) -> Arc<Self> {
+        Arc::new(Self {
+            load,
+            begun: AtomicUsize::new(0),
+            in_progress: AtomicUsize::new(0),
+            bytes_heard: AtomicUsize::new(0),
+        })
+    }
+
     /// Notes that the peer has sent so many bytes.
     pub(super) fn heard(&self, bytes: usize) {
         self.bytes_heard.fetch_add(bytes, Relaxed);
@@ -63,76 +72,71 @@ impl Activity {
 
 /// A call that is in progress as long as this is there.
 #[derive(Debug)]
-struct Place {
-    activity: Arc<Activity>,
-    _counted: Counted,
+struct Place(Arc<Activity>);
+
+impl Place {
+    /// `None` if `limit` calls are in progress.
+    fn take(activity: &Arc<Activity>, limit: usize) -> Option<Self> {
+        activity.load.begin_call(limit).then(|| {
+            activity.begun.fetch_add(1, Relaxed);
+            activity.in_progress.fetch_add(1, Relaxed);
+            Self(Arc::clone(activity))
+        })
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.activity.in_progress.fetch_sub(1, Relaxed);
+        self.0.in_progress.fetch_sub(1, Relaxed);
+        self.0.load.end_call();
     }
 }
 
 /// One connection's calls to `inner`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Calls<S> {
     inner: S,
     limits: grpc::Limits,
-    load: Load,
     activity: Arc<Activity>,
 }
 
 impl<S> Calls<S> {
-    pub(super) fn new(inner: S, limits: grpc::Limits, load: Load, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(inner: S, limits: grpc::Limits, activity: Arc<Activity>) -> Self {
         Self {
             inner,
             limits,
-            load,
             activity,
         }
-    }
-
-    fn place(&self, limit: usize) -> Option<Place> {
-        let counted = self.load.called(limit)?;
-        self.activity.begun.fetch_add(1, Relaxed);
-        self.activity.in_progress.fetch_add(1, Relaxed);
-        Some(Place {
-            activity: Arc::clone(&self.activity),
-            _counted: counted,
-        })
     }
 }
 
 impl<S, B> Service<Request<B>> for Calls<S>
 where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    // Always ready: nothing in it waits for room.
+    S: tower::Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone,
 {
     type Response = Response<CallBody>;
     type Error = Infallible;
     type Future = Call<S::Future>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&self, request: Request<B>) -> Self::Future {
         let method = request.uri().path_and_query().cloned();
         let path = request.uri().path();
+        let at_once = self.limits.at_once;
         let limit = if grpc::is_health(path) {
             usize::MAX
         } else {
-            self.limits.at_once.get()
+            at_once.get()
         };
-        let place = self.place(limit);
+        let place = Place::take(&self.activity, limit);
         let sending = if grpc::is_stream(path) {
             self.limits.watch.map(|watch| watch + self.limits.deadline)
         } else {
             Some(self.limits.deadline)
         };
         Call {
-            inner: place.is_some().then(|| self.inner.call(request)),
-            at_once: self.limits.at_once,
+            inner: place.is_some().then(|| self.inner.clone().call(request)),
+            at_once,
             place,
             sending,
             method,
@@ -292,12 +296,12 @@ mod tests {
 
     use futures_util::FutureExt as _;
     use http_body::Body as _;
-    use tower::{service_fn, util::ServiceExt as _};
+    use tower::service_fn;
 
     use super::*;
 
-    fn calls<S>(inner: S, load: &Load) -> Calls<S> {
-        Calls::new(inner, grpc::Limits::default(), load.clone(), Arc::default())
+    fn calls<S>(inner: S, load: &Arc<Load>) -> Calls<S> {
+        Calls::new(inner, grpc::Limits::default(), Activity::new(Arc::clone(load)))
     }
 
     fn request() -> Request<()> {
@@ -308,11 +312,11 @@ mod tests {
 
     #[test]
     fn a_call_that_panics_fails_alone_and_leaves_its_place() {
-        let load = Load::default();
+        let load = Arc::new(Load::default());
         let service = service_fn(|_request: Request<()>| {
             poll_fn(|_context| -> Poll<Result<Response<Body>, Infallible>> { panic!("a bug in a handler") })
         });
-        let called = calls(service, &load).oneshot(request()).now_or_never();
+        let called = calls(service, &load).call(request()).now_or_never();
         let Ok(response) = called.expect("at once");
         assert_eq!(response.headers().get("grpc-status").expect("an end"), "13");
         assert_eq!(load.calls(), 1);
@@ -337,10 +341,10 @@ mod tests {
 
     #[test]
     fn a_stream_that_panics_ends_with_trailers() {
-        let load = Load::default();
+        let load = Arc::new(Load::default());
         let service =
             service_fn(|_request: Request<()>| -> Answer { ready(Ok(Response::new(Body::new(Broken)))) });
-        let called = calls(service, &load).oneshot(request()).now_or_never();
+        let called = calls(service, &load).call(request()).now_or_never();
         let Ok(mut response) = called.expect("at once");
         let mut body = Pin::new(response.body_mut());
         let context = &mut Context::from_waker(std::task::Waker::noop());

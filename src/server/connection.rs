@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use hyper::server::conn::http2;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -35,7 +32,7 @@ pub(super) struct Context {
     pub(super) service: grpc::Served,
     pub(super) limits: Connections,
     pub(super) calls: grpc::Limits,
-    pub(super) load: Load,
+    pub(super) load: Arc<Load>,
     pub(super) tls: Option<Arc<Tls>>,
     /// Tells every connection to finish what it has, and to take nothing more.
     pub(super) draining: CancellationToken,
@@ -80,26 +77,20 @@ impl Context {
 
     async fn converse(&self, stream: impl AsyncRead + AsyncWrite + Unpin, deadline: Instant) -> End {
         let limits = self.limits;
-        let activity = Arc::new(Activity::default());
+        let activity = Activity::new(Arc::clone(&self.load));
         let heard = Arc::clone(&activity);
         let stream = InspectReader::new(stream, move |bytes: &[u8]| heard.heard(bytes.len()));
         // hyper waits for a GOAWAY to be sent to the peer that answers no ping, which may take nothing at all.
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(limits.pong));
-        let service = Calls::new(
-            self.service.clone(),
-            self.calls,
-            self.load.clone(),
-            Arc::clone(&activity),
-        );
+        let service = Calls::new(self.service.clone(), self.calls, Arc::clone(&activity));
         let mut http = http2::Builder::new(Tasks);
         http.timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams)
             .max_header_list_size(limits.header_bytes)
             .keep_alive_interval(limits.keepalive)
             .keep_alive_timeout(limits.pong);
-        let connection =
-            http.serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(service));
+        let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
         tokio::pin!(connection);
 
         // Polled when it is woken, and not whenever the connection is: there are some things to wait for in it.

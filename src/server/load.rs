@@ -7,8 +7,8 @@ use prometheus_client::{
 
 use crate::config::Config;
 
-/// The server's load. A clone counts in the same numbers.
-#[derive(Clone, Debug, Default)]
+/// The server's load.
+#[derive(Debug, Default)]
 pub(super) struct Load {
     connections: Gauge,
     accepted: Counter,
@@ -56,7 +56,7 @@ impl End {
     }
 }
 
-/// Something that counts as long as it is there.
+/// A connection that is open as long as this is there.
 #[derive(Debug)]
 pub(super) struct Counted(Gauge);
 
@@ -64,13 +64,6 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }
-}
-
-/// Counts one more in `gauge`, unless there are `limit` already.
-fn count(gauge: &Gauge, limit: usize) -> Option<Counted> {
-    let before = gauge.inc();
-    let counted = Counted(gauge.clone());
-    (before < i64::try_from(limit).unwrap_or(i64::MAX)).then_some(counted)
 }
 
 impl Load {
@@ -124,11 +117,13 @@ impl Load {
     /// Counts a connection that was accepted. `None` if there are `limit` already.
     pub(super) fn connected(&self, limit: usize) -> Option<Counted> {
         self.accepted.inc();
-        let counted = count(&self.connections, limit);
-        if counted.is_none() {
-            self.closed(End::Limit);
+        let before = self.connections.inc();
+        let counted = Counted(self.connections.clone());
+        if before < i64::try_from(limit).unwrap_or(i64::MAX) {
+            return Some(counted);
         }
-        counted
+        self.closed(End::Limit);
+        None
     }
 
     /// Counts a connection that has ended.
@@ -136,12 +131,19 @@ impl Load {
         self.closed.get_or_create(&[("reason", reason.name())]).inc();
     }
 
-    /// Counts a call that begins. `None` if there are `limit` already.
-    pub(super) fn called(&self, limit: usize) -> Option<Counted> {
-        let counted = count(&self.calls, limit);
-        if counted.is_none() {
+    /// Counts a call that begins, and says so, unless there are `limit` already.
+    pub(super) fn begin_call(&self, limit: usize) -> bool {
+        let before = self.calls.inc();
+        let begins = before < i64::try_from(limit).unwrap_or(i64::MAX);
+        if !begins {
+            self.calls.dec();
             self.shed.inc();
         }
-        counted
+        begins
+    }
+
+    /// Counts a call that has ended.
+    pub(super) fn end_call(&self) {
+        self.calls.dec();
     }
 }
