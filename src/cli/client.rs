@@ -1,6 +1,9 @@
 //! What the subcommands that are gRPC clients share: where to ask, for what, and what an error means.
 
-use std::{error::Error as _, time::Duration};
+pub(super) mod retry;
+mod tls;
+
+use std::{error::Error, time::Duration};
 
 use clap::ValueEnum;
 use http::Uri;
@@ -10,6 +13,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt as _;
+use tower::service_fn;
 
 use super::{Outcome, values};
 use crate::{
@@ -25,6 +29,12 @@ pub(super) fn block_on(client: impl Future<Output = Outcome>) -> Outcome {
         .block_on(client)
 }
 
+/// A watch may have nothing to tell for days: a question now and then shows whether the server is still there.
+const KEEP_ALIVE: Duration = Duration::from_mins(1);
+
+/// How long the answer to that may take: what gRPC's own clients allow.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Flags of every client.
 #[derive(clap::Args)]
 #[group(id = "client")]
@@ -33,15 +43,18 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "CHANNEL")]
     pub(super) channels: Vec<ChannelId>,
 
-    /// The server to ask
+    /// The server to ask: http, or https for TLS
     #[arg(long, env = "PLAQUE_SERVER", default_value = "http://127.0.0.1:3779", value_name = "URL", value_parser = server)]
-    server: Uri,
+    pub(super) server: Uri,
+
+    #[command(flatten)]
+    tls: tls::Args,
 
     /// Only uploads of this kind
     #[arg(long, env = "PLAQUE_KIND", default_value = "any")]
     kind: Kind,
 
-    /// How long to wait for the connection, and for each answer
+    /// How long to wait for the connection, and for each answer, all tries together
     #[arg(long, env = "PLAQUE_TIMEOUT", default_value = "15s", value_name = "DURATION", value_parser = values::time_limit)]
     pub(super) timeout: Duration,
 }
@@ -55,24 +68,37 @@ enum Kind {
 
 fn server(text: &str) -> Result<Uri, String> {
     match text.parse::<Uri>() {
-        Ok(uri) if uri.scheme_str() == Some("http") && uri.authority().is_some() => Ok(uri),
-        _ => Err("expected an address such as http://127.0.0.1:3779".into()),
+        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() => Ok(uri),
+        _ => Err("expected an address such as http://127.0.0.1:3779 or https://plaque.example.org".into()),
     }
 }
 
 impl Args {
-    /// A client that is connected, or what to do about it.
+    /// A client that is connected, or what to do about it. A connection that is lost is made anew with the next call.
     pub(super) async fn connect(&self) -> Result<LatestVideoClient<Channel>, String> {
-        let endpoint = Endpoint::from(self.server.clone()).connect_timeout(self.timeout);
-        let connection = endpoint.connect().await.map_err(|error| {
-            let cause = error.source().map(|cause| format!(": {cause}"));
-            format!(
-                "cannot reach {}{}; is `plaque serve` running there? Another server can be named with --server",
-                self.server,
-                cause.unwrap_or_default()
-            )
-        })?;
+        let endpoint = Endpoint::from(self.server.clone())
+            .connect_timeout(self.timeout)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        let connected = match self.tls.connector(&self.server)? {
+            Some(tls) => {
+                let connector = service_fn(move |_: Uri| tls.clone().connect());
+                endpoint.connect_with_connector(connector).await
+            }
+            None => endpoint.connect().await,
+        };
+        let connection = connected.map_err(|error| self.unreachable(innermost(&error)))?;
         Ok(LatestVideoClient::new(connection))
+    }
+
+    /// That the server cannot be reached, and what to do about it.
+    pub(super) fn unreachable(&self, cause: &(dyn Error + 'static)) -> String {
+        let advice = if cause.is::<tls::Refused>() {
+            ""
+        } else {
+            "; is `plaque serve` running there? Another server can be named with --server"
+        };
+        format!("cannot reach {}: {cause}{advice}", self.server)
     }
 
     /// The kind that was asked for, as the API has it.
@@ -86,11 +112,27 @@ impl Args {
     }
 }
 
+/// The innermost cause says what happened (`Connection refused`).
+fn innermost<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error
+}
+
 /// What a status says, as a message of the API.
 pub(super) fn failure(status: &Status) -> LookupFailure {
+    if let Some(cause) = retry::lost(status) {
+        return LookupFailure {
+            code: Code::Unavailable.into(),
+            reason: "CONNECTION_LOST".into(),
+            message: format!("no connection to the server: {cause}"),
+            retry_after: None,
+        };
+    }
     let details = status.get_error_details();
     // tonic's client calls its own giving up CANCELLED, and may do so before the server's word of it arrives.
-    let gave_up = status.code() == Code::Cancelled;
+    let gave_up = matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded);
     let (code, reason) = match details.error_info() {
         Some(info) => (status.code(), info.reason.clone()),
         None if gave_up => (Code::DeadlineExceeded, "DEADLINE".into()),

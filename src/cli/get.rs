@@ -10,7 +10,7 @@ use tonic::{Request, transport::Channel};
 
 use super::{
     Outcome,
-    client::{self, failure},
+    client::{self, failure, retry},
     show, values,
 };
 use crate::{
@@ -45,10 +45,10 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Outcome {
-    let mut client = args.client.connect().await?;
+    let client = args.client.connect().await?;
     let mut code = ExitCode::SUCCESS;
     for channels in args.client.channels.chunks(BATCH) {
-        for result in ask(&mut client, &args, channels).await? {
+        for result in ask(&client, &args, channels).await? {
             if matches!(result.outcome, Some(Found::Failure(_))) {
                 code = ExitCode::FAILURE;
             }
@@ -65,17 +65,21 @@ pub(super) async fn run(args: Args) -> Outcome {
 
 /// Looks up a batch of channels; if that fails as a whole, so has each of them.
 async fn ask(
-    client: &mut LatestVideoClient<Channel>,
+    client: &LatestVideoClient<Channel>,
     args: &Args,
     channels: &[ChannelId],
 ) -> Result<Vec<LookupResult>, prost_types::DurationError> {
-    let mut request = Request::new(BatchGetLatestVideosRequest {
+    let batch = BatchGetLatestVideosRequest {
         channel_ids: channels.iter().map(ToString::to_string).collect(),
         kind: args.client.kind(),
         max_age: args.max_age.map(TryInto::try_into).transpose()?,
+    };
+    let asked = retry::within(args.client.timeout, async |left| {
+        let mut request = Request::new(batch.clone());
+        request.set_timeout(left);
+        client.clone().batch_get_latest_videos(request).await
     });
-    request.set_timeout(args.client.timeout);
-    let failed = match client.batch_get_latest_videos(request).await {
+    let failed = match asked.await {
         Ok(response) => return Ok(response.into_inner().results),
         Err(status) => failure(&status),
     };

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use http::Uri;
+
 use crate::proto::v1::{Freshness, LookupFailure, LookupResult, Video, VideoKind, lookup_result::Outcome};
 
 /// Prints an upload to standard output.
@@ -17,6 +19,16 @@ pub(super) fn upload(video: &Video, freshness: Option<Freshness>) -> io::Result<
 pub(super) fn failure(channel: &str, failure: &LookupFailure) -> io::Result<()> {
     let message = printable(&failure.message);
     writeln!(io::stderr(), "{channel}: {message} ({})", failure.reason)
+}
+
+/// Prints to standard error that a server is lost, and that it is tried again.
+pub(super) fn lost(server: &Uri, why: &LookupFailure) -> io::Result<()> {
+    let message = printable(&why.message);
+    writeln!(
+        io::stderr(),
+        "lost {server}: {message} ({}); reconnecting",
+        why.reason
+    )
 }
 
 /// Prints what became of a lookup.

@@ -1,13 +1,24 @@
 //! `plaque watch`: prints uploads as they come.
 
+mod seen;
+#[cfg(test)]
+mod tests;
+
 use std::{
+    error::Error,
     io::{self, Write as _},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Code, Status};
+
+use self::seen::Seen;
 use super::{
     Outcome,
-    client::{self, failure},
+    client::{self, failure, retry},
     show,
 };
 use crate::proto::{
@@ -18,10 +29,22 @@ use crate::proto::{
     },
 };
 
+/// The longest pause between two tries to connect anew; and a connection that lasts as long is a good one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Between the tries to connect anew. Jitter adds as much again at most, so that the watchers of a server that stopped do not come
+/// all at once.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_secs(1))
+    .with_max_delay(Duration::from_secs(LONGEST_PAUSE.as_secs() / 2))
+    .without_max_times()
+    .with_jitter();
+
 /// Prints what channels upload, as they do, until Ctrl-C: first each channel's newest upload, then each new one.
 ///
-/// A channel whose lookups begin to fail is told of on standard error, once; the watch goes on. Exits with 1 when the server
-/// ends the watch.
+/// A channel whose lookups begin to fail is told of on standard error, once; the watch goes on. So it does when the server stops or
+/// the connection is lost: it connects anew, and prints what was uploaded in between, as far as the feed still shows it. Exits with 1
+/// if the first connection fails, or the server refuses the watch.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -41,32 +64,120 @@ fn time(text: &str) -> Result<SystemTime, String> {
 }
 
 pub(super) async fn run(args: Args) -> Outcome {
-    let mut client = args.client.connect().await?;
-    let request = WatchLatestVideoRequest {
-        channel_ids: args.client.channels.iter().map(ToString::to_string).collect(),
-        kind: args.client.kind(),
-        published_after: args.published_after.map(Into::into),
+    let client = args.client.connect().await?;
+    let seen = Seen::nothing(&args.client.channels, args.client.kind(), args.published_after);
+    let open = async |request| {
+        let limit = args.client.timeout;
+        let opened = timeout(limit, client.clone().watch_latest_video(request)).await;
+        Ok(opened.map_err(|_| retry::too_late(limit))??.into_inner())
     };
-    let ended = async {
-        let mut events = client.watch_latest_video(request).await?.into_inner();
-        while let Some(event) = events.message().await? {
-            tell(&event, args.json)?;
+    let ended = watch(seen, open, |news| match news {
+        News::Event(event) => tell(event, args.json),
+        News::Lost(status) => {
+            // Nothing can be done if standard error is gone.
+            let _ = show::lost(&args.client.server, &failure(status));
+            Ok(())
         }
-        Ok::<_, Box<dyn std::error::Error>>(())
-    };
-    match ended.await {
-        Ok(()) => Err("the server ended the watch".into()),
-        Err(error) => match error.downcast::<tonic::Status>() {
-            Ok(status) => {
-                let failure = failure(&status);
-                Err(format!("{} ({})", failure.message, failure.reason).into())
+    });
+    let ended = ended.await?;
+    if let Some(cause) = retry::lost(&ended) {
+        return Err(args.client.unreachable(cause).into());
+    }
+    let failure = failure(&ended);
+    Err(format!("{} ({})", failure.message, failure.reason).into())
+}
+
+/// What there is to tell.
+enum News<'a> {
+    Event(&'a WatchLatestVideoResponse),
+    /// The connection, or the server: told once, until a watch goes on again.
+    Lost(&'a Status),
+}
+
+/// Watches, on one connection after the other as `open` makes them, until a failure that another try would not mend: that is returned.
+async fn watch<S>(
+    mut seen: Seen,
+    open: impl AsyncFn(WatchLatestVideoRequest) -> Result<S, Status>,
+    mut tell: impl FnMut(News<'_>) -> Result<(), Box<dyn Error>>,
+) -> Result<Status, Box<dyn Error>>
+where
+    S: Stream<Item = Result<WatchLatestVideoResponse, Status>> + Unpin,
+{
+    let mut pauses = PAUSES.build();
+    let (mut answered, mut outage) = (false, false);
+    loop {
+        let failed = match open_all(seen.requests(), &open).await {
+            Ok(mut events) => {
+                answered = true;
+                let opened = Instant::now();
+                let failed = loop {
+                    match events.next().await.unwrap_or_else(|| Err(ended())) {
+                        Ok(event) => {
+                            outage = false;
+                            if let Some(event) = seen.news(event) {
+                                tell(News::Event(&event))?;
+                            }
+                        }
+                        Err(status) => break status,
+                    }
+                };
+                outage &= opened.elapsed() < LONGEST_PAUSE;
+                failed
             }
-            Err(error) => Err(error),
-        },
+            // Whatever accepts connections there may be no server of gRPC, or want TLS.
+            Err(status) if !answered && retry::lost(&status).is_some() => return Ok(status),
+            Err(status) => status,
+        };
+        if !outage {
+            pauses = PAUSES.build();
+        }
+        let Some(pause) = retry::pause(&failed, &mut pauses, may_pass) else {
+            return Ok(failed);
+        };
+        if !outage {
+            tell(News::Lost(&failed))?;
+            outage = true;
+        }
+        sleep(pause).await;
     }
 }
 
-fn tell(event: &WatchLatestVideoResponse, json: bool) -> Result<(), Box<dyn std::error::Error>> {
+/// All that happens to the channels of `requests`. Ends with the first of them that ends.
+async fn open_all<S>(
+    requests: Vec<WatchLatestVideoRequest>,
+    open: impl AsyncFn(WatchLatestVideoRequest) -> Result<S, Status>,
+) -> Result<impl Stream<Item = S::Item> + Unpin, Status>
+where
+    S: Stream<Item = Result<WatchLatestVideoResponse, Status>> + Unpin,
+{
+    let mut all = Vec::new();
+    for request in requests {
+        all.push(open(request).await?.chain(stream::iter([Err(ended())])));
+    }
+    Ok(stream::select_all(all))
+}
+
+/// The end of a stream that has no error.
+fn ended() -> Status {
+    Status::unavailable("the server ended the watch")
+}
+
+/// Whether a failure may be over the next time. What is wrong with us or our request stays wrong.
+fn may_pass(code: Code, _asked: bool) -> bool {
+    !matches!(
+        code,
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Unauthenticated
+    )
+}
+
+fn tell(event: &WatchLatestVideoResponse, json: bool) -> Result<(), Box<dyn Error>> {
     if json {
         let json = proto::to_json("WatchLatestVideoResponse", event).ok_or("cannot write JSON")?;
         writeln!(io::stdout(), "{json}")?;

@@ -4,6 +4,7 @@ mod raw;
 mod support;
 
 mod batch;
+mod client;
 mod coalescer;
 mod coalescing;
 mod drain;

@@ -179,8 +179,9 @@ impl Server {
     }
 
     pub async fn start_with(config: Config, upstream: Arc<dyn Upstream>, tls: Option<Arc<Tls>>) -> Self {
-        let bind = async || TcpListener::bind(config.listen).await.expect("a free port");
-        let (grpc, admin) = (bind().await, bind().await);
+        let bind = async |address: SocketAddr| TcpListener::bind(address).await.expect("a free port");
+        let grpc = bind(config.listen).await;
+        let admin = bind((Ipv4Addr::LOCALHOST, 0).into()).await;
         let address = grpc.local_addr().expect("it is bound");
         let admin_address = admin.local_addr().expect("it is bound");
         let listeners = Listeners {

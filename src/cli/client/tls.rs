@@ -1,0 +1,228 @@
+//! TLS as a client has it: whom to trust, who we are, and what a handshake that failed means.
+//!
+//! Not tonic's own. With TLS 1.3 a server judges the client's certificate when the client is through with the handshake and may send.
+//! Of a connection that is refused then, h2 tells that it was closed, if it is not busy writing and hears of a broken pipe: whoever
+//! has forgotten a certificate should be told so.
+
+use std::{
+    error::Error,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+};
+use tokio::{io::AsyncBufReadExt as _, net::TcpStream, time::timeout};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// How long to wait for the first words of a server, which shows by them that it has accepted us. It should send them at once
+/// (RFC 9113, 3.4); one that waits for ours may have them.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// HTTP/2, as TLS negotiates it.
+const ALPN: &[u8] = b"h2";
+
+/// What to tell of a server without it.
+const NO_HTTP2: &str = "the server does not offer HTTP/2, and so no gRPC";
+
+/// Flags of every client, for a server at an https address.
+#[derive(clap::Args)]
+#[group(id = "tls")]
+pub(super) struct Args {
+    /// Certificates of authorities to trust beside the system's, in PEM: for an https server with a private CA
+    #[arg(long = "tls-ca", env = "PLAQUE_TLS_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+
+    /// A certificate for an https server that demands one of its clients, in PEM, its chain after it
+    #[arg(
+        long = "tls-client-cert",
+        env = "PLAQUE_TLS_CLIENT_CERT",
+        value_name = "FILE",
+        requires = "key"
+    )]
+    certificate: Option<PathBuf>,
+
+    /// The private key of --tls-client-cert, in PEM
+    #[arg(
+        long = "tls-client-key",
+        env = "PLAQUE_TLS_CLIENT_KEY",
+        value_name = "FILE",
+        requires = "certificate"
+    )]
+    key: Option<PathBuf>,
+}
+
+impl Args {
+    /// What makes TLS connections to `server`; `None` if it is at an http address.
+    pub(super) fn connector(&self, server: &Uri) -> Result<Option<Connector>, String> {
+        if server.scheme_str() == Some("http") {
+            let flags = [("--tls-ca", &self.ca), ("--tls-client-cert", &self.certificate)];
+            return match flags.iter().find(|(_, file)| file.is_some()) {
+                Some((flag, _)) => Err(format!(
+                    "{flag} is for a server at an https address, and {server} is none; name one with --server"
+                )),
+                None => Ok(None),
+            };
+        }
+        let host = server
+            .host()
+            .unwrap_or_default()
+            .trim_matches(['[', ']'])
+            .to_owned();
+        let name = ServerName::try_from(host.clone())
+            .map_err(|error| format!("--server {server}: no certificate can be for {host}: {error}"))?;
+        Ok(Some(Connector {
+            tls: Arc::new(self.config(server)?).into(),
+            address: (host, server.port_u16().unwrap_or(443)),
+            name,
+        }))
+    }
+
+    fn config(&self, server: &Uri) -> Result<ClientConfig, String> {
+        let authorities = authorities(self.ca.as_deref())?;
+        if authorities.is_empty() {
+            return Err(format!(
+                "cannot trust {server}: this system has no certificates of authorities; name one with --tls-ca"
+            ));
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(authorities);
+        let mut config = match (&self.certificate, &self.key) {
+            (Some(chain), Some(key)) => config
+                .with_client_auth_cert(certificates("--tls-client-cert", chain)?, private_key(key)?)
+                .map_err(|error| {
+                    let (chain, key) = (chain.display(), key.display());
+                    format!(
+                        "--tls-client-cert {chain} and --tls-client-key {key} do not go together: {error}"
+                    )
+                })?,
+            _ => config.with_no_client_auth(),
+        };
+        config.alpn_protocols.push(ALPN.into());
+        Ok(config)
+    }
+}
+
+/// The system's authorities, and those in a file.
+fn authorities(file: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let Some(file) = file else {
+        return Ok(store);
+    };
+    for certificate in certificates("--tls-ca", file)? {
+        let added = store.add(certificate);
+        added.map_err(|error| format!("--tls-ca: a certificate in {}: {error}", file.display()))?;
+    }
+    Ok(store)
+}
+
+fn certificates(flag: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let refused = |why: String| {
+        format!(
+            "{flag}: no certificate in PEM format in {}: {why}",
+            file.display()
+        )
+    };
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(flag, file)?).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err(refused("it has none".into())),
+        Ok(all) => Ok(all),
+        Err(error) => Err(refused(error.to_string())),
+    }
+}
+
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(&read("--tls-client-key", file)?).map_err(|error| {
+        format!(
+            "--tls-client-key: no private key in PEM format in {}: {error}",
+            file.display()
+        )
+    })
+}
+
+fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
+    fs::read(file).map_err(|error| format!("{flag}: cannot read {}: {error}", file.display()))
+}
+
+/// Makes connections to one server.
+#[derive(Clone)]
+pub(super) struct Connector {
+    tls: TlsConnector,
+    address: (String, u16),
+    name: ServerName<'static>,
+}
+
+impl Connector {
+    /// A connection that the server has accepted.
+    pub(super) async fn connect(self) -> Result<TokioIo<TlsStream<TcpStream>>, Box<dyn Error + Send + Sync>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let mut stream = self.tls.connect(self.name, stream).await.map_err(explain)?;
+        if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
+            return Err(Box::new(Refused {
+                cause: "HTTP/2 was not negotiated".into(),
+                advice: NO_HTTP2,
+            }));
+        }
+        // Nothing is sent yet: a server that closes a connection with something unread resets it, and its last words may be lost.
+        match timeout(PATIENCE, stream.fill_buf()).await {
+            Ok(Ok([])) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(Err(error)) => Err(explain(error)),
+            Ok(Ok(_)) | Err(_) => Ok(TokioIo::new(stream)),
+        }
+    }
+}
+
+/// TLS failed, and would fail again.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}; {advice}")]
+pub(super) struct Refused {
+    pub(super) cause: String,
+    pub(super) advice: &'static str,
+}
+
+/// What a handshake died of, in plain words if it was not the connection.
+fn explain(error: io::Error) -> Box<dyn Error + Send + Sync> {
+    use CertificateError as Bad;
+    use rustls::Error as E;
+
+    let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<E>()) else {
+        return error.into();
+    };
+    let advice = match cause {
+        E::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            "nobody who is trusted vouches for the server's certificate: name its authority with --tls-ca"
+        }
+        E::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            "the server's certificate has other names: put one of them in --server"
+        }
+        E::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            "is this machine's clock right?"
+        }
+        E::InvalidCertificate(_) => "the server needs another certificate",
+        E::AlertReceived(AlertDescription::CertificateRequired) => {
+            "the server demands a certificate of its clients: name one with --tls-client-cert and --tls-client-key"
+        }
+        E::AlertReceived(AlertDescription::NoApplicationProtocol) => NO_HTTP2,
+        // With TLS 1.2 it says no more, even if there was no certificate at all.
+        E::AlertReceived(_) => {
+            "the server refuses us: does it demand a certificate, or another one, of its clients? See --tls-client-cert"
+        }
+        E::InvalidMessage(_) => "the server speaks no TLS there: try an http address with --server",
+        _ => "no TLS with this server",
+    };
+    Box::new(Refused {
+        cause: cause.to_string(),
+        advice,
+    })
+}

@@ -1,0 +1,454 @@
+//! The program as a client: TLS, and servers that come and go.
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, SystemTime},
+};
+
+use hyper::server::conn::http2;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    service::TowerToHyperService,
+};
+use plaque::{
+    origin::{self, Lookup},
+    proto::v1::{
+        BatchGetLatestVideosRequest, BatchGetLatestVideosResponse, GetLatestVideoRequest,
+        GetLatestVideoResponse, WatchLatestVideoRequest, WatchLatestVideoResponse,
+        latest_video_server::{LatestVideo, LatestVideoServer},
+    },
+    server::Drained,
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::WebPkiClientVerifier,
+};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::spawn_blocking,
+};
+use tokio_rustls::TlsAcceptor;
+use tonic::{Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{
+    program::{assert_refused, plaque, run},
+    support::{CHANNEL, Fake, feed},
+};
+
+/// An authority, and a folder for files about it.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    folder: PathBuf,
+}
+
+impl Authority {
+    /// `name` is its own, among all tests.
+    fn new(name: &str) -> Self {
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&folder).expect("a folder");
+        Self {
+            issuer: CertifiedIssuer::self_signed(parameters, key).expect("a certificate"),
+            folder,
+        }
+    }
+
+    /// A certificate for `name`, and its key, in PEM.
+    fn certify(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let parameters = CertificateParams::new([name.to_owned()]).expect("a name");
+        let certificate = parameters.signed_by(&key, &self.issuer).expect("a certificate");
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn store(&self) -> RootCertStore {
+        let mut store = RootCertStore::empty();
+        store.add(self.issuer.der().clone()).expect("a certificate");
+        store
+    }
+
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let file = self.folder.join(name);
+        fs::write(&file, content).expect("a file");
+        file
+    }
+
+    /// Its certificate.
+    fn pem_file(&self) -> PathBuf {
+        self.file("ca.pem", &self.issuer.pem())
+    }
+
+    /// The flags that name a client's certificate from it.
+    fn identity(&self) -> [String; 2] {
+        let (certificate, key) = self.certify("a client");
+        let (certificate, key) = (self.file("cert.pem", &certificate), self.file("key.pem", &key));
+        [
+            format!("--tls-client-cert={}", certificate.display()),
+            format!("--tls-client-key={}", key.display()),
+        ]
+    }
+}
+
+/// TLS with a certificate of `authority` for `name`, which demands of clients one of `clients`.
+fn tls(authority: &Authority, name: &str, clients: Option<&Authority>) -> ServerConfig {
+    let provider = Arc::new(ring::default_provider());
+    let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("TLS versions");
+    let config = match clients {
+        None => config.with_no_client_auth(),
+        Some(clients) => {
+            let roots = Arc::new(clients.store());
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+            config.with_client_cert_verifier(verifier.expect("an authority"))
+        }
+    };
+    let (certificate, key) = authority.certify(name);
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
+    let mut config = config
+        .with_single_cert(vec![certificate], key)
+        .expect("they belong together");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}
+
+/// Terminates TLS in front of `server`, and returns the address. Ends with the test's runtime.
+async fn terminate(server: SocketAddr, tls: ServerConfig) -> String {
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = format!("https://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut client = acceptor.accept(stream).await?;
+                let mut server = TcpStream::connect(server).await?;
+                copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    address
+}
+
+/// `plaque get` or `watch`, on a machine that trusts the authorities in `system`.
+fn client(subcommand: &str, server: &str, system: &Path) -> Command {
+    let mut command = plaque();
+    command.args([subcommand, CHANNEL, "--server", server]);
+    command.env("SSL_CERT_FILE", system).env_remove("SSL_CERT_DIR");
+    command
+}
+
+#[tokio::test]
+async fn a_server_with_tls_is_trusted_for_its_authority() {
+    let (authority, other) = (Authority::new("tls-known"), Authority::new("tls-other"));
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let address = terminate(server.address, tls(&authority, "127.0.0.1", None)).await;
+    let known = format!("--tls-ca={}", authority.pem_file().display());
+    let nowhere = authority.folder.join("no such file");
+
+    // The system's authorities are trusted, those that are named are too, and they will do if the system has none.
+    for (system, flag) in [
+        (&authority.pem_file(), None),
+        (&other.pem_file(), Some(&known)),
+        (&nowhere, Some(&known)),
+    ] {
+        let mut command = client("get", &address, system);
+        command.args(flag);
+        let (code, out, err) = run(command).await;
+        assert_eq!((code, err.as_str()), (Some(0), ""));
+        assert!(out.starts_with("Upload <15> & more\n"), "{out}");
+    }
+
+    for subcommand in ["get", "watch"] {
+        let command = client(subcommand, &address, &other.pem_file());
+        assert_refused(
+            command,
+            1,
+            &["cannot reach", &address, "name its authority with --tls-ca"],
+        )
+        .await;
+        let command = client(subcommand, &address, &nowhere);
+        assert_refused(command, 1, &["cannot trust", &address, "--tls-ca"]).await;
+    }
+}
+
+#[tokio::test]
+async fn servers_that_are_not_meant_are_told() {
+    let authority = Authority::new("tls-names");
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let address = terminate(server.address, tls(&authority, "plaque.example.org", None)).await;
+    let command = client("get", &address, &authority.pem_file());
+    assert_refused(command, 1, &["plaque.example.org", "put one of them in --server"]).await;
+
+    for protocols in [vec![], vec![b"http/1.1".to_vec()]] {
+        let mut tls = tls(&authority, "127.0.0.1", None);
+        tls.alpn_protocols = protocols;
+        let address = terminate(server.address, tls).await;
+        let command = client("get", &address, &authority.pem_file());
+        assert_refused(command, 1, &[&address, "does not offer HTTP/2"]).await;
+    }
+
+    let address = format!("https://{}", server.address);
+    let command = client("get", &address, &authority.pem_file());
+    assert_refused(command, 1, &[&address, "speaks no TLS there", "http address"]).await;
+}
+
+#[tokio::test]
+async fn a_server_may_demand_a_certificate_of_its_clients() {
+    let (authority, clients) = (Authority::new("mtls-server"), Authority::new("mtls-clients"));
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let address = terminate(server.address, tls(&authority, "127.0.0.1", Some(&clients))).await;
+
+    let mut command = client("get", &address, &authority.pem_file());
+    command.args(clients.identity());
+    let (code, out, err) = run(command).await;
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.starts_with("Upload <15> & more\n"), "{out}");
+
+    for subcommand in ["get", "watch"] {
+        let command = client(subcommand, &address, &authority.pem_file());
+        assert_refused(command, 1, &["demands a certificate", "--tls-client-cert"]).await;
+        let mut command = client(subcommand, &address, &authority.pem_file());
+        command.args(authority.identity());
+        assert_refused(command, 1, &["refuses us", "--tls-client-cert"]).await;
+    }
+}
+
+#[tokio::test]
+async fn tls_flags_that_do_not_fit_are_named() {
+    let authority = Authority::new("tls-flags");
+    let ca = authority.pem_file();
+    let [certificate, key] = authority.identity();
+    let (_, other_key) = authority.certify("another client");
+    let other_key = format!(
+        "--tls-client-key={}",
+        authority.file("other.pem", &other_key).display()
+    );
+    let garbage = authority.file(
+        "garbage",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    );
+    let empty = authority.file("empty", "");
+    let with =
+        |file: &Path| ["--tls-ca", "--tls-client-cert"].map(|flag| format!("{flag}={}", file.display()));
+    let ([garbage_ca, _], [empty_ca, empty_cert]) = (with(&garbage), with(&empty));
+    let [lost_ca, lost_cert] = with(&authority.folder.join("no such file"));
+
+    for (code, server, flags, parts) in [
+        (2, "https", vec![&certificate], vec!["--tls-client-key"]),
+        (2, "https", vec![&key], vec!["--tls-client-cert"]),
+        (1, "http", vec![&empty_ca], vec!["--tls-ca", "https"]),
+        (
+            1,
+            "http",
+            vec![&certificate, &key],
+            vec!["--tls-client-cert", "https"],
+        ),
+        (
+            1,
+            "https",
+            vec![&lost_ca],
+            vec!["--tls-ca: cannot read", "no such file"],
+        ),
+        (
+            1,
+            "https",
+            vec![&empty_ca],
+            vec!["--tls-ca: no certificate", "empty"],
+        ),
+        (1, "https", vec![&garbage_ca], vec!["--tls-ca: ", "garbage"]),
+        (
+            1,
+            "https",
+            vec![&lost_cert, &key],
+            vec!["--tls-client-cert: cannot read", "no such file"],
+        ),
+        (
+            1,
+            "https",
+            vec![&empty_cert, &key],
+            vec!["--tls-client-cert: no certificate", "empty"],
+        ),
+        (
+            1,
+            "https",
+            vec![&certificate, &other_key],
+            vec!["--tls-client-key", "other.pem", "do not go together"],
+        ),
+    ] {
+        let mut command = client("get", &format!("{server}://127.0.0.1:1"), &ca);
+        command.args(flags);
+        assert_refused(command, code, &parts).await;
+    }
+}
+
+/// A feed that has two uploads more each time.
+fn growing(lookup: &Lookup) -> axum::response::Response {
+    let number = u32::try_from(lookup.number).expect("a few");
+    let newest = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000) + Duration::from_hours(2) * number;
+    let uploads = origin::uploads(newest, 13 + 2 * number);
+    origin::feed(&lookup.channel, "A channel", &uploads[..15])
+}
+
+/// What a program says, line by line.
+fn lines(said: impl io::Read + Send + 'static) -> mpsc::UnboundedReceiver<String> {
+    let (tell, lines) = mpsc::unbounded_channel();
+    // Ends with the program.
+    spawn_blocking(move || {
+        for line in BufReader::new(said).lines().map_while(Result::ok) {
+            // Fails if the test has ended.
+            let _ = tell.send(line);
+        }
+    });
+    lines
+}
+
+#[tokio::test]
+async fn a_watch_outlives_its_server() {
+    let fake = Fake::open(growing).await;
+    let server = fake.serve().await;
+    let (listen, address) = (server.address, format!("http://{}", server.address));
+    let mut command = plaque();
+    command.args(["watch", CHANNEL, "--json", "--server", &address]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watch = command.spawn().expect("the program starts");
+    let mut out = lines(watch.stdout.take().expect("piped"));
+    let mut err = lines(watch.stderr.take().expect("piped"));
+    let mut next = async || {
+        let line = out.recv().await.expect("it goes on");
+        let event: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        (event["video"]["videoId"].clone(), event["initial"].clone())
+    };
+    assert_eq!(next().await, ("upload0015A".into(), true.into()));
+
+    // Each server looks the channel up, once, and finds two uploads more.
+    assert_eq!(server.stop().ended().await, Drained { cut_off: 0 });
+    let server = fake.serve_with(|config| config.listen = listen).await;
+    for id in ["upload0016A", "upload0017A"] {
+        assert_eq!(next().await, (id.into(), serde_json::Value::Null));
+    }
+
+    watch.kill().expect("it runs still");
+    watch.wait().expect("it has ended");
+    let lost = format!("lost {address}/: the server is shutting down (SHUTTING_DOWN); reconnecting");
+    assert_eq!(err.recv().await, Some(lost));
+    assert_eq!(
+        (out.recv().await, err.recv().await),
+        (None, None),
+        "and nothing else"
+    );
+    server.stop().ended().await;
+}
+
+#[tokio::test]
+async fn a_watch_that_is_refused_ends() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let mut command = plaque();
+    command.args(["watch", "--server", &format!("http://{}", server.address)]);
+    command.args((0..101).map(|number| format!("UC{number:021}A")));
+    assert_refused(command, 1, &["1 to 100", "TOO_MANY_CHANNELS"]).await;
+}
+
+#[tokio::test]
+async fn get_asks_the_server_that_comes_after_the_one_that_broke() {
+    let fake = Fake::gated(feed).await;
+    let server = fake
+        .serve_with(|config| config.drain.timeout = Duration::ZERO)
+        .await;
+    let (listen, address) = (server.address, format!("http://{}", server.address));
+    let mut command = plaque();
+    command.args(["get", CHANNEL, "--server", &address]);
+    let asked = tokio::spawn(run(command));
+    fake.arrival().await;
+    assert_eq!(server.stop().ended().await, Drained { cut_off: 1 });
+
+    let server = fake.serve_with(|config| config.listen = listen).await;
+    fake.release();
+    fake.release();
+    let (code, out, err) = asked.await.expect("no panic");
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.starts_with("Upload <15> & more\n"), "{out}");
+    server.stop().ended().await;
+}
+
+/// A server that refuses the first batch.
+#[derive(Default)]
+struct Busy {
+    asked: AtomicUsize,
+}
+
+#[tonic::async_trait]
+impl LatestVideo for Busy {
+    async fn batch_get_latest_videos(
+        &self,
+        _: Request<BatchGetLatestVideosRequest>,
+    ) -> Result<Response<BatchGetLatestVideosResponse>, Status> {
+        if self.asked.fetch_add(1, SeqCst) > 0 {
+            return Ok(Response::new(BatchGetLatestVideosResponse::default()));
+        }
+        let details = ErrorDetails::with_error_info("OVERLOADED", "plaque", []);
+        let mut status = Status::with_error_details(tonic::Code::ResourceExhausted, "busy", details);
+        status.metadata_mut().insert("grpc-retry-pushback-ms", 1.into());
+        Err(status)
+    }
+
+    async fn get_latest_video(
+        &self,
+        _: Request<GetLatestVideoRequest>,
+    ) -> Result<Response<GetLatestVideoResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type WatchLatestVideoStream = tokio_stream::Empty<Result<WatchLatestVideoResponse, Status>>;
+
+    async fn watch_latest_video(
+        &self,
+        _: Request<WatchLatestVideoRequest>,
+    ) -> Result<Response<Self::WatchLatestVideoStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+#[tokio::test]
+async fn get_asks_again_when_the_server_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    let busy = Arc::new(Busy::default());
+    let service = LatestVideoServer::from_arc(Arc::clone(&busy));
+    // Ends with the test's runtime.
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let serve = http2::Builder::new(TokioExecutor::new());
+        serve
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+            .await
+    });
+    let mut command = plaque();
+    command.args(["get", CHANNEL, "--server", &address]);
+    let (code, _, err) = run(command).await;
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert_eq!(busy.asked.load(SeqCst), 2);
+}
