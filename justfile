@@ -24,6 +24,14 @@ bench-hit-instructions:
 bench-feed folder='../shared/captures':
     cargo bench --bench feed -- {{folder}}
 
+# plaque's server beside a stock tonic, a bare one, the obvious one and a Go service: half an hour on a quiet machine, 4 GB. Needs
+# h2load (Debian: nghttp2-client) and Go. A part of it: `just bench-server hits` (`burst`, `million`, `watches`).
+bench-server part='all' *options='':
+    cargo build --release
+    python3 -m venv target/ci/python
+    target/ci/python/bin/pip install --quiet --disable-pip-version-check -r tests/blackbox/requirements.txt
+    target/ci/python/bin/python benches/server.py {{part}} {{options}}
+
 # Any bytes as a feed, for so many runs. Needs cargo-fuzz (`cargo install cargo-fuzz`); a stable toolchain will do.
 fuzz runs='10000000':
     RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none feed -- -runs={{runs}} -max_len=4096 -timeout=1 -malloc_limit_mb=64

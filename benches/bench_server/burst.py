@@ -1,0 +1,49 @@
+"""Many callers at once on a channel that the server has never heard of."""
+
+from collections import defaultdict
+from contextlib import ExitStack
+
+from support import KURZGESAGT, expect_equal, made_up_channel
+
+from .load import h2load, in_turn
+from .report import progress, spread, table
+
+CONNECTIONS, STREAMS = 100, 100
+CALLERS = CONNECTIONS * STREAMS
+LATENCY_MS = 100
+
+
+def run(programs, said):
+    """Measures, and returns the table."""
+    figures = defaultdict(list)
+    with ExitStack() as running:
+        origin = running.enter_context(programs.origin(LATENCY_MS))
+        plaque = running.enter_context(programs.plaque(origin.url))
+        programs.keep_answer(plaque)
+        peers = programs.obvious(origin.url), programs.go(origin.url)
+        servers = [plaque, *map(running.enter_context, peers)]
+        for server in servers:
+            # As many calls at once, all hits: so that the memory for connections and callers is there.
+            server.ask(KURZGESAGT)
+            h2load(programs, server, KURZGESAGT, CONNECTIONS, STREAMS, "-n", CALLERS)
+        for number in range(said.rounds):
+            progress(f"burst: round {number + 1} of {said.rounds}")
+            for place, server in enumerate(in_turn(servers, number)):
+                # One that no server has been asked for: lookups are counted by channel.
+                channel = made_up_channel(number * len(servers) + place)
+                figures[server.name].append(one(programs, origin, server, channel))
+    head = ["", "last answer, ms after the upstream's", "CPU ms", "upstream calls, at most"]
+    rows = []
+    for server in servers:
+        late_ms, cpu_ms, lookups = zip(*figures[server.name])
+        rows.append([server.name, spread(late_ms), spread(cpu_ms), str(max(lookups))])
+    title = f"## A burst: {CALLERS:,} callers of a channel not yet known, an upstream that takes {LATENCY_MS} ms\n\n"
+    return title + table(head, rows)
+
+
+def one(programs, origin, server, channel):
+    """Milliseconds from the upstream's answer to the last caller's, milliseconds of the server's CPU time, lookups."""
+    load = h2load(programs, server, channel, CONNECTIONS, STREAMS, "-n", CALLERS)
+    expect_equal("the number of answers", load.calls, CALLERS)
+    took_ms = (max(end for _, end in load.times) - min(begin for begin, _ in load.times)) / 1000
+    return took_ms - LATENCY_MS, load.cpu * 1000, origin.lookups(channel)

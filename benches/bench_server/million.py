@@ -1,0 +1,54 @@
+"""A hit with one cached channel, and with a million of them."""
+
+import re
+from collections import defaultdict
+from contextlib import ExitStack
+
+from support import expect_equal, run as run_to_its_end
+
+from .load import in_turn
+from .report import progress, ratios, spread, table
+
+CONNECTIONS, STREAMS = 10, 10
+WARM_UP_SECONDS = 1
+# A million channels of 15 uploads take 2.3 GB. `fill` has 1,000 lookups under way. At `info` each of them would be a line in
+# the log; a hit is none.
+FLAGS = "--cache-bytes", "4GiB", "--upstream-concurrency", "64", "--upstream-queue", "2000", "--log", "warn"
+
+
+def run(programs, said):
+    """Measures, and returns the table."""
+    costs = defaultdict(list)
+    with ExitStack() as running:
+        origin = running.enter_context(programs.fast_origin())
+        single, full = (running.enter_context(programs.plaque(origin, *FLAGS)) for _ in range(2))
+        empty = full.resident_bytes()
+        progress(f"million: filling {said.channels:,} channels")
+        client(programs, "fill", single, "--channels", 1)
+        client(programs, "fill", full, "--channels", said.channels, within=3600)
+        each = (full.resident_bytes() - empty) / said.channels
+        one, one_of, any_of = "the only channel", f"one of {said.channels:,}", f"any of {said.channels:,}"
+        loads = [(one, single, 1), (one_of, full, 1), (any_of, full, said.channels)]
+        for _, plaque, channels in loads:
+            cpu_us_a_call(programs, plaque, channels, WARM_UP_SECONDS)
+        for number in range(said.rounds):
+            progress(f"million: round {number + 1} of {said.rounds}")
+            for name, plaque, channels in in_turn(loads, number):
+                costs[name].append(cpu_us_a_call(programs, plaque, channels, said.seconds))
+    rows = [[name, spread(costs[name]), ratios(costs[name], costs[one])] for name, *_ in loads]
+    title = f"## A hit among {said.channels:,} cached channels ({each:,.0f} bytes each), {CONNECTIONS} × {STREAMS}\n\n"
+    return title + table(["", "CPU µs a call", f"/ {one}"], rows)
+
+
+def cpu_us_a_call(programs, plaque, channels, seconds):
+    before = plaque.cpu_seconds()
+    shape = "--connections", CONNECTIONS, "--streams", STREAMS, "--seconds", seconds
+    said = client(programs, "load", plaque, "--channels", channels, *shape)
+    return (plaque.cpu_seconds() - before) * 1e6 / int(re.fullmatch(r"(\d+) calls\n", said).group(1))
+
+
+def client(programs, name, plaque, *flags, within=120):
+    """Runs one of the clients in benches/peers/tonic against a plaque, and returns what it says."""
+    ended = run_to_its_end(programs.client(name), "--address", plaque.address, *flags, within=within)
+    expect_equal(f"the exit code of {name} ({ended.stderr})", ended.returncode, 0)
+    return ended.stdout

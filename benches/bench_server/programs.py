@@ -1,0 +1,154 @@
+"""The programs: how they are built and started, and what they have taken of the machine."""
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from support import KURZGESAGT, OPTIONS, Origin, free_port, request, running
+
+from . import REPOSITORY
+
+PEERS = REPOSITORY / "benches" / "peers"
+GHZ = "github.com/bojand/ghz/cmd/ghz@v0.93.0"
+PROTO = "plaque/v1/latest_video.proto"
+METHOD = "/plaque.v1.LatestVideo/GetLatestVideo"
+# Longer than any part takes: what is cached stays a hit.
+FRESH = "--fresh-for", "24h"
+
+
+# Building
+
+
+def build(target):
+    """Builds the peers and what loads them, below the folder `target`. Returns it."""
+    tools = target / "bin"
+    tools.mkdir(parents=True, exist_ok=True)
+    make("cargo", "build", "--release", "--locked", "--target-dir", target, folder=PEERS / "tonic")
+    # With the generators that go.mod pins: what is generated cannot get old, and need not be in the repository.
+    make("go", "install", "tool", folder=PEERS / "go", GOBIN=tools)
+    generator = [sys.executable, "-m", "grpc_tools.protoc", f"-I{REPOSITORY / 'proto'}", PROTO]
+    package = f"module=peers,M{PROTO}=peers/plaquev1"
+    make(*generator, *(f"--plugin={tools / name}" for name in ("protoc-gen-go", "protoc-gen-go-grpc")),
+         "--go_out=.", f"--go_opt={package}", "--go-grpc_out=.", f"--go-grpc_opt={package}", folder=PEERS / "go")
+    make("go", "build", "-o", tools / "go-peer", ".", folder=PEERS / "go")
+    make("go", "install", GHZ, folder=target, GOBIN=tools)
+    # ghz's own reading of .proto files knows no `optional`.
+    make(*generator, "--include_imports", f"--descriptor_set_out={tools / 'descriptors.bin'}", folder=target)
+    return target
+
+
+def make(*command, folder, **environment):
+    words = [str(word) for word in command]
+    variables = {name: str(value) for name, value in environment.items()}
+    # What is printed on standard output is the report alone.
+    subprocess.run(words, cwd=folder, env=os.environ | variables, stdout=sys.stderr, check=True)
+
+
+# Running
+
+
+class Server:
+    """A running gRPC server: plaque or a peer."""
+
+    def __init__(self, name, program):
+        self.name, self.program = name, program
+        said = program.first_line()
+        self.address = re.fullmatch(r".* serves gRPC on (127\.0\.0\.1:\d+)", said).group(1)
+        self.channel = grpc.insecure_channel(self.address, options=OPTIONS)
+
+    def ask(self, channel_id, max_age=None):
+        """Calls it as any client does, and returns the answer as encoded. Raises what the call ends with if not with OK."""
+        call = self.channel.unary_unary(METHOD, request_serializer=lambda message: message.SerializeToString())
+        return call(request(channel_id, max_age=max_age), timeout=20)
+
+    def cpu_seconds(self):
+        """The CPU time that it has taken so far, in user and kernel mode, all threads together."""
+        stat = Path(f"/proc/{self.program.process.pid}/stat").read_text()
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def resident_bytes(self, field="VmRSS"):
+        status = Path(f"/proc/{self.program.process.pid}/status").read_text()
+        return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1)) * 1024
+
+    def peak_resident_bytes(self):
+        """The most since `forget_peak`."""
+        return self.resident_bytes("VmHWM")
+
+    def forget_peak(self):
+        # See proc_pid_clear_refs(5).
+        Path(f"/proc/{self.program.process.pid}/clear_refs").write_text("5")
+
+
+class Programs:
+    """Everything that is run, and a folder for files."""
+
+    def __init__(self, plaque_program, shared, target, folder):
+        self.plaque_program, self.target, self.folder = plaque_program, target, folder
+        self.origin_script = shared / "origin" / "origin.py"
+        self.answer = folder / "answer"
+
+    def client(self, name):
+        """A program that loads servers."""
+        return self.target / "release" / name
+
+    def tool(self, name):
+        return self.target / "bin" / name
+
+    @contextmanager
+    def server(self, name, *command):
+        with running(command) as program:
+            server = Server(name, program)
+            with server.channel:
+                try:
+                    yield server
+                except BaseException:
+                    print(f"{name} says: {program.err.read_text()[-2000:]}", file=sys.stderr)
+                    raise
+
+    def plaque(self, upstream, *flags):
+        # Ports of its own, and lookups as fast as they come. All else as it is by default.
+        common = "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--upstream-rate", "0", *FRESH
+        return self.server("plaque", self.plaque_program, "serve", "--upstream", upstream, *common, *flags)
+
+    def stock(self):
+        return self.server("stock", self.client("stock"), "--answer", self.answer)
+
+    def bare(self):
+        return self.server("bare", self.client("bare"), "--answer", self.answer)
+
+    def obvious(self, upstream):
+        return self.server("obvious", self.client("obvious"), "--answer", self.answer, "--upstream", upstream)
+
+    def go(self, upstream):
+        return self.server("go", self.tool("go-peer"), "--answer", self.answer, "--upstream", upstream)
+
+    @contextmanager
+    def origin(self, latency_ms):
+        port = free_port()
+        command = [sys.executable, self.origin_script, "--port", port, "--latency-ms", latency_ms, "--synthesise"]
+        with running(command) as program:
+            yield Origin(program, port)
+
+    @contextmanager
+    def fast_origin(self):
+        """Yields where its feeds are."""
+        with running([self.client("origin")]) as program:
+            yield program.first_line().removeprefix("origin on ")
+
+    def keep_answer(self, plaque):
+        """Asks plaque, and keeps what it says for the peers to say the same."""
+        self.answer.write_bytes(plaque.ask(KURZGESAGT))
+
+    def requests(self, channel_id):
+        """Files with a request for this channel: as it is, and as gRPC frames it."""
+        message = request(channel_id).SerializeToString()
+        bare, framed = self.folder / "request", self.folder / "framed-request"
+        bare.write_bytes(message)
+        framed.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        return bare, framed

@@ -1,0 +1,15 @@
+//! Generates the gRPC code from plaque's own `proto/`.
+
+use std::error::Error;
+
+const PROTOS: &str = "../../../proto";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed={PROTOS}");
+    let descriptors = protox::compile(["plaque/v1/latest_video.proto"], [PROTOS])?;
+    tonic_prost_build::configure()
+        // rustdoc would take the tables in the proto's comments for code to run.
+        .disable_comments(["."])
+        .compile_fds(descriptors)?;
+    Ok(())
+}

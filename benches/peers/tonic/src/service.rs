@@ -1,0 +1,93 @@
+//! A server's side: the flags that all servers have, and the service without what is not measured.
+
+use std::{error::Error, fs, net::SocketAddr, path::PathBuf};
+
+use prost::Message as _;
+use tonic::{Request, Response, Status};
+
+use crate::proto::{
+    BatchGetLatestVideosRequest, BatchGetLatestVideosResponse, GetLatestVideoRequest, GetLatestVideoResponse,
+    WatchLatestVideoRequest, WatchLatestVideoResponse,
+    latest_video_server::{LatestVideo, LatestVideoServer},
+};
+
+/// What every server is told.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Where to accept gRPC; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+
+    /// A file with the answer, an encoded GetLatestVideoResponse: plaque's own, so that all answers are alike
+    #[arg(long)]
+    answer: PathBuf,
+}
+
+impl Args {
+    /// The answer to be given.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file, or something else in it.
+    pub fn answer(&self) -> Result<GetLatestVideoResponse, Box<dyn Error>> {
+        Ok(GetLatestVideoResponse::decode(
+            fs::read(&self.answer)?.as_slice(),
+        )?)
+    }
+}
+
+/// Says that a server is ready, in a line as plaque's own.
+pub fn ready(name: &str, address: SocketAddr) {
+    println!("{name} serves gRPC on {address}");
+}
+
+/// Answers GetLatestVideo.
+pub trait Answers: Send + Sync + 'static {
+    /// The answer to one request.
+    fn answer(
+        &self,
+        request: GetLatestVideoRequest,
+    ) -> impl Future<Output = Result<GetLatestVideoResponse, Status>> + Send;
+}
+
+/// The hello world: always the same message, a struct made anew for each call.
+pub struct Hello(pub GetLatestVideoResponse);
+
+impl Answers for Hello {
+    async fn answer(&self, _request: GetLatestVideoRequest) -> Result<GetLatestVideoResponse, Status> {
+        Ok(self.0.clone())
+    }
+}
+
+/// The tonic service that answers with `answers`.
+pub fn serving<A: Answers>(answers: A) -> LatestVideoServer<impl LatestVideo> {
+    LatestVideoServer::new(Service(answers))
+}
+
+struct Service<A>(A);
+
+#[tonic::async_trait]
+impl<A: Answers> LatestVideo for Service<A> {
+    async fn get_latest_video(
+        &self,
+        request: Request<GetLatestVideoRequest>,
+    ) -> Result<Response<GetLatestVideoResponse>, Status> {
+        self.0.answer(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn batch_get_latest_videos(
+        &self,
+        _request: Request<BatchGetLatestVideosRequest>,
+    ) -> Result<Response<BatchGetLatestVideosResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    type WatchLatestVideoStream = tokio_stream::Empty<Result<WatchLatestVideoResponse, Status>>;
+
+    async fn watch_latest_video(
+        &self,
+        _request: Request<WatchLatestVideoRequest>,
+    ) -> Result<Response<Self::WatchLatestVideoStream>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+}

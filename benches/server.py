@@ -1,0 +1,60 @@
+"""plaque's server beside others, in one run. `benches/REPORT.md` says how to read what it prints.
+
+    python benches/server.py all --plaque target/release/plaque --shared ../shared
+
+hits     one cached channel, by 1, 10 and 100 connections × 1, 10 and 100 streams: plaque, stock tonic, tonic on bare
+         current-thread runtimes, the obvious implementation, the obvious one in Go
+burst    10,000 callers at once on a channel that nobody has asked for yet
+million  a hit with one cached channel, and with a million of them
+watches  100,000 open watches: memory, and what it takes to tell them all of an upload
+
+Tables go to standard output, progress to standard error. Needs cargo, go, h2load and the packages in
+tests/blackbox/requirements.txt; builds everything else but plaque. All parts: about half an hour, 4 GB.
+"""
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from bench_server import REPOSITORY, burst, hits, million, watches
+from bench_server.programs import Programs, build
+from bench_server.report import machine
+
+# And where they come from.
+TOOLS = {"cargo": "Rust's toolchain", "go": "Go's toolchain", "h2load": "Debian's package nghttp2-client"}
+PARTS = {"hits": hits, "burst": burst, "million": million, "watches": watches}
+
+
+def arguments():
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("part", choices=[*PARTS, "all"])
+    words.add_argument("--plaque", type=Path, default=REPOSITORY / "target/release/plaque", help="default: the release build")
+    words.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared", help="with captures/ and origin/")
+    words.add_argument("--target", type=Path, default=REPOSITORY / "target/peers", help="where to build the peers")
+    words.add_argument("--rounds", type=int, default=5)
+    words.add_argument("--seconds", type=int, default=3, help="of each measurement; CPU time is counted in ticks of 10 ms")
+    words.add_argument("--channels", type=int, default=1_000_000, help="of `million`")
+    words.add_argument("--watches", type=int, default=100_000, help="of `watches`, in multiples of 500")
+    return words.parse_args()
+
+
+def main():
+    said = arguments()
+    # As an exception, so that the child processes are killed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for tool, source in TOOLS.items():
+        if not shutil.which(tool):
+            sys.exit(f"there is no {tool} in PATH: install {source}")
+    target = build(said.target.resolve())
+    with tempfile.TemporaryDirectory(prefix="plaque-bench-") as folder:
+        programs = Programs(said.plaque.resolve(), said.shared.resolve(), target, Path(folder))
+        print(machine(programs, said), flush=True)
+        for name in (PARTS if said.part == "all" else [said.part]):
+            print(PARTS[name].run(programs, said), flush=True)
+
+
+if __name__ == "__main__":
+    main()
