@@ -285,7 +285,8 @@ async fn all_streams_of_a_connection_end_together() {
         };
         Ok(events)
     };
-    let ended = watch(seen(&[CHANNEL, QUIET], None), open, |_| Ok(())).await;
+    let ended = watch(seen(&[CHANNEL, QUIET], None), open, |_| Ok(()));
+    let ended = timeout(LONGEST_PAUSE, ended).await.expect("it does not hang");
     assert_eq!(ended.expect("it prints").code(), Code::Unauthenticated);
     assert_eq!(opened.into_inner(), 4);
 }
