@@ -32,8 +32,8 @@ use crate::proto::{
 /// The longest pause between two tries to connect anew; and a connection that lasts as long is a good one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Between the tries to connect anew. Jitter adds as much again at most, so that the watchers of a server that stopped do not come
-/// all at once.
+/// Between the tries to connect anew. Jitter adds as much again at most, so that the watchers of a server that stopped do not
+/// come all at once.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_secs(1))
     .with_max_delay(Duration::from_secs(LONGEST_PAUSE.as_secs() / 2))
@@ -42,9 +42,9 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 
 /// Prints what channels upload, as they do, until Ctrl-C: first each channel's newest upload, then each new one.
 ///
-/// A channel whose lookups begin to fail is told of on standard error, once; the watch goes on. So it does when the server stops or
-/// the connection is lost: it connects anew, and prints what was uploaded in between, as far as the feed still shows it. Exits with 1
-/// if the first connection fails, or the server refuses the watch.
+/// A channel whose lookups begin to fail is told of on standard error, once; the watch goes on. So it does when the server stops
+/// or the connection is lost: it connects anew, and prints what was uploaded in between, as far as the feed still shows it.
+/// Exits with 1 if the first connection fails, or the server refuses the watch.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -94,7 +94,8 @@ enum News<'a> {
     Lost(&'a Status),
 }
 
-/// Watches, on one connection after the other as `open` makes them, until a failure that another try would not mend: that is returned.
+/// Watches, on one connection after the other as `open` makes them, until a failure that another try would not mend. Returns
+/// that.
 async fn watch<S>(
     mut seen: Seen,
     open: impl AsyncFn(WatchLatestVideoRequest) -> Result<S, Status>,

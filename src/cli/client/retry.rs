@@ -22,7 +22,8 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 /// The shortest pause, even if a server asks for none: whatever is wrong with it, we do not come a thousand times a second.
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// Makes a call until it succeeds, or fails for good, or `limit` is over for all its tries together. Each gets the time that is left.
+/// Makes a call until it succeeds, or fails for good, or `limit` is over for all its tries together. Each gets the time that is
+/// left.
 pub(in crate::cli) async fn within<T>(
     limit: Duration,
     call: impl AsyncFn(Duration) -> Result<T, Status>,
@@ -60,7 +61,8 @@ fn may_pass(code: Code, asked: bool) -> bool {
     }
 }
 
-/// How long to wait before another try, if `may_pass` says that one may succeed: as long as the server asks for, or the next of `pauses`.
+/// How long to wait before another try, if `may_pass` says that one may succeed: as long as the server asks for, or the next of
+/// `pauses`.
 pub(in crate::cli) fn pause(
     status: &Status,
     pauses: &mut impl Iterator<Item = Duration>,
@@ -109,7 +111,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(15);
 
-    /// What a call came to that fails as `failures` say and then succeeds: its outcome, the time it took, and the time each try had.
+    /// What a call came to that fails as `failures` say and then succeeds: its outcome, the time it took, and the time that
+    /// each try had.
     async fn tried(failures: Vec<Status>) -> (Result<(), Code>, Duration, Vec<Duration>) {
         let (script, left) = (RefCell::new(failures.into_iter()), RefCell::new(Vec::new()));
         let began = Instant::now();

@@ -1,8 +1,8 @@
 //! TLS as a client has it: whom to trust, who we are, and what a handshake that failed means.
 //!
-//! Not tonic's own. With TLS 1.3 a server judges the client's certificate when the client is through with the handshake and may send.
-//! Of a connection that is refused then, h2 tells that it was closed, if it is not busy writing and hears of a broken pipe: whoever
-//! has forgotten a certificate should be told so.
+//! Not tonic's own. With TLS 1.3 a server judges the client's certificate when the client is through with the handshake and may
+//! send. Of a connection that is refused then, h2 tells that it was closed, if it is not busy writing and hears of a broken pipe:
+//! whoever has forgotten a certificate should be told so.
 
 use std::{
     error::Error,
@@ -174,7 +174,8 @@ impl Connector {
                 advice: NO_HTTP2,
             }));
         }
-        // Nothing is sent yet: a server that closes a connection with something unread resets it, and its last words may be lost.
+        // Nothing is sent yet: a server that closes a connection with something unread resets it, and its last words may be
+        // lost.
         match timeout(PATIENCE, stream.fill_buf()).await {
             Ok(Ok([])) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Ok(Err(error)) => Err(explain(error)),

@@ -1,8 +1,8 @@
 //! What a watch has told of: so that a new connection goes on where the old one broke, and tells nothing twice.
 //!
-//! `published_after` is one time for all channels of a request, and the uploads after it come again. So each channel has a *floor*,
-//! up to which nothing is news, and the IDs above it that were told of. A feed shows a channel's newest 15 uploads: what is beyond
-//! them cannot come again, so no more are remembered, and the floor rises to the one that is forgotten.
+//! `published_after` is one time for all channels of a request, and the uploads after it come again. So each channel has a
+//! *floor*, up to which nothing is news, and the IDs above it that were told of. A feed shows a channel's newest 15 uploads: what
+//! is beyond them cannot come again, so no more are remembered, and the floor rises to the one that is forgotten.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
