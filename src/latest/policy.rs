@@ -133,11 +133,17 @@ impl Policy {
 
     /// How many lookups in a row have failed with `error` or its like, if the one before failed as `before`.
     ///
-    /// "Not found" has pauses of its own, and so a streak of its own: six time-outs make no 404 a seventh one.
+    /// "Not found" has pauses of its own, and so a streak of its own: six time-outs make no 404 a seventh one. A 404 in an outage
+    /// is one of them: whether it counts as an outage may change with each, as other channels come and go.
     pub(super) fn streak(before: Option<&Failed<UpstreamError>>, error: &UpstreamError) -> u32 {
-        let is_missing = |error: &UpstreamError| *error == UpstreamError::NotFound;
+        use UpstreamError::{NotFound, Outage};
+        let goes_on = |before: &UpstreamError| match (before, error) {
+            (NotFound | Outage, NotFound | Outage) => true,
+            (NotFound, _) | (_, NotFound) => false,
+            _ => true,
+        };
         before
-            .filter(|failed| is_missing(&failed.error) == is_missing(error))
+            .filter(|failed| goes_on(&failed.error))
             .map_or(1, |failed| failed.streak.saturating_add(1))
     }
 

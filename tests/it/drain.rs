@@ -74,13 +74,14 @@ async fn a_server_that_stops_accepts_no_connection() {
 }
 
 #[tokio::test]
-async fn a_call_that_does_not_end_is_cut_off_at_the_drain_timeout() {
+async fn calls_that_do_not_end_are_cut_off_at_the_drain_timeout() {
     let fake = Fake::gated(feed).await;
     let server = fake.serve_with(|config| config.drain.timeout = SHORT).await;
-    let call = server.client().start(CHANNEL);
-    fake.arrival().await;
-    assert_eq!(server.stop().ended().await, Drained { cut_off: 1 });
-    call.await.expect("no panic").expect_err("cut off");
+    let calls = server.client().start_many(CHANNEL, 2).await;
+    assert_eq!(server.stop().ended().await, Drained { cut_off: 2 });
+    for call in calls {
+        call.await.expect("no panic").expect_err("cut off");
+    }
 }
 
 #[tokio::test]

@@ -266,5 +266,9 @@ fn a_404_is_the_first_one_however_many_other_failures_came_before() {
     assert_eq!(after(&other, 6, &UpstreamError::NotFound), 1);
     assert_eq!(after(&UpstreamError::NotFound, 6, &UpstreamError::NotFound), 7);
     assert_eq!(after(&UpstreamError::NotFound, 6, &other), 1);
+    // That the outage is noticed, or no longer, makes the next 404 no first one.
+    assert_eq!(after(&UpstreamError::NotFound, 6, &UpstreamError::Outage), 7);
+    assert_eq!(after(&UpstreamError::Outage, 6, &UpstreamError::NotFound), 7);
+    assert_eq!(after(&other, 6, &UpstreamError::Outage), 7);
     assert_eq!(after(&other, u32::MAX, &other), u32::MAX);
 }
