@@ -189,10 +189,13 @@ where
     }
 }
 
-/// What the caller is told of a panic. The panic itself was logged where it happened.
+/// What the caller is told of a panic. The panic itself was logged where it happened, just before, without the span: calls have
+/// none as long as they go well.
 fn panicked(method: Option<&PathAndQuery>) -> Status {
     let method = method.map(PathAndQuery::path);
-    tracing::error!(method, "a call panicked; it ends with INTERNAL");
+    tracing::error_span!("call", method).in_scope(|| {
+        tracing::error!("panicked; ends with INTERNAL");
+    });
     grpc::status(&LookupError::CallPanicked, None)
 }
 
