@@ -16,7 +16,10 @@ use hyper_util::{
 use prometheus_client::{encoding::text, registry::Registry};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use crate::lifecycle::{Stage, Stages};
+use crate::{
+    accept::accept,
+    lifecycle::{Stage, Stages},
+};
 
 /// What OpenMetrics calls itself.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,9 +29,6 @@ pub const CONNECTIONS: usize = 32;
 
 /// How long a peer may be silent before its request is complete.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Before the next try, when no file descriptor was left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves `/livez`, `/readyz` and `/metrics`, for ever.
 pub async fn serve(listener: TcpListener, registry: Registry, stages: Stages) {
@@ -42,19 +42,15 @@ pub async fn serve(listener: TcpListener, registry: Registry, stages: Stages) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await;
-        match listener.accept().await {
-            Ok((stream, _peer)) => {
-                let service = TowerToHyperService::new(router.clone());
-                let connection = http.serve_connection(TokioIo::new(stream), service);
-                // Owns one connection. Ended by its peer, or its silence.
-                tokio::spawn(async move {
-                    // How it ends is the peer's business.
-                    let _ = connection.await;
-                    drop(place);
-                });
-            }
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
+        let stream = accept(&listener).await;
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        // Owns one connection. Ended by its peer, or its silence.
+        tokio::spawn(async move {
+            // How it ends is the peer's business.
+            let _ = connection.await;
+            drop(place);
+        });
     }
 }
 

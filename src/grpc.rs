@@ -20,7 +20,7 @@ use prost::bytes::Bytes;
 use tonic::{Request, Response, Status, body::Body, service::Routes};
 use tower::BoxError;
 
-pub use self::status::from as status;
+pub use self::status::{PUSHBACK, from as status};
 use self::{deadline::Deadlines, health::Health};
 use crate::{
     latest::{Latest, LookupError},

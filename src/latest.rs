@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     error::LookupError,
-    policy::Policy,
+    policy::{Policy, jittered},
     watch::{Event, Watch, WatchQuery},
 };
 use self::{policy::Verdict, source::Source};
@@ -42,7 +42,7 @@ const ENTRY_OVERHEAD: usize = 420;
 const FLIGHT_GRACE: Duration = Duration::from_secs(1);
 
 /// When a caller for whom there is no place to wait should come again: most lookups are over within a second.
-const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
+pub const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a [`Latest`] goes about it.
 #[derive(Clone, Copy, Debug)]

@@ -3,6 +3,8 @@
 //! One upstream lookup per channel serves everybody who asks at once, over gRPC. Read the modules in the order in which they
 //! are listed: each uses only those above it. `ARCHITECTURE.md` has the picture.
 
+mod accept;
+mod cause;
 pub mod video;
 
 pub mod upstream;

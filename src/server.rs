@@ -10,17 +10,16 @@ mod load;
 pub mod tls;
 mod workers;
 
-use std::{future::Future, io, net::TcpStream, sync::Arc, time::Duration};
+use std::{future::Future, io, net::TcpStream, sync::Arc};
 
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{connection::Context, load::Load, tls::Tls, workers::Workers};
-use crate::{admin, config::Config, grpc, latest::Latest, lifecycle::Stage, upstream::Upstream};
-
-/// Accepting fails when the process has no file descriptor left, and would fail again at once: wait for one to be closed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+use crate::{
+    accept::accept, admin, config::Config, grpc, latest::Latest, lifecycle::Stage, upstream::Upstream,
+};
 
 /// Where a server is reached.
 #[derive(Debug)]
@@ -119,22 +118,9 @@ struct Acceptor {
 impl Acceptor {
     /// Accepts for ever.
     async fn accept(&self, listener: &TcpListener) {
-        let mut failing = false;
         loop {
-            match listener.accept().await {
-                Ok((stream, _peer)) => {
-                    failing = false;
-                    // Off this runtime's event loop; a worker puts it on its own.
-                    self.take(stream.into_std()).await;
-                }
-                Err(error) => {
-                    if !failing {
-                        tracing::warn!(%error, "cannot accept connections; trying again until it works");
-                    }
-                    failing = true;
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
+            // Off this runtime's event loop; a worker puts it on its own.
+            self.take(accept(listener).await.into_std()).await;
         }
     }
 

@@ -7,7 +7,7 @@
 pub mod feed;
 mod pacing;
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use reqwest::{Certificate, Client, Response, StatusCode, Url, header, redirect};
@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 pub use self::pacing::Pace;
 use self::pacing::{Pacer, Turn, bounded, busy};
 use crate::{
+    cause::innermost,
     upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
     video::{Channel, Kind},
 };
@@ -70,7 +71,7 @@ impl Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The authorities' certificates are none.
-    #[error("--upstream-ca: no certificate in PEM format could be read: {}", .0.as_ref().map_or("the file has none".into(), innermost))]
+    #[error("--upstream-ca: no certificate in PEM format could be read: {}", .0.as_ref().map_or("the file has none".into(), |error| innermost(error).to_string()))]
     Authorities(Option<reqwest::Error>),
     /// All else.
     #[error(
@@ -256,14 +257,5 @@ fn misled(response: &Response) -> UpstreamError {
 }
 
 fn unreachable(error: &reqwest::Error) -> UpstreamError {
-    UpstreamError::Unreachable(innermost(error).into())
-}
-
-/// The innermost cause says what happened (`Connection refused`); the outer ones name addresses, which are not the caller's.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
+    UpstreamError::Unreachable(innermost(error).to_string().into())
 }

@@ -17,6 +17,7 @@ use tower::service_fn;
 
 use super::{Outcome, values};
 use crate::{
+    cause::innermost,
     proto::v1::{LookupFailure, VideoKind, latest_video_client::LatestVideoClient},
     video::ChannelId,
 };
@@ -110,14 +111,6 @@ impl Args {
         };
         kind.into()
     }
-}
-
-/// The innermost cause says what happened (`Connection refused`).
-fn innermost<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    while let Some(cause) = error.source() {
-        error = cause;
-    }
-    error
 }
 
 /// What a status says, as a message of the API.

@@ -15,7 +15,7 @@ use crate::{latest::LookupError, proto::v1::LookupFailure, upstream::UpstreamErr
 const DOMAIN: &str = "plaque";
 
 /// gRPC's own name for "retry after": clients with a retry policy wait as long (gRFC A6).
-const PUSHBACK: &str = "grpc-retry-pushback-ms";
+pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The code and reason of an error.
 fn classify(error: &LookupError) -> (Code, &'static str) {

@@ -58,6 +58,12 @@ pub(super) enum Verdict<'a> {
     LookUp(Why),
 }
 
+/// `duration`, a part of it longer or shorter. `chance` is from 0 to 1.
+#[must_use]
+pub fn jittered(duration: Duration, part: f64, chance: f64) -> Duration {
+    duration.mul_f64(1.0 + part * (2.0 * chance - 1.0))
+}
+
 impl Policy {
     /// For how long anything that is known can matter.
     pub(super) fn keep_for(&self) -> Duration {
@@ -127,7 +133,7 @@ impl Policy {
         if *error == UpstreamError::NotFound && !ever_seen {
             double(self.negative_for, LONGEST_NEGATIVE)
         } else {
-            double(FIRST_PAUSE, LONGEST_PAUSE).mul_f64(1.0 + JITTER * (2.0 * chance - 1.0))
+            jittered(double(FIRST_PAUSE, LONGEST_PAUSE), JITTER, chance)
         }
     }
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Latest, LookupError, Query,
     hub::{Hub, Timeline},
+    jittered,
     source::Source,
 };
 use crate::{
@@ -145,7 +146,7 @@ async fn poll(latest: Weak<Latest>, hub: Weak<Hub>, channel: ChannelId, every: D
         }
         max_age = Some(every / 2);
         let chance = fastrand::f64();
-        tokio::time::sleep(every.mul_f64(1.0 + JITTER * (2.0 * chance - 1.0))).await;
+        tokio::time::sleep(jittered(every, JITTER, chance)).await;
     }
 }
 

@@ -22,10 +22,10 @@ use tokio::time::Sleep;
 use tonic::{Status, body::Body};
 
 use super::load::Load;
-use crate::{grpc, latest::LookupError};
-
-/// When a caller for whom there was no room should come again.
-const PAUSE: Duration = Duration::from_secs(1);
+use crate::{
+    grpc,
+    latest::{LookupError, OVERLOAD_PAUSE},
+};
 
 /// What has happened on one connection.
 #[derive(Debug)]
@@ -168,7 +168,7 @@ where
         let response = match this.inner.as_pin_mut() {
             None => {
                 let error = LookupError::TooManyCalls(this.at_once.get());
-                grpc::status(&error, Some(PAUSE)).into_http()
+                grpc::status(&error, Some(OVERLOAD_PAUSE)).into_http()
             }
             Some(inner) => match catch_unwind(AssertUnwindSafe(|| inner.poll(context))) {
                 Ok(response) => match ready!(response) {

@@ -18,7 +18,7 @@ use super::{
     load::{Counted, End, Load},
     tls::Tls,
 };
-use crate::{config::Connections, grpc};
+use crate::{config::Connections, grpc, latest::jittered};
 
 /// What every HTTP/2 client says first is so long.
 const PREFACE: usize = 24;
@@ -112,10 +112,12 @@ impl Context {
 
     /// Waits for the moment at which the connection has to end, and says why.
     async fn time_to_leave(&self, activity: &Activity, deadline: Instant) -> End {
+        let age = self.limits.age;
+        let age = age.map(|age| jittered(age, AGE_JITTER, fastrand::f64()));
         tokio::select! {
             () = self.draining.cancelled() => End::Drain,
             () = silent(activity, deadline) => End::Preface,
-            () = after(self.limits.age.map(jittered)) => End::Age,
+            () = after(age) => End::Age,
             () = idle(activity, self.limits.idle) => End::Idle,
         }
     }
@@ -141,10 +143,6 @@ async fn idle(activity: &Activity, limit: Option<Duration>) {
         Some(limit) => activity.quiet_for(limit).await,
         None => std::future::pending().await,
     }
-}
-
-fn jittered(age: Duration) -> Duration {
-    age.mul_f64(1.0 + AGE_JITTER * (2.0 * fastrand::f64() - 1.0))
 }
 
 /// Why a connection ended, if nothing went wrong because of `reason`.

@@ -15,7 +15,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, interval_at},
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::{Stream, StreamExt as _, wrappers::IntervalStream};
 
@@ -116,7 +119,7 @@ impl Tls {
 
     /// Reloads when the files change, which is looked at now and then and at each of `hangups`. Never ends.
     pub async fn keep_current(&self, hangups: impl Stream<Item = ()>) {
-        let looks = IntervalStream::new(tokio::time::interval(LOOK_EVERY)).map(drop);
+        let looks = IntervalStream::new(interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY)).map(drop);
         let mut looks = pin!(looks.merge(hangups));
         while looks.next().await.is_some() {
             match self.reload() {

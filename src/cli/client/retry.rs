@@ -7,10 +7,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt as _;
 
-use super::{innermost, tls};
-
-/// gRPC's own name for "retry after" (gRFC A6).
-const PUSHBACK: &str = "grpc-retry-pushback-ms";
+use super::tls;
+use crate::{cause::innermost, grpc::PUSHBACK};
 
 /// Between the tries of a call that somebody waits for. Jitter adds as much again at most.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
