@@ -27,13 +27,7 @@ use plaque::{
     },
     server::Drained,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::{
-    RootCertStore, ServerConfig,
-    crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
-};
+use rustls::{ServerConfig, crypto::ring, server::WebPkiClientVerifier};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -45,43 +39,26 @@ use tonic::{Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
+    pki::{Authority, Identity},
     program::{assert_refused, plaque, run},
     support::{CHANNEL, Fake, feed},
 };
 
 /// An authority, and a folder for files about it.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
+struct Filed {
+    authority: Authority,
     folder: PathBuf,
 }
 
-impl Authority {
+impl Filed {
     /// `name` is its own, among all tests.
     fn new(name: &str) -> Self {
-        let mut parameters = CertificateParams::default();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        parameters.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().expect("a key");
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&folder).expect("a folder");
         Self {
-            issuer: CertifiedIssuer::self_signed(parameters, key).expect("a certificate"),
+            authority: Authority::named(name),
             folder,
         }
-    }
-
-    /// A certificate for `name`, and its key, in PEM.
-    fn certify(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().expect("a key");
-        let parameters = CertificateParams::new([name.to_owned()]).expect("a name");
-        let certificate = parameters.signed_by(&key, &self.issuer).expect("a certificate");
-        (certificate.pem(), key.serialize_pem())
-    }
-
-    fn store(&self) -> RootCertStore {
-        let mut store = RootCertStore::empty();
-        store.add(self.issuer.der().clone()).expect("a certificate");
-        store
     }
 
     fn file(&self, name: &str, content: &str) -> PathBuf {
@@ -92,13 +69,13 @@ impl Authority {
 
     /// Its certificate.
     fn pem_file(&self) -> PathBuf {
-        self.file("ca.pem", &self.issuer.pem())
+        self.file("ca.pem", &self.authority.pem())
     }
 
     /// The flags that name a client's certificate from it.
     fn identity(&self) -> [String; 2] {
-        let (certificate, key) = self.certify("a client");
-        let (certificate, key) = (self.file("cert.pem", &certificate), self.file("key.pem", &key));
+        let Identity { cert, key } = self.authority.issue("a client");
+        let (certificate, key) = (self.file("cert.pem", &cert), self.file("key.pem", &key));
         [
             format!("--tls-client-cert={}", certificate.display()),
             format!("--tls-client-key={}", key.display()),
@@ -107,7 +84,7 @@ impl Authority {
 }
 
 /// TLS with a certificate of `authority` for `name`, which demands of clients one of `clients`.
-fn tls(authority: &Authority, name: &str, clients: Option<&Authority>) -> ServerConfig {
+fn tls(authority: &Filed, name: &str, clients: Option<&Filed>) -> ServerConfig {
     let provider = Arc::new(ring::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -115,17 +92,13 @@ fn tls(authority: &Authority, name: &str, clients: Option<&Authority>) -> Server
     let config = match clients {
         None => config.with_no_client_auth(),
         Some(clients) => {
-            let roots = Arc::new(clients.store());
+            let roots = Arc::new(clients.authority.store());
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
             config.with_client_cert_verifier(verifier.expect("an authority"))
         }
     };
-    let (certificate, key) = authority.certify(name);
-    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
-    let mut config = config
-        .with_single_cert(vec![certificate], key)
-        .expect("they belong together");
+    let (chain, key) = authority.authority.issue(name).der();
+    let mut config = config.with_single_cert(chain, key).expect("they belong together");
     config.alpn_protocols = vec![b"h2".to_vec()];
     config
 }
@@ -159,7 +132,7 @@ fn client(subcommand: &str, server: &str, system: &Path) -> Command {
 
 #[tokio::test]
 async fn a_server_with_tls_is_trusted_for_its_authority() {
-    let (authority, other) = (Authority::new("tls-known"), Authority::new("tls-other"));
+    let (authority, other) = (Filed::new("tls-known"), Filed::new("tls-other"));
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     let address = terminate(server.address, tls(&authority, "127.0.0.1", None)).await;
@@ -194,7 +167,7 @@ async fn a_server_with_tls_is_trusted_for_its_authority() {
 
 #[tokio::test]
 async fn servers_that_are_not_meant_are_told() {
-    let authority = Authority::new("tls-names");
+    let authority = Filed::new("tls-names");
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     let address = terminate(server.address, tls(&authority, "plaque.example.org", None)).await;
@@ -216,7 +189,7 @@ async fn servers_that_are_not_meant_are_told() {
 
 #[tokio::test]
 async fn a_server_may_demand_a_certificate_of_its_clients() {
-    let (authority, clients) = (Authority::new("mtls-server"), Authority::new("mtls-clients"));
+    let (authority, clients) = (Filed::new("mtls-server"), Filed::new("mtls-clients"));
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     let address = terminate(server.address, tls(&authority, "127.0.0.1", Some(&clients))).await;
@@ -238,13 +211,13 @@ async fn a_server_may_demand_a_certificate_of_its_clients() {
 
 #[tokio::test]
 async fn tls_flags_that_do_not_fit_are_named() {
-    let authority = Authority::new("tls-flags");
+    let authority = Filed::new("tls-flags");
     let ca = authority.pem_file();
     let [certificate, key] = authority.identity();
-    let (_, other_key) = authority.certify("another client");
+    let other = authority.authority.issue("another client");
     let other_key = format!(
         "--tls-client-key={}",
-        authority.file("other.pem", &other_key).display()
+        authority.file("other.pem", &other.key).display()
     );
     let garbage = authority.file(
         "garbage",

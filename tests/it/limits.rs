@@ -14,15 +14,12 @@ use tokio::{
 use tonic::{Code, Request, Status};
 
 use crate::{
-    raw::Raw,
+    raw::{HELLO, PING, Raw},
     support::{CHANNEL, Fake, LONG, Server, feed, http_get, reason, request},
 };
 
 const SHORT: Duration = Duration::from_millis(20);
 const GET: &str = "plaque.v1.LatestVideo/GetLatestVideo";
-
-/// What every HTTP/2 client says first, and settings that change nothing.
-const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// Waits until the server closes the connection, cleanly or by a reset.
 async fn closed(mut peer: TcpStream) {
@@ -145,7 +142,6 @@ async fn a_peer_that_answers_no_ping_is_closed() {
 
 #[tokio::test]
 async fn a_peer_that_takes_nothing_is_closed() {
-    const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0 plaque!";
     let fake = Fake::open(feed).await;
     let server = fake.serve_with(|config| config.connections.pong = SHORT).await;
     let mut peer = TcpStream::connect(server.address).await.expect("accepted");

@@ -1,5 +1,6 @@
 //! Behaviour, from outside: one file for each, over a counting fake upstream, with no network and no sleeping.
 
+mod pki;
 mod raw;
 mod support;
 

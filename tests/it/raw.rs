@@ -16,6 +16,12 @@ use tokio::{
     task::{JoinHandle, yield_now},
 };
 
+/// What every HTTP/2 client says first, and settings that change nothing.
+pub const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A ping.
+pub const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0 plaque!";
+
 /// A connection, and the task that drives it, which ends when the server ends it.
 pub struct Raw {
     send: SendRequest<Bytes>,

@@ -10,11 +10,7 @@ use std::{
 };
 
 use plaque::server::tls::{Files, Tls};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-};
+use rustls::ClientConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -22,37 +18,11 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
+    pki::{Authority, Identity},
     program::{assert_refused, plaque},
+    raw::{HELLO, PING},
     support::{CHANNEL, Fake, Server, feed, youtube},
 };
-
-/// An authority.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-/// A certificate and its key, in PEM.
-struct Identity {
-    cert: String,
-    key: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        Self(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
-    }
-
-    fn issue(&self) -> Identity {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
-        let cert = params.signed_by(&key, &self.0).expect("a certificate");
-        Identity {
-            cert: cert.pem(),
-            key: key.serialize_pem(),
-        }
-    }
-}
 
 /// A folder with a server's certificates, which is gone when the test is over.
 struct Folder(PathBuf);
@@ -66,7 +36,7 @@ impl Folder {
         fs::create_dir(&folder.0).expect("a new folder");
         folder.put(identity);
         if let Some(authority) = client_ca {
-            fs::write(folder.0.join("ca"), authority.0.pem()).expect("written");
+            fs::write(folder.0.join("ca"), authority.pem()).expect("written");
         }
         folder
     }
@@ -121,21 +91,16 @@ async fn connect(
     identity: Option<&Identity>,
     alpn: &[&str],
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.0.der().clone()).expect("an authority");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
-        .with_root_certificates(roots);
+        .with_root_certificates(authority.store());
     let mut config = match identity {
         None => builder.with_no_client_auth(),
-        Some(Identity { cert, key }) => {
-            let cert = CertificateDer::from_pem_slice(cert.as_bytes()).expect("a certificate");
-            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
-            builder
-                .with_client_auth_cert(vec![cert], key)
-                .expect("an identity")
+        Some(identity) => {
+            let (chain, key) = identity.der();
+            builder.with_client_auth_cert(chain, key).expect("an identity")
         }
     };
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -157,7 +122,6 @@ async fn speaks(stream: std::io::Result<TlsStream<TcpStream>>) -> bool {
 
 /// Sends a ping and reads until its answer.
 async fn answers(stream: &mut TlsStream<TcpStream>) -> bool {
-    const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0 plaque!";
     const PONG: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0 plaque!";
     if stream.write_all(PING).await.is_err() {
         return false;
@@ -171,8 +135,6 @@ async fn answers(stream: &mut TlsStream<TcpStream>) -> bool {
     }
     true
 }
-
-const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 async fn greet(mut stream: TlsStream<TcpStream>) -> std::io::Result<TlsStream<TcpStream>> {
     stream.write_all(HELLO).await?;
@@ -190,7 +152,7 @@ async fn is_let_in_at(address: SocketAddr, authority: &Authority, identity: Opti
 #[tokio::test]
 async fn a_client_that_speaks_http2_over_tls_is_let_in_and_no_other() {
     let (fake, authority) = (Fake::open(feed).await, Authority::new());
-    let folder = Folder::new(&authority.issue(), None);
+    let folder = Folder::new(&authority.issue("localhost"), None);
     let server = serve(&fake, &folder.load()).await;
 
     assert!(is_let_in(&server, &authority, None).await);
@@ -205,18 +167,18 @@ async fn a_client_that_speaks_http2_over_tls_is_let_in_and_no_other() {
 async fn a_client_without_an_acceptable_certificate_is_not_let_in() {
     let fake = Fake::open(feed).await;
     let (authority, clients, others) = (Authority::new(), Authority::new(), Authority::new());
-    let folder = Folder::new(&authority.issue(), Some(&clients));
+    let folder = Folder::new(&authority.issue("localhost"), Some(&clients));
     let server = serve(&fake, &folder.load()).await;
 
     assert!(!is_let_in(&server, &authority, None).await);
-    assert!(!is_let_in(&server, &authority, Some(&others.issue())).await);
-    assert!(is_let_in(&server, &authority, Some(&clients.issue())).await);
+    assert!(!is_let_in(&server, &authority, Some(&others.issue("localhost"))).await);
+    assert!(is_let_in(&server, &authority, Some(&clients.issue("localhost"))).await);
 }
 
 #[tokio::test]
 async fn new_certificates_are_for_new_connections_and_old_ones_live_on() {
     let (fake, old, new) = (Fake::open(feed).await, Authority::new(), Authority::new());
-    let folder = Folder::new(&old.issue(), None);
+    let folder = Folder::new(&old.issue("localhost"), None);
     let tls = folder.load();
     let server = serve(&fake, &tls).await;
     let connection = connect(server.address, &old, None, &["h2"])
@@ -224,7 +186,7 @@ async fn new_certificates_are_for_new_connections_and_old_ones_live_on() {
         .expect("let in");
     let mut connection = greet(connection).await.expect("sent");
 
-    folder.put(&new.issue());
+    folder.put(&new.issue("localhost"));
     assert!(tls.reload().expect("good files"));
     assert!(is_let_in(&server, &new, None).await);
     assert!(!is_let_in(&server, &old, None).await);
@@ -236,10 +198,10 @@ async fn new_certificates_are_for_new_connections_and_old_ones_live_on() {
 #[tokio::test(start_paused = true)]
 async fn a_change_is_noticed_without_being_told() {
     let (fake, old, new) = (Fake::open(feed).await, Authority::new(), Authority::new());
-    let folder = Folder::new(&old.issue(), None);
+    let folder = Folder::new(&old.issue("localhost"), None);
     let tls = folder.load();
     let server = serve(&fake, &tls).await;
-    folder.put(&new.issue());
+    folder.put(&new.issue("localhost"));
     tokio::select! {
         () = tls.keep_current(tokio_stream::pending()) => {}
         () = async { while !is_let_in(&server, &new, None).await {} } => {}
@@ -250,7 +212,7 @@ async fn a_change_is_noticed_without_being_told() {
 #[tokio::test]
 async fn a_broken_certificate_changes_nothing() {
     let (fake, authority) = (Fake::open(feed).await, Authority::new());
-    let (good, other) = (authority.issue(), authority.issue());
+    let (good, other) = (authority.issue("localhost"), authority.issue("localhost"));
     let folder = Folder::new(&good, None);
     let tls = folder.load();
     let server = serve(&fake, &tls).await;
@@ -279,7 +241,7 @@ async fn a_broken_certificate_changes_nothing() {
 #[tokio::test]
 async fn the_program_reads_its_certificates_again_when_it_is_told() {
     let (old, new) = (Authority::new(), Authority::new());
-    let folder = Folder::new(&old.issue(), None);
+    let folder = Folder::new(&old.issue("localhost"), None);
     let mut command = folder.serve("cert", "key");
     command.args(["--log", "info"]);
     let mut program = command
@@ -297,7 +259,7 @@ async fn the_program_reads_its_certificates_again_when_it_is_told() {
     let address = address.parse().expect("an address");
     assert!(is_let_in_at(address, &old, None).await);
 
-    folder.put(&new.issue());
+    folder.put(&new.issue("localhost"));
     let hangup = Command::new("kill")
         .args(["-HUP", &program.id().to_string()])
         .status();
@@ -312,7 +274,7 @@ async fn the_program_reads_its_certificates_again_when_it_is_told() {
 
 #[tokio::test]
 async fn certificates_that_cannot_be_used_are_named() {
-    let folder = Folder::new(&Authority::new().issue(), None);
+    let folder = Folder::new(&Authority::new().issue("localhost"), None);
     assert_refused(
         folder.serve("nothing", "key"),
         1,

@@ -20,15 +20,16 @@ use plaque::{
     video::Channel,
     youtube::{Settings, YouTube},
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{CHANNEL, Fake, LONG, channel, feed, upstream};
+use crate::{
+    pki::Authority,
+    support::{CHANNEL, Fake, LONG, channel, feed, upstream},
+};
 
 async fn look_up(origin: &Origin, limit: Duration) -> Result<Channel, UpstreamError> {
     let settings = Settings {
@@ -172,24 +173,14 @@ async fn of_a_feed_of_500_uploads_the_newest_15_are_kept() {
 
 /// An `https` origin with a certificate of its own authority's; and that authority, in PEM. It answers one request.
 async fn https_origin() -> (String, Vec<u8>) {
-    let authority_key = KeyPair::generate().expect("a key");
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let certificate = authority.self_signed(&authority_key).expect("a certificate");
-    let pem = certificate.pem().into_bytes();
-    let key = KeyPair::generate().expect("a key");
-    let server = CertificateParams::new(["127.0.0.1".to_owned()]).expect("an address");
-    let issuer = Issuer::new(authority, authority_key);
-    let server = server.signed_by(&key, &issuer).expect("a certificate");
+    let authority = Authority::new();
+    let (chain, key) = authority.issue("127.0.0.1").der();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("TLS versions")
         .with_no_client_auth()
-        .with_single_cert(
-            vec![server.der().clone()],
-            PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-        )
+        .with_single_cert(chain, key)
         .expect("they belong together");
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -214,7 +205,7 @@ async fn https_origin() -> (String, Vec<u8>) {
             stream.shutdown().await.expect("it listens");
         }
     });
-    (url, pem)
+    (url, authority.pem().into_bytes())
 }
 
 #[tokio::test]
