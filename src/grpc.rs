@@ -1,6 +1,7 @@
 //! The tonic service: protobuf in, protobuf out. The only place that knows gRPC's codes and details.
 
 mod cache_status;
+mod codec;
 mod convert;
 mod deadline;
 mod health;
@@ -10,20 +11,23 @@ use std::{
     convert::Infallible,
     num::NonZeroUsize,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream};
 use prost::bytes::Bytes;
-use tonic::{Request, Response, Status, body::Body, service::Routes};
-use tower::BoxError;
+use tonic::{Request, Response, Status, body::Body, server::Grpc, service::Routes};
+use tower::{BoxError, service_fn};
 
-pub use self::status::{PUSHBACK, from as status};
-use self::{deadline::Deadlines, health::Health};
+use self::{codec::AnswerCodec, deadline::Deadlines, health::Health};
+pub use self::{
+    codec::encode,
+    status::{PUSHBACK, from as status},
+};
 use crate::{
-    latest::{Latest, LookupError},
+    latest::{Answer, Latest, LookupError, Made},
     lifecycle::Stages,
     proto::{
         self,
@@ -79,10 +83,10 @@ pub fn serve(
             // The types of the error details, with which clients such as grpcurl can show them.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let service = Service {
+    let service = Arc::new(Service {
         latest,
         longest_watch: limits.watch,
-    };
+    });
     let others =
         Routes::new(HealthServer::new(Health(stages)).max_decoding_message_size(limits.message_bytes))
             .add_service(
@@ -97,18 +101,26 @@ pub fn serve(
             )
             .prepare();
     let services = Services {
-        latest_video: LatestVideoServer::new(service).max_decoding_message_size(limits.message_bytes),
+        service: Arc::clone(&service),
+        latest_video: LatestVideoServer::from_arc(service).max_decoding_message_size(limits.message_bytes),
         others,
+        message_bytes: limits.message_bytes,
     };
     Ok(Deadlines::new(services, limits.deadline))
 }
 
-/// All services. Calls of `LatestVideo`, which are nearly all, do not go through a router.
+/// All services. Calls of `LatestVideo` do not go through a router, and those of `GetLatestVideo`, which are nearly all, not through
+/// generated code either: that knows no other answers than generated messages.
 #[derive(Clone)]
 pub struct Services {
+    service: Arc<Service>,
     latest_video: LatestVideoServer<Service>,
     others: Routes,
+    message_bytes: usize,
 }
+
+/// The method that nearly all calls are of.
+const GET_LATEST_VIDEO: &str = "/plaque.v1.LatestVideo/GetLatestVideo";
 
 impl<B> tower::Service<http::Request<B>> for Services
 where
@@ -123,22 +135,41 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let service = request.uri().path().split('/').nth(1);
-        if service == Some(SERVICE_NAME) {
-            self.latest_video.call(request)
-        } else {
-            Box::pin(self.others.call(request))
+        let path = request.uri().path();
+        if path == GET_LATEST_VIDEO {
+            let service = Arc::clone(&self.service);
+            let mut grpc = Grpc::new(AnswerCodec).max_decoding_message_size(self.message_bytes);
+            return Box::pin(async move {
+                // Told in the headers when tonic is done with them: it looks through all that it is given.
+                let told = OnceLock::new();
+                let get = service_fn(async |request: Request<_>| {
+                    let (answer, made) = service.get(&request.into_inner()).await;
+                    made.map(|made| told.set(made));
+                    answer.map(Response::new)
+                });
+                let mut response = grpc.unary(get, request).await;
+                if let Some(made) = told.into_inner() {
+                    cache_status::tell(made, response.headers_mut());
+                }
+                Ok(response)
+            });
         }
+        if path.split('/').nth(1) == Some(SERVICE_NAME) {
+            return self.latest_video.call(request);
+        }
+        Box::pin(self.others.call(request))
     }
 }
 
 /// Whether calls of this method stay open once they are answered.
 #[must_use]
 pub fn is_stream(path: &str) -> bool {
-    let method = path.rsplit('/').next();
     matches!(
-        method,
-        Some("WatchLatestVideo" | "Watch" | "ServerReflectionInfo")
+        path,
+        "/plaque.v1.LatestVideo/WatchLatestVideo"
+            | "/grpc.health.v1.Health/Watch"
+            | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+            | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     )
 }
 
@@ -155,26 +186,36 @@ pub struct Service {
     longest_watch: Option<Duration>,
 }
 
+impl Service {
+    /// The answer, and how it was made if it was.
+    async fn get(&self, request: &GetLatestVideoRequest) -> (Result<Answer, Status>, Option<Made>) {
+        match convert::query(request) {
+            Ok(query) => {
+                let reply = self.latest.get(query).await;
+                let refused = |error| status::from(&error, reply.retry_after);
+                (reply.outcome.map_err(refused), Some(reply.made))
+            }
+            Err(error) => (Err(status::from(&error, None)), None),
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl LatestVideo for Service {
     async fn get_latest_video(
         &self,
         request: Request<GetLatestVideoRequest>,
     ) -> Result<Response<GetLatestVideoResponse>, Status> {
-        let query = convert::query(&request.into_inner()).map_err(|error| status::from(&error, None))?;
-        let reply = self.latest.get(query).await;
-        match reply.outcome {
-            Ok(answer) => {
-                let mut response = Response::new(convert::response(&answer));
-                cache_status::tell(reply.made, response.metadata_mut());
-                Ok(response)
-            }
-            Err(error) => {
-                let mut status = status::from(&error, reply.retry_after);
-                cache_status::tell(reply.made, status.metadata_mut());
-                Err(status)
-            }
+        let (answer, made) = self.get(request.get_ref()).await;
+        let mut response = answer.map(|answer| Response::new(convert::response(&answer)));
+        let metadata = match &mut response {
+            Ok(response) => response.metadata_mut(),
+            Err(status) => status.metadata_mut(),
+        };
+        if let Some(made) = made {
+            cache_status::tell(made, metadata.as_mut());
         }
+        response
     }
 
     async fn batch_get_latest_videos(
@@ -201,7 +242,7 @@ impl LatestVideo for Service {
         let mut response = Response::new(BatchGetLatestVideosResponse {
             results: results.collect(),
         });
-        cache_status::tell_batch(&how, response.metadata_mut());
+        cache_status::tell_batch(&how, response.metadata_mut().as_mut());
         Ok(response)
     }
 
@@ -225,7 +266,7 @@ impl LatestVideo for Service {
             }
         };
         let mut response = Response::new(events);
-        cache_status::tell_watch(response.metadata_mut());
+        cache_status::tell_watch(response.metadata_mut().as_mut());
         Ok(response)
     }
 }

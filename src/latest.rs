@@ -119,6 +119,19 @@ impl Answer {
     }
 }
 
+#[cfg(test)]
+impl Answer {
+    /// The newest upload of `channel`.
+    pub(crate) fn made_up(channel: Channel, fetched: SystemTime, stale: bool) -> Self {
+        Self {
+            channel: Arc::new(channel),
+            upload: 0,
+            fetched,
+            stale,
+        }
+    }
+}
+
 /// How a reply was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Made {

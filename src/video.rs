@@ -7,7 +7,7 @@ mod channel;
 
 use std::{fmt, str, str::FromStr, time::SystemTime};
 
-pub use self::channel::{Channel, MAX_UPLOADS, Video};
+pub use self::channel::{Channel, MAX_UPLOADS, Picture, Video};
 
 /// The first two characters of every channel ID; a playlist that YouTube makes for a channel has others in their place.
 const CHANNEL_PREFIX: &str = "UC";
@@ -33,35 +33,26 @@ impl ChannelId {
     }
 }
 
+impl AsRef<[u8]> for ChannelId {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl FromStr for ChannelId {
     type Err = InvalidChannelId;
 
     fn from_str(text: &str) -> Result<Self, InvalidChannelId> {
-        if text.is_empty() {
-            return Err(InvalidChannelId::Empty);
-        }
-        if text.starts_with('@') {
-            return Err(InvalidChannelId::Handle);
-        }
-        let length = text.chars().count();
-        if length != Self::LEN {
-            return Err(InvalidChannelId::Length(length));
-        }
-        if !text.starts_with(CHANNEL_PREFIX) {
-            return Err(InvalidChannelId::Prefix);
-        }
-        if let Some(bad) = text.chars().find(|c| !is_base64url(*c)) {
-            return Err(InvalidChannelId::Character(bad));
-        }
-        let bytes: [u8; Self::LEN] = text
-            .as_bytes()
-            .try_into()
-            .map_err(|_| InvalidChannelId::Length(length))?;
         // 22 characters hold 132 bits and 16 bytes are 128: the last 4 bits are always zero.
-        match bytes[Self::LEN - 1] {
-            b'A' | b'Q' | b'g' | b'w' => Ok(Self(bytes)),
-            last => Err(InvalidChannelId::LastCharacter(char::from(last))),
+        let has_16_bytes = |last| matches!(last, b'A' | b'Q' | b'g' | b'w');
+        if let Ok(bytes) = <[u8; Self::LEN]>::try_from(text.as_bytes())
+            && text.starts_with(CHANNEL_PREFIX)
+            && bytes.iter().all(|byte| is_base64url(*byte))
+            && has_16_bytes(bytes[Self::LEN - 1])
+        {
+            return Ok(Self(bytes));
         }
+        Err(InvalidChannelId::of(text))
     }
 }
 
@@ -102,6 +93,22 @@ pub enum InvalidChannelId {
     LastCharacter(char),
 }
 
+impl InvalidChannelId {
+    /// What is wrong with `text`, which is no channel ID.
+    fn of(text: &str) -> Self {
+        let length = text.chars().count();
+        let bad = text.chars().find(|c| !u8::try_from(*c).is_ok_and(is_base64url));
+        match (text.chars().next_back(), bad) {
+            (None, _) => Self::Empty,
+            _ if text.starts_with('@') => Self::Handle,
+            _ if length != ChannelId::LEN => Self::Length(length),
+            _ if !text.starts_with(CHANNEL_PREFIX) => Self::Prefix,
+            (_, Some(bad)) => Self::Character(bad),
+            (Some(last), None) => Self::LastCharacter(last),
+        }
+    }
+}
+
 /// The ID of a YouTube video: 11 characters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VideoId([u8; Self::LEN]);
@@ -122,7 +129,7 @@ impl FromStr for VideoId {
 
     fn from_str(text: &str) -> Result<Self, InvalidVideoId> {
         let bytes: [u8; Self::LEN] = text.as_bytes().try_into().map_err(|_| InvalidVideoId)?;
-        if text.chars().all(is_base64url) {
+        if bytes.iter().all(|byte| is_base64url(*byte)) {
             Ok(Self(bytes))
         } else {
             Err(InvalidVideoId)
@@ -195,8 +202,8 @@ pub struct Thumbnail {
     pub height: u32,
 }
 
-fn is_base64url(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '-' || c == '_'
+fn is_base64url(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 
 /// IDs hold nothing but ASCII; checked again rather than assumed, since `unsafe` is forbidden and the check is a few cycles.

@@ -1,13 +1,13 @@
 //! The response metadata `cache-status`: how an answer was made, in the terms of RFC 9211.
 
-use tonic::metadata::{MetadataMap, MetadataValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::latest::{Made, Why};
 
-const CACHE_STATUS: &str = "cache-status";
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// Says how one answer was made.
-pub(super) fn tell(made: Made, metadata: &mut MetadataMap) {
+pub(super) fn tell(made: Made, headers: &mut HeaderMap) {
     let text = match made {
         Made::Hit { ttl } => format!("plaque; hit; ttl={ttl}"),
         Made::Forwarded {
@@ -25,11 +25,11 @@ pub(super) fn tell(made: Made, metadata: &mut MetadataMap) {
             format!("plaque; fwd={why}{collapsed}{status}")
         }
     };
-    insert(text, metadata);
+    insert(text, headers);
 }
 
 /// Says how the answers of a batch were made, all together: a hit if all were, and how many of each.
-pub(super) fn tell_batch(made: &[Made], metadata: &mut MetadataMap) {
+pub(super) fn tell_batch(made: &[Made], headers: &mut HeaderMap) {
     let hits = made
         .iter()
         .filter(|made| matches!(made, Made::Hit { .. }))
@@ -38,17 +38,17 @@ pub(super) fn tell_batch(made: &[Made], metadata: &mut MetadataMap) {
     let what = if forwarded == 0 { "hit" } else { "fwd=miss" };
     insert(
         format!("plaque; {what}; detail=\"hit={hits} fwd={forwarded}\""),
-        metadata,
+        headers,
     );
 }
 
 /// Says that what follows is made as it comes.
-pub(super) fn tell_watch(metadata: &mut MetadataMap) {
-    insert("plaque; detail=\"watch\"".into(), metadata);
+pub(super) fn tell_watch(headers: &mut HeaderMap) {
+    insert("plaque; detail=\"watch\"".into(), headers);
 }
 
-fn insert(text: String, metadata: &mut MetadataMap) {
-    if let Ok(value) = MetadataValue::try_from(text) {
-        metadata.insert(CACHE_STATUS, value);
+fn insert(text: String, headers: &mut HeaderMap) {
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(CACHE_STATUS, value);
     }
 }

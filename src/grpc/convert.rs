@@ -130,21 +130,24 @@ pub(super) fn event(event: &Event) -> v1::WatchLatestVideoResponse {
 }
 
 fn video(channel: &Channel, video: Video<'_>) -> v1::Video {
-    let kind = match video.kind() {
-        Kind::Video => v1::VideoKind::Video,
-        Kind::Short => v1::VideoKind::Short,
-    };
     v1::Video {
         video_id: video.id().to_string(),
         channel_id: channel.id().to_string(),
         channel_title: channel.title().to_owned(),
         title: video.title().to_owned(),
-        url: video.url(),
-        kind: kind.into(),
+        url: video.url().concat(),
+        kind: video_kind(video.kind()).into(),
         publish_time: video.published().map(Into::into),
         update_time: video.updated().map(Into::into),
         thumbnail: video.thumbnail().map(thumbnail),
         view_count: video.views(),
+    }
+}
+
+pub(super) fn video_kind(kind: Kind) -> v1::VideoKind {
+    match kind {
+        Kind::Video => v1::VideoKind::Video,
+        Kind::Short => v1::VideoKind::Short,
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tonic::body::Body;
@@ -101,6 +101,8 @@ fn refused(error: &LookupError) -> Response<Body> {
     status::from(error, None).into_http()
 }
 
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct InvalidTimeout;
 
@@ -108,7 +110,7 @@ pub(super) struct InvalidTimeout;
 ///
 /// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>
 pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, InvalidTimeout> {
-    let Some(value) = headers.get("grpc-timeout") else {
+    let Some(value) = headers.get(TIMEOUT) else {
         return Ok(None);
     };
     let (unit, digits) = value.as_bytes().split_last().ok_or(InvalidTimeout)?;

@@ -150,6 +150,17 @@ impl Channel {
     }
 }
 
+/// A still picture as it is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Picture<'a> {
+    /// Where it is, in parts.
+    pub url: [&'a str; 5],
+    /// In pixels, 0 if unknown.
+    pub width: u32,
+    /// In pixels, 0 if unknown.
+    pub height: u32,
+}
+
 /// One upload of a [`Channel`].
 #[derive(Clone, Copy)]
 pub struct Video<'a> {
@@ -181,13 +192,14 @@ impl<'a> Video<'a> {
         self.channel.text(start..self.record().title_end)
     }
 
-    /// The video's page.
+    /// The address of the video's page, in parts.
     #[must_use]
-    pub fn url(&self) -> String {
-        match self.kind() {
-            Kind::Video => format!("https://www.youtube.com/watch?v={}", self.id()),
-            Kind::Short => format!("https://www.youtube.com/shorts/{}", self.id()),
-        }
+    pub fn url(&self) -> [&'a str; 2] {
+        let page = match self.kind() {
+            Kind::Video => "https://www.youtube.com/watch?v=",
+            Kind::Short => "https://www.youtube.com/shorts/",
+        };
+        [page, self.record().id.as_str()]
     }
 
     /// When it was published; for a scheduled stream, when it was announced.
@@ -202,23 +214,34 @@ impl<'a> Video<'a> {
         self.record().updated.time()
     }
 
-    /// A still picture. Its address is put together here, at the cost of an allocation.
+    /// A still picture.
     #[must_use]
-    pub fn thumbnail(&self) -> Option<Thumbnail> {
-        Some(match self.record().thumbnail? {
-            Still::Usual { host, width, height } => Thumbnail {
-                url: Still::url(host, self.id()),
+    pub fn picture(&self) -> Option<Picture<'a>> {
+        let record = self.record();
+        Some(match record.thumbnail? {
+            Still::Usual { host, width, height } => Picture {
+                url: Still::url(host, &record.id),
                 width: width.into(),
                 height: height.into(),
             },
             Still::Odd(index) => {
                 let odd = &self.channel.odd_thumbnails[u32::from_le_bytes(index) as usize];
-                Thumbnail {
-                    url: self.channel.text(odd.url.clone()).to_owned(),
+                Picture {
+                    url: [self.channel.text(odd.url.clone()), "", "", "", ""],
                     width: odd.width,
                     height: odd.height,
                 }
             }
+        })
+    }
+
+    /// The same with its address put together, at the cost of an allocation.
+    #[must_use]
+    pub fn thumbnail(&self) -> Option<Thumbnail> {
+        self.picture().map(|Picture { url, width, height }| Thumbnail {
+            url: url.concat(),
+            width,
+            height,
         })
     }
 

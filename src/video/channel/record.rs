@@ -53,7 +53,7 @@ impl Moment {
 pub(super) enum Still {
     /// On one of YouTube's hosts, as all thumbnails are in every feed seen: `https://i3.ytimg.com/vi/VIDEO/hqdefault.jpg`.
     Usual {
-        /// The host's digit, in ASCII.
+        /// The host's digit.
         host: u8,
         width: u16,
         height: u16,
@@ -65,14 +65,24 @@ pub(super) enum Still {
 impl Still {
     /// `thumbnail` as a usual one of the video `id`, if its address can be put together again from that.
     pub(super) fn usual(thumbnail: &Thumbnail, id: VideoId) -> Option<Self> {
-        let host = *thumbnail.url.as_bytes().get("https://i".len())?;
+        let host = thumbnail.url.strip_prefix("https://i")?.chars().next()?;
+        let host = host.to_digit(10)?.try_into().ok()?;
         let width = thumbnail.width.try_into().ok()?;
         let height = thumbnail.height.try_into().ok()?;
-        (Self::url(host, id) == thumbnail.url).then_some(Self::Usual { host, width, height })
+        (Self::url(host, &id).concat() == thumbnail.url).then_some(Self::Usual { host, width, height })
     }
 
-    pub(super) fn url(host: u8, id: VideoId) -> String {
-        format!("https://i{}.ytimg.com/vi/{id}/hqdefault.jpg", char::from(host))
+    /// The address of a usual one, in parts.
+    pub(super) fn url(host: u8, id: &VideoId) -> [&str; 5] {
+        let digit = usize::from(host);
+        let digit = "0123456789".get(digit..=digit).unwrap_or_default();
+        [
+            "https://i",
+            digit,
+            ".ytimg.com/vi/",
+            id.as_str(),
+            "/hqdefault.jpg",
+        ]
     }
 }
 

@@ -205,7 +205,7 @@ fn the_latest_is_the_first_of_its_kind() {
 #[test]
 fn a_video_has_the_address_of_its_page() {
     let channel = round_trip("", &[upload(1), upload(0)]);
-    let pages: Vec<_> = channel.uploads().map(|video| video.url()).collect();
+    let pages: Vec<_> = channel.uploads().map(|video| video.url().concat()).collect();
     assert_eq!(
         pages,
         [
