@@ -13,12 +13,24 @@ mod workers;
 use std::{future::Future, io, net::TcpStream, sync::Arc};
 
 use prometheus_client::registry::Registry;
-use tokio::{net::TcpListener, runtime::Handle, sync::watch};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    runtime::Handle,
+    sync::watch,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{connection::Context, load::Load, tls::Tls, workers::Workers};
 use crate::{
-    accept::accept, admin, config::Config, grpc, latest::Latest, lifecycle::Stage, upstream::Upstream,
+    accept::accept,
+    admin,
+    config::{Config, Connections},
+    grpc,
+    latest::Latest,
+    lifecycle::Stage,
+    upstream::Upstream,
 };
 
 /// Where a server is reached.
@@ -66,16 +78,22 @@ pub async fn run(
     let latest = Arc::new(Latest::new(upstream, config.latest, Handle::current()));
     let (stage, stages) = watch::channel(Stage::Serving);
     let load = Arc::new(Load::default());
-    let context = Context {
-        service: grpc::serve(Arc::clone(&latest), config.calls, stages.clone())?,
-        limits: config.connections,
-        calls: config.calls,
-        load: Arc::clone(&load),
-        tls: listeners.tls,
-        draining: CancellationToken::new(),
+    let draining = CancellationToken::new();
+    // Each worker has one of its own: what all calls count references of, no two threads share.
+    let context = |_worker| {
+        Ok(Context {
+            service: grpc::serve(Arc::clone(&latest), config.calls, stages.clone())?,
+            limits: config.connections,
+            calls: config.calls,
+            load: Arc::clone(&load),
+            tls: listeners.tls.clone(),
+            draining: draining.clone(),
+            connections: TaskTracker::new(),
+        })
     };
+    let contexts: Result<_, ServerError> = (0..config.workers.get()).map(context).collect();
     let acceptor = Acceptor {
-        workers: Workers::start(config.workers, &context)?,
+        workers: Workers::start(contexts?, Arc::clone(&load), draining.clone())?,
         load: Arc::clone(&load),
         max_connections: config.connections.at_once.get(),
     };
@@ -106,6 +124,26 @@ pub async fn run(
         admin.abort();
     }
     Ok(Drained { cut_off })
+}
+
+/// Serves one connection that was made already, over any stream: one in memory, for example. Returns when it has ended.
+pub async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    service: grpc::Served,
+    calls: grpc::Limits,
+    limits: Connections,
+) {
+    let preface = Instant::now() + limits.preface;
+    let context = Context {
+        service,
+        limits,
+        calls,
+        load: Arc::default(),
+        tls: None,
+        draining: CancellationToken::new(),
+        connections: TaskTracker::new(),
+    };
+    context.converse(stream, preface).await;
 }
 
 /// Hands connections to workers.

@@ -1,6 +1,6 @@
 //! One connection's life: handshakes in time, calls, and an end that its peer cannot put off.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use hyper::server::conn::http2;
@@ -11,10 +11,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_io_timeout::TimeoutWriter;
-use tokio_util::{io::InspectReader, sync::CancellationToken};
+use tokio_util::{io::InspectReader, sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    calls::{Activity, Calls, Tasks},
+    calls::{Activity, Begun, Calls, poll_connection},
     load::{Counted, End, Load},
     tls::Tls,
 };
@@ -36,6 +36,8 @@ pub(super) struct Context {
     pub(super) tls: Option<Arc<Tls>>,
     /// Tells every connection to finish what it has, and to take nothing more.
     pub(super) draining: CancellationToken,
+    /// All connections of the worker.
+    pub(super) connections: TaskTracker,
 }
 
 impl Context {
@@ -70,12 +72,22 @@ impl Context {
         }
     }
 
+    /// Whether the worker has no connection but this one.
+    fn alone(&self) -> bool {
+        self.connections.len() <= 1
+    }
+
     async fn told_to_go(&self, then: Duration) {
         self.draining.cancelled().await;
         sleep(then).await;
     }
 
-    async fn converse(&self, stream: impl AsyncRead + AsyncWrite + Unpin, deadline: Instant) -> End {
+    /// Serves HTTP/2 on `stream` to its end.
+    pub(super) async fn converse(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        deadline: Instant,
+    ) -> End {
         let limits = self.limits;
         let activity = Activity::new(Arc::clone(&self.load));
         let heard = Arc::clone(&activity);
@@ -84,8 +96,9 @@ impl Context {
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(limits.pong));
         let service = Calls::new(self.service.clone(), self.calls, Arc::clone(&activity));
-        let mut http = http2::Builder::new(Tasks);
+        let mut http = http2::Builder::new(Begun);
         http.timer(TokioTimer::new())
+            .auto_date_header(false)
             .max_concurrent_streams(limits.streams)
             .max_header_list_size(limits.header_bytes)
             .keep_alive_interval(limits.keepalive)
@@ -97,7 +110,7 @@ impl Context {
         let mut leaving = FuturesUnordered::from_iter([self.time_to_leave(&activity, deadline)]);
         let reason = tokio::select! {
             biased;
-            ended = connection.as_mut() => return end(ended, End::Peer),
+            ended = poll_fn(|context| poll_connection(connection.as_mut(), context, self.alone())) => return end(ended, End::Peer),
             Some(reason) = leaving.next() => reason,
         };
         if matches!(reason, End::Preface) {
@@ -105,7 +118,7 @@ impl Context {
         }
         connection.as_mut().graceful_shutdown();
         tokio::select! {
-            ended = connection => end(ended, reason),
+            ended = poll_fn(|context| poll_connection(connection.as_mut(), context, self.alone())) => end(ended, reason),
             () = activity.quiet_for(limits.linger) => reason,
         }
     }

@@ -1,6 +1,6 @@
 //! The serving threads.
 
-use std::{io, net::TcpStream, num::NonZeroUsize, thread, time::Duration};
+use std::{io, net::TcpStream, sync::Arc, thread, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{
@@ -8,7 +8,10 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-use super::{connection::Context, load::Counted};
+use super::{
+    connection::Context,
+    load::{Counted, Load},
+};
 
 /// Connections on their way to a worker. A worker takes them within microseconds; if it does not, accepting waits.
 const HANDOVER: usize = 64;
@@ -16,7 +19,8 @@ const HANDOVER: usize = 64;
 /// All serving threads. They end when this is dropped, without waiting for calls in progress; see [`Workers::drain`].
 pub(super) struct Workers {
     all: Vec<Worker>,
-    context: Context,
+    load: Arc<Load>,
+    draining: CancellationToken,
     /// Tells the workers to end, whatever their connections do.
     ending: CancellationToken,
 }
@@ -37,17 +41,24 @@ struct Arriving {
 }
 
 impl Workers {
-    /// Starts `count` threads that serve connections.
-    pub(super) fn start(count: NonZeroUsize, context: &Context) -> io::Result<Self> {
+    /// Starts a thread for each of `contexts`, with which it serves connections.
+    pub(super) fn start(
+        contexts: Vec<Context>,
+        load: Arc<Load>,
+        draining: CancellationToken,
+    ) -> io::Result<Self> {
         let ending = CancellationToken::new();
-        let all = (0..count.get())
-            .map(|number| {
+        let all = (0..)
+            .zip(contexts)
+            .map(|(number, context): (usize, _)| {
                 let (handover, arriving) = mpsc::channel(HANDOVER);
                 let (end, ended) = oneshot::channel();
-                let connections = TaskTracker::new();
-                let work = work(arriving, context.clone(), connections.clone(), ending.clone());
+                let connections = context.connections.clone();
+                let served = connections.clone();
+                let work = work(arriving, context, ending.clone());
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
+                    .on_thread_park(move || let_others_go_first(&served))
                     .build()?;
                 thread::Builder::new()
                     .name(format!("serve-{number}"))
@@ -65,7 +76,8 @@ impl Workers {
             .collect::<io::Result<_>>()?;
         Ok(Self {
             all,
-            context: context.clone(),
+            load,
+            draining,
             ending,
         })
     }
@@ -87,7 +99,7 @@ impl Workers {
 
     /// Lets every connection finish its calls, for at most `limit`. Returns how many calls were cut off.
     pub(super) async fn drain(mut self, limit: Duration) -> usize {
-        self.context.draining.cancel();
+        self.draining.cancel();
         // Dropping the handovers tells the workers that nothing more arrives.
         let ended: Vec<_> = self.all.drain(..).map(|worker| worker.ended).collect();
         let all_ended = async {
@@ -100,7 +112,7 @@ impl Workers {
         if tokio::time::timeout(limit, &mut all_ended).await.is_ok() {
             return 0;
         }
-        let cut_off = self.context.load.calls();
+        let cut_off = self.load.calls();
         self.ending.cancel();
         all_ended.await;
         cut_off
@@ -113,13 +125,18 @@ impl Drop for Workers {
     }
 }
 
+/// Before a worker sleeps, whoever else is ready may have its core: on a busy machine more has arrived by then, and it need not sleep.
+/// With 10 connections of 1 call each a call takes 0.88 of the CPU time, and there are 1.2 times as many. With one connection
+/// there is nobody else's call to wait for.
+fn let_others_go_first(connections: &TaskTracker) {
+    if connections.len() > 1 {
+        thread::yield_now();
+    }
+}
+
 /// One worker's life.
-async fn work(
-    mut arriving: mpsc::Receiver<Arriving>,
-    context: Context,
-    connections: TaskTracker,
-    ending: CancellationToken,
-) {
+async fn work(mut arriving: mpsc::Receiver<Arriving>, context: Context, ending: CancellationToken) {
+    let connections = context.connections.clone();
     let all_served = async {
         while let Some(Arriving {
             stream,
