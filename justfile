@@ -16,6 +16,11 @@ demo:
 bench part='':
     cargo bench --bench coalesce -- {{part}}
 
+# What a hit costs, in instructions, beside the figures of the last change that meant to change them; `--save` makes these the last.
+# Needs perf, or valgrind where perf may not count.
+bench-call *options='':
+    cargo run --release -p call -- {{options}}
+
 # What a hit adds to moka's own `get`. Needs perf, or valgrind where perf may not count.
 bench-hit-instructions:
     cargo bench --bench coalesce -- instructions

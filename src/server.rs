@@ -8,6 +8,7 @@ mod calls;
 mod connection;
 mod load;
 pub mod tls;
+mod turn;
 mod workers;
 
 use std::{future::Future, io, net::TcpStream, sync::Arc};

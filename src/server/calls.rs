@@ -1,8 +1,6 @@
-//! A call's place in the server: counted, refused where there are too many, and ended where it would never end.
+//! A call's place in the server: counted, refused where there are too many, and answered even if it panics.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
     convert::Infallible,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -11,18 +9,17 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use http::{HeaderMap, Request, Response, uri::PathAndQuery};
 use http_body::{Frame, SizeHint};
-use hyper::{rt::Executor, service::Service};
+use hyper::service::Service;
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
 use tonic::{Status, body::Body};
 
-use super::load::Load;
+use super::{load::Load, turn};
 use crate::{
     grpc,
     latest::{LookupError, OVERLOAD_PAUSE},
@@ -179,7 +176,7 @@ where
                 Err(_panic) => panicked(this.method.as_ref()).into_http(),
             },
         };
-        ANSWERED.set(*this.sending);
+        turn::answer_begins(*this.sending);
         let (place, method) = (this.place.take(), this.method.take());
         Poll::Ready(Ok(response.map(|inner| CallBody {
             inner,
@@ -239,95 +236,6 @@ impl http_body::Body for CallBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-thread_local! {
-    /// Left by a [`Call`] whose answer begins, for the [`Sending`] that polls it: how long the rest may take.
-    static ANSWERED: Cell<Option<Duration>> = const { Cell::new(None) };
-
-    /// The calls that a connection has begun since it was polled.
-    static BEGUN: RefCell<VecDeque<Pin<Box<dyn Future<Output = ()> + Send>>>> =
-        const { RefCell::new(VecDeque::new()) };
-}
-
-/// Polls a connection, and then the calls that it has begun.
-///
-/// Most of those are hits, which end at once: none of them needs a task, and all answers to what one read has brought are there
-/// when the connection, which they wake, is next polled and sends them in one write. A call that has to wait becomes a task.
-///
-/// If a worker has no connection but this, its peer waits for it and it waits for the peer. So it sends a part of the answers while
-/// it makes the others: with 1 connection of 10 calls there are 1.6 times as many calls a second for that.
-pub(super) fn poll_connection<C: Future>(
-    mut connection: Pin<&mut C>,
-    context: &mut Context<'_>,
-    alone: bool,
-) -> Poll<C::Output> {
-    let mut ended = connection.as_mut().poll(context);
-    let part = if alone {
-        (BEGUN.with_borrow(VecDeque::len) / 4).max(2)
-    } else {
-        usize::MAX
-    };
-    let mut polled = 0;
-    while let Some(mut call) = BEGUN.with_borrow_mut(VecDeque::pop_front) {
-        // Not to be woken: the task polls it once more.
-        let unwoken = &mut Context::from_waker(Waker::noop());
-        if let Ok(Poll::Pending) = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(unwoken))) {
-            tokio::spawn(call);
-        }
-        polled += 1;
-        if polled % part == 0 && ended.is_pending() {
-            ended = connection.as_mut().poll(context);
-        }
-    }
-    ended
-}
-
-/// Keeps a connection's calls for [`poll_connection`]. One whose peer does not take the answer in time is reset.
-///
-/// hyper asks a body for no more before the peer has room for what there is. A body can therefore not tell that its peer does
-/// not read; the task that drives it can.
-#[derive(Clone, Debug)]
-pub(super) struct Begun;
-
-impl<F> Executor<F> for Begun
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, call: F) {
-        BEGUN.with_borrow_mut(|begun| begun.push_back(Box::pin(Sending { call, limit: None })));
-    }
-}
-
-pin_project! {
-    struct Sending<F> {
-        #[pin]
-        call: F,
-        // Made when the answer cannot be sent at once. Most can.
-        #[pin]
-        limit: Option<Sleep>,
-    }
-}
-
-impl<F: Future<Output = ()>> Future for Sending<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        ANSWERED.set(None);
-        let sent = this.call.poll(context);
-        let answered = ANSWERED.take();
-        if sent.is_ready() {
-            return Poll::Ready(());
-        }
-        if let Some(limit) = answered {
-            this.limit.set(Some(tokio::time::sleep(limit)));
-        }
-        match this.limit.as_pin_mut() {
-            Some(limit) => limit.poll(context),
-            None => Poll::Pending,
-        }
     }
 }
 

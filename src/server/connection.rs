@@ -14,9 +14,10 @@ use tokio_io_timeout::TimeoutWriter;
 use tokio_util::{io::InspectReader, sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    calls::{Activity, Begun, Calls, poll_connection},
+    calls::{Activity, Calls},
     load::{Counted, End, Load},
     tls::Tls,
+    turn::{Begun, poll_connection},
 };
 use crate::{config::Connections, grpc, latest::jittered};
 
