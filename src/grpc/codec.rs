@@ -20,8 +20,8 @@ use crate::{
     video::{Channel, Picture, Video},
 };
 
-/// Room for a request or an answer of common length: what is larger grows into more. tonic's 8 KiB for each are more than its
-/// allocator has at hand.
+/// Room for a request or an answer of common length, in bytes; a larger one grows. tonic's default of 8 KiB for each is a size that
+/// allocators take their time over.
 const BUFFER: usize = 512;
 
 /// The codec of `GetLatestVideo`.

@@ -24,7 +24,7 @@ struct Command {
 fn main() -> Result<(), Box<dyn Error>> {
     let Command { args } = Command::parse();
     let service = service::serving(Hello(args.answer()?));
-    // Not SO_REUSEPORT, whose hash gives ten connections to two listeners as 7 and 3 as often as not.
+    // Not SO_REUSEPORT, whose hash gives ten connections to two listeners as 7 and 3, or worse, one time in three.
     let listener = TcpListener::bind(args.listen)?;
     let workers: Vec<_> = (0..cores())
         .map(|_| {
