@@ -27,23 +27,25 @@ def run(programs, said):
         client(programs, "fill", single, "--channels", 1)
         client(programs, "fill", full, "--channels", said.channels, within=3600)
         each = (full.resident_bytes() - empty) / said.channels
-        one, one_of, any_of = "the only channel", f"one of {said.channels:,}", f"any of {said.channels:,}"
-        loads = [(one, single, 1), (one_of, full, 1), (any_of, full, said.channels)]
-        for _, plaque, channels in loads:
-            cpu_us_a_call(programs, plaque, channels, WARM_UP_SECONDS)
+        one, many = "the only channel", f"of {said.channels:,}"
+        every = "--channels", said.channels
+        loads = [(one, single, ["--channels", 1]), (f"one {many}", full, ["--channels", 1]),
+                 (f"any {many}, by Zipf's law", full, [*every, "--zipf"]), (f"any {many}, evenly", full, every)]
+        for _, plaque, choice in loads:
+            cpu_us_a_call(programs, plaque, choice, WARM_UP_SECONDS)
         for number in range(said.rounds):
             progress(f"million: round {number + 1} of {said.rounds}")
-            for name, plaque, channels in in_turn(loads, number):
-                costs[name].append(cpu_us_a_call(programs, plaque, channels, said.seconds))
+            for name, plaque, choice in in_turn(loads, number):
+                costs[name].append(cpu_us_a_call(programs, plaque, choice, said.seconds))
     rows = [[name, spread(costs[name]), ratios(costs[name], costs[one])] for name, *_ in loads]
     title = f"## A hit among {said.channels:,} cached channels ({each:,.0f} bytes each), {CONNECTIONS} × {STREAMS}\n\n"
     return title + table(["", "CPU µs a call", f"/ {one}"], rows)
 
 
-def cpu_us_a_call(programs, plaque, channels, seconds):
+def cpu_us_a_call(programs, plaque, choice, seconds):
     before = plaque.cpu_seconds()
     shape = "--connections", CONNECTIONS, "--streams", STREAMS, "--seconds", seconds
-    said = client(programs, "load", plaque, "--channels", channels, *shape)
+    said = client(programs, "load", plaque, *choice, *shape)
     return (plaque.cpu_seconds() - before) * 1e6 / int(re.fullmatch(r"(\d+) calls\n", said).group(1))
 
 

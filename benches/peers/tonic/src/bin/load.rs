@@ -25,6 +25,10 @@ struct Command {
     #[arg(long)]
     channels: u64,
 
+    /// Choose by Zipf's law, as popularity goes, and not evenly
+    #[arg(long)]
+    zipf: bool,
+
     /// Connections
     #[arg(long, default_value_t = 10)]
     connections: u32,
@@ -47,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Returns how many calls were answered.
 async fn load(command: &Command) -> Result<u64, Box<dyn Error>> {
-    let channels = command.channels;
+    let (channels, zipf) = (command.channels, command.zipf);
     let end = Instant::now() + Duration::from_secs_f64(command.seconds);
     let mut callers = JoinSet::new();
     for _ in 0..command.connections {
@@ -57,7 +61,7 @@ async fn load(command: &Command) -> Result<u64, Box<dyn Error>> {
             callers.spawn(async move {
                 let mut calls = 0;
                 while Instant::now() < end {
-                    let channel_id = made_up_channel(fastrand::u64(..channels));
+                    let channel_id = made_up_channel(choose(channels, zipf));
                     client
                         .get_latest_video(GetLatestVideoRequest {
                             channel_id,
@@ -75,4 +79,20 @@ async fn load(command: &Command) -> Result<u64, Box<dyn Error>> {
         calls += ended??;
     }
     Ok(calls)
+}
+
+/// One of so many. By Zipf's law the first ten are chosen as often as the next ninety, and as the 900 after them.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "there are less than 2^52"
+)]
+fn choose(channels: u64, zipf: bool) -> u64 {
+    if zipf {
+        // The logarithm of the rank is even.
+        (channels as f64).powf(fastrand::f64()) as u64 - 1
+    } else {
+        fastrand::u64(..channels)
+    }
 }
