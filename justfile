@@ -7,7 +7,7 @@ test:
     cargo test
 
 fmt:
-    cargo fmt
+    cargo fmt --all
 
 demo:
     cargo run --release -- demo

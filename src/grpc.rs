@@ -101,8 +101,7 @@ pub fn serve(
             )
             .prepare();
     let services = Services {
-        service: Arc::clone(&service),
-        latest_video: LatestVideoServer::from_arc(service).max_decoding_message_size(limits.message_bytes),
+        service,
         others,
         message_bytes: limits.message_bytes,
     };
@@ -114,7 +113,6 @@ pub fn serve(
 #[derive(Clone)]
 pub struct Services {
     service: Arc<Service>,
-    latest_video: LatestVideoServer<Service>,
     others: Routes,
     message_bytes: usize,
 }
@@ -136,8 +134,8 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let path = request.uri().path();
+        let service = Arc::clone(&self.service);
         if path == GET_LATEST_VIDEO {
-            let service = Arc::clone(&self.service);
             let mut grpc = Grpc::new(AnswerCodec).max_decoding_message_size(self.message_bytes);
             return Box::pin(async move {
                 // Told in the headers when tonic is done with them: it looks through all that it is given.
@@ -155,7 +153,9 @@ where
             });
         }
         if path.split('/').nth(1) == Some(SERVICE_NAME) {
-            return self.latest_video.call(request);
+            return LatestVideoServer::from_arc(service)
+                .max_decoding_message_size(self.message_bytes)
+                .call(request);
         }
         Box::pin(self.others.call(request))
     }
