@@ -1,11 +1,14 @@
-//! What operators and their machines ask over HTTP/1.1: probes and metrics.
+//! What operators, their machines and curl ask over HTTP/1.1: a status page, probes, metrics, and answers as JSON.
+
+mod busy;
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Json, Router,
+    extract::{Path, Query},
     http::{StatusCode, header},
-    response::IntoResponse,
+    response::{Html, IntoResponse},
     routing::get,
 };
 use hyper::server::conn::http1;
@@ -16,10 +19,25 @@ use hyper_util::{
 use prometheus_client::{encoding::text, registry::Registry};
 use tokio::{net::TcpListener, sync::Semaphore};
 
+use self::busy::Busy;
 use crate::{
     accept::accept,
+    grpc::Http,
+    latest::Latest,
     lifecycle::{Stage, Stages},
 };
+
+/// What is told.
+pub struct Told {
+    /// What goes on.
+    pub latest: Arc<Latest>,
+    /// Answers.
+    pub http: Http,
+    /// Metrics.
+    pub registry: Registry,
+    /// Whether calls are taken.
+    pub stages: Stages,
+}
 
 /// What OpenMetrics calls itself.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -30,13 +48,45 @@ pub const CONNECTIONS: usize = 32;
 /// How long a peer may be silent before its request is complete.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves `/livez`, `/readyz` and `/metrics`, for ever.
-pub async fn serve(listener: TcpListener, registry: Registry, stages: Stages) {
-    let registry = Arc::new(registry);
-    let router = Router::new()
+/// Nothing of the page comes from anywhere else, and nothing of it goes anywhere.
+const PAGE_MAY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
+                        connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const NO_SUCH_PAGE: &str = "no such page; there are /, /livez, /readyz, /metrics, /busy and \
+                            /v1/channels/{channel_id}/latest-video?kind=&max_age=\n";
+
+fn router(told: Told) -> Router {
+    let Told {
+        latest,
+        http,
+        registry,
+        stages,
+    } = told;
+    let (http, registry) = (Arc::new(http), Arc::new(registry));
+    let busy = Arc::new(Busy::new(Arc::clone(&latest)));
+    let answer = move |Path(channel): Path<String>, Query(parameters): Query<Vec<(String, String)>>| async move {
+        http.latest_video(channel, parameters).await
+    };
+    let page = (
+        [(header::CONTENT_SECURITY_POLICY, PAGE_MAY)],
+        Html(include_str!("admin/page.html")),
+    );
+    Router::new()
+        .route("/", get(|| async { page }))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(move || async move { ready(&stages) }))
-        .route("/metrics", get(move || async move { metrics(&registry) }));
+        .route(
+            "/metrics",
+            get(move || async move { metrics(&latest, &registry).await }),
+        )
+        .route("/busy", get(move || async move { Json(busy.tell().await) }))
+        .route("/v1/channels/{channel_id}/latest-video", get(answer))
+        .fallback((StatusCode::NOT_FOUND, NO_SUCH_PAGE))
+}
+
+/// Serves all that, for ever.
+pub async fn serve(listener: TcpListener, told: Told) {
+    let router = router(told);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -61,7 +111,8 @@ fn ready(stages: &Stages) -> (StatusCode, &'static str) {
     }
 }
 
-fn metrics(registry: &Registry) -> impl IntoResponse + use<> {
+async fn metrics(latest: &Latest, registry: &Registry) -> impl IntoResponse + use<> {
+    latest.tidy().await;
     let mut text = String::new();
     match text::encode(&mut text, registry) {
         Ok(()) => Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text)),

@@ -132,14 +132,14 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use moka::{future::Cache, ops::compute::Op};
+use moka::{future::Cache, notification::RemovalCause, ops::compute::Op};
 use tokio::runtime::Handle;
 
 use self::flight::{Flight, Flights, Joined};
 pub use self::{
     broadcast::Overloaded,
-    entry::{Entry, Failed, Good},
-    flight::{FlightError, Waiter},
+    entry::{Asked, Entry, Failed, Good},
+    flight::{FlightError, InProgress, Waiter},
 };
 
 /// What a [`Coalescer`] may use.
@@ -175,8 +175,17 @@ pub struct Coalescer<K, V> {
     flights: Arc<Flights<K, V>>,
     /// The next place in the order of lookups.
     next_stamp: AtomicU64,
+    counts: Arc<Counts>,
     flight_limit: Duration,
     runtime: Handle,
+}
+
+/// What has happened so far.
+#[derive(Debug, Default)]
+struct Counts {
+    flights: AtomicU64,
+    evicted: AtomicU64,
+    expired: AtomicU64,
 }
 
 /// A value, and its place in the order in which lookups began.
@@ -197,12 +206,16 @@ where
         weigh: impl Fn(&K, &V) -> u32 + Send + Sync + 'static,
         runtime: Handle,
     ) -> Self {
+        let counts = Arc::<Counts>::default();
+        let removed = Arc::clone(&counts);
         Self {
             known: Cache::builder()
                 .max_capacity(limits.weight)
                 .weigher(move |key, entry: &Stamped<V>| weigh(key, &entry.value))
                 .time_to_live(limits.keep_for)
+                .eviction_listener(move |_key, _entry, cause| removed.count(cause))
                 .build(),
+            counts,
             flights: Flights::new(limits.waiters),
             next_stamp: AtomicU64::new(0),
             flight_limit: limits.flight,
@@ -268,6 +281,7 @@ where
         let known = self.known.clone();
         let limit = self.flight_limit;
         let stamp = self.stamp();
+        self.counts.flights.fetch_add(1, Ordering::Relaxed);
         // Owns the flight. Ended by its lookup, its limit or the runtime's shutdown; `flight` cleans up after all three.
         self.runtime.spawn(async move {
             let found = async {
@@ -317,8 +331,64 @@ where
         self.flights.waiting()
     }
 
+    /// The lookups in progress.
+    #[must_use]
+    pub fn in_progress(&self) -> Vec<InProgress<K>> {
+        self.flights.in_progress()
+    }
+
+    /// The lookups that were begun so far.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        self.counts.flights.load(Ordering::Relaxed)
+    }
+
+    /// All that is known, in no order. As long as it is read, others may write.
+    pub fn all(&self) -> impl Iterator<Item = (K, V)> {
+        self.known.iter().map(|(key, entry)| (*key, entry.value))
+    }
+
+    /// Lets the cache do now what it does now and then: remove what is too old or too much, and count what is left.
+    pub async fn tidy(&self) {
+        self.known.run_pending_tasks().await;
+    }
+
+    /// The number of entries, when the cache last counted.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.known.entry_count()
+    }
+
+    /// What they weigh together.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        self.known.weighted_size()
+    }
+
+    /// The entries that had to go so far because there were too many.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.counts.evicted.load(Ordering::Relaxed)
+    }
+
+    /// The entries that had to go so far because they were too old.
+    #[must_use]
+    pub fn expired(&self) -> u64 {
+        self.counts.expired.load(Ordering::Relaxed)
+    }
+
     fn stamp(&self) -> u64 {
         self.next_stamp.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Counts {
+    fn count(&self, cause: RemovalCause) {
+        match cause {
+            RemovalCause::Size => self.evicted.fetch_add(1, Ordering::Relaxed),
+            RemovalCause::Expired => self.expired.fetch_add(1, Ordering::Relaxed),
+            RemovalCause::Explicit | RemovalCause::Replaced => return,
+        };
     }
 }
 

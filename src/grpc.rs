@@ -5,7 +5,10 @@ mod codec;
 mod convert;
 mod deadline;
 mod health;
+mod json;
+mod method;
 mod status;
+mod tally;
 
 use std::{
     convert::Infallible,
@@ -24,10 +27,13 @@ use tower::{BoxError, service_fn};
 use self::{codec::AnswerCodec, deadline::Deadlines, health::Health};
 pub use self::{
     codec::encode,
+    json::Http,
+    method::{Ended, Method},
     status::{PUSHBACK, from as status},
+    tally::{Tally, register},
 };
 use crate::{
-    latest::{Answer, Latest, LookupError, Made},
+    latest::{Answer, Latest, LookupError, Reply},
     lifecycle::Stages,
     proto::{
         self,
@@ -67,7 +73,7 @@ impl Default for Limits {
 /// All that is served.
 pub type Served = Deadlines<Services>;
 
-/// `LatestVideo`, reflection (v1 and v1alpha) and health.
+/// `LatestVideo`, reflection (v1 and v1alpha) and health. What is answered is counted in `tally`.
 ///
 /// # Errors
 ///
@@ -76,6 +82,7 @@ pub fn serve(
     latest: Arc<Latest>,
     limits: Limits,
     stages: Stages,
+    tally: Arc<Tally>,
 ) -> Result<Served, tonic_reflection::server::Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -86,6 +93,7 @@ pub fn serve(
     let service = Arc::new(Service {
         latest,
         longest_watch: limits.watch,
+        tally,
     });
     let others =
         Routes::new(HealthServer::new(Health(stages)).max_decoding_message_size(limits.message_bytes))
@@ -117,9 +125,6 @@ pub struct Services {
     message_bytes: usize,
 }
 
-/// The method that nearly all calls are of.
-const GET_LATEST_VIDEO: &str = "/plaque.v1.LatestVideo/GetLatestVideo";
-
 impl<B> tower::Service<http::Request<B>> for Services
 where
     B: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send + Sync> + Send + 'static,
@@ -135,15 +140,15 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let path = request.uri().path();
         let service = Arc::clone(&self.service);
-        if path == GET_LATEST_VIDEO {
+        if Method::of(path) == Method::GetLatestVideo {
             let mut grpc = Grpc::new(AnswerCodec).max_decoding_message_size(self.message_bytes);
             return Box::pin(async move {
                 // Told in the headers when tonic is done with them: it looks through all that it is given.
                 let told = OnceLock::new();
                 let get = service_fn(async |request: Request<_>| {
-                    let (answer, made) = service.get(&request.into_inner()).await;
-                    made.map(|made| told.set(made));
-                    answer.map(Response::new)
+                    let reply = service.get(&request.into_inner()).await?;
+                    let _ = told.set(reply.made);
+                    answer(reply).map(Response::new)
                 });
                 let mut response = grpc.unary(get, request).await;
                 if let Some(made) = told.into_inner() {
@@ -161,43 +166,27 @@ where
     }
 }
 
-/// Whether calls of this method stay open once they are answered.
-#[must_use]
-pub fn is_stream(path: &str) -> bool {
-    matches!(
-        path,
-        "/plaque.v1.LatestVideo/WatchLatestVideo"
-            | "/grpc.health.v1.Health/Watch"
-            | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-            | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-    )
-}
-
-/// Whether calls of this method ask how the server is. Those are never too many: a mesh that gets no answer takes the server for
-/// dead, gives its calls to the others, and then takes those for dead.
-#[must_use]
-pub fn is_health(path: &str) -> bool {
-    path.starts_with("/grpc.health.v1.Health/")
-}
-
 /// `plaque.v1.LatestVideo`.
 pub struct Service {
     latest: Arc<Latest>,
     longest_watch: Option<Duration>,
+    tally: Arc<Tally>,
 }
 
 impl Service {
-    /// The answer, and how it was made if it was.
-    async fn get(&self, request: &GetLatestVideoRequest) -> (Result<Answer, Status>, Option<Made>) {
-        match convert::query(request) {
-            Ok(query) => {
-                let reply = self.latest.get(query).await;
-                let refused = |error| status::from(&error, reply.retry_after);
-                (reply.outcome.map_err(refused), Some(reply.made))
-            }
-            Err(error) => (Err(status::from(&error, None)), None),
-        }
+    /// What became of the question; a status if it was none.
+    async fn get(&self, request: &GetLatestVideoRequest) -> Result<Reply, Status> {
+        let query = convert::query(request).map_err(|error| status::from(&error, None))?;
+        let reply = self.latest.get(query).await;
+        self.tally.answered(&reply);
+        Ok(reply)
     }
+}
+
+fn answer(reply: Reply) -> Result<Answer, Status> {
+    reply
+        .outcome
+        .map_err(|error| status::from(&error, reply.retry_after))
 }
 
 #[tonic::async_trait]
@@ -206,15 +195,14 @@ impl LatestVideo for Service {
         &self,
         request: Request<GetLatestVideoRequest>,
     ) -> Result<Response<GetLatestVideoResponse>, Status> {
-        let (answer, made) = self.get(request.get_ref()).await;
-        let mut response = answer.map(|answer| Response::new(convert::response(&answer)));
+        let reply = self.get(request.get_ref()).await?;
+        let made = reply.made;
+        let mut response = answer(reply).map(|answer| Response::new(convert::response(&answer)));
         let metadata = match &mut response {
             Ok(response) => response.metadata_mut(),
             Err(status) => status.metadata_mut(),
         };
-        if let Some(made) = made {
-            cache_status::tell(made, metadata.as_mut());
-        }
+        cache_status::tell(made, metadata.as_mut());
         response
     }
 
@@ -232,6 +220,7 @@ impl LatestVideo for Service {
             // A reply for each query that was asked, in their order.
             match query.map(|_| replies.next()) {
                 Ok(Some(reply)) => {
+                    self.tally.answered(&reply);
                     how.push(reply.made);
                     convert::result(id, reply.outcome.as_ref(), reply.retry_after)
                 }

@@ -5,6 +5,7 @@
 
 mod accept;
 mod cause;
+mod metrics;
 pub mod video;
 
 pub mod upstream;

@@ -13,7 +13,7 @@ mod workers;
 
 use std::{future::Future, io, net::TcpStream, sync::Arc};
 
-use prometheus_client::registry::Registry;
+use prometheus_client::{metrics::info::Info, registry::Registry};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -26,9 +26,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{connection::Context, load::Load, tls::Tls, workers::Workers};
 use crate::{
     accept::accept,
-    admin,
+    admin::{self, Told},
     config::{Config, Connections},
-    grpc,
+    grpc::{self, Tally},
     latest::Latest,
     lifecycle::Stage,
     upstream::Upstream,
@@ -76,14 +76,25 @@ pub async fn run(
     upstream: Arc<dyn Upstream>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Drained, ServerError> {
-    let latest = Arc::new(Latest::new(upstream, config.latest, Handle::current()));
+    let latest = Arc::new(Latest::new(
+        Arc::clone(&upstream),
+        config.latest,
+        Handle::current(),
+    ));
     let (stage, stages) = watch::channel(Stage::Serving);
     let load = Arc::new(Load::default());
     let draining = CancellationToken::new();
     // Each worker has one of its own: what all calls count references of, no two threads share.
     let context = |_worker| {
+        let tally = Arc::default();
         Ok(Context {
-            service: grpc::serve(Arc::clone(&latest), config.calls, stages.clone())?,
+            service: grpc::serve(
+                Arc::clone(&latest),
+                config.calls,
+                stages.clone(),
+                Arc::clone(&tally),
+            )?,
+            tally,
             limits: config.connections,
             calls: config.calls,
             load: Arc::clone(&load),
@@ -92,18 +103,37 @@ pub async fn run(
             connections: TaskTracker::new(),
         })
     };
-    let contexts: Result<_, ServerError> = (0..config.workers.get()).map(context).collect();
+    let contexts: Result<Vec<_>, ServerError> = (0..config.workers.get()).map(context).collect();
+    let contexts = contexts?;
+    let by_http = Arc::<Tally>::default();
+    let tallies = contexts.iter().map(|context| &context.tally).chain([&by_http]);
+    let tallies = tallies.map(Arc::clone).collect();
     let acceptor = Acceptor {
-        workers: Workers::start(contexts?, Arc::clone(&load), draining.clone())?,
+        workers: Workers::start(contexts, Arc::clone(&load), draining.clone())?,
         load: Arc::clone(&load),
         max_connections: config.connections.at_once.get(),
     };
-    let mut registry = Registry::with_prefix("plaque");
-    load.register(&mut registry);
-    Load::register_limits(config, &mut registry);
+    let mut registry = Registry::default();
+    grpc::register(tallies, &mut registry);
+    let own = registry.sub_registry_with_prefix("plaque");
+    own.register(
+        "build",
+        "What runs",
+        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+    );
+    load.register(own);
+    Load::register_limits(config, own);
+    latest.register(own);
+    upstream.register(own);
+    let told = Told {
+        http: grpc::Http::new(Arc::clone(&latest), config.latest.policy, config.calls, by_http),
+        latest: Arc::clone(&latest),
+        registry,
+        stages,
+    };
     let admin = listeners.admin.map(|listener| {
         // Owns the probes and metrics. Ended below, when there is nothing left to tell.
-        tokio::spawn(admin::serve(listener, registry, stages))
+        tokio::spawn(admin::serve(listener, told))
     });
 
     let listener = listeners.grpc;
@@ -140,6 +170,7 @@ pub async fn converse(
         limits,
         calls,
         load: Arc::default(),
+        tally: Arc::default(),
         tls: None,
         draining: CancellationToken::new(),
         connections: TaskTracker::new(),

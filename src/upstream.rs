@@ -5,6 +5,7 @@
 use std::{fmt, time::Duration};
 
 use futures_util::future::BoxFuture;
+use prometheus_client::registry::Registry;
 
 use crate::video::{Channel, ChannelId, Kind};
 
@@ -18,6 +19,9 @@ pub trait Upstream: Send + Sync {
 
     /// What a lookup takes at most: by then it has failed by itself.
     fn time_limit(&self) -> Duration;
+
+    /// Makes what it counts known to whoever reads `registry`.
+    fn register(&self, _registry: &mut Registry) {}
 }
 
 /// What is looked up: a channel's feed, or that of its uploads of one kind.

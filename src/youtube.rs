@@ -7,9 +7,13 @@
 pub mod feed;
 mod pacing;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use prometheus_client::{
+    metrics::{family::Family, histogram::Histogram},
+    registry::{Registry, Unit},
+};
 use reqwest::{Certificate, Client, Response, StatusCode, Url, header, redirect};
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
@@ -18,6 +22,7 @@ pub use self::pacing::Pace;
 use self::pacing::{Pacer, Turn, bounded, busy};
 use crate::{
     cause::innermost,
+    metrics::SECONDS,
     upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
     video::{Channel, Kind},
 };
@@ -38,8 +43,12 @@ pub struct YouTube {
     feeds: Url,
     /// Of the whole lookup: waiting for its turn, connecting, headers, body, and all that again.
     time_limit: Duration,
-    pacer: Pacer,
+    pacer: Arc<Pacer>,
+    requests: Requests,
 }
+
+/// How long requests took, by what came of them.
+type Requests = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
 
 /// How to look feeds up.
 #[derive(Clone, Debug)]
@@ -111,7 +120,8 @@ impl YouTube {
             client: client.build().map_err(SetupError::Tls)?,
             feeds: settings.feeds,
             time_limit: settings.time_limit,
-            pacer: Pacer::new(settings.pace),
+            pacer: Arc::new(Pacer::new(settings.pace)),
+            requests: Family::new_with_constructor(|| Histogram::new(SECONDS)),
         })
     }
 
@@ -136,7 +146,21 @@ impl YouTube {
         }
     }
 
+    /// One request, counted.
     async fn fetch(&self, feed: Feed) -> Result<Channel, Failure> {
+        let mut request = Request {
+            requests: &self.requests,
+            begun: Instant::now(),
+            outcome: "timeout",
+        };
+        let fetched = self.request(feed).await;
+        request.outcome = fetched
+            .as_ref()
+            .map_or_else(|failure| outcome(&failure.error), |_| "found");
+        fetched
+    }
+
+    async fn request(&self, feed: Feed) -> Result<Channel, Failure> {
         let mut url = self.feeds.clone();
         let (name, id) = match feed.kind {
             None => ("channel_id", feed.channel.to_string()),
@@ -179,6 +203,44 @@ impl Upstream for YouTube {
 
     fn time_limit(&self) -> Duration {
         self.time_limit
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "upstream_request_duration",
+            "Requests to the upstream, by outcome",
+            Unit::Seconds,
+            self.requests.clone(),
+        );
+        Pacer::register(&self.pacer, registry);
+    }
+}
+
+/// A request that is counted when it ends, however it ends.
+struct Request<'a> {
+    requests: &'a Requests,
+    begun: Instant,
+    /// That of one that is dropped at the end of its time.
+    outcome: &'static str,
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        self.requests
+            .get_or_create(&[("outcome", self.outcome)])
+            .observe(seconds);
+    }
+}
+
+/// What came of a request that failed, as metrics call it.
+fn outcome(error: &UpstreamError) -> &'static str {
+    match error {
+        UpstreamError::NotFound | UpstreamError::Outage => "not_found",
+        UpstreamError::RateLimited(_) => "rate_limited",
+        UpstreamError::Malformed(_) => "malformed",
+        UpstreamError::TimedOut(_) => "timeout",
+        UpstreamError::Busy | UpstreamError::Status(_) | UpstreamError::Unreachable(_) => "error",
     }
 }
 

@@ -146,6 +146,9 @@ impl World {
     fn is_over(&self) {
         with_grain(Grain::Quiet, || {
             assert_eq!(self.flights.len(), 0, "entries leaked: {:?}", self.history);
+            let left = self.flights.in_progress();
+            let left: Vec<_> = left.iter().map(|one| (one.key, one.begun, one.waiting)).collect();
+            assert!(left.is_empty(), "still in progress: {left:?}");
             assert!(
                 self.flights.room() <= SHARDS * 2 * SHARD_KEEPS,
                 "{}",

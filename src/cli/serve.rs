@@ -148,7 +148,9 @@ fn announce(listeners: &Listeners) -> io::Result<()> {
     let mut lines = vec![format!("plaque {version} serves gRPC on {address}{secured}")];
     if let Some(admin) = &listeners.admin {
         let admin = admin.local_addr()?;
-        lines.push(format!("admin: http://{admin}/metrics, /livez, /readyz"));
+        lines.push(format!(
+            "admin: http://{admin}/metrics, /livez, /readyz; a page to look at: http://{admin}/"
+        ));
     }
     if listeners.tls.is_none() {
         lines.push(format!("try: {}", grpcurl(address, EXAMPLE)));

@@ -68,6 +68,11 @@ impl<T> Sender<T> {
         Receiver(Arc::clone(&self.0))
     }
 
+    /// How many listen.
+    pub(super) fn listening(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
+
     /// Only the first message counts.
     pub(super) fn send(&self, message: T) {
         self.0.end(Some(message));

@@ -1,16 +1,37 @@
 //! What a cache keeps of one key: the last good answer, and what has gone wrong since.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime},
+};
 
 /// A last good answer and a last failure. At least one of them is there.
 ///
 /// Ages are reckoned from [`Instant`]s, which no change of the wall clock disturbs.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Entry<T, E> {
     /// The last good answer.
     pub good: Option<Good<T>>,
     /// The lookup that failed since, if one did.
     pub failed: Option<Failed<E>>,
+    /// How often it was asked for.
+    pub asked: Asked,
+}
+
+/// Counts who asks for an entry. It lies beside the count of the entry's owners, which whoever asks changes anyway.
+#[derive(Debug, Default)]
+pub struct Asked(AtomicU32);
+
+impl Asked {
+    /// Counts one more.
+    pub fn once_more(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// How many there were.
+    pub fn times(&self) -> u32 {
+        self.0.load(Relaxed)
+    }
 }
 
 /// A good answer.
@@ -43,6 +64,7 @@ impl<T, E> Entry<T, E> {
         Self {
             good: Some(Good { value, at: now, time }),
             failed: None,
+            asked: Asked::default(),
         }
     }
 
@@ -51,6 +73,7 @@ impl<T, E> Entry<T, E> {
         Self {
             good,
             failed: Some(failed),
+            asked: Asked::default(),
         }
     }
 

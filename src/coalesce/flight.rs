@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, Hash},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt as _;
@@ -35,7 +35,30 @@ pub enum FlightError {
 
 type Outcome<V> = Result<V, FlightError>;
 type Sender<V> = broadcast::Sender<Outcome<V>>;
-type Shard<K, V> = HashMap<K, Weak<Sender<V>>>;
+type Shard<K, V> = HashMap<K, Listed<V>>;
+
+/// A flight as the map lists it.
+struct Listed<V> {
+    sender: Weak<Sender<V>>,
+    begun: Instant,
+}
+
+impl<V> Listed<V> {
+    fn upgrade(&self) -> Option<Arc<Sender<V>>> {
+        self.sender.upgrade()
+    }
+}
+
+/// A lookup in progress, as others see it.
+#[derive(Clone, Copy, Debug)]
+pub struct InProgress<K> {
+    /// What is looked up.
+    pub key: K,
+    /// Since when.
+    pub begun: Instant,
+    /// How many callers wait for it.
+    pub waiting: usize,
+}
 
 /// All flights in progress, and the number of those who wait for them.
 ///
@@ -68,7 +91,7 @@ impl<K: Copy + Eq + Hash, V: Clone> Flights<K, V> {
     pub(super) fn join(self: &Arc<Self>, key: K) -> Result<Joined<K, V>, Overloaded> {
         let place = self.places.take()?;
         let mut shard = self.shard(&key).lock();
-        if let Some(sender) = shard.get(&key).and_then(Weak::upgrade) {
+        if let Some(sender) = shard.get(&key).and_then(Listed::upgrade) {
             // Subscribed under the lock: a flight takes itself out of the map, under the lock, before it sends. Whoever finds it
             // in the map therefore hears from it.
             let receiver = sender.subscribe(place);
@@ -90,13 +113,17 @@ impl<K: Copy + Eq + Hash, V: Clone> Flights<K, V> {
     /// Opens a flight that nobody waits for yet. `None` if there is one.
     pub(super) fn start(self: &Arc<Self>, key: K) -> Option<Flight<K, V>> {
         let mut shard = self.shard(&key).lock();
-        let is_there = shard.get(&key).and_then(Weak::upgrade).is_some();
+        let is_there = shard.get(&key).and_then(Listed::upgrade).is_some();
         (!is_there).then(|| self.open(key, &mut shard))
     }
 
     fn open(self: &Arc<Self>, key: K, shard: &mut Shard<K, V>) -> Flight<K, V> {
         let sender = Arc::new(broadcast::Sender::new(&self.places));
-        shard.insert(key, Arc::downgrade(&sender));
+        let listed = Listed {
+            sender: Arc::downgrade(&sender),
+            begun: Instant::now(),
+        };
+        shard.insert(key, listed);
         Flight {
             key,
             sender,
@@ -125,6 +152,22 @@ impl<K: Copy + Eq + Hash, V> Flights<K, V> {
     /// The number of callers who wait.
     pub(super) fn waiting(&self) -> usize {
         self.places.taken()
+    }
+
+    /// The flights in progress, shard by shard: some may have ended meanwhile.
+    pub(super) fn in_progress(&self) -> Vec<InProgress<K>> {
+        let mut flights = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            flights.extend(shard.iter().filter_map(|(key, entry)| {
+                Some(InProgress {
+                    key: *key,
+                    begun: entry.begun,
+                    waiting: entry.upgrade()?.listening(),
+                })
+            }));
+        }
+        flights
     }
 
     /// The number of flights that the map has room for.
@@ -159,7 +202,9 @@ impl<K: Copy + Eq + Hash, V> Flight<K, V> {
     /// Whether this is still the flight for its key; not so after [`Flights::detach`].
     pub(super) fn is_current(&self) -> bool {
         let shard = self.flights.shard(&self.key).lock();
-        shard.get(&self.key).is_some_and(|weak| self.is_mine(weak))
+        shard
+            .get(&self.key)
+            .is_some_and(|entry| self.is_mine(&entry.sender))
     }
 
     fn is_mine(&self, weak: &Weak<Sender<V>>) -> bool {
@@ -170,7 +215,10 @@ impl<K: Copy + Eq + Hash, V> Flight<K, V> {
 impl<K: Copy + Eq + Hash, V> Drop for Flight<K, V> {
     fn drop(&mut self) {
         let mut shard = self.flights.shard(&self.key).lock();
-        if shard.get(&self.key).is_some_and(|weak| self.is_mine(weak)) {
+        if shard
+            .get(&self.key)
+            .is_some_and(|entry| self.is_mine(&entry.sender))
+        {
             shard.remove(&self.key);
             if shard.capacity() > SHARD_KEEPS && shard.len() < shard.capacity() / 4 {
                 let room = shard.len() * 2;

@@ -59,12 +59,21 @@ fn count(channels: &[String]) -> Result<(), LookupError> {
     }
 }
 
+/// A kind by its name or its number, as protobuf JSON has it; also by the end of its name.
+pub(super) fn kind_named(text: &str) -> Result<i32, LookupError> {
+    let named = |name: &str| v1::VideoKind::from_str_name(name).map(i32::from);
+    let short = || named(&format!("VIDEO_KIND_{}", text.to_uppercase()));
+    let number = || text.parse().ok();
+    let kind = named(text).or_else(short).or_else(number);
+    kind.ok_or_else(|| LookupError::InvalidKind(text.into()))
+}
+
 fn kind(number: i32) -> Result<Option<Kind>, LookupError> {
     match v1::VideoKind::try_from(number) {
         Ok(v1::VideoKind::Unspecified) => Ok(None),
         Ok(v1::VideoKind::Video) => Ok(Some(Kind::Video)),
         Ok(v1::VideoKind::Short) => Ok(Some(Kind::Short)),
-        Err(_) => Err(LookupError::InvalidKind(number)),
+        Err(_) => Err(LookupError::InvalidKind(number.to_string().into())),
     }
 }
 

@@ -26,6 +26,7 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
         E::InvalidMaxAge => (Code::InvalidArgument, "INVALID_MAX_AGE"),
         E::InvalidPublishedAfter => (Code::InvalidArgument, "INVALID_PUBLISHED_AFTER"),
         E::InvalidTimeout => (Code::InvalidArgument, "INVALID_TIMEOUT"),
+        E::UnknownParameter(_) => (Code::InvalidArgument, "UNKNOWN_PARAMETER"),
         E::NoChannels(_) => (Code::InvalidArgument, "NO_CHANNELS"),
         E::TooManyChannels { .. } => (Code::InvalidArgument, "TOO_MANY_CHANNELS"),
         E::ChannelNotFound(_) => (Code::NotFound, "CHANNEL_NOT_FOUND"),

@@ -14,8 +14,10 @@ pub enum LookupError {
     #[error("channel_id is not a channel ID: {0}")]
     InvalidChannelId(#[from] InvalidChannelId),
     /// The request has a kind that does not exist.
-    #[error("kind has the unknown value {0}; expected 0 (any), 1 (video) or 2 (Short)")]
-    InvalidKind(i32),
+    #[error(
+        "kind has the unknown value {0}; expected VIDEO_KIND_UNSPECIFIED (0), VIDEO_KIND_VIDEO (1) or VIDEO_KIND_SHORT (2)"
+    )]
+    InvalidKind(Box<str>),
     /// The request has an age that cannot be.
     #[error("max_age is negative or malformed; expected a duration of 0 or more, such as 60s")]
     InvalidMaxAge,
@@ -25,6 +27,9 @@ pub enum LookupError {
     /// The request has a deadline that cannot be read.
     #[error("the grpc-timeout header is malformed; expected 1 to 8 digits and one of H M S m u n")]
     InvalidTimeout,
+    /// The request has something that it cannot have.
+    #[error("there is no parameter {0:?}; expected kind or max_age")]
+    UnknownParameter(Box<str>),
     /// The request names no channel at all.
     #[error("channel_ids is empty; expected 1 to {0} channel IDs")]
     NoChannels(usize),

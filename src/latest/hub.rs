@@ -6,7 +6,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Instant, SystemTime},
 };
 
@@ -27,6 +30,7 @@ const REMEMBERED: usize = 64;
 pub(super) struct Hubs {
     /// Held for a lookup or an insertion, never across an `await`. A hub is owned by its watchers, and removes itself.
     hubs: Mutex<HashMap<ChannelId, Weak<Hub>>>,
+    polls: AtomicU64,
 }
 
 impl Hubs {
@@ -63,6 +67,26 @@ impl Hubs {
     /// The number of channels that are watched.
     pub(super) fn len(&self) -> usize {
         self.hubs.lock().len()
+    }
+
+    /// The number of those who watch, once for each channel.
+    pub(super) fn watchers(&self) -> usize {
+        let hubs = self.hubs.lock();
+        let all = hubs.values().filter_map(Weak::upgrade);
+        // Out of the lock before they are dropped: the last of a hub's owners takes it.
+        let all: Vec<_> = all.collect();
+        drop(hubs);
+        all.iter().map(|hub| hub.timeline.receiver_count()).sum()
+    }
+
+    /// Counts a poll.
+    pub(super) fn polled(&self) {
+        self.polls.fetch_add(1, Relaxed);
+    }
+
+    /// The number of polls so far.
+    pub(super) fn polls(&self) -> u64 {
+        self.polls.load(Relaxed)
     }
 }
 

@@ -119,6 +119,11 @@ impl Source {
         Entry::failed(good, failed)
     }
 
+    /// Whether a 404 says nothing at `now`.
+    pub(super) fn outage(&self, now: Instant) -> bool {
+        self.outage.under_way(now)
+    }
+
     /// What a caller is told of a failure. A 404 that was remembered before the outage was noticed says no more than the others.
     pub(super) fn refusal(&self, error: UpstreamError, feed: Feed, now: Instant) -> LookupError {
         match error {

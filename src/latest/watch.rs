@@ -137,6 +137,7 @@ async fn poll(latest: Weak<Latest>, hub: Weak<Hub>, channel: ChannelId, every: D
             kind: None,
             max_age,
         };
+        latest.source.hubs.polled();
         // A lookup tells the hub by itself; what was known already is told here.
         latest.answer(query, channel.into(), Urgency::Background).await;
         let known = latest.coalescer.known(&channel.into()).await;

@@ -10,10 +10,10 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Request, Response, uri::PathAndQuery};
+use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::service::Service;
 use pin_project_lite::pin_project;
@@ -21,7 +21,7 @@ use tonic::{Status, body::Body};
 
 use super::{load::Load, turn};
 use crate::{
-    grpc,
+    grpc::{self, Ended, Method, Tally},
     latest::{LookupError, OVERLOAD_PAUSE},
 };
 
@@ -29,15 +29,17 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Activity {
     load: Arc<Load>,
+    tally: Arc<Tally>,
     begun: AtomicUsize,
     in_progress: AtomicUsize,
     bytes_heard: AtomicUsize,
 }
 
 impl Activity {
-    pub(super) fn new(load: Arc<Load>) -> Arc<Self> {
+    pub(super) fn new(load: Arc<Load>, tally: Arc<Tally>) -> Arc<Self> {
         Arc::new(Self {
             load,
+            tally,
             begun: AtomicUsize::new(0),
             in_progress: AtomicUsize::new(0),
             bytes_heard: AtomicUsize::new(0),
@@ -70,23 +72,49 @@ impl Activity {
 
 /// A call that is in progress as long as this is there.
 #[derive(Debug)]
-struct Place(Arc<Activity>);
+struct Place {
+    activity: Arc<Activity>,
+    method: Method,
+    begun: Instant,
+    /// Told before the answer's end is sent.
+    ended: Ended,
+    /// Not if there were as many calls as may be.
+    taken: bool,
+}
 
 impl Place {
-    /// `None` if `limit` calls are in progress.
-    fn take(activity: &Arc<Activity>, limit: usize) -> Option<Self> {
-        activity.load.begin_call(limit).then(|| {
+    /// Begins a call; one that is refused if `limit` others are in progress.
+    fn take(activity: &Arc<Activity>, method: Method, limit: usize) -> Self {
+        let taken = activity.load.begin_call(limit);
+        if taken {
             activity.begun.fetch_add(1, Relaxed);
             activity.in_progress.fetch_add(1, Relaxed);
-            Self(Arc::clone(activity))
-        })
+        }
+        Self {
+            activity: Arc::clone(activity),
+            method,
+            begun: Instant::now(),
+            ended: Ended::CANCELLED,
+            taken,
+        }
+    }
+
+    /// Notes how the call ends, if `headers` say so.
+    fn hear(&mut self, headers: &HeaderMap) {
+        self.ended = Ended::told(headers).unwrap_or(self.ended);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.in_progress.fetch_sub(1, Relaxed);
-        self.0.load.end_call();
+        let activity = &self.activity;
+        activity
+            .tally
+            .ended(self.method, self.ended, self.begun.elapsed());
+        if self.taken {
+            activity.in_progress.fetch_sub(1, Relaxed);
+            activity.load.end_call();
+        }
     }
 }
 
@@ -118,26 +146,24 @@ where
     type Future = Call<S::Future>;
 
     fn call(&self, request: Request<B>) -> Self::Future {
-        let method = request.uri().path_and_query().cloned();
-        let path = request.uri().path();
+        let method = Method::of(request.uri().path());
         let at_once = self.limits.at_once;
-        let limit = if grpc::is_health(path) {
+        let limit = if method.is_health() {
             usize::MAX
         } else {
             at_once.get()
         };
-        let place = Place::take(&self.activity, limit);
-        let sending = if grpc::is_stream(path) {
+        let place = Place::take(&self.activity, method, limit);
+        let sending = if method.is_stream() {
             self.limits.watch.map(|watch| watch + self.limits.deadline)
         } else {
             Some(self.limits.deadline)
         };
         Call {
-            inner: place.is_some().then(|| self.inner.clone().call(request)),
+            inner: place.taken.then(|| self.inner.clone().call(request)),
             at_once,
-            place,
+            place: Some(place),
             sending,
-            method,
         }
     }
 }
@@ -148,10 +174,10 @@ pin_project! {
         // None if the call is refused.
         #[pin]
         inner: Option<F>,
+        // None once its answer has begun.
         place: Option<Place>,
         at_once: NonZeroUsize,
         sending: Option<Duration>,
-        method: Option<PathAndQuery>,
     }
 }
 
@@ -173,15 +199,17 @@ where
                     Ok(response) => response,
                     Err(never) => match never {},
                 },
-                Err(_panic) => panicked(this.method.as_ref()).into_http(),
+                Err(_panic) => panicked(this.place.as_ref()).into_http(),
             },
         };
         turn::answer_begins(*this.sending);
-        let (place, method) = (this.place.take(), this.method.take());
+        let mut place = this.place.take();
+        if let Some(place) = &mut place {
+            place.hear(response.headers());
+        }
         Poll::Ready(Ok(response.map(|inner| CallBody {
             inner,
             ended: false,
-            method,
             place,
         })))
     }
@@ -189,8 +217,8 @@ where
 
 /// What the caller is told of a panic. The panic itself was logged where it happened, just before, without the span: calls have
 /// none as long as they go well.
-fn panicked(method: Option<&PathAndQuery>) -> Status {
-    let method = method.map(PathAndQuery::path);
+fn panicked(place: Option<&Place>) -> Status {
+    let method = place.map(|place| place.method.name());
     tracing::error_span!("call", method).in_scope(|| {
         tracing::error!("panicked; ends with INTERNAL");
     });
@@ -204,7 +232,6 @@ pin_project! {
         inner: Body,
         // By a panic.
         ended: bool,
-        method: Option<PathAndQuery>,
         place: Option<Place>,
     }
 }
@@ -222,12 +249,18 @@ impl http_body::Body for CallBody {
             return Poll::Ready(None);
         }
         let frame = catch_unwind(AssertUnwindSafe(|| this.inner.poll_frame(context)));
-        frame.unwrap_or_else(|_panic| {
+        let frame = frame.unwrap_or_else(|_panic| {
             *this.ended = true;
             let mut trailers = HeaderMap::new();
-            let added = panicked(this.method.as_ref()).add_header(&mut trailers);
+            let added = panicked(this.place.as_ref()).add_header(&mut trailers);
             Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))))
-        })
+        });
+        if let (Poll::Ready(Some(Ok(frame))), Some(place)) = (&frame, this.place)
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            place.hear(trailers);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -250,7 +283,11 @@ mod tests {
     use super::*;
 
     fn calls<S>(inner: S, load: &Arc<Load>) -> Calls<S> {
-        Calls::new(inner, grpc::Limits::default(), Activity::new(Arc::clone(load)))
+        Calls::new(
+            inner,
+            grpc::Limits::default(),
+            Activity::new(Arc::clone(load), Arc::default()),
+        )
     }
 
     fn request() -> Request<()> {

@@ -19,7 +19,11 @@ use super::{
     tls::Tls,
     turn::{Begun, poll_connection},
 };
-use crate::{config::Connections, grpc, latest::jittered};
+use crate::{
+    config::Connections,
+    grpc::{self, Tally},
+    latest::jittered,
+};
 
 /// What every HTTP/2 client says first is so long.
 const PREFACE: usize = 24;
@@ -34,6 +38,7 @@ pub(super) struct Context {
     pub(super) limits: Connections,
     pub(super) calls: grpc::Limits,
     pub(super) load: Arc<Load>,
+    pub(super) tally: Arc<Tally>,
     pub(super) tls: Option<Arc<Tls>>,
     /// Tells every connection to finish what it has, and to take nothing more.
     pub(super) draining: CancellationToken,
@@ -90,7 +95,7 @@ impl Context {
         deadline: Instant,
     ) -> End {
         let limits = self.limits;
-        let activity = Activity::new(Arc::clone(&self.load));
+        let activity = Activity::new(Arc::clone(&self.load), Arc::clone(&self.tally));
         let heard = Arc::clone(&activity);
         let stream = InspectReader::new(stream, move |bytes: &[u8]| heard.heard(bytes.len()));
         // hyper waits for a GOAWAY to be sent to the peer that answers no ping, which may take nothing at all.

@@ -98,6 +98,11 @@ impl Load {
             ("streams", config.connections.streams as usize),
             ("header_bytes", config.connections.header_bytes as usize),
             ("message_bytes", config.calls.message_bytes),
+            ("waiters", config.latest.max_waiters),
+            (
+                "cache_bytes",
+                usize::try_from(config.latest.cache_bytes).unwrap_or(usize::MAX),
+            ),
         ] {
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
             limits.get_or_create(&[("of", of)]).set(limit);

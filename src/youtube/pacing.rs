@@ -8,11 +8,15 @@ mod rate;
 
 use std::{
     num::NonZeroUsize,
-    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use tokio::{
     sync::{Notify, Semaphore, SemaphorePermit},
     time::Instant,
@@ -22,7 +26,10 @@ use self::{
     breaker::{Breaker, LONGEST_PAUSE, Pass, Report},
     rate::Rate,
 };
-use crate::upstream::{Failure, UpstreamError, Urgency};
+use crate::{
+    metrics::{gauge, gauges},
+    upstream::{Failure, UpstreamError, Urgency},
+};
 
 /// When to come again for a turn that was not to be had.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
@@ -51,8 +58,9 @@ impl Default for Pace {
 
 /// Lets lookups out.
 pub(super) struct Pacer {
-    /// Places in the queue.
+    /// Places in the queue, of which there are so many.
     queue: Semaphore,
+    places: usize,
     /// Places at the upstream.
     slots: Semaphore,
     /// Locked by the lookup that begins next, until it does: one that gives up before has taken nothing.
@@ -80,6 +88,7 @@ impl Pacer {
         let permits = |count: NonZeroUsize| Semaphore::new(count.get().min(Semaphore::MAX_PERMITS));
         Self {
             queue: permits(pace.queue),
+            places: pace.queue.get().min(Semaphore::MAX_PERMITS),
             slots: permits(pace.concurrency),
             rate: pace.rate.map(|rate| tokio::sync::Mutex::new(Rate::new(rate))),
             breaker: Mutex::default(),
@@ -87,6 +96,28 @@ impl Pacer {
             calm: Notify::new(),
             background: Semaphore::new(1),
         }
+    }
+
+    /// Makes the numbers known to whoever reads `registry`.
+    pub(super) fn register(this: &Arc<Self>, registry: &mut Registry) {
+        let pacer = Arc::clone(this);
+        gauge(
+            registry,
+            "upstream_queue",
+            "Lookups that wait for their turn",
+            move || (pacer.places - pacer.queue.available_permits()) as u64,
+        );
+        let pacer = Arc::clone(this);
+        gauges(
+            registry,
+            "upstream_breaker",
+            "Whether the upstream is asked: 1 for closed if it is, for open if it refuses us, for probing while one lookup tries",
+            "state",
+            move || {
+                let current = pacer.breaker.lock().state_name();
+                ["closed", "open", "probing"].map(|state| (state, u64::from(state == current)))
+            },
+        );
     }
 
     /// Waits for a turn.

@@ -279,6 +279,12 @@ impl Client {
 
 /// Asks over HTTP/1.1. Returns the status and the body.
 pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+    let (status, _head, body) = http_get_whole(address, path).await;
+    (status, body)
+}
+
+/// The same, with the status line and the headers as they came.
+pub async fn http_get_whole(address: SocketAddr, path: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).await.expect("accepted");
     let request = format!("GET {path} HTTP/1.1\r\nhost: plaque\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
@@ -286,7 +292,11 @@ pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
     stream.read_to_string(&mut text).await.expect("an answer");
     let (head, body) = text.split_once("\r\n\r\n").expect("headers and a body");
     let status = head.split(' ').nth(1).expect("a status line");
-    (status.parse().expect("a number"), body.to_owned())
+    (
+        status.parse().expect("a number"),
+        head.to_lowercase(),
+        body.to_owned(),
+    )
 }
 
 pub fn request(channel: &str) -> GetLatestVideoRequest {

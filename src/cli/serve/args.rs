@@ -29,7 +29,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_LISTEN", default_value = "127.0.0.1:3779", value_name = "ADDRESS", value_parser = values::socket)]
     listen: SocketAddr,
 
-    /// Where to answer operators over HTTP/1.1, /livez /readyz /metrics [default: 127.0.0.1:3780, if nothing listens there]
+    /// Where to answer over HTTP/1.1: a status page at /, /metrics, /livez, /readyz, and answers as JSON [default: 127.0.0.1:3780, if nothing listens there]
     #[arg(long, env = "PLAQUE_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = values::socket)]
     pub(super) admin_listen: Option<SocketAddr>,
 

@@ -8,6 +8,7 @@ use proptest::{
 };
 
 use super::*;
+use crate::coalesce::Asked;
 
 /// The same cases every time; what fails is written to no file.
 fn config(cases: u32) -> Config {
@@ -114,7 +115,11 @@ impl Case {
             retry_at: moment(epoch, retry_in),
             streak: 1,
         });
-        (good.is_some() || failed.is_some()).then_some(Known { good, failed })
+        (good.is_some() || failed.is_some()).then_some(Known {
+            good,
+            failed,
+            asked: Asked::default(),
+        })
     }
 }
 

@@ -86,6 +86,15 @@ impl Breaker {
         }
     }
 
+    /// As metrics call it.
+    pub(super) fn state_name(&self) -> &'static str {
+        match self.state {
+            State::Closed => "closed",
+            State::Open { .. } => "open",
+            State::Probing { .. } => "probing",
+        }
+    }
+
     /// Takes in what became of a lookup.
     pub(super) fn report(&mut self, pass: Pass, report: Report, now: Instant) {
         match (pass, report) {

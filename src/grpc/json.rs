@@ -1,0 +1,156 @@
+//! The same answers over HTTP, as canonical protobuf JSON: for curl and whoever has no gRPC.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use tokio::time::timeout;
+use tonic::{Code, Status};
+
+use super::{Limits, Service, Tally, cache_status, convert, status};
+use crate::{
+    latest::{Answer, Latest, LookupError, Policy, Reply},
+    proto::{self, v1},
+};
+
+/// Answers over HTTP.
+pub struct Http {
+    service: Service,
+    deadline: Duration,
+    policy: Policy,
+}
+
+impl Http {
+    /// Answers as [`super::serve`] does.
+    #[must_use]
+    pub fn new(latest: Arc<Latest>, policy: Policy, limits: Limits, tally: Arc<Tally>) -> Self {
+        Self {
+            service: Service {
+                latest,
+                longest_watch: limits.watch,
+                tally,
+            },
+            deadline: limits.deadline,
+            policy,
+        }
+    }
+
+    /// The newest upload of the channel `channel_id`. `parameters` are the other fields of a `GetLatestVideoRequest`.
+    pub async fn latest_video(
+        &self,
+        channel_id: String,
+        parameters: Vec<(String, String)>,
+    ) -> Response<String> {
+        let request = match request(channel_id, parameters) {
+            Ok(request) => request,
+            Err(error) => return refused(&status::from(&error, None)),
+        };
+        let reply = match timeout(self.deadline, self.service.get(&request)).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(status)) => return refused(&status),
+            Err(_elapsed) => return refused(&status::from(&LookupError::Deadline, None)),
+        };
+        let made = reply.made;
+        let mut response = match reply {
+            Reply {
+                outcome: Ok(answer), ..
+            } => self.found(&answer),
+            Reply {
+                outcome: Err(error),
+                retry_after,
+                ..
+            } => refused(&status::from(&error, retry_after)),
+        };
+        cache_status::tell(made, response.headers_mut());
+        response
+    }
+
+    fn found(&self, answer: &Answer) -> Response<String> {
+        let mut response = json(
+            StatusCode::OK,
+            proto::to_json("GetLatestVideoResponse", &convert::response(answer)),
+        );
+        let age = SystemTime::now()
+            .duration_since(answer.fetched)
+            .unwrap_or_default();
+        // Caches on the way reckon as plaque does: from the age, how long the answer is fresh, and what to do with it then.
+        let keep = format!(
+            "public, max-age={}, stale-while-revalidate={}, stale-if-error={}",
+            self.policy.fresh_for.as_secs(),
+            self.policy.stale_while_revalidate.as_secs(),
+            self.policy.stale_if_error.as_secs(),
+        );
+        let headers = response.headers_mut();
+        headers.insert(header::AGE, age.as_secs().into());
+        insert(headers, header::CACHE_CONTROL, keep);
+        response
+    }
+}
+
+fn request(
+    channel_id: String,
+    parameters: Vec<(String, String)>,
+) -> Result<v1::GetLatestVideoRequest, LookupError> {
+    let mut request = v1::GetLatestVideoRequest {
+        channel_id,
+        ..v1::GetLatestVideoRequest::default()
+    };
+    for (name, value) in parameters {
+        match name.as_str() {
+            "kind" => request.kind = convert::kind_named(&value)?,
+            "max_age" | "maxAge" => {
+                request.max_age = Some(value.parse().map_err(|_| LookupError::InvalidMaxAge)?);
+            }
+            _ => return Err(LookupError::UnknownParameter(name.into())),
+        }
+    }
+    Ok(request)
+}
+
+/// An error as a `google.rpc.Status`.
+fn refused(status: &Status) -> Response<String> {
+    let mut response = json(
+        http_status(status.code()),
+        proto::status_to_json(status.details()),
+    );
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let pause = status.metadata().get(status::PUSHBACK);
+    let pause = pause.and_then(|pause| pause.to_str().ok()?.parse::<u64>().ok());
+    if let Some(milliseconds) = pause {
+        headers.insert(header::RETRY_AFTER, milliseconds.div_ceil(1000).into());
+    }
+    response
+}
+
+/// What HTTP calls it, as `google.rpc.Code` has it.
+fn http_status(code: Code) -> StatusCode {
+    match code {
+        Code::InvalidArgument => StatusCode::BAD_REQUEST,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn json(status: StatusCode, body: Option<String>) -> Response<String> {
+    // Only if the descriptors that the build made are broken.
+    let (status, body) = body.map_or((StatusCode::INTERNAL_SERVER_ERROR, String::new()), |body| {
+        (status, body + "\n")
+    });
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: String) {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
+    }
+}

@@ -1,0 +1,156 @@
+//! What goes on, for whoever looks at it: metrics, lookups in progress, the busiest channels.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use prometheus_client::registry::Registry;
+
+use super::{Known, Latest};
+use crate::{
+    coalesce::InProgress,
+    metrics::{counter, counters, gauge},
+    upstream::Feed,
+};
+
+/// One of the numbers, as it is now.
+type Number = fn(&Latest) -> u64;
+
+/// A feed that is known, and how much it is asked for.
+#[derive(Debug)]
+pub struct Demand {
+    /// Which feed.
+    pub feed: Feed,
+    /// What is known of it.
+    pub known: Arc<Known>,
+    /// How often it was asked for since it was last looked up.
+    pub times: u32,
+    /// The same in a second.
+    pub rate: f64,
+}
+
+impl Latest {
+    /// The lookups in progress, the oldest first.
+    #[must_use]
+    pub fn in_progress(&self) -> Vec<InProgress<Feed>> {
+        let mut flights = self.coalescer.in_progress();
+        flights.sort_by_key(|flight| flight.begun);
+        flights
+    }
+
+    /// The `most` feeds that are asked for most, the busiest first. Looks through the whole cache, which takes about as many
+    /// microseconds as there are channels.
+    #[must_use]
+    pub fn busiest(&self, most: usize) -> Vec<Demand> {
+        let now = Instant::now();
+        let asked = self.coalescer.all().map(|(feed, known)| {
+            let times = known.asked.times();
+            let since = known
+                .last_attempt()
+                .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+            Demand {
+                feed,
+                known,
+                times,
+                // What was looked up just now, and asked for by all who waited, is not thousands a second.
+                rate: f64::from(times) / since.as_secs_f64().max(1.0),
+            }
+        });
+        let mut busiest: Vec<Demand> = Vec::new();
+        for one in asked.filter(|one| one.times > 0) {
+            busiest.push(one);
+            if busiest.len() >= 2 * most {
+                keep(most, &mut busiest);
+            }
+        }
+        keep(most, &mut busiest);
+        busiest
+    }
+
+    /// Lets the cache count what it holds.
+    pub async fn tidy(&self) {
+        self.coalescer.tidy().await;
+    }
+
+    /// Makes the numbers known to whoever reads `registry`.
+    pub fn register(self: &Arc<Self>, registry: &mut Registry) {
+        let reader = |value: Number| {
+            let latest = Arc::clone(self);
+            move || value(&latest)
+        };
+        let latest = Arc::clone(self);
+        let age = move || {
+            latest
+                .in_progress()
+                .first()
+                .map_or(0.0, |oldest| oldest.begun.elapsed().as_secs_f64())
+        };
+        gauge(
+            registry,
+            "flight_age_max_seconds",
+            "The age of the oldest lookup in progress",
+            age,
+        );
+        let latest = Arc::clone(self);
+        let evictions = move || {
+            [
+                ("size", latest.coalescer.evicted()),
+                ("expired", latest.coalescer.expired()),
+            ]
+        };
+        counters(
+            registry,
+            "cache_evictions",
+            "Feeds forgotten, by why",
+            "cause",
+            evictions,
+        );
+
+        let gauges: [(_, _, Number); 7] = [
+            ("flights", "Lookups in progress, queued ones too", |latest| {
+                latest.flights() as u64
+            }),
+            ("waiters", "Callers who wait for lookups", |latest| {
+                latest.waiting() as u64
+            }),
+            ("cache_entries", "Feeds of which something is known", |latest| {
+                latest.coalescer.entries()
+            }),
+            ("cache_weight_bytes", "The memory that they take", |latest| {
+                latest.coalescer.weight()
+            }),
+            ("watched_channels", "Channels that are watched", |latest| {
+                latest.watched() as u64
+            }),
+            ("watches", "Those who watch, once for each channel", |latest| {
+                latest.source.hubs.watchers() as u64
+            }),
+            (
+                "upstream_outage",
+                "Whether a 404 says nothing now: 1 if so",
+                |latest| latest.source.outage(Instant::now()).into(),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            gauge(registry, name, help, reader(value));
+        }
+        counter(
+            registry,
+            "flights_started",
+            "Lookups begun",
+            reader(|latest| latest.coalescer.begun()),
+        );
+        counter(
+            registry,
+            "polls",
+            "Looks at watched channels",
+            reader(|latest| latest.source.hubs.polls()),
+        );
+    }
+}
+
+fn keep(most: usize, busiest: &mut Vec<Demand>) {
+    busiest.sort_by(|a, b| b.rate.total_cmp(&a.rate));
+    busiest.truncate(most);
+}

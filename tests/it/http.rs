@@ -1,0 +1,182 @@
+//! The admin port: answers as JSON, what is busy, the page.
+
+use axum::{http::StatusCode, response::IntoResponse as _};
+use serde_json::{Value, json};
+
+use crate::support::{CHANNEL, Fake, Server, feed, http_get, http_get_whole};
+
+async fn ask(server: &Server, rest: &str) -> (u16, String, Value) {
+    let path = format!("/v1/channels/{rest}");
+    let (status, head, body) = http_get_whole(server.admin, &path).await;
+    assert!(head.contains("content-type: application/json"), "{head}");
+    (status, head, serde_json::from_str(&body).expect("JSON"))
+}
+
+fn error_info(body: &Value) -> (&str, &str) {
+    let details = body["details"].as_array().expect("details");
+    let info = details
+        .iter()
+        .find(|detail| detail["@type"] == "type.googleapis.com/google.rpc.ErrorInfo");
+    let info = info.expect("an ErrorInfo");
+    (
+        info["domain"].as_str().expect("text"),
+        info["reason"].as_str().expect("text"),
+    )
+}
+
+#[tokio::test]
+async fn an_answer_is_canonical_json_with_what_caches_need_to_know() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let path = format!("{CHANNEL}/latest-video");
+    let (status, head, body) = ask(&server, &path).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["video"]["channelId"], CHANNEL);
+    assert_eq!(body["video"]["kind"], "VIDEO_KIND_VIDEO");
+    assert_eq!(body["video"]["publishTime"], "2027-01-15T08:00:00Z");
+    assert!(body["freshness"]["fetchTime"].is_string());
+    assert!(head.contains("\r\ncache-status: plaque; fwd=uri-miss"), "{head}");
+    assert!(head.contains("\r\nage: 0"), "{head}");
+    let keep = "\r\ncache-control: public, max-age=600, stale-while-revalidate=0, stale-if-error=600";
+    assert!(head.contains(keep), "{head}");
+
+    let (_, head, again) = ask(&server, &path).await;
+    assert!(head.contains("\r\ncache-status: plaque; hit; ttl="), "{head}");
+    assert_eq!(again, body);
+    assert_eq!(fake.lookups(CHANNEL), 1);
+}
+
+#[tokio::test]
+async fn the_other_fields_are_parameters() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    for (parameters, expected) in [
+        ("", 200),
+        ("?kind=VIDEO_KIND_VIDEO", 200),
+        ("?kind=video&max_age=3600s", 200),
+        ("?kind=1", 200),
+        ("?maxAge=0.5s", 200),
+    ] {
+        let (status, _, body) = ask(&server, &format!("{CHANNEL}/latest-video{parameters}")).await;
+        assert_eq!(status, expected, "{parameters}: {body}");
+    }
+    let before = fake.lookups(CHANNEL);
+    let (_, head, _) = ask(&server, &format!("{CHANNEL}/latest-video?max_age=0s")).await;
+    assert!(head.contains("cache-status: plaque; fwd=request"), "{head}");
+    assert_eq!(fake.lookups(CHANNEL), before + 1);
+    for (parameters, reason) in [
+        ("?kind=film", "INVALID_KIND"),
+        ("?kind=7", "INVALID_KIND"),
+        ("?max_age=soon", "INVALID_MAX_AGE"),
+        ("?max_age=-1s", "INVALID_MAX_AGE"),
+        ("?maxage=1s", "UNKNOWN_PARAMETER"),
+    ] {
+        let (status, _, body) = ask(&server, &format!("{CHANNEL}/latest-video{parameters}")).await;
+        assert_eq!(
+            (status, error_info(&body)),
+            (400, ("plaque", reason)),
+            "{parameters}: {body}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_error_is_a_status_with_its_details() {
+    let fake = Fake::open(|_| StatusCode::NOT_FOUND.into_response()).await;
+    let server = fake.serve().await;
+    let (status, head, body) = ask(&server, &format!("{CHANNEL}/latest-video")).await;
+    assert_eq!((status, &body["code"]), (404, &json!(5)));
+    assert_eq!(error_info(&body), ("plaque", "CHANNEL_NOT_FOUND"));
+    assert!(head.contains("\r\ncache-control: no-store"), "{head}");
+    assert!(
+        head.contains("\r\ncache-status: plaque; fwd=uri-miss; fwd-status=404"),
+        "{head}"
+    );
+
+    let (status, _, body) = ask(&server, "nonsense/latest-video").await;
+    assert_eq!(
+        (status, error_info(&body)),
+        (400, ("plaque", "INVALID_CHANNEL_ID"))
+    );
+    let field = json!("channel_id");
+    let details = body["details"].as_array().expect("details");
+    assert!(
+        details
+            .iter()
+            .any(|detail| detail["fieldViolations"][0]["field"] == field),
+        "{body}"
+    );
+}
+
+#[tokio::test]
+async fn an_error_that_passes_says_when_to_come_again() {
+    let fake = Fake::open(|_| StatusCode::TOO_MANY_REQUESTS.into_response()).await;
+    let server = fake.serve().await;
+    let (status, head, body) = ask(&server, &format!("{CHANNEL}/latest-video")).await;
+    assert_eq!((status, &body["code"]), (503, &json!(14)));
+    assert_eq!(error_info(&body), ("plaque", "UPSTREAM_RATE_LIMITED"));
+    assert!(head.contains("\r\nretry-after: 30"), "{head}");
+}
+
+#[tokio::test]
+async fn a_lookup_that_takes_too_long_is_a_gateway_timeout() {
+    let fake = Fake::gated(feed).await;
+    let server = fake
+        .serve_with(|config| config.calls.deadline = std::time::Duration::from_millis(20))
+        .await;
+    let (status, _, body) = ask(&server, &format!("{CHANNEL}/latest-video")).await;
+    assert_eq!((status, error_info(&body)), (504, ("plaque", "DEADLINE")));
+    fake.release();
+}
+
+#[tokio::test]
+async fn what_is_busy_is_told() {
+    let fake = Fake::gated(feed).await;
+    let server = fake.serve().await;
+    let calls = server.client().start_many(CHANNEL, 2).await;
+    fake.arrival().await;
+    let busy = async || -> Value {
+        let (status, body) = http_get(server.admin, "/busy").await;
+        assert_eq!(status, 200);
+        serde_json::from_str(&body).expect("JSON")
+    };
+    let told = busy().await;
+    assert_eq!(told["flights"][0]["channelId"], CHANNEL);
+    assert_eq!(told["flights"][0]["waiters"], 2);
+    assert!(told["flights"][0]["ageSeconds"].as_f64().expect("a number") > 0.0);
+    assert_eq!(told["busiest"], json!([]));
+    fake.release();
+    for call in calls {
+        call.await.expect("no panic").expect("an answer");
+    }
+    server.client().get(CHANNEL).await.expect("a hit");
+    // What was busiest may be told for some microseconds more.
+    let told = loop {
+        let told = busy().await;
+        if told["busiest"] != json!([]) {
+            break told;
+        }
+    };
+    assert_eq!(told["flights"], json!([]));
+    assert_eq!(told["busiest"][0]["channelId"], CHANNEL);
+    assert_eq!(told["busiest"][0]["title"], "A channel");
+    assert_eq!(told["busiest"][0]["asked"], 3);
+    assert_eq!(told["busiest"][0]["askedPerSecond"], 3.0);
+}
+
+#[tokio::test]
+async fn the_page_may_load_nothing_from_elsewhere() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let (status, head, body) = http_get_whole(server.admin, "/").await;
+    assert_eq!(status, 200);
+    assert!(head.contains("content-type: text/html"), "{head}");
+    assert!(
+        head.contains("content-security-policy: default-src 'none'"),
+        "{head}"
+    );
+    assert!(body.contains("plaque"));
+    let (status, body) = http_get(server.admin, "/v1/channels").await;
+    assert_eq!(status, 404);
+    assert!(body.contains("/v1/channels/{channel_id}/latest-video"), "{body}");
+}
