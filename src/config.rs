@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
+use http::HeaderValue;
 use reqwest::Url;
 
 use crate::{grpc, latest, youtube};
@@ -22,10 +23,58 @@ pub struct Config {
     pub calls: grpc::Limits,
     /// What connections may take.
     pub connections: Connections,
+    /// Whose pages may call from a browser, by gRPC-Web, if any may.
+    pub grpc_web: Option<Origins>,
     /// Serving threads.
     pub workers: NonZeroUsize,
     /// How the server stops.
     pub drain: Drain,
+}
+
+/// Pages that may call, by their origins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    /// All there are.
+    Any,
+    /// Those of these; beside the server's own, which need nobody's leave.
+    These(Vec<HeaderValue>),
+}
+
+/// A text is not the origin of a page.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no origin; expected a scheme, a host and perhaps a port, such as https://app.example, or * for all"
+)]
+pub struct BadOrigin(String);
+
+/// Parses a list of origins with commas between them, or `*` for all.
+///
+/// # Errors
+///
+/// If one of them has no scheme and host, or more than these and a port.
+pub fn origins(text: &str) -> Result<Origins, BadOrigin> {
+    if text.trim() == "*" {
+        return Ok(Origins::Any);
+    }
+    let origins = text.split(',').map(|one| origin(one.trim()));
+    Ok(Origins::These(origins.collect::<Result<_, _>>()?))
+}
+
+/// An origin as browsers send it.
+fn origin(text: &str) -> Result<HeaderValue, BadOrigin> {
+    let bad = || BadOrigin(text.into());
+    let url: Url = text.parse().map_err(|_| bad())?;
+    let mut bare = url.clone();
+    bare.set_path("");
+    bare.set_query(None);
+    bare.set_fragment(None);
+    // Refused only for URLs without a host, which have no such origin either.
+    let _ = bare.set_username("");
+    let _ = bare.set_password(None);
+    if !matches!(url.scheme(), "http" | "https") || bare != url {
+        return Err(bad());
+    }
+    url.origin().ascii_serialization().parse().map_err(|_| bad())
 }
 
 /// What connections may take of a server.
@@ -112,6 +161,37 @@ pub fn upstream_url(text: &str) -> Result<Url, BadUpstream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_origin_is_a_scheme_a_host_and_a_port() {
+        let these = |origins: &[&'static str]| {
+            Ok(Origins::These(
+                origins.iter().copied().map(HeaderValue::from_static).collect(),
+            ))
+        };
+        assert_eq!(origins("*"), Ok(Origins::Any));
+        assert_eq!(
+            origins("https://App.Example/, http://localhost:8080,https://a.example:443"),
+            these(&[
+                "https://app.example",
+                "http://localhost:8080",
+                "https://a.example"
+            ])
+        );
+        for bad in [
+            "",
+            "*,https://app.example",
+            "app.example",
+            "null",
+            "https://app.example/page",
+            "https://app.example?a",
+            "ftp://app.example",
+            "https://user@app.example",
+        ] {
+            let error = origins(bad).expect_err(bad).to_string();
+            assert!(error.contains("expected a scheme"), "{bad}: {error}");
+        }
+    }
 
     #[test]
     fn an_upstream_is_an_http_address() {

@@ -9,6 +9,7 @@ mod connection;
 mod load;
 pub mod tls;
 mod turn;
+mod web;
 mod workers;
 
 use std::{future::Future, io, net::TcpStream, sync::Arc};
@@ -99,6 +100,7 @@ pub async fn run(
             calls: config.calls,
             load: Arc::clone(&load),
             tls: listeners.tls.clone(),
+            web: config.grpc_web.as_ref().map(web::cors),
             draining: draining.clone(),
             connections: TaskTracker::new(),
         })
@@ -159,7 +161,7 @@ pub async fn run(
 
 /// Serves one connection that was made already, over any stream: one in memory, for example. Returns when it has ended.
 pub async fn converse(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     service: grpc::Served,
     calls: grpc::Limits,
     limits: Connections,
@@ -172,6 +174,7 @@ pub async fn converse(
         load: Arc::default(),
         tally: Arc::default(),
         tls: None,
+        web: None,
         draining: CancellationToken::new(),
         connections: TaskTracker::new(),
     };

@@ -169,6 +169,7 @@ impl Stage {
             calls: grpc::Limits::default(),
             connections: Connections::default(),
             workers: cores(),
+            grpc_web: None,
             drain: Drain {
                 timeout: Duration::from_secs(1),
                 ..Drain::default()

@@ -12,6 +12,7 @@ use std::{
 };
 
 use tokio::{net::TcpListener, runtime};
+use tokio_stream::StreamExt as _;
 #[cfg(unix)]
 use tokio_stream::wrappers::SignalStream;
 
@@ -79,9 +80,7 @@ async fn serve(
     };
     // Before the address is told, so that whoever reads it can also stop us.
     let shutdown = shutdown_signal()?;
-    if let Some(tls) = &listeners.tls {
-        keep_current(Arc::clone(tls))?;
-    }
+    keep_current(listeners.tls.clone())?;
     announce(&listeners)?;
     Ok(server::run(listeners, config, Arc::new(youtube), shutdown).await?)
 }
@@ -200,17 +199,27 @@ fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Reads the certificates again whenever they change, and on SIGHUP.
-fn keep_current(tls: Arc<Tls>) -> io::Result<()> {
+/// Reads the certificates again whenever they change, and on SIGHUP. Without any, SIGHUP changes nothing, where it would otherwise
+/// end the process.
+fn keep_current(tls: Option<Arc<Tls>>) -> io::Result<()> {
     #[cfg(unix)]
-    let hangups = {
+    let mut hangups = {
         use tokio::signal::unix::{SignalKind, signal};
         SignalStream::new(signal(SignalKind::hangup())?)
     };
     #[cfg(not(unix))]
-    let hangups = tokio_stream::pending();
+    let mut hangups = tokio_stream::pending();
     // Owns nothing but its share of the certificates. Ends with the runtime.
-    tokio::spawn(async move { tls.keep_current(hangups).await });
+    tokio::spawn(async move {
+        match tls {
+            Some(tls) => tls.keep_current(hangups).await,
+            None => {
+                while hangups.next().await.is_some() {
+                    tracing::info!("SIGHUP: there are no certificates to read again");
+                }
+            }
+        }
+    });
     Ok(())
 }
 

@@ -1,10 +1,15 @@
 //! One connection's life: handshakes in time, calls, and an end that its peer cannot put off.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::poll_fn, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use hyper::server::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{Request, Response};
+use hyper::{body::Incoming, service::Service};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use prost::bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -12,12 +17,15 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::{io::InspectReader, sync::CancellationToken, task::TaskTracker};
+use tower::BoxError;
+use tower_http::cors::CorsLayer;
 
 use super::{
     calls::{Activity, Calls},
     load::{Counted, End, Load},
     tls::Tls,
     turn::{Begun, poll_connection},
+    web,
 };
 use crate::{
     config::Connections,
@@ -27,6 +35,9 @@ use crate::{
 
 /// What every HTTP/2 client says first is so long.
 const PREFACE: usize = 24;
+
+/// hyper reads HTTP/1.1 into no smaller one.
+const SMALLEST_BUFFER: usize = 8 << 10;
 
 /// Connections of one age vary by a tenth either way, so that those opened together do not all come back together.
 const AGE_JITTER: f64 = 0.1;
@@ -40,6 +51,8 @@ pub(super) struct Context {
     pub(super) load: Arc<Load>,
     pub(super) tally: Arc<Tally>,
     pub(super) tls: Option<Arc<Tls>>,
+    /// Lets pages in browsers call.
+    pub(super) web: Option<CorsLayer>,
     /// Tells every connection to finish what it has, and to take nothing more.
     pub(super) draining: CancellationToken,
     /// All connections of the worker.
@@ -88,27 +101,64 @@ impl Context {
         sleep(then).await;
     }
 
-    /// Serves HTTP/2 on `stream` to its end.
+    /// Serves calls on `stream` to its end.
     pub(super) async fn converse(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         deadline: Instant,
     ) -> End {
-        let limits = self.limits;
         let activity = Activity::new(Arc::clone(&self.load), Arc::clone(&self.tally));
-        let heard = Arc::clone(&activity);
-        let stream = InspectReader::new(stream, move |bytes: &[u8]| heard.heard(bytes.len()));
-        // hyper waits for a GOAWAY to be sent to the peer that answers no ping, which may take nothing at all.
-        let mut stream = TimeoutWriter::new(stream);
-        stream.set_timeout(Some(limits.pong));
-        let service = Calls::new(self.service.clone(), self.calls, Arc::clone(&activity));
-        let mut http = http2::Builder::new(Begun);
-        http.timer(TokioTimer::new())
+        let calls = Calls::new(self.service.clone(), self.calls, Arc::clone(&activity));
+        let http = self.http();
+        match &self.web {
+            None => {
+                self.attend(stream, &http.http2_only(), calls, activity, deadline)
+                    .await
+            }
+            Some(cors) => {
+                let service = web::service(calls, cors.clone());
+                self.attend(stream, &http, service, activity, deadline).await
+            }
+        }
+    }
+
+    fn http(&self) -> auto::Builder<Begun> {
+        let limits = self.limits;
+        let mut http = auto::Builder::new(Begun);
+        http.http1()
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .header_read_timeout(limits.preface)
+            .max_buf_size((limits.header_bytes as usize).max(SMALLEST_BUFFER));
+        http.http2()
+            .timer(TokioTimer::new())
             .auto_date_header(false)
             .max_concurrent_streams(limits.streams)
             .max_header_list_size(limits.header_bytes)
             .keep_alive_interval(limits.keepalive)
             .keep_alive_timeout(limits.pong);
+        http
+    }
+
+    /// Serves what comes on `stream` by `service`, to its end.
+    async fn attend<S, B>(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        http: &auto::Builder<Begun>,
+        service: S,
+        activity: Arc<Activity>,
+        deadline: Instant,
+    ) -> End
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static>,
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let limits = self.limits;
+        let heard = Arc::clone(&activity);
+        let stream = InspectReader::new(stream, move |bytes: &[u8]| heard.heard(bytes.len()));
+        // hyper waits for a GOAWAY to be sent to the peer that answers no ping, which may take nothing at all.
+        let mut stream = TimeoutWriter::new(stream);
+        stream.set_timeout(Some(limits.pong));
         let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
         tokio::pin!(connection);
 
@@ -165,12 +215,13 @@ async fn idle(activity: &Activity, limit: Option<Duration>) {
 }
 
 /// Why a connection ended, if nothing went wrong because of `reason`.
-fn end(ended: hyper::Result<()>, reason: End) -> End {
+fn end(ended: Result<(), BoxError>, reason: End) -> End {
     match ended {
         Ok(()) => reason,
         Err(error) => {
             tracing::debug!(%error, "a connection ended badly");
-            if error.is_timeout() {
+            let error = error.downcast_ref::<hyper::Error>();
+            if error.is_some_and(hyper::Error::is_timeout) {
                 End::Keepalive
             } else {
                 End::Error

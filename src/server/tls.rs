@@ -25,10 +25,13 @@ use tokio_stream::{Stream, StreamExt as _, wrappers::IntervalStream};
 /// The only protocol that is spoken.
 const ALPN: &[u8] = b"h2";
 
+/// What browsers may say, for gRPC-Web.
+const HTTP1: &[u8] = b"http/1.1";
+
 /// How often the files are looked at. They change every few weeks, and are valid for a while before and after.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Where the certificates are, all in PEM.
+/// Where the certificates are, all in PEM, and what is spoken behind them.
 #[derive(Clone, Debug)]
 pub struct Files {
     /// The server's certificate, followed by those between it and its authority.
@@ -37,6 +40,8 @@ pub struct Files {
     pub key: PathBuf,
     /// The authorities of clients. If there are any, a client has to show a certificate of theirs.
     pub client_ca: Option<PathBuf>,
+    /// Whether clients may ask for HTTP/1.1, too.
+    pub http1: bool,
 }
 
 /// The files cannot be used.
@@ -137,6 +142,7 @@ impl Tls {
         // A client that does not ask for any protocol could mean any.
         match stream.get_ref().1.alpn_protocol() {
             Some(ALPN) => Ok(stream),
+            Some(HTTP1) if self.files.http1 => Ok(stream),
             _ => Err(io::Error::other("the client does not ask for HTTP/2 (ALPN h2)")),
         }
     }
@@ -177,6 +183,9 @@ fn configure(files: &Files, read: &Contents) -> Result<Arc<ServerConfig>, TlsErr
         .with_single_cert(certificates(&files.cert, &read.cert)?, key)
         .map_err(unusable)?;
     config.alpn_protocols = vec![ALPN.into()];
+    if files.http1 {
+        config.alpn_protocols.push(HTTP1.into());
+    }
     Ok(Arc::new(config))
 }
 

@@ -11,6 +11,7 @@ mod coalescing;
 mod drain;
 mod errors;
 mod freshness;
+mod grpc_web;
 mod health;
 mod http;
 mod kinds;

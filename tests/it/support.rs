@@ -129,6 +129,7 @@ impl Fake {
             },
             connections: Connections::default(),
             workers: NonZeroUsize::MIN.saturating_add(1),
+            grpc_web: None,
             drain: Drain {
                 delay: Duration::ZERO,
                 timeout: LONG,

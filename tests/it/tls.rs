@@ -67,6 +67,7 @@ impl Folder {
             cert: self.0.join("cert"),
             key: self.0.join("key"),
             client_ca,
+            http1: false,
         };
         Arc::new(Tls::load(files).expect("good files"))
     }

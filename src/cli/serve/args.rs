@@ -14,7 +14,7 @@ use reqwest::Url;
 
 use crate::{
     cli::values,
-    config::{self, Config, Connections, Drain},
+    config::{self, Config, Connections, Drain, Origins},
     grpc,
     latest::{Policy, Settings},
     server::tls,
@@ -145,6 +145,14 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_MAX_CONNECTION_AGE", default_value = "1h", value_name = "DURATION", value_parser = values::duration)]
     max_connection_age: Duration,
 
+    /// Serves gRPC-Web, too, over HTTP/1.1 and HTTP/2: for pages in browsers
+    #[arg(long, env = "PLAQUE_GRPC_WEB")]
+    grpc_web: bool,
+
+    /// Whose pages may call: origins such as https://app.example,http://localhost:8080, or * for all [default: only the server's own]
+    #[arg(long, env = "PLAQUE_GRPC_WEB_ORIGINS", value_name = "ORIGINS", value_parser = config::origins, requires = "grpc_web")]
+    grpc_web_origins: Option<Origins>,
+
     /// The server's certificate and those up to its authority, in PEM; read again on SIGHUP and when it changes. Turns TLS on
     #[arg(long, env = "PLAQUE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -243,6 +251,11 @@ impl Args {
                 age: unless_zero(self.max_connection_age),
                 ..Connections::default()
             },
+            grpc_web: self.grpc_web.then(|| {
+                self.grpc_web_origins
+                    .clone()
+                    .unwrap_or(Origins::These(Vec::new()))
+            }),
             workers: self.workers.unwrap_or_else(cores),
             drain: Drain {
                 delay: self.drain_delay,
@@ -257,6 +270,7 @@ impl Args {
             cert: self.tls_cert.clone()?,
             key: self.tls_key.clone()?,
             client_ca: self.tls_client_ca.clone(),
+            http1: self.grpc_web,
         })
     }
 }
