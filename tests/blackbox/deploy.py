@@ -1,7 +1,7 @@
 """What deploy/ hands to Kubernetes, Istio, Linkerd, systemd, Prometheus and Grafana: against the schemas and tools of these, and
 against a running plaque. (mesh.py, service_config.py and image.py try the rest of deploy/.)
 
-    pip install -r tests/blackbox/requirements.txt; apt-get install prometheus systemd
+    pip install -r tests/blackbox/requirements.txt; apt-get install prometheus systemd (for promtool and systemd-analyze)
     python tests/blackbox/deploy.py --plaque target/release/plaque --shared ../shared
 
 Needs Go, whose modules bring the schemas of Istio and of the Gateway API.
@@ -176,7 +176,7 @@ def prometheus_takes_the_alerts_and_they_fire_when_they_should(_bench):
 
 @suite.check
 def prometheus_takes_the_expressions_of_the_dashboard(_bench):
-    rules = [{"record": f"panel:{number}", "expr": without_variables(expression)} for number, (_, expression) in enumerate(PANELS)]
+    rules = [{"record": f"panel:{n}", "expr": without_variables(expression)} for n, (_, expression) in enumerate(PANELS)]
     with tempfile.TemporaryDirectory(prefix="plaque-panels-") as folder:
         path = Path(folder) / "rules.yaml"
         path.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))

@@ -1,5 +1,5 @@
-"""The image of deploy/Dockerfile, as far as it can be had without Docker: the release binary in a root that holds what the image's
-base holds for it, read-only, as its user, started as the image starts it.
+"""The image of deploy/Dockerfile, as far as it can be had without Docker: the release binary, started as the image starts it, in
+a read-only root that holds what the image's base holds for it.
 
     python tests/blackbox/image.py --plaque target/release/plaque --shared ../shared
 
@@ -31,10 +31,11 @@ DOCKERFILE = (REPOSITORY / "deploy" / "Dockerfile").read_text()
 AUTHORITIES = "etc/ssl/certs/ca-certificates.crt"
 NONROOT = 65532
 
-# Of gcr.io/distroless/cc-debian12: libc6, libssl3 and libgcc-s1, libstdc++6, libgomp1 with what the loader goes by.
+# gcr.io/distroless/cc-debian12 is made of libc6, libssl3, libgcc-s1, libgomp1 and libstdc++6.
 BASE_LIBRARIES = {
-    "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "libanl.so.1", "libc.so.6", "libcrypto.so.3", "libdl.so.2", "libgcc_s.so.1",
-    "libgomp.so.1", "libm.so.6", "libpthread.so.0", "libresolv.so.2", "librt.so.1", "libssl.so.3", "libstdc++.so.6", "libutil.so.1",
+    "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "libanl.so.1", "libc.so.6", "libdl.so.2", "libm.so.6", "libpthread.so.0",
+    "libresolv.so.2", "librt.so.1", "libutil.so.1",
+    "libcrypto.so.3", "libssl.so.3", "libgcc_s.so.1", "libgomp.so.1", "libstdc++.so.6",
 }
 # Debian 12's.
 BASE_GLIBC = (2, 36)
@@ -71,7 +72,8 @@ def it_is_built_with_a_rust_and_a_glibc_that_are_new_and_old_enough(_bench):
     wanted = re.search(r'^rust-version = "([\d.]+)"', (REPOSITORY / "Cargo.toml").read_text(), re.M).group(1)
     expect(version(rust) >= version(wanted), f"the image is built with Rust {rust}, and Cargo.toml wants {wanted}")
     base = re.findall(r"^FROM (\S+)$", DOCKERFILE, re.M)
-    expect_equal("where it is built, and what it runs on,", (debian, base), ("bookworm", ["gcr.io/distroless/cc-debian12:nonroot"]))
+    expect_equal("its base", base, ["gcr.io/distroless/cc-debian12:nonroot"])
+    expect_equal("the Debian that it is built on", debian, "bookworm")
 
 
 @suite.check
@@ -92,7 +94,7 @@ def the_build_context_has_what_cargo_wants(_bench):
 
 
 def make_root(folder, program):
-    """Fills an empty folder as the image is filled. What a container's runtime adds is `etc/hosts` here, and no `/proc` or `/dev`."""
+    """Fills an empty folder as the image is filled. Of what a container's runtime adds there is `etc/hosts`, and no `/proc`."""
     root = Path(folder)
     shutil.copy(program, root / "plaque")
     # `libm.so.6 => /lib/…/libm.so.6 (0x…)`, and the loader: `/lib64/ld-linux-x86-64.so.2 (0x…)`.
@@ -152,7 +154,7 @@ def it_serves_from_a_root_that_is_read_only_and_drains(bench):
 
 @contextmanager
 def with_tls(origin, folder):
-    """An address that gives the origin's answers over TLS, with a certificate of its own making, and the errors of connections."""
+    """An address that gives the origin's answers over TLS, its certificate, which nobody vouches for, and what went wrong there."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     output("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
            "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE",
@@ -191,7 +193,7 @@ def it_trusts_the_authorities_of_the_image_and_no_others(bench):
         with with_tls(origin, Path(folder)) as (upstream, authority, errors):
             with image(bench, upstream) as plaque:
                 expect_error(plaque.ask(KURZGESAGT), grpc.StatusCode.UNAVAILABLE, "UPSTREAM_ERROR")
-                wait_until(lambda: any("UNKNOWN_CA" in error for error in errors), "plaque says that it does not know the authority")
+                wait_until(lambda: any("UNKNOWN_CA" in error for error in errors), "plaque says why it hung up")
             with image(bench, upstream, authority) as plaque:
                 expect_ok(plaque.ask(KURZGESAGT))
 
