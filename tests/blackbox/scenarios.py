@@ -443,6 +443,14 @@ def sigterm_lets_a_call_in_progress_finish(bench):
 
 
 @suite.check
+def sighup_ends_nothing(bench):
+    with bench.plaque_and_origin() as (plaque, _):
+        plaque.program.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "SIGHUP" in plaque.program.err.read_text(), "the log tells of it")
+        expect_ok(plaque.ask(KURZGESAGT))
+
+
+@suite.check
 def sigterm_with_a_silent_connection_ends_after_the_drain_timeout(bench):
     with bench.plaque_and_origin("--drain-timeout", "1s") as (plaque, _):
         host, port = plaque.address.split(":")
