@@ -1,18 +1,16 @@
 //! The command line: parses, sets up, calls, and tells a person what went wrong.
 
 mod client;
+mod completions;
 mod demo;
 mod get;
+mod man;
 mod serve;
 mod show;
 mod values;
 mod watch;
 
-use std::{
-    error::Error,
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{error::Error, io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -36,6 +34,8 @@ enum Command {
     Get(get::Args),
     Watch(watch::Args),
     Demo(demo::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Runs the program: parses the arguments, does what they say, and returns the exit code.
@@ -46,6 +46,8 @@ pub fn run() -> ExitCode {
         Command::Get(args) => client::block_on(get::run(args)),
         Command::Watch(args) => client::block_on(watch::run(args)),
         Command::Demo(args) => demo::run(args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         // A pipe that nobody reads any more (`plaque get … | head -1`) is the reader's choice, and no error of ours.
@@ -56,7 +58,7 @@ pub fn run() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         // Nothing can be done if standard error is gone too.
-        let _ = writeln!(io::stderr(), "error: {error}");
+        let _ = show::complain(&format!("error: {error}"));
         ExitCode::FAILURE
     })
 }

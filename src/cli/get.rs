@@ -29,7 +29,8 @@ const BATCH: usize = 100;
 
 /// Asks a running plaque what channels uploaded last, and prints it.
 ///
-/// Exits with 1 if any channel failed.
+/// For people if standard output is a terminal, and else one line for each upload, of fields between tabs: VIDEO_ID, CHANNEL_ID,
+/// PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE. Exits with 1 if any channel failed.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]

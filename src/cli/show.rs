@@ -1,34 +1,50 @@
-//! How uploads and failures are printed, for people.
+//! How uploads and failures are printed: for people on a terminal, elsewhere as lines of fields.
+//!
+//! What comes from the network may hold anything. Nothing of it is printed but through [`printable`].
 
 use std::{
-    io::{self, Write as _},
-    time::{Duration, SystemTime},
+    io::{self, IsTerminal as _, Write as _},
+    time::SystemTime,
 };
 
+use anstyle::{AnsiColor, Style};
 use http::Uri;
+use prost_types::Timestamp;
 
 use crate::proto::v1::{Freshness, LookupFailure, LookupResult, Video, VideoKind, lookup_result::Outcome};
 
+const TITLE: Style = Style::new().bold();
+const DETAILS: Style = Style::new().dimmed();
+const LINK: Style = AnsiColor::Cyan.on_default();
+const STALE: Style = AnsiColor::Yellow.on_default();
+
 /// Prints an upload to standard output.
 pub(super) fn upload(video: &Video, freshness: Option<Freshness>) -> io::Result<()> {
-    let described = describe(video, freshness, SystemTime::now());
-    writeln!(io::stdout(), "{described}")
+    if io::stdout().is_terminal() {
+        let described = describe(video, freshness, SystemTime::now());
+        // Leaves the colours out where NO_COLOR and its kind say so.
+        writeln!(anstream::stdout(), "{described}")
+    } else {
+        writeln!(io::stdout(), "{}", fields(video))
+    }
 }
 
 /// Prints a failure to standard error.
 pub(super) fn failure(channel: &str, failure: &LookupFailure) -> io::Result<()> {
-    let message = printable(&failure.message);
-    writeln!(io::stderr(), "{channel}: {message} ({})", failure.reason)
+    complain(&format!("{channel}: {} ({})", failure.message, failure.reason))
 }
 
 /// Prints to standard error that a server is lost, and that it is tried again.
 pub(super) fn lost(server: &Uri, why: &LookupFailure) -> io::Result<()> {
-    let message = printable(&why.message);
-    writeln!(
-        io::stderr(),
-        "lost {server}: {message} ({}); reconnecting",
-        why.reason
-    )
+    complain(&format!(
+        "lost {server}: {} ({}); reconnecting",
+        why.message, why.reason
+    ))
+}
+
+/// Prints to standard error.
+pub(super) fn complain(message: &str) -> io::Result<()> {
+    writeln!(io::stderr(), "{}", printable(message))
 }
 
 /// Prints what became of a lookup.
@@ -40,84 +56,240 @@ pub(super) fn result(result: &LookupResult) -> io::Result<()> {
     }
 }
 
+/// An upload for people, in colours.
 fn describe(video: &Video, freshness: Option<Freshness>, now: SystemTime) -> String {
     let title = match video.title.as_str() {
-        "" => "(no title)",
-        title => title,
+        "" => "(no title)".into(),
+        title => printable(title),
     };
     let kind = match video.kind() {
         VideoKind::Short => "Short",
         VideoKind::Video | VideoKind::Unspecified => "video",
     };
-    let published = video
-        .publish_time
-        .and_then(|time| SystemTime::try_from(time).ok())
-        .map_or_else(
-            || ", published at an unknown time".into(),
-            |time| {
-                format!(
-                    ", published {}{}",
-                    humantime::format_rfc3339_seconds(time),
-                    ago(time, now)
-                )
-            },
-        );
-    let views = video
-        .view_count
-        .map_or_else(String::new, |views| format!(", {views} views"));
-    let fetched = freshness
-        .filter(|freshness| freshness.stale)
-        .and_then(|freshness| SystemTime::try_from(freshness.fetch_time?).ok())
-        .map_or_else(String::new, |time| {
-            format!("\n  an old answer: fetched{}", ago(time, now))
-        });
+    let channel = printable(&video.channel_title);
+    let published = when(video.publish_time, now);
+    let views = match video.view_count {
+        Some(1) => ", 1 view".into(),
+        Some(views) => format!(", {views} views"),
+        None => String::new(),
+    };
+    let stale = match freshness {
+        Some(Freshness {
+            fetch_time,
+            stale: true,
+        }) => {
+            let fetched = when(fetch_time, now);
+            format!("  {STALE}fetched {fetched}: the server has no newer answer yet{STALE:#}\n")
+        }
+        _ => String::new(),
+    };
+    let url = printable(&video.url);
     format!(
-        "{}\n  {kind} by {}{published}{views}{fetched}\n  {}",
-        printable(title),
-        printable(&video.channel_title),
-        printable(&video.url),
+        "{TITLE}{title}{TITLE:#}\n  {DETAILS}{kind} by {channel}, {published}{views}{DETAILS:#}\n{stale}  {LINK}{url}{LINK:#}"
     )
 }
 
-/// ` (3days ago)`: the largest unit is enough for a person.
-fn ago(time: SystemTime, now: SystemTime) -> String {
-    let Ok(age) = now.duration_since(time) else {
-        return String::new();
+/// An upload for programs: one line, fields between tabs, the title last because it may be empty. What the help of `get` and
+/// `watch` says of it is a promise.
+fn fields(video: &Video) -> String {
+    let published = match video.publish_time {
+        Some(time) => time.to_string(),
+        // To the `read` of a shell, two tabs are one.
+        None => "-".into(),
     };
-    let age = humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
-    let largest = age.split(' ').next().unwrap_or_default();
-    format!(" ({largest} ago)")
+    let kind = match video.kind() {
+        VideoKind::Short => "short",
+        VideoKind::Video | VideoKind::Unspecified => "video",
+    };
+    [
+        &video.video_id,
+        &video.channel_id,
+        &published,
+        kind,
+        &video.url,
+        &video.title,
+    ]
+    .map(printable)
+    .join("\t")
 }
 
-/// A title may hold anything; what would steer the terminal is left out.
+/// `4 months ago (2026-07-01T14:00:35Z)`. The age is for the reader of now; what `watch` prints is read later, too.
+fn when(time: Option<Timestamp>, now: SystemTime) -> String {
+    let Some(mut time) = time else {
+        return "at an unknown time".into();
+    };
+    time.nanos = 0;
+    let age = SystemTime::try_from(time)
+        .ok()
+        .and_then(|then| now.duration_since(then).ok());
+    match age {
+        Some(age) => format!("{} ({time})", timeago::Formatter::new().convert(age)),
+        None => time.to_string(),
+    }
+}
+
+/// One line that does not steer the terminal: without control characters, other ends of lines, and changes of direction that go
+/// on beyond the text.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
+    let steers = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.replace(steers, " ")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use anstream::adapter::strip_str;
+
     use super::*;
 
-    #[test]
-    fn an_answer_is_described_without_steering_the_terminal() {
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let video = Video {
-            title: "Red\u{1b}[31m alert".into(),
+    const PUBLISHED: Duration = Duration::from_secs(1_782_914_435);
+
+    fn at(time: Duration) -> SystemTime {
+        SystemTime::UNIX_EPOCH + time
+    }
+
+    fn days(days: u64) -> Duration {
+        Duration::from_hours(24 * days)
+    }
+
+    fn video() -> Video {
+        Video {
+            video_id: "aaaaaaaaaaA".into(),
+            channel_id: "UC0123456789abcdefghijkA".into(),
             channel_title: "Tide".into(),
+            title: "High water".into(),
             url: "https://www.youtube.com/shorts/aaaaaaaaaaA".into(),
             kind: VideoKind::Short.into(),
-            publish_time: Some(at(1_000_000).into()),
+            publish_time: Some(at(PUBLISHED).into()),
             view_count: Some(7),
             ..Video::default()
+        }
+    }
+
+    #[test]
+    fn people_see_the_title_the_age_and_the_link() {
+        let described = describe(&video(), None, at(PUBLISHED + days(130)));
+        assert_eq!(
+            strip_str(&described).to_string(),
+            "High water\n  Short by Tide, 4 months ago (2026-07-01T14:00:35Z), 7 views\n  \
+             https://www.youtube.com/shorts/aaaaaaaaaaA"
+        );
+        assert!(
+            described.starts_with("\u{1b}[1mHigh water\u{1b}[0m\n"),
+            "{described:?}"
+        );
+        for style in [TITLE, DETAILS, LINK] {
+            assert!(described.contains(&style.render().to_string()), "{described:?}");
+        }
+    }
+
+    #[test]
+    fn people_see_that_an_answer_is_old() {
+        let fetched = at(PUBLISHED + days(1) + Duration::from_millis(500));
+        let described = |stale| {
+            let freshness = Freshness {
+                fetch_time: Some(fetched.into()),
+                stale,
+            };
+            describe(&video(), Some(freshness), fetched + Duration::from_hours(3))
         };
-        let freshness = Freshness {
-            fetch_time: Some(at(1_003_600).into()),
-            stale: true,
+        let told =
+            "\n  fetched 3 hours ago (2026-07-02T14:00:35Z): the server has no newer answer yet\n  https";
+        assert!(
+            strip_str(&described(true)).to_string().contains(told),
+            "{}",
+            described(true)
+        );
+        assert!(!described(false).contains("fetched"), "{}", described(false));
+    }
+
+    #[test]
+    fn ages_are_in_the_largest_unit() {
+        for (age, shown) in [
+            (Duration::ZERO, "now"),
+            (Duration::from_secs(1), "1 second ago"),
+            (Duration::from_secs(119), "1 minute ago"),
+            (Duration::from_hours(47), "1 day ago"),
+            (days(15), "2 weeks ago"),
+            (days(800), "2 years ago"),
+        ] {
+            let expected = format!("{shown} (2026-07-01T14:00:35Z)");
+            assert_eq!(when(Some(at(PUBLISHED).into()), at(PUBLISHED + age)), expected);
+        }
+        // By a clock that is behind.
+        assert_eq!(
+            when(Some(at(PUBLISHED).into()), SystemTime::UNIX_EPOCH),
+            "2026-07-01T14:00:35Z"
+        );
+        assert_eq!(when(None, at(PUBLISHED)), "at an unknown time");
+    }
+
+    #[test]
+    fn any_time_can_be_printed() {
+        for (seconds, shown) in [
+            (i64::MIN, "Z"),
+            (-1, "56 years ago (1969-12-31T23:59:59Z)"),
+            (253_402_300_800, "+10000-01-01T00:00:00Z"),
+            (i64::MAX, "Z"),
+        ] {
+            let publish_time = Some(Timestamp { seconds, nanos: 0 });
+            let video = Video {
+                publish_time,
+                ..video()
+            };
+            let described = describe(&video, None, at(PUBLISHED));
+            assert!(described.contains(shown), "{described}");
+            assert_eq!(fields(&video).split('\t').count(), 6, "{}", fields(&video));
+        }
+    }
+
+    #[test]
+    fn programs_get_six_fields_of_a_line() {
+        assert_eq!(
+            fields(&video()),
+            "aaaaaaaaaaA\tUC0123456789abcdefghijkA\t2026-07-01T14:00:35Z\tshort\t\
+             https://www.youtube.com/shorts/aaaaaaaaaaA\tHigh water"
+        );
+        let bare = Video {
+            title: String::new(),
+            publish_time: None,
+            kind: VideoKind::Video.into(),
+            ..video()
         };
         assert_eq!(
-            describe(&video, Some(freshness), at(1_000_000 + 2 * 86_400)),
-            "Red[31m alert\n  Short by Tide, published 1970-01-12T13:46:40Z (2days ago), 7 views\n  \
-             an old answer: fetched (1day ago)\n  https://www.youtube.com/shorts/aaaaaaaaaaA"
+            fields(&bare),
+            "aaaaaaaaaaA\tUC0123456789abcdefghijkA\t-\tvideo\thttps://www.youtube.com/shorts/aaaaaaaaaaA\t"
+        );
+    }
+
+    #[test]
+    fn what_comes_from_the_network_steers_nothing() {
+        let evil = "a\u{1b}[31mb\tc\r\nd\u{9b}2Je\u{85}f\u{2028}g\u{202e}h\u{7}i";
+        let video = Video {
+            video_id: evil.into(),
+            channel_id: evil.into(),
+            channel_title: evil.into(),
+            title: evil.into(),
+            url: evil.into(),
+            ..video()
+        };
+        let harmless = "a [31mb c  d 2Je f g h i";
+        assert_eq!(
+            fields(&video),
+            [
+                harmless,
+                harmless,
+                "2026-07-01T14:00:35Z",
+                "short",
+                harmless,
+                harmless
+            ]
+            .join("\t")
+        );
+        assert_eq!(
+            strip_str(&describe(&video, None, at(PUBLISHED))).to_string(),
+            format!("{harmless}\n  Short by {harmless}, now (2026-07-01T14:00:35Z), 7 views\n  {harmless}")
         );
     }
 }

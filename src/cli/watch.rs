@@ -42,6 +42,9 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 
 /// Prints what channels upload, as they do, until Ctrl-C: first each channel's newest upload, then each new one.
 ///
+/// For people if standard output is a terminal, and else one line for each upload, of fields between tabs: VIDEO_ID, CHANNEL_ID,
+/// PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE.
+///
 /// A channel whose lookups begin to fail is told of on standard error, once; the watch goes on. So it does when the server stops
 /// or the connection is lost: it connects anew, and prints what was uploaded in between, as far as the feed still shows it.
 /// Exits with 1 if the first connection fails, or the server refuses the watch.

@@ -514,12 +514,13 @@ def plaque_get(bench, plaque, *arguments):
 
 
 @suite.check
-def plaque_get_prints_an_upload(bench):
+def plaque_get_prints_an_upload_as_fields(bench):
     with bench.plaque_and_origin() as (plaque, _):
         done = plaque_get(bench, plaque, KURZGESAGT)
     expect_equal("the exit code", (done.returncode, done.stderr), (0, ""))
-    for part in "What is El Niño?", "Short", "2026-07-01T14:00:35Z", "https://www.youtube.com/shorts/N2FOxjtv5ns":
-        expect_in("the output", part, done.stdout)
+    fields = ["N2FOxjtv5ns", KURZGESAGT, "2026-07-01T14:00:35Z", "short", "https://www.youtube.com/shorts/N2FOxjtv5ns",
+              "What is El Niño?"]
+    expect_equal("the output", done.stdout, "\t".join(fields) + "\n")
 
 
 @suite.check
@@ -527,7 +528,7 @@ def plaque_get_prints_the_others_where_one_channel_fails(bench):
     with bench.plaque_and_origin() as (plaque, _):
         done = plaque_get(bench, plaque, UNKNOWN, KURZGESAGT)
     expect_equal("the exit code", done.returncode, 1)
-    expect_in("the output", "What is El Niño?", done.stdout)
+    expect_in("the output", "\tWhat is El Niño?\n", done.stdout)
     for part in UNKNOWN, "CHANNEL_NOT_FOUND":
         expect_in("the error", part, done.stderr)
 

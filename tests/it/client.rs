@@ -149,7 +149,7 @@ async fn a_server_with_tls_is_trusted_for_its_authority() {
         command.args(flag);
         let (code, out, err) = run(command).await;
         assert_eq!((code, err.as_str()), (Some(0), ""));
-        assert!(out.starts_with("Upload <15> & more\n"), "{out}");
+        assert!(out.ends_with("\tUpload <15> & more\n"), "{out}");
     }
 
     for subcommand in ["get", "watch"] {
@@ -198,7 +198,7 @@ async fn a_server_may_demand_a_certificate_of_its_clients() {
     command.args(clients.identity());
     let (code, out, err) = run(command).await;
     assert_eq!((code, err.as_str()), (Some(0), ""));
-    assert!(out.starts_with("Upload <15> & more\n"), "{out}");
+    assert!(out.ends_with("\tUpload <15> & more\n"), "{out}");
 
     for subcommand in ["get", "watch"] {
         let command = client(subcommand, &address, &authority.pem_file());
@@ -363,7 +363,7 @@ async fn get_asks_the_server_that_comes_after_the_one_that_broke() {
     fake.release();
     let (code, out, err) = asked.await.expect("no panic");
     assert_eq!((code, err.as_str()), (Some(0), ""));
-    assert!(out.starts_with("Upload <15> & more\n"), "{out}");
+    assert!(out.ends_with("\tUpload <15> & more\n"), "{out}");
     server.stop().ended().await;
 }
 

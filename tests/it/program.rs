@@ -1,8 +1,11 @@
 //! The program: what it prints, and what it says when it cannot do what it was told.
 
 use std::{
+    collections::BTreeSet,
+    fs,
     io::{BufRead as _, BufReader},
     net::TcpListener,
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
@@ -123,7 +126,7 @@ async fn get_refuses_what_is_no_channel_and_no_server() {
 }
 
 #[tokio::test]
-async fn get_prints_for_people_and_for_programs() {
+async fn get_prints_lines_of_fields_and_json_into_a_pipe() {
     const GONE: &str = "UCgonegonegonegonegonegA";
     let fake = Fake::open(|lookup| {
         use axum::response::IntoResponse as _;
@@ -140,13 +143,12 @@ async fn get_prints_for_people_and_for_programs() {
     command.args(["get", GONE, CHANNEL, "--server", &address, "--kind", "short"]);
     let (code, out, err) = run(command).await;
     assert_eq!(code, Some(1), "one of them failed");
-    assert!(
-        out.starts_with("Upload <13> & more\n  Short by A channel, published 2027-01-15T06:00:00Z"),
-        "{out}"
-    );
-    assert!(
-        out.ends_with("https://www.youtube.com/shorts/upload0013A\n"),
-        "{out}"
+    assert_eq!(
+        out,
+        format!(
+            "upload0013A\t{CHANNEL}\t2027-01-15T06:00:00Z\tshort\thttps://www.youtube.com/shorts/upload0013A\t\
+             Upload <13> & more\n"
+        )
     );
     assert_eq!(
         err,
@@ -188,15 +190,16 @@ async fn watch_prints_uploads_as_they_come() {
             BufReader::new(out).read_line(&mut line).map(|_| line)
         });
         let first = first.await.expect("no panic").expect("a line");
+        watch.kill().expect("it runs still");
+        watch.wait().expect("it has ended");
         if json {
             let event: serde_json::Value = serde_json::from_str(&first).expect("JSON");
             assert_eq!(event["video"]["videoId"], "upload0015A");
             assert_eq!(event["initial"], true);
         } else {
-            assert_eq!(first, "Upload <15> & more\n");
+            assert!(first.starts_with("upload0015A\t"), "{first}");
+            assert!(first.ends_with("\tUpload <15> & more\n"), "{first}");
         }
-        watch.kill().expect("it runs still");
-        watch.wait().expect("it has ended");
     }
 
     let mut command = plaque();
@@ -207,12 +210,70 @@ async fn watch_prints_uploads_as_they_come() {
         .spawn()
         .expect("the program starts");
     let out = watch.stdout.take().expect("piped");
-    let links = tokio::task::spawn_blocking(move || {
+    let uploads = tokio::task::spawn_blocking(move || {
         let lines = BufReader::new(out).lines().map_while(Result::ok);
-        lines.filter(|line| line.contains("https://")).take(15).count()
+        let ids = lines.map(|line| line.split('\t').next().map(str::to_owned));
+        ids.take(15).collect::<BTreeSet<_>>().len()
     });
-    assert_eq!(links.await.expect("no panic"), 15, "all that the feed has");
+    let uploads = uploads.await.expect("no panic");
     watch.kill().expect("it runs still");
     watch.wait().expect("it has ended");
+    assert_eq!(uploads, 15, "all that the feed has");
     assert_eq!(server.stop().ended().await, Drained { cut_off: 0 });
+}
+
+#[tokio::test]
+async fn completions_know_subcommands_and_flags() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let mut command = plaque();
+        command.args(["completions", shell]);
+        let (code, out, err) = run(command).await;
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{shell}");
+        for part in ["serve", "fresh-for", "completions"] {
+            assert!(out.contains(part), "{shell}: no {part}");
+        }
+    }
+    let mut command = plaque();
+    command.args(["completions", "tcsh"]);
+    assert_refused(command, 2, &["tcsh", "bash, elvish, fish, powershell, zsh"]).await;
+}
+
+#[tokio::test]
+async fn a_script_that_nobody_reads_to_its_end_is_no_error() {
+    let mut command = plaque();
+    command.args(["completions", "bash"]);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    command.stdout(writer).stderr(Stdio::piped());
+    let ended = tokio::task::spawn_blocking(move || command.spawn()?.wait_with_output()).await;
+    let Output { status, stderr, .. } = ended.expect("no panic").expect("the program starts");
+    assert_eq!(
+        (status.code(), String::from_utf8_lossy(&stderr).as_ref()),
+        (Some(0), "")
+    );
+}
+
+#[tokio::test]
+async fn there_is_a_manual_page_for_each_subcommand() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("man");
+    let _ = fs::remove_dir_all(&folder);
+    let mut command = plaque();
+    command.arg("man").arg(&folder);
+    assert_refused(command, 1, &["cannot write", "man", "No such file"]).await;
+
+    fs::create_dir_all(&folder).expect("a folder");
+    let mut command = plaque();
+    command.arg("man").arg(&folder);
+    assert_eq!(run(command).await, (Some(0), String::new(), String::new()));
+    let files = fs::read_dir(&folder).expect("a folder");
+    let pages: BTreeSet<_> = files.map(|file| file.expect("a file").file_name()).collect();
+    let subcommands = ["-completions", "-demo", "-get", "-man", "-serve", "-watch", ""];
+    let expected = subcommands.map(|subcommand| format!("plaque{subcommand}.1").into());
+    assert_eq!(pages, expected.into());
+    let page = |name| fs::read_to_string(folder.join(name)).expect("a page");
+    assert!(page("plaque-serve.1").contains("PLAQUE_FRESH_FOR"));
+
+    let mut command = plaque();
+    command.arg("man");
+    assert_eq!(run(command).await, (Some(0), page("plaque.1"), String::new()));
 }

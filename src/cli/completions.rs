@@ -1,0 +1,34 @@
+//! `plaque completions`: for the shell, so that Tab knows the subcommands and their flags.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use super::{Cli, Outcome};
+
+/// Prints the completions for a shell
+///
+/// Put them where the shell looks for them:
+///   bash: plaque completions bash > ~/.local/share/bash-completion/completions/plaque
+///   zsh:  plaque completions zsh > DIR/_plaque, where DIR is a folder in $fpath
+///   fish: plaque completions fish > ~/.config/fish/completions/plaque.fish
+///   elvish: plaque completions elvish >> ~/.config/elvish/rc.elv
+///   powershell: plaque completions powershell >> $PROFILE
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Args {
+    /// The shell that they are for
+    shell: Shell,
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    // clap_complete would panic at a pipe that nobody reads any more.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "plaque", &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
+}
