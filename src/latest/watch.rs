@@ -192,17 +192,23 @@ impl Watcher {
     /// Takes in all that has happened since it was last told of anything.
     fn catch_up(&mut self) {
         let timeline = self.timeline.borrow_and_update().clone();
-        if let Some(trouble) = &timeline.trouble
-            && trouble.number > self.told
-        {
+        let trouble = timeline
+            .trouble
+            .as_ref()
+            .filter(|trouble| trouble.number > self.told);
+        let problem = trouble.map(|trouble| {
             let now = Instant::now();
             let channel = self.hub.channel;
-            self.waiting.push_back(Event::Problem {
+            Event::Problem {
                 channel,
                 error: self.source.refusal(trouble.error.clone(), channel.into(), now),
                 retry_after: trouble.retry_at.saturating_duration_since(now),
-            });
-        }
+            }
+        });
+        // A watch begins with the uploads, whatever has happened since.
+        let begins = self.begin.is_some() && timeline.channel.is_some();
+        let (first, last) = if begins { (None, problem) } else { (problem, None) };
+        self.waiting.extend(first);
         if let Some(channel) = &timeline.channel {
             let begin = self.begin.take();
             let initial = begin.is_some();
@@ -222,6 +228,7 @@ impl Watcher {
                 initial,
             }));
         }
+        self.waiting.extend(last);
         self.told = timeline.newest;
     }
 }

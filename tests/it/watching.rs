@@ -228,9 +228,22 @@ async fn trouble_is_told_once_and_the_watch_goes_on() {
     let mut other = studio.watch();
     let told = [next(&mut other).await, next(&mut other).await];
     assert!(
-        told[0].starts_with("problem:") && told[1] == "initially upload0015A",
+        told[0] == "initially upload0015A" && told[1].starts_with("problem:"),
         "{told:?}"
     );
+}
+
+#[tokio::test]
+async fn a_watch_that_begins_in_trouble_tells_the_newest_upload_first() {
+    let studio = Studio::start().await;
+    studio.look_up().await;
+    studio.missing.store(true, SeqCst);
+    studio.look_up().await;
+    let mut watch = studio.watch();
+    assert_eq!(next(&mut watch).await, "initially upload0015A");
+    let problem = next(&mut watch).await;
+    assert!(problem.starts_with("problem: "), "{problem}");
+    assert_quiet(&mut watch).await;
 }
 
 #[tokio::test]
