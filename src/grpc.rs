@@ -20,12 +20,14 @@ use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream};
 use prost::bytes::Bytes;
 use tonic::{Request, Response, Status, body::Body, server::Grpc, service::Routes};
 use tower::{BoxError, service_fn};
+use tracing::{Level, Span};
 
-use self::{codec::AnswerCodec, deadline::Deadlines, health::Health};
 pub use self::{
+    cache_status::cache_status,
     codec::encode,
-    status::{PUSHBACK, from as status},
+    status::{Ending, PUSHBACK, ending, from as status},
 };
+use self::{codec::AnswerCodec, deadline::Deadlines, health::Health};
 use crate::{
     latest::{Answer, Latest, LookupError, Made},
     lifecycle::Stages,
@@ -161,6 +163,24 @@ where
     }
 }
 
+/// The method at `path`, as traces name it. Whatever is not served has one name: callers can make up any number of them.
+#[must_use]
+pub fn method(path: &str) -> &str {
+    match path.strip_prefix('/') {
+        Some(
+            method @ ("plaque.v1.LatestVideo/GetLatestVideo"
+            | "plaque.v1.LatestVideo/BatchGetLatestVideos"
+            | "plaque.v1.LatestVideo/WatchLatestVideo"
+            | "grpc.health.v1.Health/Check"
+            | "grpc.health.v1.Health/List"
+            | "grpc.health.v1.Health/Watch"
+            | "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+            | "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
+        ) => method,
+        _ => "_OTHER",
+    }
+}
+
 /// Whether calls of this method stay open once they are answered.
 #[must_use]
 pub fn is_stream(path: &str) -> bool {
@@ -191,6 +211,10 @@ impl Service {
     async fn get(&self, request: &GetLatestVideoRequest) -> (Result<Answer, Status>, Option<Made>) {
         match convert::query(request) {
             Ok(query) => {
+                // The span is looked for only where it is there: nearly all calls are hits.
+                if tracing::enabled!(Level::DEBUG) {
+                    Span::current().record("plaque.channel_id", query.channel.as_str());
+                }
                 let reply = self.latest.get(query).await;
                 let refused = |error| status::from(&error, reply.retry_after);
                 (reply.outcome.map_err(refused), Some(reply.made))

@@ -5,6 +5,7 @@
 
 mod accept;
 mod cause;
+mod trace_context;
 pub mod video;
 
 pub mod upstream;

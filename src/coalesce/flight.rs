@@ -7,9 +7,11 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
+use tracing::{Id, Span};
 
 use super::{
     broadcast::{self, Overloaded, Places, Receiver},
+    span::FlightSpan,
     sync::{Arc, Mutex, RandomState, Weak},
 };
 
@@ -34,8 +36,13 @@ pub enum FlightError {
 }
 
 type Outcome<V> = Result<V, FlightError>;
-type Sender<V> = broadcast::Sender<Outcome<V>>;
-type Shard<K, V> = HashMap<K, Weak<Sender<V>>>;
+type Shard<K, V> = HashMap<K, Weak<Joinable<V>>>;
+
+/// What those who join a flight need of it.
+struct Joinable<V> {
+    sender: broadcast::Sender<Outcome<V>>,
+    span: FlightSpan,
+}
 
 /// All flights in progress, and the number of those who wait for them.
 ///
@@ -66,24 +73,28 @@ impl<K: Copy + Eq + Hash, V: Clone> Flights<K, V> {
 
     /// Joins the flight for `key`, or opens one.
     pub(super) fn join(self: &Arc<Self>, key: K) -> Result<Joined<K, V>, Overloaded> {
+        let caller = Span::current();
         let place = self.places.take()?;
         let mut shard = self.shard(&key).lock();
-        if let Some(sender) = shard.get(&key).and_then(Weak::upgrade) {
+        if let Some(flight) = shard.get(&key).and_then(Weak::upgrade) {
             // Subscribed under the lock: a flight takes itself out of the map, under the lock, before it sends. Whoever finds it
             // in the map therefore hears from it.
-            let receiver = sender.subscribe(place);
+            let receiver = flight.sender.subscribe(place);
             drop(shard);
+            flight.span.link(&caller);
             return Ok(Joined::Existing(Waiter {
                 receiver,
                 collapsed: true,
             }));
         }
-        let flight = self.open(key, &mut shard);
+        let flight = self.open(key, caller.id(), &mut shard);
         drop(shard);
         let waiter = Waiter {
-            receiver: flight.sender.subscribe(place),
+            receiver: flight.joinable.sender.subscribe(place),
             collapsed: false,
         };
+        // Made while the caller's is there.
+        flight.span();
         Ok(Joined::New(flight, waiter))
     }
 
@@ -91,15 +102,24 @@ impl<K: Copy + Eq + Hash, V: Clone> Flights<K, V> {
     pub(super) fn start(self: &Arc<Self>, key: K) -> Option<Flight<K, V>> {
         let mut shard = self.shard(&key).lock();
         let is_there = shard.get(&key).and_then(Weak::upgrade).is_some();
-        (!is_there).then(|| self.open(key, &mut shard))
+        // Not a part of what the caller does, whom it would outlive.
+        let flight = (!is_there).then(|| self.open(key, None, &mut shard));
+        drop(shard);
+        if let Some(flight) = &flight {
+            flight.joinable.span.link(&Span::current());
+        }
+        flight
     }
 
-    fn open(self: &Arc<Self>, key: K, shard: &mut Shard<K, V>) -> Flight<K, V> {
-        let sender = Arc::new(broadcast::Sender::new(&self.places));
-        shard.insert(key, Arc::downgrade(&sender));
+    fn open(self: &Arc<Self>, key: K, parent: Option<Id>, shard: &mut Shard<K, V>) -> Flight<K, V> {
+        let joinable = Arc::new(Joinable {
+            sender: broadcast::Sender::new(&self.places),
+            span: FlightSpan::new(parent),
+        });
+        shard.insert(key, Arc::downgrade(&joinable));
         Flight {
             key,
-            sender,
+            joinable,
             flights: Arc::clone(self),
         }
     }
@@ -142,28 +162,33 @@ impl<K: Copy + Eq + Hash, V> Flights<K, V> {
 pub(super) struct Flight<K: Copy + Eq + Hash, V> {
     key: K,
     /// The only `Arc` that lasts; joining callers upgrade the map's `Weak` for the length of a subscription.
-    sender: Arc<Sender<V>>,
+    joinable: Arc<Joinable<V>>,
     flights: Arc<Flights<K, V>>,
 }
 
 impl<K: Copy + Eq + Hash, V: Clone> Flight<K, V> {
     /// Ends the flight: whoever waits gets `outcome`, whoever comes later starts another.
     pub(super) fn land(self, outcome: Outcome<V>) {
-        let sender = Arc::clone(&self.sender);
+        let joinable = Arc::clone(&self.joinable);
         drop(self);
-        sender.send(outcome);
+        joinable.sender.send(outcome);
     }
 }
 
 impl<K: Copy + Eq + Hash, V> Flight<K, V> {
+    /// The span in which its task runs.
+    pub(super) fn span(&self) -> &Span {
+        self.joinable.span.get()
+    }
+
     /// Whether this is still the flight for its key; not so after [`Flights::detach`].
     pub(super) fn is_current(&self) -> bool {
         let shard = self.flights.shard(&self.key).lock();
         shard.get(&self.key).is_some_and(|weak| self.is_mine(weak))
     }
 
-    fn is_mine(&self, weak: &Weak<Sender<V>>) -> bool {
-        std::ptr::eq(weak.as_ptr(), Arc::as_ptr(&self.sender))
+    fn is_mine(&self, weak: &Weak<Joinable<V>>) -> bool {
+        std::ptr::eq(weak.as_ptr(), Arc::as_ptr(&self.joinable))
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use http::HeaderMap;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -91,6 +92,54 @@ pub fn from(error: &LookupError, retry_after: Option<Duration>) -> Status {
     status
 }
 
+/// With what a call ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// The status as gRPC spells it: `DEADLINE_EXCEEDED`.
+    pub name: String,
+    /// Whether the server failed, as OpenTelemetry has it, and not its caller.
+    pub is_our_fault: bool,
+}
+
+impl Ending {
+    /// The caller hung up.
+    #[must_use]
+    pub fn cancelled() -> Self {
+        Code::Cancelled.into()
+    }
+}
+
+impl From<Code> for Ending {
+    fn from(code: Code) -> Self {
+        let mut name = String::new();
+        for letter in format!("{code:?}").chars() {
+            if letter.is_uppercase() && !name.is_empty() {
+                name.push('_');
+            }
+            name.push(letter.to_ascii_uppercase());
+        }
+        Self {
+            name,
+            is_our_fault: matches!(
+                code,
+                Code::Unknown
+                    | Code::DeadlineExceeded
+                    | Code::Unimplemented
+                    | Code::Internal
+                    | Code::Unavailable
+                    | Code::DataLoss
+            ),
+        }
+    }
+}
+
+/// What trailers, or the headers of an answer that has nothing else, say of how a call ended.
+#[must_use]
+pub fn ending(headers: &HeaderMap) -> Option<Ending> {
+    let status = headers.get(Status::GRPC_STATUS)?;
+    Some(Code::from_bytes(status.as_bytes()).into())
+}
+
 /// The same, as a message within an answer that succeeds.
 pub(super) fn failure(error: &LookupError, retry_after: Option<Duration>) -> LookupFailure {
     let (code, reason) = classify(error);
@@ -99,5 +148,24 @@ pub(super) fn failure(error: &LookupError, retry_after: Option<Duration>) -> Loo
         reason: reason.into(),
         message: error.to_string(),
         retry_after: retry(code, retry_after).and_then(|pause| pause.try_into().ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ending_has_the_name_that_grpc_gives_it() {
+        let told = |status: &str| {
+            let headers = HeaderMap::from_iter([(Status::GRPC_STATUS, status.parse().expect("a header"))]);
+            ending(&headers).map(|ending| (ending.name, ending.is_our_fault))
+        };
+        assert_eq!(told("0"), Some(("OK".into(), false)));
+        assert_eq!(told("4"), Some(("DEADLINE_EXCEEDED".into(), true)));
+        assert_eq!(told("5"), Some(("NOT_FOUND".into(), false)));
+        assert_eq!(told("14"), Some(("UNAVAILABLE".into(), true)));
+        assert_eq!(told("99"), Some(("UNKNOWN".into(), true)));
+        assert_eq!(ending(&HeaderMap::new()), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    mem,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -19,7 +20,7 @@ use hyper::service::Service;
 use pin_project_lite::pin_project;
 use tonic::{Status, body::Body};
 
-use super::{load::Load, turn};
+use super::{load::Load, span::CallSpan, turn};
 use crate::{
     grpc,
     latest::{LookupError, OVERLOAD_PAUSE},
@@ -132,12 +133,14 @@ where
         } else {
             Some(self.limits.deadline)
         };
+        let span = CallSpan::begin(&request);
         Call {
             inner: place.is_some().then(|| self.inner.clone().call(request)),
             at_once,
             place,
             sending,
             method,
+            span,
         }
     }
 }
@@ -152,6 +155,7 @@ pin_project! {
         at_once: NonZeroUsize,
         sending: Option<Duration>,
         method: Option<PathAndQuery>,
+        span: CallSpan,
     }
 }
 
@@ -168,21 +172,25 @@ where
                 let error = LookupError::TooManyCalls(this.at_once.get());
                 grpc::status(&error, Some(OVERLOAD_PAUSE)).into_http()
             }
-            Some(inner) => match catch_unwind(AssertUnwindSafe(|| inner.poll(context))) {
-                Ok(response) => match ready!(response) {
-                    Ok(response) => response,
-                    Err(never) => match never {},
-                },
-                Err(_panic) => panicked(this.method.as_ref()).into_http(),
-            },
+            Some(inner) => {
+                match catch_unwind(AssertUnwindSafe(|| this.span.in_scope(|| inner.poll(context)))) {
+                    Ok(response) => match ready!(response) {
+                        Ok(response) => response,
+                        Err(never) => match never {},
+                    },
+                    Err(_panic) => panicked(this.method.as_ref()).into_http(),
+                }
+            }
         };
         turn::answer_begins(*this.sending);
-        let (place, method) = (this.place.take(), this.method.take());
+        let (place, method, mut span) = (this.place.take(), this.method.take(), mem::take(this.span));
+        span.note(response.headers());
         Poll::Ready(Ok(response.map(|inner| CallBody {
             inner,
             ended: false,
             method,
             place,
+            span,
         })))
     }
 }
@@ -206,6 +214,7 @@ pin_project! {
         ended: bool,
         method: Option<PathAndQuery>,
         place: Option<Place>,
+        span: CallSpan,
     }
 }
 
@@ -221,13 +230,22 @@ impl http_body::Body for CallBody {
         if *this.ended {
             return Poll::Ready(None);
         }
-        let frame = catch_unwind(AssertUnwindSafe(|| this.inner.poll_frame(context)));
-        frame.unwrap_or_else(|_panic| {
+        let span = &*this.span;
+        let frame = catch_unwind(AssertUnwindSafe(|| {
+            span.in_scope(|| this.inner.poll_frame(context))
+        }));
+        let frame = frame.unwrap_or_else(|_panic| {
             *this.ended = true;
             let mut trailers = HeaderMap::new();
             let added = panicked(this.method.as_ref()).add_header(&mut trailers);
             Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))))
-        })
+        });
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            this.span.note(trailers);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

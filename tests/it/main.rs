@@ -17,5 +17,6 @@ mod limits;
 mod program;
 mod serving;
 mod tls;
+mod traces;
 mod watching;
 mod youtube;
