@@ -20,7 +20,7 @@ use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream};
 use prost::bytes::Bytes;
 use tonic::{Request, Response, Status, body::Body, server::Grpc, service::Routes};
 use tower::{BoxError, service_fn};
-use tracing::{Level, Span};
+use tracing::{Span, level_filters::LevelFilter};
 
 pub use self::{
     cache_status::cache_status,
@@ -211,8 +211,9 @@ impl Service {
     async fn get(&self, request: &GetLatestVideoRequest) -> (Result<Answer, Status>, Option<Made>) {
         match convert::query(request) {
             Ok(query) => {
-                // The span is looked for only where it is there: nearly all calls are hits.
-                if tracing::enabled!(Level::DEBUG) {
+                // The span is looked for only where it may be there: nearly all calls are hits. Not with `enabled!`, which makes
+                // layers with a filter of their own lose what comes next.
+                if LevelFilter::current() >= LevelFilter::DEBUG {
                     Span::current().record("plaque.channel_id", query.channel.as_str());
                 }
                 let reply = self.latest.get(query).await;

@@ -13,7 +13,7 @@ use std::{
     path::Path,
 };
 
-use tracing::level_filters::LevelFilter;
+use tracing::{level_filters::LevelFilter, subscriber::SetGlobalDefaultError};
 use tracing_chrome::{ChromeLayerBuilder, FlushGuard, TraceStyle};
 use tracing_error::{ErrorLayer, SpanTrace};
 use tracing_subscriber::{
@@ -21,7 +21,6 @@ use tracing_subscriber::{
     filter::{ParseError, Targets},
     fmt,
     layer::SubscriberExt as _,
-    util::SubscriberInitExt as _,
 };
 use tracing_tree::HierarchicalLayer;
 
@@ -68,6 +67,9 @@ impl Settings<'_> {
 /// Telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
+    /// It was set up before.
+    #[error("the log is set up already: {0}")]
+    Twice(#[from] SetGlobalDefaultError),
     /// The exporter cannot.
     #[error("--otlp-endpoint: {0}")]
     Export(#[from] opentelemetry_otlp::ExporterBuildError),
@@ -110,7 +112,9 @@ pub fn start(settings: Settings<'_>) -> Result<Telemetry, SetupError> {
     layers.extend(written.map(|layer| layer.with_filter(ours()).boxed()));
     #[cfg(all(feature = "tokio-console", tokio_unstable))]
     layers.push(console_subscriber::spawn().boxed());
-    tracing_subscriber::registry().with(layers).init();
+    // Without a bridge from the crate `log`: what that asks about makes layers with a filter of their own lose what comes next.
+    let subscriber = tracing_subscriber::registry().with(layers);
+    tracing::subscriber::set_global_default(subscriber)?;
     panic::set_hook(Box::new(tell_of_panic));
     #[cfg(all(feature = "tokio-console", not(tokio_unstable)))]
     tracing::error!(

@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use axum::{
@@ -191,6 +191,10 @@ fn attribute(span: &Span, key: &str) -> Option<String> {
     }
 }
 
+fn ended(span: &Span) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(span.end_time_unix_nano)
+}
+
 fn outcome(span: &Span) -> Outcome {
     span.status.as_ref().map_or(
         Outcome::Unset,
@@ -252,8 +256,15 @@ impl Program {
         Client::of(self.address)
     }
 
-    /// Stops it. Returns what it has logged, when it has ended well.
+    /// Stops it, which goes well. Returns what it has logged.
     async fn stop(self) -> String {
+        let (code, log) = self.end().await;
+        assert_eq!(code, Some(0), "{log}");
+        log
+    }
+
+    /// Stops it. Returns its exit code and what it has logged.
+    async fn end(self) -> (Option<i32>, String) {
         let pid = self.child.id().to_string();
         let told = Command::new("kill").args(["-TERM", &pid]).status();
         assert!(told.expect("kill is there").success());
@@ -261,8 +272,7 @@ impl Program {
         let ended = timeout(TOO_LONG, ended).await.expect("it ends");
         let output = ended.expect("no panic").expect("it ran");
         let log = String::from_utf8(output.stderr).expect("UTF-8");
-        assert_eq!(output.status.code(), Some(0), "{log}");
-        log
+        (output.status.code(), log)
     }
 }
 
@@ -275,11 +285,7 @@ fn traced_feed(lookup: &Lookup) -> Response {
             .map_or("none", |v| v.to_str().expect("ASCII"))
     };
     let title = format!("{} {}", header("traceparent"), header("tracestate"));
-    origin::feed(
-        &lookup.channel,
-        &title,
-        &origin::uploads(std::time::SystemTime::now(), 1),
-    )
+    origin::feed(&lookup.channel, &title, &origin::uploads(SystemTime::now(), 1))
 }
 
 fn title(answered: Answered) -> String {
@@ -486,6 +492,7 @@ async fn a_caller_who_hangs_up_ends_its_call_and_not_the_flight() {
     let (asking, asked) = (client.clone(), caller.asks(CHANNEL));
     let call = tokio::spawn(async move { asking.ask(asked).await });
     fake.arrival().await;
+    let waited = SystemTime::now();
     call.abort();
     call.await.expect_err("aborted");
     for _ in 0..2 {
@@ -503,7 +510,35 @@ async fn a_caller_who_hangs_up_ends_its_call_and_not_the_flight() {
         Some("CANCELLED")
     );
     let flight = trace.only(left, "flight");
-    assert!(left.end_time_unix_nano < flight.end_time_unix_nano);
+    let times = [waited, ended(left), ended(flight)];
+    assert!(times.is_sorted(), "{times:?}");
+}
+
+#[tokio::test]
+async fn calls_that_are_cut_off_at_the_end_are_exported_too() {
+    let fake = Fake::gated(feed).await;
+    let collector = Collector::start().await;
+    let program = Program::start(&fake, |command| {
+        command.args(["--otlp-endpoint", &collector.address, "--drain-timeout", "10ms"]);
+    })
+    .await;
+    let caller = Caller::new('a');
+    let (client, asked) = (program.client(), caller.asks(CHANNEL));
+    let call = tokio::spawn(async move { client.ask(asked).await });
+    fake.arrival().await;
+    let stopped = SystemTime::now();
+    let (code, log) = program.end().await;
+    assert_eq!(code, Some(1), "{log}");
+    call.await.expect("no panic").expect_err("cut off");
+
+    let trace = collector.received();
+    let cut_off = trace.call_of(&caller);
+    assert_eq!(
+        attribute(cut_off, "rpc.response.status_code").as_deref(),
+        Some("CANCELLED")
+    );
+    assert!(ended(cut_off) > stopped);
+    trace.only(trace.only(trace.only(cut_off, "flight"), "lookup"), "GET");
 }
 
 #[tokio::test]
