@@ -149,6 +149,8 @@ fn chrome(file: &Path) -> Result<(impl Layer<Registry> + use<>, FlushGuard), Set
         .include_args(true)
         // Spans last while they wait, and go on on other threads.
         .trace_style(TraceStyle::Async)
+        // Of one category: what a call does is shown within it, from whichever module.
+        .category_fn(Box::new(|_| env!("CARGO_CRATE_NAME").into()))
         .build())
 }
 
