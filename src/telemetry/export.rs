@@ -249,10 +249,10 @@ mod tests {
     #[test]
     fn a_full_disk_ends_the_trace_and_nothing_else() {
         let mut file = Lasting::new(Disk(5));
-        for _ in 0..3 {
-            file.write_all(b"abc").expect("it goes on");
+        for part in ["abc", "def", "g"] {
+            file.write_all(part.as_bytes()).expect("it goes on");
         }
         file.flush().expect("it goes on");
-        assert_eq!(file.inner.0, 2, "nothing more is tried");
+        assert_eq!(file.inner.0, 2, "nothing comes after the gap");
     }
 }
