@@ -114,6 +114,7 @@
 mod broadcast;
 mod entry;
 mod flight;
+mod span;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -134,6 +135,7 @@ use std::{
 use futures_util::FutureExt as _;
 use moka::{future::Cache, notification::RemovalCause, ops::compute::Op};
 use tokio::runtime::Handle;
+use tracing::{Instrument as _, Span};
 
 use self::flight::{Flight, Flights, Joined};
 pub use self::{
@@ -282,8 +284,9 @@ where
         let limit = self.flight_limit;
         let stamp = self.stamp();
         self.counts.flights.fetch_add(1, Ordering::Relaxed);
+        let span = flight.span().clone();
         // Owns the flight. Ended by its lookup, its limit or the runtime's shutdown; `flight` cleans up after all three.
-        self.runtime.spawn(async move {
+        let task = async move {
             let found = async {
                 let before = known.get(&key).await.map(|entry| entry.value);
                 lookup(before).await
@@ -298,8 +301,14 @@ where
             };
             let outcome = AssertUnwindSafe(kept).catch_unwind().await;
             let outcome = outcome.unwrap_or(Err(FlightError::Panicked));
+            if let Err(error) = &outcome {
+                let span = Span::current();
+                span.record("otel.status_code", "ERROR");
+                span.record("otel.status_description", error.to_string());
+            }
             flight.land(outcome);
-        });
+        };
+        self.runtime.spawn(task.instrument(span));
     }
 
     /// Makes `value` known, as the newest that there is. Flights in the air go on, but will not replace it.

@@ -23,15 +23,17 @@ use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream};
 use prost::bytes::Bytes;
 use tonic::{Request, Response, Status, body::Body, server::Grpc, service::Routes};
 use tower::{BoxError, service_fn};
+use tracing::{Span, level_filters::LevelFilter};
 
-use self::{codec::AnswerCodec, deadline::Deadlines, health::Health};
 pub use self::{
+    cache_status::cache_status,
     codec::encode,
     json::Http,
     method::{Ended, Method},
     status::{PUSHBACK, from as status},
     tally::{Tally, register},
 };
+use self::{codec::AnswerCodec, deadline::Deadlines, health::Health};
 use crate::{
     latest::{Answer, Latest, LookupError, Reply},
     lifecycle::Stages,
@@ -177,6 +179,11 @@ impl Service {
     /// What became of the question; a status if it was none.
     async fn get(&self, request: &GetLatestVideoRequest) -> Result<Reply, Status> {
         let query = convert::query(request).map_err(|error| status::from(&error, None))?;
+        // The span is looked for only where it may be there: nearly all calls are hits. Not with `enabled!`, which makes layers
+        // with a filter of their own lose what comes next.
+        if LevelFilter::current() >= LevelFilter::DEBUG {
+            Span::current().record("plaque.channel_id", query.channel.as_str());
+        }
         let reply = self.latest.get(query).await;
         self.tally.answered(&reply);
         Ok(reply)

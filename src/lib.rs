@@ -6,6 +6,7 @@
 mod accept;
 mod cause;
 mod metrics;
+mod trace_context;
 pub mod video;
 
 pub mod upstream;

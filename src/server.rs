@@ -7,6 +7,7 @@
 mod calls;
 mod connection;
 mod load;
+mod span;
 pub mod tls;
 mod turn;
 mod web;

@@ -1,20 +1,94 @@
-//! The only place that builds a `tracing` subscriber.
+//! The only place that builds a `tracing` subscriber: the log, and where spans go beside it.
+//!
+//! Each layer has a filter of its own. The spans of calls and flights have the level `debug`: where only the log is written, and
+//! that from `info`, their callsites are off, and cost one comparison.
+
+mod export;
 
 use std::{
+    fmt::Write as _,
+    fs::File,
     io::{self, IsTerminal as _},
     panic,
+    path::Path,
 };
 
-use tracing_subscriber::{EnvFilter, filter::ParseError};
+use tracing::{level_filters::LevelFilter, subscriber::SetGlobalDefaultError};
+use tracing_chrome::{ChromeLayerBuilder, FlushGuard, TraceStyle};
+use tracing_error::{ErrorLayer, SpanTrace};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{ParseError, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+};
+use tracing_tree::HierarchicalLayer;
+
+pub use self::export::{BadEndpoint, endpoint};
+use self::export::{Export, Lasting};
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// For people.
     Pretty,
+    /// For people who look for where time goes: spans with what happens in them, indented.
+    Tree,
     /// One JSON object a line.
     Json,
 }
+
+/// What is told, and to whom.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    /// How the log is written, to standard error.
+    pub format: Format,
+    /// What of it.
+    pub filter: EnvFilter,
+    /// The collector that spans are exported to, as [`endpoint`] has it.
+    pub otlp_endpoint: Option<&'a str>,
+    /// The file that spans are written to for Perfetto.
+    pub chrome: Option<&'a Path>,
+}
+
+impl Settings<'_> {
+    /// The log, and nothing else.
+    #[must_use]
+    pub fn log(format: Format, filter: EnvFilter) -> Self {
+        Self {
+            format,
+            filter,
+            otlp_endpoint: None,
+            chrome: None,
+        }
+    }
+}
+
+/// Telemetry cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// It was set up before.
+    #[error("the log is set up already: {0}")]
+    Twice(#[from] SetGlobalDefaultError),
+    /// The exporter cannot.
+    #[error("--otlp-endpoint: {0}")]
+    Export(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// The system gave no thread.
+    #[error("--otlp-endpoint: cannot start a thread for the export: {0}")]
+    Thread(io::Error),
+    /// The file for Perfetto cannot be written.
+    #[error("--trace-chrome: cannot write {0}: {1}")]
+    Chrome(String, io::Error),
+}
+
+/// Exports until it is dropped, which waits for what is left to get out, for a few seconds at most.
+#[must_use = "when it is dropped, no more is exported"]
+pub struct Telemetry {
+    _export: Option<Export>,
+    _chrome: Option<FlushGuard>,
+}
+
+type AnyLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// Parses what is logged: a level, or directives such as `plaque=debug,h2=warn`.
 ///
@@ -25,23 +99,120 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::builder().parse(directives)
 }
 
-/// Logs to standard error from here on, panics included. Call once.
-pub fn start(format: Format, filter: EnvFilter) {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    match format {
-        Format::Pretty => builder.with_target(false).init(),
-        Format::Json => builder.json().init(),
+/// Logs from here on, panics included, and exports spans if that is set. Call once.
+///
+/// # Errors
+///
+/// If an exporter cannot be set up. What is wrong with a collector shows later, and in the log.
+pub fn start(settings: Settings<'_>) -> Result<Telemetry, SetupError> {
+    let (export, exported) = settings.otlp_endpoint.map(Export::start).transpose()?.unzip();
+    let (written, chrome) = settings.chrome.map(chrome).transpose()?.unzip();
+    let mut layers = vec![log(settings.format, settings.filter)];
+    layers.extend(exported.map(|layer| layer.with_filter(ours()).boxed()));
+    layers.extend(written.map(|layer| layer.with_filter(ours()).boxed()));
+    #[cfg(all(feature = "tokio-console", tokio_unstable))]
+    layers.push(console_subscriber::spawn().boxed());
+    // Without a bridge from the crate `log`: what that asks about makes layers with a filter of their own lose what comes next.
+    let subscriber = tracing_subscriber::registry().with(layers);
+    tracing::subscriber::set_global_default(subscriber)?;
+    panic::set_hook(Box::new(tell_of_panic));
+    #[cfg(all(feature = "tokio-console", not(tokio_unstable)))]
+    tracing::error!(
+        "no tokio-console: tokio was built without it; build with RUSTFLAGS=\"--cfg tokio_unstable\""
+    );
+    Ok(Telemetry {
+        _export: export,
+        _chrome: chrome,
+    })
+}
+
+fn log(format: Format, filter: EnvFilter) -> AnyLayer {
+    let colors = io::stderr().is_terminal();
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(colors);
+    let log = match format {
+        Format::Pretty => lines.with_target(false).boxed(),
+        Format::Tree => HierarchicalLayer::new(2)
+            .with_writer(io::stderr)
+            .with_ansi(colors)
+            .with_indent_lines(true)
+            .with_bracketed_fields(true)
+            .boxed(),
+        Format::Json => lines.json().boxed(),
+    };
+    log.and_then(ErrorLayer::default()).with_filter(filter).boxed()
+}
+
+fn chrome(file: &Path) -> Result<(impl Layer<Registry> + use<>, FlushGuard), SetupError> {
+    let writer = File::create(file).map_err(|error| SetupError::Chrome(file.display().to_string(), error))?;
+    Ok(ChromeLayerBuilder::new()
+        .writer(Lasting::new(writer))
+        .include_args(true)
+        // Spans last while they wait, and go on on other threads.
+        .trace_style(TraceStyle::Async)
+        // Of one category: what a call does is shown within it, from whichever module.
+        .category_fn(Box::new(|_| env!("CARGO_CRATE_NAME").into()))
+        .build())
+}
+
+/// Spans of ours. Those of the libraries would tell of the export, too, and be exported.
+fn ours() -> Targets {
+    Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::DEBUG)
+}
+
+fn tell_of_panic(panic: &panic::PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string);
+    let message = panic.payload_as_str().unwrap_or("(no message)");
+    let spans = span_trace();
+    tracing::error!(
+        place,
+        message,
+        spans,
+        "a task panicked; what it was doing failed, the rest goes on"
+    );
+}
+
+/// The spans that this thread is in, the innermost first; also those that the log does not show.
+fn span_trace() -> Option<String> {
+    let mut text = String::new();
+    SpanTrace::capture().with_spans(|span, fields| {
+        let within = if text.is_empty() { "" } else { " < " };
+        // Writing to a String does not fail.
+        let _ = match fields {
+            "" => write!(text, "{within}{}", span.name()),
+            _ => write!(text, "{within}{}{{{fields}}}", span.name()),
+        };
+        true
+    });
+    (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_tells_in_which_spans_it_happened() {
+        for format in [Format::Pretty, Format::Tree, Format::Json] {
+            let filter = filter("info").expect("a level");
+            let layers = vec![
+                log(format, filter),
+                ChromeLayerBuilder::new()
+                    .writer(io::sink())
+                    .build()
+                    .0
+                    .with_filter(ours())
+                    .boxed(),
+            ];
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(layers), || {
+                assert_eq!(span_trace(), None);
+                let _call = tracing::debug_span!("call", method = "get").entered();
+                let _lookup = tracing::info_span!("lookup", feed = 7).entered();
+                assert_eq!(
+                    span_trace().as_deref(),
+                    Some("lookup{feed=7} < call"),
+                    "{format:?}"
+                );
+            });
+        }
     }
-    panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string);
-        let message = panic.payload_as_str().unwrap_or("(no message)");
-        tracing::error!(
-            place,
-            message,
-            "a task panicked; what it was doing failed, the rest goes on"
-        );
-    }));
 }

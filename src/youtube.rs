@@ -16,13 +16,14 @@ use prometheus_client::{
 };
 use reqwest::{Certificate, Client, Response, StatusCode, Url, header, redirect};
 use tokio::time::{Instant, timeout_at};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span, field::Empty};
 
 pub use self::pacing::Pace;
 use self::pacing::{Pacer, Turn, bounded, busy};
 use crate::{
     cause::innermost,
     metrics::SECONDS,
+    trace_context,
     upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
     video::{Channel, Kind},
 };
@@ -132,12 +133,12 @@ impl YouTube {
         };
         let mut turn = turn?;
         let fetched = timeout_at(deadline, async {
-            let fetched = self.fetch(feed).await;
+            let fetched = self.fetch(feed, None).await;
             if !fetched.as_ref().is_err_and(is_worth_another) || !turn.again().await {
                 return fetched;
             }
             tokio::time::sleep(RETRY_PAUSE).await;
-            self.fetch(feed).await
+            self.fetch(feed, Some(1)).await
         });
         match fetched.await {
             Ok(fetched) => settle(turn, fetched),
@@ -146,30 +147,49 @@ impl YouTube {
         }
     }
 
-    /// One request, counted.
-    async fn fetch(&self, feed: Feed) -> Result<Channel, Failure> {
-        let mut request = Request {
+    /// One request, counted, and in a span by OpenTelemetry's conventions for HTTP.
+    async fn fetch(&self, feed: Feed, resend: Option<u32>) -> Result<Channel, Failure> {
+        let mut counted = Request {
             requests: &self.requests,
             begun: Instant::now(),
             outcome: "timeout",
         };
-        let fetched = self.request(feed).await;
-        request.outcome = fetched
-            .as_ref()
-            .map_or_else(|failure| outcome(&failure.error), |_| "found");
+        let span = tracing::debug_span!(
+            "request",
+            otel.name = "GET",
+            otel.kind = "client",
+            otel.status_code = Empty,
+            http.request.method = "GET",
+            http.request.resend_count = resend,
+            http.response.status_code = Empty,
+            server.address = self.feeds.host_str(),
+            server.port = self.feeds.port_or_known_default(),
+            url.full = %public(&self.feeds, feed),
+            "error.type" = Empty,
+        );
+        let fetched = self.request(feed).instrument(span.clone()).await;
+        counted.outcome = match &fetched {
+            Ok(_) => "found",
+            Err(Failure { error, .. }) => {
+                let status = error.http_status().map(|status| status.to_string());
+                span.record("error.type", status.as_deref().unwrap_or("_OTHER"));
+                span.record("otel.status_code", "ERROR");
+                outcome(error)
+            }
+        };
         fetched
     }
 
     async fn request(&self, feed: Feed) -> Result<Channel, Failure> {
+        let span = Span::current();
         let mut url = self.feeds.clone();
-        let (name, id) = match feed.kind {
-            None => ("channel_id", feed.channel.to_string()),
-            Some(kind) => ("playlist_id", playlist(feed, kind)),
-        };
-        url.query_pairs_mut().append_pair(name, &id);
-        let response = self.client.get(url).send().await;
+        ask(&mut url, feed);
+        let mut headers = header::HeaderMap::new();
+        trace_context::pass_on(&span, &mut headers);
+        let response = self.client.get(url).headers(headers).send().await;
         let response = response.map_err(|error| unreachable(&error))?;
         let status = response.status();
+        span.record("http.response.status_code", status.as_u16());
         if status == StatusCode::OK {
             return Ok(read(response, feed).await?);
         }
@@ -268,6 +288,26 @@ fn is_worth_another(failure: &Failure) -> bool {
         UpstreamError::Status(500..) => failure.retry_after.is_none(),
         _ => false,
     }
+}
+
+/// Appends what is asked for.
+fn ask(url: &mut Url, feed: Feed) {
+    let (name, id) = match feed.kind {
+        None => ("channel_id", feed.channel.to_string()),
+        Some(kind) => ("playlist_id", playlist(feed, kind)),
+    };
+    url.query_pairs_mut().append_pair(name, &id);
+}
+
+/// The address of a feed without what may be secret: who we are there, or a key.
+fn public(feeds: &Url, feed: Feed) -> Url {
+    let mut url = feeds.clone();
+    url.set_query(None);
+    // Refused only for URLs that have no host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    ask(&mut url, feed);
+    url
 }
 
 /// The playlist of a channel's uploads of one kind, which YouTube makes for every channel.

@@ -10,6 +10,8 @@ mod broadcast;
 mod flight;
 #[path = "model/history.rs"]
 mod history;
+#[path = "../src/coalesce/span.rs"]
+mod span;
 #[path = "model/sync.rs"]
 mod sync;
 

@@ -77,7 +77,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Outcome {
     // The act with the panic would write over the progress bars.
-    telemetry::start(telemetry::Format::Pretty, telemetry::filter("off")?);
+    let silence = telemetry::Settings::log(telemetry::Format::Pretty, telemetry::filter("off")?);
+    let _telemetry = telemetry::start(silence)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(UPSTREAM_THREADS)
         .enable_all()

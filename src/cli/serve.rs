@@ -9,6 +9,7 @@ use std::{
     num::NonZeroUsize,
     process::{self, ExitCode},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{net::TcpListener, runtime};
@@ -23,7 +24,7 @@ use crate::{
     admin,
     config::Config,
     server::{self, Drained, Listeners, tls::Tls},
-    telemetry::{self, Format},
+    telemetry::{self, Format, Telemetry},
     youtube::YouTube,
 };
 
@@ -39,8 +40,11 @@ const EXAMPLE: &str = "UCsXVk37bltHxD1rDPwtNM8Q";
 /// Lookups spend their time waiting; a second thread keeps one that parses from delaying the others' timers.
 pub(super) const UPSTREAM_THREADS: usize = 2;
 
+/// How long to wait for lookups to be torn down. A thread may be reading a feed, or stuck in the system's resolver.
+const LOOKUPS_END: Duration = Duration::from_secs(1);
+
 pub(super) fn run(args: &Args) -> Outcome {
-    start_log(args.log_format, args.log.as_deref())?;
+    let telemetry = start_telemetry(args)?;
     let mut config = args.config()?;
     let files = args.tls_files();
     let tls = files.map(Tls::load).transpose();
@@ -52,8 +56,9 @@ pub(super) fn run(args: &Args) -> Outcome {
         .enable_all()
         .build()?;
     let drained = runtime.block_on(serve(&config, args.admin_listen, tls.map(Arc::new)));
-    // Lookups whose callers are all gone need not be waited for.
-    runtime.shutdown_background();
+    // Lookups whose callers are all gone need not be waited for. They end here, and with them their spans.
+    runtime.shutdown_timeout(LOOKUPS_END);
+    drop(telemetry);
     match drained? {
         Drained { cut_off: 0 } => {
             tracing::info!("stopped; every call was finished");
@@ -167,22 +172,25 @@ pub(super) fn grpcurl(mut address: SocketAddr, channel: &str) -> String {
     )
 }
 
-fn start_log(format: LogFormat, flag: Option<&str>) -> Result<(), String> {
+fn start_telemetry(args: &Args) -> Result<Telemetry, String> {
     let variable = env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-    let filter = match (flag, variable) {
+    let filter = match (args.log.as_deref(), variable) {
         (Some(flag), _) => telemetry::filter(flag).map_err(|error| error.to_string()),
         (None, Some(variable)) => telemetry::filter(&variable)
             .map_err(|error| format!("invalid value {variable:?} of RUST_LOG: {error}")),
         (None, None) => telemetry::filter("info").map_err(|error| error.to_string()),
     }?;
-    telemetry::start(
-        match format {
+    let settings = telemetry::Settings {
+        format: match args.log_format {
             LogFormat::Pretty => Format::Pretty,
+            LogFormat::Tree => Format::Tree,
             LogFormat::Json => Format::Json,
         },
         filter,
-    );
-    Ok(())
+        otlp_endpoint: args.otlp_endpoint.as_deref(),
+        chrome: args.trace_chrome.as_deref(),
+    };
+    telemetry::start(settings).map_err(|error| error.to_string())
 }
 
 /// Ends with the first SIGTERM or Ctrl-C. The second ends the process, whatever it does.

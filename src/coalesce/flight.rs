@@ -7,9 +7,11 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
+use tracing::{Id, Span};
 
 use super::{
     broadcast::{self, Overloaded, Places, Receiver},
+    span::FlightSpan,
     sync::{Arc, Mutex, RandomState, Weak},
 };
 
@@ -34,19 +36,13 @@ pub enum FlightError {
 }
 
 type Outcome<V> = Result<V, FlightError>;
-type Sender<V> = broadcast::Sender<Outcome<V>>;
-type Shard<K, V> = HashMap<K, Listed<V>>;
+type Shard<K, V> = HashMap<K, Weak<Joinable<V>>>;
 
-/// A flight as the map lists it.
-struct Listed<V> {
-    sender: Weak<Sender<V>>,
+/// What those who join a flight need of it.
+struct Joinable<V> {
+    sender: broadcast::Sender<Outcome<V>>,
     begun: Instant,
-}
-
-impl<V> Listed<V> {
-    fn upgrade(&self) -> Option<Arc<Sender<V>>> {
-        self.sender.upgrade()
-    }
+    span: FlightSpan,
 }
 
 /// A lookup in progress, as others see it.
@@ -89,44 +85,54 @@ impl<K: Copy + Eq + Hash, V: Clone> Flights<K, V> {
 
     /// Joins the flight for `key`, or opens one.
     pub(super) fn join(self: &Arc<Self>, key: K) -> Result<Joined<K, V>, Overloaded> {
+        let caller = Span::current();
         let place = self.places.take()?;
         let mut shard = self.shard(&key).lock();
-        if let Some(sender) = shard.get(&key).and_then(Listed::upgrade) {
+        if let Some(flight) = shard.get(&key).and_then(Weak::upgrade) {
             // Subscribed under the lock: a flight takes itself out of the map, under the lock, before it sends. Whoever finds it
             // in the map therefore hears from it.
-            let receiver = sender.subscribe(place);
+            let receiver = flight.sender.subscribe(place);
             drop(shard);
+            flight.span.link(&caller);
             return Ok(Joined::Existing(Waiter {
                 receiver,
                 collapsed: true,
             }));
         }
-        let flight = self.open(key, &mut shard);
+        let flight = self.open(key, caller.id(), &mut shard);
         drop(shard);
         let waiter = Waiter {
-            receiver: flight.sender.subscribe(place),
+            receiver: flight.joinable.sender.subscribe(place),
             collapsed: false,
         };
+        // Made while the caller's is there.
+        flight.span();
         Ok(Joined::New(flight, waiter))
     }
 
     /// Opens a flight that nobody waits for yet. `None` if there is one.
     pub(super) fn start(self: &Arc<Self>, key: K) -> Option<Flight<K, V>> {
         let mut shard = self.shard(&key).lock();
-        let is_there = shard.get(&key).and_then(Listed::upgrade).is_some();
-        (!is_there).then(|| self.open(key, &mut shard))
+        let is_there = shard.get(&key).and_then(Weak::upgrade).is_some();
+        // Not a part of what the caller does, whom it would outlive.
+        let flight = (!is_there).then(|| self.open(key, None, &mut shard));
+        drop(shard);
+        if let Some(flight) = &flight {
+            flight.joinable.span.link(&Span::current());
+        }
+        flight
     }
 
-    fn open(self: &Arc<Self>, key: K, shard: &mut Shard<K, V>) -> Flight<K, V> {
-        let sender = Arc::new(broadcast::Sender::new(&self.places));
-        let listed = Listed {
-            sender: Arc::downgrade(&sender),
+    fn open(self: &Arc<Self>, key: K, parent: Option<Id>, shard: &mut Shard<K, V>) -> Flight<K, V> {
+        let joinable = Arc::new(Joinable {
+            sender: broadcast::Sender::new(&self.places),
             begun: Instant::now(),
-        };
-        shard.insert(key, listed);
+            span: FlightSpan::new(parent),
+        });
+        shard.insert(key, Arc::downgrade(&joinable));
         Flight {
             key,
-            sender,
+            joinable,
             flights: Arc::clone(self),
         }
     }
@@ -154,16 +160,18 @@ impl<K: Copy + Eq + Hash, V> Flights<K, V> {
         self.places.taken()
     }
 
-    /// The flights in progress, shard by shard: some may have ended meanwhile.
+    /// The flights in progress, shard by shard: some may have ended meanwhile. A flight is upgraded under the lock, under which it
+    /// takes itself out of the map: it is never dropped here.
     pub(super) fn in_progress(&self) -> Vec<InProgress<K>> {
         let mut flights = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            flights.extend(shard.iter().filter_map(|(key, entry)| {
+            flights.extend(shard.iter().filter_map(|(key, weak)| {
+                let flight = weak.upgrade()?;
                 Some(InProgress {
                     key: *key,
-                    begun: entry.begun,
-                    waiting: entry.upgrade()?.listening(),
+                    begun: flight.begun,
+                    waiting: flight.sender.listening(),
                 })
             }));
         }
@@ -185,40 +193,40 @@ impl<K: Copy + Eq + Hash, V> Flights<K, V> {
 pub(super) struct Flight<K: Copy + Eq + Hash, V> {
     key: K,
     /// The only `Arc` that lasts; joining callers upgrade the map's `Weak` for the length of a subscription.
-    sender: Arc<Sender<V>>,
+    joinable: Arc<Joinable<V>>,
     flights: Arc<Flights<K, V>>,
 }
 
 impl<K: Copy + Eq + Hash, V: Clone> Flight<K, V> {
     /// Ends the flight: whoever waits gets `outcome`, whoever comes later starts another.
     pub(super) fn land(self, outcome: Outcome<V>) {
-        let sender = Arc::clone(&self.sender);
+        let joinable = Arc::clone(&self.joinable);
         drop(self);
-        sender.send(outcome);
+        joinable.sender.send(outcome);
     }
 }
 
 impl<K: Copy + Eq + Hash, V> Flight<K, V> {
+    /// The span in which its task runs.
+    pub(super) fn span(&self) -> &Span {
+        self.joinable.span.get()
+    }
+
     /// Whether this is still the flight for its key; not so after [`Flights::detach`].
     pub(super) fn is_current(&self) -> bool {
         let shard = self.flights.shard(&self.key).lock();
-        shard
-            .get(&self.key)
-            .is_some_and(|entry| self.is_mine(&entry.sender))
+        shard.get(&self.key).is_some_and(|weak| self.is_mine(weak))
     }
 
-    fn is_mine(&self, weak: &Weak<Sender<V>>) -> bool {
-        std::ptr::eq(weak.as_ptr(), Arc::as_ptr(&self.sender))
+    fn is_mine(&self, weak: &Weak<Joinable<V>>) -> bool {
+        std::ptr::eq(weak.as_ptr(), Arc::as_ptr(&self.joinable))
     }
 }
 
 impl<K: Copy + Eq + Hash, V> Drop for Flight<K, V> {
     fn drop(&mut self) {
         let mut shard = self.flights.shard(&self.key).lock();
-        if shard
-            .get(&self.key)
-            .is_some_and(|entry| self.is_mine(&entry.sender))
-        {
+        if shard.get(&self.key).is_some_and(|weak| self.is_mine(weak)) {
             shard.remove(&self.key);
             if shard.capacity() > SHARD_KEEPS && shard.len() < shard.capacity() / 4 {
                 let room = shard.len() * 2;

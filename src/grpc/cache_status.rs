@@ -6,6 +6,12 @@ use crate::latest::{Made, Why};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
+/// What was said, if it was.
+#[must_use]
+pub fn cache_status(headers: &HeaderMap) -> Option<&str> {
+    headers.get(CACHE_STATUS)?.to_str().ok()
+}
+
 /// Says how one answer was made.
 pub(super) fn tell(made: Made, headers: &mut HeaderMap) {
     let text = match made {

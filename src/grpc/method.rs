@@ -126,6 +126,20 @@ impl Ended {
         NAMES[self.number()]
     }
 
+    /// Whether the server failed, as OpenTelemetry has it, and not its caller.
+    #[must_use]
+    pub fn is_our_fault(self) -> bool {
+        matches!(
+            self.0,
+            Code::Unknown
+                | Code::DeadlineExceeded
+                | Code::Unimplemented
+                | Code::Internal
+                | Code::Unavailable
+                | Code::DataLoss
+        )
+    }
+
     pub(super) fn number(self) -> usize {
         self.0 as usize
     }
@@ -163,8 +177,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         assert_eq!(Ended::told(&headers), None);
         headers.insert(GRPC_STATUS, "5".parse().expect("a value"));
-        assert_eq!(Ended::told(&headers).map(Ended::name), Some("NOT_FOUND"));
+        let told = Ended::told(&headers).expect("told");
+        assert_eq!((told.name(), told.is_our_fault()), ("NOT_FOUND", false));
         headers.insert(GRPC_STATUS, "99".parse().expect("a value"));
-        assert_eq!(Ended::told(&headers).map(Ended::name), Some("UNKNOWN"));
+        let told = Ended::told(&headers).expect("told");
+        assert_eq!((told.name(), told.is_our_fault()), ("UNKNOWN", true));
     }
 }

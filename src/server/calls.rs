@@ -19,7 +19,7 @@ use hyper::service::Service;
 use pin_project_lite::pin_project;
 use tonic::{Status, body::Body};
 
-use super::{load::Load, turn};
+use super::{load::Load, span::CallSpan, turn};
 use crate::{
     grpc::{self, Ended, Method, Tally},
     latest::{LookupError, OVERLOAD_PAUSE},
@@ -80,11 +80,12 @@ struct Place {
     ended: Ended,
     /// Not if there were as many calls as may be.
     taken: bool,
+    span: CallSpan,
 }
 
 impl Place {
     /// Begins a call; one that is refused if `limit` others are in progress.
-    fn take(activity: &Arc<Activity>, method: Method, limit: usize) -> Self {
+    fn take(activity: &Arc<Activity>, method: Method, limit: usize, span: CallSpan) -> Self {
         let taken = activity.load.begin_call(limit);
         if taken {
             activity.begun.fetch_add(1, Relaxed);
@@ -96,11 +97,13 @@ impl Place {
             begun: Instant::now(),
             ended: Ended::CANCELLED,
             taken,
+            span,
         }
     }
 
-    /// Notes how the call ends, if `headers` say so.
+    /// Notes what the headers of an answer or its trailers say: with the status that is in one of them the call ends.
     fn hear(&mut self, headers: &HeaderMap) {
+        self.span.note(headers);
         self.ended = Ended::told(headers).unwrap_or(self.ended);
     }
 }
@@ -115,6 +118,15 @@ impl Drop for Place {
             activity.in_progress.fetch_sub(1, Relaxed);
             activity.load.end_call();
         }
+        self.span.end(self.ended);
+    }
+}
+
+/// Runs a part of a call in its span.
+fn within<T>(place: Option<&Place>, part: impl FnOnce() -> T) -> T {
+    match place {
+        Some(place) => place.span.in_scope(part),
+        None => part(),
     }
 }
 
@@ -153,7 +165,8 @@ where
         } else {
             at_once.get()
         };
-        let place = Place::take(&self.activity, method, limit);
+        let span = CallSpan::begin(method, &request);
+        let place = Place::take(&self.activity, method, limit, span);
         let sending = if method.is_stream() {
             self.limits.watch.map(|watch| watch + self.limits.deadline)
         } else {
@@ -189,17 +202,18 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let place = this.place.as_ref();
         let response = match this.inner.as_pin_mut() {
             None => {
                 let error = LookupError::TooManyCalls(this.at_once.get());
                 grpc::status(&error, Some(OVERLOAD_PAUSE)).into_http()
             }
-            Some(inner) => match catch_unwind(AssertUnwindSafe(|| inner.poll(context))) {
+            Some(inner) => match catch_unwind(AssertUnwindSafe(|| within(place, || inner.poll(context)))) {
                 Ok(response) => match ready!(response) {
                     Ok(response) => response,
                     Err(never) => match never {},
                 },
-                Err(_panic) => panicked(this.place.as_ref()).into_http(),
+                Err(_panic) => panicked(place).into_http(),
             },
         };
         turn::answer_begins(*this.sending);
@@ -248,11 +262,14 @@ impl http_body::Body for CallBody {
         if *this.ended {
             return Poll::Ready(None);
         }
-        let frame = catch_unwind(AssertUnwindSafe(|| this.inner.poll_frame(context)));
+        let place = this.place.as_ref();
+        let frame = catch_unwind(AssertUnwindSafe(|| {
+            within(place, || this.inner.poll_frame(context))
+        }));
         let frame = frame.unwrap_or_else(|_panic| {
             *this.ended = true;
             let mut trailers = HeaderMap::new();
-            let added = panicked(this.place.as_ref()).add_header(&mut trailers);
+            let added = panicked(place).add_header(&mut trailers);
             Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))))
         });
         if let (Poll::Ready(Some(Ok(frame))), Some(place)) = (&frame, this.place)

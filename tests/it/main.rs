@@ -20,5 +20,6 @@ mod metrics;
 mod program;
 mod serving;
 mod tls;
+mod traces;
 mod watching;
 mod youtube;

@@ -20,6 +20,9 @@ pub fn plaque() -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PLAQUE_")) {
         command.env_remove(name);
     }
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OTEL_")) {
+        command.env_remove(name);
+    }
     command.env_remove("RUST_LOG");
     command
 }
@@ -65,8 +68,18 @@ async fn a_bad_flag_names_the_flag_the_value_and_what_is_expected() {
         ("--max-waiters", "0", "at least 1"),
         ("--watch-every", "0s", "more than 0"),
         ("--drain-timeout", "soon", "a duration with its unit"),
-        ("--log-format", "xml", "pretty, json"),
+        ("--log-format", "xml", "pretty, tree, json"),
         ("--log", "plaque=loud", "a level such as info"),
+        (
+            "--otlp-endpoint",
+            "127.0.0.1:4317",
+            "such as http://127.0.0.1:4317",
+        ),
+        (
+            "--otlp-endpoint",
+            "https://traces.example",
+            "https is left to a collector",
+        ),
     ] {
         let mut command = plaque();
         command.args(["serve", &format!("{flag}={value}")]);

@@ -207,14 +207,7 @@ impl Server {
 
     /// A client with a connection of its own.
     pub fn client(&self) -> Client {
-        let http = HttpClient::builder(TokioExecutor::new())
-            .http2_only(true)
-            .build_http();
-        let address = format!("http://{}", self.address);
-        Client(LatestVideoClient::with_origin(
-            http,
-            address.parse().expect("an address"),
-        ))
+        Client::of(self.address)
     }
 
     pub async fn connection(&self) -> Channel {
@@ -249,6 +242,18 @@ pub struct Client(pub LatestVideoClient<HttpClient<HttpConnector, Body>>);
 pub type Answered = Result<(GetLatestVideoResponse, String), Status>;
 
 impl Client {
+    /// A client with a connection of its own to the server at `address`.
+    pub fn of(address: SocketAddr) -> Self {
+        let http = HttpClient::builder(TokioExecutor::new())
+            .http2_only(true)
+            .build_http();
+        let address = format!("http://{address}");
+        Self(LatestVideoClient::with_origin(
+            http,
+            address.parse().expect("an address"),
+        ))
+    }
+
     pub async fn get(&self, channel: &str) -> Answered {
         self.ask(tonic::Request::new(request(channel))).await
     }

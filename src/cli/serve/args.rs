@@ -187,6 +187,14 @@ pub(in crate::cli) struct Args {
     )]
     pub(super) log_format: LogFormat,
 
+    /// Where to export traces: an OpenTelemetry collector (Jaeger, too) that speaks OTLP over gRPC, such as http://127.0.0.1:4317
+    #[arg(long, env = "PLAQUE_OTLP_ENDPOINT", value_name = "URL", value_parser = telemetry::endpoint)]
+    pub(super) otlp_endpoint: Option<String>,
+
+    /// A file to write a trace to until the end, for https://ui.perfetto.dev
+    #[arg(long, env = "PLAQUE_TRACE_CHROME", value_name = "FILE")]
+    pub(super) trace_chrome: Option<PathBuf>,
+
     /// What is logged: off, error, warn, info, debug, trace, or directives such as plaque=debug,h2=warn [default: RUST_LOG, or info]
     #[arg(long, env = "PLAQUE_LOG", value_name = "FILTER", value_parser = directives)]
     pub(super) log: Option<String>,
@@ -196,6 +204,8 @@ pub(in crate::cli) struct Args {
 pub(super) enum LogFormat {
     /// For people
     Pretty,
+    /// For people who develop: spans with what happens in them, indented; most are there from the level debug
+    Tree,
     /// One object a line
     Json,
 }

@@ -1,0 +1,258 @@
+//! Spans on their way out, and what happens when they do not get there: it is said once, and costs calls nothing.
+
+use std::{
+    fmt,
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::Uri;
+use opentelemetry::{Key, KeyValue, trace::TracerProvider as _};
+use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithExportConfig as _};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    trace::{SdkTracer, SdkTracerProvider, SpanData, SpanExporter},
+};
+use tokio::runtime::{self, Runtime};
+use tracing_opentelemetry::OpenTelemetryLayer;
+use tracing_subscriber::Registry;
+
+use super::SetupError;
+
+/// How long the end waits for the collector. One that works takes milliseconds.
+const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+
+/// A text is not the address of a collector.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected the address of an OpenTelemetry collector that speaks OTLP over gRPC, such as http://127.0.0.1:4317; {0}"
+)]
+pub struct BadEndpoint(&'static str);
+
+/// Parses the address of a collector.
+///
+/// # Errors
+///
+/// If it is no absolute `http` URL.
+pub fn endpoint(text: &str) -> Result<String, BadEndpoint> {
+    let uri: Uri = text.parse().map_err(|_| BadEndpoint("this is no URL"))?;
+    match uri.scheme_str() {
+        Some("http") => Ok(text.into()),
+        Some("https") => Err(BadEndpoint(
+            "https is left to a collector beside plaque, which passes spans on",
+        )),
+        _ => Err(BadEndpoint("this does not begin with http://")),
+    }
+}
+
+/// Exports spans over OTLP until it is dropped.
+pub(super) struct Export {
+    provider: SdkTracerProvider,
+    /// Owns the connection to the collector. Apart from the runtime of lookups, whose last spans have to get out when that is gone,
+    /// and from the serving threads. Ended by the drop.
+    runtime: Option<Runtime>,
+    outage: Outage,
+}
+
+impl Export {
+    /// Starts to export to `endpoint`, and returns the layer that takes spans there. Nobody need listen there yet.
+    pub(super) fn start(
+        endpoint: &str,
+    ) -> Result<(Self, OpenTelemetryLayer<Registry, SdkTracer>), SetupError> {
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("traces")
+            .enable_all()
+            .build()
+            .map_err(SetupError::Thread)?;
+        let outage = Outage::new(endpoint);
+        let inner = {
+            let _here = runtime.enter();
+            OtlpExporter::builder()
+                .with_tonic()
+                .with_endpoint(endpoint)
+                .build()?
+        };
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource())
+            // In a bounded queue, and from there by a thread of its own. What finds the queue full is dropped.
+            .with_batch_exporter(Watched {
+                inner,
+                outage: outage.clone(),
+            })
+            .build();
+        let layer = tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))
+            .with_context_activation(false)
+            .with_level(false)
+            .with_location(false)
+            .with_target(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false);
+        let export = Self {
+            provider,
+            runtime: Some(runtime),
+            outage,
+        };
+        Ok((export, layer))
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        if let Err(error) = self.provider.shutdown_with_timeout(FLUSH_LIMIT) {
+            self.outage.began(&error);
+        }
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Who we are, unless the environment says otherwise: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`.
+fn resource() -> Resource {
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let named = Resource::builder().build();
+    let name = named.get(&Key::from_static_str("service.name"));
+    let is_given = name.is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+    let resource = Resource::builder().with_attribute(version);
+    if is_given {
+        resource.build()
+    } else {
+        resource.with_service_name(env!("CARGO_PKG_NAME")).build()
+    }
+}
+
+/// Whether the collector takes nothing. Tells of each change once.
+#[derive(Clone, Debug)]
+struct Outage {
+    endpoint: Arc<str>,
+    under_way: Arc<AtomicBool>,
+}
+
+impl Outage {
+    fn new(endpoint: &str) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            under_way: Arc::default(),
+        }
+    }
+
+    fn began(&self, error: &dyn fmt::Display) {
+        if !self.under_way.swap(true, Relaxed) {
+            tracing::warn!(
+                endpoint = %self.endpoint,
+                %error,
+                "traces cannot be exported, and are dropped until they can; does an OpenTelemetry collector listen there for OTLP over gRPC?"
+            );
+        }
+    }
+
+    fn ended(&self) {
+        if self.under_way.swap(false, Relaxed) {
+            tracing::info!(endpoint = %self.endpoint, "traces are exported again");
+        }
+    }
+}
+
+/// An exporter whose outages are told of.
+#[derive(Debug)]
+struct Watched {
+    inner: OtlpExporter,
+    outage: Outage,
+}
+
+impl SpanExporter for Watched {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let exported = self.inner.export(batch).await;
+        match &exported {
+            Ok(()) => self.outage.ended(),
+            Err(error) => self.outage.began(error),
+        }
+        exported
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+/// A file that goes on when it cannot be written any more, on a full disk for one: tracing-chrome would panic. What is lost is the
+/// rest of the trace.
+pub(super) struct Lasting<W> {
+    inner: W,
+    failed: bool,
+}
+
+impl<W> Lasting<W> {
+    pub(super) fn new(inner: W) -> Self {
+        Self { inner, failed: false }
+    }
+
+    fn bear<T>(&mut self, outcome: io::Result<T>, instead: T) -> io::Result<T> {
+        outcome.or_else(|error| {
+            self.failed = true;
+            tracing::warn!(%error, "--trace-chrome: cannot write any more; the trace ends here");
+            Ok(instead)
+        })
+    }
+}
+
+impl<W: Write> Write for Lasting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.failed {
+            return Ok(bytes.len());
+        }
+        let written = self.inner.write(bytes);
+        self.bear(written, bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.failed {
+            return Ok(());
+        }
+        let flushed = self.inner.flush();
+        self.bear(flushed, ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk with room for so many bytes.
+    struct Disk(usize);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self
+                .0
+                .checked_sub(bytes.len())
+                .ok_or(io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_ends_the_trace_and_nothing_else() {
+        let mut file = Lasting::new(Disk(5));
+        for part in ["abc", "def", "g"] {
+            file.write_all(part.as_bytes()).expect("it goes on");
+        }
+        file.flush().expect("it goes on");
+        assert_eq!(file.inner.0, 2, "nothing comes after the gap");
+    }
+}
