@@ -26,14 +26,12 @@ pub use self::{
     watch::{Event, Watch, WatchQuery},
 };
 use self::{policy::Verdict, source::Source};
+pub use crate::store::Known;
 use crate::{
-    coalesce::{Coalescer, Entry, Failed, FlightError, Good, Limits, Overloaded},
+    coalesce::{Coalescer, Failed, FlightError, Good, Limits, Overloaded},
     upstream::{Feed, Upstream, UpstreamError, Urgency},
     video::{Channel, ChannelId, Kind, Video},
 };
-
-/// What is kept of a channel.
-pub type Known = Entry<Arc<Channel>, UpstreamError>;
 
 /// What a cached channel needs beside [`Known`] and the [`Channel`]: moka's key, hash-table slot, queue node and frequency
 /// counters, the headers of the two `Arc`s, and what the allocator leaves unused between them. Measured as 410 to 420 bytes at

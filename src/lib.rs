@@ -13,6 +13,8 @@ pub mod upstream;
 pub mod youtube;
 
 pub mod coalesce;
+pub mod store;
+
 pub mod latest;
 
 pub mod grpc;

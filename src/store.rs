@@ -1,0 +1,61 @@
+//! The port to a second tier: what outlives this process, or is shared with others.
+//!
+//! The core works the same with none. A store is only ever asked by the task of a flight, after memory and before the upstream. It
+//! answers in time or not at all: whatever goes wrong in it is its own to notice, to tell of once, and to mend; plaque goes on
+//! without it meanwhile.
+
+pub mod kept;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{future::BoxFuture, stream::BoxStream};
+use prometheus_client::registry::Registry;
+
+use crate::{
+    coalesce::Entry,
+    upstream::{Feed, UpstreamError},
+    video::Channel,
+};
+
+/// What is known of a feed.
+pub type Known = Entry<Arc<Channel>, UpstreamError>;
+
+/// A second tier.
+pub trait Store: Send + Sync {
+    /// What is kept of `feed`, with the age that it has by now. `None` if there is nothing, or the store cannot tell.
+    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>>;
+
+    /// Asks to be the one, among all who share the store, who looks `feed` up.
+    fn lease(&self, feed: Feed) -> BoxFuture<'_, Lease>;
+
+    /// Keeps what was found, and tells others of it; ends the lease under which it was looked up. Something newer than that lease
+    /// stays.
+    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, ()>;
+
+    /// What others have found, from now on. None, where there are no others.
+    fn news(&self) -> BoxStream<'static, (Feed, Arc<Known>)>;
+
+    /// Makes what it counts known to whoever reads `registry`.
+    fn register(&self, registry: &mut Registry);
+
+    /// Keeps what is still on its way, for at most `limit`. Called once, at the end.
+    fn close(&self, limit: Duration) -> BoxFuture<'_, ()>;
+}
+
+/// Who may look a feed up.
+pub enum Lease {
+    /// We, as others see.
+    Ours(Held),
+    /// We, since nobody else is there, or nobody can be asked.
+    Alone,
+    /// Another, until this ends: their answer may be there then.
+    Theirs(BoxFuture<'static, ()>),
+}
+
+/// A lease that others see as long as this is there.
+pub struct Held {
+    /// Later leases of the same feed have greater ones.
+    pub token: u64,
+    /// Renews the lease until it is dropped, which gives it up.
+    pub keeper: Box<dyn Send>,
+}
