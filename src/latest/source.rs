@@ -8,12 +8,14 @@ use std::{
 use super::{Known, LookupError, Policy, Query, Verdict, hub::Hubs, outage::Outage};
 use crate::{
     coalesce::{Entry, Failed},
+    store::{Lease, Store},
     upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
 };
 
 /// All that is needed to look a channel up. Shared by every flight; holds nothing of any caller's.
 pub(super) struct Source {
     upstream: Arc<dyn Upstream>,
+    store: Option<Arc<dyn Store>>,
     policy: Policy,
     outage: Outage,
     /// Hear of every lookup that ends.
@@ -21,9 +23,14 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(upstream: Arc<dyn Upstream>, policy: Policy) -> Self {
+    pub(super) fn new(
+        upstream: Arc<dyn Upstream>,
+        store: Option<Arc<dyn Store>>,
+        policy: Policy,
+    ) -> Self {
         Self {
             upstream,
+            store,
             policy,
             outage: Outage::default(),
             hubs: Arc::default(),
@@ -51,18 +58,50 @@ impl Source {
         asked: Instant,
         known: Option<Arc<Known>>,
     ) -> Arc<Known> {
-        let verdict = self
-            .policy
-            .judge(known.as_deref(), max_age, asked, Instant::now());
-        let needed = matches!(
-            verdict,
-            Verdict::LookUp(_) | Verdict::Answer { refresh: true, .. }
-        );
+        let needed = |known: Option<&Known>| {
+            let verdict = self.policy.judge(known, max_age, asked, Instant::now());
+            matches!(
+                verdict,
+                Verdict::LookUp(_) | Verdict::Answer { refresh: true, .. }
+            )
+        };
         if let Some(known) = &known
-            && !needed
+            && !needed(Some(known))
         {
             return Arc::clone(known);
         }
+        let Some(store) = &self.store else {
+            return self.ask(feed, urgency, known.as_deref()).await;
+        };
+        let mut known = known;
+        loop {
+            let kept = store.load(feed).await.map(Arc::new);
+            if let Some(kept) = kept.filter(|kept| is_newer(kept, known.as_deref())) {
+                self.hear(feed, &kept);
+                // What a caller is given at once is given at once; they will ask for what is newer behind it.
+                let will_do = match self.policy.judge(Some(&kept), max_age, asked, Instant::now()) {
+                    Verdict::Answer { refresh, .. } => !refresh || urgency == Urgency::Awaited,
+                    Verdict::Fallback(..) | Verdict::Refuse(_) => true,
+                    Verdict::LookUp(_) => false,
+                };
+                if will_do {
+                    return kept;
+                }
+                known = Some(kept);
+            }
+            match store.lease(feed).await {
+                Lease::Theirs(ended) => ended.await,
+                lease @ (Lease::Ours(_) | Lease::Alone) => {
+                    let found = self.ask(feed, urgency, known.as_deref()).await;
+                    store.save(feed, &found, lease).await;
+                    return found;
+                }
+            }
+        }
+    }
+
+    /// Asks upstream, and notes what came of it.
+    async fn ask(&self, feed: Feed, urgency: Urgency, known: Option<&Known>) -> Arc<Known> {
         let outcome = self.upstream.look_up(feed, urgency).await;
         let now = Instant::now();
         let entry = Arc::new(match outcome {
@@ -70,12 +109,17 @@ impl Source {
                 self.note(feed, true, now);
                 Entry::succeeded(Arc::new(channel), now, SystemTime::now())
             }
-            Err(failure) => self.failed(feed, failure, known.as_deref(), now),
+            Err(failure) => self.failed(feed, failure, known, now),
         });
-        if feed.kind.is_none() {
-            self.hubs.hear(feed.channel, &entry);
-        }
+        self.hear(feed, &entry);
         entry
+    }
+
+    /// Tells who watches.
+    pub(super) fn hear(&self, feed: Feed, known: &Known) {
+        if feed.kind.is_none() {
+            self.hubs.hear(feed.channel, known);
+        }
     }
 
     /// Notes that a feed that was good before is `found`, or is not. Only of channels' own feeds: that of a kind is gone when the
@@ -139,4 +183,9 @@ impl Source {
             error => LookupError::Upstream(error),
         }
     }
+}
+
+/// Whether `kept` tells of a later lookup than what is `known`.
+pub(super) fn is_newer(kept: &Known, known: Option<&Known>) -> bool {
+    kept.last_attempt() > known.and_then(Known::last_attempt)
 }
