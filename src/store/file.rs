@@ -7,9 +7,9 @@
 //! `save` leaves bytes in a queue; a thread commits what is there twice a second, with one fsync for all. What waits for that is
 //! what `load` finds first.
 //!
-//! What redb frees it uses again, but the file grows by doubling, and pages are half full at worst. So entries may have a quarter of
-//! what the file may have ([`SHARE`]); half is what it usually comes to. A file that is longer all the same, since the limit was
-//! lowered, is compacted when it is opened.
+//! What redb frees it uses again, but the file grows by doubling, and pages are half full or worse: it comes to two to four and a half
+//! times what entries take. So entries may have a sixth of what the file may have ([`SHARE`]). A file that is longer all the same,
+//! since the limit was lowered, is compacted when it is opened.
 //!
 //! Opening reads the whole file once, to compare its checksums, and keeps none of it: what was damaged is then known before it is
 //! asked for.

@@ -26,8 +26,8 @@ pub const FORMAT: u64 = 1;
 /// What a file may have at least.
 pub const MIN_BYTES: u64 = 4 << 20;
 
-/// Entries have one byte in so many of the file: it doubles when it grows, and its pages are half full at worst.
-pub const SHARE: u64 = 4;
+/// Entries have one byte in so many of the file: it doubles when it grows, and its pages are half full, or worse.
+pub const SHARE: u64 = 6;
 
 /// What one entry takes beside its bytes: its key and time in both tables, and its place in them.
 const ENTRY: u64 = 100;
