@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::{self, BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -24,7 +24,7 @@ use redb::{
     Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition,
 };
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Where the child of a test finds its file.
 const CHILD: &str = "PLAQUE_TEST_STORE";
@@ -163,7 +163,7 @@ async fn what_was_saved_is_there_after_a_restart_with_its_age() {
         kind: Some(Kind::Short),
     };
     let store = open(&path);
-    let old = known_since(1, "One", began - hour);
+    let old = known_since(1, "One", began.checked_sub(hour).expect("an earlier time"));
     store.save(feed(1), &old, Lease::Alone).await;
     store.save(short, &known(1, "Shorts of one"), Lease::Alone).await;
     store.close(LIMIT).await;
@@ -428,7 +428,6 @@ async fn saves_until_it_is_killed() {
         // Others are killed before they are asked for.
         if number % 7 == 0 {
             store.written().await;
-            use io::Write as _;
             writeln!(io::stdout(), "\nwritten {number}").expect("a reader");
         }
     }
