@@ -4,7 +4,9 @@
 //! answers in time or not at all: whatever goes wrong in it is its own to notice, to tell of once, and to mend; plaque goes on
 //! without it meanwhile.
 
+pub mod file;
 pub mod kept;
+mod operations;
 
 use std::{sync::Arc, time::Duration};
 

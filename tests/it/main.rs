@@ -19,6 +19,7 @@ mod limits;
 mod metrics;
 mod program;
 mod serving;
+mod store_file;
 mod tls;
 mod traces;
 mod watching;

@@ -1,0 +1,532 @@
+//! `file:PATH`: what is known, kept by one plaque in a file of its own, so that a restart forgets nothing.
+//!
+//! The engine is redb: a B-tree in one file, in Rust, with a stable format, releases every few weeks, and no threads of its own. It
+//! copies on write and swaps two roots, so that a process that is killed leaves the last commit whole. (fjall has folders and
+//! threads for more writes than pacing lets come; heed binds LMDB's C; sled has not left its alpha.)
+//!
+//! `save` leaves bytes in a queue; a thread commits what is there twice a second, with one fsync for all. What waits for that is
+//! what `load` finds first.
+//!
+//! What redb frees it uses again, but the file grows by doubling, and pages are half full or worse: it comes to two to four and a half
+//! times what entries take. So entries may have a sixth of what the file may have ([`SHARE`]). A file that is longer all the same,
+//! since the limit was lowered, is compacted when it is opened.
+//!
+//! Opening reads the whole file once, to compare its checksums, and keeps none of it: what was damaged is then known before it is
+//! asked for.
+
+mod engine;
+
+use std::{
+    collections::HashMap,
+    io, mem,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::{
+    FutureExt as _,
+    future::{self, BoxFuture},
+    stream::{self, BoxStream},
+};
+use parking_lot::{Condvar, Mutex, RwLock};
+use prometheus_client::registry::Registry;
+use tokio::sync::{Semaphore, watch};
+
+use self::engine::{Change, Changes, Engine, Key, Refused};
+pub use self::engine::{FORMAT, MIN_BYTES, SHARE};
+use super::{
+    Known, Lease, Store, kept,
+    operations::{Operations, Part},
+};
+use crate::{metrics::gauge, upstream::Feed};
+
+/// From one commit to the next. With the time that a commit takes, what is saved is safe within a second.
+const COMMIT_EVERY: Duration = Duration::from_millis(500);
+
+/// What a lookup may wait for the disk.
+const BUDGET: Duration = Duration::from_millis(250);
+
+/// Reads at once. One takes microseconds, unless the disk hangs; then no more threads than these hang with it.
+const READS: usize = 4;
+
+/// The pause after a failure, doubling with each to [`MAX_PAUSE`].
+const PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_mins(1);
+
+/// Why plaque cannot start with this file.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error(
+        "the store {} is in use by another program, perhaps another plaque; stop it, or give each plaque a file of its own",
+        .0.display()
+    )]
+    Locked(PathBuf),
+    /// It cannot be opened, and never could without somebody's doing.
+    #[error("cannot open the store {}: {error}; it has to be a file that plaque may write, in a folder that is there", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// No thread to write it.
+    #[error("cannot start a thread for the store: {0}")]
+    Thread(io::Error),
+}
+
+/// A store in a file.
+pub struct File {
+    shared: Arc<Shared>,
+    reads: Arc<Semaphore>,
+}
+
+struct Shared {
+    path: PathBuf,
+    bytes: u64,
+    /// Held for writing only while the file is opened or closed.
+    engine: RwLock<Option<Engine>>,
+    queue: Mutex<Queue>,
+    /// Rouses the thread that writes.
+    wake: Condvar,
+    /// Changes after each turn of that thread; true after the last.
+    turns: watch::Sender<bool>,
+    operations: Operations,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// What to write next: of each feed the newest.
+    waiting: HashMap<Key, Change>,
+    /// The bytes of that.
+    bytes: usize,
+    /// What is being written.
+    writing: Arc<Changes>,
+    /// Somebody waits for it.
+    hurry: bool,
+    /// A read failed: the file is to be opened anew.
+    suspect: bool,
+    /// The end.
+    closing: bool,
+}
+
+impl File {
+    /// Opens the file at `path`, or begins one, which may grow to `bytes` (at least [`MIN_BYTES`]).
+    ///
+    /// A file that cannot be read is renamed. If the disk is full or fails, the store begins without the file, and tries again.
+    ///
+    /// # Errors
+    ///
+    /// If another process has the file, or there cannot be one.
+    pub fn open(path: &Path, bytes: u64) -> Result<Self, OpenError> {
+        let bytes = bytes.max(MIN_BYTES);
+        let operations = Operations::new(path.display().to_string());
+        let engine = match Engine::open(path, bytes) {
+            Ok(engine) => {
+                tracing::info!("{} feeds are kept in {}", engine.entries(), path.display());
+                Some(engine)
+            }
+            Err(Refused::Locked) => return Err(OpenError::Locked(path.into())),
+            Err(Refused::Io(error)) if is_for_somebody_to_mend(&error) => {
+                let path = path.into();
+                return Err(OpenError::Io { path, error });
+            }
+            Err(refused) => {
+                operations.down(Part::Writing, refused);
+                None
+            }
+        };
+        let shared = Arc::new(Shared {
+            path: path.into(),
+            bytes,
+            engine: RwLock::new(engine),
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            turns: watch::Sender::new(false),
+            operations,
+        });
+        let writer = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("store".into())
+            .spawn(move || writer.write_behind())
+            .map_err(OpenError::Thread)?;
+        Ok(Self {
+            shared,
+            reads: Arc::new(Semaphore::new(READS)),
+        })
+    }
+
+    /// Waits until all that was saved so far is in the file.
+    pub async fn written(&self) {
+        let mut turns = self.shared.turns.subscribe();
+        loop {
+            {
+                let mut queue = self.shared.queue.lock();
+                if queue.waiting.is_empty() && queue.writing.is_empty() {
+                    return;
+                }
+                queue.hurry = true;
+            }
+            self.shared.wake.notify_one();
+            if turns.changed().await.is_err() || *turns.borrow() {
+                return;
+            }
+        }
+    }
+
+    async fn find(&self, feed: Feed) -> (&'static str, Option<Known>) {
+        let key = engine::key(feed);
+        let waiting = self.shared.waiting(&key);
+        let found = match waiting {
+            Some(found) => Some(found),
+            None => match tokio::time::timeout(BUDGET, self.read(key)).await {
+                Ok(Ok(found)) => found,
+                Ok(Err(skipped)) => return (skipped, None),
+                Err(_elapsed) => {
+                    let limit = humantime::format_duration(BUDGET);
+                    self.shared
+                        .operations
+                        .down(Part::Reading, format_args!("no answer within {limit}"));
+                    return ("error", None);
+                }
+            },
+        };
+        let Some((saved, bytes)) = found else {
+            return ("miss", None);
+        };
+        let since = Duration::from_micros(now().saturating_sub(saved));
+        match kept::decode(&bytes, since, Instant::now()) {
+            Ok(known) => ("hit", Some(known)),
+            Err(error) => {
+                tracing::debug!(%feed, %error, "what is kept cannot be read, and is removed");
+                self.shared.remove(key, saved);
+                ("miss", None)
+            }
+        }
+    }
+
+    /// What the file has, or what came of the try.
+    async fn read(&self, key: Key) -> Result<Option<(u64, Vec<u8>)>, &'static str> {
+        let reads = Arc::clone(&self.reads);
+        let permit = if self.shared.operations.is_down(Part::Reading) {
+            // The disk hangs, perhaps: one try for each thread that it has given back.
+            reads.try_acquire_owned().ok()
+        } else {
+            reads.acquire_owned().await.ok()
+        };
+        let permit = permit.ok_or("skipped")?;
+        let shared = Arc::clone(&self.shared);
+        let read = tokio::task::spawn_blocking(move || {
+            let _until_it_is_over = permit;
+            let engine = shared.engine.read();
+            let engine = engine.as_ref().ok_or("skipped")?;
+            match engine.get(&key) {
+                Ok(found) => {
+                    shared.operations.up(Part::Reading);
+                    Ok(found)
+                }
+                Err(error) => {
+                    shared.operations.down(Part::Reading, error);
+                    shared.queue.lock().suspect = true;
+                    shared.wake.notify_one();
+                    Err("error")
+                }
+            }
+        });
+        // No thread for it: the runtime ends.
+        read.await.unwrap_or(Err("skipped"))
+    }
+}
+
+impl Store for File {
+    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
+        async move {
+            let begun = Instant::now();
+            let (outcome, known) = self.find(feed).await;
+            self.shared.operations.observe("load", outcome, begun);
+            known
+        }
+        .boxed()
+    }
+
+    fn lease(&self, _feed: Feed) -> BoxFuture<'_, Lease> {
+        future::ready(Lease::Alone).boxed()
+    }
+
+    fn save<'a>(&'a self, feed: Feed, known: &'a Known, _lease: Lease) -> BoxFuture<'a, ()> {
+        let begun = Instant::now();
+        if let Some(bytes) = kept::encode(known, begun) {
+            let kept = self.shared.keep(engine::key(feed), bytes);
+            let outcome = if kept { "ok" } else { "skipped" };
+            self.shared.operations.observe("save", outcome, begun);
+        }
+        future::ready(()).boxed()
+    }
+
+    fn news(&self) -> BoxStream<'static, (Feed, Arc<Known>)> {
+        Box::pin(stream::empty())
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        self.shared.operations.register(registry);
+        let path = self.shared.path.clone();
+        let length = move || path.metadata().map_or(0, |file| file.len());
+        gauge(
+            registry,
+            "store_file_bytes",
+            "The length of the store's file",
+            length,
+        );
+    }
+
+    fn close(&self, limit: Duration) -> BoxFuture<'_, ()> {
+        async move {
+            let mut turns = self.shared.turns.subscribe();
+            self.shared.end();
+            let ended = turns.wait_for(|last| *last);
+            if tokio::time::timeout(limit, ended).await.is_err() {
+                tracing::warn!(
+                    "the store {} is not written yet; its last second is lost",
+                    self.shared.path.display()
+                );
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        self.shared.end();
+    }
+}
+
+impl Shared {
+    /// What waits to be written of a feed.
+    fn waiting(&self, key: &Key) -> Option<(u64, Vec<u8>)> {
+        let queue = self.queue.lock();
+        match queue.waiting.get(key).or_else(|| queue.writing.get(key))? {
+            Change::Keep { saved, bytes } => Some((*saved, bytes.clone())),
+            Change::Remove { .. } => None,
+        }
+    }
+
+    /// Puts an entry in the queue, in place of an older one of the same feed. Not if it has no room.
+    fn keep(&self, key: Key, bytes: Vec<u8>) -> bool {
+        let limit = engine::batch_limit(self.bytes);
+        let mut queue = self.queue.lock();
+        let before = queue.waiting.get(&key).map_or(0, Change::len);
+        let after = queue.bytes - before + bytes.len();
+        if queue.closing || after > limit {
+            return false;
+        }
+        let saved = now();
+        queue.waiting.insert(key, Change::Keep { saved, bytes });
+        queue.bytes = after;
+        queue.hurry |= after > limit / 2;
+        drop(queue);
+        self.wake.notify_one();
+        true
+    }
+
+    /// Has the entry removed that was `saved` then, unless another has come in its place.
+    fn remove(&self, key: Key, saved: u64) {
+        let mut queue = self.queue.lock();
+        if !queue.closing && !queue.writing.contains_key(&key) {
+            queue.waiting.entry(key).or_insert(Change::Remove { saved });
+        }
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    fn end(&self) {
+        self.queue.lock().closing = true;
+        self.wake.notify_one();
+    }
+
+    /// The thread that writes, to its end.
+    fn write_behind(&self) {
+        let mut next_commit = Instant::now();
+        let mut retry_at = next_commit;
+        let mut pause = PAUSE;
+        loop {
+            let (changes, suspect, last) = self.turn(next_commit, retry_at);
+            if suspect {
+                self.close_engine();
+            }
+            next_commit = Instant::now() + COMMIT_EVERY;
+            match self.write(&changes) {
+                Ok(()) => {
+                    self.queue.lock().writing = Arc::default();
+                    self.operations.up(Part::Writing);
+                    pause = PAUSE;
+                }
+                Err(error) => {
+                    self.operations.down(Part::Writing, error);
+                    self.queue.lock().put_back();
+                    retry_at = Instant::now() + pause;
+                    pause = (pause * 2).min(MAX_PAUSE);
+                }
+            }
+            if last {
+                let left = self.queue.lock().waiting.len();
+                if left > 0 {
+                    tracing::warn!("{left} feeds are not kept in {}", self.path.display());
+                }
+                self.close_engine();
+            }
+            self.turns.send_replace(last);
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// Waits until there is something to do, and takes it: what to write, whether to open the file anew before, whether it is the end.
+    fn turn(&self, next_commit: Instant, retry_at: Instant) -> (Arc<Changes>, bool, bool) {
+        let mut queue = self.queue.lock();
+        loop {
+            let now = Instant::now();
+            let due = if self.operations.is_down(Part::Writing) || queue.suspect {
+                Some(retry_at)
+            } else if queue.waiting.is_empty() {
+                None
+            } else if queue.hurry {
+                Some(now)
+            } else {
+                Some(next_commit)
+            };
+            if queue.closing || due.is_some_and(|due| due <= now) {
+                queue.hurry = false;
+                queue.bytes = 0;
+                queue.writing = Arc::new(mem::take(&mut queue.waiting));
+                let suspect = mem::take(&mut queue.suspect);
+                return (Arc::clone(&queue.writing), suspect, queue.closing);
+            }
+            match due {
+                Some(due) => drop(self.wake.wait_until(&mut queue, due)),
+                None => self.wake.wait(&mut queue),
+            }
+        }
+    }
+
+    fn write(&self, changes: &Changes) -> Result<(), String> {
+        if self.engine.read().is_none() {
+            self.open_engine()?;
+        }
+        let written = match &*self.engine.read() {
+            Some(engine) if !changes.is_empty() => engine.apply(changes),
+            _ => return Ok(()),
+        };
+        // redb does nothing more after a failure. What is in the file already is told meanwhile, if it can be.
+        written.inspect_err(|_| {
+            self.close_engine();
+            let _ = self.open_engine();
+        })
+    }
+
+    fn open_engine(&self) -> Result<(), String> {
+        let engine = Engine::open(&self.path, self.bytes).map_err(|refused| refused.to_string())?;
+        *self.engine.write() = Some(engine);
+        Ok(())
+    }
+
+    /// Waits for the reads that are under way.
+    fn close_engine(&self) {
+        if let Some(engine) = self.engine.write().take() {
+            engine.close();
+        }
+    }
+}
+
+impl Queue {
+    /// What was not written waits again, unless something newer does.
+    fn put_back(&mut self) {
+        for (key, change) in &*mem::take(&mut self.writing) {
+            self.waiting.entry(*key).or_insert_with(|| change.clone());
+        }
+        self.bytes = self.waiting.values().map(Change::len).sum();
+    }
+}
+
+/// Now, in microseconds of the wall clock.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Whether trying again would be of no use.
+fn is_for_somebody_to_mend(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    matches!(
+        error.kind(),
+        NotFound | PermissionDenied | IsADirectory | NotADirectory | ReadOnlyFilesystem
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Key = [b'A'; _];
+    const B: Key = [b'B'; _];
+
+    /// A store without the thread that writes.
+    fn shared() -> Shared {
+        Shared {
+            path: PathBuf::new(),
+            bytes: MIN_BYTES,
+            engine: RwLock::default(),
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            turns: watch::Sender::new(false),
+            operations: Operations::new("test"),
+        }
+    }
+
+    fn bytes(shared: &Shared, key: &Key) -> Option<Vec<u8>> {
+        shared.waiting(key).map(|(_, bytes)| bytes)
+    }
+
+    #[test]
+    fn a_full_queue_takes_only_what_replaces_something() {
+        let shared = shared();
+        let all = engine::batch_limit(MIN_BYTES);
+        assert!(shared.keep(A, vec![1; all]));
+        assert!(!shared.keep(B, vec![2; 1]), "there is no room");
+        assert!(shared.keep(A, vec![3; all]));
+        assert_eq!(
+            bytes(&shared, &A),
+            Some(vec![3; all]),
+            "the newest is what is kept"
+        );
+        assert_eq!(bytes(&shared, &B), None);
+        assert!(shared.keep(A, vec![4; all - 1]));
+        assert!(shared.keep(B, vec![5; 1]), "there is room again");
+    }
+
+    #[test]
+    fn what_is_being_written_is_seen_and_comes_back_if_it_could_not_be() {
+        let shared = shared();
+        assert!(shared.keep(A, vec![1]) && shared.keep(B, vec![1]));
+        let (changes, suspect, last) = shared.turn(Instant::now(), Instant::now());
+        assert_eq!((changes.len(), suspect, last), (2, false, false));
+        assert_eq!(bytes(&shared, &A), Some(vec![1]));
+        assert!(shared.keep(A, vec![2, 2]));
+        assert_eq!(bytes(&shared, &A), Some(vec![2, 2]));
+        shared.queue.lock().put_back();
+        assert_eq!(bytes(&shared, &A), Some(vec![2, 2]), "the newer one stays");
+        assert_eq!(bytes(&shared, &B), Some(vec![1]));
+        assert_eq!(shared.queue.lock().bytes, 3);
+    }
+
+    #[test]
+    fn a_removal_replaces_nothing() {
+        let shared = shared();
+        assert!(shared.keep(A, vec![1]));
+        shared.remove(A, 7);
+        assert_eq!(bytes(&shared, &A), Some(vec![1]));
+    }
+}

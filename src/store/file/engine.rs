@@ -1,0 +1,307 @@
+//! The file itself: tables of redb, and what to do with a file that is none.
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    ffi::OsString,
+    fmt::Display,
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use redb::{
+    Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _,
+    StorageError, TableDefinition, WriteTransaction,
+};
+
+use crate::{
+    upstream::Feed,
+    video::{ChannelId, Kind},
+};
+
+/// The version of the tables below.
+pub const FORMAT: u64 = 1;
+
+/// What a file may have at least.
+pub const MIN_BYTES: u64 = 4 << 20;
+
+/// Entries have one byte in so many of the file: it doubles when it grows, and its pages are half full, or worse.
+pub const SHARE: u64 = 6;
+
+/// What one entry takes beside its bytes: its key and time in both tables, and its place in them.
+const ENTRY: u64 = 100;
+
+/// redb's own cache. What is read is read once, since memory has it then; the system caches the file.
+const CACHE: usize = 4 << 20;
+
+/// Files that could not be read, beside the one in use. The last of them makes room.
+const SET_ASIDE: u32 = 5;
+
+/// A channel's ID, and the kind.
+pub(super) type Key = [u8; ChannelId::LEN + 1];
+
+/// When an entry was saved, by this machine's clock, and [`kept`](crate::store::kept).
+const KEPT: TableDefinition<&Key, (u64, &[u8])> = TableDefinition::new("kept");
+/// The same entries, the oldest first.
+const BY_TIME: TableDefinition<(u64, &Key), ()> = TableDefinition::new("by_time");
+/// The format, and what entries take.
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+
+/// What to write.
+pub(super) type Changes = HashMap<Key, Change>;
+
+#[derive(Clone)]
+pub(super) enum Change {
+    Keep { saved: u64, bytes: Vec<u8> },
+    Remove { saved: u64 },
+}
+
+impl Change {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Keep { bytes, .. } => bytes.len(),
+            Self::Remove { .. } => 0,
+        }
+    }
+}
+
+/// Why there is no file.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("another program has it")]
+    Locked,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It is set aside, unless that is what failed.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+pub(super) struct Engine {
+    database: Database,
+    /// What entries may take.
+    limit: u64,
+}
+
+pub(super) fn key(feed: Feed) -> Key {
+    let mut key = [0; _];
+    key[..ChannelId::LEN].copy_from_slice(feed.channel.as_ref());
+    key[ChannelId::LEN] = match feed.kind {
+        None => b'-',
+        Some(Kind::Video) => b'v',
+        Some(Kind::Short) => b's',
+    };
+    key
+}
+
+/// What may be written at once to a file of `bytes`. The pages of what it replaces are free after the next commit only.
+pub(super) fn batch_limit(bytes: u64) -> usize {
+    usize::try_from(bytes / 16).map_or(usize::MAX, |share| share.min(16 << 20))
+}
+
+impl Engine {
+    /// Opens the file at `path`, or a new one, after what is there was set aside, if it cannot be read.
+    pub(super) fn open(path: &Path, bytes: u64) -> Result<Self, Refused> {
+        let why = match Self::open_as_it_is(path, bytes) {
+            Err(Refused::Unreadable(why)) => why,
+            outcome => return outcome,
+        };
+        let aside = free_name(path);
+        fs::rename(path, &aside)?;
+        tracing::warn!(
+            "the store {} cannot be read ({why}): it is {} now, and a new one begins",
+            path.display(),
+            aside.display()
+        );
+        Self::open_as_it_is(path, bytes)
+    }
+
+    fn open_as_it_is(path: &Path, bytes: u64) -> Result<Self, Refused> {
+        guarded(|| {
+            let mut builder = Builder::new();
+            // Without the check redb trusts a file that was closed, and may panic at what something else did to it.
+            builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+            let database = builder.create(path)?;
+            let mut engine = Self {
+                database,
+                limit: bytes / SHARE,
+            };
+            let write = engine.database.begin_write().map_err(redb::Error::from)?;
+            begin(&write)?;
+            make_room(&write, engine.limit)?;
+            write.commit().map_err(redb::Error::from)?;
+            if path.metadata()?.len() > bytes {
+                engine.database.compact().map_err(redb::Error::from)?;
+            }
+            Ok(engine)
+        })
+        .unwrap_or_else(|panic| Err(Refused::Unreadable(panic)))
+    }
+
+    /// How many entries there are.
+    pub(super) fn entries(&self) -> u64 {
+        let count =
+            || -> Result<u64, redb::Error> { Ok(self.database.begin_read()?.open_table(KEPT)?.len()?) };
+        guarded(count).map_or(0, Result::unwrap_or_default)
+    }
+
+    /// When an entry was saved, and what it is.
+    pub(super) fn get(&self, key: &Key) -> Result<Option<(u64, Vec<u8>)>, String> {
+        flat(|| {
+            let table = self.database.begin_read()?.open_table(KEPT)?;
+            let entry = table.get(key)?;
+            Ok(entry.map(|entry| {
+                let (saved, bytes) = entry.value();
+                (saved, bytes.to_vec())
+            }))
+        })
+    }
+
+    /// Writes `changes`, all or none, and waits for the disk.
+    pub(super) fn apply(&self, changes: &Changes) -> Result<(), String> {
+        flat(|| {
+            let write = self.database.begin_write()?;
+            change(&write, changes)?;
+            make_room(&write, self.limit)?;
+            Ok(write.commit()?)
+        })
+    }
+
+    pub(super) fn close(self) {
+        // What was committed is in the file, whatever happens here.
+        let _ = guarded(|| self.database.close());
+    }
+}
+
+/// Makes sure that the file is one of ours.
+fn begin(write: &WriteTransaction) -> Result<(), Refused> {
+    let unreadable = |why: String| Err(Refused::Unreadable(why));
+    let is_new = write.list_tables().map_err(redb::Error::from)?.next().is_none();
+    let mut meta = write.open_table(META).map_err(redb::Error::from)?;
+    let format = meta.get("format").map_err(redb::Error::from)?;
+    match format.map(|format| format.value()) {
+        Some(FORMAT) => {}
+        Some(other) => return unreadable(format!("its format is {other}; this plaque's is {FORMAT}")),
+        None if is_new => {
+            meta.insert("format", FORMAT).map_err(redb::Error::from)?;
+        }
+        None => return unreadable("it is a database of something else".into()),
+    }
+    // What is read has to be there.
+    write.open_table(KEPT).map_err(redb::Error::from)?;
+    write.open_table(BY_TIME).map_err(redb::Error::from)?;
+    Ok(())
+}
+
+fn change(write: &WriteTransaction, changes: &Changes) -> Result<(), redb::Error> {
+    let mut meta = write.open_table(META)?;
+    let mut kept = write.open_table(KEPT)?;
+    let mut by_time = write.open_table(BY_TIME)?;
+    let mut total = total(&meta)?;
+    for (key, change) in changes {
+        let before = kept.get(key)?.map(|entry| {
+            let (saved, bytes) = entry.value();
+            (saved, cost(bytes))
+        });
+        if let (Change::Remove { saved }, Some((other, _))) = (change, before)
+            && *saved != other
+        {
+            continue;
+        }
+        if let Some((saved, cost)) = before {
+            kept.remove(key)?;
+            by_time.remove((saved, key))?;
+            total = total.saturating_sub(cost);
+        }
+        if let Change::Keep { saved, bytes } = change {
+            kept.insert(key, (*saved, &bytes[..]))?;
+            by_time.insert((*saved, key), ())?;
+            total += cost(bytes);
+        }
+    }
+    meta.insert("bytes", total)?;
+    Ok(())
+}
+
+/// Removes the oldest entries, until all take no more than `limit`.
+fn make_room(write: &WriteTransaction, limit: u64) -> Result<(), redb::Error> {
+    let mut meta = write.open_table(META)?;
+    let mut kept = write.open_table(KEPT)?;
+    let mut by_time = write.open_table(BY_TIME)?;
+    let mut total = total(&meta)?;
+    while total > limit {
+        let Some(oldest) = by_time.pop_first()?.map(|(oldest, _)| *oldest.value().1) else {
+            break;
+        };
+        if let Some(entry) = kept.remove(&oldest)? {
+            total = total.saturating_sub(cost(entry.value().1));
+        }
+    }
+    meta.insert("bytes", total)?;
+    Ok(())
+}
+
+fn total(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, StorageError> {
+    Ok(meta.get("bytes")?.map_or(0, |total| total.value()))
+}
+
+fn cost(bytes: &[u8]) -> u64 {
+    bytes.len() as u64 + ENTRY
+}
+
+impl From<DatabaseError> for Refused {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => Self::Locked,
+            error => redb::Error::from(error).into(),
+        }
+    }
+}
+
+impl From<redb::Error> for Refused {
+    fn from(error: redb::Error) -> Self {
+        match error {
+            redb::Error::Io(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                Self::Io(error)
+            }
+            // After a failure of the disk, of which redb says no more.
+            error @ redb::Error::PreviousIo => Self::Io(io::Error::other(error)),
+            error => Self::Unreadable(error.to_string()),
+        }
+    }
+}
+
+/// A file's name for when it could not be read.
+fn free_name(path: &Path) -> PathBuf {
+    let name = |number: u32| {
+        let mut name = OsString::from(path);
+        name.push(format!(".bad-{number}"));
+        PathBuf::from(name)
+    };
+    (1..SET_ASIDE)
+        .map(name)
+        .find(|name| !name.exists())
+        .unwrap_or_else(|| name(SET_ASIDE))
+}
+
+fn flat<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
+    guarded(work)?.map_err(|error| error.to_string())
+}
+
+/// What a damaged file makes redb do must not end a thread of ours.
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("redb panics: {}", said(&*panic)))
+}
+
+fn said(panic: &(dyn Any + Send)) -> &dyn Display {
+    if let Some(text) = panic.downcast_ref::<String>() {
+        return text;
+    }
+    panic.downcast_ref::<&str>().unwrap_or(&"")
+}
