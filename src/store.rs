@@ -5,6 +5,9 @@
 //! without it meanwhile.
 
 pub mod kept;
+mod tally;
+
+pub mod redis;
 
 use std::{sync::Arc, time::Duration};
 
