@@ -31,6 +31,9 @@ const SOON: Duration = Duration::from_secs(10);
 /// How long leases last here.
 const LEASE: Duration = Duration::from_millis(400);
 
+/// What an operation may take here: more than elsewhere, for the same reason.
+const BUDGET: Duration = Duration::from_millis(500);
+
 fn feed() -> Feed {
     let channel: ChannelId = "UCsXVk37bltHxD1rDPwtNM8Q".parse().expect("an ID");
     channel.into()
@@ -42,6 +45,7 @@ const KEY: &str = "plaque:1:{UCsXVk37bltHxD1rDPwtNM8Q/all}";
 fn settings(url: &str) -> Settings {
     Settings {
         lease: LEASE,
+        budget: BUDGET,
         ..Settings::new(url.parse().expect("an address"))
     }
 }
