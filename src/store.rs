@@ -7,6 +7,8 @@
 pub mod file;
 pub mod kept;
 mod operations;
+pub mod redis;
+mod tally;
 
 use std::{sync::Arc, time::Duration};
 

@@ -39,6 +39,7 @@ pub use self::engine::{FORMAT, MIN_BYTES, SHARE};
 use super::{
     Known, Lease, Store, kept,
     operations::{Operations, Part},
+    tally::Outcome,
 };
 use crate::{metrics::gauge, upstream::Feed};
 
@@ -176,7 +177,7 @@ impl File {
         }
     }
 
-    async fn find(&self, feed: Feed) -> (&'static str, Option<Known>) {
+    async fn find(&self, feed: Feed) -> (Outcome, Option<Known>) {
         let key = engine::key(feed);
         let waiting = self.shared.waiting(&key);
         let found = match waiting {
@@ -189,26 +190,26 @@ impl File {
                     self.shared
                         .operations
                         .down(Part::Reading, format_args!("no answer within {limit}"));
-                    return ("error", None);
+                    return (Outcome::Error, None);
                 }
             },
         };
         let Some((saved, bytes)) = found else {
-            return ("miss", None);
+            return (Outcome::Miss, None);
         };
         let since = Duration::from_micros(now().saturating_sub(saved));
         match kept::decode(&bytes, since, Instant::now()) {
-            Ok(known) => ("hit", Some(known)),
+            Ok(known) => (Outcome::Hit, Some(known)),
             Err(error) => {
                 tracing::debug!(%feed, %error, "what is kept cannot be read, and is removed");
                 self.shared.remove(key, saved);
-                ("miss", None)
+                (Outcome::Miss, None)
             }
         }
     }
 
     /// What the file has, or what came of the try.
-    async fn read(&self, key: Key) -> Result<Option<(u64, Vec<u8>)>, &'static str> {
+    async fn read(&self, key: Key) -> Result<Option<(u64, Vec<u8>)>, Outcome> {
         let reads = Arc::clone(&self.reads);
         let permit = if self.shared.operations.is_down(Part::Reading) {
             // The disk hangs, perhaps: one try for each thread that it has given back.
@@ -216,12 +217,12 @@ impl File {
         } else {
             reads.acquire_owned().await.ok()
         };
-        let permit = permit.ok_or("skipped")?;
+        let permit = permit.ok_or(Outcome::Skipped)?;
         let shared = Arc::clone(&self.shared);
         let read = tokio::task::spawn_blocking(move || {
             let _until_it_is_over = permit;
             let engine = shared.engine.read();
-            let engine = engine.as_ref().ok_or("skipped")?;
+            let engine = engine.as_ref().ok_or(Outcome::Skipped)?;
             match engine.get(&key) {
                 Ok(found) => {
                     shared.operations.up(Part::Reading);
@@ -231,12 +232,12 @@ impl File {
                     shared.operations.down(Part::Reading, error);
                     shared.queue.lock().suspect = true;
                     shared.wake.notify_one();
-                    Err("error")
+                    Err(Outcome::Error)
                 }
             }
         });
         // No thread for it: the runtime ends.
-        read.await.unwrap_or(Err("skipped"))
+        read.await.unwrap_or(Err(Outcome::Skipped))
     }
 }
 
@@ -259,7 +260,7 @@ impl Store for File {
         let begun = Instant::now();
         if let Some(bytes) = kept::encode(known, begun) {
             let kept = self.shared.keep(engine::key(feed), bytes);
-            let outcome = if kept { "ok" } else { "skipped" };
+            let outcome = if kept { Outcome::Ok } else { Outcome::Skipped };
             self.shared.operations.observe("save", outcome, begun);
         }
         future::ready(()).boxed()

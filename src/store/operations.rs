@@ -1,7 +1,7 @@
 //! What every store counts, and how it tells of its troubles: each once, and its end once.
 
 use std::{
-    fmt::{Debug, Display},
+    fmt::Display,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering::Relaxed},
@@ -9,15 +9,9 @@ use std::{
     time::Instant,
 };
 
-use prometheus_client::{
-    metrics::{family::Family, histogram::Histogram},
-    registry::Registry,
-};
+use prometheus_client::registry::Registry;
 
-use crate::metrics::{SECONDS, gauge};
-
-/// How long operations took, by what came of them.
-type Durations = Family<[(&'static str, &'static str); 2], Histogram, fn() -> Histogram>;
+use super::tally::{Outcome, Tally};
 
 /// What a store does well or badly.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +27,7 @@ pub(super) enum Part {
 pub(super) struct Operations {
     /// What it is called in the log.
     name: Arc<str>,
-    durations: Durations,
+    tally: Tally,
     /// The parts that are in trouble.
     trouble: Arc<AtomicU8>,
 }
@@ -43,16 +37,14 @@ impl Operations {
     pub(super) fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
-            durations: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            tally: Tally::default(),
             trouble: Arc::default(),
         }
     }
 
-    /// Counts an `operation` (load, lease or save) that was `begun` and has come to this `outcome` (hit, miss, ok, error, skipped).
-    pub(super) fn observe(&self, operation: &'static str, outcome: &'static str, begun: Instant) {
-        self.durations
-            .get_or_create(&[("operation", operation), ("outcome", outcome)])
-            .observe(begun.elapsed().as_secs_f64());
+    /// Counts an `operation` (load, lease or save) that was `begun` and has come to this `outcome`.
+    pub(super) fn observe(&self, operation: &'static str, outcome: Outcome, begun: Instant) {
+        self.tally.count(operation, outcome, begun);
     }
 
     /// `part` is in trouble. Said once, until it is well again.
@@ -79,13 +71,7 @@ impl Operations {
 
     /// Makes the numbers known to whoever reads `registry`.
     pub(super) fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "store_operation_duration_seconds",
-            "What was asked of the store, by what came of it",
-            self.durations.clone(),
-        );
         let trouble = Arc::clone(&self.trouble);
-        let up = move || u64::from(trouble.load(Relaxed) == 0);
-        gauge(registry, "store_up", "Whether the store works: 1 if so", up);
+        self.tally.register(registry, move || trouble.load(Relaxed) == 0);
     }
 }

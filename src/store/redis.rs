@@ -1,0 +1,284 @@
+//! A store that replicas share: Redis 7 or Valkey, one server or a cluster.
+//!
+//! Of each feed there is a hash and, while it is looked up, a lease. The hash has the value `v` (see [`super::kept`]), for how many
+//! milliseconds it is kept `k`, the token `f` under which it was found, and the last token given `n`; it expires. All that must
+//! happen in one step is a script beside this file. One connection carries all commands, without waiting for one another, and all
+//! messages. Whatever goes wrong with it ends it; until another has proved itself, all operations end at once, with nothing.
+
+mod address;
+mod hearing;
+mod keeper;
+mod link;
+mod scripts;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use prometheus_client::registry::Registry;
+use tokio::{
+    sync::broadcast::error::RecvError,
+    time::{sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+
+pub use self::{
+    address::{Address, InvalidAddress},
+    scripts::{InvalidPrefix, Prefix},
+};
+use self::{
+    hearing::{Event, Hearing, Waiter},
+    keeper::Keeper,
+    link::{Link, Trouble},
+};
+use super::{
+    Held, Known, Lease, Store, kept,
+    tally::{Outcome, Tally},
+};
+use crate::upstream::Feed;
+
+/// As many feeds are read at once for those who want news.
+const READ_AHEAD: usize = 8;
+
+/// Where the store is, and how long things may take.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where.
+    pub address: Address,
+    /// Beginning of all keys.
+    pub prefix: Prefix,
+    /// What an operation may take.
+    pub budget: Duration,
+    /// How long what was found is kept. Not less than a failure or an answer is of use.
+    pub keep_for: Duration,
+    /// How long a lease lasts whose holder has died.
+    pub lease: Duration,
+    /// An authority that is trusted instead of those of the system, for `rediss`: PEM.
+    pub authorities: Option<Vec<u8>>,
+}
+
+impl Settings {
+    /// Answers of a week, leases of two seconds, 100 ms for an operation.
+    #[must_use]
+    pub fn new(address: Address) -> Self {
+        Self {
+            address,
+            prefix: Prefix::default(),
+            budget: Duration::from_millis(100),
+            keep_for: Duration::from_hours(7 * 24),
+            lease: Duration::from_secs(2),
+            authorities: None,
+        }
+    }
+}
+
+/// The store. Dropped, it ends its connection.
+pub struct Redis(Arc<Shared>);
+
+struct Shared {
+    link: Arc<Link>,
+    hearing: Arc<Hearing>,
+    keepers: TaskTracker,
+    tally: Tally,
+    keep_for: String,
+    lease: Duration,
+}
+
+impl Redis {
+    /// Begins to connect, in a task of the runtime that calls, and does not wait for it.
+    #[must_use]
+    pub fn start(settings: Settings) -> Self {
+        // Fails only if a provider is there already, which is then as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let hearing = Hearing::new();
+        let shared = Shared {
+            hearing: Arc::clone(&hearing),
+            keepers: TaskTracker::new(),
+            tally: Tally::default(),
+            keep_for: settings.keep_for.as_millis().to_string(),
+            lease: settings.lease,
+            link: Arc::new(Link::new(settings, hearing)),
+        };
+        tokio::spawn(Arc::clone(&shared.link).keep());
+        Self(Arc::new(shared))
+    }
+
+    /// Ends when the store is in use.
+    pub async fn up(&self) {
+        self.0.link.up().await;
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.0.link.end();
+    }
+}
+
+impl Shared {
+    async fn load(&self, feed: Feed, operation: &'static str) -> Option<Known> {
+        let began = Instant::now();
+        let loaded = self.link.run(&scripts::LOAD, &scripts::tag(feed), &[]).await;
+        let known = match loaded {
+            Ok(None) => Ok(None),
+            Ok(Some((value, since))) => {
+                let (value, since): (Vec<u8>, u64) = (value, since);
+                kept::decode(&value, Duration::from_millis(since), Instant::now())
+                    .map(Some)
+                    .map_err(|error| {
+                        tracing::debug!(%feed, %error, "what the store has cannot be read");
+                        Trouble::Failed
+                    })
+            }
+            Err(trouble) => Err(trouble),
+        };
+        let outcome = known.as_ref().map(|known| match known {
+            Some(_) => Outcome::Hit,
+            None => Outcome::Miss,
+        });
+        self.count(operation, outcome.map_err(|trouble| *trouble), began);
+        known.ok().flatten()
+    }
+
+    async fn lease(&self, feed: Feed) -> Lease {
+        let (began, tag) = (Instant::now(), scripts::tag(feed));
+        // Before anything can be said.
+        let waiter = self.hearing.wait(feed);
+        let lasts = self.lease.as_millis().to_string();
+        let arguments = [lasts.as_bytes(), self.keep_for.as_bytes()];
+        let leased: Result<i64, _> = self.link.run(&scripts::LEASE, &tag, &arguments).await;
+        let leased = leased.map(|answer| u64::try_from(answer).map_err(|_| answer.unsigned_abs()));
+        let outcome = leased.map(|answer| answer.map_or(Outcome::Miss, |_| Outcome::Ok));
+        self.count("lease", outcome, began);
+        match leased {
+            Ok(Ok(token)) => {
+                let keeper = Keeper {
+                    link: Arc::clone(&self.link),
+                    message: self.hearing.message(Event::Released, feed),
+                    lasts: self.lease,
+                    tag,
+                    token,
+                };
+                Lease::Ours(Held {
+                    token,
+                    keeper: Box::new(keeper.start(&self.keepers)),
+                })
+            }
+            Ok(Err(left)) => Lease::Theirs(Box::pin(wait(Arc::clone(&self.link), waiter, tag, left))),
+            Err(_) => Lease::Alone,
+        }
+    }
+
+    async fn save(&self, feed: Feed, known: &Known, lease: Lease) {
+        let Some(value) = kept::encode(known, Instant::now()) else {
+            return;
+        };
+        let began = Instant::now();
+        let token = if let Lease::Ours(held) = &lease {
+            held.token
+        } else {
+            0
+        }
+        .to_string();
+        let message = self.hearing.message(Event::Saved, feed);
+        let arguments = [
+            token.as_bytes(),
+            &value,
+            self.keep_for.as_bytes(),
+            self.link.channel(),
+            message.as_bytes(),
+        ];
+        let saved = self
+            .link
+            .run(&scripts::SAVE, &scripts::tag(feed), &arguments)
+            .await;
+        // Not before: others would find neither a lease nor an answer.
+        drop(lease);
+        let outcome = saved.map(|newer: bool| if newer { Outcome::Ok } else { Outcome::Miss });
+        self.count("save", outcome, began);
+    }
+
+    fn count(&self, operation: &'static str, outcome: Result<Outcome, Trouble>, began: Instant) {
+        let outcome = outcome.unwrap_or_else(|trouble| match trouble {
+            Trouble::Skipped => Outcome::Skipped,
+            Trouble::Failed => Outcome::Error,
+        });
+        self.tally.count(operation, outcome, began);
+    }
+}
+
+/// Waits for the end of another's lease, which lasts for another `left` milliseconds if it is not renewed. Or for trouble: messages
+/// may be lost then.
+async fn wait(link: Arc<Link>, mut waiter: Waiter, tag: String, mut left: u64) {
+    let Some(session) = link.session() else { return };
+    loop {
+        tokio::select! {
+            () = &mut waiter.told => return,
+            () = session.over() => return,
+            () = sleep(Duration::from_millis(left)) => {}
+        }
+        left = match link
+            .run::<i64>(&scripts::LEFT, &tag, &[])
+            .await
+            .map(u64::try_from)
+        {
+            Ok(Ok(left)) if left > 0 => left,
+            _ => return,
+        };
+    }
+}
+
+impl Store for Redis {
+    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
+        Box::pin(self.0.load(feed, "load"))
+    }
+
+    fn lease(&self, feed: Feed) -> BoxFuture<'_, Lease> {
+        Box::pin(self.0.lease(feed))
+    }
+
+    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, ()> {
+        Box::pin(self.0.save(feed, known, lease))
+    }
+
+    fn news(&self) -> BoxStream<'static, (Feed, Arc<Known>)> {
+        let shared = Arc::clone(&self.0);
+        let feeds = stream::unfold(self.0.hearing.news(), |mut news| async {
+            loop {
+                match news.recv().await {
+                    Ok(feed) => return Some((feed, news)),
+                    Err(RecvError::Lagged(missed)) => tracing::debug!(missed, "too much news from the store"),
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        });
+        feeds
+            .map(move |feed| {
+                let shared = Arc::clone(&shared);
+                async move { Some((feed, Arc::new(shared.load(feed, "news").await?))) }
+            })
+            .buffered(READ_AHEAD)
+            .filter_map(std::future::ready)
+            .boxed()
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let link = Arc::clone(&self.0.link);
+        self.0.tally.register(registry, move || link.session().is_some());
+    }
+
+    fn close(&self, limit: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.0.keepers.close();
+            // A lease that is not given up in time ends by itself.
+            let _ = timeout(limit, self.0.keepers.wait()).await;
+            self.0.link.end();
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! What Redis does in one step, and the names of what it is done to.
+
+use std::{fmt, str::FromStr, sync::LazyLock};
+
+use redis::{Cmd, Script, cmd};
+
+use crate::{upstream::Feed, video::Kind};
+
+/// The format of keys, values and messages. Replicas of another one share nothing with us, and do us no harm.
+const VERSION: u32 = 1;
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal;)*) => {
+        $(pub(super) static $name: Source = Source {
+            text: include_str!($file),
+            hash: LazyLock::new(|| Script::new(include_str!($file)).get_hash().to_owned()),
+        };)*
+    };
+}
+
+scripts! {
+    LOAD = "load.lua";
+    LEASE = "lease.lua";
+    LEFT = "left.lua";
+    RENEW = "renew.lua";
+    RELEASE = "release.lua";
+    SAVE = "save.lua";
+    PROBE = "probe.lua";
+}
+
+/// A script, and the hash under which Redis remembers it.
+pub(super) struct Source {
+    text: &'static str,
+    hash: LazyLock<String>,
+}
+
+impl Source {
+    /// Runs it, if Redis remembers it.
+    pub(super) fn by_hash(&self, keys: &Keys, arguments: &[&[u8]]) -> Cmd {
+        command("EVALSHA", &self.hash, keys, arguments)
+    }
+
+    /// Runs it, and has Redis remember it: the node that has the keys, whereas `SCRIPT LOAD` would need all of a cluster.
+    pub(super) fn in_full(&self, keys: &Keys, arguments: &[&[u8]]) -> Cmd {
+        command("EVAL", self.text, keys, arguments)
+    }
+}
+
+fn command(name: &str, script: &str, keys: &Keys, arguments: &[&[u8]]) -> Cmd {
+    let mut command = cmd(name);
+    command.arg(script).arg(keys.0.len()).arg(&keys.0).arg(arguments);
+    command
+}
+
+/// The keys of a feed: what is kept, the lease, the probe. All in one slot of a cluster, by what is in braces.
+#[derive(Clone, Debug)]
+pub(super) struct Keys([String; 3]);
+
+/// The beginning of all keys and channels, as `--store-prefix` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix(String);
+
+/// No prefix.
+#[derive(Debug, thiserror::Error)]
+#[error("a prefix has 1 to 64 characters of ASCII: letters, digits, and any of - _ . : /")]
+pub struct InvalidPrefix;
+
+impl Default for Prefix {
+    fn default() -> Self {
+        Self("plaque".into())
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = InvalidPrefix;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPrefix> {
+        // Braces would decide on the slot of a cluster.
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
+        if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidPrefix)
+        }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Prefix {
+    /// The keys of what has this [`tag`].
+    pub(super) fn keys(&self, tag: &str) -> Keys {
+        let key = format!("{self}:{VERSION}:{{{tag}}}");
+        Keys([key.clone(), format!("{key}:lease"), format!("{key}:probe")])
+    }
+
+    /// The channel of that name.
+    pub(super) fn channel(&self, name: &str) -> String {
+        format!("{self}:{VERSION}:{name}")
+    }
+}
+
+/// A feed, as keys and messages name it.
+pub(super) fn tag(feed: Feed) -> String {
+    let kind = match feed.kind {
+        None => "all",
+        Some(Kind::Video) => "video",
+        Some(Kind::Short) => "short",
+    };
+    format!("{}/{kind}", feed.channel)
+}
+
+/// The feed that is named so.
+pub(super) fn tagged(tag: &str) -> Option<Feed> {
+    let (channel, kind) = tag.split_once('/')?;
+    let kind = match kind {
+        "all" => None,
+        "video" => Some(Kind::Video),
+        "short" => Some(Kind::Short),
+        _ => return None,
+    };
+    let channel = channel.parse().ok()?;
+    Some(Feed { channel, kind })
+}

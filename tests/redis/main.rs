@@ -1,0 +1,97 @@
+//! The shared store, over real servers: `redis-server` of the path, or what `PLAQUE_TEST_REDIS` names.
+
+mod cluster;
+mod server;
+mod sharing;
+mod trouble;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use plaque::{
+    coalesce::Entry,
+    store::{
+        Held, Known, Lease, Store as _,
+        redis::{Redis, Settings},
+    },
+    upstream::Feed,
+    video::{Channel, ChannelId},
+};
+use tokio::time::timeout;
+
+use self::server::Server;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What must come. A machine may be busy.
+const SOON: Duration = Duration::from_secs(10);
+
+/// How long leases last here.
+const LEASE: Duration = Duration::from_millis(400);
+
+/// What an operation may take here: more than elsewhere, for the same reason.
+const BUDGET: Duration = Duration::from_millis(500);
+
+fn feed() -> Feed {
+    let channel: ChannelId = "UCsXVk37bltHxD1rDPwtNM8Q".parse().expect("an ID");
+    channel.into()
+}
+
+/// The key of [`feed`].
+const KEY: &str = "plaque:1:{UCsXVk37bltHxD1rDPwtNM8Q/all}";
+
+fn settings(url: &str) -> Settings {
+    Settings {
+        lease: LEASE,
+        budget: BUDGET,
+        ..Settings::new(url.parse().expect("an address"))
+    }
+}
+
+/// A replica's store, in use.
+async fn store(url: &str) -> Redis {
+    let store = Redis::start(settings(url));
+    soon(store.up()).await;
+    store
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(SOON, future).await.expect("it never came")
+}
+
+/// A channel of this title, found `ago`.
+fn found(title: &str, ago: Duration) -> Known {
+    let channel = Channel::new(feed().channel, title, vec![]);
+    let at = Instant::now()
+        .checked_sub(ago)
+        .expect("a moment since the machine's start");
+    Entry::succeeded(Arc::new(channel), at, SystemTime::now())
+}
+
+fn title(known: &Known) -> &str {
+    known.good.as_ref().expect("good").value.title()
+}
+
+async fn loaded(store: &Redis) -> Option<String> {
+    store.load(feed()).await.map(|known| title(&known).to_owned())
+}
+
+/// The lease, which nobody else has.
+async fn ours(store: &Redis) -> Held {
+    match store.lease(feed()).await {
+        Lease::Ours(held) => held,
+        Lease::Alone => panic!("the store is in trouble"),
+        Lease::Theirs(_) => panic!("another has it"),
+    }
+}
+
+/// The end of the lease, which another has.
+async fn theirs(store: &Redis) -> impl Future<Output = ()> {
+    match store.lease(feed()).await {
+        Lease::Theirs(end) => end,
+        Lease::Alone => panic!("the store is in trouble"),
+        Lease::Ours(_) => panic!("nobody has it"),
+    }
+}

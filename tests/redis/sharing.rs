@@ -1,0 +1,220 @@
+//! What replicas share, while all is well.
+
+use std::thread;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::runtime;
+
+use super::*;
+
+#[tokio::test]
+async fn an_answer_comes_back_as_old_as_the_servers_clock_says() {
+    let server = Server::start(&[]);
+    let (one, other) = (store(&server.url()).await, store(&server.url()).await);
+    assert_eq!(loaded(&other).await, None);
+    one.save(feed(), &found("here", SECOND * 10), Lease::Alone).await;
+    let age = |known: Known| known.good.expect("good").age(Instant::now());
+    let known = other.load(feed()).await.expect("something");
+    assert_eq!(title(&known), "here");
+    let is = age(known);
+    assert!((SECOND * 10..SECOND * 20).contains(&is), "{is:?}");
+    // As if a minute had passed there, and nowhere else.
+    let left: i64 = server.command(&["PTTL", KEY]);
+    let () = server.command(&["PEXPIRE", KEY, &(left - 60_000).to_string()]);
+    let is = age(other.load(feed()).await.expect("something"));
+    assert!((SECOND * 70..SECOND * 80).contains(&is), "{is:?}");
+}
+
+#[tokio::test]
+async fn one_has_the_lease_as_long_as_it_wants_and_the_others_hear_of_the_answer() {
+    let server = Server::start(&[]);
+    let (one, other) = (store(&server.url()).await, store(&server.url()).await);
+    let held = ours(&one).await;
+    let end = theirs(&other).await;
+    // It is renewed.
+    let mut end = Box::pin(end);
+    timeout(LEASE * 3, &mut end).await.expect_err("still theirs");
+    let began = Instant::now();
+    one.save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
+        .await;
+    soon(end).await;
+    // Not by asking when the lease may be over.
+    assert!(began.elapsed() < LEASE / 2, "{:?}", began.elapsed());
+    assert_eq!(loaded(&other).await.as_deref(), Some("here"));
+    drop(ours(&other).await);
+}
+
+#[tokio::test]
+async fn a_lease_that_is_given_up_is_told() {
+    let server = Server::start(&[]);
+    let (one, other) = (store(&server.url()).await, store(&server.url()).await);
+    let held = ours(&one).await;
+    let (end, same) = (theirs(&other).await, theirs(&other).await);
+    let began = Instant::now();
+    drop(held);
+    soon(end).await;
+    soon(same).await;
+    assert!(began.elapsed() < LEASE / 2, "{:?}", began.elapsed());
+    let held = ours(&other).await;
+    // Before it closes, it gives up what it has.
+    drop(held);
+    other.close(SOON).await;
+    let exists: i64 = server.command(&["EXISTS", &format!("{KEY}:lease")]);
+    assert_eq!(exists, 0);
+}
+
+#[tokio::test]
+async fn a_holder_that_dies_is_replaced_within_the_lease() {
+    let server = Server::start(&[]);
+    let other = store(&server.url()).await;
+    let url = server.url();
+    // A replica with a runtime of its own, whose tasks end in the middle of whatever they do.
+    let token = thread::spawn(move || {
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let held = runtime.block_on(async {
+            let one = store(&url).await;
+            let held = ours(&one).await;
+            std::mem::forget(one);
+            held
+        });
+        runtime.shutdown_background();
+        held.token
+    });
+    let token = token.join().expect("no panic");
+    let end = theirs(&other).await;
+    let began = Instant::now();
+    soon(end).await;
+    assert!(began.elapsed() < LEASE + LEASE / 2, "{:?}", began.elapsed());
+    let held = ours(&other).await;
+    assert!(held.token > token);
+}
+
+#[tokio::test]
+async fn a_late_holder_overwrites_nothing_newer() {
+    let server = Server::start(&[]);
+    let (one, other) = (store(&server.url()).await, store(&server.url()).await);
+    let late = ours(&one).await;
+    // As if it had not been renewed in time.
+    let () = server.command(&["DEL", &format!("{KEY}:lease")]);
+    let held = ours(&other).await;
+    assert!(held.token > late.token);
+    other
+        .save(feed(), &found("newer", Duration::ZERO), Lease::Ours(held))
+        .await;
+    let third = ours(&other).await;
+    let mut news = other.news();
+    one.save(feed(), &found("late", Duration::ZERO), Lease::Ours(late))
+        .await;
+    assert_eq!(loaded(&other).await.as_deref(), Some("newer"));
+    assert!(news.next().now_or_never().is_none());
+    // Nor does it end another's lease.
+    drop(theirs(&one).await);
+    other
+        .save(feed(), &found("newest", Duration::ZERO), Lease::Ours(third))
+        .await;
+    assert_eq!(loaded(&one).await.as_deref(), Some("newest"));
+    // Whoever was alone has found something newer than all.
+    one.save(feed(), &found("alone", Duration::ZERO), Lease::Alone)
+        .await;
+    assert_eq!(loaded(&other).await.as_deref(), Some("alone"));
+}
+
+#[tokio::test]
+async fn others_hear_of_what_is_found_and_again_after_a_reconnect() {
+    let server = Server::start(&[]);
+    let (one, other) = (store(&server.url()).await, store(&server.url()).await);
+    let (mut own, mut news) = (one.news(), other.news());
+    one.save(feed(), &found("first", Duration::ZERO), Lease::Alone)
+        .await;
+    let (of, known) = soon(news.next()).await.expect("news");
+    assert_eq!((of, title(&known)), (feed(), "first"));
+    let killed: i64 = server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert_eq!(killed, 2);
+    let again = async {
+        loop {
+            one.save(feed(), &found("second", Duration::ZERO), Lease::Alone)
+                .await;
+            if let Ok(news) = timeout(LEASE / 4, news.next()).await {
+                return news.expect("news");
+            }
+        }
+    };
+    assert_eq!(title(&soon(again).await.1), "second");
+    // Only what others find is news: the next that it hears of is theirs.
+    while news.next().now_or_never().is_some() {}
+    one.save(feed(), &found("own", Duration::ZERO), Lease::Alone)
+        .await;
+    other
+        .save(feed(), &found("theirs", Duration::ZERO), Lease::Alone)
+        .await;
+    assert_eq!(title(&soon(own.next()).await.expect("news").1), "theirs");
+    assert!(own.next().now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn two_prefixes_do_not_see_each_other() {
+    let server = Server::start(&[]);
+    let one = store(&server.url()).await;
+    let other = Redis::start(Settings {
+        prefix: "staging".parse().expect("a prefix"),
+        ..settings(&server.url())
+    });
+    soon(other.up()).await;
+    let mut news = other.news();
+    let (held, same) = (ours(&one).await, ours(&other).await);
+    one.save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
+        .await;
+    assert_eq!(loaded(&other).await, None);
+    drop(same);
+    assert!(news.next().now_or_never().is_none());
+    let keys: Vec<String> = server.command(&["KEYS", "plaque:1:*/all}"]);
+    assert_eq!(keys, [KEY]);
+}
+
+#[tokio::test]
+async fn garbage_counts_as_absent_and_is_replaced() {
+    let server = Server::start(&[]);
+    let store = store(&server.url()).await;
+    let garbage: [&[&[&str]]; 6] = [
+        &[&["SET", KEY, "text"]],
+        &[
+            &["SADD", KEY, "text"],
+            &["SET", "plaque:1:{UCsXVk37bltHxD1rDPwtNM8Q/all}:lease", "text"],
+        ],
+        &[
+            &[
+                "HSET",
+                KEY,
+                "v",
+                "\x01garbage",
+                "k",
+                "604800000",
+                "f",
+                "x",
+                "n",
+                "y",
+            ],
+            &["EXPIRE", KEY, "60"],
+        ],
+        &[&["HSET", KEY, "v", "", "k", "x"], &["EXPIRE", KEY, "60"]],
+        &[&["HSET", KEY, "v", "", "k", "1"], &["EXPIRE", KEY, "60"]],
+        &[&["HSET", KEY, "v", "", "k", "604800000"]],
+    ];
+    for commands in garbage {
+        let () = server.command(&["FLUSHALL"]);
+        for command in commands {
+            let () = server.command(command);
+        }
+        assert_eq!(loaded(&store).await, None, "{commands:?}");
+        let held = ours(&store).await;
+        assert_eq!(loaded(&store).await, None, "{commands:?}");
+        store
+            .save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
+            .await;
+        assert_eq!(loaded(&store).await.as_deref(), Some("here"), "{commands:?}");
+    }
+}

@@ -1,0 +1,145 @@
+//! plaque goes on alone, and comes back.
+
+use std::{
+    cell::RefCell,
+    io::{self, Write},
+    sync::Once,
+};
+
+use super::*;
+
+thread_local! {
+    /// What was logged on this thread, on which all tasks of one test run.
+    static LOG: RefCell<Vec<u8>> = const { RefCell::new(vec![]) };
+}
+
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.with_borrow_mut(|log| log.extend(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Logs from now on. For all threads: what one of them alone would hear, tracing forgets when others hear nothing.
+fn log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| tracing_subscriber::fmt().with_writer(|| Log).init());
+}
+
+/// How many lines have this.
+fn logged(text: &str) -> usize {
+    LOG.with_borrow(|log| {
+        let log = String::from_utf8_lossy(log);
+        log.lines().filter(|line| line.contains(text)).count()
+    })
+}
+
+/// Whoever comes once there was trouble is not made to wait, and need not know.
+pub async fn goes_on_alone(store: &Redis) {
+    let began = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(loaded(store).await, None);
+        assert!(matches!(store.lease(feed()).await, Lease::Alone));
+        store
+            .save(feed(), &found("lost", Duration::ZERO), Lease::Alone)
+            .await;
+    }
+    assert!(began.elapsed() < SECOND / 10, "{:?}", began.elapsed());
+}
+
+/// All of it works again.
+pub async fn is_back(store: &Redis) {
+    soon(store.up()).await;
+    let held = ours(store).await;
+    store
+        .save(feed(), &found("back", Duration::ZERO), Lease::Ours(held))
+        .await;
+    assert_eq!(loaded(store).await.as_deref(), Some("back"));
+}
+
+#[tokio::test]
+async fn without_a_server_it_is_alone_from_the_beginning() {
+    let mut server = Server::start(&[]);
+    server.kill();
+    let store = Redis::start(settings(&server.url()));
+    goes_on_alone(&store).await;
+    server.restart();
+    is_back(&store).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_and_comes_back_empty() {
+    log();
+    let mut server = Server::start(&[]);
+    let store = store(&server.url()).await;
+    store
+        .save(feed(), &found("before", Duration::ZERO), Lease::Alone)
+        .await;
+    let held = ours(&store).await;
+    let other = self::store(&server.url()).await;
+    let end = theirs(&other).await;
+    server.kill();
+    // Nobody waits for what cannot be told.
+    soon(end).await;
+    let _ = store.load(feed()).await;
+    goes_on_alone(&store).await;
+    assert_eq!(logged("the store is in trouble"), 2);
+    server.restart();
+    soon(store.up()).await;
+    assert_eq!(loaded(&store).await, None);
+    let next = ours(&store).await;
+    assert!(next.token > held.token);
+    drop(next);
+    store.close(SOON).await;
+    soon(other.up()).await;
+    is_back(&other).await;
+    assert_eq!(
+        (logged("the store is in trouble"), logged("the store is back")),
+        (2, 2)
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_is_frozen() {
+    let server = Server::start(&[]);
+    let store = store(&server.url()).await;
+    server.signal("STOP");
+    let began = Instant::now();
+    assert_eq!(loaded(&store).await, None);
+    assert!(began.elapsed() < BUDGET * 2, "{:?}", began.elapsed());
+    goes_on_alone(&store).await;
+    server.signal("CONT");
+    is_back(&store).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_full() {
+    let server = Server::start(&[]);
+    let store = store(&server.url()).await;
+    let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    store
+        .save(feed(), &found("lost", Duration::ZERO), Lease::Alone)
+        .await;
+    goes_on_alone(&store).await;
+    let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    is_back(&store).await;
+}
+
+#[tokio::test]
+async fn a_server_that_became_a_replica() {
+    let server = Server::start(&[]);
+    let store = store(&server.url()).await;
+    let () = server.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    store
+        .save(feed(), &found("lost", Duration::ZERO), Lease::Alone)
+        .await;
+    goes_on_alone(&store).await;
+    let () = server.command(&["REPLICAOF", "NO", "ONE"]);
+    is_back(&store).await;
+}
