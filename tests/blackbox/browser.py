@@ -47,8 +47,6 @@ class StatusPage(Visit):
         """Has the page look at the server once more."""
         with self.page.expect_response("**/busy"):
             self.page.clock.run_for(PERIOD_MS)
-        # Drawn once both answers are read: a second look would be on its way only after that.
-        self.page.clock.run_for(1)
 
     def rows(self, selector):
         return [self.text(f"{selector} > :nth-child({i + 1})") for i in range(self.page.locator(f"{selector} > *").count())]
