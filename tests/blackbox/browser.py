@@ -126,7 +126,7 @@ def the_first_look_shows_what_was_done(bench):
             busiest = page.rows("#busiest")
             expect(any(re.search("^Kurzgesagt – .*asked 4 times", row) for row in busiest), f"the busiest: {busiest}")
             expect_in("the room", "Cache", page.rows("#room")[0])
-            expect_in("the room", "of 256 MiB 1 channel", page.rows("#room")[0])
+            expect_in("the room", "of 256 MiB 2 channels", page.rows("#room")[0])
             expect_in("the state", "All is well", page.text("#states"))
             expect_equal("the age", page.text("#age"), "live")
             page.expect_sane()
