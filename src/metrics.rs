@@ -4,8 +4,8 @@ use std::fmt::{self, Debug, Formatter};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric as _},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric},
+    metrics::{TypedMetric, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
 
@@ -29,10 +29,7 @@ pub fn gauge<V: EncodeGaugeValue>(
     help: &'static str,
     value: impl Fn() -> V + Send + Sync + 'static,
 ) {
-    read(registry, move |mut encoder| {
-        let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        ConstGauge::new(value()).encode(metric)
-    });
+    one(registry, name, help, move || ConstGauge::new(value()));
 }
 
 /// A gauge for each value of a label.
@@ -43,12 +40,8 @@ pub fn gauges<V: EncodeGaugeValue, const N: usize>(
     label: &'static str,
     values: impl Fn() -> [(&'static str, V); N] + Send + Sync + 'static,
 ) {
-    read(registry, move |mut encoder| {
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (of, value) in values() {
-            ConstGauge::new(value).encode(metric.encode_family(&[(label, of)])?)?;
-        }
-        Ok(())
+    many(registry, name, help, label, move || {
+        values().map(|(of, value)| (of, ConstGauge::new(value)))
     });
 }
 
@@ -59,10 +52,7 @@ pub fn counter<V: EncodeCounterValue>(
     help: &'static str,
     value: impl Fn() -> V + Send + Sync + 'static,
 ) {
-    read(registry, move |mut encoder| {
-        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        ConstCounter::new(value()).encode(metric)
-    });
+    one(registry, name, help, move || ConstCounter::new(value()));
 }
 
 /// A counter for each value of a label.
@@ -73,10 +63,33 @@ pub fn counters<V: EncodeCounterValue, const N: usize>(
     label: &'static str,
     values: impl Fn() -> [(&'static str, V); N] + Send + Sync + 'static,
 ) {
+    many(registry, name, help, label, move || {
+        values().map(|(of, value)| (of, ConstCounter::new(value)))
+    });
+}
+
+fn one<M: EncodeMetric + TypedMetric>(
+    registry: &mut Registry,
+    name: &'static str,
+    help: &'static str,
+    metric: impl Fn() -> M + Send + Sync + 'static,
+) {
     read(registry, move |mut encoder| {
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (of, value) in values() {
-            ConstCounter::new(value).encode(metric.encode_family(&[(label, of)])?)?;
+        metric().encode(encoder.encode_descriptor(name, help, None, M::TYPE)?)
+    });
+}
+
+fn many<M: EncodeMetric + TypedMetric, const N: usize>(
+    registry: &mut Registry,
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    metrics: impl Fn() -> [(&'static str, M); N] + Send + Sync + 'static,
+) {
+    read(registry, move |mut encoder| {
+        let mut family = encoder.encode_descriptor(name, help, None, M::TYPE)?;
+        for (of, metric) in metrics() {
+            metric.encode(family.encode_family(&[(label, of)])?)?;
         }
         Ok(())
     });

@@ -21,8 +21,8 @@ from pathlib import Path
 import grpc
 
 from support import (
-    KURZGESAGT, REPOSITORY, Bench, Plaque, Suite, expect, expect_equal, expect_error, expect_ok, run, running,
-    wait_until,
+    KURZGESAGT, REPOSITORY, Bench, Plaque, Suite, expect, expect_equal, expect_error, expect_ok, make_certificate, run,
+    running, wait_until,
 )
 
 suite = Suite()
@@ -155,10 +155,7 @@ def it_serves_from_a_root_that_is_read_only_and_drains(bench):
 @contextmanager
 def with_tls(origin, folder):
     """An address that gives the origin's answers over TLS, its certificate, which nobody vouches for, and what went wrong there."""
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    output("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-           "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE",
-           "-keyout", key, "-out", certificate)
+    certificate, key = make_certificate(folder)
 
     class Relay(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -278,13 +278,24 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def make_certificate(folder):
+    """The files of a certificate of localhost, which nobody vouches for, and its key."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    made = run(
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE",
+        "-keyout", key, "-out", certificate)
+    expect(made.returncode == 0, f"openssl made no certificate: {made.stderr}")
+    return certificate, key
+
+
 class Plaque:
     """A running `plaque serve`."""
 
     def __init__(self, program):
         self.program = program
         said = program.first_line()
-        found = re.fullmatch(r"plaque \S+ serves gRPC on (127\.0\.0\.1:\d+)", said)
+        found = re.fullmatch(r"plaque \S+ serves gRPC on (127\.0\.0\.1:\d+)(?: with TLS)?", said)
         expect(found, f"plaque's first line is {said!r}")
         self.address = found.group(1)
         self.admin = re.search(r"^admin: (http://\S+)/metrics", program.out.read_text(), re.M).group(1)

@@ -1,6 +1,7 @@
 //! The admin port: answers as JSON, what is busy, the page.
 
 use axum::{http::StatusCode, response::IntoResponse as _};
+use plaque::proto::v1::WatchLatestVideoRequest;
 use serde_json::{Value, json};
 
 use crate::support::{CHANNEL, Fake, Server, feed, http_get, http_get_whole};
@@ -162,6 +163,21 @@ async fn what_is_busy_is_told() {
     assert_eq!(told["busiest"][0]["title"], "A channel");
     assert_eq!(told["busiest"][0]["asked"], 3);
     assert_eq!(told["busiest"][0]["askedPerSecond"], 3.0);
+}
+
+#[tokio::test]
+async fn polls_make_no_channel_busy() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let watch = WatchLatestVideoRequest {
+        channel_ids: vec![CHANNEL.into()],
+        ..WatchLatestVideoRequest::default()
+    };
+    let watch = server.client().0.watch_latest_video(watch).await;
+    let mut events = watch.expect("a watch").into_inner();
+    events.message().await.expect("no error").expect("an event");
+    let (_, busy) = http_get(server.admin, "/busy").await;
+    assert_eq!(busy, r#"{"busiest":[],"flights":[]}"#);
 }
 
 #[tokio::test]
