@@ -1,11 +1,11 @@
 //! The settings of a server, validated. Knows no command line.
 
-use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use http::HeaderValue;
 use reqwest::Url;
 
-use crate::{grpc, latest, youtube};
+use crate::{grpc, latest, store, youtube};
 
 /// Where YouTube serves its feeds.
 pub const YOUTUBE: &str = "https://www.youtube.com/feeds/videos.xml";
@@ -19,6 +19,8 @@ pub struct Config {
     pub upstream: youtube::Settings,
     /// How questions are answered.
     pub latest: latest::Settings,
+    /// What is kept beyond this process, if anything is.
+    pub store: Option<Store>,
     /// What calls may take.
     pub calls: grpc::Limits,
     /// What connections may take.
@@ -29,6 +31,42 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// How the server stops.
     pub drain: Drain,
+}
+
+/// A second tier.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// A file of this process's own, and how large it may become.
+    File(PathBuf, u64),
+    /// A server that replicas share.
+    Redis(store::redis::Settings),
+}
+
+/// Where a second tier is.
+#[derive(Clone, Debug)]
+pub enum StoreAddress {
+    /// A file.
+    File(PathBuf),
+    /// A Redis server or cluster.
+    Redis(store::redis::Address),
+}
+
+/// Parses where a second tier is: `file:PATH`, or the address of a Redis server or cluster.
+///
+/// # Errors
+///
+/// If it is none of these.
+pub fn store(text: &str) -> Result<StoreAddress, String> {
+    match text.strip_prefix("file:") {
+        Some("") => Err("expected a path after file:, such as file:/var/lib/plaque/store".into()),
+        Some(path) => Ok(StoreAddress::File(path.into())),
+        None => text
+            .parse()
+            .map(StoreAddress::Redis)
+            .map_err(|error: store::redis::InvalidAddress| {
+                format!("{error}; or file:PATH for a file of this plaque's own")
+            }),
+    }
 }
 
 /// Pages that may call, by their origins.

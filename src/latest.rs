@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, future::join_all};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,7 @@ pub use self::{
 };
 use self::{policy::Verdict, source::Source};
 pub use crate::store::Known;
+use crate::store::Store;
 use crate::{
     coalesce::{Coalescer, Failed, FlightError, Good, Limits, Overloaded},
     upstream::{Feed, Upstream, UpstreamError, Urgency},
@@ -168,15 +169,24 @@ struct Trip(Why, bool);
 
 impl Latest {
     /// Answers from `upstream`, with lookups that run on `runtime`.
-    pub fn new(upstream: Arc<dyn Upstream>, settings: Settings, runtime: Handle) -> Self {
+    ///
+    /// What is kept in a `store` is asked for before the upstream is, and what the upstream says is kept there.
+    pub fn new(
+        upstream: Arc<dyn Upstream>,
+        store: Option<Arc<dyn Store>>,
+        settings: Settings,
+        runtime: Handle,
+    ) -> Self {
+        // Another's lookup may be waited for, and then made all the same.
+        let lookups = if store.is_some() { 2 } else { 1 };
         let limits = Limits {
             weight: settings.cache_bytes,
             keep_for: settings.policy.keep_for(),
-            flight: upstream.time_limit() + FLIGHT_GRACE,
+            flight: upstream.time_limit() * lookups + FLIGHT_GRACE,
             waiters: settings.max_waiters,
         };
         Self {
-            source: Arc::new(Source::new(upstream, settings.policy)),
+            source: Arc::new(Source::new(upstream, store, settings.policy)),
             policy: settings.policy,
             coalescer: Coalescer::new(limits, |_feed, known: &Arc<Known>| weight(known), runtime.clone()),
             watch_every: settings.watch_every,
@@ -267,6 +277,41 @@ impl Latest {
     /// Answers all of `queries`, at once, in their order.
     pub async fn get_all(&self, queries: impl IntoIterator<Item = Query>) -> Vec<Reply> {
         join_all(queries.into_iter().map(|query| self.get(query))).await
+    }
+
+    /// Takes in what others who share the store find, until this is dropped.
+    pub fn listen(self: &Arc<Self>) {
+        let Some(store) = self.source.store() else {
+            return;
+        };
+        let mut news = store.news();
+        let latest = Arc::downgrade(self);
+        // Owns what is on its way. Ends with the store, or with this.
+        self.runtime.spawn(async move {
+            while let Some((feed, known)) = news.next().await {
+                let Some(latest) = latest.upgrade() else {
+                    return;
+                };
+                latest.hear(feed, known).await;
+            }
+        });
+    }
+
+    /// Takes in what another has found of `feed`, if somebody here has asked for it or watches it.
+    async fn hear(&self, feed: Feed, found: Arc<Known>) {
+        let known = self.coalescer.known(&feed).await;
+        let is_wanted = known.is_some() || self.source.hubs.is_watched(feed.channel);
+        if is_wanted && source::is_newer(&found, known.as_deref()) {
+            self.coalescer.put(feed, Arc::clone(&found)).await;
+            self.source.hear(feed, &found);
+        }
+    }
+
+    /// Keeps what is still on its way to the store, for at most `limit`.
+    pub async fn close_store(&self, limit: Duration) {
+        if let Some(store) = self.source.store() {
+            store.close(limit).await;
+        }
     }
 
     /// Ends all watches, and all that are begun from now on.

@@ -13,7 +13,7 @@ mod turn;
 mod web;
 mod workers;
 
-use std::{future::Future, io, net::TcpStream, sync::Arc};
+use std::{future::Future, io, net::TcpStream, sync::Arc, time::Duration};
 
 use prometheus_client::{metrics::info::Info, registry::Registry};
 use tokio::{
@@ -33,8 +33,12 @@ use crate::{
     grpc::{self, Tally},
     latest::Latest,
     lifecycle::Stage,
+    store::Store,
     upstream::Upstream,
 };
+
+/// How long the end waits for what is on its way to the store.
+const STORE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Where a server is reached.
 #[derive(Debug)]
@@ -45,6 +49,23 @@ pub struct Listeners {
     pub tls: Option<Arc<Tls>>,
     /// Metrics and probes.
     pub admin: Option<TcpListener>,
+}
+
+/// Where answers come from.
+pub struct Sources {
+    /// Feeds.
+    pub upstream: Arc<dyn Upstream>,
+    /// What is kept of them beyond this process.
+    pub store: Option<Arc<dyn Store>>,
+}
+
+impl<U: Upstream + 'static> From<U> for Sources {
+    fn from(upstream: U) -> Self {
+        Self {
+            upstream: Arc::new(upstream),
+            store: None,
+        }
+    }
 }
 
 /// The server could not be started.
@@ -67,7 +88,7 @@ pub struct Drained {
 
 /// Serves on `listeners` until `shutdown`, then lets the calls in progress end, for at most `config.drain.timeout`.
 ///
-/// Lookups go to `upstream`, on the runtime that this is called from.
+/// Lookups go to `sources`, on the runtime that this is called from.
 ///
 /// # Errors
 ///
@@ -75,14 +96,17 @@ pub struct Drained {
 pub async fn run(
     listeners: Listeners,
     config: &Config,
-    upstream: Arc<dyn Upstream>,
+    sources: Sources,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Drained, ServerError> {
+    let Sources { upstream, store } = sources;
     let latest = Arc::new(Latest::new(
         Arc::clone(&upstream),
+        store,
         config.latest,
         Handle::current(),
     ));
+    latest.listen();
     let (stage, stages) = watch::channel(Stage::Serving);
     let load = Arc::new(Load::default());
     let draining = CancellationToken::new();
@@ -154,6 +178,7 @@ pub async fn run(
     stage.send_replace(Stage::Closing);
     latest.close();
     let cut_off = workers.drain(config.drain.timeout).await;
+    latest.close_store(STORE_LIMIT).await;
     if let Some(admin) = admin {
         admin.abort();
     }

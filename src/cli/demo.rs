@@ -171,6 +171,7 @@ impl Stage {
             connections: Connections::default(),
             workers: cores(),
             grpc_web: None,
+            store: None,
             drain: Drain {
                 timeout: Duration::from_secs(1),
                 ..Drain::default()

@@ -22,8 +22,9 @@ pub(super) use self::args::{Args, cores};
 use super::Outcome;
 use crate::{
     admin,
-    config::Config,
-    server::{self, Drained, Listeners, tls::Tls},
+    config::{self, Config},
+    server::{self, Drained, Listeners, Sources, tls::Tls},
+    store::{Store, file::File, redis::Redis},
     telemetry::{self, Format, Telemetry},
     youtube::YouTube,
 };
@@ -87,7 +88,21 @@ async fn serve(
     let shutdown = shutdown_signal()?;
     keep_current(listeners.tls.clone())?;
     announce(&listeners)?;
-    Ok(server::run(listeners, config, Arc::new(youtube), shutdown).await?)
+    let sources = Sources {
+        upstream: Arc::new(youtube),
+        store: config.store.as_ref().map(open_store).transpose()?,
+    };
+    Ok(server::run(listeners, config, sources, shutdown).await?)
+}
+
+fn open_store(store: &config::Store) -> Result<Arc<dyn Store>, String> {
+    Ok(match store {
+        config::Store::File(path, bytes) => {
+            let file = File::open(path, *bytes).map_err(|error| format!("--store: {error}"))?;
+            Arc::new(file)
+        }
+        config::Store::Redis(settings) => Arc::new(Redis::start(settings.clone())),
+    })
 }
 
 /// Every connection is an open file, and the usual soft limit is for programs that have few. Callers must not use up what lookups

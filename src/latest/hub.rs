@@ -69,6 +69,11 @@ impl Hubs {
         self.hubs.lock().len()
     }
 
+    /// Whether somebody watches `channel`.
+    pub(super) fn is_watched(&self, channel: ChannelId) -> bool {
+        self.hubs.lock().contains_key(&channel)
+    }
+
     /// The number of those who watch, once for each channel.
     pub(super) fn watchers(&self) -> usize {
         let hubs = self.hubs.lock();

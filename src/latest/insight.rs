@@ -135,6 +135,9 @@ impl Latest {
         for (name, help, value) in gauges {
             gauge(registry, name, help, reader(value));
         }
+        if let Some(store) = self.source.store() {
+            store.register(registry);
+        }
         counter(
             registry,
             "flights_started",

@@ -66,7 +66,8 @@ pub fn jittered(duration: Duration, part: f64, chance: f64) -> Duration {
 
 impl Policy {
     /// For how long anything that is known can matter.
-    pub(super) fn keep_for(&self) -> Duration {
+    #[must_use]
+    pub fn keep_for(&self) -> Duration {
         self.usable_for().max(self.negative_for).max(LONGEST_NEGATIVE)
     }
 

@@ -37,6 +37,10 @@ impl Source {
         }
     }
 
+    pub(super) fn store(&self) -> Option<&dyn Store> {
+        self.store.as_deref()
+    }
+
     /// The lookup of a flight that is started for `query`, by a caller who came at `asked`.
     pub(super) fn lookup(
         self: &Arc<Self>,

@@ -18,7 +18,7 @@ use plaque::{
     latest::{Policy, Settings},
     origin::{self, Lookup, Origin},
     proto::v1::{GetLatestVideoRequest, GetLatestVideoResponse, latest_video_client::LatestVideoClient},
-    server::{self, Drained, Listeners, ServerError, tls::Tls},
+    server::{self, Drained, Listeners, ServerError, Sources, tls::Tls},
     upstream::Upstream,
     video::ChannelId,
     youtube::{self, YouTube},
@@ -130,6 +130,7 @@ impl Fake {
             connections: Connections::default(),
             workers: NonZeroUsize::MIN.saturating_add(1),
             grpc_web: None,
+            store: None,
             drain: Drain {
                 delay: Duration::ZERO,
                 timeout: LONG,
@@ -195,7 +196,11 @@ impl Server {
             let stopped = async {
                 let _ = stopped.await;
             };
-            server::run(listeners, &config, upstream, stopped).await
+            let sources = Sources {
+                upstream,
+                store: None,
+            };
+            server::run(listeners, &config, sources, stopped).await
         });
         Self {
             address,

@@ -53,7 +53,7 @@ impl Studio {
         .expect("a free port");
         let settings = settings();
         let youtube = YouTube::new(Settings::new(origin.url().clone())).expect("a client");
-        let latest = Arc::new(Latest::new(Arc::new(youtube), settings, Handle::current()));
+        let latest = Arc::new(Latest::new(Arc::new(youtube), None, settings, Handle::current()));
         Self {
             origin,
             uploads,

@@ -14,10 +14,11 @@ use reqwest::Url;
 
 use crate::{
     cli::values,
-    config::{self, Config, Connections, Drain, Origins},
+    config::{self, Config, Connections, Drain, Origins, StoreAddress},
     grpc,
     latest::{Policy, Settings},
     server::tls,
+    store::redis,
     telemetry,
     youtube::{self, Pace},
 };
@@ -88,6 +89,23 @@ pub(in crate::cli) struct Args {
     /// The memory for cached channels (about 3 KiB each); those least in demand make room
     #[arg(long, env = "PLAQUE_CACHE_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = values::bytes)]
     cache_bytes: u64,
+
+    /// What is known is kept there, too: file:PATH outlives a restart; redis://HOST, rediss:// (TLS) or redis-cluster://HOST,HOST is
+    /// shared by replicas, which then look a channel up once among them [default: in memory alone]
+    #[arg(long, env = "PLAQUE_STORE", value_name = "ADDRESS", value_parser = config::store)]
+    store: Option<StoreAddress>,
+
+    /// How large the file may become
+    #[arg(long, env = "PLAQUE_STORE_BYTES", default_value = "1GiB", value_name = "SIZE", value_parser = values::bytes)]
+    store_bytes: u64,
+
+    /// The beginning of all keys in Redis: those who share answers have the same
+    #[arg(long, env = "PLAQUE_STORE_PREFIX", default_value = "plaque", value_name = "PREFIX")]
+    store_prefix: redis::Prefix,
+
+    /// How long Redis may take for anything; plaque goes on without it if it takes longer
+    #[arg(long, env = "PLAQUE_STORE_TIMEOUT", default_value = "100ms", value_name = "DURATION", value_parser = values::time_limit)]
+    store_timeout: Duration,
 
     /// How many callers may wait for lookups at once; one more is told OVERLOADED
     #[arg(long, env = "PLAQUE_MAX_WAITERS", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
@@ -235,16 +253,12 @@ impl Args {
                 authorities: self.upstream_ca.as_deref().map(authorities).transpose()?,
             },
             latest: Settings {
-                policy: Policy {
-                    fresh_for: self.fresh_for,
-                    stale_while_revalidate: self.stale_while_revalidate,
-                    stale_if_error: self.stale_if_error,
-                    negative_for: self.negative_for,
-                },
+                policy: self.policy(),
                 cache_bytes: self.cache_bytes,
                 max_waiters: self.max_waiters.get(),
                 watch_every: self.watch_every,
             },
+            store: self.store.clone().map(|address| self.store(address)),
             calls: grpc::Limits {
                 at_once: self.max_calls,
                 deadline: self.max_deadline,
@@ -272,6 +286,27 @@ impl Args {
                 timeout: self.drain_timeout,
             },
         })
+    }
+
+    fn store(&self, address: StoreAddress) -> config::Store {
+        match address {
+            StoreAddress::File(path) => config::Store::File(path, self.store_bytes),
+            StoreAddress::Redis(address) => config::Store::Redis(redis::Settings {
+                prefix: self.store_prefix.clone(),
+                budget: self.store_timeout,
+                keep_for: self.policy().keep_for(),
+                ..redis::Settings::new(address)
+            }),
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        Policy {
+            fresh_for: self.fresh_for,
+            stale_while_revalidate: self.stale_while_revalidate,
+            stale_if_error: self.stale_if_error,
+            negative_for: self.negative_for,
+        }
     }
 
     /// Where the certificates are, if there is to be TLS.
