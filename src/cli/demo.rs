@@ -34,7 +34,7 @@ use crate::{
     grpc,
     latest::{Policy, Settings},
     origin::{self, Lookup, Origin},
-    server::{self, Drained, Listeners, ServerError},
+    server::{self, Drained, Listeners, ServerError, Sources},
     telemetry,
     upstream::{Failure, Feed, Upstream, Urgency},
     video::Channel,
@@ -177,7 +177,7 @@ impl Stage {
                 ..Drain::default()
             },
         };
-        let upstream = Arc::new(Buggy(YouTube::new(config.upstream.clone())?));
+        let sources = Sources::from(Buggy(YouTube::new(config.upstream.clone())?));
         let listeners = Listeners {
             grpc: listen(config.listen, "--listen").await?,
             tls: None,
@@ -187,7 +187,7 @@ impl Stage {
         let (stop, stopped) = oneshot::channel();
         // Owns the server. Ended by `stop`.
         let server = tokio::spawn(async move {
-            server::run(listeners, &config, upstream, async {
+            server::run(listeners, &config, sources, async {
                 // Stops too if the stage is gone.
                 let _ = stopped.await;
             })
