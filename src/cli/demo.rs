@@ -11,7 +11,6 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
     process::ExitCode,
-    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 

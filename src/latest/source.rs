@@ -23,11 +23,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(
-        upstream: Arc<dyn Upstream>,
-        store: Option<Arc<dyn Store>>,
-        policy: Policy,
-    ) -> Self {
+    pub(super) fn new(upstream: Arc<dyn Upstream>, store: Option<Arc<dyn Store>>, policy: Policy) -> Self {
         Self {
             upstream,
             store,

@@ -90,7 +90,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn run(part: &str, times: u64) {
-    let latest = Arc::new(Latest::new(Arc::new(OneChannel), None, settings(), Handle::current()));
+    let latest = Arc::new(Latest::new(
+        Arc::new(OneChannel),
+        None,
+        settings(),
+        Handle::current(),
+    ));
     let query = Query {
         channel: CHANNEL.parse().expect("a channel ID"),
         kind: None,

@@ -100,7 +100,12 @@ pub(in crate::cli) struct Args {
     store_bytes: u64,
 
     /// The beginning of all keys in Redis: those who share answers have the same
-    #[arg(long, env = "PLAQUE_STORE_PREFIX", default_value = "plaque", value_name = "PREFIX")]
+    #[arg(
+        long,
+        env = "PLAQUE_STORE_PREFIX",
+        default_value = "plaque",
+        value_name = "PREFIX"
+    )]
     store_prefix: redis::Prefix,
 
     /// How long Redis may take for anything; plaque goes on without it if it takes longer
