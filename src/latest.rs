@@ -214,9 +214,15 @@ impl Latest {
         // it, but not for this query.
         loop {
             let now = Instant::now();
-            match self.policy.judge(known.as_deref(), query.max_age, asked, now) {
+            let verdict = self.policy.judge(known.as_deref(), query.max_age, asked, now);
+            if let Some(known) = &known
+                && urgency == Urgency::Awaited
+                && !matches!(verdict, Verdict::LookUp(_))
+            {
+                known.asked.once_more();
+            }
+            match verdict {
                 Verdict::Answer { good, refresh } => {
-                    count(known.as_deref(), urgency);
                     if refresh {
                         let lookup = self.source.lookup(query, feed, Urgency::Background, now);
                         self.coalescer.refresh(feed, lookup);
@@ -229,13 +235,11 @@ impl Latest {
                     return self.keep(good, query, asked, made);
                 }
                 Verdict::Fallback(good, failed) => {
-                    count(known.as_deref(), urgency);
                     let trip = trip.filter(|_| failed.at >= asked);
                     let made = made(trip, self.policy.ttl(good, now), failed.error.http_status());
                     return self.keep(good, query, asked, made);
                 }
                 Verdict::Refuse(failed) => {
-                    count(known.as_deref(), urgency);
                     return self.refuse(failed, feed, trip.filter(|_| failed.at >= asked), now);
                 }
                 Verdict::LookUp(why) => {
@@ -339,15 +343,6 @@ fn pick(good: &Good<Arc<Channel>>, query: Query, stale: bool) -> Result<Answer, 
         fetched: good.time,
         stale,
     })
-}
-
-/// Counts a caller who is told what is known.
-fn count(known: Option<&Known>, urgency: Urgency) {
-    if let Some(known) = known
-        && urgency == Urgency::Awaited
-    {
-        known.asked.once_more();
-    }
 }
 
 fn made(trip: Option<Trip>, ttl: i64, status: Option<u16>) -> Made {
