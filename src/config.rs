@@ -102,17 +102,12 @@ pub fn origins(text: &str) -> Result<Origins, BadOrigin> {
 fn origin(text: &str) -> Result<HeaderValue, BadOrigin> {
     let bad = || BadOrigin(text.into());
     let url: Url = text.parse().map_err(|_| bad())?;
-    let mut bare = url.clone();
-    bare.set_path("");
-    bare.set_query(None);
-    bare.set_fragment(None);
-    // Refused only for URLs without a host, which have no such origin either.
-    let _ = bare.set_username("");
-    let _ = bare.set_password(None);
-    if !matches!(url.scheme(), "http" | "https") || bare != url {
+    let origin = url.origin().ascii_serialization();
+    // As an address of its own it is what was given, unless that had more.
+    if !matches!(url.scheme(), "http" | "https") || origin.parse() != Ok(url) {
         return Err(bad());
     }
-    url.origin().ascii_serialization().parse().map_err(|_| bad())
+    origin.parse().map_err(|_| bad())
 }
 
 /// What connections may take of a server.

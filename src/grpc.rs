@@ -26,7 +26,7 @@ use tower::{BoxError, service_fn};
 use tracing::{Span, level_filters::LevelFilter};
 
 pub use self::{
-    cache_status::cache_status,
+    cache_status::{CACHE_STATUS, cache_status},
     codec::encode,
     json::Http,
     method::{Ended, Method},

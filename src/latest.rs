@@ -222,9 +222,15 @@ impl Latest {
         // it, but not for this query.
         loop {
             let now = Instant::now();
-            match self.policy.judge(known.as_deref(), query.max_age, asked, now) {
+            let verdict = self.policy.judge(known.as_deref(), query.max_age, asked, now);
+            if let Some(known) = &known
+                && urgency == Urgency::Awaited
+                && !matches!(verdict, Verdict::LookUp(_))
+            {
+                known.asked.once_more();
+            }
+            match verdict {
                 Verdict::Answer { good, refresh } => {
-                    count(known.as_deref(), urgency);
                     if refresh {
                         let lookup = self.source.lookup(query, feed, Urgency::Background, now);
                         self.coalescer.refresh(feed, lookup);
@@ -237,13 +243,11 @@ impl Latest {
                     return self.keep(good, query, asked, made);
                 }
                 Verdict::Fallback(good, failed) => {
-                    count(known.as_deref(), urgency);
                     let trip = trip.filter(|_| failed.at >= asked);
                     let made = made(trip, self.policy.ttl(good, now), failed.error.http_status());
                     return self.keep(good, query, asked, made);
                 }
                 Verdict::Refuse(failed) => {
-                    count(known.as_deref(), urgency);
                     return self.refuse(failed, feed, trip.filter(|_| failed.at >= asked), now);
                 }
                 Verdict::LookUp(why) => {
@@ -288,22 +292,23 @@ impl Latest {
         let latest = Arc::downgrade(self);
         // Owns what is on its way. Ends with the store, or with this.
         self.runtime.spawn(async move {
-            while let Some((feed, known)) = news.next().await {
+            while let Some(feed) = news.next().await {
                 let Some(latest) = latest.upgrade() else {
                     return;
                 };
-                latest.hear(feed, known).await;
+                latest.hear(feed).await;
             }
         });
     }
 
     /// Takes in what another has found of `feed`, if somebody here has asked for it or watches it.
-    async fn hear(&self, feed: Feed, found: Arc<Known>) {
+    async fn hear(&self, feed: Feed) {
         let known = self.coalescer.known(&feed).await;
-        let is_wanted = known.is_some() || self.source.hubs.is_watched(feed.channel);
-        if is_wanted && source::is_newer(&found, known.as_deref()) {
-            self.coalescer.put(feed, Arc::clone(&found)).await;
-            self.source.hear(feed, &found);
+        if known.is_none() && !self.source.hubs.is_watched(feed.channel) {
+            return;
+        }
+        if let Some(found) = self.source.kept(feed, known.as_deref()).await {
+            self.coalescer.put(feed, found).await;
         }
     }
 
@@ -382,15 +387,6 @@ fn pick(good: &Good<Arc<Channel>>, query: Query, stale: bool) -> Result<Answer, 
         fetched: good.time,
         stale,
     })
-}
-
-/// Counts a caller who is told what is known.
-fn count(known: Option<&Known>, urgency: Urgency) {
-    if let Some(known) = known
-        && urgency == Urgency::Awaited
-    {
-        known.asked.once_more();
-    }
 }
 
 fn made(trip: Option<Trip>, ttl: i64, status: Option<u16>) -> Made {

@@ -4,8 +4,8 @@ use std::fmt::{self, Debug, Formatter};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric},
-    metrics::{TypedMetric, counter::ConstCounter, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::TypedMetric,
     registry::Registry,
 };
 
@@ -22,53 +22,8 @@ pub fn read(
     registry.register_collector(Box::new(Read(read)));
 }
 
-/// A gauge.
-pub fn gauge<V: EncodeGaugeValue>(
-    registry: &mut Registry,
-    name: &'static str,
-    help: &'static str,
-    value: impl Fn() -> V + Send + Sync + 'static,
-) {
-    one(registry, name, help, move || ConstGauge::new(value()));
-}
-
-/// A gauge for each value of a label.
-pub fn gauges<V: EncodeGaugeValue, const N: usize>(
-    registry: &mut Registry,
-    name: &'static str,
-    help: &'static str,
-    label: &'static str,
-    values: impl Fn() -> [(&'static str, V); N] + Send + Sync + 'static,
-) {
-    many(registry, name, help, label, move || {
-        values().map(|(of, value)| (of, ConstGauge::new(value)))
-    });
-}
-
-/// A counter. Its value must never fall.
-pub fn counter<V: EncodeCounterValue>(
-    registry: &mut Registry,
-    name: &'static str,
-    help: &'static str,
-    value: impl Fn() -> V + Send + Sync + 'static,
-) {
-    one(registry, name, help, move || ConstCounter::new(value()));
-}
-
-/// A counter for each value of a label.
-pub fn counters<V: EncodeCounterValue, const N: usize>(
-    registry: &mut Registry,
-    name: &'static str,
-    help: &'static str,
-    label: &'static str,
-    values: impl Fn() -> [(&'static str, V); N] + Send + Sync + 'static,
-) {
-    many(registry, name, help, label, move || {
-        values().map(|(of, value)| (of, ConstCounter::new(value)))
-    });
-}
-
-fn one<M: EncodeMetric + TypedMetric>(
+/// A metric of one value: a gauge or, if it never falls, a counter.
+pub fn metric<M: EncodeMetric + TypedMetric>(
     registry: &mut Registry,
     name: &'static str,
     help: &'static str,
@@ -79,7 +34,8 @@ fn one<M: EncodeMetric + TypedMetric>(
     });
 }
 
-fn many<M: EncodeMetric + TypedMetric, const N: usize>(
+/// One for each value of a label.
+pub fn family<M: EncodeMetric + TypedMetric, const N: usize>(
     registry: &mut Registry,
     name: &'static str,
     help: &'static str,

@@ -36,8 +36,8 @@ pub trait Store: Send + Sync {
     /// stays.
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, ()>;
 
-    /// What others have found, from now on. None, where there are no others.
-    fn news(&self) -> BoxStream<'static, (Feed, Arc<Known>)>;
+    /// Feeds of which others have kept something, from now on. None, where there are no others.
+    fn news(&self) -> BoxStream<'static, Feed>;
 
     /// Makes what it counts known to whoever reads `registry`.
     fn register(&self, registry: &mut Registry);

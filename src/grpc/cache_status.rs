@@ -4,7 +4,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::latest::{Made, Why};
 
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// Where it is said.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What was said, if it was.
 #[must_use]

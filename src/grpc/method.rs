@@ -1,7 +1,7 @@
 //! What a call is known by: its method, and how it ended.
 
-use http::{HeaderMap, HeaderName};
-use tonic::Code;
+use http::HeaderMap;
+use tonic::{Code, Status};
 
 /// A method that is served, or any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +83,6 @@ impl Method {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended(Code);
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-
 /// As gRPC's specification writes them, in the order of their numbers.
 const NAMES: [&str; 17] = [
     "OK",
@@ -116,7 +114,7 @@ impl Ended {
     /// What `headers`, or trailers, say of it.
     #[must_use]
     pub fn told(headers: &HeaderMap) -> Option<Self> {
-        let status = headers.get(GRPC_STATUS)?;
+        let status = headers.get(Status::GRPC_STATUS)?;
         Some(Self(Code::from_bytes(status.as_bytes())))
     }
 
@@ -176,10 +174,10 @@ mod tests {
     fn how_a_call_ended_is_in_its_status() {
         let mut headers = HeaderMap::new();
         assert_eq!(Ended::told(&headers), None);
-        headers.insert(GRPC_STATUS, "5".parse().expect("a value"));
+        headers.insert(Status::GRPC_STATUS, "5".parse().expect("a value"));
         let told = Ended::told(&headers).expect("told");
         assert_eq!((told.name(), told.is_our_fault()), ("NOT_FOUND", false));
-        headers.insert(GRPC_STATUS, "99".parse().expect("a value"));
+        headers.insert(Status::GRPC_STATUS, "99".parse().expect("a value"));
         let told = Ended::told(&headers).expect("told");
         assert_eq!((told.name(), told.is_our_fault()), ("UNKNOWN", true));
     }

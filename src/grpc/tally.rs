@@ -12,7 +12,7 @@ use std::{
 
 use prometheus_client::{
     encoding::{DescriptorEncoder, NoLabelSet},
-    metrics::MetricType,
+    metrics::{MetricType, counter::ConstCounter},
     registry::{Registry, Unit},
 };
 
@@ -94,12 +94,16 @@ pub fn register(tallies: Vec<Arc<Tally>>, registry: &mut Registry) {
             .map(|tally| tally.lookups[how].load(Relaxed))
             .sum::<u64>()
     };
-    metrics::counters(
+    metrics::family(
         registry,
         "plaque_lookups",
         "Questions answered, of which a batch asks several, by how",
         "cache_status",
-        move || array::from_fn::<_, { CACHE_STATUS.len() }, _>(|how| (CACHE_STATUS[how], sum(how))),
+        move || {
+            array::from_fn::<_, { CACHE_STATUS.len() }, _>(|how| {
+                (CACHE_STATUS[how], ConstCounter::new(sum(how)))
+            })
+        },
     );
 }
 

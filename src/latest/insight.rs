@@ -5,12 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prometheus_client::registry::Registry;
+use prometheus_client::{
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
 
 use super::{Known, Latest};
 use crate::{
     coalesce::InProgress,
-    metrics::{counter, counters, gauge},
+    metrics::{family, metric},
     upstream::Feed,
 };
 
@@ -84,9 +87,11 @@ impl Latest {
             latest
                 .in_progress()
                 .first()
-                .map_or(0.0, |oldest| oldest.begun.elapsed().as_secs_f64())
+                .map_or(ConstGauge::new(0.0), |oldest| {
+                    ConstGauge::new(oldest.begun.elapsed().as_secs_f64())
+                })
         };
-        gauge(
+        metric(
             registry,
             "flight_age_max_seconds",
             "The age of the oldest lookup in progress",
@@ -95,11 +100,11 @@ impl Latest {
         let latest = Arc::clone(self);
         let evictions = move || {
             [
-                ("size", latest.coalescer.evicted()),
-                ("expired", latest.coalescer.expired()),
+                ("size", ConstCounter::new(latest.coalescer.evicted())),
+                ("expired", ConstCounter::new(latest.coalescer.expired())),
             ]
         };
-        counters(
+        family(
             registry,
             "cache_evictions",
             "Feeds forgotten, by why",
@@ -133,23 +138,24 @@ impl Latest {
             ),
         ];
         for (name, help, value) in gauges {
-            gauge(registry, name, help, reader(value));
+            let read = reader(value);
+            metric(registry, name, help, move || ConstGauge::new(read()));
+        }
+        let counters: [(_, _, Number); 2] = [
+            ("flights_started", "Lookups begun", |latest| {
+                latest.coalescer.begun()
+            }),
+            ("polls", "Looks at watched channels", |latest| {
+                latest.source.hubs.polls()
+            }),
+        ];
+        for (name, help, value) in counters {
+            let read = reader(value);
+            metric(registry, name, help, move || ConstCounter::new(read()));
         }
         if let Some(store) = self.source.store() {
             store.register(registry);
         }
-        counter(
-            registry,
-            "flights_started",
-            "Lookups begun",
-            reader(|latest| latest.coalescer.begun()),
-        );
-        counter(
-            registry,
-            "polls",
-            "Looks at watched channels",
-            reader(|latest| latest.source.hubs.polls()),
-        );
     }
 }
 

@@ -74,10 +74,9 @@ impl Source {
             return self.ask(feed, urgency, known.as_deref()).await;
         };
         let mut known = known;
+        let mut lease = None;
         loop {
-            let kept = store.load(feed).await.map(Arc::new);
-            if let Some(kept) = kept.filter(|kept| is_newer(kept, known.as_deref())) {
-                self.hear(feed, &kept);
+            if let Some(kept) = self.kept(feed, known.as_deref()).await {
                 // What a caller is given at once is given at once; they will ask for what is newer behind it.
                 let will_do = match self.policy.judge(Some(&kept), max_age, asked, Instant::now()) {
                     Verdict::Answer { refresh, .. } => !refresh || urgency == Urgency::Awaited,
@@ -89,15 +88,35 @@ impl Source {
                 }
                 known = Some(kept);
             }
-            match store.lease(feed).await {
-                Lease::Theirs(ended) => ended.await,
-                lease @ (Lease::Ours(_) | Lease::Alone) => {
-                    let found = self.ask(feed, urgency, known.as_deref()).await;
-                    store.save(feed, &found, lease).await;
-                    return found;
-                }
-            }
+            let lease = match lease.take() {
+                Some(held) => Lease::Ours(held),
+                None => match store.lease(feed).await {
+                    // Its last holder may have saved something between our look and our lease.
+                    Lease::Ours(held) => {
+                        lease = Some(held);
+                        continue;
+                    }
+                    Lease::Theirs(ended) => {
+                        ended.await;
+                        continue;
+                    }
+                    Lease::Alone => Lease::Alone,
+                },
+            };
+            let found = self.ask(feed, urgency, known.as_deref()).await;
+            store.save(feed, &found, lease).await;
+            return found;
         }
+    }
+
+    /// What the store has of `feed`, if it tells of a later lookup than what is `known`.
+    pub(super) async fn kept(&self, feed: Feed, known: Option<&Known>) -> Option<Arc<Known>> {
+        let kept = self.store.as_ref()?.load(feed).await?;
+        if kept.last_attempt() <= known.and_then(Known::last_attempt) {
+            return None;
+        }
+        self.hear(feed, &kept);
+        Some(Arc::new(kept))
     }
 
     /// Asks upstream, and notes what came of it.
@@ -116,7 +135,7 @@ impl Source {
     }
 
     /// Tells who watches.
-    pub(super) fn hear(&self, feed: Feed, known: &Known) {
+    fn hear(&self, feed: Feed, known: &Known) {
         if feed.kind.is_none() {
             self.hubs.hear(feed.channel, known);
         }
@@ -183,9 +202,4 @@ impl Source {
             error => LookupError::Upstream(error),
         }
     }
-}
-
-/// Whether `kept` tells of a later lookup than what is `known`.
-pub(super) fn is_newer(kept: &Known, known: Option<&Known>) -> bool {
-    kept.last_attempt() > known.and_then(Known::last_attempt)
 }

@@ -5,23 +5,26 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use http::{HeaderName, Method, Request, Response};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
-use tonic::body::Body;
+use tonic::{Status, body::Body};
 use tonic_web::GrpcWebLayer;
 use tower::{ServiceBuilder, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::calls::{CallBody, Calls};
-use crate::{config::Origins, grpc::PUSHBACK};
+use crate::{
+    config::Origins,
+    grpc::{CACHE_STATUS, PUSHBACK},
+};
 
 /// What a page may ask for need not be asked again for so long.
 const MAX_AGE: Duration = Duration::from_hours(1);
 
 /// What of an answer a page may read beside what is in the body.
 const EXPOSED: [HeaderName; 5] = [
-    HeaderName::from_static("cache-status"),
-    HeaderName::from_static("grpc-status"),
-    HeaderName::from_static("grpc-message"),
-    HeaderName::from_static("grpc-status-details-bin"),
+    CACHE_STATUS,
+    Status::GRPC_STATUS,
+    Status::GRPC_MESSAGE,
+    Status::GRPC_STATUS_DETAILS,
     HeaderName::from_static(PUSHBACK),
 ];
 
@@ -45,7 +48,7 @@ pub(super) fn service<S, F>(
     cors: CorsLayer,
 ) -> impl Service<
     Request<hyper::body::Incoming>,
-    Response = Response<impl http_body::Body<Data = prost::bytes::Bytes, Error = tonic::Status>>,
+    Response = Response<impl http_body::Body<Data = prost::bytes::Bytes, Error = Status>>,
     Error = Infallible,
     Future: Send,
 >

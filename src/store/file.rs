@@ -31,7 +31,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use parking_lot::{Condvar, Mutex, RwLock};
-use prometheus_client::registry::Registry;
+use prometheus_client::{metrics::gauge::ConstGauge, registry::Registry};
 use tokio::sync::{Semaphore, watch};
 
 use self::engine::{Change, Changes, Engine, Key, Refused};
@@ -41,7 +41,7 @@ use super::{
     operations::{Operations, Part},
     tally::Outcome,
 };
-use crate::{metrics::gauge, upstream::Feed};
+use crate::{metrics::metric, upstream::Feed};
 
 /// From one commit to the next. With the time that a commit takes, what is saved is safe within a second.
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
@@ -266,15 +266,15 @@ impl Store for File {
         future::ready(()).boxed()
     }
 
-    fn news(&self) -> BoxStream<'static, (Feed, Arc<Known>)> {
+    fn news(&self) -> BoxStream<'static, Feed> {
         Box::pin(stream::empty())
     }
 
     fn register(&self, registry: &mut Registry) {
         self.shared.operations.register(registry);
         let path = self.shared.path.clone();
-        let length = move || path.metadata().map_or(0, |file| file.len());
-        gauge(
+        let length = move || ConstGauge::new(path.metadata().map_or(0, |file| file.len()));
+        metric(
             registry,
             "store_file_bytes",
             "The length of the store's file",

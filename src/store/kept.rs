@@ -210,15 +210,19 @@ mod tests {
         ];
         Good {
             value: Arc::new(Channel::new(id, "A channel", uploads)),
-            at: now - SECOND * 10,
+            at: ago(now, SECOND * 10),
             time: SystemTime::UNIX_EPOCH + SECOND * 1_800_000_000,
         }
+    }
+
+    fn ago(now: Instant, age: Duration) -> Instant {
+        now.checked_sub(age).expect("the machine runs since")
     }
 
     fn failed(error: UpstreamError, now: Instant) -> Failed<UpstreamError> {
         Failed {
             error,
-            at: now - SECOND * 2,
+            at: ago(now, SECOND * 2),
             retry_at: now + SECOND * 30,
             streak: 3,
         }
@@ -243,7 +247,7 @@ mod tests {
             assert_eq!((is.value, is.at, is.time), (was.value, was.at, was.time));
             let is = back.failed.expect("failed");
             assert_eq!((is.error, is.streak), (error, 3));
-            assert_eq!((is.at, is.retry_at), (now - SECOND * 2, now + SECOND * 30));
+            assert_eq!((is.at, is.retry_at), (ago(now, SECOND * 2), now + SECOND * 30));
         }
     }
 

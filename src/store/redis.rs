@@ -43,9 +43,6 @@ use super::{
 };
 use crate::upstream::Feed;
 
-/// As many feeds are read at once for those who want news.
-const READ_AHEAD: usize = 8;
-
 /// Where the store is, and how long things may take.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -122,7 +119,7 @@ impl Drop for Redis {
 }
 
 impl Shared {
-    async fn load(&self, feed: Feed, operation: &'static str) -> Option<Known> {
+    async fn load(&self, feed: Feed) -> Option<Known> {
         let began = Instant::now();
         let loaded = self.link.run(&scripts::LOAD, &scripts::tag(feed), &[]).await;
         let known = match loaded {
@@ -142,7 +139,7 @@ impl Shared {
             Some(_) => Outcome::Hit,
             None => Outcome::Miss,
         });
-        self.count(operation, outcome.map_err(|trouble| *trouble), began);
+        self.count("load", outcome.map_err(|trouble| *trouble), began);
         known.ok().flatten()
     }
 
@@ -236,7 +233,7 @@ async fn wait(link: Arc<Link>, mut waiter: Waiter, tag: String, mut left: u64) {
 
 impl Store for Redis {
     fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
-        Box::pin(self.0.load(feed, "load"))
+        Box::pin(self.0.load(feed))
     }
 
     fn lease(&self, feed: Feed) -> BoxFuture<'_, Lease> {
@@ -247,9 +244,8 @@ impl Store for Redis {
         Box::pin(self.0.save(feed, known, lease))
     }
 
-    fn news(&self) -> BoxStream<'static, (Feed, Arc<Known>)> {
-        let shared = Arc::clone(&self.0);
-        let feeds = stream::unfold(self.0.hearing.news(), |mut news| async {
+    fn news(&self) -> BoxStream<'static, Feed> {
+        stream::unfold(self.0.hearing.news(), |mut news| async {
             loop {
                 match news.recv().await {
                     Ok(feed) => return Some((feed, news)),
@@ -257,15 +253,8 @@ impl Store for Redis {
                     Err(RecvError::Closed) => return None,
                 }
             }
-        });
-        feeds
-            .map(move |feed| {
-                let shared = Arc::clone(&shared);
-                async move { Some((feed, Arc::new(shared.load(feed, "news").await?))) }
-            })
-            .buffered(READ_AHEAD)
-            .filter_map(std::future::ready)
-            .boxed()
+        })
+        .boxed()
     }
 
     fn register(&self, registry: &mut Registry) {

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use prometheus_client::{
-    metrics::{family::Family, histogram::Histogram},
+    metrics::{family::Family, gauge::ConstGauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
-use crate::metrics::{SECONDS, gauge};
+use crate::metrics::{SECONDS, metric};
 
 /// How long operations took, by what came of them.
 #[derive(Clone, Debug)]
@@ -59,11 +59,11 @@ impl Tally {
             Unit::Seconds,
             self.0.clone(),
         );
-        gauge(
+        metric(
             registry,
             "store_up",
             "1 if the store is in use, 0 if it is in trouble",
-            move || i64::from(up()),
+            move || ConstGauge::new(i64::from(up())),
         );
     }
 }

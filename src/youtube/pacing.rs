@@ -16,7 +16,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
+use prometheus_client::{metrics::gauge::ConstGauge, registry::Registry};
 use tokio::{
     sync::{Notify, Semaphore, SemaphorePermit},
     time::Instant,
@@ -27,7 +27,7 @@ use self::{
     rate::Rate,
 };
 use crate::{
-    metrics::{gauge, gauges},
+    metrics::{family, metric},
     upstream::{Failure, UpstreamError, Urgency},
 };
 
@@ -101,21 +101,22 @@ impl Pacer {
     /// Makes the numbers known to whoever reads `registry`.
     pub(super) fn register(this: &Arc<Self>, registry: &mut Registry) {
         let pacer = Arc::clone(this);
-        gauge(
+        metric(
             registry,
             "upstream_queue",
             "Lookups that wait for their turn",
-            move || (pacer.places - pacer.queue.available_permits()) as u64,
+            move || ConstGauge::new((pacer.places - pacer.queue.available_permits()) as u64),
         );
         let pacer = Arc::clone(this);
-        gauges(
+        family(
             registry,
             "upstream_breaker",
             "Whether the upstream is asked: 1 for closed if it is, for open if it refuses us, for probing while one lookup tries",
             "state",
             move || {
                 let current = pacer.breaker.lock().state_name();
-                ["closed", "open", "probing"].map(|state| (state, u64::from(state == current)))
+                ["closed", "open", "probing"]
+                    .map(|state| (state, ConstGauge::new(u64::from(state == current))))
             },
         );
     }

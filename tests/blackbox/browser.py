@@ -234,8 +234,16 @@ def nobody_is_asked_for_a_page_that_is_not_seen(bench):
         def hide(hidden):
             page.page.evaluate(f"window.isHidden = {json.dumps(hidden)}; document.dispatchEvent(new Event('visibilitychange'))")
 
+        # It is hidden in the middle of a look, which ends, and is the last.
+        held = []
+        page.page.route("**/busy", lambda route: held.append(route))
+        page.page.clock.run_for(PERIOD_MS)
+        page.wait_for(lambda: held, "a look")
         before = page.looks()
         hide(True)
+        held[0].continue_()
+        page.wait_until_drawn()
+        page.page.unroute("**/busy")
         page.page.clock.run_for(60_000)
         expect_equal("the looks of a hidden page", page.looks() - before, 0)
         expect_equal("the age", page.text("#age"), "paused, numbers of 1 min ago")

@@ -5,18 +5,18 @@ from contextlib import contextmanager
 
 from playwright.sync_api import sync_playwright
 
-from support import Stopwatch, expect, expect_equal
+from support import ENVIRONMENT, Stopwatch, expect, expect_equal
 
 # Names must not be looked up, whatever a page or the browser itself asks for: all there is to ask is on loopback.
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 
 @contextmanager
-def chromium():
+def chromium(*arguments):
     program = shutil.which("chromium")
     expect(program, "no chromium in PATH: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=[OFFLINE])
+        browser = playwright.chromium.launch(executable_path=program, args=[OFFLINE, *arguments], env=ENVIRONMENT)
         try:
             yield browser
         finally:

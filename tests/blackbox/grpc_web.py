@@ -6,7 +6,6 @@ Needs what the README names, chromium and openssl.
 """
 
 import re
-import shutil
 import signal
 import tempfile
 from contextlib import contextmanager
@@ -14,13 +13,16 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from playwright.sync_api import TimeoutError as TooLate
-from playwright.sync_api import sync_playwright
 
+from browser_support import chromium
 from clients import NEW, WATCH_GOES_ON, Client, expect_begun, expect_refused, it_is_built_as_its_readme_says
 from support import (
-    ENVIRONMENT, KURZGESAGT, UNKNOWN, Bench, Failure, Suite, expect, expect_equal, expect_in, make_certificate, running,
+    KURZGESAGT, UNKNOWN, Bench, Failure, Suite, expect, expect_equal, expect_in, make_certificate, running,
     wait_until,
 )
+
+# As browser_support.OFFLINE, and loopback's name.
+LOOPBACK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 
 suite = Suite()
 
@@ -39,15 +41,8 @@ def site():
 @contextmanager
 def opened(page_origin, server, *channels, **options):
     """The page in a browser of its own, for the channels; `server` is plaque's URL."""
-    chromium = shutil.which("chromium")
-    expect(chromium, "no chromium in PATH")
-    arguments = [
-        # Nobody vouches for the certificate of a check.
-        "--ignore-certificate-errors",
-        # A browser asks its maker for this and that.
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
-    ]
-    with sync_playwright() as play, play.chromium.launch(executable_path=chromium, args=arguments, env=ENVIRONMENT) as browser:
+    # Nobody vouches for the certificate of a check.
+    with chromium("--ignore-certificate-errors", LOOPBACK) as browser:
         page = Page(browser.new_page(), server)
         asked = urlencode({"server": server, "channel": channels, **options}, doseq=True)
         page.tab.goto(f"{page_origin}/?{asked}")

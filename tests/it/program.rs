@@ -6,7 +6,7 @@ use std::{
     io::{BufRead as _, BufReader},
     net::TcpListener,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use plaque::server::Drained;
@@ -25,6 +25,29 @@ pub fn plaque() -> Command {
     }
     command.env_remove("RUST_LOG");
     command
+}
+
+/// A server on free ports.
+pub fn plaque_serve() -> Command {
+    let mut command = plaque();
+    command.args([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ]);
+    command
+}
+
+/// Waits for the first line of a program whose output is a pipe, and returns it with its end.
+pub async fn first_line(child: &mut Child) -> String {
+    let out = child.stdout.take().expect("piped");
+    let first = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        BufReader::new(out).read_line(&mut line).map(|_| line)
+    });
+    first.await.expect("no panic").expect("a line")
 }
 
 /// Runs to the end and returns the exit code and what was said.
@@ -197,12 +220,7 @@ async fn watch_prints_uploads_as_they_come() {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        let out = watch.stdout.take().expect("piped");
-        let first = tokio::task::spawn_blocking(move || {
-            let mut line = String::new();
-            BufReader::new(out).read_line(&mut line).map(|_| line)
-        });
-        let first = first.await.expect("no panic").expect("a line");
+        let first = first_line(&mut watch).await;
         watch.kill().expect("it runs still");
         watch.wait().expect("it has ended");
         if json {

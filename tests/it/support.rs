@@ -3,7 +3,10 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -275,8 +278,19 @@ impl Client {
     /// earlier ones have all got as far as they can. At most 150 at once: a connection may have 200.
     pub async fn start_many(&self, channel: &str, count: usize) -> Vec<JoinHandle<Answered>> {
         self.get("not a channel").await.expect_err("it is none"); // connected now
-        let calls: Vec<_> = (0..count).map(|_| self.start(channel)).collect();
-        tokio::task::yield_now().await; // every call's task has sent its request
+        let polled = Arc::new(AtomicUsize::new(0));
+        let start = |_| {
+            let (client, channel, polled) = (self.clone(), channel.to_owned(), Arc::clone(&polled));
+            tokio::spawn(async move {
+                polled.fetch_add(1, SeqCst);
+                client.get(&channel).await
+            })
+        };
+        let calls: Vec<_> = (0..count).map(start).collect();
+        // Polled once, a task has sent its request: there is a connection. One turn of the runtime polls 61 at most.
+        while polled.load(SeqCst) < count {
+            tokio::task::yield_now().await;
+        }
         self.get("not a channel").await.expect_err("it is none");
         calls
     }

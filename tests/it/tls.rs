@@ -19,7 +19,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     pki::{Authority, Identity},
-    program::{assert_refused, plaque},
+    program::{assert_refused, plaque, plaque_serve},
     raw::{HELLO, PING},
     support::{CHANNEL, Fake, Server, feed, youtube},
 };
@@ -48,14 +48,7 @@ impl Folder {
 
     /// A server that is to use these files.
     fn serve(&self, cert: &str, key: &str) -> Command {
-        let mut command = plaque();
-        command.args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin-listen",
-            "127.0.0.1:0",
-        ]);
+        let mut command = plaque_serve();
         command.arg("--tls-cert").arg(self.0.join(cert));
         command.arg("--tls-key").arg(self.0.join(key));
         command

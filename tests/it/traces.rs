@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashSet,
-    io::{BufRead as _, BufReader},
     net::SocketAddr,
     process::{Child, Command, Stdio},
     sync::{
@@ -36,7 +35,7 @@ use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tonic::{Code, Request, Status};
 
 use crate::{
-    program::{assert_refused, plaque},
+    program::{assert_refused, first_line, plaque, plaque_serve},
     support::{Answered, CHANNEL, Client, Fake, feed, request},
 };
 
@@ -217,14 +216,7 @@ struct Program {
 
 impl Program {
     async fn start(fake: &Fake, adjust: impl FnOnce(&mut Command)) -> Self {
-        let mut command = plaque();
-        command.args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin-listen",
-            "127.0.0.1:0",
-        ]);
+        let mut command = plaque_serve();
         command.args(["--upstream", fake.origin.url().as_str()]);
         adjust(&mut command);
         let mut child = command
@@ -232,12 +224,7 @@ impl Program {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        let out = child.stdout.take().expect("piped");
-        let first = tokio::task::spawn_blocking(move || {
-            let mut line = String::new();
-            BufReader::new(out).read_line(&mut line).map(|_| line)
-        });
-        let first = first.await.expect("no panic").expect("a line");
+        let first = first_line(&mut child).await;
         let address = first.trim().rsplit(' ').next().expect("the address comes last");
         Self {
             child,
