@@ -47,11 +47,12 @@ pub fn encode(known: &Known, now: Instant) -> Option<Vec<u8>> {
     Some(kept.encode_to_vec())
 }
 
-/// What was known when `bytes` were written, `since` before `now`.
+/// What was known when `bytes` were written, `since` before `now`. Without a failure of a kind that only a later version knows: what
+/// was good before it still is.
 ///
 /// # Errors
 ///
-/// If they are not what [`encode`] makes, or what a later version made that says something else.
+/// If they are not what [`encode`] makes, and say nothing else either.
 pub fn decode(bytes: &[u8], since: Duration, now: Instant) -> Result<Known, Unreadable> {
     let kept = store::Kept::decode(bytes)?;
     let ago = |age: Option<prost_types::Duration>, what| {
@@ -68,14 +69,17 @@ pub fn decode(bytes: &[u8], since: Duration, now: Instant) -> Result<Known, Unre
             time: time(kept.fetch_time).ok_or(Unreadable::Field("fetch_time"))?,
         })
     });
-    let failed = kept.failure.map(|failure| -> Result<_, Unreadable> {
+    let failure = kept
+        .failure
+        .and_then(|failure| Some((failure.error.clone()?, failure)));
+    let failed = failure.map(|(error, failure)| -> Result<_, Unreadable> {
         let at = ago(failure.age, "failure.age")?;
         let pause: Option<Duration> = failure.retry_in.and_then(|pause| pause.try_into().ok());
         let pause = pause
             .ok_or(Unreadable::Field("failure.retry_in"))?
             .saturating_sub(since);
         Ok(Failed {
-            error: known_error(failure.error.ok_or(Unreadable::Field("failure.error"))?)?,
+            error: known_error(error)?,
             at,
             retry_at: now
                 .checked_add(pause)
@@ -269,6 +273,41 @@ mod tests {
         let bytes = encode(&Entry::failed(Some(good(now)), refused()), now).expect("something to keep");
         let back = decode(&bytes, Duration::ZERO, now).expect("readable");
         assert!(back.good.is_some() && back.failed.is_none());
+    }
+
+    #[test]
+    fn what_a_later_version_adds_is_ignored() {
+        let now = Instant::now();
+        let encoded = |error| {
+            let failure = store::Failure {
+                error,
+                age: duration(SECOND),
+                retry_in: duration(SECOND),
+                streak: 1,
+            };
+            let good = good(now);
+            let kept = store::Kept {
+                channel: Some(channel(&good.value)),
+                fetch_time: Some(good.time.into()),
+                age: duration(SECOND),
+                failure: Some(failure),
+            };
+            // A field with the number 100, of one byte.
+            [&kept.encode_to_vec()[..], b"\xa2\x06\x01x"].concat()
+        };
+        let back = decode(&encoded(Some(Error::Status(503))), Duration::ZERO, now).expect("readable");
+        assert!(back.good.is_some() && back.failed.is_some());
+        let back = decode(&encoded(None), Duration::ZERO, now).expect("readable");
+        assert!(back.good.is_some() && back.failed.is_none());
+    }
+
+    #[test]
+    fn an_answer_may_be_older_than_the_machine_runs() {
+        let now = Instant::now();
+        let bytes = encode(&Entry::succeeded(good(now).value, now, SystemTime::now()), now);
+        let years = Duration::from_hours(10 * 365 * 24);
+        let back = decode(&bytes.expect("something to keep"), years, now).expect("readable");
+        assert_eq!(back.good.expect("good").age(now), years);
     }
 
     #[test]

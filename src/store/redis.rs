@@ -61,13 +61,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Answers of a week, leases of two seconds, 100 ms for an operation.
+    /// Answers of a week, leases of two seconds, 250 ms for an operation.
     #[must_use]
     pub fn new(address: Address) -> Self {
         Self {
             address,
             prefix: Prefix::default(),
-            budget: Duration::from_millis(100),
+            budget: Duration::from_millis(250),
             keep_for: Duration::from_hours(7 * 24),
             lease: Duration::from_secs(2),
             authorities: None,

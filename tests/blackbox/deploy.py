@@ -1,7 +1,7 @@
 """What deploy/ hands to Kubernetes, Istio, Linkerd, systemd, Prometheus and Grafana: against the schemas and tools of these, and
 against a running plaque. (mesh.py, service_config.py and image.py try the rest of deploy/.)
 
-    pip install -r tests/blackbox/requirements.txt; apt-get install prometheus systemd (for promtool and systemd-analyze)
+    pip install -r tests/blackbox/requirements.txt; apt-get install prometheus systemd valkey (for promtool and systemd-analyze)
     python tests/blackbox/deploy.py --plaque target/release/plaque --shared ../shared
 
 Needs Go, whose modules bring the schemas of Istio and of the Gateway API.
@@ -19,7 +19,8 @@ import kubernetes_validate
 import yaml
 
 from support import (
-    KURZGESAGT, REPOSITORY, Bench, Failure, Suite, expect, expect_equal, expect_ok, made_up_channel, run, wait_until,
+    KURZGESAGT, REPOSITORY, Bench, Failure, Suite, expect, expect_equal, expect_ok, free_port, made_up_channel, run, running,
+    wait_until,
 )
 
 suite = Suite()
@@ -43,7 +44,11 @@ def documents(path):
 # Kubernetes and its meshes
 
 
-MANIFESTS = {document["kind"]: document for document in documents(DEPLOY / "kubernetes" / "plaque.yaml")}
+def manifests(name):
+    return {document["kind"]: document for document in documents(DEPLOY / "kubernetes" / f"{name}.yaml")}
+
+
+MANIFESTS, VALKEY = manifests("plaque"), manifests("valkey")
 POD = MANIFESTS["Deployment"]["spec"]["template"]
 CONTAINER = POD["spec"]["containers"][0]
 # By name and by number, as manifests name them.
@@ -53,9 +58,10 @@ PORTS = {key: port["containerPort"] for port in CONTAINER["ports"] for key in (p
 @suite.check
 def the_manifests_match_the_schemas_of_kubernetes(_bench):
     for version in KUBERNETES:
-        for document in MANIFESTS.values():
+        for document in [*MANIFESTS.values(), *VALKEY.values()]:
             kubernetes_validate.validate(document, version, strict=True)
     expect_equal("the kinds", set(MANIFESTS), {"Deployment", "Service", "PodDisruptionBudget"})
+    expect_equal("the kinds of the store", set(VALKEY), {"Deployment", "Service", "NetworkPolicy"})
     return f"of {' and '.join(KUBERNETES)}"
 
 
@@ -75,6 +81,17 @@ def the_manifests_fit_together(_bench):
     drain = sum(int(flags[flag].removesuffix("s")) for flag in ("--drain-delay", "--drain-timeout"))
     grace = POD["spec"]["terminationGracePeriodSeconds"]
     expect(grace > drain, f"a pod has {grace} s to end, and plaque wants {drain} s")
+    service, policy = VALKEY["Service"], VALKEY["NetworkPolicy"]["spec"]
+    url = f"redis://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    expect_equal("where plaque looks for its store", flags["--store"], url)
+    store = VALKEY["Deployment"]["spec"]["template"]
+    for selector in [VALKEY["Deployment"]["spec"]["selector"]["matchLabels"], service["spec"]["selector"],
+                     policy["podSelector"]["matchLabels"]]:
+        expect_equal("what chooses the store's pod", selector, store["metadata"]["labels"])
+    expect_equal("who may reach it", policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"], labels)
+    ports = [port["name"] for port in store["spec"]["containers"][0]["ports"]]
+    named = [service["spec"]["ports"][0]["targetPort"], policy["ingress"][0]["ports"][0]["port"]]
+    expect_equal("the store's ports that nothing listens on", set(named) - set(ports), set())
 
 
 @suite.check
@@ -91,6 +108,23 @@ def plaque_takes_the_flags_of_the_deployment_and_answers_its_probes(bench):
         with urllib.request.urlopen(plaque.admin + CONTAINER["livenessProbe"]["httpGet"]["path"], timeout=10) as alive:
             expect_equal("the answer to the liveness probe", alive.status, 200)
         expect_ok(plaque.ask(KURZGESAGT))
+
+
+@suite.check
+def two_replicas_share_the_valkey_of_the_deployment(bench):
+    container = VALKEY["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    program, *flags = container["args"]
+    port = free_port()
+    with bench.origin() as origin, running([program, *flags, "--port", port]) as valkey:
+        wait_until(lambda: "Ready to accept connections" in valkey.out.read_text(), "Valkey starts")
+        client, *words = container["readinessProbe"]["exec"]["command"]
+        expect_equal("the answer to the readiness probe", output(client, "-p", port, *words), "PONG\n")
+        store = "--store", f"redis://127.0.0.1:{port}"
+        with bench.plaque(origin.url, *store) as one, bench.plaque(origin.url, *store) as other:
+            for plaque in one, other:
+                wait_until(lambda plaque=plaque: plaque.metric("plaque_store_up") == 1, "the store is in use")
+                expect_ok(plaque.ask(KURZGESAGT))
+        expect_equal("the lookups of both", origin.lookups(), 1)
 
 
 def custom_schemas(module, under):
@@ -140,7 +174,7 @@ def the_meshes_resources_match_their_schemas(_bench):
 def systemd_takes_the_unit(bench):
     installed = "/usr/local/bin/plaque"
     unit = (DEPLOY / "plaque.service").read_text()
-    expect(f"ExecStart={installed} serve\n" in unit, "the unit starts something else")
+    expect(f"ExecStart={installed} serve --store file:%S/plaque/store\n" in unit, "the unit starts something else")
     with tempfile.TemporaryDirectory(prefix="plaque-unit-") as folder:
         path = Path(folder) / "plaque.service"
         path.write_text(unit.replace(installed, shlex.quote(str(bench.program))))
@@ -227,7 +261,8 @@ def plaque_tells_what_alerts_and_dashboard_ask_for(bench):
     # One of each thing that is counted by kind, as plaque is silent of what has not happened: calls, lookups, evictions (of 500
     # channels some 30 fit), a connection that ended.
     flags = "--cache-bytes", "64KiB", "--log", "error"
-    with bench.plaque_and_origin(*flags, synthesise=True) as (plaque, origin):
+    with tempfile.TemporaryDirectory(prefix="plaque-store-") as folder, \
+            bench.plaque_and_origin(*flags, "--store", f"file:{folder}/store", synthesise=True) as (plaque, origin):
         origin.control(latency_ms=0)
         with plaque.connect() as other:
             expect_ok(plaque.ask(KURZGESAGT, over=other))

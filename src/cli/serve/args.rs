@@ -90,16 +90,17 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_CACHE_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = values::bytes)]
     cache_bytes: u64,
 
-    /// What is known is kept there, too: file:PATH outlives a restart; redis://HOST, rediss:// (TLS) or redis-cluster://HOST,HOST is
-    /// shared by replicas, which then look a channel up once among them [default: in memory alone]
+    /// Where to keep what is known beyond this process: file:PATH, for a restart; or shared by replicas, which then look a channel up
+    /// once among them: redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss:// for TLS, redis-cluster://HOST,HOST [default: nowhere]
     #[arg(long, env = "PLAQUE_STORE", value_name = "ADDRESS", value_parser = config::store)]
     store: Option<StoreAddress>,
 
-    /// How large the file may become
+    /// How large the file may become; a sixth of it is for channels (about 2.4 KiB each), and those that were looked up longest ago
+    /// make room
     #[arg(long, env = "PLAQUE_STORE_BYTES", default_value = "1GiB", value_name = "SIZE", value_parser = values::bytes)]
     store_bytes: u64,
 
-    /// The beginning of all keys in Redis: those who share answers have the same
+    /// The beginning of all keys in Redis; plaques share answers with those that have the same
     #[arg(
         long,
         env = "PLAQUE_STORE_PREFIX",
@@ -108,8 +109,8 @@ pub(in crate::cli) struct Args {
     )]
     store_prefix: redis::Prefix,
 
-    /// How long Redis may take for anything; plaque goes on without it if it takes longer
-    #[arg(long, env = "PLAQUE_STORE_TIMEOUT", default_value = "100ms", value_name = "DURATION", value_parser = values::time_limit)]
+    /// How long Redis may take for anything; if it takes longer, plaque goes on without it until it is well again
+    #[arg(long, env = "PLAQUE_STORE_TIMEOUT", default_value = "250ms", value_name = "DURATION", value_parser = values::time_limit)]
     store_timeout: Duration,
 
     /// How many callers may wait for lookups at once; one more is told OVERLOADED
