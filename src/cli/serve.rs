@@ -87,21 +87,25 @@ async fn serve(
     // Before the address is told, so that whoever reads it can also stop us.
     let shutdown = shutdown_signal()?;
     keep_current(listeners.tls.clone())?;
+    let store = match &config.store {
+        Some(store) => Some(open_store(store).await?),
+        None => None,
+    };
     announce(&listeners)?;
     let sources = Sources {
         upstream: Arc::new(youtube),
-        store: config.store.as_ref().map(open_store).transpose()?,
+        store,
     };
     Ok(server::run(listeners, config, sources, shutdown).await?)
 }
 
-fn open_store(store: &config::Store) -> Result<Arc<dyn Store>, String> {
+async fn open_store(store: &config::Store) -> Result<Arc<dyn Store>, String> {
     Ok(match store {
         config::Store::File(path, bytes) => {
             let file = File::open(path, *bytes).map_err(|error| format!("--store: {error}"))?;
             Arc::new(file)
         }
-        config::Store::Redis(settings) => Arc::new(Redis::start(settings.clone())),
+        config::Store::Redis(settings) => Arc::new(Redis::start(settings.clone()).await),
     })
 }
 

@@ -88,9 +88,9 @@ struct Shared {
 }
 
 impl Redis {
-    /// Begins to connect, in a task of the runtime that calls, and does not wait for it.
-    #[must_use]
-    pub fn start(settings: Settings) -> Self {
+    /// Connects, in a task of the runtime that calls, and waits for the first attempt: who asked before that would not find what is
+    /// there. If it fails, the task goes on.
+    pub async fn start(settings: Settings) -> Self {
         // Fails only if a provider is there already, which is then as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let hearing = Hearing::new();
@@ -103,6 +103,7 @@ impl Redis {
             link: Arc::new(Link::new(settings, hearing)),
         };
         tokio::spawn(Arc::clone(&shared.link).keep());
+        shared.link.tried().await;
         Self(Arc::new(shared))
     }
 

@@ -52,9 +52,7 @@ fn settings(url: &str) -> Settings {
 
 /// A replica's store, in use.
 async fn store(url: &str) -> Redis {
-    let store = Redis::start(settings(url));
-    soon(store.up()).await;
-    store
+    soon(Redis::start(settings(url))).await
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {

@@ -133,6 +133,13 @@ pub fn cluster() -> [Server; 3] {
         .expect("redis-cli");
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{told}");
+    for node in &nodes {
+        // They agreed on it, and have not all heard yet that they did.
+        while !node
+            .command::<String>(&["CLUSTER", "INFO"])
+            .contains("cluster_state:ok")
+        {}
+    }
     nodes
 }
 

@@ -161,11 +161,11 @@ async fn others_hear_of_what_is_found_and_again_after_a_reconnect() {
 async fn two_prefixes_do_not_see_each_other() {
     let server = Server::start(&[]);
     let one = store(&server.url()).await;
-    let other = Redis::start(Settings {
+    let other = soon(Redis::start(Settings {
         prefix: "staging".parse().expect("a prefix"),
         ..settings(&server.url())
-    });
-    soon(other.up()).await;
+    }))
+    .await;
     let mut news = other.news();
     let (held, same) = (ours(&one).await, ours(&other).await);
     one.save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))

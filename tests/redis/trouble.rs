@@ -67,7 +67,7 @@ pub async fn is_back(store: &Redis) {
 async fn without_a_server_it_is_alone_from_the_beginning() {
     let mut server = Server::start(&[]);
     server.kill();
-    let store = Redis::start(settings(&server.url()));
+    let store = soon(Redis::start(settings(&server.url()))).await;
     goes_on_alone(&store).await;
     server.restart();
     is_back(&store).await;

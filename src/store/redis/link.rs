@@ -56,6 +56,8 @@ pub(super) struct Link {
     session: watch::Sender<Option<Session>>,
     /// Where there was trouble, as [`scripts::tag`] has it: in a cluster, other nodes prove nothing.
     suspect: Mutex<String>,
+    /// The first attempt to connect is over.
+    tried: CancellationToken,
     ending: CancellationToken,
 }
 
@@ -117,6 +119,7 @@ impl Link {
             settings,
             hearing,
             session: watch::Sender::new(None),
+            tried: CancellationToken::new(),
             ending: CancellationToken::new(),
         }
     }
@@ -139,6 +142,11 @@ impl Link {
         let _ = session
             .wait_for(|session| session.as_ref().is_some_and(Session::is_on))
             .await;
+    }
+
+    /// Ends when the first attempt to connect is over, however it went.
+    pub(super) async fn tried(&self) {
+        self.tried.cancelled().await;
     }
 
     /// Ends all that is under way, and tries nothing more.
@@ -203,6 +211,7 @@ impl Link {
                 }
                 Err(why) => why,
             };
+            self.tried.cancel();
             if self.ending.is_cancelled() {
                 return;
             }
@@ -257,6 +266,7 @@ impl Link {
     /// Lets others use a session until it is over. Why it is, then.
     async fn use_up(&self, session: Session) -> String {
         self.session.send_replace(Some(session.clone()));
+        self.tried.cancel();
         while session
             .state
             .over
