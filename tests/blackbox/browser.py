@@ -15,7 +15,7 @@ import grpc
 from browser_support import Visit, chromium
 from support import (
     KURZGESAGT, REPOSITORY, SCISHOW, UNKNOWN, Answer, Bench, Suite, expect, expect_equal, expect_error, expect_in, expect_ok,
-    made_up_channel, wait_until,
+    free_port, made_up_channel, wait_until,
 )
 
 PERIOD_MS = 2000
@@ -192,6 +192,13 @@ def an_open_breaker_is_told_in_words_and_by_shape(bench):
         expect_in("the title", "▲", page.page.title())
         page.picture("breaker-open")
         page.expect_sane()
+
+
+@suite.check
+def a_store_in_trouble_is_told(bench):
+    nobody = f"redis://127.0.0.1:{free_port()}"
+    with bench.plaque_and_origin("--store", nobody) as (plaque, _), status_page(plaque) as page:
+        expect_in("the state", "The store is in trouble", page.text("#states"))
 
 
 @suite.check
