@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Known, LookupError, Policy, Query, Verdict, hub::Hubs, outage::Outage};
+use tokio::time::timeout_at;
+
+use super::{FLIGHT_GRACE, Known, LookupError, Policy, Query, Verdict, hub::Hubs, outage::Outage};
 use crate::{
     coalesce::{Entry, Failed},
     store::{Lease, Store},
@@ -75,6 +77,8 @@ impl Source {
         };
         let mut known = known;
         let mut lease = None;
+        // Others may take as long as a lookup takes at most. If one hangs, there is time left for one of our own.
+        let patience = tokio::time::Instant::now() + self.upstream.time_limit() + FLIGHT_GRACE / 2;
         loop {
             if let Some(kept) = self.kept(feed, known.as_deref()).await {
                 // What a caller is given at once is given at once; they will ask for what is newer behind it.
@@ -96,10 +100,10 @@ impl Source {
                         lease = Some(held);
                         continue;
                     }
-                    Lease::Theirs(ended) => {
-                        ended.await;
-                        continue;
-                    }
+                    Lease::Theirs(ended) => match timeout_at(patience, ended).await {
+                        Ok(()) => continue,
+                        Err(_elapsed) => Lease::Alone,
+                    },
                     Lease::Alone => Lease::Alone,
                 },
             };

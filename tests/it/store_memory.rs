@@ -30,7 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::stores::{
-    Fake, Kind, LONG, Replica, STALE, Shared, anew, every_store, fails, feed, found, good,
+    Fake, Kind, LONG, OLD, Replica, STALE, Shared, anew, every_store, fails, feed, found, good,
     kept as was_kept, ours, query, settings, shared_store,
 };
 
@@ -263,6 +263,25 @@ async fn beside_one_that_hangs(age: Duration, upstream: &Arc<Fake>) -> (Replica,
     was_kept(&memory, feed(), &good(feed(), "kept", age)).await;
     let held = ours(&*memory.open().await, feed()).await;
     (Replica::start(&memory, upstream).await, held)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_without_end_is_waited_for_as_long_as_a_lookup_may_take() {
+    let upstream = Arc::new(Fake::with(found, Semaphore::MAX_PERMITS, TIME_LIMIT));
+    let (replica, _held) = beside_one_that_hangs(OLD, &upstream).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(replica.tell_many(100, query()).await, vec!["lookup 1"; 100]);
+    assert!(began.elapsed() >= TIME_LIMIT && began.elapsed() < TIME_LIMIT * 2);
+    assert_eq!(upstream.lookups(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn if_our_own_lookup_then_fails_an_old_answer_is_given() {
+    let failing = fails(UpstreamError::TimedOut(TIME_LIMIT));
+    let upstream = Arc::new(Fake::with(failing, Semaphore::MAX_PERMITS, TIME_LIMIT));
+    let (replica, _held) = beside_one_that_hangs(OLD, &upstream).await;
+    assert_eq!(replica.tell_many(100, query()).await, vec!["kept (stale)"; 100]);
+    assert_eq!(upstream.lookups(), 1);
 }
 
 #[tokio::test(start_paused = true)]
