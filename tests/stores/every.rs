@@ -5,7 +5,7 @@ use std::time::Duration;
 use plaque::{
     latest::{LookupError, Made, Query, Why},
     store::{Lease, Store as _},
-    upstream::{Feed, UpstreamError},
+    upstream::{Failure, Feed, UpstreamError},
     video::{Channel, Kind as VideoKind},
 };
 
@@ -210,6 +210,41 @@ pub async fn nothing_older_replaces_what_is_known<K: Kind>() {
     // It is loaded, and the lookup fails.
     assert_eq!(told(&replica.get(anew()).await), "lookup 1");
     assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(upstream.lookups(), 2);
+}
+
+pub async fn a_failure_of_who_knew_nothing_is_no_reason_to_forget<K: Kind>() {
+    let kind = K::new();
+    let upstream = Fake::open(found);
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    let failed = bad(UpstreamError::NotFound, 1, Duration::ZERO, LONG);
+    replica.store.save(feed(), &failed, Lease::Alone).await;
+    // It is loaded, and is a reason not to look up.
+    assert_eq!(told(&replica.get(anew()).await), "lookup 1");
+    assert_eq!(upstream.lookups(), 1);
+}
+
+pub async fn an_answer_is_found_that_was_kept_before_our_own_failure<K: Kind>() {
+    let kind = K::new();
+    let upstream = Fake::open(|number, _| {
+        let error = match number {
+            1 => UpstreamError::RateLimited(429),
+            _ => UpstreamError::Status(503),
+        };
+        let retry_after = Some(if number == 1 { Duration::ZERO } else { LONG });
+        Err(Failure { error, retry_after })
+    });
+    let replica = Replica::start(&kind, &upstream).await;
+    replica.get(query()).await.outcome.expect_err("nothing is known");
+    // The store was in trouble, say, when we asked.
+    let kept = good(feed(), "kept", OLD);
+    replica.store.save(feed(), &kept, Lease::Alone).await;
+    assert_eq!(told(&replica.get(query()).await), "kept (stale)");
+    assert_eq!(upstream.lookups(), 2);
+    replica.stop().await;
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(told(&replica.get(query()).await), "kept (stale)");
     assert_eq!(upstream.lookups(), 2);
 }
 

@@ -22,6 +22,8 @@ macro_rules! every_store {
             a_spell_of_404_is_noticed_by_what_was_kept
             a_caller_who_wants_it_new_gets_it_new
             nothing_older_replaces_what_is_known
+            a_failure_of_who_knew_nothing_is_no_reason_to_forget
+            an_answer_is_found_that_was_kept_before_our_own_failure
             kinds_are_kept_apart
             what_cannot_be_read_counts_as_absent_and_is_replaced
         }
