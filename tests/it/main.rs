@@ -23,6 +23,7 @@ mod program;
 mod serving;
 mod store_file;
 mod store_memory;
+mod store_program;
 mod store_restart;
 mod tls;
 mod traces;
