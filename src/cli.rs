@@ -12,10 +12,18 @@ mod watch;
 
 use std::{error::Error, io, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 /// What a subcommand ends with. A message for a person is all that is left to do with an error up here.
 type Outcome = Result<ExitCode, Box<dyn Error>>;
+
+/// A flag can be read but cannot work, now or later: the exit code is that of one that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unusable(String);
 
 /// What did this YouTube channel upload last?
 ///
@@ -41,7 +49,8 @@ enum Command {
 /// Runs the program: parses the arguments, does what they say, and returns the exit code.
 #[must_use]
 pub fn run() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let cli = Cli::try_parse().unwrap_or_else(|error| without_passwords(error).exit());
+    let outcome = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Get(args) => client::block_on(get::run(args)),
         Command::Watch(args) => client::block_on(watch::run(args)),
@@ -59,15 +68,55 @@ pub fn run() -> ExitCode {
         }
         // Nothing can be done if standard error is gone too.
         let _ = show::complain(&format!("error: {error}"));
-        ExitCode::FAILURE
+        if error.is::<Unusable>() {
+            ExitCode::from(2)
+        } else {
+            ExitCode::FAILURE
+        }
     })
+}
+
+/// An error shows what was given. Of an address with a password only the rest.
+fn without_passwords(mut error: clap::Error) -> clap::Error {
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
+        if let Some(ContextValue::String(given)) = error.get(kind)
+            && let Some(shown) = without_password(given)
+        {
+            error.insert(kind, ContextValue::String(shown));
+        }
+    }
+    error
+}
+
+fn without_password(address: &str) -> Option<String> {
+    let (before, host) = address.rsplit_once('@')?;
+    let scheme = before.find("://").map_or(0, |end| end + "://".len());
+    let (scheme, secret) = before.split_at(scheme);
+    secret.contains(':').then(|| format!("{scheme}…@{host}"))
 }
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
 
-    use super::Cli;
+    use super::{Cli, without_password};
+
+    #[test]
+    fn an_address_is_shown_without_its_password() {
+        for (address, shown) in [
+            ("redsi://me:secret@cache:7000/3", Some("redsi://…@cache:7000/3")),
+            (
+                "rediss-cluster://:sec@ret@one,two",
+                Some("rediss-cluster://…@one,two"),
+            ),
+            ("me:secret@cache", Some("…@cache")),
+            ("redis://me@cache", None),
+            ("redis://cache:6379", None),
+            ("@somebody", None),
+        ] {
+            assert_eq!(without_password(address).as_deref(), shown, "{address}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_sound() {

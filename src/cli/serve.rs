@@ -19,7 +19,7 @@ use tokio_stream::wrappers::SignalStream;
 
 use self::args::LogFormat;
 pub(super) use self::args::{Args, cores};
-use super::Outcome;
+use super::{Outcome, Unusable};
 use crate::{
     admin,
     config::{self, Config},
@@ -46,7 +46,7 @@ const LOOKUPS_END: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &Args) -> Outcome {
     let telemetry = start_telemetry(args)?;
-    let mut config = args.config()?;
+    let mut config = args.config().map_err(Unusable)?;
     let files = args.tls_files();
     let tls = files.map(Tls::load).transpose();
     let tls = tls.map_err(|error| format!("--tls-cert, --tls-key, --tls-client-ca: {error}"))?;
@@ -84,25 +84,25 @@ async fn serve(
         admin: listen_for_admins(admin).await?,
         tls,
     };
-    // Before the address is told, so that whoever reads it can also stop us.
-    let shutdown = shutdown_signal()?;
-    keep_current(listeners.tls.clone())?;
     let store = match &config.store {
         Some(store) => Some(open_store(store).await?),
         None => None,
     };
-    announce(&listeners)?;
     let sources = Sources {
         upstream: Arc::new(youtube),
         store,
     };
+    // Before the address is told, so that whoever reads it can also stop us.
+    let shutdown = shutdown_signal()?;
+    keep_current(listeners.tls.clone())?;
+    announce(&listeners)?;
     Ok(server::run(listeners, config, sources, shutdown).await?)
 }
 
-async fn open_store(store: &config::Store) -> Result<Arc<dyn Store>, String> {
+async fn open_store(store: &config::Store) -> Result<Arc<dyn Store>, Unusable> {
     Ok(match store {
         config::Store::File(path, bytes) => {
-            let file = File::open(path, *bytes).map_err(|error| format!("--store: {error}"))?;
+            let file = File::open(path, *bytes).map_err(|error| Unusable(format!("--store: {error}")))?;
             Arc::new(file)
         }
         config::Store::Redis(settings) => Arc::new(Redis::start(settings.clone()).await),

@@ -5,9 +5,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Known, LookupError, Policy, Query, Verdict, hub::Hubs, outage::Outage};
+use tokio::time::timeout_at;
+
+use super::{FLIGHT_GRACE, Known, LookupError, Policy, Query, Verdict, hub::Hubs, outage::Outage};
 use crate::{
-    coalesce::{Entry, Failed},
+    coalesce::{Asked, Entry, Failed},
     store::{Lease, Store},
     upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
 };
@@ -75,6 +77,8 @@ impl Source {
         };
         let mut known = known;
         let mut lease = None;
+        // Others may take as long as a lookup takes at most. If one hangs, there is time left for one of our own.
+        let patience = tokio::time::Instant::now() + self.upstream.time_limit() + FLIGHT_GRACE / 2;
         loop {
             if let Some(kept) = self.kept(feed, known.as_deref()).await {
                 // What a caller is given at once is given at once; they will ask for what is newer behind it.
@@ -96,10 +100,10 @@ impl Source {
                         lease = Some(held);
                         continue;
                     }
-                    Lease::Theirs(ended) => {
-                        ended.await;
-                        continue;
-                    }
+                    Lease::Theirs(ended) => match timeout_at(patience, ended).await {
+                        Ok(()) => continue,
+                        Err(_elapsed) => Lease::Alone,
+                    },
                     Lease::Alone => Lease::Alone,
                 },
             };
@@ -109,12 +113,13 @@ impl Source {
         }
     }
 
-    /// What the store has of `feed`, if it tells of a later lookup than what is `known`.
+    /// What the store has of `feed` beside what is `known`, if that is anything new.
     pub(super) async fn kept(&self, feed: Feed, known: Option<&Known>) -> Option<Arc<Known>> {
         let kept = self.store.as_ref()?.load(feed).await?;
-        if kept.last_attempt() <= known.and_then(Known::last_attempt) {
-            return None;
-        }
+        let kept = match known {
+            Some(known) => joined(kept, known)?,
+            None => kept,
+        };
         self.hear(feed, &kept);
         Some(Arc::new(kept))
     }
@@ -202,4 +207,33 @@ impl Source {
             error => LookupError::Upstream(error),
         }
     }
+}
+
+/// What is `known` with what `kept` adds: a newer answer, or a newer failure. `None` if that is nothing.
+///
+/// Each may have what the other lacks: who has failed may have had no answer, since the store was empty or in trouble.
+fn joined(kept: Known, known: &Known) -> Option<Known> {
+    let good_at = |entry: &Known| entry.good.as_ref().map(|good| good.at);
+    let has_newer_good = good_at(&kept) > good_at(known);
+    let has_newer_failure = kept.failed.as_ref().map(|failed| failed.at) > known.last_attempt();
+    if !has_newer_good && !has_newer_failure {
+        return None;
+    }
+    let good = if has_newer_good {
+        kept.good
+    } else {
+        known.good.clone()
+    };
+    let failed = if has_newer_failure {
+        kept.failed
+    } else {
+        known.failed.clone()
+    };
+    // What failed before the answer came says nothing more.
+    let since = good.as_ref().map(|good| good.at);
+    Some(Entry {
+        failed: failed.filter(|failed| Some(failed.at) >= since),
+        good,
+        asked: Asked::default(),
+    })
 }

@@ -2,6 +2,8 @@
 
 mod pki;
 mod raw;
+#[path = "../stores/mod.rs"]
+mod stores;
 mod support;
 
 mod batch;
@@ -20,6 +22,9 @@ mod metrics;
 mod program;
 mod serving;
 mod store_file;
+mod store_memory;
+mod store_program;
+mod store_restart;
 mod tls;
 mod traces;
 mod watching;

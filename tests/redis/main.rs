@@ -1,8 +1,11 @@
 //! The shared store, over real servers: `redis-server` of the path, or what `PLAQUE_TEST_REDIS` names.
 
+mod behaviour;
 mod cluster;
 mod server;
 mod sharing;
+#[path = "../stores/mod.rs"]
+mod stores;
 mod trouble;
 
 use std::{

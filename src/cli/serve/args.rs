@@ -11,6 +11,10 @@ use std::{
 
 use clap::{ValueEnum, value_parser};
 use reqwest::Url;
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 
 use crate::{
     cli::values,
@@ -92,12 +96,12 @@ pub(in crate::cli) struct Args {
 
     /// Where to keep what is known beyond this process: file:PATH, for a restart; or shared by replicas, which then look a channel up
     /// once among them: redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss:// for TLS, redis-cluster://HOST,HOST [default: nowhere]
-    #[arg(long, env = "PLAQUE_STORE", value_name = "ADDRESS", value_parser = config::store)]
+    #[arg(long, env = "PLAQUE_STORE", hide_env_values = true, value_name = "ADDRESS", value_parser = config::store)]
     store: Option<StoreAddress>,
 
     /// How large the file may become; a sixth of it is for channels (about 2.4 KiB each), and those that were looked up longest ago
     /// make room
-    #[arg(long, env = "PLAQUE_STORE_BYTES", default_value = "1GiB", value_name = "SIZE", value_parser = values::bytes)]
+    #[arg(long, env = "PLAQUE_STORE_BYTES", default_value = "1GiB", value_name = "SIZE", value_parser = values::bytes, requires = "store")]
     store_bytes: u64,
 
     /// The beginning of all keys in Redis; plaques share answers with those that have the same
@@ -105,13 +109,18 @@ pub(in crate::cli) struct Args {
         long,
         env = "PLAQUE_STORE_PREFIX",
         default_value = "plaque",
-        value_name = "PREFIX"
+        value_name = "PREFIX",
+        requires = "store"
     )]
     store_prefix: redis::Prefix,
 
     /// How long Redis may take for anything; if it takes longer, plaque goes on without it until it is well again
-    #[arg(long, env = "PLAQUE_STORE_TIMEOUT", default_value = "250ms", value_name = "DURATION", value_parser = values::time_limit)]
+    #[arg(long, env = "PLAQUE_STORE_TIMEOUT", default_value = "250ms", value_name = "DURATION", value_parser = values::time_limit, requires = "store")]
     store_timeout: Duration,
+
+    /// Certificates of authorities to trust instead of the system's, in PEM: for a store at rediss:// with a private CA
+    #[arg(long, env = "PLAQUE_STORE_CA", value_name = "FILE", requires = "store")]
+    store_ca: Option<PathBuf>,
 
     /// How many callers may wait for lookups at once; one more is told OVERLOADED
     #[arg(long, env = "PLAQUE_MAX_WAITERS", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
@@ -256,7 +265,11 @@ impl Args {
                     rate: (self.upstream_rate > 0.0).then_some(self.upstream_rate),
                     queue: self.upstream_queue,
                 },
-                authorities: self.upstream_ca.as_deref().map(authorities).transpose()?,
+                authorities: self
+                    .upstream_ca
+                    .as_deref()
+                    .map(|file| read("--upstream-ca", file))
+                    .transpose()?,
             },
             latest: Settings {
                 policy: self.policy(),
@@ -264,7 +277,11 @@ impl Args {
                 max_waiters: self.max_waiters.get(),
                 watch_every: self.watch_every,
             },
-            store: self.store.clone().map(|address| self.store(address)),
+            store: self
+                .store
+                .clone()
+                .map(|address| self.store(address))
+                .transpose()?,
             calls: grpc::Limits {
                 at_once: self.max_calls,
                 deadline: self.max_deadline,
@@ -294,16 +311,18 @@ impl Args {
         })
     }
 
-    fn store(&self, address: StoreAddress) -> config::Store {
-        match address {
+    fn store(&self, address: StoreAddress) -> Result<config::Store, String> {
+        let authorities = self.store_ca.as_deref().map(store_authorities).transpose()?;
+        Ok(match address {
             StoreAddress::File(path) => config::Store::File(path, self.store_bytes),
             StoreAddress::Redis(address) => config::Store::Redis(redis::Settings {
                 prefix: self.store_prefix.clone(),
                 budget: self.store_timeout,
                 keep_for: self.policy().keep_for(),
+                authorities,
                 ..redis::Settings::new(address)
             }),
-        }
+        })
     }
 
     fn policy(&self) -> Policy {
@@ -330,8 +349,30 @@ fn unless_zero(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
 }
 
-fn authorities(file: &Path) -> Result<Vec<u8>, String> {
-    fs::read(file).map_err(|error| format!("--upstream-ca: cannot read {}: {error}", file.display()))
+fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
+    fs::read(file).map_err(|error| format!("{flag}: cannot read {}: {error}", file.display()))
+}
+
+/// Authorities that will do: with others the store would be in trouble for ever.
+fn store_authorities(file: &Path) -> Result<Vec<u8>, String> {
+    let refused = |why: String| {
+        format!(
+            "--store-ca: no authority in PEM format in {}: {why}",
+            file.display()
+        )
+    };
+    let pem = read("--store-ca", file)?;
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| refused(error.to_string()))?;
+        store
+            .add(certificate)
+            .map_err(|error| refused(error.to_string()))?;
+    }
+    if store.is_empty() {
+        return Err(refused("it has none".into()));
+    }
+    Ok(pem)
 }
 
 /// One serving thread for each core.

@@ -1,0 +1,305 @@
+//! Replicas of one process that share a store in its memory, which knows no trouble and loses nothing by itself: what they make of
+//! leases and news, without chance.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{self, BoxFuture},
+    stream::{self, BoxStream},
+};
+use parking_lot::Mutex;
+use plaque::{
+    latest::{Known, Latest, LookupError, Made, Query},
+    store::{Held, Lease, Store, kept},
+    upstream::{Feed, Upstream, UpstreamError},
+    video::Kind as VideoKind,
+};
+use prometheus_client::registry::Registry;
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, broadcast},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::stores::{
+    Fake, Kind, LONG, OLD, Replica, STALE, Shared, anew, every_store, fails, feed, found, good,
+    kept as was_kept, ours, query, settings, shared_store,
+};
+
+every_store!(Memory);
+shared_store!(Memory);
+
+/// What all replicas share.
+#[derive(Clone)]
+struct Memory(Arc<Inside>);
+
+struct Inside {
+    feeds: Mutex<HashMap<Feed, Place>>,
+    /// Who has saved something, and of what.
+    news: broadcast::Sender<(u64, Feed)>,
+    replicas: AtomicU64,
+}
+
+/// What there is of a feed.
+#[derive(Default)]
+struct Place {
+    bytes: Option<(Vec<u8>, Instant)>,
+    /// The token under which that was found.
+    fence: u64,
+    /// The last token given.
+    last: u64,
+    /// The token in force, and its end.
+    lease: Option<(u64, CancellationToken)>,
+}
+
+impl Place {
+    /// Ends the lease, if it has this `token`.
+    fn end(&mut self, token: u64) {
+        if let Some((_, ended)) = self.lease.take_if(|(current, _)| *current == token) {
+            ended.cancel();
+        }
+    }
+}
+
+/// What one replica has of it.
+struct Port {
+    memory: Memory,
+    replica: u64,
+}
+
+impl Kind for Memory {
+    fn new() -> Self {
+        Self(Arc::new(Inside {
+            feeds: Mutex::default(),
+            news: broadcast::channel(100).0,
+            replicas: AtomicU64::new(0),
+        }))
+    }
+
+    async fn open(&self) -> Arc<dyn Store> {
+        Arc::new(Port {
+            memory: self.clone(),
+            replica: self.0.replicas.fetch_add(1, SeqCst),
+        })
+    }
+
+    async fn garble(&self, feed: Feed) {
+        self.at(feed, |place| {
+            place.bytes = Some((b"\xff\xff".into(), Instant::now()));
+        });
+    }
+}
+
+impl Shared for Memory {
+    async fn lose_lease(&self, feed: Feed) {
+        self.at(feed, |place| place.end(place.last));
+    }
+}
+
+impl Memory {
+    fn at<T>(&self, feed: Feed, change: impl FnOnce(&mut Place) -> T) -> T {
+        change(self.0.feeds.lock().entry(feed).or_default())
+    }
+}
+
+/// Gives a lease up.
+struct Keeper {
+    memory: Memory,
+    feed: Feed,
+    token: u64,
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.memory.at(self.feed, |place| place.end(self.token));
+    }
+}
+
+impl Store for Port {
+    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
+        let found = self.memory.at(feed, |place| place.bytes.clone());
+        let known = found.and_then(|(bytes, saved)| {
+            let now = Instant::now();
+            kept::decode(&bytes, now.saturating_duration_since(saved), now).ok()
+        });
+        future::ready(known).boxed()
+    }
+
+    fn lease(&self, feed: Feed) -> BoxFuture<'_, Lease> {
+        let lease = self.memory.at(feed, |place| {
+            if let Some((_, ended)) = &place.lease {
+                return Lease::Theirs(ended.clone().cancelled_owned().boxed());
+            }
+            place.last += 1;
+            place.lease = Some((place.last, CancellationToken::new()));
+            let keeper = Keeper {
+                memory: self.memory.clone(),
+                feed,
+                token: place.last,
+            };
+            Lease::Ours(Held {
+                token: place.last,
+                keeper: Box::new(keeper),
+            })
+        });
+        future::ready(lease).boxed()
+    }
+
+    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, ()> {
+        let now = Instant::now();
+        let is_newer = kept::encode(known, now).is_some_and(|bytes| {
+            self.memory.at(feed, |place| {
+                let token = if let Lease::Ours(held) = &lease {
+                    held.token
+                } else {
+                    place.last + 1
+                };
+                let is_newer = token >= place.fence;
+                if is_newer {
+                    place.fence = token;
+                    place.last = place.last.max(token);
+                    place.bytes = Some((bytes, now));
+                }
+                is_newer
+            })
+        });
+        // Not before: others would find neither a lease nor an answer.
+        drop(lease);
+        if is_newer {
+            // Fails if nobody wants news.
+            let _ = self.memory.0.news.send((self.replica, feed));
+        }
+        future::ready(()).boxed()
+    }
+
+    fn news(&self) -> BoxStream<'static, Feed> {
+        let own = self.replica;
+        let news = stream::unfold(self.memory.0.news.subscribe(), |mut news| async {
+            Some((news.recv().await.ok()?, news))
+        });
+        news.filter_map(move |(replica, feed)| future::ready((replica != own).then_some(feed)))
+            .boxed()
+    }
+
+    fn register(&self, _registry: &mut Registry) {}
+
+    fn close(&self, _limit: Duration) -> BoxFuture<'_, ()> {
+        future::ready(()).boxed()
+    }
+}
+
+/// A store that is in trouble from beginning to end.
+struct Troubled;
+
+impl Store for Troubled {
+    fn load(&self, _feed: Feed) -> BoxFuture<'_, Option<Known>> {
+        future::ready(None).boxed()
+    }
+
+    fn lease(&self, _feed: Feed) -> BoxFuture<'_, Lease> {
+        future::ready(Lease::Alone).boxed()
+    }
+
+    fn save<'a>(&'a self, _feed: Feed, _known: &'a Known, _lease: Lease) -> BoxFuture<'a, ()> {
+        future::ready(()).boxed()
+    }
+
+    fn news(&self) -> BoxStream<'static, Feed> {
+        stream::empty().boxed()
+    }
+
+    fn register(&self, _registry: &mut Registry) {}
+
+    fn close(&self, _limit: Duration) -> BoxFuture<'_, ()> {
+        future::ready(()).boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_store_in_trouble_is_like_none() {
+    let store: [Option<Arc<dyn Store>>; 2] = [None, Some(Arc::new(Troubled))];
+    let mut seen = Vec::new();
+    for store in store {
+        let upstream = Fake::open(|number, feed| match number {
+            2 => Err(UpstreamError::Status(503).into()),
+            _ => found(number, feed),
+        });
+        let port = Arc::clone(&upstream) as Arc<dyn Upstream>;
+        let latest = Arc::new(Latest::new(port, store, settings(), Handle::current()));
+        latest.listen();
+        let mut told = Vec::new();
+        let short = Query {
+            kind: Some(VideoKind::Short),
+            ..query()
+        };
+        for query in [query(), query(), anew(), anew(), short, short] {
+            for reply in latest.get_all([query; 100]).await {
+                let status = matches!(reply.made, Made::Forwarded { .. });
+                told.push((status, crate::stores::told(&reply), upstream.lookups()));
+            }
+        }
+        latest.close_store(LONG).await;
+        seen.push(told);
+    }
+    // The first, the one that failed, and that of the kind.
+    assert_eq!(seen[0].last().expect("some").2, 3);
+    assert_eq!(seen[0], seen[1]);
+}
+
+/// What a lookup may take at the upstream, in those tests that have a clock of their own.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// A replica which knows what was found so long ago, where another has the lease and never ends it.
+async fn beside_one_that_hangs(age: Duration, upstream: &Arc<Fake>) -> (Replica, Held) {
+    let memory = Memory::new();
+    was_kept(&memory, feed(), &good(feed(), "kept", age)).await;
+    let held = ours(&*memory.open().await, feed()).await;
+    (Replica::start(&memory, upstream).await, held)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_without_end_is_waited_for_as_long_as_a_lookup_may_take() {
+    let upstream = Arc::new(Fake::with(found, Semaphore::MAX_PERMITS, TIME_LIMIT));
+    let (replica, _held) = beside_one_that_hangs(OLD, &upstream).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(replica.tell_many(100, query()).await, vec!["lookup 1"; 100]);
+    assert!(began.elapsed() >= TIME_LIMIT && began.elapsed() < TIME_LIMIT * 2);
+    assert_eq!(upstream.lookups(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn if_our_own_lookup_then_fails_an_old_answer_is_given() {
+    let failing = fails(UpstreamError::TimedOut(TIME_LIMIT));
+    let upstream = Arc::new(Fake::with(failing, Semaphore::MAX_PERMITS, TIME_LIMIT));
+    let (replica, _held) = beside_one_that_hangs(OLD, &upstream).await;
+    assert_eq!(replica.tell_many(100, query()).await, vec!["kept (stale)"; 100]);
+    assert_eq!(upstream.lookups(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flight_ends_whatever_hangs() {
+    // An upstream that does not keep to its own limit.
+    let upstream = Arc::new(Fake::with(found, 0, TIME_LIMIT));
+    let (replica, _held) = beside_one_that_hangs(STALE, &upstream).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(replica.tell_many(100, query()).await, vec!["kept (stale)"; 100]);
+    assert_eq!(replica.tell_many(100, anew()).await, vec!["kept (stale)"; 100]);
+    assert!(began.elapsed() < TIME_LIMIT * 3, "{:?}", began.elapsed());
+    let unknown = Memory::new();
+    let _held = ours(&*unknown.open().await, feed()).await;
+    let replica = Replica::start(&unknown, &upstream).await;
+    let error = replica.get(query()).await.outcome.expect_err("nothing");
+    assert!(
+        matches!(error, LookupError::Upstream(UpstreamError::TimedOut(_))),
+        "{error:?}"
+    );
+    assert_eq!((replica.latest.flights(), replica.latest.waiting()), (0, 0));
+}

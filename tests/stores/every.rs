@@ -1,0 +1,289 @@
+//! What a store of any kind is good for: a restart changes nothing, and what is kept is asked for before the upstream is.
+
+use std::time::Duration;
+
+use plaque::{
+    latest::{LookupError, Made, Query, Why},
+    store::{Lease, Store as _},
+    upstream::{Failure, Feed, UpstreamError},
+    video::{Channel, Kind as VideoKind},
+};
+
+use super::rig::*;
+
+pub async fn what_was_kept_is_given_with_its_age_and_without_a_lookup<K: Kind>() {
+    for (age, shown) in [(FRESH, "kept"), (STALE, "kept (stale)")] {
+        let kind = K::new();
+        let known = good(feed(), "kept", age);
+        kept(&kind, feed(), &known).await;
+        // What is looked up behind a stale one does not matter here.
+        let upstream = Fake::gated(found);
+        let replica = Replica::start(&kind, &upstream).await;
+        let reply = replica.get(query()).await;
+        assert_eq!(told(&reply), shown);
+        let left = 60 - i64::try_from(age.as_secs()).expect("some minutes");
+        // The wall clock, by which a file reckons, may not run like the other; and a machine may be busy.
+        assert!((left - 10..=left + 2).contains(&ttl(&reply)), "{reply:?}");
+        let fetched = reply.outcome.expect("an answer").fetched;
+        assert_eq!(fetched, known.good.expect("good").time);
+        if age == FRESH {
+            assert_eq!((upstream.lookups(), replica.latest.flights()), (0, 0));
+        }
+    }
+}
+
+pub async fn a_thousand_callers_of_what_was_kept_cost_one_load<K: Kind>() {
+    let kind = K::new();
+    kept(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    let upstream = Fake::open(never);
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(replica.tell_many(1000, query()).await, vec!["kept"; 1000]);
+    assert_eq!(replica.tell_many(1000, query()).await, vec!["kept"; 1000]);
+    let counts = Counts {
+        loads: 1,
+        ..Counts::default()
+    };
+    assert_eq!(replica.store.counts(), counts);
+}
+
+pub async fn a_thousand_callers_of_what_nobody_knows_cost_one_lookup<K: Kind>() {
+    let kind = K::new();
+    let upstream = Fake::open(found);
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(replica.tell_many(1000, query()).await, vec!["lookup 1"; 1000]);
+    let counts = replica.store.counts();
+    assert_eq!((upstream.lookups(), counts.saves), (1, 1));
+    assert!(counts.loads <= 2 && counts.leases == 1, "{counts:?}");
+    replica.stop().await;
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(upstream.lookups(), 1);
+}
+
+pub async fn a_stale_answer_is_given_at_once_and_looked_up_once_behind_it<K: Kind>() {
+    let kind = K::new();
+    kept(&kind, feed(), &good(feed(), "kept", STALE)).await;
+    // The gate is shut: whoever waited for the lookup would wait for ever.
+    let upstream = Fake::gated(found);
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(replica.tell_many(100, query()).await, vec!["kept (stale)"; 100]);
+    upstream.arrival().await;
+    assert_eq!(replica.tell_many(100, query()).await, vec!["kept (stale)"; 100]);
+    upstream.release();
+    let newer = Query {
+        max_age: Some(FRESH),
+        ..query()
+    };
+    assert_eq!(told(&replica.get(newer).await), "lookup 1");
+    assert_eq!((upstream.lookups(), replica.store.counts().saves), (1, 1));
+}
+
+pub async fn an_old_answer_is_given_if_the_lookup_fails<K: Kind>() {
+    let kind = K::new();
+    kept(&kind, feed(), &good(feed(), "kept", OLD)).await;
+    let upstream = Fake::open(fails(UpstreamError::Status(503)));
+    let replica = Replica::start(&kind, &upstream).await;
+    let reply = replica.get(query()).await;
+    assert_eq!(told(&reply), "kept (stale)");
+    // To this plaque nothing was known.
+    let made = Made::Forwarded {
+        why: Why::Unknown,
+        collapsed: false,
+        status: Some(503),
+    };
+    assert_eq!((reply.made, upstream.lookups()), (made, 1));
+}
+
+pub async fn a_failure_is_remembered_and_the_good_answer_with_it<K: Kind>() {
+    for error in [
+        UpstreamError::NotFound,
+        UpstreamError::Status(503),
+        UpstreamError::TimedOut(LONG),
+    ] {
+        let kind = K::new();
+        kept(&kind, channel(1).into(), &good(channel(1).into(), "kept", OLD)).await;
+        let known = Query {
+            channel: channel(1),
+            ..query()
+        };
+        let upstream = Fake::open(fails(error));
+        let replica = Replica::start(&kind, &upstream).await;
+        let first = replica.get(query()).await;
+        assert_eq!(told(&replica.get(known).await), "kept (stale)");
+        assert_eq!(upstream.lookups(), 2);
+        replica.stop().await;
+
+        let replica = Replica::start(&kind, &upstream).await;
+        for max_age in [None, Some(Duration::ZERO)] {
+            let again = replica.get(Query { max_age, ..query() }).await;
+            assert_eq!(told(&again), told(&first));
+            let (was, is) = (
+                first.retry_after.expect("some time"),
+                again.retry_after.expect("some time"),
+            );
+            // Not a new pause.
+            assert!(is <= was && is + FRESH > was, "{is:?}, was {was:?}");
+            assert_eq!(
+                told(&replica.get(Query { max_age, ..known }).await),
+                "kept (stale)"
+            );
+        }
+        assert_eq!(upstream.lookups(), 2);
+    }
+}
+
+pub async fn a_pause_that_is_over_is_over_and_the_streak_goes_on<K: Kind>() {
+    let kind = K::new();
+    kept(
+        &kind,
+        feed(),
+        &bad(UpstreamError::NotFound, 3, FRESH, Duration::ZERO),
+    )
+    .await;
+    let upstream = Fake::open(fails(UpstreamError::NotFound));
+    let replica = Replica::start(&kind, &upstream).await;
+    let reply = replica.get(query()).await;
+    assert_eq!(upstream.lookups(), 1);
+    let pause = reply.retry_after.expect("some time");
+    // Doubled thrice.
+    assert!(
+        pause > Duration::from_mins(7) && pause <= Duration::from_mins(8),
+        "{pause:?}"
+    );
+}
+
+pub async fn what_the_upstream_thinks_of_us_is_not_kept<K: Kind>() {
+    let kind = K::new();
+    let upstream = Fake::open(|number, feed| match number {
+        1 => Err(UpstreamError::RateLimited(429).into()),
+        _ => found(number, feed),
+    });
+    let replica = Replica::start(&kind, &upstream).await;
+    let refused = replica.get(query()).await.outcome.expect_err("refused");
+    assert_eq!(refused, LookupError::Upstream(UpstreamError::RateLimited(429)));
+    replica.stop().await;
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(told(&replica.get(query()).await), "lookup 2");
+}
+
+pub async fn a_spell_of_404_is_noticed_by_what_was_kept<K: Kind>() {
+    let kind = K::new();
+    for number in [1, 2] {
+        let feed = channel(number).into();
+        kept(&kind, feed, &good(feed, "kept", OLD)).await;
+    }
+    let upstream = Fake::open(fails(UpstreamError::NotFound));
+    let replica = Replica::start(&kind, &upstream).await;
+    for number in [1, 2] {
+        let query = Query {
+            channel: channel(number),
+            ..query()
+        };
+        assert_eq!(told(&replica.get(query).await), "kept (stale)");
+    }
+    let unknown = replica.get(query()).await.outcome.expect_err("a 404");
+    assert_eq!(unknown, LookupError::Upstream(UpstreamError::Outage));
+}
+
+pub async fn a_caller_who_wants_it_new_gets_it_new<K: Kind>() {
+    let kind = K::new();
+    kept(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    let upstream = Fake::open(found);
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(told(&replica.get(anew()).await), "lookup 1");
+    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    // What is of the same moment may count as new.
+    while told(&replica.get(anew()).await) != "lookup 2" {}
+    assert_eq!(upstream.lookups(), 2);
+}
+
+pub async fn nothing_older_replaces_what_is_known<K: Kind>() {
+    let kind = K::new();
+    let upstream = Fake::open(|number, feed| match number {
+        1 => found(number, feed),
+        _ => Err(UpstreamError::Status(503).into()),
+    });
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    let older = good(feed(), "older", FRESH);
+    replica.store.save(feed(), &older, Lease::Alone).await;
+    // It is loaded, and the lookup fails.
+    assert_eq!(told(&replica.get(anew()).await), "lookup 1");
+    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(upstream.lookups(), 2);
+}
+
+pub async fn a_failure_of_who_knew_nothing_is_no_reason_to_forget<K: Kind>() {
+    let kind = K::new();
+    let upstream = Fake::open(found);
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    let failed = bad(UpstreamError::NotFound, 1, Duration::ZERO, LONG);
+    replica.store.save(feed(), &failed, Lease::Alone).await;
+    // It is loaded, and is a reason not to look up.
+    assert_eq!(told(&replica.get(anew()).await), "lookup 1");
+    assert_eq!(upstream.lookups(), 1);
+}
+
+pub async fn an_answer_is_found_that_was_kept_before_our_own_failure<K: Kind>() {
+    let kind = K::new();
+    let upstream = Fake::open(|number, _| {
+        let error = match number {
+            1 => UpstreamError::RateLimited(429),
+            _ => UpstreamError::Status(503),
+        };
+        let retry_after = Some(if number == 1 { Duration::ZERO } else { LONG });
+        Err(Failure { error, retry_after })
+    });
+    let replica = Replica::start(&kind, &upstream).await;
+    replica.get(query()).await.outcome.expect_err("nothing is known");
+    // The store was in trouble, say, when we asked.
+    let kept = good(feed(), "kept", OLD);
+    replica.store.save(feed(), &kept, Lease::Alone).await;
+    assert_eq!(told(&replica.get(query()).await), "kept (stale)");
+    assert_eq!(upstream.lookups(), 2);
+    replica.stop().await;
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(told(&replica.get(query()).await), "kept (stale)");
+    assert_eq!(upstream.lookups(), 2);
+}
+
+pub async fn kinds_are_kept_apart<K: Kind>() {
+    let kind = K::new();
+    let of = |kind| Feed { kind, ..feed() };
+    let channel = |title, kind| Channel::new(feed().channel, title, vec![upload(1, kind)]);
+    for (feed, channel) in [
+        (of(None), channel("all", VideoKind::Video)),
+        (of(Some(VideoKind::Video)), channel("videos", VideoKind::Video)),
+        (of(Some(VideoKind::Short)), channel("shorts", VideoKind::Short)),
+    ] {
+        kept(&kind, feed, &good_channel(channel, FRESH)).await;
+    }
+    let upstream = Fake::open(never);
+    let replica = Replica::start(&kind, &upstream).await;
+    for (kind, shown) in [
+        (Some(VideoKind::Short), "shorts"),
+        // The channel's own feed shows one.
+        (Some(VideoKind::Video), "all"),
+        (None, "all"),
+    ] {
+        let reply = replica.get(Query { kind, ..query() }).await;
+        assert_eq!(told(&reply), shown);
+    }
+    let videos = replica.store.load(of(Some(VideoKind::Video))).await;
+    let videos = videos.expect("kept").good.expect("good");
+    assert_eq!(videos.value.title(), "videos");
+}
+
+pub async fn what_cannot_be_read_counts_as_absent_and_is_replaced<K: Kind>() {
+    let kind = K::new();
+    kept(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    kind.garble(feed()).await;
+    let upstream = Fake::open(found);
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    replica.stop().await;
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(upstream.lookups(), 1);
+}

@@ -1,0 +1,65 @@
+//! How plaque answers with a store, whichever it is: one suite, which the tests of each store run over theirs.
+
+pub mod every;
+mod rig;
+pub mod shared;
+
+pub use self::rig::*;
+
+/// The tests of every store, over `$kind`.
+macro_rules! every_store {
+    ($kind:ty) => {
+        crate::stores::tests! {
+            $kind: every;
+            what_was_kept_is_given_with_its_age_and_without_a_lookup
+            a_thousand_callers_of_what_was_kept_cost_one_load
+            a_thousand_callers_of_what_nobody_knows_cost_one_lookup
+            a_stale_answer_is_given_at_once_and_looked_up_once_behind_it
+            an_old_answer_is_given_if_the_lookup_fails
+            a_failure_is_remembered_and_the_good_answer_with_it
+            a_pause_that_is_over_is_over_and_the_streak_goes_on
+            what_the_upstream_thinks_of_us_is_not_kept
+            a_spell_of_404_is_noticed_by_what_was_kept
+            a_caller_who_wants_it_new_gets_it_new
+            nothing_older_replaces_what_is_known
+            a_failure_of_who_knew_nothing_is_no_reason_to_forget
+            an_answer_is_found_that_was_kept_before_our_own_failure
+            kinds_are_kept_apart
+            what_cannot_be_read_counts_as_absent_and_is_replaced
+        }
+    };
+}
+
+/// The tests of those that replicas share, over `$kind`.
+macro_rules! shared_store {
+    ($kind:ty) => {
+        crate::stores::tests! {
+            $kind: shared;
+            callers_of_two_replicas_cost_one_lookup
+            callers_of_two_replicas_who_want_it_new_cost_one_lookup
+            the_others_failure_is_ours
+            what_the_upstream_thinks_of_one_replica_it_need_not_think_of_the_other
+            a_lease_that_is_given_up_is_taken_over
+            a_holder_that_lost_its_lease_overwrites_nothing
+            what_the_last_holder_saved_between_our_look_and_our_lease_is_found
+            a_panic_under_a_lease_gives_it_up
+            a_caller_who_leaves_while_another_replica_looks_up_changes_nothing
+            what_one_replica_finds_the_watchers_of_the_other_are_told
+            older_news_replaces_nothing_and_what_nobody_wants_is_not_loaded
+        }
+    };
+}
+
+macro_rules! tests {
+    ($kind:ty: $module:ident; $($test:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $test() {
+                let test = Box::pin(crate::stores::$module::$test::<$kind>());
+                crate::stores::soon(test).await;
+            }
+        )*
+    };
+}
+
+pub(crate) use {every_store, shared_store, tests};

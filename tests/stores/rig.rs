@@ -1,0 +1,390 @@
+//! What the suite is made of: kinds of stores, a counting fake upstream, replicas whose use of their store is counted.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::{
+    future::{BoxFuture, join_all},
+    stream::BoxStream,
+};
+use parking_lot::Mutex;
+use plaque::{
+    coalesce::{Entry, Failed},
+    latest::{Known, Latest, Made, Policy, Query, Reply, Settings},
+    store::{Held, Lease, Store},
+    upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
+    video::{Channel, ChannelId, Kind as VideoKind, Upload},
+};
+use prometheus_client::registry::Registry;
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// Ages, as [`settings`] has them: it is given without a lookup; at once, with a lookup behind it; if the lookup fails.
+pub const FRESH: Duration = Duration::from_secs(10);
+pub const STALE: Duration = Duration::from_mins(5);
+pub const OLD: Duration = Duration::from_mins(30);
+
+/// Longer than any test takes: what must not come into play.
+pub const LONG: Duration = Duration::from_mins(10);
+
+/// What must come. A machine may be busy.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A kind of store.
+pub trait Kind {
+    /// A place for one, with nothing in it.
+    fn new() -> Self;
+
+    /// The store of one plaque. Of those that share nothing, only when the one before is closed.
+    async fn open(&self) -> Arc<dyn Store>;
+
+    /// Puts there, under the name of `feed`, what nothing can read. No store may be open.
+    async fn garble(&self, feed: Feed);
+}
+
+/// A kind of store that replicas share.
+pub trait Shared: Kind {
+    /// Ends the lease of `feed` as if its holder had not renewed it in time.
+    async fn lose_lease(&self, feed: Feed);
+}
+
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(SOON, future).await.expect("it never came")
+}
+
+/// One of some channels.
+pub fn channel(number: u8) -> ChannelId {
+    let letter = char::from(b'a' + number).to_string();
+    format!("UC{}A", letter.repeat(21)).parse().expect("an ID")
+}
+
+/// The channel that most tests ask for.
+pub fn feed() -> Feed {
+    channel(0).into()
+}
+
+pub fn query() -> Query {
+    Query {
+        channel: feed().channel,
+        kind: None,
+        max_age: None,
+    }
+}
+
+/// Asks for news.
+pub fn anew() -> Query {
+    Query {
+        max_age: Some(Duration::ZERO),
+        ..query()
+    }
+}
+
+pub fn upload(number: usize, kind: VideoKind) -> Upload {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000 + number as u64);
+    Upload {
+        id: format!("upload{number:04}A").parse().expect("an ID"),
+        kind,
+        title: format!("Upload {number}"),
+        published: Some(at),
+        updated: None,
+        thumbnail: None,
+        views: None,
+    }
+}
+
+/// What is known of `feed` of an answer of this `age`, in which the channel is called `title`.
+pub fn good(feed: Feed, title: &str, age: Duration) -> Known {
+    let channel = Channel::new(feed.channel, title, vec![upload(1, VideoKind::Video)]);
+    good_channel(channel, age)
+}
+
+pub fn good_channel(channel: Channel, age: Duration) -> Known {
+    let at = Instant::now().checked_sub(age).expect("the machine runs since");
+    Entry::succeeded(Arc::new(channel), at, SystemTime::now() - age)
+}
+
+/// What is known of a feed that has failed so often, the last time as long `ago`, and is not to be looked up for another `pause`.
+pub fn bad(error: UpstreamError, streak: u32, ago: Duration, pause: Duration) -> Known {
+    let now = Instant::now();
+    let failed = Failed {
+        error,
+        at: now.checked_sub(ago).expect("the machine runs since"),
+        retry_at: now + pause,
+        streak,
+    };
+    Entry::failed(None, failed)
+}
+
+/// A plaque was there before, and kept this.
+pub async fn kept<K: Kind>(kind: &K, feed: Feed, known: &Known) {
+    let store = kind.open().await;
+    store.save(feed, known, Lease::Alone).await;
+    store.close(LONG).await;
+}
+
+type Answers = dyn Fn(usize, Feed) -> Result<Channel, Failure> + Send + Sync;
+
+/// An upstream that counts; its answers wait at a gate.
+pub struct Fake {
+    answers: Box<Answers>,
+    time_limit: Duration,
+    lookups: AtomicUsize,
+    arrivals: Semaphore,
+    gate: Semaphore,
+}
+
+impl Fake {
+    /// Answers what `answers` says to its first, second, … lookup, once [`Self::release`] lets it.
+    pub fn gated(
+        answers: impl Fn(usize, Feed) -> Result<Channel, Failure> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self::with(answers, 0, LONG))
+    }
+
+    /// Answers at once.
+    pub fn open(
+        answers: impl Fn(usize, Feed) -> Result<Channel, Failure> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self::with(answers, Semaphore::MAX_PERMITS, LONG))
+    }
+
+    pub fn with(
+        answers: impl Fn(usize, Feed) -> Result<Channel, Failure> + Send + Sync + 'static,
+        permits: usize,
+        time_limit: Duration,
+    ) -> Self {
+        Self {
+            answers: Box::new(answers),
+            time_limit,
+            lookups: AtomicUsize::new(0),
+            arrivals: Semaphore::new(0),
+            gate: Semaphore::new(permits),
+        }
+    }
+
+    /// Waits until one more lookup has come.
+    pub async fn arrival(&self) {
+        self.arrivals.acquire().await.expect("never closed").forget();
+    }
+
+    /// Lets one lookup through the gate.
+    pub fn release(&self) {
+        self.gate.add_permits(1);
+    }
+
+    pub fn lookups(&self) -> usize {
+        self.lookups.load(SeqCst)
+    }
+}
+
+impl Upstream for Fake {
+    fn look_up(&self, feed: Feed, _urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
+        Box::pin(async move {
+            let number = self.lookups.fetch_add(1, SeqCst) + 1;
+            self.arrivals.add_permits(1);
+            self.gate.acquire().await.expect("never closed").forget();
+            (self.answers)(number, feed)
+        })
+    }
+
+    fn time_limit(&self) -> Duration {
+        self.time_limit
+    }
+}
+
+/// The channel as the lookup of this number finds it: it is called so, and has so many uploads.
+#[expect(clippy::unnecessary_wraps, reason = "it is what an upstream answers")]
+pub fn found(number: usize, feed: Feed) -> Result<Channel, Failure> {
+    let uploads = (1..=number)
+        .map(|number| upload(number, VideoKind::Video))
+        .collect();
+    Ok(Channel::new(feed.channel, &format!("lookup {number}"), uploads))
+}
+
+/// An answer of nobody.
+pub fn never(number: usize, feed: Feed) -> Result<Channel, Failure> {
+    panic!("lookup {number} of {feed}, which was not to be")
+}
+
+/// A failure that is remembered for longer than a test takes.
+pub fn fails(error: UpstreamError) -> impl Fn(usize, Feed) -> Result<Channel, Failure> {
+    let retry_after = Some(Duration::from_mins(1));
+    move |_, _| {
+        let error = error.clone();
+        Err(Failure { error, retry_after })
+    }
+}
+
+/// The rules of freshness are those by default, but pauses are longer than a test.
+pub fn settings() -> Settings {
+    Settings {
+        policy: Policy {
+            fresh_for: Duration::from_mins(1),
+            stale_while_revalidate: Duration::from_mins(10),
+            stale_if_error: Duration::from_hours(7 * 24),
+            negative_for: Duration::from_mins(1),
+        },
+        cache_bytes: 16 << 20,
+        max_waiters: 100_000,
+        watch_every: LONG,
+    }
+}
+
+/// One plaque.
+pub struct Replica {
+    pub latest: Arc<Latest>,
+    pub store: Arc<Counted>,
+}
+
+impl Replica {
+    pub async fn start(kind: &impl Kind, upstream: &Arc<Fake>) -> Self {
+        Self::with(kind.open().await, upstream)
+    }
+
+    pub fn with(store: Arc<dyn Store>, upstream: &Arc<Fake>) -> Self {
+        let store = Arc::new(Counted {
+            store,
+            counts: watch::Sender::default(),
+            before_lease: Mutex::default(),
+        });
+        let (port, upstream) = (Arc::clone(&store) as Arc<dyn Store>, Arc::clone(upstream));
+        let latest = Arc::new(Latest::new(upstream, Some(port), settings(), Handle::current()));
+        latest.listen();
+        Self { latest, store }
+    }
+
+    pub async fn get(&self, query: Query) -> Reply {
+        self.latest.get(query).await
+    }
+
+    /// What callers are told who ask at once.
+    pub async fn tell_many(&self, count: usize, query: Query) -> Vec<String> {
+        let replies = join_all((0..count).map(|_| self.latest.get(query))).await;
+        replies.iter().map(told).collect()
+    }
+
+    /// Begins to ask.
+    pub fn begin(&self, query: Query) -> JoinHandle<Reply> {
+        let latest = Arc::clone(&self.latest);
+        tokio::spawn(async move { latest.get(query).await })
+    }
+
+    /// Ends, as a plaque does whose calls are over.
+    pub async fn stop(self) {
+        self.latest.close_store(LONG).await;
+    }
+}
+
+/// What a caller is told: the channel's title and whether it is stale, or the error.
+pub fn told(reply: &Reply) -> String {
+    match &reply.outcome {
+        Ok(answer) if answer.stale => format!("{} (stale)", answer.channel().title()),
+        Ok(answer) => answer.channel().title().to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// How long what was given without a lookup stays fresh.
+pub fn ttl(reply: &Reply) -> i64 {
+    match reply.made {
+        Made::Hit { ttl } => ttl,
+        Made::Forwarded { .. } => panic!("{reply:?}"),
+    }
+}
+
+/// How often a store was asked, and has answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub loads: usize,
+    pub leases: usize,
+    pub saves: usize,
+}
+
+/// A store whose use is counted.
+pub struct Counted {
+    store: Arc<dyn Store>,
+    counts: watch::Sender<Counts>,
+    before_lease: Mutex<Option<BoxFuture<'static, ()>>>,
+}
+
+impl Counted {
+    pub fn counts(&self) -> Counts {
+        *self.counts.borrow()
+    }
+
+    /// Waits until that has happened.
+    pub async fn until(&self, happened: impl FnMut(&Counts) -> bool) {
+        let mut counts = self.counts.subscribe();
+        counts.wait_for(happened).await.expect("its sender is here");
+    }
+
+    /// Does this before the next lease is asked for.
+    pub fn before_lease(&self, future: impl Future<Output = ()> + Send + 'static) {
+        *self.before_lease.lock() = Some(Box::pin(future));
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Counts)) {
+        self.counts.send_modify(change);
+    }
+}
+
+impl Store for Counted {
+    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
+        Box::pin(async move {
+            let known = self.store.load(feed).await;
+            self.count(|counts| counts.loads += 1);
+            known
+        })
+    }
+
+    fn lease(&self, feed: Feed) -> BoxFuture<'_, Lease> {
+        Box::pin(async move {
+            let before = self.before_lease.lock().take();
+            if let Some(before) = before {
+                before.await;
+            }
+            let lease = self.store.lease(feed).await;
+            self.count(|counts| counts.leases += 1);
+            lease
+        })
+    }
+
+    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            self.store.save(feed, known, lease).await;
+            self.count(|counts| counts.saves += 1);
+        })
+    }
+
+    fn news(&self) -> BoxStream<'static, Feed> {
+        self.store.news()
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        self.store.register(registry);
+    }
+
+    fn close(&self, limit: Duration) -> BoxFuture<'_, ()> {
+        self.store.close(limit)
+    }
+}
+
+/// The lease of `feed`, as soon as nobody else has it.
+pub async fn ours(store: &dyn Store, feed: Feed) -> Held {
+    loop {
+        match store.lease(feed).await {
+            Lease::Ours(held) => return held,
+            Lease::Theirs(end) => end.await,
+            Lease::Alone => panic!("the store is in trouble"),
+        }
+    }
+}

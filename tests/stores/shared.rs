@@ -1,0 +1,244 @@
+//! Replicas that share a store: one lookup among them, whatever becomes of it and of whoever makes it.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt as _;
+use plaque::{
+    latest::{Event, LookupError, Query, Watch, WatchQuery},
+    store::Lease,
+    upstream::{Feed, UpstreamError},
+};
+
+use super::rig::*;
+
+/// Two replicas over one upstream.
+async fn two(kind: &impl Kind, upstream: &Arc<Fake>) -> (Replica, Replica) {
+    (
+        Replica::start(kind, upstream).await,
+        Replica::start(kind, upstream).await,
+    )
+}
+
+/// Five hundred callers at each of two replicas, while the lookup waits at its gate. What they are told, each once.
+async fn a_thousand_at_two(replicas: (&Replica, &Replica), upstream: &Fake, query: Query) -> Vec<String> {
+    let calls = async {
+        let (one, other) = replicas;
+        tokio::join!(one.tell_many(500, query), other.tell_many(500, query))
+    };
+    let lookup = async {
+        upstream.arrival().await;
+        // Both have asked: one of them waits for the other.
+        for replica in [replicas.0, replicas.1] {
+            replica.store.until(|counts| counts.leases > 0).await;
+        }
+        upstream.release();
+    };
+    let ((mut told, others), ()) = tokio::join!(calls, lookup);
+    told.extend(others);
+    assert_eq!(told.len(), 1000);
+    told.dedup();
+    told
+}
+
+pub async fn callers_of_two_replicas_cost_one_lookup<K: Shared>() {
+    let kind = K::new();
+    let upstream = Fake::gated(found);
+    let (one, other) = two(&kind, &upstream).await;
+    let told = a_thousand_at_two((&one, &other), &upstream, query()).await;
+    assert_eq!((told, upstream.lookups()), (vec!["lookup 1".into()], 1));
+    assert_eq!((one.latest.waiting(), other.latest.waiting()), (0, 0));
+}
+
+pub async fn callers_of_two_replicas_who_want_it_new_cost_one_lookup<K: Shared>() {
+    let kind = K::new();
+    kept(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    let upstream = Fake::gated(found);
+    let (one, other) = two(&kind, &upstream).await;
+    let told = a_thousand_at_two((&one, &other), &upstream, anew()).await;
+    assert_eq!((told, upstream.lookups()), (vec!["lookup 1".into()], 1));
+}
+
+pub async fn the_others_failure_is_ours<K: Shared>() {
+    for error in [
+        UpstreamError::NotFound,
+        UpstreamError::Status(503),
+        UpstreamError::Malformed("a page".into()),
+    ] {
+        let kind = K::new();
+        let upstream = Fake::gated(fails(error.clone()));
+        let (one, other) = two(&kind, &upstream).await;
+        let told = a_thousand_at_two((&one, &other), &upstream, query()).await;
+        let expected = match error {
+            UpstreamError::NotFound => LookupError::ChannelNotFound(feed().channel),
+            error => LookupError::Upstream(error),
+        };
+        assert_eq!((told, upstream.lookups()), (vec![expected.to_string()], 1));
+    }
+}
+
+pub async fn what_the_upstream_thinks_of_one_replica_it_need_not_think_of_the_other<K: Shared>() {
+    let kind = K::new();
+    let (refusing, willing) = (
+        Fake::gated(fails(UpstreamError::RateLimited(429))),
+        Fake::open(found),
+    );
+    let (one, other) = (
+        Replica::start(&kind, &refusing).await,
+        Replica::start(&kind, &willing).await,
+    );
+    let refused = one.begin(query());
+    refusing.arrival().await;
+    let answered = other.begin(query());
+    other.store.until(|counts| counts.leases > 0).await;
+    assert_eq!(willing.lookups(), 0);
+    refusing.release();
+    let refused = refused.await.expect("no panic").outcome.expect_err("refused");
+    assert_eq!(refused, LookupError::Upstream(UpstreamError::RateLimited(429)));
+    assert_eq!(told(&answered.await.expect("no panic")), "lookup 1");
+}
+
+pub async fn a_lease_that_is_given_up_is_taken_over<K: Shared>() {
+    let kind = K::new();
+    let upstream = Fake::open(found);
+    let replica = Replica::start(&kind, &upstream).await;
+    let other = kind.open().await;
+    let held = ours(&*other, feed()).await;
+    let call = replica.begin(query());
+    replica.store.until(|counts| counts.leases > 0).await;
+    assert_eq!(upstream.lookups(), 0);
+    drop(held);
+    assert_eq!(told(&call.await.expect("no panic")), "lookup 1");
+    assert_eq!(upstream.lookups(), 1);
+}
+
+pub async fn a_holder_that_lost_its_lease_overwrites_nothing<K: Shared>() {
+    let kind = K::new();
+    let (slow, quick) = (Fake::gated(found), Fake::open(|_, feed| found(2, feed)));
+    let one = Replica::start(&kind, &slow).await;
+    let late = one.begin(query());
+    slow.arrival().await;
+    kind.lose_lease(feed()).await;
+    let other = Replica::start(&kind, &quick).await;
+    assert_eq!(told(&other.get(query()).await), "lookup 2");
+    slow.release();
+    // Its own callers are given what it has found.
+    assert_eq!(told(&late.await.expect("no panic")), "lookup 1");
+    let third = Replica::start(&kind, &quick).await;
+    assert_eq!(told(&third.get(query()).await), "lookup 2");
+    assert_eq!(told(&other.get(query()).await), "lookup 2");
+    assert_eq!((slow.lookups(), quick.lookups()), (1, 1));
+}
+
+pub async fn what_the_last_holder_saved_between_our_look_and_our_lease_is_found<K: Shared>() {
+    let kind = K::new();
+    let upstream = Fake::open(never);
+    let replica = Replica::start(&kind, &upstream).await;
+    let other = kind.open().await;
+    let holder = Arc::clone(&other);
+    replica.store.before_lease(async move {
+        let held = ours(&*holder, feed()).await;
+        let found = good(feed(), "theirs", Duration::ZERO);
+        holder.save(feed(), &found, Lease::Ours(held)).await;
+    });
+    assert_eq!(told(&replica.get(query()).await), "theirs");
+    let counts = replica.store.counts();
+    assert_eq!((counts.leases, counts.saves), (1, 0));
+    // Nor is the lease kept.
+    drop(ours(&*other, feed()).await);
+}
+
+pub async fn a_panic_under_a_lease_gives_it_up<K: Shared>() {
+    let kind = K::new();
+    let upstream = Fake::gated(|number, feed| {
+        assert!(number > 1, "a bug in the lookup");
+        found(number, feed)
+    });
+    let (one, other) = two(&kind, &upstream).await;
+    let unlucky = one.begin(query());
+    upstream.arrival().await;
+    let waiting = other.begin(query());
+    other.store.until(|counts| counts.leases > 0).await;
+    upstream.release();
+    let error = unlucky.await.expect("no panic here").outcome.expect_err("a bug");
+    assert_eq!(error, LookupError::Panicked);
+    upstream.arrival().await;
+    upstream.release();
+    assert_eq!(told(&waiting.await.expect("no panic")), "lookup 2");
+    assert_eq!(upstream.lookups(), 2);
+}
+
+pub async fn a_caller_who_leaves_while_another_replica_looks_up_changes_nothing<K: Shared>() {
+    let kind = K::new();
+    let upstream = Fake::open(found);
+    let replica = Replica::start(&kind, &upstream).await;
+    let other = kind.open().await;
+    let held = ours(&*other, feed()).await;
+    let leaving = replica.begin(query());
+    replica.store.until(|counts| counts.leases > 0).await;
+    leaving.abort();
+    assert!(leaving.await.expect_err("aborted").is_cancelled());
+    assert_eq!((replica.latest.flights(), replica.latest.waiting()), (1, 0));
+    let staying = replica.begin(query());
+    drop(held);
+    assert_eq!(told(&staying.await.expect("no panic")), "lookup 1");
+    assert_eq!((upstream.lookups(), replica.store.counts().saves), (1, 1));
+}
+
+/// The upload that a watcher is told of next.
+async fn next(watch: &mut Watch) -> String {
+    match watch.next().await.expect("it goes on").expect("no error") {
+        Event::Upload { channel, upload, .. } => {
+            channel.upload(upload).expect("it has it").title().to_owned()
+        }
+        Event::Problem { error, .. } => panic!("{error}"),
+    }
+}
+
+fn watch(replica: &Replica, feed: Feed) -> Watch {
+    replica.latest.watch(&WatchQuery {
+        channels: vec![feed.channel],
+        kind: None,
+        published_after: None,
+    })
+}
+
+pub async fn what_one_replica_finds_the_watchers_of_the_other_are_told<K: Shared>() {
+    let kind = K::new();
+    kept(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    let upstream = Fake::open(|_, feed| found(3, feed));
+    let (one, other) = two(&kind, &upstream).await;
+    let mut watch = watch(&other, feed());
+    assert_eq!(next(&mut watch).await, "Upload 1");
+    assert_eq!(told(&one.get(anew()).await), "lookup 3");
+    assert_eq!(next(&mut watch).await, "Upload 2");
+    assert_eq!(next(&mut watch).await, "Upload 3");
+    // So is whoever asks, as soon as it is known.
+    while told(&other.get(query()).await) != "lookup 3" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(upstream.lookups(), 1);
+}
+
+pub async fn older_news_replaces_nothing_and_what_nobody_wants_is_not_loaded<K: Shared>() {
+    let kind = K::new();
+    let watched = channel(1).into();
+    kept(&kind, watched, &good(watched, "kept", FRESH)).await;
+    let upstream = Fake::open(found);
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    let mut watch = watch(&replica, watched);
+    assert_eq!(next(&mut watch).await, "Upload 1");
+    let before = replica.store.counts();
+
+    let other = kind.open().await;
+    let save = async |feed, known| other.save(feed, &known, Lease::Alone).await;
+    save(feed(), good(feed(), "older", FRESH)).await;
+    let unwanted = channel(2).into();
+    save(unwanted, good(unwanted, "unwanted", Duration::ZERO)).await;
+    // News is taken in one after the other: this is the last.
+    let newer = found(2, watched).expect("a channel");
+    save(watched, good_channel(newer, Duration::ZERO)).await;
+    assert_eq!(next(&mut watch).await, "Upload 2");
+    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(replica.store.counts().loads, before.loads + 2);
+}
