@@ -84,14 +84,14 @@ async fn serve(
         admin: listen_for_admins(admin).await?,
         tls,
     };
-    // Before the address is told, so that whoever reads it can also stop us.
-    let shutdown = shutdown_signal()?;
-    keep_current(listeners.tls.clone())?;
-    announce(&listeners)?;
     let sources = Sources {
         upstream: Arc::new(youtube),
         store: config.store.as_ref().map(open_store).transpose()?,
     };
+    // Before the address is told, so that whoever reads it can also stop us.
+    let shutdown = shutdown_signal()?;
+    keep_current(listeners.tls.clone())?;
+    announce(&listeners)?;
     Ok(server::run(listeners, config, sources, shutdown).await?)
 }
 
