@@ -33,8 +33,8 @@ pub trait Store: Send + Sync {
     fn lease(&self, feed: Feed) -> BoxFuture<'_, Lease>;
 
     /// Keeps what was found, and tells others of it; ends the lease under which it was looked up. Something newer than that lease
-    /// stays.
-    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, ()>;
+    /// stays: then this is false.
+    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool>;
 
     /// Feeds of which others have kept something, from now on. None, where there are no others.
     fn news(&self) -> BoxStream<'static, Feed>;

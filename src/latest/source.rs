@@ -108,8 +108,11 @@ impl Source {
                 },
             };
             let found = self.ask(feed, urgency, known.as_deref()).await;
-            store.save(feed, &found, lease).await;
-            return found;
+            if store.save(feed, &found, lease).await {
+                return found;
+            }
+            // We took longer than our lease, and what another has found since is there.
+            return self.kept(feed, known.as_deref()).await.unwrap_or(found);
         }
     }
 

@@ -256,14 +256,14 @@ impl Store for File {
         future::ready(Lease::Alone).boxed()
     }
 
-    fn save<'a>(&'a self, feed: Feed, known: &'a Known, _lease: Lease) -> BoxFuture<'a, ()> {
+    fn save<'a>(&'a self, feed: Feed, known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
         let begun = Instant::now();
         if let Some(bytes) = kept::encode(known, begun) {
             let kept = self.shared.keep(engine::key(feed), bytes);
             let outcome = if kept { Outcome::Ok } else { Outcome::Skipped };
             self.shared.operations.observe("save", outcome, begun);
         }
-        future::ready(()).boxed()
+        future::ready(true).boxed()
     }
 
     fn news(&self) -> BoxStream<'static, Feed> {

@@ -173,9 +173,9 @@ impl Shared {
         }
     }
 
-    async fn save(&self, feed: Feed, known: &Known, lease: Lease) {
+    async fn save(&self, feed: Feed, known: &Known, lease: Lease) -> bool {
         let Some(value) = kept::encode(known, Instant::now()) else {
-            return;
+            return true;
         };
         let began = Instant::now();
         let token = if let Lease::Ours(held) = &lease {
@@ -200,6 +200,7 @@ impl Shared {
         drop(lease);
         let outcome = saved.map(|newer: bool| if newer { Outcome::Ok } else { Outcome::Miss });
         self.count("save", outcome, began);
+        outcome != Ok(Outcome::Miss)
     }
 
     fn count(&self, operation: &'static str, outcome: Result<Outcome, Trouble>, began: Instant) {
@@ -241,7 +242,7 @@ impl Store for Redis {
         Box::pin(self.0.lease(feed))
     }
 
-    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, ()> {
+    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool> {
         Box::pin(self.0.save(feed, known, lease))
     }
 

@@ -153,9 +153,9 @@ impl Store for Port {
         future::ready(lease).boxed()
     }
 
-    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, ()> {
+    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool> {
         let now = Instant::now();
-        let is_newer = kept::encode(known, now).is_some_and(|bytes| {
+        let is_newer = kept::encode(known, now).map(|bytes| {
             self.memory.at(feed, |place| {
                 let token = if let Lease::Ours(held) = &lease {
                     held.token
@@ -173,11 +173,11 @@ impl Store for Port {
         });
         // Not before: others would find neither a lease nor an answer.
         drop(lease);
-        if is_newer {
+        if is_newer == Some(true) {
             // Fails if nobody wants news.
             let _ = self.memory.0.news.send((self.replica, feed));
         }
-        future::ready(()).boxed()
+        future::ready(is_newer.unwrap_or(true)).boxed()
     }
 
     fn news(&self) -> BoxStream<'static, Feed> {
@@ -208,8 +208,8 @@ impl Store for Troubled {
         future::ready(Lease::Alone).boxed()
     }
 
-    fn save<'a>(&'a self, _feed: Feed, _known: &'a Known, _lease: Lease) -> BoxFuture<'a, ()> {
-        future::ready(()).boxed()
+    fn save<'a>(&'a self, _feed: Feed, _known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
+        future::ready(true).boxed()
     }
 
     fn news(&self) -> BoxStream<'static, Feed> {

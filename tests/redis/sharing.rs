@@ -107,15 +107,18 @@ async fn a_late_holder_overwrites_nothing_newer() {
         .await;
     let third = ours(&other).await;
     let mut news = other.news();
-    one.save(feed(), &found("late", Duration::ZERO), Lease::Ours(late))
+    let kept = one
+        .save(feed(), &found("late", Duration::ZERO), Lease::Ours(late))
         .await;
+    assert!(!kept);
     assert_eq!(loaded(&other).await.as_deref(), Some("newer"));
     assert!(news.next().now_or_never().is_none());
     // Nor does it end another's lease.
     drop(theirs(&one).await);
-    other
+    let kept = other
         .save(feed(), &found("newest", Duration::ZERO), Lease::Ours(third))
         .await;
+    assert!(kept);
     assert_eq!(loaded(&one).await.as_deref(), Some("newest"));
     // Whoever was alone has found something newer than all.
     one.save(feed(), &found("alone", Duration::ZERO), Lease::Alone)

@@ -358,10 +358,11 @@ impl Store for Counted {
         })
     }
 
-    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, ()> {
+    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            self.store.save(feed, known, lease).await;
+            let is_newest = self.store.save(feed, known, lease).await;
             self.count(|counts| counts.saves += 1);
+            is_newest
         })
     }
 

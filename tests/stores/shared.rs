@@ -121,8 +121,9 @@ pub async fn a_holder_that_lost_its_lease_overwrites_nothing<K: Shared>() {
     let other = Replica::start(&kind, &quick).await;
     assert_eq!(told(&other.get(query()).await), "lookup 2");
     slow.release();
-    // Its own callers are given what it has found.
-    assert_eq!(told(&late.await.expect("no panic")), "lookup 1");
+    // Nor are its own callers given what it has found.
+    assert_eq!(told(&late.await.expect("no panic")), "lookup 2");
+    assert_eq!(told(&one.get(query()).await), "lookup 2");
     let third = Replica::start(&kind, &quick).await;
     assert_eq!(told(&third.get(query()).await), "lookup 2");
     assert_eq!(told(&other.get(query()).await), "lookup 2");
