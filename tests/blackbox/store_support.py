@@ -289,11 +289,11 @@ def with_store(store):
 
 
 def begin(replicas, channels, each):
-    """Begins so many calls for each channel, spread over the replicas."""
+    """Begins so many calls for each channel, spread over the replicas: each channel's over all of them."""
     calls = []
     for number in range(each):
-        for channel in channels:
-            replica = replicas[len(calls) % len(replicas)]
+        for place, channel in enumerate(channels):
+            replica = replicas[(number + place) % len(replicas)]
             calls.append(replica.plaque.start(channel, over=replica.connection(len(calls) // len(replicas))))
     return calls
 
