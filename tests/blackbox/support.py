@@ -263,12 +263,13 @@ def running(command):
             program.kill()
 
 
-def run(*command, within=20):
-    """Runs a command to its end."""
+def run(*command, within=20, stdin=None):
+    """Runs a command to its end. What it says is bytes if what it is told is."""
     words = [str(word) for word in command]
+    told = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     try:
         return subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=ENVIRONMENT, timeout=within)
+            words, capture_output=True, text=not isinstance(stdin, bytes), env=ENVIRONMENT, timeout=within, **told)
     except subprocess.TimeoutExpired:
         raise Failure(f"`{' '.join(words)}` did not end within {within} s") from None
 
@@ -395,11 +396,12 @@ class Bench:
         self.grpcurl_program = said.grpcurl
 
     @contextmanager
-    def plaque(self, upstream, *flags):
+    def plaque(self, upstream, *flags, under=()):
+        """A running plaque; `under` is what goes before its name on the command line."""
         # As fast as it comes, where a check says nothing else.
         defaults = {"--listen": "127.0.0.1:0", "--admin-listen": "127.0.0.1:0", "--upstream-rate": "0"}
         given = [word for pair in defaults.items() if pair[0] not in flags for word in pair]
-        command = [self.program, "serve", "--upstream", upstream, *given, *flags]
+        command = [*under, self.program, "serve", "--upstream", upstream, *given, *flags]
         with running(command) as program:
             try:
                 plaque = Plaque(program)

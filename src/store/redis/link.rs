@@ -24,7 +24,7 @@ use super::{
 /// What connecting may take: names, TLS and a subscription need more than an operation does.
 const CONNECTING: Duration = Duration::from_secs(2);
 
-/// A proof may take longer than an operation, for which somebody waits.
+/// A proof may take longer than an operation, for which somebody waits; not the first one.
 const PROOF: Duration = Duration::from_secs(1);
 
 /// Between proofs. Without them, nothing would tell that messages come no more.
@@ -259,7 +259,8 @@ impl Link {
             .map_err(|_| format!("no connection within {}", humantime::format_duration(CONNECTING)))?
             .map_err(|error| error.to_string())?;
         let session = Session { connection, state };
-        self.prove(&session).await?;
+        // Were it slower than an operation may be, the next one would end the session again.
+        self.prove(&session, self.settings.budget).await?;
         Ok(session)
     }
 
@@ -274,7 +275,7 @@ impl Link {
             .await
             .is_some()
         {
-            if let Err(why) = self.prove(&session).await {
+            if let Err(why) = self.prove(&session, PROOF).await {
                 session.state.end(why);
             }
         }
@@ -282,8 +283,8 @@ impl Link {
         session.state.why.get().cloned().unwrap_or_default()
     }
 
-    /// Whether Redis takes writes and messages, and the messages reach us.
-    async fn prove(&self, session: &Session) -> Result<(), String> {
+    /// Whether Redis takes writes and messages, and the messages reach us, within `limit`.
+    async fn prove(&self, session: &Session, limit: Duration) -> Result<(), String> {
         let keys = self.settings.prefix.keys(&self.suspect.lock());
         let proof = async {
             let () = session
@@ -293,11 +294,11 @@ impl Link {
             Ok::<_, RedisError>(())
         };
         let proof = tokio::select! {
-            proof = timeout(PROOF, proof) => proof,
+            proof = timeout(limit, proof) => proof,
             () = session.over() => return Err(session.state.why.get().cloned().unwrap_or_default()),
         };
         proof
-            .map_err(|_| format!("no answer within {}", humantime::format_duration(PROOF)))?
+            .map_err(|_| format!("no answer within {}", humantime::format_duration(limit)))?
             .map_err(|error| error.to_string())
     }
 }

@@ -1,0 +1,788 @@
+"""Replicas that share a store, and restarts: what `--store` promises, from the outside.
+
+    python tests/blackbox/store.py --plaque target/release/plaque --shared ../shared [--kills 200] [--seed N]
+
+With redis-server and redis-cli of the path, and Debian's faketime. Every check has an origin and servers of its own. Where a check
+sleeps, the time that passes is the scenario.
+"""
+
+import random
+import re
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import grpc
+
+from store_support import (
+    LEASE, STORE_TIMEOUT, Proxy, Replica, begin, calls_in_progress, expect_one_lookup_for_each, files_beside, lookups_of,
+    refusing_server, replicas_and_origin, running_cluster, running_redis, wait_until_down, wait_until_up, with_store,
+)
+from support import (
+    Answer, Bench, Plaque, Stopwatch, Suite, expect, expect_equal, expect_error, expect_in, expect_ok, made_up_channel, running,
+    wait_until,
+)
+
+StatusCode = grpc.StatusCode
+suite = Suite()
+
+
+def upload_id(number):
+    return f"new{number:08}"
+
+
+def channels(first, count):
+    return [made_up_channel(number) for number in range(first, first + count)]
+
+
+def key(channel):
+    return f"plaque:1:{{{channel}/all}}"
+
+
+def video_id(answer):
+    expect_ok(answer)
+    return answer.response.video.video_id
+
+
+def fetch_time(answer):
+    return answer.response.freshness.fetch_time.ToNanoseconds() / 1e9
+
+
+def ttl(answer):
+    """For how many seconds more the answer is fresh, as plaque tells of one that it knew."""
+    expect_ok(answer)
+    found = re.fullmatch(r"plaque; hit; ttl=(-?\d+)", answer.cache_status or "")
+    expect(found, f"the cache-status is {answer.cache_status!r}")
+    return int(found.group(1))
+
+
+# One lookup among all
+
+
+@suite.check
+def a_thousand_callers_of_three_replicas_cost_one_lookup(bench):
+    with running_redis() as redis, replicas_and_origin(bench, redis.url) as (replicas, origin):
+        # Longer than a lease, and for Python to begin all of the calls.
+        origin.control(latency_ms=3000)
+        calls = begin(replicas, [made_up_channel(1)], 1000)
+        wait_until(lambda: calls_in_progress(replicas) == 1000, "all calls are there", 3)
+        answers = [Answer(call) for call in calls]
+        expect_equal("the uploads", {video_id(answer) for answer in answers}, {video_id(answers[0])})
+        expect_equal("the lookups", origin.lookups(), 1)
+
+
+@suite.check
+def a_thousand_callers_of_twenty_channels_cost_twenty_lookups(bench):
+    with running_redis() as redis, replicas_and_origin(bench, redis.url) as (replicas, origin):
+        origin.control(latency_ms=300)
+        expect_equal("the lookups", lookups_of(replicas, origin, channels(0, 20), 50), 20)
+
+
+@suite.check
+def what_one_replica_has_found_no_other_looks_up(bench):
+    with running_redis() as redis, replicas_and_origin(bench, redis.url, count=2) as (replicas, origin):
+        answers = [replica.plaque.ask(made_up_channel(1)) for replica in replicas]
+        expect_equal("the fetch times", fetch_time(answers[0]), fetch_time(answers[1]))
+        expect(ttl(answers[1]) in (58, 59, 60), f"it is fresh for {ttl(answers[1])} s more")
+        origin.control(mode="status:404", channels=[made_up_channel(2)])
+        for replica in replicas:
+            expect_error(replica.plaque.ask(made_up_channel(2)), StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+        expect_equal("the lookups", origin.lookups(), 2)
+        keys = set(redis.cli("keys", "*").decode().split())
+        expect(keys and all(name.startswith("plaque:1:") for name in keys), f"the keys are {keys}")
+        expect(all(int(redis.cli("pttl", name)) > 0 for name in keys), "a key does not expire")
+
+
+@suite.check
+def replicas_with_other_prefixes_share_nothing(bench):
+    with running_redis() as redis, replicas_and_origin(bench, redis.url, count=1) as (replicas, origin), \
+            Replica(bench, origin.url, *with_store(redis.url), "--store-prefix", "staging") as other:
+        wait_until_up([other])
+        for replica in [*replicas, other]:
+            expect_ok(replica.plaque.ask(made_up_channel(1)))
+        expect_equal("the lookups", origin.lookups(), 2)
+
+
+# The holder of a lease
+
+
+@suite.check
+def the_lookup_of_a_replica_that_is_killed_is_made_by_another(bench):
+    with running_redis() as redis, replicas_and_origin(bench, redis.url) as (replicas, origin):
+        holder, *others = replicas
+        origin.control(mode="hang")
+        lost = holder.plaque.start(made_up_channel(1))
+        wait_until(lambda: origin.lookups() == 1, "the lookup begins")
+        calls = begin(others, [made_up_channel(1)], 100)
+        wait_until(lambda: calls_in_progress(others) == 100, "all calls are there")
+        origin.control(mode="ok")
+        watch = Stopwatch()
+        holder.signal(signal.SIGKILL)
+        expect_equal("the holder's call", Answer(lost).code, StatusCode.UNAVAILABLE)
+        for call in calls:
+            expect_ok(Answer(call))
+        took = watch.seconds()
+        expect(took < LEASE + 1, f"the others' callers waited for {took:.1f} s")
+        expect_equal("the lookups", origin.lookups(), 2)
+    return f"answered {took:.1f} s after its death"
+
+
+@suite.check
+def the_late_answer_of_a_frozen_replica_replaces_no_newer_one(bench):
+    with running_redis() as redis, replicas_and_origin(bench, redis.url) as (replicas, origin):
+        holder, *others = replicas
+        channel = made_up_channel(1)
+        origin.control(latency_ms=500)
+        late = holder.plaque.start(channel)
+        wait_until(lambda: origin.lookups() == 1, "the lookup begins")
+        holder.signal(signal.SIGSTOP)
+        watch = Stopwatch()
+        # The origin has answered, and nobody has read it.
+        wait_until(lambda: origin.stats()["by_status"].get("200") == 1, "the origin answers")
+        origin.publish(channel, upload_id(1))
+        for call in begin(others, [channel], 20):
+            expect_equal("the upload", video_id(Answer(call)), upload_id(1))
+        took = watch.seconds()
+        expect(took < LEASE + 1.5, f"the others' callers waited for {took:.1f} s")
+        expect_equal("the lookups", origin.lookups(), 2)
+
+        holder.signal(signal.SIGCONT)
+        expect_equal("the late upload", video_id(Answer(late)), upload_id(1))
+        with Replica(bench, origin.url, *with_store(redis.url)) as fresh:
+            wait_until_up([fresh])
+            for replica in *replicas, fresh:
+                expect_equal("the upload", video_id(replica.plaque.ask(channel)), upload_id(1))
+                expect_equal("the upload", video_id(replica.plaque.ask(channel, max_age=30)), upload_id(1))
+        expect_equal("the lookups", origin.lookups(), 2)
+    return f"answered {took:.1f} s after it froze"
+
+
+# Redis in trouble
+
+
+class Callers:
+    """Calls for channels that nobody knows, one after another at each replica in turn, until the block ends."""
+
+    def __init__(self, replicas):
+        self.replicas, self.ended = replicas, threading.Event()
+        self.failed, self.slow, self.count, self.longest = [], 0, 0, 0
+        self.thread = threading.Thread(target=self.call, daemon=True)
+
+    def call(self):
+        while not self.ended.is_set():
+            replica, watch = self.replicas[self.count % len(self.replicas)], Stopwatch()
+            answer = replica.plaque.ask(made_up_channel(10_000 + self.count))
+            if answer.code is not StatusCode.OK:
+                self.failed.append(str(answer))
+            self.count += 1
+            self.slow += watch.seconds() > STORE_TIMEOUT * 0.9
+            self.longest = max(self.longest, watch.seconds())
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
+
+    def expect_answered(self):
+        expect(not self.failed, f"{len(self.failed)} of {self.count} calls failed, such as {self.failed[:1]}")
+        # At each replica the one that finds out, and one more if the first attempt to go on finds no better.
+        expect(self.slow <= 2 * len(self.replicas), f"{self.slow} of {self.count} calls waited for the store")
+        expect(self.longest < STORE_TIMEOUT * 3, f"a call took {self.longest:.1f} s")
+
+    def __str__(self):
+        return f"{self.count} calls, {self.slow} waited for the store"
+
+
+def expect_full_speed(replicas, plain, first):
+    """That lookups go as fast as in a plaque that has no store. Told are the medians in milliseconds."""
+    took, all_of_it = {True: [], False: []}, Stopwatch()
+    for channel in channels(first, 80):
+        expect(all_of_it.seconds() < 60, f"{len(took[True])} lookups of each took a minute")
+        for replica in *replicas, plain:
+            watch = Stopwatch()
+            expect_ok(replica.plaque.ask(channel))
+            took[replica is plain].append(watch.seconds() * 1000)
+    with_it, without = (statistics.median(took[alone]) for alone in (False, True))
+    expect(with_it < without + 10, f"a lookup takes {with_it:.1f} ms, without a store {without:.1f} ms")
+    late = sorted(took[False])[-5]
+    expect(late < STORE_TIMEOUT * 500, f"at least five lookups took {late:.0f} ms: they waited for the store")
+    return f"{with_it:.1f} ms a lookup meanwhile, {without:.1f} ms without a store"
+
+
+def expect_told(replicas, most=1):
+    """That each has told of the trouble once, or at most so often, and as often of its end, and nothing else."""
+    for replica in replicas:
+        told = [replica.logged(text) for text in ("the store is in trouble", "the store is back", " WARN ", " ERROR ")]
+        expect(1 <= told[0] <= most and told == [told[0]] * 3 + [0], f"the log tells of troubles and their ends so: {replica.log()}")
+
+
+# Each begins, and returns what ends it. What needs to last as long as the check is in its `stack`.
+
+
+def stopped(redis, _, __):
+    redis.kill()
+    return redis.start
+
+
+def frozen(redis, _, __):
+    redis.signal(signal.SIGSTOP)
+    return lambda: redis.signal(signal.SIGCONT)
+
+
+def slow(_, proxy, __):
+    proxy.delay = STORE_TIMEOUT * 1.2
+
+    def end():
+        proxy.delay = 0
+    return end
+
+
+def out_of_memory(redis, _, __):
+    redis.cli("config", "set", "maxmemory", "1", "maxmemory-policy", "noeviction")
+    return lambda: redis.cli("config", "set", "maxmemory", "0")
+
+
+def without_the_right_to_run_scripts(redis, _, __):
+    redis.cli("acl", "setuser", "default", "-evalsha", "-eval")
+    return lambda: redis.cli("acl", "setuser", "default", "+@all")
+
+
+def without_the_right_to_hear_messages(redis, _, __):
+    redis.cli("acl", "setuser", "default", "resetchannels")
+    return lambda: redis.cli("acl", "setuser", "default", "allchannels")
+
+
+def behind_another_password(redis, proxy, _):
+    redis.cli("config", "set", "requirepass", "another")
+    proxy.drop_connections()
+    return lambda: redis.cli("config", "set", "requirepass", "", password="another")
+
+
+def answering_errors(error, redis, proxy, stack):
+    proxy.turn_to(stack.enter_context(refusing_server(error)))
+    return lambda: proxy.turn_to(redis.port)
+
+
+def loading(*places):
+    return answering_errors("LOADING Redis is loading the dataset in memory", *places)
+
+
+def broken(*places):
+    return answering_errors("ERR nothing works here", *places)
+
+
+def failing_over(redis, proxy, stack):
+    successor = stack.enter_context(running_redis("--replicaof", "127.0.0.1", redis.port))
+    wait_until(lambda: b"master_link_status:up" in successor.cli("info", "replication"), "the replica has it all")
+    successor.cli("replicaof", "no", "one")
+    redis.cli("replicaof", "127.0.0.1", successor.port)
+
+    def end():
+        # Those who are connected find out by themselves.
+        proxy.target = successor.port
+    return end
+
+
+def trouble_with_redis(bench, befalls):
+    with ExitStack() as stack:
+        redis = stack.enter_context(running_redis())
+        proxy = stack.enter_context(Proxy(redis.port))
+        replicas, origin = stack.enter_context(replicas_and_origin(bench, proxy.url))
+        plain = stack.enter_context(Replica(bench, origin.url))
+        expect_one_lookup_for_each(replicas, origin, channels(0, 3))
+        with Callers(replicas) as callers:
+            end = befalls(redis, proxy, stack)
+            wait_until_down(replicas)
+            note = expect_full_speed(replicas, plain, 1000)
+            # Time for more than one attempt to come back.
+            time.sleep(2.5)
+            end()
+            back = wait_until_up(replicas)
+        callers.expect_answered()
+        expect_one_lookup_for_each(replicas, origin, channels(2000, 3))
+        expect_told(replicas)
+    return f"{note}; {callers}; back {back:.1f} s after its end"
+
+
+for befalls in (
+        stopped, frozen, slow, out_of_memory, without_the_right_to_run_scripts, without_the_right_to_hear_messages,
+        behind_another_password, loading, broken, failing_over):
+    suite.add(f"with Redis {befalls.__name__.replace('_', ' ')} plaque goes on alone and comes back", trouble_with_redis, befalls)
+
+
+@suite.check
+def with_redis_restarted_empty_plaque_goes_on_as_if_it_were_new(bench):
+    with running_redis() as redis, replicas_and_origin(bench, redis.url) as (replicas, origin):
+        expect_one_lookup_for_each(replicas, origin, channels(0, 3))
+        with Callers(replicas) as callers:
+            redis.kill()
+            redis.start()
+            wait_until(lambda: all(replica.logged("the store is back") for replica in replicas), "all are back")
+        callers.expect_answered()
+        expect_one_lookup_for_each(replicas, origin, channels(2000, 3))
+        expect_told(replicas)
+    return str(callers)
+
+
+@suite.check
+def with_redis_emptied_nobody_notices(bench):
+    with running_redis() as redis, replicas_and_origin(bench, redis.url) as (replicas, origin):
+        expect_one_lookup_for_each(replicas, origin, channels(0, 3))
+        redis.cli("flushall")
+        redis.cli("script", "flush")
+        expect_one_lookup_for_each(replicas, origin, channels(3, 3))
+        for replica in replicas:
+            expect_equal("the warnings in the log", replica.logged(" WARN "), 0)
+
+
+@suite.check
+def without_redis_at_its_start_plaque_serves_and_joins_later(bench):
+    with running_redis() as redis, bench.origin(synthesise=True) as origin, ExitStack() as stack:
+        origin.control(latency_ms=0)
+        redis.kill()
+        replicas = [stack.enter_context(Replica(bench, origin.url, *with_store(redis.url))) for _ in range(2)]
+        for replica in replicas:
+            watch = Stopwatch()
+            expect_ok(replica.plaque.ask(made_up_channel(1)))
+            expect(watch.seconds() < STORE_TIMEOUT, f"the first call took {watch.seconds():.2f} s")
+        expect_equal("the lookups", origin.lookups(), 2)
+        redis.start()
+        wait_until_up(replicas)
+        expect_one_lookup_for_each(replicas, origin, channels(2000, 3))
+        expect_told(replicas)
+
+
+# A cluster
+
+# That a connection broke does not tell whose it was. The others work, until somebody asks for a key of the lost node.
+MOST_TOLD_OF_A_NODE = 2
+
+
+@suite.check
+def a_cluster_shares_lookups_and_goes_on_with_a_node_lost(bench):
+    with running_cluster() as cluster, replicas_and_origin(bench, cluster.url) as (replicas, origin):
+        known = channels(0, 36)
+        expect_one_lookup_for_each(replicas, origin, known)
+        lost = cluster.nodes[0]
+        holders = {cluster.owner(key(channel)).port for channel in known}
+        expect_equal("the nodes that have keys", len(holders), 3)
+        elsewhere = [channel for channel in channels(100, 36) if cluster.owner(key(channel)) is not lost]
+        with Callers(replicas) as callers:
+            lost.kill()
+            wait_until_down(replicas)
+            cost = lookups_of(replicas, origin, elsewhere) / len(elsewhere)
+            expect(cost <= len(replicas), f"a channel costs {cost} lookups")
+            lost.start()
+            wait_until(cluster.is_whole, "the node is back")
+            back = wait_until_up(replicas)
+        callers.expect_answered()
+        expect_one_lookup_for_each(replicas, origin, channels(2000, 36))
+        expect_told(replicas, most=MOST_TOLD_OF_A_NODE)
+    return f"{cost:.0f} lookups a channel of the other nodes meanwhile; {callers}; back {back:.1f} s after the node"
+
+
+@suite.check
+def a_cluster_that_replaces_a_lost_node_is_in_use_again(bench):
+    with running_cluster(replicas=1) as cluster, replicas_and_origin(bench, cluster.url) as (replicas, origin):
+        new = channels(0, 36)
+        lost = cluster.nodes[0]
+        moved = [channel for channel in new if cluster.owner(key(channel)) is lost]
+        expect(moved, "no channel is on the node")
+        with Callers(replicas) as callers:
+            watch = Stopwatch()
+            lost.kill()
+            wait_until_down(replicas)
+            wait_until(lambda: all(cluster.owner(key(channel)) is not lost for channel in moved[:3]), "others have its keys")
+            replaced = watch.seconds()
+            wait_until_up(replicas)
+            took = watch.seconds()
+        callers.expect_answered()
+        expect_one_lookup_for_each(replicas, origin, new)
+        expect_told(replicas, most=MOST_TOLD_OF_A_NODE)
+    return f"replaced {replaced:.1f} s after it was lost, in use {took:.1f} s after it was; {callers}"
+
+
+# Clocks
+
+
+def faketime(seconds):
+    """Goes before a program whose wall clock is to be this much ahead."""
+    found = list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    expect(found, "no libfaketime: apt-get install faketime")
+    return "env", f"LD_PRELOAD={found[0]}", f"FAKETIME={seconds:+}s", "FAKETIME_DONT_FAKE_MONOTONIC=1"
+
+
+@suite.check
+def ages_are_right_although_clocks_are_ten_seconds_apart(bench):
+    fresh_for = 3
+    with running_redis() as redis, bench.origin(synthesise=True) as origin, ExitStack() as stack:
+        def replica(ahead):
+            settings = *with_store(redis.url), "--fresh-for", f"{fresh_for}s"
+            return stack.enter_context(Replica(bench, origin.url, *settings, under=faketime(ahead)))
+
+        def expect_age(replica, who):
+            answer, age = replica.plaque.ask(channel), watch.seconds()
+            expect(abs(fresh_for - ttl(answer) - age) <= 1.1, f"{who} says {answer.cache_status} of {age:.1f} s")
+            expect_equal(f"what {who} calls stale", answer.response.freshness.stale, age > fresh_for)
+            expect_equal(f"the fetch time of {who}", fetch_time(answer), fetch_time(first))
+
+        channel, all_clocks = made_up_channel(1), (10, 0, -10)
+        replicas = [replica(ahead) for ahead in all_clocks]
+        wait_until_up(replicas)
+        expect_one_lookup_for_each(replicas, origin, channels(100, 3))
+        before = origin.lookups()
+        watch = Stopwatch()
+        first = replicas[0].plaque.ask(channel)
+        expect(abs(fetch_time(first) - time.time() - 10) < 1, "its clock is not ahead: this check shows nothing")
+        for one, ahead in zip(replicas[1:], all_clocks[1:]):
+            expect_age(one, f"the replica at {ahead:+} s")
+        time.sleep(2 - watch.seconds())
+        for one, ahead in zip(replicas, all_clocks):
+            expect_age(one, f"the replica at {ahead:+} s")
+        expect_equal("the lookups", origin.lookups() - before, 1)
+
+        # Who knows nothing yet has the age from Redis alone.
+        late = [replica(ahead) for ahead in all_clocks]
+        wait_until_up(late)
+        origin.control(latency_ms=3000)
+        time.sleep(max(0, 4.5 - watch.seconds()))
+        for one, ahead in zip(late, all_clocks):
+            expect_age(one, f"a new replica at {ahead:+} s")
+        wait_until(lambda: origin.lookups() - before == 2, "it is looked up behind them")
+        origin.control(latency_ms=0)
+        wait_until(lambda: not late[0].plaque.ask(channel).response.freshness.stale, "the newer answer is there")
+        expect_equal("the lookups", origin.lookups() - before, 2)
+
+
+# Formats
+
+
+def protobuf(number, value):
+    """A field: of bytes, or a small number."""
+    if isinstance(value, bytes):
+        return bytes([number << 3 | 2, len(value)]) + value
+    return bytes([number << 3, value])
+
+
+@suite.check
+def what_a_later_version_writes_is_read_or_looked_up_and_no_key_of_it_is_touched(bench):
+    with running_redis() as redis, replicas_and_origin(bench, redis.url, count=1) as ([replica], origin):
+        more, failed, garbled, other_type, broken_hash = channels(0, 5)
+        expect_ok(replica.plaque.ask(more))
+        answer = replica.plaque.ask(more)
+        value = redis.cli("hget", key(more), "v")
+        # Fields that this version does not know: a number, and a message.
+        redis.cli("hset", key(more), "v", last=value + protobuf(14, 1) + protobuf(15, protobuf(1, b"later")))
+        redis.cli("hset", key(more), "w", "a field of the hash")
+
+        def keep(channel, value, *more):
+            redis.cli("hset", key(channel), "k", 60_000, "f", 1, "n", 1, *more, "v", last=value)
+            redis.cli("pexpire", key(channel), 60_000)
+
+        # A failure of a kind that this version does not know, a second ago, not to be repeated for 60 s.
+        ago, pause = protobuf(1, 1), protobuf(1, 60)
+        keep(failed, protobuf(4, protobuf(15, 1) + protobuf(7, ago) + protobuf(8, pause) + protobuf(9, 1)))
+        keep(garbled, b"\xff" * 40)
+        redis.cli("set", key(other_type), "not a hash")
+        redis.cli("hset", key(broken_hash), "k", "sixty", "n", "x", "v", last=value)
+
+        later = [f"plaque:2:{{{more}/all}}", f"plaque:2:{{{more}/all}}:lease", f"plaque:10:{{{failed}/all}}", "plaque:news"]
+        for name in later:
+            redis.cli("set", name, f"what {name} is", "px", 600_000)
+        redis.cli("hset", f"plaque:2:{{{garbled}/all}}", "v", "a hash")
+        for message in "sung 1 UC/all", f"saved later {more}/live", f"saved later {more}/all and more", "garbage":
+            redis.cli("publish", "plaque:1:news", message)
+            redis.cli("publish", "plaque:2:news", message)
+
+        with Replica(bench, origin.url, *with_store(redis.url)) as reader:
+            wait_until_up([reader])
+            before = origin.lookups()
+            read = reader.plaque.ask(more)
+            expect_equal("the upload", read.response.video, answer.response.video)
+            expect_equal("the fetch time", fetch_time(read), fetch_time(answer))
+            expect_equal("the lookups", origin.lookups() - before, 0)
+            unread = [failed, garbled, other_type, broken_hash]
+            for channel in unread:
+                expect_ok(reader.plaque.ask(channel))
+                expect_equal("the lookups", origin.lookups(channel), 1)
+            expect(reader.is_up() and reader.logged(" WARN ") == 0, f"it is in trouble: {reader.log()}")
+            # What cannot be read is replaced.
+            for channel in unread:
+                expect_ok(replica.plaque.ask(channel))
+                expect_equal("the lookups", origin.lookups(channel), 1)
+            # What it says is of a known channel, and changes nothing.
+            expect_ok(reader.plaque.ask(more, max_age=0))
+        for name in later:
+            expect_equal("another version's value", redis.cli("get", name).decode(), f"what {name} is")
+        expect_equal("another version's hash", redis.cli("hget", f"plaque:2:{{{garbled}/all}}", "v"), b"a hash")
+
+
+# Watches
+
+
+@suite.check
+def an_upload_that_one_replica_finds_reaches_the_watchers_of_all(bench):
+    with running_redis() as redis, replicas_and_origin(bench, redis.url, "--watch-every", "10m") as (replicas, origin),             ExitStack() as watching:
+        channel = made_up_channel(1)
+        watches = [watching.enter_context(replica.plaque.watch([channel])) for replica in replicas for _ in range(5)]
+        for watch in watches:
+            watch.wait_for(1)
+        expect_equal("the lookups", origin.lookups(), 1)
+        slowest = 0
+        for number in range(1, 6):
+            origin.publish(channel, upload_id(number))
+            expect_equal("the upload", video_id(replicas[0].plaque.ask(channel, max_age=0)), upload_id(number))
+            told = Stopwatch()
+            for watch in watches:
+                watch.wait_for(number + 1, seconds=2)
+                expect_equal("the new upload", (watch.uploads()[-1], watch.events[-1].initial), (upload_id(number), False))
+            slowest = max(slowest, told.seconds())
+        # Who asks gets it, too.
+        for replica in replicas:
+            expect_equal("the upload", video_id(replica.plaque.ask(channel)), upload_id(5))
+        expect_equal("the lookups", origin.lookups(), 6)
+    return f"the slowest within {slowest * 1000:.0f} ms"
+
+
+# A file
+
+
+@contextmanager
+def folder():
+    with tempfile.TemporaryDirectory(prefix="plaque-store-") as name:
+        yield Path(name)
+
+
+def expect_clean(replica, path):
+    """That it has started without a word, and that nothing was set aside."""
+    expect(not re.search(r" (WARN|ERROR) ", replica.log()), f"the log says {replica.log()}")
+    expect_equal("the files beside the store", files_beside(path), [])
+
+
+def ask_all(replica, wanted, **options):
+    answers = []
+    for first in range(0, len(wanted), 100):
+        answers += [Answer(call) for call in [replica.plaque.start(c, **options) for c in wanted[first:first + 100]]]
+    return answers
+
+
+@suite.check
+def after_a_restart_in_a_404_spell_all_that_was_known_is_told_with_its_age(bench):
+    rate, known = 20, channels(0, 100)
+    with folder() as place, bench.origin(synthesise=True) as origin:
+        origin.control(latency_ms=0)
+        path = place / "store"
+        settings = origin.url, "--store", f"file:{path}", "--fresh-for", "1s"
+        with Replica(bench, *settings) as replica:
+            before = ask_all(replica, known)
+            for answer in before:
+                expect_ok(answer)
+            replica.stop()
+        origin.control(mode="status:404")
+        time.sleep(1.1)
+        looked_up = origin.lookups()
+        with Replica(bench, *settings, "--upstream-rate", rate, "--stale-while-revalidate", "1h") as replica:
+            expect_clean(replica, path)
+            # What a refresh of everything would need to begin.
+            time.sleep(1)
+            expect_equal("the lookups before anybody asks", origin.lookups() - looked_up, 0)
+            watch = Stopwatch()
+            after = ask_all(replica, known)
+            took, now = watch.seconds(), time.time()
+            for was, answer in zip(before, after):
+                age = now - fetch_time(was)
+                expect(abs(1 - ttl(answer) - age) < 1.5, f"{answer.cache_status} is said of {age:.1f} s")
+                expect(answer.response.freshness.stale, "the old answer is not marked stale")
+                expect_equal("the fetch time", fetch_time(answer), fetch_time(was))
+                expect_equal("the upload", answer.response.video, was.response.video)
+            time.sleep(2)
+            paced = origin.lookups() - looked_up
+            most = rate * (1 + watch.seconds())
+            expect(rate < paced <= most, f"there were {paced} lookups in {watch.seconds():.1f} s")
+            wait_until(lambda: origin.lookups() - looked_up == len(known), "each is looked up behind its answer")
+            # They failed, and the old answers are still given.
+            for was, answer in zip(before, ask_all(replica, known)):
+                expect_equal("the fetch time", fetch_time(answer), fetch_time(was))
+            replica.stop()
+        # The failures are remembered, too: no lookup before their time.
+        looked_up = origin.lookups()
+        with Replica(bench, *settings, "--stale-while-revalidate", "0s") as replica:
+            for was, answer in zip(before, ask_all(replica, known[-20:])):
+                expect(answer.response.freshness.stale, "the old answer is not marked stale")
+            expect_equal("the lookups", origin.lookups() - looked_up, 0)
+    return f"{len(known)} answers in {took:.2f} s; {paced} lookups within {most / rate - 1:.1f} s at {rate}/s"
+
+
+def a_file_that_cannot_be_read_is_set_aside(bench, damage):
+    with folder() as place, bench.origin(synthesise=True) as origin:
+        path = place / "store"
+        settings = origin.url, "--store", f"file:{path}"
+        with Replica(bench, *settings) as replica:
+            ask_all(replica, channels(0, 100))
+            replica.stop()
+        damage(path)
+        damaged = path.read_bytes()
+        with Replica(bench, *settings) as replica:
+            lines = [line for line in replica.log().splitlines() if " WARN " in line]
+            expect_equal("the number of warnings", len(lines), 1)
+            aside = f"{path}.bad-1"
+            expect_in("the warning", str(path), lines[0])
+            expect_in("the warning", aside, lines[0])
+            expect(Path(aside).read_bytes() == damaged, "the file that was set aside is not what it was")
+            expect_ok(replica.plaque.ask(made_up_channel(1)))
+            replica.stop()
+        with Replica(bench, *settings) as replica:
+            expect(ttl(replica.plaque.ask(made_up_channel(1))) > 0, "the new file keeps nothing")
+            expect_equal("the files beside the store", files_beside(path), ["store.bad-1"])
+
+
+def overwritten(path):
+    path.write_bytes(b"This is no store. " * 10_000)
+
+
+def cut_short(path):
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 3)
+
+
+def with_a_hole(path):
+    with path.open("r+b") as file:
+        # The first pages have the header, which there is twice.
+        file.seek(4096 * 3)
+        file.write(bytes(path.stat().st_size // 2))
+
+
+for damage in overwritten, cut_short, with_a_hole:
+    suite.add(f"a file {damage.__name__.replace('_', ' ')} is named and set aside, and plaque starts",
+              a_file_that_cannot_be_read_is_set_aside, damage)
+
+
+@suite.check
+def a_second_plaque_on_a_file_ends_and_says_what_to_do(bench):
+    with folder() as place, bench.origin() as origin:
+        path = place / "store"
+        with Replica(bench, origin.url, "--store", f"file:{path}") as replica:
+            said = bench.run_plaque("serve", "--upstream", origin.url, "--listen", "127.0.0.1:0", "--store", f"file:{path}")
+            expect_equal("the exit code", said.returncode, 2)
+            expect_in("the error", f"{path} is in use by another program", said.stderr)
+            expect_in("the error", "give each plaque a file of its own", said.stderr)
+            expect_equal("the files beside the store", files_beside(path), [])
+            expect(replica.is_up(), "the first one is in trouble")
+
+
+@suite.check
+def a_file_grows_no_longer_than_store_bytes(bench):
+    limit, count = 4 << 20, 4000
+    with folder() as place, bench.origin(synthesise=True) as origin:
+        origin.control(latency_ms=0)
+        path = place / "store"
+        settings = origin.url, "--store", f"file:{path}", "--store-bytes", "4MiB", "--fresh-for", "1h"
+        with Replica(bench, *settings) as replica:
+            longest = 0
+            for first in range(0, count, 500):
+                for answer in ask_all(replica, channels(first, 500)):
+                    expect_ok(answer)
+                longest = max(longest, path.stat().st_size)
+                expect_equal("what is told of its length", replica.store_bytes(), path.stat().st_size)
+            replica.stop()
+            longest = max(longest, path.stat().st_size)
+        expect(longest <= limit, f"the file has grown to {longest} bytes")
+        looked_up = origin.lookups()
+        with Replica(bench, *settings) as replica:
+            expect_clean(replica, path)
+            found = re.search(r"(\d+) feeds are kept", replica.log())
+            kept = int(found.group(1))
+            expect(50 < kept < count, f"{kept} channels are kept")
+            # The newest are, and the others are not.
+            ask_all(replica, channels(count - kept // 2, kept // 2))
+            expect_equal("the lookups of the newest", origin.lookups() - looked_up, 0)
+            ask_all(replica, channels(0, 50))
+            expect_equal("the lookups of the oldest", origin.lookups() - looked_up, 50)
+    return f"{longest} bytes at most, with the newest {kept} of {count} channels"
+
+
+class Life:
+    """One plaque, from its start until it is killed at a moment that nobody has chosen."""
+
+    def __init__(self, bench, origin, path, chance):
+        self.chance = chance
+        self.command = [
+            bench.program, "serve", "--upstream", origin.url, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
+            "--upstream-rate", 0, "--store", f"file:{path}", "--fresh-for", "1h"]
+        self.path = path
+        # Of each channel: when it was answered, and when it was fetched.
+        self.answered = {}
+        self.checked = 0
+        self.killed = None
+
+    def kill(self, process):
+        self.killed = time.monotonic()
+        process.kill()
+
+    def live(self, known, wanted, seconds):
+        """Whether it got as far as to serve. Checks what is `known`, and asks for what is `wanted`, again and again."""
+        with running(self.command) as program:
+            killer = threading.Timer(seconds, self.kill, [program.process])
+            killer.start()
+            try:
+                wait_until(lambda: "admin: " in program.out.read_text() or program.process.poll() is not None, "it starts")
+                served = program.process.poll() is None
+                if served:
+                    plaque = Plaque(program)
+                    with plaque.channel:
+                        self.check(plaque, known)
+                        while program.process.poll() is None:
+                            self.load(plaque, wanted)
+            finally:
+                killer.cancel()
+            log = program.err.read_text()
+            expect(not re.search(r"WARN|ERROR|panicked", log), f"the log says {log}")
+            expect_equal("the files beside the store", files_beside(self.path), [])
+            return served
+
+    def check(self, plaque, known):
+        asked = [(channel, fetched, plaque.start(channel)) for channel, fetched in known.items()]
+        for channel, fetched, call in asked:
+            answer = Answer(call)
+            if answer.code is StatusCode.UNAVAILABLE:
+                # Killed before it could tell.
+                return
+            expect(ttl(answer) > 0 and fetch_time(answer) >= fetched, f"{channel} was fetched at {fetched}, and it says {answer}")
+            self.checked += 1
+
+    def load(self, plaque, wanted):
+        asked = [(channel, plaque.start(channel, max_age=0)) for channel in self.chance.sample(wanted, 20)]
+        for channel, call in asked:
+            answer = Answer(call)
+            if answer.code is StatusCode.OK:
+                self.answered[channel] = time.monotonic(), fetch_time(answer)
+
+
+@suite.check
+def killed_at_random_moments_it_starts_clean_and_knows_all_but_the_last_second(bench):
+    kills, seed = bench.numbers["kills"], bench.numbers["seed"]
+    print(f"    seed {seed}", flush=True)
+    chance, pool, known = random.Random(seed), channels(0, 1000), {}
+    served = checked = 0
+    with folder() as place, bench.origin(synthesise=True) as origin:
+        origin.control(latency_ms=0)
+        for _ in range(kills):
+            life = Life(bench, origin, place / "store", chance)
+            some = dict(chance.sample(sorted(known.items()), min(30, len(known))))
+            # Some have hardly begun, and some live long enough to have answers of more than a second ago.
+            served += life.live(some, pool, chance.uniform(*chance.choice([(0, 0.3), (0.8, 1.4)])))
+            checked += life.checked
+            known.update({channel: fetched for channel, (at, fetched) in life.answered.items() if at < life.killed - 1})
+        expect(checked > 10 * kills, f"only {checked} answers were compared: this check shows little")
+    return f"{kills} kills, {served} of them while it served; {checked} answers from before them compared"
+
+
+if __name__ == "__main__":
+    suite.run(Bench(__doc__.splitlines()[0], kills=200, seed=random.randrange(1 << 32)))

@@ -1,0 +1,329 @@
+"""What the store suite runs: Redis and what can befall it, replicas of plaque that can be frozen and started again."""
+
+import os
+import re
+import signal
+import socket
+import socketserver
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from support import (
+    Answer, Failure, Program, Stopwatch, expect, expect_equal, expect_ok, free_port, run, running, wait_until,
+)
+
+# As plaque has it: how long a lease lasts whose holder has died.
+LEASE = 2
+# Far longer than any call here takes, so that a call that waits for the store shows.
+STORE_TIMEOUT = 0.5
+# HTTP/2's limit is 200 calls on a connection.
+ON_A_CONNECTION = 170
+
+
+# Redis
+
+
+class Redis:
+    """A redis-server on a port of its own, which keeps nothing, and can be stopped and started again."""
+
+    def __init__(self, folder, *options):
+        self.folder, self.options = folder, options
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self.program = None
+        self.start()
+
+    def start(self):
+        self.program = Program([
+            "redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder, "--save", "", "--appendonly", "no",
+            "--repl-diskless-sync-delay", "0", *self.options], self.folder)
+
+        def is_ready():
+            expect(self.program.process.poll() is None, f"redis-server ended: {self.program.out.read_text()}")
+            return "Ready to accept connections" in self.program.out.read_text()
+
+        wait_until(is_ready, "redis-server starts")
+
+    def kill(self):
+        self.program.kill()
+
+    def signal(self, number):
+        self.program.process.send_signal(number)
+
+    def cli(self, *words, last=b"", password=None):
+        """What redis-cli prints, as bytes, without the newline at its end. `last` is one more word, if any."""
+        options = [*(["--no-auth-warning", "-a", password] if password else []), *(["-x"] if last else [])]
+        said = run("redis-cli", "-p", self.port, "-e", *options, *words, stdin=last)
+        expect(said.returncode == 0, f"redis-cli {words} fails: {said.stdout!r} {said.stderr!r}")
+        return said.stdout.removesuffix(b"\n")
+
+
+@contextmanager
+def running_redis(*options):
+    with tempfile.TemporaryDirectory(prefix="plaque-redis-") as folder:
+        redis = Redis(Path(folder), *options)
+        try:
+            yield redis
+        finally:
+            redis.kill()
+
+
+class Cluster:
+    """Three primaries, and perhaps a replica of each."""
+
+    def __init__(self, nodes):
+        self.nodes = nodes
+        self.url = "redis-cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+
+    def owner(self, key):
+        """The primary of a key's slot."""
+        slot = int(self.nodes[-1].cli("cluster", "keyslot", key))
+        for line in self.nodes[-1].cli("cluster", "nodes").decode().splitlines():
+            _, address, flags, *rest = line.split()
+            ranges = [[int(end) for end in part.split("-")] for part in rest[5:] if "[" not in part]
+            if "master" in flags and any(ends[0] <= slot <= ends[-1] for ends in ranges):
+                port = int(re.search(r":(\d+)", address).group(1))
+                return next(node for node in self.nodes if node.port == port)
+        raise Failure(f"nobody has the slot {slot}")
+
+    def is_whole(self):
+        return b"fail" not in self.nodes[-1].cli("cluster", "nodes")
+
+
+@contextmanager
+def running_cluster(replicas=0):
+    with ExitStack() as servers:
+        # Unless told, a node takes the port that is greater by 10,000, which there may not be.
+        nodes = [servers.enter_context(running_redis(
+            "--cluster-enabled", "yes", "--cluster-port", free_port(), "--cluster-node-timeout", 1000,
+            "--cluster-require-full-coverage", "no")) for _ in range(3 * (1 + replicas))]
+        made = run(
+            "redis-cli", "--cluster-yes", "--cluster", "create", *(f"127.0.0.1:{node.port}" for node in nodes),
+            "--cluster-replicas", replicas, within=60)
+        expect(made.returncode == 0, f"there is no cluster: {made.stdout}")
+        for node in nodes:
+            wait_until(lambda n=node: b"cluster_state:ok" in n.cli("cluster", "info"), "a node knows the cluster")
+        for node in nodes[3:]:
+            wait_until(lambda n=node: b"master_link_status:up" in n.cli("info", "replication"), "a replica has its primary")
+        yield Cluster(nodes)
+
+
+class Proxy:
+    """An address that stays while what is behind it changes: for new connections; those there are stay where they are."""
+
+    def __init__(self, port):
+        self.target = port
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self.sockets = []
+        # Of what comes from the target, in seconds.
+        self.delay = 0
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                near = self.listener.accept()[0]
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                near.close()
+                continue
+            self.sockets += near, far
+            for source, sink in (near, far), (far, near):
+                threading.Thread(target=self.pump, args=(source, sink, sink is near), daemon=True).start()
+
+    def pump(self, source, sink, delayed):
+        try:
+            while data := source.recv(1 << 16):
+                time.sleep(self.delay if delayed else 0)
+                sink.sendall(data)
+        except OSError:
+            pass
+        hang_up(source, sink)
+
+    def turn_to(self, port):
+        """Leads there from now on whoever is connected, too."""
+        self.target = port
+        self.drop_connections()
+
+    def drop_connections(self):
+        hang_up(*self.sockets)
+        self.sockets.clear()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.drop_connections()
+
+
+def hang_up(*sockets):
+    for one in sockets:
+        try:
+            one.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            # It was closed before.
+            pass
+
+
+@contextmanager
+def refusing_server(error):
+    """The port of something that speaks as Redis does, and answers every command with this error."""
+
+    class Refusal(socketserver.StreamRequestHandler):
+        def handle(self):
+            while head := self.rfile.readline():
+                for _ in range(int(head[1:])):
+                    self.rfile.read(int(self.rfile.readline()[1:]) + 2)
+                self.wfile.write(f"-{error}\r\n".encode())
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_):
+            # The client has left.
+            pass
+
+    with Server(("127.0.0.1", 0), Refusal) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+# Replicas
+
+
+class Replica:
+    """The place of one plaque, whichever process is in it."""
+
+    def __init__(self, bench, *settings, under=()):
+        self.bench, self.under = bench, under
+        # Not a line for each lookup.
+        self.settings = *settings, "--log", "warn,plaque::store=info"
+        self.process = ExitStack()
+        self.plaque, self.connections = None, []
+
+    def start(self):
+        self.plaque = self.process.enter_context(self.bench.plaque(*self.settings, under=self.under))
+        self.connections = [self.plaque.channel]
+        return self
+
+    def stop(self):
+        self.plaque.program.terminate()
+        expect_equal("the exit code", self.plaque.program.exit_code(within=20), 0)
+        self.close()
+
+    def kill(self):
+        self.plaque.program.kill()
+        self.close()
+
+    def close(self):
+        for connection in self.connections[1:]:
+            connection.close()
+        self.process.close()
+
+    def signal(self, number):
+        self.plaque.program.process.send_signal(number)
+
+    def connection(self, number):
+        """The connection for the call of that number, of many at once."""
+        while len(self.connections) <= number // ON_A_CONNECTION:
+            self.connections.append(self.plaque.connect())
+        return self.connections[number // ON_A_CONNECTION]
+
+    def log(self):
+        return self.plaque.program.err.read_text()
+
+    def logged(self, text):
+        """How many lines of the log have this."""
+        return sum(text in line for line in self.log().splitlines())
+
+    def is_up(self):
+        return self.plaque.metric("plaque_store_up") == 1
+
+    def store_bytes(self):
+        return self.plaque.metric("plaque_store_file_bytes")
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def wait_until_up(replicas, seconds=15):
+    """Waits until the store is in use by all, and returns how many seconds that took."""
+    watch = Stopwatch()
+    wait_until(lambda: all(replica.is_up() for replica in replicas), "the store is in use", seconds)
+    return watch.seconds()
+
+
+def wait_until_down(replicas, seconds=10):
+    wait_until(lambda: not any(replica.is_up() for replica in replicas), "all notice the trouble", seconds)
+
+
+@contextmanager
+def replicas_and_origin(bench, store, *flags, count=3, synthesise=True):
+    """Replicas that have this store in use, and an origin without latency that they share."""
+    with bench.origin(synthesise) as origin, ExitStack() as places:
+        origin.control(latency_ms=0)
+        replicas = [
+            places.enter_context(Replica(bench, origin.url, *with_store(store), *flags)) for _ in range(count)]
+        wait_until_up(replicas)
+        yield replicas, origin
+
+
+def with_store(store):
+    return "--store", store, "--store-timeout", f"{STORE_TIMEOUT}s"
+
+
+def begin(replicas, channels, each):
+    """Begins so many calls for each channel, spread over the replicas: each channel's over all of them."""
+    calls = []
+    for number in range(each):
+        for place, channel in enumerate(channels):
+            replica = replicas[(number + place) % len(replicas)]
+            calls.append(replica.plaque.start(channel, over=replica.connection(len(calls) // len(replicas))))
+    return calls
+
+
+def calls_in_progress(replicas):
+    return sum(replica.plaque.metric("plaque_calls") for replica in replicas)
+
+
+def lookups_of(replicas, origin, channels, each=30):
+    """How often the origin is asked for these channels, while all replicas are, at once, so many times for each."""
+    def count():
+        asked = origin.stats()["by_channel"]
+        return sum(asked.get(channel, 0) for channel in channels)
+
+    before = count()
+    for answer in [Answer(call) for call in begin(replicas, channels, each)]:
+        expect_ok(answer)
+    return count() - before
+
+
+def expect_one_lookup_for_each(replicas, origin, channels):
+    """That the replicas look channels up, of which none of them knows, once among them."""
+    # Long enough for all of them to be asked meanwhile.
+    origin.control(latency_ms=300)
+    expect_equal("the lookups", lookups_of(replicas, origin, channels), len(channels))
+    origin.control(latency_ms=0)
+
+
+# Files
+
+
+def files_beside(path):
+    return sorted(name for name in os.listdir(path.parent) if name != path.name)
