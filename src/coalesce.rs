@@ -317,6 +317,20 @@ where
         keep(&self.known, key, Stamped { value, stamp }, || true).await;
     }
 
+    /// Makes known what `change` makes of what is known by then, as the newest that there is. Nothing, if that is `None`.
+    pub async fn update(&self, key: K, change: impl FnOnce(Option<&V>) -> Option<V>) {
+        self.known
+            .entry(key)
+            .and_compute_with(async |entry| {
+                let known = entry.as_ref().map(|entry| &entry.value().value);
+                change(known).map_or(Op::Nop, |value| {
+                    let stamp = self.stamp();
+                    Op::Put(Stamped { value, stamp })
+                })
+            })
+            .await;
+    }
+
     /// Forgets what is known of `key`. A flight in the air goes on for those who wait for it, but what it brings is not kept;
     /// whoever asks from now on starts another.
     pub async fn invalidate(&self, key: &K) {

@@ -25,7 +25,10 @@ pub use self::{
     policy::{Policy, jittered},
     watch::{Event, Watch, WatchQuery},
 };
-use self::{policy::Verdict, source::Source};
+use self::{
+    policy::Verdict,
+    source::{Source, joined},
+};
 pub use crate::store::Known;
 use crate::store::Store;
 use crate::{
@@ -307,9 +310,15 @@ impl Latest {
         if known.is_none() && !self.source.hubs.is_watched(feed.channel) {
             return;
         }
-        if let Some(found) = self.source.kept(feed, known.as_deref()).await {
-            self.coalescer.put(feed, found).await;
-        }
+        let Some(kept) = self.source.kept(feed, known.as_deref()).await else {
+            return;
+        };
+        // A lookup may have ended meanwhile.
+        let update = |known: Option<&Arc<Known>>| match known {
+            Some(known) => joined(&kept, known).map(Arc::new),
+            None => Some(Arc::clone(&kept)),
+        };
+        self.coalescer.update(feed, update).await;
     }
 
     /// Keeps what is still on its way to the store, for at most `limit`.

@@ -120,7 +120,7 @@ impl Source {
     pub(super) async fn kept(&self, feed: Feed, known: Option<&Known>) -> Option<Arc<Known>> {
         let kept = self.store.as_ref()?.load(feed).await?;
         let kept = match known {
-            Some(known) => joined(kept, known)?,
+            Some(known) => joined(&kept, known)?,
             None => kept,
         };
         self.hear(feed, &kept);
@@ -215,28 +215,24 @@ impl Source {
 /// What is `known` with what `kept` adds: a newer answer, or a newer failure. `None` if that is nothing.
 ///
 /// Each may have what the other lacks: who has failed may have had no answer, since the store was empty or in trouble.
-fn joined(kept: Known, known: &Known) -> Option<Known> {
+pub(super) fn joined(kept: &Known, known: &Known) -> Option<Known> {
     let good_at = |entry: &Known| entry.good.as_ref().map(|good| good.at);
-    let has_newer_good = good_at(&kept) > good_at(known);
+    let has_newer_good = good_at(kept) > good_at(known);
     let has_newer_failure = kept.failed.as_ref().map(|failed| failed.at) > known.last_attempt();
     if !has_newer_good && !has_newer_failure {
         return None;
     }
-    let good = if has_newer_good {
-        kept.good
-    } else {
-        known.good.clone()
-    };
+    let good = if has_newer_good { &kept.good } else { &known.good };
     let failed = if has_newer_failure {
-        kept.failed
+        &kept.failed
     } else {
-        known.failed.clone()
+        &known.failed
     };
     // What failed before the answer came says nothing more.
     let since = good.as_ref().map(|good| good.at);
     Some(Entry {
-        failed: failed.filter(|failed| Some(failed.at) >= since),
-        good,
+        good: good.clone(),
+        failed: failed.clone().filter(|failed| Some(failed.at) >= since),
         asked: Asked::default(),
     })
 }

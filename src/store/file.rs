@@ -82,6 +82,7 @@ pub enum OpenError {
 pub struct File {
     shared: Arc<Shared>,
     reads: Arc<Semaphore>,
+    budget: Duration,
 }
 
 struct Shared {
@@ -156,7 +157,15 @@ impl File {
         Ok(Self {
             shared,
             reads: Arc::new(Semaphore::new(READS)),
+            budget: BUDGET,
         })
+    }
+
+    /// The same, for whom a lookup may wait for so long, and not for 250 ms.
+    #[must_use]
+    pub fn patient(mut self, budget: Duration) -> Self {
+        self.budget = budget;
+        self
     }
 
     /// Waits until all that was saved so far is in the file.
@@ -182,11 +191,11 @@ impl File {
         let waiting = self.shared.waiting(&key);
         let found = match waiting {
             Some(found) => Some(found),
-            None => match tokio::time::timeout(BUDGET, self.read(key)).await {
+            None => match tokio::time::timeout(self.budget, self.read(key)).await {
                 Ok(Ok(found)) => found,
                 Ok(Err(skipped)) => return (skipped, None),
                 Err(_elapsed) => {
-                    let limit = humantime::format_duration(BUDGET);
+                    let limit = humantime::format_duration(self.budget);
                     self.shared
                         .operations
                         .down(Part::Reading, format_args!("no answer within {limit}"));

@@ -45,7 +45,8 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn open(path: &Path) -> File {
-    File::open(path, 64 << 20).expect("a store")
+    // A machine may be busy.
+    File::open(path, 64 << 20).expect("a store").patient(LIMIT)
 }
 
 fn feed(number: usize) -> Feed {

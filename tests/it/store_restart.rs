@@ -19,7 +19,7 @@ use plaque::{
 };
 use redb::{Database, ReadableTable as _, TableDefinition};
 
-use crate::stores::{Kind, every_store};
+use crate::stores::{Kind, LONG, every_store};
 
 every_store!(InFile);
 
@@ -42,7 +42,9 @@ impl Kind for InFile {
     }
 
     async fn open(&self) -> Arc<dyn Store> {
-        Arc::new(File::open(&self.path(), MIN_BYTES).expect("a store"))
+        let file = File::open(&self.path(), MIN_BYTES).expect("a store");
+        // A machine may be busy.
+        Arc::new(file.patient(LONG))
     }
 
     async fn garble(&self, _feed: Feed) {

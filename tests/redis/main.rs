@@ -1,7 +1,13 @@
 //! The shared store, over real servers: `redis-server` of the path, or what `PLAQUE_TEST_REDIS` names.
 
+mod access;
 mod behaviour;
 mod cluster;
+#[path = "../it/pki.rs"]
+#[expect(dead_code, reason = "others need more of it")]
+mod pki;
+mod proxy;
+mod replies;
 mod server;
 mod sharing;
 #[path = "../stores/mod.rs"]

@@ -147,6 +147,8 @@ async fn others_hear_of_what_is_found_and_again_after_a_reconnect() {
         }
     };
     assert_eq!(soon(again).await, Some(feed()));
+    // It hears before it is in use.
+    soon(other.up()).await;
     assert_eq!(loaded(&other).await.as_deref(), Some("second"));
     // Only what others find is news: the next that it hears of is theirs.
     while news.next().now_or_never().is_some() {}

@@ -46,6 +46,7 @@ macro_rules! shared_store {
             a_caller_who_leaves_while_another_replica_looks_up_changes_nothing
             what_one_replica_finds_the_watchers_of_the_other_are_told
             older_news_replaces_nothing_and_what_nobody_wants_is_not_loaded
+            news_that_is_slow_to_load_replaces_nothing_newer
         }
     };
 }

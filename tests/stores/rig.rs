@@ -255,6 +255,7 @@ impl Replica {
             store,
             counts: watch::Sender::default(),
             before_lease: Mutex::default(),
+            after_load: Mutex::default(),
         });
         let (port, upstream) = (Arc::clone(&store) as Arc<dyn Store>, Arc::clone(upstream));
         let latest = Arc::new(Latest::new(upstream, Some(port), settings(), Handle::current()));
@@ -314,6 +315,7 @@ pub struct Counted {
     store: Arc<dyn Store>,
     counts: watch::Sender<Counts>,
     before_lease: Mutex<Option<BoxFuture<'static, ()>>>,
+    after_load: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 impl Counted {
@@ -332,6 +334,11 @@ impl Counted {
         *self.before_lease.lock() = Some(Box::pin(future));
     }
 
+    /// Does this before it says what it has loaded next.
+    pub fn after_load(&self, future: impl Future<Output = ()> + Send + 'static) {
+        *self.after_load.lock() = Some(Box::pin(future));
+    }
+
     fn count(&self, change: impl FnOnce(&mut Counts)) {
         self.counts.send_modify(change);
     }
@@ -341,6 +348,10 @@ impl Store for Counted {
     fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
         Box::pin(async move {
             let known = self.store.load(feed).await;
+            let after = self.after_load.lock().take();
+            if let Some(after) = after {
+                after.await;
+            }
             self.count(|counts| counts.loads += 1);
             known
         })

@@ -8,6 +8,7 @@ use plaque::{
     store::Lease,
     upstream::{Feed, UpstreamError},
 };
+use tokio::sync::Semaphore;
 
 use super::rig::*;
 
@@ -242,4 +243,34 @@ pub async fn older_news_replaces_nothing_and_what_nobody_wants_is_not_loaded<K: 
     assert_eq!(next(&mut watch).await, "Upload 2");
     assert_eq!(told(&replica.get(query()).await), "lookup 1");
     assert_eq!(replica.store.counts().loads, before.loads + 2);
+}
+
+pub async fn news_that_is_slow_to_load_replaces_nothing_newer<K: Shared>() {
+    let kind = K::new();
+    kept(&kind, feed(), &good(feed(), "kept", FRESH * 2)).await;
+    let watched = channel(1).into();
+    kept(&kind, watched, &good(watched, "kept", FRESH)).await;
+    let upstream = Fake::open(found);
+    let replica = Replica::start(&kind, &upstream).await;
+    assert_eq!(told(&replica.get(query()).await), "kept");
+    let mut watch = watch(&replica, watched);
+    assert_eq!(next(&mut watch).await, "Upload 1");
+
+    let (loaded, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (told_of, opened) = (Arc::clone(&loaded), Arc::clone(&gate));
+    replica.store.after_load(async move {
+        told_of.add_permits(1);
+        opened.acquire().await.expect("never closed").forget();
+    });
+    let other = kind.open().await;
+    let save = async |feed, known| other.save(feed, &known, Lease::Alone).await;
+    save(feed(), good(feed(), "theirs", FRESH)).await;
+    loaded.acquire().await.expect("never closed").forget();
+    assert_eq!(told(&replica.get(anew()).await), "lookup 1");
+    gate.add_permits(1);
+    // News is taken in one after the other: this is the last.
+    let newer = found(2, watched).expect("a channel");
+    save(watched, good_channel(newer, Duration::ZERO)).await;
+    assert_eq!(next(&mut watch).await, "Upload 2");
+    assert_eq!(told(&replica.get(query()).await), "lookup 1");
 }
