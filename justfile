@@ -29,6 +29,11 @@ bench-hit-instructions:
 bench-feed folder='../shared/captures':
     cargo bench --bench feed -- {{folder}}
 
+# What a store costs, and what replicas that share one spare the upstream: some eight minutes. Needs redis-server. A part of it: `just
+# bench-store cost` (`replicas`).
+bench-store *options='':
+    cargo bench --bench store -- {{options}}
+
 # plaque's server beside a stock tonic, a bare one, the obvious one and a Go service: half an hour on a quiet machine, 4 GB. Needs
 # h2load (Debian: nghttp2-client) and Go. A part of it: `just bench-server hits` (`burst`, `million`, `watches`).
 bench-server part='all' *options='':

@@ -14,6 +14,8 @@ mod peers;
 mod report;
 #[path = "common/resident.rs"]
 mod resident;
+#[path = "common/table.rs"]
+mod table;
 
 use std::{
     env,

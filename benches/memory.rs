@@ -3,6 +3,8 @@
 //! Fills the cache the way a lookup does, from the bytes of a feed to the entry, and compares the growth of the process's
 //! resident memory with what the weigher says. An argument sets the number of channels: `cargo bench --bench memory -- 50000`.
 
+#[path = "common/feeds.rs"]
+mod feeds;
 #[path = "common/resident.rs"]
 mod resident;
 
@@ -11,21 +13,21 @@ use std::{
     error::Error,
     io::{self, Write as _},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use mimalloc::MiMalloc;
 use plaque::{
     coalesce::{Coalescer, Entry, Limits},
     latest::{self, Known},
-    origin::{self, Upload},
     upstream::Feed,
-    video::ChannelId,
-    youtube::feed,
 };
 use tokio::runtime::{self, Handle};
 
-use self::resident::resident;
+use self::{
+    feeds::{UPLOADS, channel, id},
+    resident::resident,
+};
 
 /// The program's.
 #[global_allocator]
@@ -33,9 +35,6 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Unless an argument says otherwise.
 const CHANNELS: u32 = 100_000;
-
-/// As many as a feed of YouTube's has.
-const UPLOADS: u32 = 15;
 
 /// What the cache has room for, in bytes a channel: enough for all, and less than twice that, so that moka counts frequencies as
 /// it does when the cache is full.
@@ -46,9 +45,6 @@ const WARM_UP: u32 = 200;
 
 /// As many as `plaque serve` has for lookups: each has a heap of its own.
 const THREADS: usize = 2;
-
-/// What titles are made of: most letters are one byte, some two, three or four.
-const WORDS: [&str; 8] = ["the", "größte", "of", "tide", "日本", "🌊", "measured", "again"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let channels = env::args()
@@ -78,12 +74,7 @@ async fn measure(channels: u32) -> Result<(), Box<dyn Error>> {
 
     let mut kept = 0;
     for number in 0..channels {
-        kept += u32::from(
-            cache
-                .known(&id(number).parse::<ChannelId>()?.into())
-                .await
-                .is_some(),
-        );
+        kept += u32::from(cache.known(&id(number).into()).await.is_some());
     }
     let each = |bytes: usize| bytes / channels.max(1) as usize;
     let mut out = io::stdout().lock();
@@ -111,48 +102,14 @@ fn cache(channels: u32) -> Coalescer<Feed, Arc<Known>> {
     )
 }
 
-/// Looks up a channel as `Latest` does. The lookup makes the feed up, reads it, and keeps nothing else.
+/// Looks up a channel as `Latest` does: the lookup reads its feed.
 async fn look_up(cache: &Coalescer<Feed, Arc<Known>>, number: u32) -> Result<Arc<Known>, Box<dyn Error>> {
-    let channel: ChannelId = id(number).parse()?;
-    let waiter = cache.join(channel.into(), move |_known| async move {
-        let channel = feed::parse(feed(number).as_bytes(), channel).expect("a feed");
+    let waiter = cache.join(id(number).into(), move |_known| async move {
         Arc::new(Entry::succeeded(
-            Arc::new(channel),
+            Arc::new(channel(number)),
             Instant::now(),
             SystemTime::now(),
         ))
     })?;
     Ok(waiter.outcome().await?)
-}
-
-fn id(number: u32) -> String {
-    format!("UC{number:021}A")
-}
-
-fn feed(number: u32) -> String {
-    let uploads: Vec<_> = (0..UPLOADS)
-        .map(|upload| Upload {
-            id: format!("{number:08}{upload:02}A"),
-            // Any length from 15 to 95 bytes, in no order: 55 on average, which is that of the longest titles recorded.
-            title: title(number, 15 + (number % 81 * UPLOADS + upload) as usize * 37 % 81),
-            short: upload.is_multiple_of(3),
-            published: SystemTime::UNIX_EPOCH + Duration::from_hours(450_000)
-                - Duration::from_hours(1) * upload,
-        })
-        .collect();
-    origin::xml(&id(number), &title(number, 18), &uploads)
-}
-
-/// A title of `length` bytes, at least 10.
-fn title(number: u32, length: usize) -> String {
-    let mut title = number.to_string();
-    for word in WORDS.iter().cycle() {
-        if title.len() + 1 + word.len() > length {
-            break;
-        }
-        title.push(' ');
-        title.push_str(word);
-    }
-    let rest = length - title.len();
-    title + &"!".repeat(rest)
 }

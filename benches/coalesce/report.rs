@@ -2,13 +2,13 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use tokio::runtime::{Handle, Runtime};
 
 use super::{
     children::{LIKE_PLAQUES, ONLY_WAITS, bytes_a_waiter, instructions_a_hit},
     crowd::{Toll, Wave, Waves, panics, storm},
     peers::{Bare, Foyer, Moka, Peer, Plaque, QuickCache, Uniflight},
+    table::table,
 };
 
 type Report = fn(&Runtime) -> String;
@@ -198,17 +198,6 @@ fn faults(runtime: &Runtime) -> String {
         "storm: 400 callers, one every 5 ms, each giving up after 40 ms; the lookup takes 100 ms\n\
          panic: the lookup panics with 10 callers waiting besides the one who began it\n{table}"
     )
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(ASCII_MARKDOWN)
-        .set_header(header.iter().copied());
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
 }
 
 fn median(mut durations: Vec<Duration>) -> Duration {
