@@ -376,7 +376,7 @@ def a_cluster_shares_lookups_and_goes_on_with_a_node_lost(bench):
         elsewhere = [channel for channel in channels(100, 36) if cluster.owner(key(channel)) is not lost]
         with Callers(replicas) as callers:
             lost.kill()
-            wait_until_down(replicas)
+            wait_until_down(replicas, lasting=1.5)
             cost = lookups_of(replicas, origin, elsewhere) / len(elsewhere)
             expect(cost <= len(replicas), f"a channel costs {cost} lookups")
             lost.start()
