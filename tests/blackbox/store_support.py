@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import socket
 import socketserver
 import tempfile
@@ -12,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from support import (
-    Answer, Failure, Program, Stopwatch, expect, expect_equal, expect_ok, free_port, run, running, wait_until,
+    Answer, Failure, Program, Stopwatch, expect, expect_equal, expect_ok, free_port, run, wait_until,
 )
 
 # As plaque has it: how long a lease lasts whose holder has died.
