@@ -2,8 +2,8 @@
 
     python tests/blackbox/store.py --plaque target/release/plaque --shared ../shared [--kills 200] [--seed N]
 
-With redis-server and redis-cli of the path, and Debian's faketime. Every check has an origin and servers of its own. Where a check
-sleeps, the time that passes is the scenario.
+With redis-server and redis-cli of the path, and Debian's faketime. Every check has an origin and servers of its own. Where a
+check sleeps, the time that passes is the scenario.
 """
 
 import random
@@ -220,7 +220,7 @@ def expect_told(replicas, most=1):
     """That each has told of the trouble once, or at most so often, and as often of its end, and nothing else."""
     for replica in replicas:
         told = [replica.logged(text) for text in ("the store is in trouble", "the store is back", " WARN ", " ERROR ")]
-        expect(1 <= told[0] <= most and told == [told[0]] * 3 + [0], f"the log tells of troubles and their ends so: {replica.log()}")
+        expect(1 <= told[0] <= most and told == [told[0]] * 3 + [0], f"the log tells of trouble and its end so: {replica.log()}")
 
 
 # Each begins, and returns what ends it. What needs to last as long as the check is in its `stack`.
@@ -376,7 +376,7 @@ def a_cluster_shares_lookups_and_goes_on_with_a_node_lost(bench):
         elsewhere = [channel for channel in channels(100, 36) if cluster.owner(key(channel)) is not lost]
         with Callers(replicas) as callers:
             lost.kill()
-            wait_until_down(replicas)
+            wait_until_down(replicas, lasting=1.5)
             cost = lookups_of(replicas, origin, elsewhere) / len(elsewhere)
             expect(cost <= len(replicas), f"a channel costs {cost} lookups")
             lost.start()
@@ -529,7 +529,8 @@ def what_a_later_version_writes_is_read_or_looked_up_and_no_key_of_it_is_touched
 
 @suite.check
 def an_upload_that_one_replica_finds_reaches_the_watchers_of_all(bench):
-    with running_redis() as redis, replicas_and_origin(bench, redis.url, "--watch-every", "10m") as (replicas, origin),             ExitStack() as watching:
+    with running_redis() as redis, replicas_and_origin(bench, redis.url, "--watch-every", "10m") as (replicas, origin), \
+            ExitStack() as watching:
         channel = made_up_channel(1)
         watches = [watching.enter_context(replica.plaque.watch([channel])) for replica in replicas for _ in range(5)]
         for watch in watches:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import socket
 import socketserver
 import tempfile
@@ -12,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from support import (
-    Answer, Failure, Program, Stopwatch, expect, expect_equal, expect_ok, free_port, run, running, wait_until,
+    Answer, Failure, Program, Stopwatch, expect, expect_equal, expect_ok, free_port, run, wait_until,
 )
 
 # As plaque has it: how long a lease lasts whose holder has died.
@@ -269,8 +268,19 @@ def wait_until_up(replicas, seconds=15):
     return watch.seconds()
 
 
-def wait_until_down(replicas, seconds=10):
-    wait_until(lambda: not any(replica.is_up() for replica in replicas), "all notice the trouble", seconds)
+def wait_until_down(replicas, lasting=0, seconds=10):
+    """Waits until the store has been in use by none, for so many seconds on end."""
+    since = None
+
+    def is_down():
+        nonlocal since
+        if any(replica.is_up() for replica in replicas):
+            since = None
+            return False
+        since = since or Stopwatch()
+        return since.seconds() >= lasting
+
+    wait_until(is_down, "all notice the trouble", seconds)
 
 
 @contextmanager
