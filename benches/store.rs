@@ -139,11 +139,7 @@ impl Bench {
             budget: BUDGET,
             ..Settings::new(self.server.url().parse().expect("an address"))
         };
-        self.runtime.block_on(async {
-            let redis = Redis::start(settings);
-            redis.up().await;
-            Arc::new(redis) as _
-        })
+        Arc::new(self.runtime.block_on(Redis::start(settings)))
     }
 
     /// The processor's time that Redis has had, in seconds.
