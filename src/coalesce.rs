@@ -63,7 +63,7 @@
 //! # Old and new
 //!
 //! Every lookup has a place in the order in which lookups begin. What it brings is kept unless something newer is known by
-//! then ([`Coalescer::put`]), or its key was invalidated meanwhile: a late result never replaces a newer one, and an
+//! then ([`Coalescer::update`]), or its key was invalidated meanwhile: a late result never replaces a newer one, and an
 //! [invalidation](Coalescer::invalidate) is not undone by a flight that was in the air.
 //!
 //! ```
@@ -311,13 +311,8 @@ where
         self.runtime.spawn(task.instrument(span));
     }
 
-    /// Makes `value` known, as the newest that there is. Flights in the air go on, but will not replace it.
-    pub async fn put(&self, key: K, value: V) {
-        let stamp = self.stamp();
-        keep(&self.known, key, Stamped { value, stamp }, || true).await;
-    }
-
-    /// Makes known what `change` makes of what is known by then, as the newest that there is. Nothing, if that is `None`.
+    /// Makes known what `change` makes of what is known by then, as the newest that there is, unless that is `None`. Flights in the air
+    /// go on, but will not replace it.
     pub async fn update(&self, key: K, change: impl FnOnce(Option<&V>) -> Option<V>) {
         self.known
             .entry(key)

@@ -256,7 +256,7 @@ async fn one_caller_too_many_is_told_at_once_and_nobody_else_feels_it() {
 async fn a_late_result_does_not_replace_a_newer_one() {
     let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
     let late = join(&coalescer, &source);
-    coalescer.put(1, 99).await;
+    coalescer.update(1, |_| Some(99)).await;
     source.go.notify_one();
     assert_eq!(late.outcome().await, Ok(99), "and its waiters get the newer one");
     assert_eq!(coalescer.known(&1).await, Some(99));
@@ -274,7 +274,7 @@ async fn a_late_result_does_not_replace_a_newer_one() {
 #[tokio::test]
 async fn an_invalidation_is_not_undone_by_a_flight_in_the_air() {
     let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
-    coalescer.put(1, 99).await;
+    coalescer.update(1, |_| Some(99)).await;
     let before = join(&coalescer, &source);
     coalescer.invalidate(&1).await;
     assert_eq!(coalescer.known(&1).await, None);
