@@ -19,7 +19,9 @@ use plaque::{
 };
 use redb::{Database, ReadableTable as _, TableDefinition};
 
-use crate::stores::{Kind, LONG, every_store};
+use crate::stores::{
+    FRESH, Fake, Kind, LONG, Replica, every_store, feed, found, good, kept, query, told, ttl,
+};
 
 every_store!(InFile);
 
@@ -29,6 +31,23 @@ struct InFile(PathBuf);
 impl InFile {
     fn path(&self) -> PathBuf {
         self.0.join("store")
+    }
+
+    /// Changes when the only entry was saved, in microseconds of the wall clock, and what it is. No store may be open.
+    fn change(&self, change: impl FnOnce(u64, &[u8]) -> (u64, Vec<u8>)) {
+        const KEPT: TableDefinition<&[u8; 25], (u64, &[u8])> = TableDefinition::new("kept");
+        let database = Database::open(self.path()).expect("a database");
+        let write = database.begin_write().expect("a transaction");
+        {
+            let mut kept = write.open_table(KEPT).expect("a table");
+            let (key, (saved, bytes)) = {
+                let (key, entry) = kept.first().expect("readable").expect("the only entry");
+                let (saved, bytes) = entry.value();
+                (*key.value(), change(saved, bytes))
+            };
+            kept.insert(&key, (saved, &bytes[..])).expect("written");
+        }
+        write.commit().expect("written");
     }
 }
 
@@ -48,18 +67,7 @@ impl Kind for InFile {
     }
 
     async fn garble(&self, _feed: Feed) {
-        const KEPT: TableDefinition<&[u8; 25], (u64, &[u8])> = TableDefinition::new("kept");
-        let database = Database::open(self.path()).expect("a database");
-        let write = database.begin_write().expect("a transaction");
-        {
-            let mut kept = write.open_table(KEPT).expect("a table");
-            let (key, saved) = {
-                let (key, entry) = kept.first().expect("readable").expect("the only entry");
-                (*key.value(), entry.value().0)
-            };
-            kept.insert(&key, (saved, &b"\xff\xff"[..])).expect("written");
-        }
-        write.commit().expect("written");
+        self.change(|saved, _| (saved, b"\xff\xff".to_vec()));
     }
 }
 
@@ -67,4 +75,24 @@ impl Drop for InFile {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+#[tokio::test]
+async fn what_passes_while_no_plaque_runs_passes_for_what_is_kept() {
+    let later = |minutes: i64| async move {
+        let file = InFile::new();
+        kept(&file, feed(), &good(feed(), "kept", FRESH)).await;
+        file.change(|saved, bytes| (saved.saturating_add_signed(-minutes * 60_000_000), bytes.to_vec()));
+        let upstream = Fake::gated(found);
+        let replica = Replica::start(&file, &upstream).await;
+        let reply = replica.get(query()).await;
+        (told(&reply), ttl(&reply))
+    };
+    let (told, ttl) = later(5).await;
+    assert_eq!(told, "kept (stale)");
+    assert!((-260..=-250).contains(&ttl), "{ttl}");
+    // A clock that was set back makes nothing younger than it was when it was saved.
+    let (told, ttl) = later(-5).await;
+    assert_eq!(told, "kept");
+    assert!((40..=50).contains(&ttl), "{ttl}");
 }
