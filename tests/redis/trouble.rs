@@ -75,7 +75,8 @@ pub async fn goes_on_alone(store: &Redis) {
             .save(feed(), &found("lost", Duration::ZERO), Lease::Alone)
             .await;
     }
-    assert!(began.elapsed() < SECOND / 10, "{:?}", began.elapsed());
+    // If each waited for its budget, it would be minutes. A machine may be busy.
+    assert!(began.elapsed() < SECOND * 2, "{:?}", began.elapsed());
 }
 
 /// All of it works again.
