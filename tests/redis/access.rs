@@ -68,13 +68,7 @@ impl Drop for Secured {
 async fn refused(settings: Settings) -> String {
     log();
     let before = logged(TROUBLE);
-    let store = Redis::start(settings);
-    soon(async {
-        while logged(TROUBLE) == before {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let store = soon(Redis::start(settings)).await;
     goes_on_alone(&store).await;
     assert_eq!(logged(TROUBLE), before + 1);
     line(TROUBLE)
@@ -85,11 +79,9 @@ async fn over_tls_all_is_as_without() {
     let authority = Authority::new();
     let secured = Secured::start(&authority);
     let (one, other) = (
-        Redis::start(secured.settings(&authority)),
-        Redis::start(secured.settings(&authority)),
+        soon(Redis::start(secured.settings(&authority))).await,
+        soon(Redis::start(secured.settings(&authority))).await,
     );
-    soon(one.up()).await;
-    soon(other.up()).await;
     let mut news = other.news();
     let held = ours(&one).await;
     let end = theirs(&other).await;
