@@ -128,7 +128,7 @@ impl Bench {
 
     /// The file of this name, as it was left.
     fn file(&self, name: &str) -> Arc<dyn Store> {
-        let file = File::open(&self.folder.join(name), FILE_BYTES);
+        let file = File::open(&self.folder.join(name), FILE_BYTES, BUDGET);
         Arc::new(file.expect("a file that can be written"))
     }
 

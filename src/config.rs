@@ -36,8 +36,15 @@ pub struct Config {
 /// A second tier.
 #[derive(Clone, Debug)]
 pub enum Store {
-    /// A file of this process's own, and how large it may become.
-    File(PathBuf, u64),
+    /// A file of this process's own.
+    File {
+        /// Where.
+        path: PathBuf,
+        /// How large it may become.
+        bytes: u64,
+        /// What an operation may take.
+        budget: Duration,
+    },
     /// A server that replicas share.
     Redis(store::redis::Settings),
 }

@@ -101,8 +101,9 @@ async fn serve(
 
 async fn open_store(store: &config::Store) -> Result<Arc<dyn Store>, Unusable> {
     Ok(match store {
-        config::Store::File(path, bytes) => {
-            let file = File::open(path, *bytes).map_err(|error| Unusable(format!("--store: {error}")))?;
+        config::Store::File { path, bytes, budget } => {
+            let file =
+                File::open(path, *bytes, *budget).map_err(|error| Unusable(format!("--store: {error}")))?;
             Arc::new(file)
         }
         config::Store::Redis(settings) => Arc::new(Redis::start(settings.clone()).await),

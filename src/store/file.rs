@@ -46,9 +46,6 @@ use crate::{metrics::metric, upstream::Feed};
 /// From one commit to the next. With the time that a commit takes, what is saved is safe within a second.
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
 
-/// What a lookup may wait for the disk.
-const BUDGET: Duration = Duration::from_millis(250);
-
 /// Reads at once. One takes microseconds, unless the disk hangs; then no more threads than these hang with it.
 const READS: usize = 4;
 
@@ -115,14 +112,15 @@ struct Queue {
 }
 
 impl File {
-    /// Opens the file at `path`, or begins one, which may grow to `bytes` (at least [`MIN_BYTES`]).
+    /// Opens the file at `path`, or begins one, which may grow to `bytes` (at least [`MIN_BYTES`]). A lookup waits for the disk no
+    /// longer than `budget`.
     ///
     /// A file that cannot be read is renamed. If the disk is full or fails, the store begins without the file, and tries again.
     ///
     /// # Errors
     ///
     /// If another process has the file, or there cannot be one.
-    pub fn open(path: &Path, bytes: u64) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, bytes: u64, budget: Duration) -> Result<Self, OpenError> {
         let bytes = bytes.max(MIN_BYTES);
         let operations = Operations::new(path.display().to_string());
         let engine = match Engine::open(path, bytes) {
@@ -157,15 +155,8 @@ impl File {
         Ok(Self {
             shared,
             reads: Arc::new(Semaphore::new(READS)),
-            budget: BUDGET,
+            budget,
         })
-    }
-
-    /// The same, for whom a lookup may wait for so long, and not for 250 ms.
-    #[must_use]
-    pub fn patient(mut self, budget: Duration) -> Self {
-        self.budget = budget;
-        self
     }
 
     /// Waits until all that was saved so far is in the file.

@@ -46,7 +46,7 @@ fn folder(name: &str) -> PathBuf {
 
 fn open(path: &Path) -> File {
     // A machine may be busy.
-    File::open(path, 64 << 20).expect("a store").patient(LIMIT)
+    File::open(path, 64 << 20, LIMIT).expect("a store")
 }
 
 fn feed(number: usize) -> Feed {
@@ -201,7 +201,7 @@ async fn what_was_saved_last_is_seen_at_once_and_is_what_stays() {
 #[tokio::test]
 async fn the_file_stays_within_its_bound_and_the_oldest_goes_first() {
     let path = folder("bound").join("store");
-    let store = File::open(&path, MIN_BYTES).expect("a store");
+    let store = File::open(&path, MIN_BYTES, LIMIT).expect("a store");
     let mut longest = 0;
     for batch in 0..40 {
         for number in 0..60 {
@@ -240,7 +240,7 @@ async fn a_lower_limit_shortens_the_file() {
     }
     store.close(LIMIT).await;
     assert!(fs::metadata(&path).expect("a file").len() > 2 * MIN_BYTES);
-    let store = File::open(&path, MIN_BYTES).expect("a store");
+    let store = File::open(&path, MIN_BYTES, LIMIT).expect("a store");
     assert!(fs::metadata(&path).expect("a file").len() <= MIN_BYTES);
     assert!(title(&store, 2999).await.is_some());
     assert!(title(&store, 0).await.is_none());
@@ -316,7 +316,7 @@ async fn one_file_is_for_one_plaque() {
     let path = folder("locked").join("store");
     let first = open(&path);
     save(&first, 1, "One").await;
-    let second = File::open(&path, MIN_BYTES).err().expect("locked");
+    let second = File::open(&path, MIN_BYTES, LIMIT).err().expect("locked");
     assert!(matches!(second, OpenError::Locked(_)), "{second:?}");
     for part in [&path.display().to_string(), "another plaque", "a file of its own"] {
         assert!(second.to_string().contains(part), "{second}");
@@ -331,7 +331,7 @@ async fn one_file_is_for_one_plaque() {
 fn a_file_that_cannot_be_is_an_error() {
     let folder = folder("nowhere");
     for path in [folder.clone(), folder.join("nothing").join("store")] {
-        let error = File::open(&path, MIN_BYTES).err().expect("no file");
+        let error = File::open(&path, MIN_BYTES, LIMIT).err().expect("no file");
         assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
         assert!(error.to_string().contains("in a folder that is there"), "{error}");
     }

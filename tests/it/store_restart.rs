@@ -61,9 +61,8 @@ impl Kind for InFile {
     }
 
     async fn open(&self) -> Arc<dyn Store> {
-        let file = File::open(&self.path(), MIN_BYTES).expect("a store");
         // A machine may be busy.
-        Arc::new(file.patient(LONG))
+        Arc::new(File::open(&self.path(), MIN_BYTES, LONG).expect("a store"))
     }
 
     async fn garble(&self, _feed: Feed) {

@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .enable_all()
             .build()?;
         let path = env::temp_dir().join(format!("plaque-call-{}", process::id()));
-        let store = (!stored.is_empty()).then(|| File::open(&path, MIN_BYTES));
+        let store = (!stored.is_empty()).then(|| File::open(&path, MIN_BYTES, Duration::from_secs(1)));
         runtime.block_on(run(part, store.transpose()?.map(Arc::new), times.parse()?));
         if !stored.is_empty() {
             fs::remove_file(path)?;

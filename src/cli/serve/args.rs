@@ -114,7 +114,7 @@ pub(in crate::cli) struct Args {
     )]
     store_prefix: redis::Prefix,
 
-    /// How long Redis may take for anything; if it takes longer, plaque goes on without it until it is well again
+    /// How long the store may take for anything; if it takes longer, plaque goes on without it until it is well again
     #[arg(long, env = "PLAQUE_STORE_TIMEOUT", default_value = "250ms", value_name = "DURATION", value_parser = values::time_limit, requires = "store")]
     store_timeout: Duration,
 
@@ -314,7 +314,11 @@ impl Args {
     fn store(&self, address: StoreAddress) -> Result<config::Store, String> {
         let authorities = self.store_ca.as_deref().map(store_authorities).transpose()?;
         Ok(match address {
-            StoreAddress::File(path) => config::Store::File(path, self.store_bytes),
+            StoreAddress::File(path) => config::Store::File {
+                path,
+                bytes: self.store_bytes,
+                budget: self.store_timeout,
+            },
             StoreAddress::Redis(address) => config::Store::Redis(redis::Settings {
                 prefix: self.store_prefix.clone(),
                 budget: self.store_timeout,
