@@ -5,6 +5,7 @@ mod completions;
 mod demo;
 mod get;
 mod man;
+mod pem;
 mod serve;
 mod show;
 mod values;

@@ -6,7 +6,6 @@
 
 pub mod file;
 pub mod kept;
-mod operations;
 pub mod redis;
 mod tally;
 

@@ -60,15 +60,14 @@ impl Source {
         asked: Instant,
         known: Option<Arc<Known>>,
     ) -> Arc<Known> {
-        let needed = |known: Option<&Known>| {
-            let verdict = self.policy.judge(known, max_age, asked, Instant::now());
-            matches!(
+        let verdict = self
+            .policy
+            .judge(known.as_deref(), max_age, asked, Instant::now());
+        if let Some(known) = &known
+            && !matches!(
                 verdict,
                 Verdict::LookUp(_) | Verdict::Answer { refresh: true, .. }
             )
-        };
-        if let Some(known) = &known
-            && !needed(Some(known))
         {
             return Arc::clone(known);
         }

@@ -15,6 +15,7 @@
 //! asked for.
 
 mod engine;
+mod operations;
 
 use std::{
     collections::HashMap,
@@ -34,13 +35,12 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use prometheus_client::{metrics::gauge::ConstGauge, registry::Registry};
 use tokio::sync::{Semaphore, watch};
 
-use self::engine::{Change, Changes, Engine, Key, Refused};
 pub use self::engine::{FORMAT, MIN_BYTES, SHARE};
-use super::{
-    Known, Lease, Store, kept,
+use self::{
+    engine::{Change, Changes, Engine, Key, Refused},
     operations::{Operations, Part},
-    tally::Outcome,
 };
+use super::{Known, Lease, Store, kept, tally::Outcome};
 use crate::{metrics::metric, upstream::Feed};
 
 /// From one commit to the next. With the time that a commit takes, what is saved is safe within a second.

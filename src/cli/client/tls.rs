@@ -6,7 +6,7 @@
 
 use std::{
     error::Error,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,10 +17,12 @@ use hyper_util::rt::TokioIo;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, RootCertStore,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    pki_types::{PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use tokio::{io::AsyncBufReadExt as _, net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::cli::pem::Pem;
 
 /// How long to wait for the first words of a server, which shows by them that it has accepted us. It should send them at once
 /// (RFC 9113, 3.4); one that waits for ours may have them.
@@ -98,7 +100,10 @@ impl Args {
             .with_root_certificates(authorities);
         let mut config = match (&self.certificate, &self.key) {
             (Some(chain), Some(key)) => config
-                .with_client_auth_cert(certificates("--tls-client-cert", chain)?, private_key(key)?)
+                .with_client_auth_cert(
+                    Pem::read("--tls-client-cert", chain)?.certificates("certificate")?,
+                    private_key(key)?,
+                )
                 .map_err(|error| {
                     let (chain, key) = (chain.display(), key.display());
                     format!(
@@ -119,39 +124,16 @@ fn authorities(file: Option<&Path>) -> Result<RootCertStore, String> {
     let Some(file) = file else {
         return Ok(store);
     };
-    for certificate in certificates("--tls-ca", file)? {
+    for certificate in Pem::read("--tls-ca", file)?.certificates("certificate")? {
         let added = store.add(certificate);
         added.map_err(|error| format!("--tls-ca: a certificate in {}: {error}", file.display()))?;
     }
     Ok(store)
 }
 
-fn certificates(flag: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let refused = |why: String| {
-        format!(
-            "{flag}: no certificate in PEM format in {}: {why}",
-            file.display()
-        )
-    };
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(flag, file)?).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err(refused("it has none".into())),
-        Ok(all) => Ok(all),
-        Err(error) => Err(refused(error.to_string())),
-    }
-}
-
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(&read("--tls-client-key", file)?).map_err(|error| {
-        format!(
-            "--tls-client-key: no private key in PEM format in {}: {error}",
-            file.display()
-        )
-    })
-}
-
-fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
-    fs::read(file).map_err(|error| format!("{flag}: cannot read {}: {error}", file.display()))
+    let pem = Pem::read("--tls-client-key", file)?;
+    PrivateKeyDer::from_pem_slice(&pem.content).map_err(|error| pem.without("private key", error))
 }
 
 /// Makes connections to one server.

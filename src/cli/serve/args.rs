@@ -1,7 +1,6 @@
 //! The flags of `plaque serve`, and the settings that they make.
 
 use std::{
-    fs,
     net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -11,13 +10,10 @@ use std::{
 
 use clap::{ValueEnum, value_parser};
 use reqwest::Url;
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
+use rustls::RootCertStore;
 
 use crate::{
-    cli::values,
+    cli::{pem::Pem, values},
     config::{self, Config, Connections, Drain, Origins, StoreAddress},
     grpc,
     latest::{Policy, Settings},
@@ -268,7 +264,7 @@ impl Args {
                 authorities: self
                     .upstream_ca
                     .as_deref()
-                    .map(|file| read("--upstream-ca", file))
+                    .map(|file| Pem::read("--upstream-ca", file).map(|pem| pem.content))
                     .transpose()?,
             },
             latest: Settings {
@@ -353,30 +349,15 @@ fn unless_zero(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
 }
 
-fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
-    fs::read(file).map_err(|error| format!("{flag}: cannot read {}: {error}", file.display()))
-}
-
 /// Authorities that will do: with others the store would be in trouble for ever.
 fn store_authorities(file: &Path) -> Result<Vec<u8>, String> {
-    let refused = |why: String| {
-        format!(
-            "--store-ca: no authority in PEM format in {}: {why}",
-            file.display()
-        )
-    };
-    let pem = read("--store-ca", file)?;
+    let pem = Pem::read("--store-ca", file)?;
     let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| refused(error.to_string()))?;
-        store
-            .add(certificate)
-            .map_err(|error| refused(error.to_string()))?;
+    for certificate in pem.certificates("authority")? {
+        let added = store.add(certificate);
+        added.map_err(|error| pem.without("authority", error))?;
     }
-    if store.is_empty() {
-        return Err(refused("it has none".into()));
-    }
-    Ok(pem)
+    Ok(pem.content)
 }
 
 /// One serving thread for each core.

@@ -1,4 +1,4 @@
-//! What every store counts, and how it tells of its troubles: each once, and its end once.
+//! What the file counts, and how it tells of its troubles: each once, and its end once.
 
 use std::{
     fmt::Display,
@@ -11,7 +11,7 @@ use std::{
 
 use prometheus_client::registry::Registry;
 
-use super::tally::{Outcome, Tally};
+use crate::store::tally::{Outcome, Tally};
 
 /// What a store does well or badly.
 #[derive(Clone, Copy, Debug)]
