@@ -194,7 +194,7 @@ fn tell(event: &WatchLatestVideoResponse, json: bool) -> Result<(), Box<dyn Erro
                 show::failure(&problem.channel_id, why)?;
             }
         }
-        None => {}
+        Some(Event::Recovered(_) | Event::Missed(_)) | None => {}
     }
     Ok(())
 }

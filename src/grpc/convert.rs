@@ -122,6 +122,7 @@ pub(super) fn event(event: &Event) -> v1::WatchLatestVideoResponse {
                 .upload(*upload)
                 .map(|upload| Happened::Video(video(channel, upload))),
             initial: *initial,
+            resume_token: vec![],
         },
         Event::Problem {
             channel,
@@ -134,6 +135,7 @@ pub(super) fn event(event: &Event) -> v1::WatchLatestVideoResponse {
                 Some(*retry_after),
             ))),
             initial: false,
+            resume_token: vec![],
         },
     }
 }

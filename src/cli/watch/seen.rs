@@ -66,6 +66,7 @@ impl Seen {
                 channel_ids: ids,
                 kind: self.kind,
                 published_after: floors.into_iter().flatten().min().map(Into::into),
+                resume_tokens: vec![],
             })
         };
         [true, false].into_iter().filter_map(request).collect()
@@ -87,7 +88,7 @@ impl Seen {
                 told.is_none_or(|told| told.is_new_trouble(problem))
                     .then_some(event)
             }
-            None => Some(event),
+            Some(Event::Recovered(_) | Event::Missed(_)) | None => Some(event),
         }
     }
 }

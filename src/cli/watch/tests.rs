@@ -31,6 +31,7 @@ fn named(channel: &str, id: &str, published: Option<SystemTime>) -> WatchLatestV
             ..Video::default()
         })),
         initial: false,
+        resume_token: vec![],
     }
 }
 
@@ -50,6 +51,7 @@ fn problem(reason: &str) -> WatchLatestVideoResponse {
             })),
         })),
         initial: false,
+        resume_token: vec![],
     }
 }
 
@@ -61,7 +63,7 @@ fn printed(event: &WatchLatestVideoResponse) -> String {
             Some(Found::Failure(failure)) => failure.reason.clone(),
             _ => panic!("{problem:?}"),
         },
-        None => panic!("{event:?}"),
+        _ => panic!("{event:?}"),
     };
     if event.initial {
         format!("initially {what}")
