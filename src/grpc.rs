@@ -35,7 +35,7 @@ pub use self::{
 };
 use self::{codec::AnswerCodec, deadline::Deadlines, health::Health};
 use crate::{
-    latest::{Answer, Latest, LookupError, Reply},
+    latest::{Answer, Latest, LookupError, OVERLOAD_PAUSE, Reply},
     lifecycle::Stages,
     proto::{
         self,
@@ -250,7 +250,9 @@ impl LatestVideo for Service {
     ) -> Result<Response<WatchStream>, Status> {
         let asked = deadline::timeout(request.metadata().as_ref()).ok().flatten();
         let query = convert::watch(&request.into_inner()).map_err(|error| status::from(&error, None))?;
-        let events = self.latest.watch(&query).map(|event| match event {
+        let watch = self.latest.watch(&query);
+        let watch = watch.map_err(|error| status::from(&error, Some(OVERLOAD_PAUSE)))?;
+        let events = watch.map(|event| match event {
             Ok(event) => Ok(convert::event(&event)),
             Err(error) => Err(status::from(&error, None)),
         });

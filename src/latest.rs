@@ -2,12 +2,15 @@
 //!
 //! Decides whether what is known will do ([`Policy`]), and asks upstream through the [`Coalescer`] if it will not.
 
+mod cursor;
 mod error;
 mod hub;
 mod insight;
 mod outage;
 mod policy;
+mod resume;
 mod source;
+mod timeline;
 mod watch;
 
 use std::{
@@ -23,7 +26,8 @@ pub use self::{
     error::LookupError,
     insight::Demand,
     policy::{Policy, jittered},
-    watch::{Event, Watch, WatchQuery},
+    resume::{InvalidResumeToken, ResumeToken},
+    watch::{Event, Watch, WatchEvent, WatchQuery},
 };
 use self::{
     policy::Verdict,
@@ -59,6 +63,8 @@ pub struct Settings {
     pub max_waiters: usize,
     /// How often a watched channel is looked up.
     pub watch_every: Duration,
+    /// Channels that may be watched, counted once for each watch.
+    pub max_watched: usize,
 }
 
 /// Answers what channels uploaded last.
@@ -189,7 +195,7 @@ impl Latest {
             waiters: settings.max_waiters,
         };
         Self {
-            source: Arc::new(Source::new(upstream, store, settings.policy)),
+            source: Arc::new(Source::new(upstream, store, settings.policy, settings.max_watched)),
             policy: settings.policy,
             coalescer: Coalescer::new(limits, |_feed, known: &Arc<Known>| weight(known), runtime.clone()),
             watch_every: settings.watch_every,

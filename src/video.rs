@@ -4,10 +4,14 @@
 //! copied like a number and needs no allocation.
 
 mod channel;
+mod moment;
 
 use std::{fmt, str, str::FromStr, time::SystemTime};
 
-pub use self::channel::{Channel, MAX_UPLOADS, Picture, Video};
+pub use self::{
+    channel::{Channel, MAX_UPLOADS, Picture, Video},
+    moment::Moment,
+};
 
 /// The first two characters of every channel ID; a playlist that YouTube makes for a channel has others in their place.
 const CHANNEL_PREFIX: &str = "UC";

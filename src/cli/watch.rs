@@ -1,21 +1,20 @@
 //! `plaque watch`: prints uploads as they come.
 
-mod seen;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     io::{self, Write as _},
     time::{Duration, SystemTime},
 };
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
 
-use self::seen::Seen;
 use super::{
     Outcome,
     client::{self, failure, retry},
@@ -45,9 +44,9 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 /// For people if standard output is a terminal, and else one line for each upload, of fields between tabs: VIDEO_ID, CHANNEL_ID,
 /// PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE.
 ///
-/// A channel whose lookups begin to fail is told of on standard error, once; the watch goes on. So it does when the server stops
-/// or the connection is lost: it connects anew, and prints what was uploaded in between, as far as the feed still shows it.
-/// Exits with 1 if the first connection fails, or the server refuses the watch.
+/// Standard error says when lookups of a channel begin to fail and when they work again, and that uploads may have been missed;
+/// the watch goes on. When the server stops or the connection is lost, it reconnects and prints what was uploaded in between, as far
+/// as the feed still shows it, and nothing twice. Exits with 1 if the first connection fails, or the server refuses the watch.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -68,14 +67,19 @@ fn time(text: &str) -> Result<SystemTime, String> {
 
 pub(super) async fn run(args: Args) -> Outcome {
     let client = args.client.connect().await?;
-    let seen = Seen::nothing(&args.client.channels, args.client.kind(), args.published_after);
+    let request = WatchLatestVideoRequest {
+        channel_ids: args.client.channels.iter().map(ToString::to_string).collect(),
+        kind: args.client.kind(),
+        published_after: args.published_after.map(Into::into),
+        resume_tokens: vec![],
+    };
     let open = async |request| {
         let limit = args.client.timeout;
         let opened = timeout(limit, client.clone().watch_latest_video(request)).await;
         Ok(opened.map_err(|_| retry::too_late(limit))??.into_inner())
     };
-    let ended = watch(seen, open, |news| match news {
-        News::Event(event) => tell(event, args.json),
+    let ended = watch(request, open, |news| match news {
+        News::Event(event) => print(event, args.json),
         News::Lost(status) => {
             // Nothing can be done if standard error is gone.
             let _ = show::lost(&args.client.server, &failure(status));
@@ -90,27 +94,32 @@ pub(super) async fn run(args: Args) -> Outcome {
     Err(format!("{} ({})", failure.message, failure.reason).into())
 }
 
-/// What there is to tell.
+/// What there is to print.
 enum News<'a> {
     Event(&'a WatchLatestVideoResponse),
-    /// The connection, or the server: told once, until a watch goes on again.
+    /// The connection, or the server: once, until a watch goes on again.
     Lost(&'a Status),
 }
 
 /// Watches, on one connection after the other as `open` makes them, until a failure that another try would not mend. Returns
-/// that.
+/// that. Each connection resumes where the one before broke: with the last token of each channel.
 async fn watch<S>(
-    mut seen: Seen,
+    request: WatchLatestVideoRequest,
     open: impl AsyncFn(WatchLatestVideoRequest) -> Result<S, Status>,
-    mut tell: impl FnMut(News<'_>) -> Result<(), Box<dyn Error>>,
+    mut print: impl FnMut(News<'_>) -> Result<(), Box<dyn Error>>,
 ) -> Result<Status, Box<dyn Error>>
 where
     S: Stream<Item = Result<WatchLatestVideoResponse, Status>> + Unpin,
 {
     let mut pauses = PAUSES.build();
+    let mut tokens = BTreeMap::new();
     let (mut answered, mut outage) = (false, false);
     loop {
-        let failed = match open_all(seen.requests(), &open).await {
+        let request = WatchLatestVideoRequest {
+            resume_tokens: tokens.values().cloned().collect(),
+            ..request.clone()
+        };
+        let failed = match open(request).await {
             Ok(mut events) => {
                 answered = true;
                 let opened = Instant::now();
@@ -118,8 +127,9 @@ where
                     match events.next().await.unwrap_or_else(|| Err(ended())) {
                         Ok(event) => {
                             outage = false;
-                            if let Some(event) = seen.news(event) {
-                                tell(News::Event(&event))?;
+                            print(News::Event(&event))?;
+                            if let Some(channel) = channel(&event) {
+                                tokens.insert(channel.to_owned(), event.resume_token);
                             }
                         }
                         Err(status) => break status,
@@ -139,26 +149,21 @@ where
             return Ok(failed);
         };
         if !outage {
-            tell(News::Lost(&failed))?;
+            print(News::Lost(&failed))?;
             outage = true;
         }
         sleep(pause).await;
     }
 }
 
-/// All that happens to the channels of `requests`. Ends with the first of them that ends.
-async fn open_all<S>(
-    requests: Vec<WatchLatestVideoRequest>,
-    open: impl AsyncFn(WatchLatestVideoRequest) -> Result<S, Status>,
-) -> Result<impl Stream<Item = S::Item> + Unpin, Status>
-where
-    S: Stream<Item = Result<WatchLatestVideoResponse, Status>> + Unpin,
-{
-    let mut all = Vec::new();
-    for request in requests {
-        all.push(open(request).await?.chain(stream::iter([Err(ended())])));
-    }
-    Ok(stream::select_all(all))
+/// The channel that an event is about.
+fn channel(event: &WatchLatestVideoResponse) -> Option<&str> {
+    Some(match event.event.as_ref()? {
+        Event::Video(video) => &video.channel_id,
+        Event::Problem(problem) => &problem.channel_id,
+        Event::Recovered(recovered) => &recovered.channel_id,
+        Event::Missed(missed) => &missed.channel_id,
+    })
 }
 
 /// The end of a stream that has no error.
@@ -181,7 +186,7 @@ fn may_pass(code: Code, _asked: bool) -> bool {
     )
 }
 
-fn tell(event: &WatchLatestVideoResponse, json: bool) -> Result<(), Box<dyn Error>> {
+fn print(event: &WatchLatestVideoResponse, json: bool) -> Result<(), Box<dyn Error>> {
     if json {
         let json = proto::to_json("WatchLatestVideoResponse", event).ok_or("cannot write JSON")?;
         writeln!(io::stdout(), "{json}")?;
@@ -194,7 +199,16 @@ fn tell(event: &WatchLatestVideoResponse, json: bool) -> Result<(), Box<dyn Erro
                 show::failure(&problem.channel_id, why)?;
             }
         }
-        Some(Event::Recovered(_) | Event::Missed(_)) | None => {}
+        Some(Event::Recovered(recovered)) => {
+            show::complain(&format!("{}: lookups work again", recovered.channel_id))?;
+        }
+        Some(Event::Missed(missed)) => {
+            let channel = &missed.channel_id;
+            show::complain(&format!(
+                "{channel}: more uploads than its feed shows; some may be missing"
+            ))?;
+        }
+        None => {}
     }
     Ok(())
 }

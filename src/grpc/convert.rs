@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use super::status;
 use crate::{
-    latest::{Answer, Event, LookupError, Query, WatchQuery},
+    latest::{Answer, Event, InvalidResumeToken, LookupError, Query, ResumeToken, WatchEvent, WatchQuery},
     proto::v1::{self, lookup_result::Outcome, watch_latest_video_response::Event as Happened},
-    video::{Channel, Kind, Thumbnail, Video},
+    video::{Channel, ChannelId, Kind, Thumbnail, Video},
 };
 
 /// The most channels that one request may name.
@@ -40,11 +40,25 @@ pub(super) fn queries(
 pub(super) fn watch(request: &v1::WatchLatestVideoRequest) -> Result<WatchQuery, LookupError> {
     count(&request.channel_ids)?;
     let channels = request.channel_ids.iter().map(|id| id.parse());
+    let channels: Vec<ChannelId> = channels.collect::<Result<_, _>>()?;
     let published_after = request.published_after.map(SystemTime::try_from).transpose();
+    let resume_token = |bytes: &Vec<u8>| {
+        let token = ResumeToken::decode(bytes)
+            .map_err(|InvalidResumeToken| LookupError::InvalidResumeToken("what is not a token of this service"))?;
+        let is_of_one = channels.iter().any(|channel| token.is_of(*channel));
+        is_of_one
+            .then_some(token)
+            .ok_or(LookupError::InvalidResumeToken("one of a channel that channel_ids does not have"))
+    };
     Ok(WatchQuery {
-        channels: channels.collect::<Result<_, _>>()?,
         kind: kind(request.kind)?,
         published_after: published_after.map_err(|_| LookupError::InvalidPublishedAfter)?,
+        resume_tokens: request
+            .resume_tokens
+            .iter()
+            .map(resume_token)
+            .collect::<Result<_, _>>()?,
+        channels,
     })
 }
 
@@ -111,32 +125,30 @@ pub(super) fn result(
     }
 }
 
-pub(super) fn event(event: &Event) -> v1::WatchLatestVideoResponse {
-    match event {
+pub(super) fn event(happened: &WatchEvent) -> v1::WatchLatestVideoResponse {
+    let channel_id = happened.channel.to_string();
+    let mut initial = false;
+    let event = match &happened.event {
         Event::Upload {
             channel,
             upload,
-            initial,
-        } => v1::WatchLatestVideoResponse {
-            event: channel
+            initial: is_initial,
+        } => {
+            initial = *is_initial;
+            channel
                 .upload(*upload)
-                .map(|upload| Happened::Video(video(channel, upload))),
-            initial: *initial,
-            resume_token: vec![],
-        },
-        Event::Problem {
-            channel,
-            error,
-            retry_after,
-        } => v1::WatchLatestVideoResponse {
-            event: Some(Happened::Problem(result(
-                channel.to_string(),
-                Err(error),
-                Some(*retry_after),
-            ))),
-            initial: false,
-            resume_token: vec![],
-        },
+                .map(|upload| Happened::Video(video(channel, upload)))
+        }
+        Event::Problem { error, retry_after } => {
+            Some(Happened::Problem(result(channel_id, Err(error), Some(*retry_after))))
+        }
+        Event::Recovered => Some(Happened::Recovered(v1::Recovered { channel_id })),
+        Event::Missed => Some(Happened::Missed(v1::Missed { channel_id })),
+    };
+    v1::WatchLatestVideoResponse {
+        event,
+        initial,
+        resume_token: happened.resume_token.encode(),
     }
 }
 

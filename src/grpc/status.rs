@@ -25,6 +25,7 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
         E::InvalidKind(_) => (Code::InvalidArgument, "INVALID_KIND"),
         E::InvalidMaxAge => (Code::InvalidArgument, "INVALID_MAX_AGE"),
         E::InvalidPublishedAfter => (Code::InvalidArgument, "INVALID_PUBLISHED_AFTER"),
+        E::InvalidResumeToken(_) => (Code::InvalidArgument, "INVALID_RESUME_TOKEN"),
         E::InvalidTimeout => (Code::InvalidArgument, "INVALID_TIMEOUT"),
         E::UnknownParameter(_) => (Code::InvalidArgument, "UNKNOWN_PARAMETER"),
         E::NoChannels(_) => (Code::InvalidArgument, "NO_CHANNELS"),
@@ -41,7 +42,7 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
                 (Code::Unavailable, "UPSTREAM_ERROR")
             }
         },
-        E::Overloaded(_) | E::TooManyCalls(_) => (Code::ResourceExhausted, "OVERLOADED"),
+        E::Overloaded(_) | E::TooManyCalls(_) | E::TooManyWatched(_) => (Code::ResourceExhausted, "OVERLOADED"),
         E::Deadline | E::WatchedLong => (Code::DeadlineExceeded, "DEADLINE"),
         E::Panicked => (Code::Internal, "LOOKUP_PANICKED"),
         E::CallPanicked => (Code::Internal, "CALL_PANICKED"),
@@ -56,6 +57,7 @@ fn bad_field(error: &LookupError) -> Option<&'static str> {
         LookupError::InvalidKind(_) => Some("kind"),
         LookupError::InvalidMaxAge => Some("max_age"),
         LookupError::InvalidPublishedAfter => Some("published_after"),
+        LookupError::InvalidResumeToken(_) => Some("resume_tokens"),
         LookupError::NoChannels(_) | LookupError::TooManyChannels { .. } => Some("channel_ids"),
         _ => None,
     }

@@ -24,6 +24,9 @@ pub enum LookupError {
     /// The request has a time that cannot be.
     #[error("published_after is no valid timestamp")]
     InvalidPublishedAfter,
+    /// The request has a resume token that is none, or of another channel.
+    #[error("resume_tokens has {0}; expected the resume_token of the last message about a channel of this watch")]
+    InvalidResumeToken(&'static str),
     /// The request has a deadline that cannot be read.
     #[error("the grpc-timeout header is malformed; expected 1 to 8 digits and one of H M S m u n")]
     InvalidTimeout,
@@ -61,6 +64,9 @@ pub enum LookupError {
     /// As many calls are in progress as may.
     #[error("the server is overloaded: {0} calls are in progress already")]
     TooManyCalls(usize),
+    /// As many channels are watched as may be.
+    #[error("the server is overloaded: {0} channels are watched already, counted once for each watch")]
+    TooManyWatched(usize),
     /// The caller's deadline passed.
     #[error("the deadline passed before the lookup ended; it goes on, and asking again will find its answer")]
     Deadline,
@@ -78,4 +84,20 @@ pub enum LookupError {
     /// The server stops.
     #[error("the server is shutting down")]
     ShuttingDown,
+}
+
+impl LookupError {
+    /// The reason why lookups of a channel fail, from 1 to 7. Part of the format of resume tokens.
+    pub(super) fn reason_code(&self) -> u8 {
+        use UpstreamError::{Malformed, Outage, RateLimited, TimedOut};
+        match self {
+            Self::ChannelNotFound(_) => 1,
+            Self::Upstream(Outage) => 2,
+            Self::Upstream(RateLimited(_)) => 3,
+            Self::Upstream(TimedOut(_)) => 5,
+            Self::Upstream(Malformed(_)) => 6,
+            Self::Upstream(_) => 4,
+            _ => 7,
+        }
+    }
 }

@@ -1,44 +1,59 @@
-//! What has happened to the channels that are watched.
+//! The channels that are watched, and who watches them.
 //!
-//! A watched channel has a *hub*. It hears of every lookup of the channel, whoever asked for it, numbers uploads in the order in
-//! which they appear, and publishes its *timeline* through a `tokio::sync::watch` channel, which holds the newest one and nothing
-//! else: no queue grows, however slowly anybody reads.
+//! A watched channel has a *hub*, whoever watches it. It takes in every lookup of the channel, whoever asked for it, keeps the
+//! [`Timeline`], and marks the channel as changed in the [`Inbox`] of each watch. A watch reads the timeline when it gets to it: no
+//! queue grows, however slowly anybody reads.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
     },
-    time::{Instant, SystemTime},
 };
 
-use parking_lot::Mutex;
-use tokio::{sync::watch, task::AbortHandle};
+use futures_util::task::AtomicWaker;
+use parking_lot::{Mutex, RwLock};
+use slab::Slab;
+use tokio::task::AbortHandle;
 
-use super::Known;
-use crate::{
-    upstream::UpstreamError,
-    video::{Channel, ChannelId, MAX_UPLOADS, VideoId},
+use super::{
+    Known,
+    timeline::{Health, Timeline},
 };
+use crate::video::ChannelId;
 
-/// The IDs that a hub remembers as seen: the feed's 15, and enough more that one which vanishes and comes back is known.
-const REMEMBERED: usize = 64;
+/// Watches that are woken before others get a hub's list: some tens of microseconds.
+const WOKEN_AT_ONCE: usize = 256;
 
 /// The hubs of all channels that are watched.
-#[derive(Default)]
 pub(super) struct Hubs {
-    /// Held for a lookup or an insertion, never across an `await`. A hub is owned by its watchers, and removes itself.
-    hubs: Mutex<HashMap<ChannelId, Weak<Hub>>>,
+    /// Held for a lookup or an insertion, never across an `await`. A hub is owned by its watches, and removes itself.
+    channels: Mutex<HashMap<ChannelId, Weak<Hub>>>,
+    /// Watched channels, counted once for each watch; and how many there may be.
+    watched: AtomicUsize,
+    limit: usize,
     polls: AtomicU64,
 }
 
 impl Hubs {
-    /// Hears of a lookup that has ended.
-    pub(super) fn hear(&self, channel: ChannelId, known: &Known) {
-        let hub = self.hubs.lock().get(&channel).and_then(Weak::upgrade);
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            channels: Mutex::default(),
+            watched: AtomicUsize::new(0),
+            limit,
+            polls: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes in a lookup that has ended.
+    pub(super) fn publish(&self, channel: ChannelId, known: &Known, health: impl FnOnce() -> Health) {
+        let hub = self.channels.lock().get(&channel).and_then(Weak::upgrade);
         if let Some(hub) = hub {
-            hub.hear(known);
+            hub.publish(known, health());
         }
     }
 
@@ -48,13 +63,14 @@ impl Hubs {
         channel: ChannelId,
         poll: impl FnOnce(Weak<Hub>) -> AbortHandle,
     ) -> Arc<Hub> {
-        let mut hubs = self.hubs.lock();
+        let mut hubs = self.channels.lock();
         if let Some(hub) = hubs.get(&channel).and_then(Weak::upgrade) {
             return hub;
         }
         let hub = Arc::new(Hub {
             channel,
-            timeline: watch::Sender::default(),
+            timeline: RwLock::default(),
+            watches: Mutex::default(),
             hubs: Arc::clone(self),
             poll: OnceLock::new(),
         });
@@ -64,24 +80,35 @@ impl Hubs {
         hub
     }
 
+    /// Room for a watch of so many channels.
+    ///
+    /// # Errors
+    ///
+    /// How many channels may be watched, if these are too many.
+    pub(super) fn reserve(self: &Arc<Self>, channels: usize) -> Result<Reserved, usize> {
+        let add = |watched: usize| watched.checked_add(channels).filter(|sum| *sum <= self.limit);
+        match self.watched.fetch_update(AcqRel, Acquire, add) {
+            Ok(_before) => Ok(Reserved {
+                hubs: Arc::clone(self),
+                channels,
+            }),
+            Err(_full) => Err(self.limit),
+        }
+    }
+
     /// The number of channels that are watched.
     pub(super) fn len(&self) -> usize {
-        self.hubs.lock().len()
+        self.channels.lock().len()
     }
 
     /// Whether somebody watches `channel`.
     pub(super) fn is_watched(&self, channel: ChannelId) -> bool {
-        self.hubs.lock().contains_key(&channel)
+        self.channels.lock().contains_key(&channel)
     }
 
-    /// The number of those who watch, once for each channel.
-    pub(super) fn watchers(&self) -> usize {
-        let hubs = self.hubs.lock();
-        let all = hubs.values().filter_map(Weak::upgrade);
-        // Out of the lock before they are dropped: the last of a hub's owners takes it.
-        let all: Vec<_> = all.collect();
-        drop(hubs);
-        all.iter().map(|hub| hub.timeline.receiver_count()).sum()
+    /// The number of watched channels, counted once for each watch.
+    pub(super) fn watched(&self) -> usize {
+        self.watched.load(Relaxed)
     }
 
     /// Counts a poll.
@@ -95,24 +122,67 @@ impl Hubs {
     }
 }
 
+/// Room for the channels of a watch, until it is dropped.
+pub(super) struct Reserved {
+    hubs: Arc<Hubs>,
+    channels: usize,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.hubs.watched.fetch_sub(self.channels, AcqRel);
+    }
+}
+
 /// One watched channel.
 pub(super) struct Hub {
     pub(super) channel: ChannelId,
-    timeline: watch::Sender<Timeline>,
+    /// Written by lookups that have ended, read by each watch for as long as it takes to find its next event.
+    timeline: RwLock<Timeline>,
+    /// Who watches, and as which of its channels. Held by a watch that begins or ends, and to wake some of them; taken while
+    /// `timeline` is not.
+    watches: Mutex<Slab<(Arc<Inbox>, u8)>>,
     hubs: Arc<Hubs>,
     /// Polls the channel. Ended by the hub's drop.
     poll: OnceLock<AbortHandle>,
 }
 
 impl Hub {
-    /// The timeline, now and from now on.
-    pub(super) fn subscribe(&self) -> watch::Receiver<Timeline> {
-        self.timeline.subscribe()
+    /// Marks channel `index` of a watch as changed in its `inbox` from now on. Returns what [`Self::leave`] wants.
+    pub(super) fn join(&self, inbox: &Arc<Inbox>, index: u8) -> usize {
+        self.watches.lock().insert((Arc::clone(inbox), index))
     }
 
-    /// Hears of a lookup that has ended.
-    pub(super) fn hear(&self, known: &Known) {
-        self.timeline.send_if_modified(|timeline| timeline.hear(known));
+    /// Ends what [`Self::join`] began.
+    pub(super) fn leave(&self, place: usize) {
+        self.watches.lock().remove(place);
+    }
+
+    /// Looks at the timeline.
+    pub(super) fn read<T>(&self, look: impl FnOnce(&Timeline) -> T) -> T {
+        look(&self.timeline.read())
+    }
+
+    /// Takes in a lookup that has ended.
+    fn publish(&self, known: &Known, health: Health) {
+        if !self.timeline.write().apply(known, health) {
+            return;
+        }
+        // A watch that joins meanwhile has yet to read the timeline; one that leaves frees its place, which nobody else moves to.
+        let mut next = 0;
+        loop {
+            let watches = self.watches.lock();
+            let end = watches.capacity().min(next + WOKEN_AT_ONCE);
+            for place in next..end {
+                if let Some((inbox, index)) = watches.get(place) {
+                    inbox.mark(*index);
+                }
+            }
+            if end == watches.capacity() {
+                return;
+            }
+            next = end;
+        }
     }
 }
 
@@ -121,8 +191,8 @@ impl Drop for Hub {
         if let Some(poll) = self.poll.get() {
             poll.abort();
         }
-        let mut hubs = self.hubs.hubs.lock();
-        // Under its name there may be a newer hub by now, whose watchers came after this one's last had left.
+        let mut hubs = self.hubs.channels.lock();
+        // Under its name there may be a newer hub by now, whose watches came after this one's last had left.
         let is_mine = |weak: &Weak<Self>| std::ptr::eq(weak.as_ptr(), self);
         if hubs.get(&self.channel).is_some_and(is_mine) {
             hubs.remove(&self.channel);
@@ -130,88 +200,30 @@ impl Drop for Hub {
     }
 }
 
-/// What has happened to a channel, as far as its feed still shows it.
-#[derive(Clone, Default)]
-pub(super) struct Timeline {
-    /// The newest good answer.
-    pub(super) channel: Option<Arc<Channel>>,
-    /// The number of each upload in it.
-    pub(super) numbers: Arc<[u64]>,
-    /// The number of the newest thing that has happened.
-    pub(super) newest: u64,
-    /// Uploads that are known, with their numbers; the longest known go first.
-    seen: VecDeque<(VideoId, u64)>,
-    pub(super) trouble: Option<Trouble>,
-    /// When the last lookup ended that it knows of.
-    heard: Option<Instant>,
+/// Which channels of a watch have changed since it looked.
+#[derive(Default)]
+pub(super) struct Inbox {
+    /// A bit for each channel.
+    changed: [AtomicU64; 2],
+    /// Wakes the watch.
+    pub(super) waker: AtomicWaker,
 }
 
-/// A channel's lookups fail.
-#[derive(Clone)]
-pub(super) struct Trouble {
-    pub(super) number: u64,
-    pub(super) error: UpstreamError,
-    pub(super) retry_at: Instant,
-}
+/// The channels that a watch may have: the bits of an [`Inbox`].
+pub(super) const MAX_CHANNELS: usize = 128;
 
-impl Timeline {
-    /// Takes in what a lookup has brought, unless it knows of a later one. Says whether anything has happened.
-    fn hear(&mut self, known: &Known) -> bool {
-        if self.heard.is_some() && known.last_attempt() <= self.heard {
-            return false;
+impl Inbox {
+    /// Marks a channel as changed.
+    pub(super) fn mark(&self, index: u8) {
+        let bit = 1 << (index % 64);
+        if self.changed[usize::from(index / 64)].fetch_or(bit, AcqRel) & bit == 0 {
+            self.waker.wake();
         }
-        self.heard = known.last_attempt();
-        let before = self.newest;
-        if let Some(good) = &known.good {
-            self.see(&good.value);
-        }
-        match &known.failed {
-            Some(failed) if self.trouble.is_none() => {
-                self.newest += 1;
-                self.trouble = Some(Trouble {
-                    number: self.newest,
-                    error: failed.error.clone(),
-                    retry_at: failed.retry_at,
-                });
-            }
-            Some(_) => {}
-            None => self.trouble = None,
-        }
-        self.newest != before
     }
 
-    fn see(&mut self, channel: &Arc<Channel>) {
-        if self.channel.as_ref().is_some_and(|old| Arc::ptr_eq(old, channel)) {
-            return;
-        }
-        let oldest = self.oldest_in_reach();
-        let mut numbers = vec![0; channel.len()];
-        // From the oldest to the newest, so that the numbers have the order of publication.
-        for (upload, number) in channel.uploads().zip(&mut numbers).rev() {
-            *number = match self.seen.iter().find(|(id, _)| *id == upload.id()) {
-                Some((_, number)) => *number,
-                // It was in the channel all along, and shows now because a newer one was deleted.
-                None if upload.published().is_some() && upload.published() < oldest => 0,
-                None => {
-                    self.newest += 1;
-                    self.seen.push_back((upload.id(), self.newest));
-                    self.newest
-                }
-            };
-        }
-        while self.seen.len() > REMEMBERED {
-            self.seen.pop_front();
-        }
-        self.numbers = numbers.into();
-        self.channel = Some(Arc::clone(channel));
-    }
-
-    /// Whatever was published before this has been in the channel before, whether it was seen or not. `None`: the feed was not
-    /// full, and so showed all that there was.
-    fn oldest_in_reach(&self) -> Option<SystemTime> {
-        let channel = self.channel.as_ref()?;
-        (channel.len() >= MAX_UPLOADS)
-            .then(|| channel.uploads().filter_map(|upload| upload.published()).min())
-            .flatten()
+    /// The channels that have changed: a bit for each.
+    pub(super) fn take(&self) -> u128 {
+        let [low, high] = &self.changed;
+        u128::from(low.swap(0, AcqRel)) | u128::from(high.swap(0, AcqRel)) << 64
     }
 }

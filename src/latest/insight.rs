@@ -129,7 +129,7 @@ impl Latest {
                 latest.watched() as u64
             }),
             ("watches", "Those who watch, once for each channel", |latest| {
-                latest.source.hubs.watchers() as u64
+                latest.source.hubs.watched() as u64
             }),
             (
                 "upstream_outage",

@@ -7,7 +7,12 @@ use std::{
 
 use tokio::time::timeout_at;
 
-use super::{FLIGHT_GRACE, Known, LookupError, Policy, Query, Verdict, hub::Hubs, outage::Outage};
+use super::{
+    FLIGHT_GRACE, Known, LookupError, Policy, Query, Verdict,
+    hub::Hubs,
+    outage::Outage,
+    timeline::{Health, Trouble},
+};
 use crate::{
     coalesce::{Asked, Entry, Failed},
     store::{Lease, Store},
@@ -20,18 +25,23 @@ pub(super) struct Source {
     store: Option<Arc<dyn Store>>,
     policy: Policy,
     outage: Outage,
-    /// Hear of every lookup that ends.
+    /// Those who watch. Every lookup that ends is published to them.
     pub(super) hubs: Arc<Hubs>,
 }
 
 impl Source {
-    pub(super) fn new(upstream: Arc<dyn Upstream>, store: Option<Arc<dyn Store>>, policy: Policy) -> Self {
+    pub(super) fn new(
+        upstream: Arc<dyn Upstream>,
+        store: Option<Arc<dyn Store>>,
+        policy: Policy,
+        max_watched: usize,
+    ) -> Self {
         Self {
             upstream,
             store,
             policy,
             outage: Outage::default(),
-            hubs: Arc::default(),
+            hubs: Arc::new(Hubs::new(max_watched)),
         }
     }
 
@@ -122,7 +132,7 @@ impl Source {
             Some(known) => joined(&kept, known)?,
             None => kept,
         };
-        self.hear(feed, &kept);
+        self.publish(feed, &kept);
         Some(Arc::new(kept))
     }
 
@@ -137,14 +147,26 @@ impl Source {
             }
             Err(failure) => self.failed(feed, failure, known, now),
         });
-        self.hear(feed, &entry);
+        self.publish(feed, &entry);
         entry
     }
 
-    /// Tells who watches.
-    fn hear(&self, feed: Feed, known: &Known) {
+    /// Publishes what is known to those who watch the channel.
+    pub(super) fn publish(&self, feed: Feed, known: &Known) {
         if feed.kind.is_none() {
-            self.hubs.hear(feed.channel, known);
+            self.hubs
+                .publish(feed.channel, known, || self.health(feed, known));
+        }
+    }
+
+    fn health(&self, feed: Feed, known: &Known) -> Health {
+        match &known.failed {
+            None => Health::Works,
+            Some(failed) if failed.error == UpstreamError::Busy => Health::Unchanged,
+            Some(failed) => Health::Fails(Trouble {
+                error: self.refusal(failed.error.clone(), feed, Instant::now()),
+                retry_at: failed.retry_at,
+            }),
         }
     }
 

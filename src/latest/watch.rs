@@ -1,29 +1,29 @@
 //! Watching channels: each new upload once, however many watch and however slowly they read.
 //!
-//! A watched channel is polled as long as somebody watches: one poll a channel, none when the last watcher has left. A watcher
-//! keeps the number of the last thing it was told of. So a slow reader costs nobody anything: when it comes back, it sees the
-//! newest timeline and all uploads in it that it has missed.
+//! A watched channel is polled as long as somebody watches: one poll a channel, none when the last watch has ended. A watch is one
+//! stream over all its channels. For each it keeps a [`Cursor`], and it reads the newest timeline when its reader gets to it: a slow
+//! reader costs nobody anything.
 
 use std::{
-    collections::{HashSet, VecDeque},
     pin::Pin,
     sync::{Arc, Weak},
+    task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
 };
 
-use futures_util::{Stream, stream};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use futures_util::Stream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
-    Latest, LookupError, Query,
-    hub::{Hub, Timeline},
+    Latest, LookupError, Query, ResumeToken,
+    cursor::{Cursor, Step},
+    hub::{Hub, Inbox, MAX_CHANNELS, Reserved},
     jittered,
-    source::Source,
+    timeline::Timeline,
 };
 use crate::{
     upstream::Urgency,
-    video::{Channel, ChannelId, Kind, Video},
+    video::{Channel, ChannelId, Kind, Moment, Video},
 };
 
 /// Polls vary by a tenth either way, so that channels that are watched from one moment do not all ask at one moment.
@@ -32,15 +32,28 @@ const JITTER: f64 = 0.1;
 /// What to watch.
 #[derive(Clone, Debug)]
 pub struct WatchQuery {
-    /// Which channels; repeats count once.
+    /// Which channels, at most 128; repeats count once.
     pub channels: Vec<ChannelId>,
     /// Only uploads of this kind, as far as the channel's own feed shows them.
     pub kind: Option<Kind>,
     /// Begin with what was published after this, and not with each channel's newest.
     pub published_after: Option<SystemTime>,
+    /// Go on where earlier watches of these channels were; the last one of a channel counts. Those of other channels are ignored.
+    pub resume_tokens: Vec<ResumeToken>,
 }
 
 /// Something that happened to a watched channel.
+#[derive(Clone, Debug)]
+pub struct WatchEvent {
+    /// Which channel.
+    pub channel: ChannelId,
+    /// What happened.
+    pub event: Event,
+    /// Where a watch of this channel goes on after this.
+    pub resume_token: ResumeToken,
+}
+
+/// What happens to watched channels.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// An upload.
@@ -49,18 +62,20 @@ pub enum Event {
         channel: Arc<Channel>,
         /// The upload's index in it.
         upload: usize,
-        /// It was there when the watch began.
+        /// It was in the feed when the watch began.
         initial: bool,
     },
-    /// Its lookups have begun to fail.
+    /// Its lookups have begun to fail, or fail for another reason.
     Problem {
-        /// Which channel.
-        channel: ChannelId,
-        /// Why the first of them failed.
+        /// Why.
         error: LookupError,
         /// When the next one is due.
         retry_after: Duration,
     },
+    /// Its lookups work again.
+    Recovered,
+    /// Its feed shows no upload that was known, but newer ones: others may have come and gone.
+    Missed,
 }
 
 impl Event {
@@ -69,52 +84,50 @@ impl Event {
     pub fn video(&self) -> Option<Video<'_>> {
         match self {
             Self::Upload { channel, upload, .. } => channel.upload(*upload),
-            Self::Problem { .. } => None,
+            Self::Problem { .. } | Self::Recovered | Self::Missed => None,
         }
     }
 }
 
-/// A watch in progress. Dropping it ends it.
-pub type Watch = Pin<Box<dyn Stream<Item = Result<Event, LookupError>> + Send>>;
-
 impl Latest {
     /// Watches channels, from now on until the stream is dropped or the server stops.
-    pub fn watch(self: &Arc<Self>, query: &WatchQuery) -> Watch {
-        let mut channels = HashSet::new();
-        let watches = query
-            .channels
-            .iter()
-            .filter(|channel| channels.insert(**channel))
-            .map(|channel| Box::pin(self.watch_one(*channel, query)));
-        Box::pin(stream::select_all(watches))
-    }
-
-    fn watch_one(
-        self: &Arc<Self>,
-        channel: ChannelId,
-        query: &WatchQuery,
-    ) -> impl Stream<Item = Result<Event, LookupError>> + Send + use<> {
-        let latest = Arc::downgrade(self);
-        let hub = self.source.hubs.hub(channel, |hub| {
-            // Owns nothing that keeps the hub or the service alive. Ended by the hub's drop.
-            let polling = self.runtime.spawn(poll(latest, hub, channel, self.watch_every));
-            polling.abort_handle()
+    ///
+    /// # Errors
+    ///
+    /// If more channels would be watched than may be.
+    pub fn watch(self: &Arc<Self>, query: &WatchQuery) -> Result<Watch, LookupError> {
+        let mut channels = query.channels.clone();
+        channels.sort_unstable();
+        channels.dedup();
+        channels.truncate(MAX_CHANNELS);
+        let hubs = &self.source.hubs;
+        let reserved = hubs.reserve(channels.len()).map_err(LookupError::TooManyWatched)?;
+        let inbox = Arc::<Inbox>::default();
+        let after = query.published_after.map(|time| Moment::new(Some(time)));
+        let watched = (0..).zip(channels).map(|(index, channel)| {
+            let hub = hubs.hub(channel, |hub| {
+                let latest = Arc::downgrade(self);
+                // Owns nothing that keeps the hub or the service alive. Ended by the hub's drop.
+                let polling = self.runtime.spawn(poll(latest, hub, channel, self.watch_every));
+                polling.abort_handle()
+            });
+            let token = query.resume_tokens.iter().rfind(|token| token.is_of(channel));
+            Watched {
+                place: hub.join(&inbox, index),
+                cursor: token.map_or_else(|| Cursor::new(after), Cursor::resume),
+                hub,
+            }
         });
-        let watcher = Watcher {
-            timeline: hub.subscribe(),
-            hub,
-            source: Arc::clone(&self.source),
+        let watched: Box<[Watched]> = watched.collect();
+        Ok(Watch {
+            // Each is looked at once before anything changes.
+            changed: watched.iter().fold(0, |bits, _| bits << 1 | 1),
+            watched,
+            inbox,
             kind: query.kind,
-            begin: Some(Begin(query.published_after)),
-            told: 0,
-            waiting: VecDeque::new(),
             closing: self.closing.clone(),
-        };
-        stream::unfold(Some(watcher), async |watcher| {
-            let mut watcher = watcher?;
-            let event = watcher.next().await;
-            let goes_on = event.is_ok();
-            Some((event, goes_on.then_some(watcher)))
+            closed: None,
+            _reserved: reserved,
         })
     }
 
@@ -129,21 +142,9 @@ impl Latest {
 async fn poll(latest: Weak<Latest>, hub: Weak<Hub>, channel: ChannelId, every: Duration) {
     let mut max_age = None;
     loop {
-        let Some(latest) = latest.upgrade() else {
+        // In a box of its own, so that a channel costs little while it waits.
+        if Box::pin(poll_once(&latest, &hub, channel, max_age)).await.is_none() {
             return;
-        };
-        let query = Query {
-            channel,
-            kind: None,
-            max_age,
-        };
-        latest.source.hubs.polled();
-        // A lookup tells the hub by itself; what was known already is told here.
-        latest.answer(query, channel.into(), Urgency::Background).await;
-        let known = latest.coalescer.known(&channel.into()).await;
-        drop(latest);
-        if let (Some(known), Some(hub)) = (known, hub.upgrade()) {
-            hub.hear(&known);
         }
         max_age = Some(every / 2);
         let chance = fastrand::f64();
@@ -151,84 +152,143 @@ async fn poll(latest: Weak<Latest>, hub: Weak<Hub>, channel: ChannelId, every: D
     }
 }
 
-/// One watcher of one channel.
-struct Watcher {
-    timeline: watch::Receiver<Timeline>,
-    /// Keeps the hub alive.
-    hub: Arc<Hub>,
-    source: Arc<Source>,
-    kind: Option<Kind>,
-    /// Until the first good answer.
-    begin: Option<Begin>,
-    /// The number of the last thing it was told of.
-    told: u64,
-    /// What it is about to be told: at most a feed's uploads.
-    waiting: VecDeque<Event>,
-    closing: CancellationToken,
+/// `None` when nobody is left.
+async fn poll_once(
+    latest: &Weak<Latest>,
+    hub: &Weak<Hub>,
+    channel: ChannelId,
+    max_age: Option<Duration>,
+) -> Option<()> {
+    let latest = latest.upgrade()?;
+    let query = Query {
+        channel,
+        kind: None,
+        max_age,
+    };
+    latest.source.hubs.polled();
+    // A lookup is published by itself; what was known already is published here.
+    latest.answer(query, channel.into(), Urgency::Background).await;
+    if let Some(known) = latest.coalescer.known(&channel.into()).await
+        && hub.strong_count() > 0
+    {
+        latest.source.publish(channel.into(), &known);
+    }
+    Some(())
 }
 
-/// With what a watch begins: what was published after a time, or the newest upload.
-struct Begin(Option<SystemTime>);
+/// What happens to the channels of a watch, from when it began. Ends with an error when the server stops.
+pub struct Watch {
+    watched: Box<[Watched]>,
+    inbox: Arc<Inbox>,
+    /// Channels that may have something for the reader: a bit for each.
+    changed: u128,
+    kind: Option<Kind>,
+    closing: CancellationToken,
+    /// Completes when the server stops. Made when there is nothing to be told for the first time.
+    closed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    _reserved: Reserved,
+}
 
-impl Watcher {
-    /// The next thing that happens.
-    async fn next(&mut self) -> Result<Event, LookupError> {
+/// A channel of a watch.
+struct Watched {
+    /// Kept alive by those who watch it.
+    hub: Arc<Hub>,
+    cursor: Cursor,
+    /// Where the hub has noted the watch.
+    place: usize,
+}
+
+impl Watch {
+    /// The next thing that happened, if anything did.
+    fn next_event(&mut self) -> Option<WatchEvent> {
         loop {
-            if let Some(event) = self.waiting.pop_front() {
-                return Ok(event);
+            if self.changed == 0 {
+                self.changed = self.inbox.take();
             }
-            self.catch_up();
-            if !self.waiting.is_empty() {
-                continue;
+            let watched = self.watched.get_mut(self.changed.trailing_zeros() as usize)?;
+            let event = watched.next(self.kind);
+            if event.is_some() {
+                return event;
             }
-            tokio::select! {
-                // Its sender is in the hub, which this watcher keeps alive.
-                changed = self.timeline.changed() => changed.map_err(|_| LookupError::ShuttingDown)?,
-                () = self.closing.cancelled() => return Err(LookupError::ShuttingDown),
-            }
+            self.changed &= self.changed - 1;
         }
     }
+}
 
-    /// Takes in all that has happened since it was last told of anything.
-    fn catch_up(&mut self) {
-        let timeline = self.timeline.borrow_and_update().clone();
-        let trouble = timeline
-            .trouble
-            .as_ref()
-            .filter(|trouble| trouble.number > self.told);
-        let problem = trouble.map(|trouble| {
-            let now = Instant::now();
-            let channel = self.hub.channel;
+impl Watched {
+    fn next(&mut self, kind: Option<Kind>) -> Option<WatchEvent> {
+        let (hub, cursor) = (&self.hub, &mut self.cursor);
+        hub.read(|timeline| {
+            let step = cursor.next(timeline, kind, Moment::new(Some(SystemTime::now())))?;
+            Some(WatchEvent {
+                channel: hub.channel,
+                event: event(&step, timeline)?,
+                resume_token: cursor.token(timeline, hub.channel.as_str().as_bytes()),
+            })
+        })
+    }
+}
+
+fn event(step: &Step, timeline: &Timeline) -> Option<Event> {
+    Some(match step {
+        Step::Upload { index, initial } => Event::Upload {
+            channel: Arc::clone(timeline.channel()?),
+            upload: *index,
+            initial: *initial,
+        },
+        Step::Problem => {
+            let trouble = timeline.trouble()?;
             Event::Problem {
-                channel,
-                error: self.source.refusal(trouble.error.clone(), channel.into(), now),
-                retry_after: trouble.retry_at.saturating_duration_since(now),
+                error: trouble.error.clone(),
+                retry_after: trouble.retry_after(Instant::now()),
             }
-        });
-        // A watch begins with the uploads, whatever has happened since.
-        let begins = self.begin.is_some() && timeline.channel.is_some();
-        let (first, last) = if begins { (None, problem) } else { (problem, None) };
-        self.waiting.extend(first);
-        if let Some(channel) = &timeline.channel {
-            let begin = self.begin.take();
-            let initial = begin.is_some();
-            let uploads = channel.uploads().enumerate().zip(&*timeline.numbers).rev();
-            let told = self.told;
-            let wanted = uploads.filter(|((index, upload), number)| {
-                self.kind.is_none_or(|kind| upload.kind() == kind)
-                    && match &begin {
-                        None => **number > told,
-                        Some(Begin(Some(after))) => upload.published().is_some_and(|at| at > *after),
-                        Some(Begin(None)) => channel.latest(self.kind) == Some(*index),
-                    }
-            });
-            self.waiting.extend(wanted.map(|((upload, _), _)| Event::Upload {
-                channel: Arc::clone(channel),
-                upload,
-                initial,
-            }));
         }
-        self.waiting.extend(last);
-        self.told = timeline.newest;
+        Step::Recovered => Event::Recovered,
+        Step::Missed => Event::Missed,
+    })
+}
+
+impl Stream for Watch {
+    type Item = Result<WatchEvent, LookupError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.watched.is_empty() {
+            return Poll::Ready(None);
+        }
+        if self.closing.is_cancelled() {
+            self.end();
+            return Poll::Ready(Some(Err(LookupError::ShuttingDown)));
+        }
+        // Before the look: what changes after it wakes this task.
+        self.inbox.waker.register(context.waker());
+        if let Some(event) = self.next_event() {
+            return Poll::Ready(Some(Ok(event)));
+        }
+        let closing = self.closing.clone();
+        let closed = self
+            .closed
+            .get_or_insert_with(|| Box::pin(closing.cancelled_owned()));
+        match closed.as_mut().poll(context) {
+            Poll::Ready(()) => {
+                self.end();
+                Poll::Ready(Some(Err(LookupError::ShuttingDown)))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Watch {
+    /// Leaves all channels.
+    fn end(&mut self) {
+        for watched in &std::mem::take(&mut self.watched) {
+            watched.hub.leave(watched.place);
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.end();
     }
 }

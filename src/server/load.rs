@@ -99,6 +99,7 @@ impl Load {
             ("header_bytes", config.connections.header_bytes as usize),
             ("message_bytes", config.calls.message_bytes),
             ("waiters", config.latest.max_waiters),
+            ("watched", config.latest.max_watched),
             (
                 "cache_bytes",
                 usize::try_from(config.latest.cache_bytes).unwrap_or(usize::MAX),

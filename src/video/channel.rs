@@ -10,8 +10,8 @@ mod tests;
 
 use std::{cmp::Reverse, collections::HashSet, fmt, ops::Range, time::SystemTime};
 
-use self::record::{Moment, OddThumbnail, Record, Still};
-use super::{ChannelId, Kind, Thumbnail, Upload, VideoId};
+use self::record::{OddThumbnail, Record, Still};
+use super::{ChannelId, Kind, Moment, Thumbnail, Upload, VideoId};
 
 /// As many uploads of a channel are kept, the newest: as many as its feed shows. From another upstream there could be any number,
 /// and the memory of an entry, and of a watcher that has fallen behind, would have no bound.
@@ -116,6 +116,12 @@ impl Channel {
         self.uploads.is_empty()
     }
 
+    /// Whether the feed may have shown only the newest of its uploads.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.len() >= MAX_UPLOADS
+    }
+
     /// The upload at `index`: 0 is the newest.
     #[must_use]
     pub fn upload(&self, index: usize) -> Option<Video<'_>> {
@@ -206,6 +212,12 @@ impl<'a> Video<'a> {
     #[must_use]
     pub fn published(&self) -> Option<SystemTime> {
         self.record().published.time()
+    }
+
+    /// The same, as a number.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        self.record().published
     }
 
     /// When its entry was last changed.

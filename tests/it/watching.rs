@@ -88,11 +88,13 @@ impl Studio {
     }
 
     fn watch_with(&self, kind: Option<Kind>, published_after: Option<SystemTime>) -> Watch {
-        self.latest.watch(&WatchQuery {
+        let watch = self.latest.watch(&WatchQuery {
             channels: vec![channel(CHANNEL)],
             kind,
             published_after,
-        })
+            resume_tokens: vec![],
+        });
+        watch.expect("room for one more")
     }
 }
 
@@ -103,8 +105,10 @@ fn time(hour: u64) -> SystemTime {
 
 /// What happened next: a video's ID, marked if it was there from the start, or a problem.
 async fn next(watch: &mut Watch) -> String {
-    match watch.next().await.expect("it goes on").expect("no error") {
+    match watch.next().await.expect("it goes on").expect("no error").event {
         Event::Problem { error, .. } => format!("problem: {error}"),
+        Event::Recovered => "recovered".into(),
+        Event::Missed => "missed".into(),
         event @ Event::Upload { initial, .. } => {
             let id = event.video().expect("an upload").id();
             if initial {

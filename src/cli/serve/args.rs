@@ -126,6 +126,16 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_WATCH_EVERY", default_value = "60s", value_name = "DURATION", value_parser = values::time_limit)]
     watch_every: Duration,
 
+    /// How many channels may be watched, counted once for each watch; a watch that would exceed it fails with OVERLOADED
+    #[arg(
+        long,
+        env = "PLAQUE_MAX_WATCHED",
+        default_value = "100000",
+        value_name = "COUNT",
+        value_parser = values::count
+    )]
+    max_watched: NonZeroUsize,
+
     /// Serving threads [default: the number of cores]
     #[arg(long, env = "PLAQUE_WORKERS", value_name = "COUNT", value_parser = values::count)]
     workers: Option<NonZeroUsize>,
@@ -272,6 +282,7 @@ impl Args {
                 cache_bytes: self.cache_bytes,
                 max_waiters: self.max_waiters.get(),
                 watch_every: self.watch_every,
+                max_watched: self.max_watched.get(),
             },
             store: self
                 .store

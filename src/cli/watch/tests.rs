@@ -1,37 +1,27 @@
 //! A watch over connections that break, on a clock that stands still but for pauses.
 
-use std::{cell::RefCell, collections::VecDeque, io, slice};
+use std::{cell::RefCell, collections::VecDeque, io};
 
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use tonic::metadata::MetadataValue;
 
 use super::*;
-use crate::proto::v1::{LookupFailure, LookupResult, Video};
+use crate::proto::v1::{LookupFailure, LookupResult, Missed, Recovered, Video};
 
 const CHANNEL: &str = "UC0123456789abcdefghijkA";
 /// One that uploads seldom.
 const QUIET: &str = "UCquiet6789abcdefghijkkA";
 
-/// Hours after an epoch of the tests' own.
-fn time(hour: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_hours(500_000 + hour)
-}
-
-/// An upload whose ID is its hour.
-fn upload(channel: &str, hour: u64) -> WatchLatestVideoResponse {
-    named(channel, &hour.to_string(), Some(time(hour)))
-}
-
-fn named(channel: &str, id: &str, published: Option<SystemTime>) -> WatchLatestVideoResponse {
+/// An upload, with a token that names it.
+fn upload(channel: &str, id: &str) -> WatchLatestVideoResponse {
     WatchLatestVideoResponse {
         event: Some(Event::Video(Video {
             video_id: id.into(),
             channel_id: channel.into(),
-            publish_time: published.map(Into::into),
             ..Video::default()
         })),
         initial: false,
-        resume_token: vec![],
+        resume_token: id.into(),
     }
 }
 
@@ -51,7 +41,7 @@ fn problem(reason: &str) -> WatchLatestVideoResponse {
             })),
         })),
         initial: false,
-        resume_token: vec![],
+        resume_token: reason.into(),
     }
 }
 
@@ -72,9 +62,11 @@ fn printed(event: &WatchLatestVideoResponse) -> String {
     }
 }
 
-fn seen(channels: &[&str], published_after: Option<SystemTime>) -> Seen {
-    let channels: Vec<_> = channels.iter().map(|id| id.parse().expect("valid")).collect();
-    Seen::nothing(&channels, 0, published_after)
+fn request(channels: &[&str]) -> WatchLatestVideoRequest {
+    WatchLatestVideoRequest {
+        channel_ids: channels.iter().map(ToString::to_string).collect(),
+        ..WatchLatestVideoRequest::default()
+    }
 }
 
 /// One connection: what it tells of, how long it then is quiet, and how it ends. Or an error, if there is none.
@@ -113,7 +105,7 @@ async fn watched(connections: impl IntoIterator<Item = Connection>) -> (Vec<Stri
         let events: BoxStream<'static, _> = stream::iter(events.into_iter().map(Ok)).chain(end).boxed();
         Ok(events)
     };
-    let ended = watch(seen(&[CHANNEL], None), open, |news| {
+    let ended = watch(request(&[CHANNEL]), open, |news| {
         told.push(match news {
             News::Event(event) => printed(event),
             News::Lost(status) => format!("lost: {}", status.message()),
@@ -139,16 +131,14 @@ fn assert_about(pauses: &[Duration], seconds: &[u64]) {
 #[tokio::test(start_paused = true)]
 async fn a_watch_goes_on_where_it_was_lost() {
     let (told, pauses, ended) = watched([
-        breaks([initially(upload(CHANNEL, 15)), upload(CHANNEL, 16)]),
+        breaks([initially(upload(CHANNEL, "15")), upload(CHANNEL, "16")]),
         Err(Status::unavailable("not there yet")),
         breaks([]),
         breaks([
-            initially(upload(CHANNEL, 15)),
-            initially(upload(CHANNEL, 16)),
-            initially(upload(CHANNEL, 17)),
-            upload(CHANNEL, 18),
+            upload(CHANNEL, "17"),
+            upload(CHANNEL, "18"),
         ]),
-        breaks([initially(upload(CHANNEL, 18)), upload(CHANNEL, 19)]),
+        breaks([upload(CHANNEL, "19")]),
     ])
     .await;
     assert_eq!(
@@ -252,192 +242,72 @@ async fn a_stream_that_just_ends_is_opened_again() {
     let open = async |request: WatchLatestVideoRequest| {
         requests.borrow_mut().push(request);
         match requests.borrow().len() {
-            1..3 => Ok(stream::iter(vec![Ok(initially(upload(CHANNEL, 15)))])),
+            1..3 => Ok(stream::iter(vec![Ok(initially(upload(CHANNEL, "15")))])),
             3 => Err(Status::unauthenticated("")),
             _ => panic!("the watch has ended"),
         }
     };
     let mut told = 0;
-    let ended = watch(seen(&[CHANNEL], None), open, |_| {
+    let ended = watch(request(&[CHANNEL]), open, |_| {
         told += 1;
         Ok(())
     });
     assert_eq!(ended.await.expect("it prints").code(), Code::Unauthenticated);
-    assert_eq!(told, 3, "the upload, and that the server was lost, twice");
-    let after: Vec<_> = requests
+    assert_eq!(told, 4, "what the server sends, and that it was lost, twice");
+    let tokens: Vec<_> = requests
         .into_inner()
         .into_iter()
-        .map(|request| request.published_after)
+        .map(|request| request.resume_tokens)
         .collect();
-    let just_below: prost_types::Timestamp = (time(15) - Duration::from_nanos(1)).into();
-    assert_eq!(after, [None, Some(just_below), Some(just_below)]);
+    assert_eq!(tokens, [vec![], vec![b"15".to_vec()], vec![b"15".to_vec()]]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_streams_of_a_connection_end_together() {
-    // The channel that has uploaded goes on; the other begins anew, and is quiet.
-    let opened = RefCell::new(0);
-    let open = async |_request| {
-        *opened.borrow_mut() += 1;
-        let events: BoxStream<'static, _> = match *opened.borrow() {
-            1 | 2 => stream::iter([Ok(initially(upload(CHANNEL, 15)))]).boxed(),
-            3 => stream::pending().boxed(),
-            4 => return Err(Status::unauthenticated("")),
-            _ => panic!("the watch has ended"),
-        };
-        Ok(events)
+async fn each_connection_resumes_with_the_last_token_of_every_channel() {
+    let begun = WatchLatestVideoRequest {
+        kind: 2,
+        published_after: Some(prost_types::Timestamp::default()),
+        ..request(&[CHANNEL, QUIET])
     };
-    let ended = watch(seen(&[CHANNEL, QUIET], None), open, |_| Ok(()));
-    let ended = timeout(LONGEST_PAUSE, ended).await.expect("it does not hang");
-    assert_eq!(ended.expect("it prints").code(), Code::Unauthenticated);
-    assert_eq!(opened.into_inner(), 4);
-}
-
-/// What `seen` lets through.
-fn news(seen: &mut Seen, events: impl IntoIterator<Item = WatchLatestVideoResponse>) -> Vec<String> {
-    let news = events.into_iter().filter_map(|event| seen.news(event));
-    news.map(|event| printed(&event)).collect()
-}
-
-/// The channels and the times of the next connection's requests.
-fn requests(seen: &mut Seen) -> Vec<(Vec<String>, Option<SystemTime>)> {
-    let requests = seen.requests().into_iter();
-    let time = |request: &WatchLatestVideoRequest| {
-        let after = request.published_after;
-        after.map(|time| SystemTime::try_from(time).expect("valid"))
+    let (recovered, missed) = (
+        Event::Recovered(Recovered {
+            channel_id: QUIET.into(),
+        }),
+        Event::Missed(Missed {
+            channel_id: QUIET.into(),
+        }),
+    );
+    let without_upload = |event, token: &str| WatchLatestVideoResponse {
+        event: Some(event),
+        initial: false,
+        resume_token: token.into(),
     };
-    requests
-        .map(|request| (request.channel_ids.clone(), time(&request)))
-        .collect()
-}
-
-fn just_below(time: SystemTime) -> SystemTime {
-    time - Duration::from_nanos(1)
-}
-
-#[test]
-fn a_channel_whose_newest_upload_is_not_told_yet_begins_with_it() {
-    let mut seen = seen(&[CHANNEL, QUIET, CHANNEL], None);
-    assert_eq!(requests(&mut seen), [(vec![CHANNEL.into(), QUIET.into()], None)]);
-    news(&mut seen, [initially(upload(CHANNEL, 15))]);
-    let (goes_on, begins) = (
-        (vec![CHANNEL.into()], Some(just_below(time(15)))),
-        (vec![QUIET.into()], None),
-    );
-    assert_eq!(requests(&mut seen), [goes_on, begins]);
-    assert_eq!(news(&mut seen, [initially(upload(QUIET, 3))]), ["initially 3"]);
-    let both = (vec![CHANNEL.into(), QUIET.into()], Some(just_below(time(3))));
-    assert_eq!(requests(&mut seen), [both]);
-}
-
-#[test]
-fn uploads_of_before_the_watch_stay_untold_though_another_channel_is_further_back() {
-    let mut seen = seen(&[CHANNEL, QUIET], None);
-    seen.requests();
-    news(
-        &mut seen,
-        [initially(upload(CHANNEL, 15)), initially(upload(QUIET, 3))],
-    );
-    seen.requests();
-    let again = (4..=16).map(|hour| initially(upload(CHANNEL, hour)));
-    assert_eq!(news(&mut seen, again), ["16"]);
-}
-
-#[test]
-fn an_upload_that_comes_late_into_the_feed_is_told() {
-    let mut seen = seen(&[CHANNEL], None);
-    seen.requests();
-    news(&mut seen, [initially(upload(CHANNEL, 15)), upload(CHANNEL, 17)]);
-    seen.requests();
-    let twin = named(CHANNEL, "twin of 15", Some(time(15)));
-    let again = [
-        upload(CHANNEL, 15),
-        twin,
-        upload(CHANNEL, 16),
-        upload(CHANNEL, 17),
-    ]
-    .map(initially);
-    assert_eq!(news(&mut seen, again), ["twin of 15", "16"]);
-}
-
-#[test]
-fn what_a_server_finds_new_is_told_though_its_date_is_old() {
-    let mut seen = seen(&[CHANNEL], None);
-    seen.requests();
-    let events = [initially(upload(CHANNEL, 15)), upload(CHANNEL, 12)];
-    assert_eq!(news(&mut seen, events), ["initially 15", "12"]);
-}
-
-#[test]
-fn a_time_to_begin_with_holds_for_every_channel() {
-    let mut seen = seen(&[CHANNEL, QUIET], Some(time(12)));
-    let all = (vec![CHANNEL.to_owned(), QUIET.to_owned()], Some(time(12)));
-    assert_eq!(requests(&mut seen), slice::from_ref(&all));
-    let first = [13, 14].map(|hour| initially(upload(CHANNEL, hour)));
-    assert_eq!(news(&mut seen, first), ["initially 13", "initially 14"]);
-    assert_eq!(requests(&mut seen), [all]);
-    let again = [13, 14, 15].map(|hour| initially(upload(CHANNEL, hour)));
-    assert_eq!(news(&mut seen, again), ["15"]);
-    assert_eq!(news(&mut seen, [initially(upload(QUIET, 13))]), ["initially 13"]);
-}
-
-#[test]
-fn what_cannot_come_again_is_forgotten() {
-    let mut seen = seen(&[CHANNEL], None);
-    seen.requests();
-    news(&mut seen, (1..=1000).map(|hour| upload(CHANNEL, hour)));
-    assert_eq!(seen.remembered(), 15);
-    assert_eq!(requests(&mut seen), [(vec![CHANNEL.into()], Some(time(985)))]);
-    let again = (980..=1001).map(|hour| initially(upload(CHANNEL, hour)));
-    assert_eq!(news(&mut seen, again), ["1001"]);
-}
-
-#[test]
-fn an_upload_without_a_date_is_told_once() {
-    let mut seen = seen(&[CHANNEL], None);
-    for expected in [vec!["initially undated"], vec![]] {
-        assert_eq!(requests(&mut seen), [(vec![CHANNEL.into()], None)]);
-        assert_eq!(
-            news(&mut seen, [initially(named(CHANNEL, "undated", None))]),
-            expected
-        );
-    }
-}
-
-#[test]
-fn an_upload_that_was_gone_for_a_while_is_told_once() {
-    let mut seen = seen(&[CHANNEL], None);
-    seen.requests();
-    news(&mut seen, [initially(upload(CHANNEL, 15)), upload(CHANNEL, 16)]);
-    seen.requests();
-    // To a server that began while it was gone it is a new one.
-    assert_eq!(
-        news(&mut seen, [upload(CHANNEL, 16), upload(CHANNEL, 17)]),
-        ["17"]
-    );
-}
-
-#[test]
-fn trouble_that_lasts_is_told_once() {
-    let mut seen = seen(&[CHANNEL], None);
-    seen.requests();
-    assert_eq!(news(&mut seen, [problem("OUTAGE")]), ["OUTAGE"]);
-    for told in [vec!["initially 15"], vec![]] {
-        seen.requests();
-        // With an old answer.
-        let again = [problem("OUTAGE"), initially(upload(CHANNEL, 15))];
-        assert_eq!(news(&mut seen, again), told);
-    }
-    assert_eq!(
-        news(&mut seen, [problem("OUTAGE")]),
-        ["OUTAGE"],
-        "it was over, and began again"
-    );
-    seen.requests();
-    assert_eq!(news(&mut seen, [problem("TIMEOUT")]), ["TIMEOUT"]);
-    seen.requests();
-    assert_eq!(
-        news(&mut seen, [upload(CHANNEL, 16), problem("TIMEOUT")]),
-        ["16", "TIMEOUT"]
-    );
+    let connections = RefCell::new(VecDeque::from([
+        vec![initially(upload(CHANNEL, "15")), upload(QUIET, "3")],
+        vec![problem("OUTAGE")],
+        vec![without_upload(recovered, "recovered")],
+        vec![without_upload(missed, "missed"), upload(CHANNEL, "16")],
+    ]));
+    let requests = RefCell::new(Vec::new());
+    let open = async |request| {
+        requests.borrow_mut().push(request);
+        let events = connections.borrow_mut().pop_front();
+        events
+            .map(|events| stream::iter(events.into_iter().map(Ok)))
+            .ok_or(Status::unauthenticated(""))
+    };
+    let ended = watch(begun.clone(), open, |_| Ok(()));
+    assert_eq!(ended.await.expect("it prints").code(), Code::Unauthenticated);
+    let tokens = [
+        vec![],
+        vec!["15", "3"],
+        vec!["OUTAGE", "3"],
+        vec!["OUTAGE", "recovered"],
+        vec!["16", "missed"],
+    ];
+    let expected = tokens.map(|tokens| WatchLatestVideoRequest {
+        resume_tokens: tokens.into_iter().map(Into::into).collect(),
+        ..begun.clone()
+    });
+    assert_eq!(requests.into_inner(), expected);
 }

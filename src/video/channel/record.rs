@@ -1,11 +1,8 @@
 //! What a [`Channel`](super::Channel) is made of: records of fixed size.
 
-use std::{
-    ops::Range,
-    time::{Duration, SystemTime},
-};
+use std::ops::Range;
 
-use crate::video::{Kind, Thumbnail, VideoId};
+use crate::video::{Kind, Moment, Thumbnail, VideoId};
 
 /// What is kept of an upload: 48 bytes. What would be padding between numbers is saved by keeping some of them as bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,34 +15,6 @@ pub(super) struct Record {
     pub(super) id: VideoId,
     pub(super) kind: Kind,
     pub(super) views: Option<[u8; 8]>,
-}
-
-/// Nanoseconds since 1970, within 292 years before and after. Notifications have times to the nanosecond.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Moment(i64);
-
-impl Moment {
-    /// No time at all; as a time it would be in the year 1677.
-    const NONE: Self = Self(i64::MIN);
-
-    pub(super) fn new(time: Option<SystemTime>) -> Self {
-        let since = |time: SystemTime| match time.duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(after) => i64::try_from(after.as_nanos()).ok(),
-            Err(before) => i64::try_from(before.duration().as_nanos())
-                .ok()
-                .map(|nanos| -nanos),
-        };
-        time.and_then(since).map_or(Self::NONE, Self)
-    }
-
-    pub(super) fn time(self) -> Option<SystemTime> {
-        let apart = Duration::from_nanos(self.0.unsigned_abs());
-        match self {
-            Self::NONE => None,
-            Self(0..) => SystemTime::UNIX_EPOCH.checked_add(apart),
-            Self(_) => SystemTime::UNIX_EPOCH.checked_sub(apart),
-        }
-    }
 }
 
 /// A thumbnail.

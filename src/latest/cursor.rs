@@ -1,0 +1,318 @@
+//! Which part of a channel's [`Timeline`] a watcher has been sent, and what it is to be sent next.
+//!
+//! **The rule.** An upload is sent if it was not sent before and was published after the cursor's *floor*: the oldest upload of the
+//! snapshot with which the watch began, or the time with which it was to begin. So whatever moves up in the feed because others were
+//! deleted is not sent, at whichever look it shows. What the watcher could not be sent, since the feed did not show it when it
+//! began, resumed or read, is sent when it shows.
+//!
+//! A cursor does not hold a queue. It knows what it was sent as a window of sequence numbers, as IPsec's anti-replay window
+//! (RFC 4303, section 3.4.3): a slow reader finds in the newest timeline all that it has missed and that is still shown.
+//!
+//! Pure: the time is an argument.
+
+use std::time::Duration;
+
+use super::{
+    resume::{self, Entry, Phase, ResumeToken},
+    timeline::{Shown, Timeline},
+};
+use crate::video::{Kind, Moment};
+
+/// A feed that is empty when a watch begins may be a bad answer, or up to 15 minutes old. When it fills, uploads that are older than
+/// this before the beginning were there all along.
+const EMPTY_SINCE: Duration = Duration::from_hours(1);
+
+/// What a watcher was sent of one channel.
+pub(super) struct Cursor {
+    phase: Phase,
+    /// The reason of the problem that was sent, and is not over: [`LookupError::reason_code`](super::LookupError::reason_code).
+    trouble: Option<u8>,
+    /// What is sent was there when the watch began.
+    initial: bool,
+    /// Uploads may have been missed, which was not sent yet.
+    missed: bool,
+    /// The newest number when the watch began. What has a greater one is sent if it is above the floor; for these the window says it.
+    begun_at: u32,
+    sent: Window,
+    /// What was published at this time or before is not sent. Until the watch has begun: the time with which it is to begin.
+    floor: Moment,
+    /// What earlier connections of this watch were sent and this server's timeline does not remember, the newest first.
+    unmatched: Box<[Entry]>,
+}
+
+/// What happens next to the watcher of a channel.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The upload with this index in the newest snapshot.
+    Upload {
+        index: usize,
+        /// It was there when the watch began.
+        initial: bool,
+    },
+    /// Lookups fail, for another reason than before if they failed before.
+    Problem,
+    /// Lookups work again.
+    Recovered,
+    /// There may have been uploads that the feed no longer shows.
+    Missed,
+}
+
+impl Cursor {
+    /// Begins with what was published after a time, or with the newest upload.
+    pub(super) fn new(published_after: Option<Moment>) -> Self {
+        let (phase, floor) = match published_after {
+            Some(after) => (Phase::After, after),
+            None => (Phase::Newest, Moment::NONE),
+        };
+        Self {
+            phase,
+            trouble: None,
+            initial: false,
+            missed: false,
+            begun_at: 0,
+            sent: Window::default(),
+            floor,
+            unmatched: Box::default(),
+        }
+    }
+
+    /// Continues where the watcher was when it received `token`.
+    pub(super) fn resume(token: &ResumeToken) -> Self {
+        Self {
+            phase: match token.phase {
+                Phase::Begun => Phase::Resumed,
+                phase => phase,
+            },
+            trouble: token.trouble,
+            floor: token.floor,
+            unmatched: token.entries.clone().into(),
+            ..Self::new(None)
+        }
+    }
+
+    /// Where the watcher is, for another server.
+    pub(super) fn token(&self, timeline: &Timeline, channel: &[u8]) -> ResumeToken {
+        let mut floor = self.floor;
+        let mut entries = Vec::new();
+        let phase = match self.phase {
+            Phase::Resumed | Phase::Begun => Phase::Begun,
+            phase => phase,
+        };
+        if self.phase == Phase::Resumed {
+            entries = self.unmatched.to_vec();
+        } else if self.phase == Phase::Begun {
+            let number_is_sent = |number| number <= self.sent.top && self.sent.contains(number);
+            let is_above = |published: Moment| !published.is_some() || published > floor;
+            let seen = timeline.seen().iter();
+            let mut sent = seen.filter(|seen| number_is_sent(seen.number) && is_above(seen.published));
+            let entry = |fingerprint| Entry::new(fingerprint, true);
+            // As many as a feed shows, then what this timeline does not remember, then more of them.
+            entries.extend(sent.by_ref().take(resume::FEED).map(|seen| entry(seen.fingerprint)));
+            let room = resume::MOST - entries.len();
+            entries.extend(self.unmatched.iter().take(room));
+            let mut highest = Moment::NONE;
+            for seen in sent {
+                if entries.len() < resume::MOST {
+                    entries.push(entry(seen.fingerprint));
+                } else {
+                    highest = highest.max(seen.published);
+                }
+            }
+            floor = floor.max(highest);
+            // The rest tells whether a later snapshot has anything in common with this one.
+            let unsent = timeline.seen().iter().filter(|seen| {
+                let number = seen.number;
+                number <= self.sent.top && !self.sent.contains(number) && timeline.shows(number)
+            });
+            let room = resume::MOST - entries.len();
+            entries.extend(unsent.take(room).map(|seen| Entry::new(seen.fingerprint, false)));
+        }
+        ResumeToken {
+            channel: super::timeline::fingerprint(channel),
+            phase,
+            trouble: self.trouble,
+            floor,
+            entries,
+        }
+    }
+
+    /// What happens next, to a watcher of uploads of `kind`. `None` until the timeline changes.
+    pub(super) fn next(&mut self, timeline: &Timeline, kind: Option<Kind>, now: Moment) -> Option<Step> {
+        if timeline.channel().is_some() {
+            self.take_in(timeline, kind, now);
+            if self.trouble.is_some() && timeline.trouble().is_none() {
+                self.trouble = None;
+                return Some(Step::Recovered);
+            }
+            if std::mem::take(&mut self.missed) {
+                return Some(Step::Missed);
+            }
+            if let Some(next) = self.pending(timeline, kind) {
+                self.sent.insert(next.number);
+                return Some(Step::Upload {
+                    index: next.index,
+                    initial: self.initial && next.number <= self.begun_at,
+                });
+            }
+            self.initial = false;
+        }
+        let reason = timeline.trouble().map(|trouble| trouble.error.reason_code());
+        if reason.is_some() && reason != self.trouble {
+            self.trouble = reason;
+            return Some(Step::Problem);
+        }
+        None
+    }
+
+    /// The next upload to be sent: of those that are shown and were not sent, the one that appeared first.
+    fn pending(&self, timeline: &Timeline, kind: Option<Kind>) -> Option<Shown> {
+        let channel = timeline.channel()?;
+        let is_wanted = |shown: &Shown| {
+            let upload = channel.upload(shown.index);
+            shown.number != 0
+                && !self.sent.contains(shown.number)
+                && upload.is_some_and(|upload| {
+                    kind.is_none_or(|kind| upload.kind() == kind)
+                        && (shown.number <= self.begun_at || self.is_above(upload.moment()))
+                })
+        };
+        timeline
+            .shown()
+            .filter(is_wanted)
+            .min_by_key(|shown| shown.number)
+    }
+
+    /// Takes in what has appeared since the last time.
+    fn take_in(&mut self, timeline: &Timeline, kind: Option<Kind>, now: Moment) {
+        match self.phase {
+            Phase::Newest | Phase::After | Phase::Empty => return self.begin(timeline, kind, now),
+            Phase::Begun if self.sent.top == timeline.newest() => return,
+            Phase::Begun | Phase::Resumed => {}
+        }
+        let Some(channel) = timeline.channel() else {
+            return;
+        };
+        let known = self.sent.top;
+        self.sent.advance(timeline.newest());
+        let mut shares = false;
+        let had_any = known > 0 || !self.unmatched.is_empty();
+        if self.unmatched.is_empty() {
+            shares = timeline.shown().any(|shown| (1..=known).contains(&shown.number));
+        } else {
+            let mut unmatched = std::mem::take(&mut self.unmatched).into_vec();
+            for seen in timeline.seen() {
+                let is_new = seen.number > known;
+                let place = unmatched.iter().position(|entry| entry.is(seen.fingerprint));
+                if let Some(place) = place.filter(|_| is_new)
+                    && unmatched.remove(place).is_sent()
+                {
+                    self.sent.insert(seen.number);
+                }
+                shares |= (place.is_some() || !is_new) && timeline.shows(seen.number);
+            }
+            // What was not sent is not waited for.
+            unmatched.retain(|entry| entry.is_sent());
+            self.unmatched = unmatched.into();
+        }
+        self.phase = Phase::Begun;
+        // A feed that goes back to the floor has no gap.
+        let is_below = |upload: crate::video::Video<'_>| upload.moment().is_some() && !self.is_above(upload.moment());
+        shares |= channel.uploads().any(is_below);
+        let has_newer = channel.uploads().any(|upload| self.is_above(upload.moment()));
+        self.missed |= had_any && !shares && has_newer;
+    }
+
+    /// Begins with the newest snapshot: marks as sent what is not to be sent.
+    fn begin(&mut self, timeline: &Timeline, kind: Option<Kind>, now: Moment) {
+        let Some(channel) = timeline.channel() else {
+            return;
+        };
+        let oldest = channel
+            .uploads()
+            .map(|upload| upload.moment())
+            .filter(|published| published.is_some())
+            .min();
+        let newest = channel.latest(kind);
+        if channel.is_empty() && self.phase != Phase::After {
+            if self.phase == Phase::Newest {
+                self.phase = Phase::Empty;
+                self.floor = now.before(EMPTY_SINCE);
+                self.begun_at = timeline.newest();
+            }
+            return;
+        }
+        let (phase, after, known) = (self.phase, self.floor, self.begun_at);
+        self.phase = Phase::Begun;
+        self.initial = phase != Phase::Empty;
+        self.begun_at = timeline.newest();
+        self.sent.advance(timeline.newest());
+        if phase == Phase::After {
+            self.floor = self.floor.max(oldest.unwrap_or(Moment::NONE));
+        } else {
+            self.floor = oldest.unwrap_or(Moment::NONE);
+        }
+        // What the watch begins with. It is sent what is newer than that, when it shows.
+        let begins_with = newest
+            .and_then(|index| channel.upload(index))
+            .map(|upload| upload.moment());
+        let is_newer = |published: Moment| match phase {
+            Phase::After => published > after,
+            _ => begins_with.is_none_or(|begins_with| published > begins_with),
+        };
+        for seen in timeline.seen() {
+            let shown = timeline.shown().find(|shown| shown.number == seen.number);
+            let upload = shown.and_then(|shown| channel.upload(shown.index));
+            let is_wanted = match (upload, phase) {
+                // Hidden now.
+                (None, _) => seen.published > self.floor && is_newer(seen.published),
+                (Some(_), Phase::After) => is_newer(seen.published),
+                (Some(_), Phase::Empty) => {
+                    let is_newest = shown.map(|shown| shown.index) == newest;
+                    let is_recent = !channel.is_full() || seen.published > after;
+                    is_newest || seen.number > known && is_recent
+                }
+                (Some(upload), _) => {
+                    let is_newest = shown.map(|shown| shown.index) == newest;
+                    // One of another kind may turn out to be of this one.
+                    let may_become = kind.is_some_and(|kind| upload.kind() != kind) && is_newer(seen.published);
+                    is_newest || may_become
+                }
+            };
+            if !is_wanted {
+                self.sent.insert(seen.number);
+            }
+        }
+    }
+
+    fn is_above(&self, published: Moment) -> bool {
+        !published.is_some() || published > self.floor
+    }
+}
+
+/// Which numbers were sent: those up to `top` − 64, and those whose bits are set. Bit 0 is `top`'s.
+#[derive(Default)]
+struct Window {
+    top: u32,
+    bits: u64,
+}
+
+impl Window {
+    fn contains(&self, number: u32) -> bool {
+        match self.top.checked_sub(number) {
+            None => false,
+            Some(age) => age >= u64::BITS || self.bits >> age & 1 == 1,
+        }
+    }
+
+    fn insert(&mut self, number: u32) {
+        self.advance(number);
+        self.bits |= 1_u64.checked_shl(self.top - number).unwrap_or(0);
+    }
+
+    fn advance(&mut self, top: u32) {
+        if let Some(more) = top.checked_sub(self.top) {
+            self.bits = self.bits.checked_shl(more).unwrap_or(0);
+            self.top = top;
+        }
+    }
+}
