@@ -195,7 +195,12 @@ impl Latest {
             waiters: settings.max_waiters,
         };
         Self {
-            source: Arc::new(Source::new(upstream, store, settings.policy, settings.max_watched)),
+            source: Arc::new(Source::new(
+                upstream,
+                store,
+                settings.policy,
+                settings.max_watched,
+            )),
             policy: settings.policy,
             coalescer: Coalescer::new(limits, |_feed, known: &Arc<Known>| weight(known), runtime.clone()),
             watch_every: settings.watch_every,

@@ -43,12 +43,13 @@ pub(super) fn watch(request: &v1::WatchLatestVideoRequest) -> Result<WatchQuery,
     let channels: Vec<ChannelId> = channels.collect::<Result<_, _>>()?;
     let published_after = request.published_after.map(SystemTime::try_from).transpose();
     let resume_token = |bytes: &Vec<u8>| {
-        let token = ResumeToken::decode(bytes)
-            .map_err(|InvalidResumeToken| LookupError::InvalidResumeToken("what is not a token of this service"))?;
+        let token = ResumeToken::decode(bytes).map_err(|InvalidResumeToken| {
+            LookupError::InvalidResumeToken("what is not a token of this service")
+        })?;
         let is_of_one = channels.iter().any(|channel| token.is_of(*channel));
-        is_of_one
-            .then_some(token)
-            .ok_or(LookupError::InvalidResumeToken("one of a channel that channel_ids does not have"))
+        is_of_one.then_some(token).ok_or(LookupError::InvalidResumeToken(
+            "one of a channel that channel_ids does not have",
+        ))
     };
     Ok(WatchQuery {
         kind: kind(request.kind)?,
@@ -139,9 +140,11 @@ pub(super) fn event(happened: &WatchEvent) -> v1::WatchLatestVideoResponse {
                 .upload(*upload)
                 .map(|upload| Happened::Video(video(channel, upload)))
         }
-        Event::Problem { error, retry_after } => {
-            Some(Happened::Problem(result(channel_id, Err(error), Some(*retry_after))))
-        }
+        Event::Problem { error, retry_after } => Some(Happened::Problem(result(
+            channel_id,
+            Err(error),
+            Some(*retry_after),
+        ))),
         Event::Recovered => Some(Happened::Recovered(v1::Recovered { channel_id })),
         Event::Missed => Some(Happened::Missed(v1::Missed { channel_id })),
     };

@@ -42,7 +42,9 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
                 (Code::Unavailable, "UPSTREAM_ERROR")
             }
         },
-        E::Overloaded(_) | E::TooManyCalls(_) | E::TooManyWatched(_) => (Code::ResourceExhausted, "OVERLOADED"),
+        E::Overloaded(_) | E::TooManyCalls(_) | E::TooManyWatched(_) => {
+            (Code::ResourceExhausted, "OVERLOADED")
+        }
         E::Deadline | E::WatchedLong => (Code::DeadlineExceeded, "DEADLINE"),
         E::Panicked => (Code::Internal, "LOOKUP_PANICKED"),
         E::CallPanicked => (Code::Internal, "CALL_PANICKED"),

@@ -10,11 +10,14 @@
 //!
 //! Pure: the time is an argument.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use super::{
     resume::{self, Entry, Phase, ResumeToken},
-    timeline::{Shown, Timeline},
+    timeline::{Seen, Shown, Timeline, fingerprint},
 };
 use crate::video::{Kind, Moment};
 
@@ -27,17 +30,25 @@ pub(super) struct Cursor {
     phase: Phase,
     /// The reason of the problem that was sent, and is not over: [`LookupError::reason_code`](super::LookupError::reason_code).
     trouble: Option<u8>,
-    /// What is sent was there when the watch began.
-    initial: bool,
     /// Uploads may have been missed, which was not sent yet.
     missed: bool,
     /// The newest number when the watch began. What has a greater one is sent if it is above the floor; for these the window says it.
     begun_at: u32,
     sent: Window,
+    /// Which numbers up to that were in the feed then, and are to be sent first: as the window's bits.
+    initial: u64,
     /// What was published at this time or before is not sent. Until the watch has begun: the time with which it is to begin.
     floor: Moment,
-    /// What earlier connections of this watch were sent and this server's timeline does not remember, the newest first.
-    unmatched: Box<[Entry]>,
+    /// What this watch knew elsewhere, and this timeline has not shown yet.
+    unmatched: Option<Box<Unmatched>>,
+}
+
+/// Uploads of a token that a timeline does not know.
+struct Unmatched {
+    /// None of them was published after this.
+    newest: Moment,
+    /// The newest first.
+    entries: Box<[Entry]>,
 }
 
 /// What happens next to the watcher of a channel.
@@ -67,12 +78,12 @@ impl Cursor {
         Self {
             phase,
             trouble: None,
-            initial: false,
+            initial: 0,
             missed: false,
             begun_at: 0,
             sent: Window::default(),
             floor,
-            unmatched: Box::default(),
+            unmatched: None,
         }
     }
 
@@ -85,55 +96,61 @@ impl Cursor {
             },
             trouble: token.trouble,
             floor: token.floor,
-            unmatched: token.entries.clone().into(),
+            unmatched: (!token.entries.is_empty()).then(|| {
+                Box::new(Unmatched {
+                    newest: token.newest,
+                    entries: token.entries.clone().into(),
+                })
+            }),
             ..Self::new(None)
         }
     }
 
     /// Where the watcher is, for another server.
     pub(super) fn token(&self, timeline: &Timeline, channel: &[u8]) -> ResumeToken {
-        let mut floor = self.floor;
-        let mut entries = Vec::new();
-        let phase = match self.phase {
-            Phase::Resumed | Phase::Begun => Phase::Begun,
-            phase => phase,
-        };
-        if self.phase == Phase::Resumed {
-            entries = self.unmatched.to_vec();
-        } else if self.phase == Phase::Begun {
-            let number_is_sent = |number| number <= self.sent.top && self.sent.contains(number);
-            let is_above = |published: Moment| !published.is_some() || published > floor;
-            let seen = timeline.seen().iter();
-            let mut sent = seen.filter(|seen| number_is_sent(seen.number) && is_above(seen.published));
-            let entry = |fingerprint| Entry::new(fingerprint, true);
-            // As many as a feed shows, then what this timeline does not remember, then more of them.
-            entries.extend(sent.by_ref().take(resume::FEED).map(|seen| entry(seen.fingerprint)));
-            let room = resume::MOST - entries.len();
-            entries.extend(self.unmatched.iter().take(room));
-            let mut highest = Moment::NONE;
-            for seen in sent {
-                if entries.len() < resume::MOST {
-                    entries.push(entry(seen.fingerprint));
-                } else {
-                    highest = highest.max(seen.published);
-                }
-            }
-            floor = floor.max(highest);
-            // The rest tells whether a later snapshot has anything in common with this one.
-            let unsent = timeline.seen().iter().filter(|seen| {
-                let number = seen.number;
-                number <= self.sent.top && !self.sent.contains(number) && timeline.shows(number)
-            });
-            let room = resume::MOST - entries.len();
-            entries.extend(unsent.take(room).map(|seen| Entry::new(seen.fingerprint, false)));
-        }
-        ResumeToken {
-            channel: super::timeline::fingerprint(channel),
-            phase,
+        let mut token = ResumeToken {
+            channel: fingerprint(channel),
+            phase: self.phase,
             trouble: self.trouble,
-            floor,
-            entries,
+            floor: self.floor,
+            newest: Moment::NONE,
+            entries: Vec::new(),
+        };
+        if let Some(unmatched) = &self.unmatched {
+            token.newest = unmatched.newest;
+            token.entries.extend(&unmatched.entries);
         }
+        if self.phase == Phase::Begun {
+            self.name_uploads(timeline, &mut token);
+        }
+        token
+    }
+
+    /// Puts into `token` which uploads are known: what this timeline does not know, as many as a feed shows of those that were
+    /// sent, more of these if there is room, and what was not sent, which tells whether a later snapshot has anything in common with
+    /// this one. The floor rises over those that were sent and for which there is no room.
+    fn name_uploads(&self, timeline: &Timeline, token: &mut ResumeToken) {
+        let known = || timeline.seen().iter().filter(|seen| seen.number <= self.sent.top);
+        let is_sent = |seen: &&Seen| self.sent.contains(seen.number);
+        let is_above = |seen: &&Seen| self.is_above(seen.published);
+        let entry = |seen: &Seen| Entry::new(seen.fingerprint, self.sent.contains(seen.number));
+        let mut sent = known().filter(is_sent).filter(is_above);
+        // The date of a stream moves when it begins: it may not stay below the floor.
+        let below = known().filter(|seen| is_sent(seen) && !is_above(seen));
+        let unsent: Vec<_> = known().filter(|seen| !is_sent(seen)).map(entry).collect();
+
+        let room = resume::MOST - unsent.len().min(1);
+        let entries = &mut token.entries;
+        if entries.len() + resume::FEED > room && entries.len() + sent.clone().count() > room {
+            entries.clear();
+            token.floor = token.floor.max(token.newest);
+        }
+        entries.extend(sent.by_ref().take(room - entries.len()).map(entry));
+        token.floor = sent.fold(token.floor, |floor, seen| floor.max(seen.published));
+        entries.extend(below.take(room - entries.len()).map(entry));
+        entries.extend(unsent.into_iter().take(resume::MOST - entries.len()));
+        let newest = known().map(|seen| seen.published).max();
+        token.newest = token.newest.max(newest.unwrap_or_default());
     }
 
     /// What happens next, to a watcher of uploads of `kind`. `None` until the timeline changes.
@@ -151,10 +168,10 @@ impl Cursor {
                 self.sent.insert(next.number);
                 return Some(Step::Upload {
                     index: next.index,
-                    initial: self.initial && next.number <= self.begun_at,
+                    initial: bit(self.begun_at, next.number) & self.initial != 0,
                 });
             }
-            self.initial = false;
+            self.initial = 0;
         }
         let reason = timeline.trouble().map(|trouble| trouble.error.reason_code());
         if reason.is_some() && reason != self.trouble {
@@ -194,32 +211,62 @@ impl Cursor {
         };
         let known = self.sent.top;
         self.sent.advance(timeline.newest());
-        let mut shares = false;
-        let had_any = known > 0 || !self.unmatched.is_empty();
-        if self.unmatched.is_empty() {
-            shares = timeline.shown().any(|shown| (1..=known).contains(&shown.number));
-        } else {
-            let mut unmatched = std::mem::take(&mut self.unmatched).into_vec();
-            for seen in timeline.seen() {
-                let is_new = seen.number > known;
-                let place = unmatched.iter().position(|entry| entry.is(seen.fingerprint));
-                if let Some(place) = place.filter(|_| is_new)
-                    && unmatched.remove(place).is_sent()
-                {
-                    self.sent.insert(seen.number);
-                }
-                shares |= (place.is_some() || !is_new) && timeline.shows(seen.number);
-            }
-            // What was not sent is not waited for.
-            unmatched.retain(|entry| entry.is_sent());
-            self.unmatched = unmatched.into();
+        let had_any = known > 0 || self.unmatched.is_some();
+        let mut shares = timeline.shown().any(|shown| (1..=known).contains(&shown.number));
+        if let Some(unmatched) = self.unmatched.take() {
+            shares |= self.match_token(*unmatched, timeline, known);
         }
         self.phase = Phase::Begun;
         // A feed that goes back to the floor has no gap.
-        let is_below = |upload: crate::video::Video<'_>| upload.moment().is_some() && !self.is_above(upload.moment());
+        let is_below =
+            |upload: crate::video::Video<'_>| upload.moment().is_some() && !self.is_above(upload.moment());
         shares |= channel.uploads().any(is_below);
         let has_newer = channel.uploads().any(|upload| self.is_above(upload.moment()));
         self.missed |= had_any && !shares && has_newer;
+    }
+
+    /// Recognizes uploads of a token among those whose numbers are greater than `known`. Says whether any of it is shown.
+    fn match_token(&mut self, unmatched: Unmatched, timeline: &Timeline, known: u32) -> bool {
+        let mut shares = false;
+        let Unmatched { newest, entries } = unmatched;
+        let mut entries = entries.into_vec();
+        // The oldest upload of the token that was sent and is shown, by its place there.
+        let mut oldest = None;
+        for seen in timeline.seen() {
+            let Some(place) = entries.iter().position(|entry| entry.is(seen.fingerprint)) else {
+                continue;
+            };
+            let is_sent = entries[place].is_sent();
+            if timeline.shows(seen.number) {
+                shares = true;
+                if is_sent {
+                    oldest = oldest.max(Some((place, seen.published)));
+                }
+            }
+            if is_sent && seen.number > known {
+                self.sent.insert(seen.number);
+            }
+        }
+        let mut places = 0..;
+        let mut is_older = true;
+        entries.retain(|entry| {
+            let place = places.next();
+            let is_left = timeline.seen().iter().all(|seen| !entry.is(seen.fingerprint));
+            is_older &= !is_left || oldest.is_some_and(|(last, _)| place > Some(last));
+            is_left
+        });
+        let newest = match oldest {
+            // They come after it in the token.
+            Some((_, published)) if is_older => published,
+            _ => newest,
+        };
+        self.unmatched = (!entries.is_empty()).then(|| {
+            Box::new(Unmatched {
+                newest,
+                entries: entries.into(),
+            })
+        });
+        shares
     }
 
     /// Begins with the newest snapshot: marks as sent what is not to be sent.
@@ -243,14 +290,14 @@ impl Cursor {
         }
         let (phase, after, known) = (self.phase, self.floor, self.begun_at);
         self.phase = Phase::Begun;
-        self.initial = phase != Phase::Empty;
         self.begun_at = timeline.newest();
         self.sent.advance(timeline.newest());
-        if phase == Phase::After {
-            self.floor = self.floor.max(oldest.unwrap_or(Moment::NONE));
-        } else {
-            self.floor = oldest.unwrap_or(Moment::NONE);
-        }
+        let oldest = oldest.unwrap_or(Moment::NONE);
+        self.floor = match phase {
+            // The oldest itself is still to be sent, and others of its second are wanted as well.
+            Phase::After => self.floor.max(oldest.before(Duration::from_nanos(1))),
+            _ => oldest,
+        };
         // What the watch begins with. It is sent what is newer than that, when it shows.
         let begins_with = newest
             .and_then(|index| channel.upload(index))
@@ -264,7 +311,7 @@ impl Cursor {
             let upload = shown.and_then(|shown| channel.upload(shown.index));
             let is_wanted = match (upload, phase) {
                 // Hidden now.
-                (None, _) => seen.published > self.floor && is_newer(seen.published),
+                (None, _) => self.is_above(seen.published) && is_newer(seen.published),
                 (Some(_), Phase::After) => is_newer(seen.published),
                 (Some(_), Phase::Empty) => {
                     let is_newest = shown.map(|shown| shown.index) == newest;
@@ -274,12 +321,15 @@ impl Cursor {
                 (Some(upload), _) => {
                     let is_newest = shown.map(|shown| shown.index) == newest;
                     // One of another kind may turn out to be of this one.
-                    let may_become = kind.is_some_and(|kind| upload.kind() != kind) && is_newer(seen.published);
+                    let may_become =
+                        kind.is_some_and(|kind| upload.kind() != kind) && is_newer(seen.published);
                     is_newest || may_become
                 }
             };
             if !is_wanted {
                 self.sent.insert(seen.number);
+            } else if shown.is_some() && phase != Phase::Empty {
+                self.initial |= bit(self.begun_at, seen.number);
             }
         }
     }
@@ -298,15 +348,12 @@ struct Window {
 
 impl Window {
     fn contains(&self, number: u32) -> bool {
-        match self.top.checked_sub(number) {
-            None => false,
-            Some(age) => age >= u64::BITS || self.bits >> age & 1 == 1,
-        }
+        number + u64::BITS <= self.top || bit(self.top, number) & self.bits != 0
     }
 
     fn insert(&mut self, number: u32) {
         self.advance(number);
-        self.bits |= 1_u64.checked_shl(self.top - number).unwrap_or(0);
+        self.bits |= bit(self.top, number);
     }
 
     fn advance(&mut self, top: u32) {
@@ -315,4 +362,10 @@ impl Window {
             self.top = top;
         }
     }
+}
+
+/// The bit of `number` in a window with this `top`. None above it, or too far below.
+fn bit(top: u32, number: u32) -> u64 {
+    let age = top.checked_sub(number);
+    age.and_then(|age| 1_u64.checked_shl(age)).unwrap_or(0)
 }

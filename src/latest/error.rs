@@ -25,7 +25,9 @@ pub enum LookupError {
     #[error("published_after is no valid timestamp")]
     InvalidPublishedAfter,
     /// The request has a resume token that is none, or of another channel.
-    #[error("resume_tokens has {0}; expected the resume_token of the last message about a channel of this watch")]
+    #[error(
+        "resume_tokens has {0}; expected the resume_token of the last message about a channel of this watch"
+    )]
     InvalidResumeToken(&'static str),
     /// The request has a deadline that cannot be read.
     #[error("the grpc-timeout header is malformed; expected 1 to 8 digits and one of H M S m u n")]

@@ -1,9 +1,9 @@
 //! Resume tokens: where a watcher of one channel is, in at most 128 bytes that any server understands.
 //!
-//! Two bytes say the version, what the watch began with, whether a problem was sent, and how many uploads follow; then 64 bits name
-//! the channel, 64 bits are the floor (see [`cursor`](super::cursor)), 40 bits name each upload (the newest 21 that were sent and
-//! are above the floor), and 16 bits are a check sum. All numbers are big-endian. A new upload is taken for one that was sent with a
-//! chance of 21 in 2³⁹.
+//! Two bytes say the version, how far the watch has begun, which problem was sent, and how many uploads follow. Then 64 bits name the
+//! channel, 64 are the floor (see [`cursor`](super::cursor)), 64 the date of the newest upload that follows, 32 name each of up to 25
+//! uploads, and 16 are a check sum. All numbers are big-endian. An upload is taken for one that was sent with a
+//! chance of 25 in 2³¹.
 
 use super::timeline::fingerprint;
 use crate::video::{MAX_UPLOADS, Moment};
@@ -12,11 +12,11 @@ use crate::video::{MAX_UPLOADS, Moment};
 pub(super) const FEED: usize = MAX_UPLOADS;
 
 /// The uploads that fit into a token.
-pub(super) const MOST: usize = 21;
+pub(super) const MOST: usize = 25;
 
 const VERSION: u8 = 1;
-const HEAD: usize = 18;
-const ENTRY: usize = 5;
+const HEAD: usize = 26;
+const ENTRY: usize = 4;
 const CHECK: usize = 2;
 
 /// Where a watcher of a channel is.
@@ -28,7 +28,9 @@ pub struct ResumeToken {
     /// The reason of the problem that was sent and is not over: 1 to 7.
     pub(super) trouble: Option<u8>,
     pub(super) floor: Moment,
-    /// At most [`MOST`].
+    /// No upload in `entries` was published after this.
+    pub(super) newest: Moment,
+    /// At most [`MOST`]. Of those that were sent, the ones whose dates the sender knew come last, the newest first.
     pub(super) entries: Vec<Entry>,
 }
 
@@ -47,22 +49,28 @@ pub(super) enum Phase {
     Resumed,
 }
 
-/// An upload that was in the feed: 39 bits of its fingerprint, and whether it was sent.
+/// An upload that was in the feed: 31 bits of its fingerprint, and whether it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry(u64);
+pub(super) struct Entry(u32);
 
 impl Entry {
     pub(super) fn new(fingerprint: u64, sent: bool) -> Self {
-        Self(fingerprint >> 25 << 1 | u64::from(sent))
+        Self(name(fingerprint) | u32::from(sent))
     }
 
     pub(super) fn is(self, fingerprint: u64) -> bool {
-        self.0 >> 1 == fingerprint >> 25
+        self.0 & !1 == name(fingerprint)
     }
 
     pub(super) fn is_sent(self) -> bool {
         self.0 & 1 == 1
     }
+}
+
+/// The upper half of a fingerprint but for its last bit.
+fn name(fingerprint: u64) -> u32 {
+    let [a, b, c, d, ..] = fingerprint.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d]) & !1
 }
 
 /// Some bytes are not a resume token.
@@ -83,14 +91,13 @@ impl ResumeToken {
         let entries = &self.entries[..self.entries.len().min(MOST)];
         let mut bytes = Vec::with_capacity(HEAD + entries.len() * ENTRY + CHECK);
         bytes.push(VERSION << 4 | phase);
-        // 21 needs five bits.
-        #[expect(clippy::cast_possible_truncation, reason = "at most 21")]
+        // 25 needs five bits.
+        #[expect(clippy::cast_possible_truncation, reason = "at most 25")]
         bytes.push(self.trouble.unwrap_or(0) << 5 | entries.len() as u8);
         bytes.extend(self.channel.to_be_bytes());
         bytes.extend(self.floor.to_nanos().to_be_bytes());
-        for Entry(entry) in entries {
-            bytes.extend(&entry.to_be_bytes()[8 - ENTRY..]);
-        }
+        bytes.extend(self.newest.to_nanos().to_be_bytes());
+        bytes.extend(entries.iter().flat_map(|Entry(entry)| entry.to_be_bytes()));
         bytes.extend(check_sum(&bytes));
         bytes
     }
@@ -104,7 +111,9 @@ impl ResumeToken {
         let (bytes, check) = bytes.split_last_chunk::<CHECK>().ok_or(InvalidResumeToken)?;
         let (head, entries) = bytes.split_first_chunk::<HEAD>().ok_or(InvalidResumeToken)?;
         let [first, second, numbers @ ..] = head;
-        let (channel, floor) = numbers.split_first_chunk().ok_or(InvalidResumeToken)?;
+        let [channel, floor, newest] = *numbers.as_chunks::<8>().0 else {
+            return Err(InvalidResumeToken);
+        };
         let phase = match first & 15 {
             0 => Phase::Begun,
             1 => Phase::Newest,
@@ -122,15 +131,17 @@ impl ResumeToken {
         {
             return Err(InvalidResumeToken);
         }
-        let entry = |bytes: &[u8; ENTRY]| Entry(bytes.iter().fold(0, |entry, byte| entry << 8 | u64::from(*byte)));
+        let moment = |bytes| Moment::from_nanos(i64::from_be_bytes(bytes));
         Ok(Self {
-            channel: u64::from_be_bytes(*channel),
+            channel: u64::from_be_bytes(channel),
             phase,
             trouble: (trouble > 0).then_some(trouble),
-            floor: Moment::from_nanos(i64::from_be_bytes(
-                floor.try_into().map_err(|_| InvalidResumeToken)?,
-            )),
-            entries: entries.iter().map(entry).collect(),
+            floor: moment(floor),
+            newest: moment(newest),
+            entries: entries
+                .iter()
+                .map(|bytes| Entry(u32::from_be_bytes(*bytes)))
+                .collect(),
         })
     }
 

@@ -101,7 +101,9 @@ impl Latest {
         channels.dedup();
         channels.truncate(MAX_CHANNELS);
         let hubs = &self.source.hubs;
-        let reserved = hubs.reserve(channels.len()).map_err(LookupError::TooManyWatched)?;
+        let reserved = hubs
+            .reserve(channels.len())
+            .map_err(LookupError::TooManyWatched)?;
         let inbox = Arc::<Inbox>::default();
         let after = query.published_after.map(|time| Moment::new(Some(time)));
         let watched = (0..).zip(channels).map(|(index, channel)| {
@@ -143,7 +145,10 @@ async fn poll(latest: Weak<Latest>, hub: Weak<Hub>, channel: ChannelId, every: D
     let mut max_age = None;
     loop {
         // In a box of its own, so that a channel costs little while it waits.
-        if Box::pin(poll_once(&latest, &hub, channel, max_age)).await.is_none() {
+        if Box::pin(poll_once(&latest, &hub, channel, max_age))
+            .await
+            .is_none()
+        {
             return;
         }
         max_age = Some(every / 2);

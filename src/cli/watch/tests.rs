@@ -134,10 +134,7 @@ async fn a_watch_goes_on_where_it_was_lost() {
         breaks([initially(upload(CHANNEL, "15")), upload(CHANNEL, "16")]),
         Err(Status::unavailable("not there yet")),
         breaks([]),
-        breaks([
-            upload(CHANNEL, "17"),
-            upload(CHANNEL, "18"),
-        ]),
+        breaks([upload(CHANNEL, "17"), upload(CHANNEL, "18")]),
         breaks([upload(CHANNEL, "19")]),
     ])
     .await;
