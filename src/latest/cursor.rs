@@ -25,6 +25,10 @@ use crate::video::{Kind, Moment};
 /// this before the beginning were there all along.
 const EMPTY_SINCE: Duration = Duration::from_hours(1);
 
+/// Uploads that a token names though they were not sent: enough that a later snapshot has one of them if it has anything in common
+/// with this one.
+const UNSENT: usize = 4;
+
 /// What a watcher was sent of one channel.
 pub(super) struct Cursor {
     phase: Phase,
@@ -139,7 +143,7 @@ impl Cursor {
         let below = known().filter(|seen| is_sent(seen) && !is_above(seen));
         let unsent: Vec<_> = known().filter(|seen| !is_sent(seen)).map(entry).collect();
 
-        let room = resume::MOST - unsent.len().min(1);
+        let room = resume::MOST - unsent.len().min(UNSENT);
         let entries = &mut token.entries;
         if entries.len() + resume::FEED > room && entries.len() + sent.clone().count() > room {
             entries.clear();
