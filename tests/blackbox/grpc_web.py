@@ -15,9 +15,11 @@ from urllib.parse import urlencode
 from playwright.sync_api import TimeoutError as TooLate
 
 from browser_support import chromium
-from clients import NEW, WATCH_GOES_ON, Client, expect_begun, expect_refused, it_is_built_as_its_readme_says
+from clients import (
+    NEW, WATCH_GOES_ON, Client, expect_begun, expect_refused, expect_to_survive_a_restart, it_is_built_as_its_readme_says,
+)
 from support import (
-    KURZGESAGT, UNKNOWN, Bench, Failure, Suite, expect, expect_equal, expect_in, make_certificate, running,
+    KURZGESAGT, SCISHOW, UNKNOWN, Bench, Failure, Suite, expect, expect_equal, expect_in, make_certificate, running,
     wait_until,
 )
 
@@ -142,6 +144,14 @@ def a_watch_of_a_page_ends_at_its_deadline_though_the_server_is_frozen(bench):
             expect(not page.ended(), "it ended at once")
             plaque.program.process.send_signal(signal.SIGSTOP)
             expect_equal("the lines", page.end(), begun)
+
+
+@suite.check
+def a_watch_of_a_page_survives_a_restart(bench):
+    with site() as page_origin:
+        expect_to_survive_a_restart(
+            bench, lambda plaque: opened(page_origin, f"http://{plaque.address}", KURZGESAGT, SCISHOW, events=4),
+            "--grpc-web", "--grpc-web-origins", page_origin)
 
 
 @suite.check
