@@ -91,6 +91,41 @@ def expect_to_survive_a_restart(bench, start, *flags):
             expect_equal("what it prints then", client.end()[7:], [f"watch: {SCISHOW} {NEWER} new"])
 
 
+# Bytes, not text. In the order in which they come.
+A1, B1, B2, A2, B3, A3 = (bytes([0, 0xff, n]) for n in range(6))
+BROKEN_WATCH = [
+    Stream([upload(KURZGESAGT, "a", A1, initial=True), problem(SCISHOW, "UPSTREAM_ERROR", B1)],
+           StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
+    # An older server has no tokens.
+    Stream([recovered(SCISHOW, B2), missed(KURZGESAGT, A2), upload(KURZGESAGT, "aa", b"")]),
+    Stream([upload(SCISHOW, "b", B3)], StatusCode.INTERNAL),
+    Stream([upload(KURZGESAGT, "aaa", A3)], StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", retry_delay=2.5),
+    Stream([], StatusCode.UNAVAILABLE, "SHUTTING_DOWN"),
+    # Another try would not mend that.
+    Stream([], StatusCode.INVALID_ARGUMENT, "INVALID_RESUME_TOKEN"),
+]
+# The backoff begins with 1 s, doubles until an event comes, and is no shorter than the server asks.
+LEAST_PAUSES = [1, 1, 1, 2.5, 2]
+
+
+def expect_to_resume_by_tokens(lines, server):
+    """What a client prints of BROKEN_WATCH, which `server` followed, and what it sends."""
+    expect_equal("what it prints of the watch", lines[4:], [
+        f"watch: {KURZGESAGT} a initial",
+        f"watch: {SCISHOW} UPSTREAM_ERROR",
+        f"watch: {SCISHOW} lookups work again",
+        f"watch: {KURZGESAGT} uploads may have been missed",
+        f"watch: {KURZGESAGT} aa new",
+        f"watch: {SCISHOW} b new",
+        f"watch: {KURZGESAGT} aaa new",
+        "error: INVALID_ARGUMENT INVALID_RESUME_TOKEN: as the script says",
+    ])
+    expect_equal("the tokens it sends", server.tokens(), [[], [A1, B1], [B2, A2], [A2, B3], [B3, A3], [B3, A3]])
+    short = [(pause, least) for pause, least in zip(server.pauses(), LEAST_PAUSES, strict=True) if pause < least]
+    expect_equal("the pauses that are too short", short, [])
+    return "pauses of " + ", ".join(f"{pause:.1f}" for pause in server.pauses()) + " s"
+
+
 # The clients
 
 
@@ -191,32 +226,8 @@ def its_watch_survives_a_restart(bench, language):
 
 
 def its_watch_resumes_with_the_last_token_of_each_channel(_bench, language):
-    # Tokens are bytes, not text.
-    a1, a2, b1, b2, b3 = (bytes([0, 0xff, n]) for n in range(5))
-    with scripted_server([
-        Stream([upload(KURZGESAGT, "a", a1, initial=True), problem(SCISHOW, "UPSTREAM_ERROR", b1)], StatusCode.UNAVAILABLE),
-        Stream([recovered(SCISHOW, b2), missed(KURZGESAGT, a2), upload(KURZGESAGT, "aa", b"")]),
-        Stream([upload(SCISHOW, "b", b3)], StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
-        Stream([], StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", retry_delay=2.5),
-        Stream([], StatusCode.INTERNAL),
-        # Nothing makes this good.
-        Stream([], StatusCode.INVALID_ARGUMENT, "INVALID_RESUME_TOKEN"),
-    ]) as server:
-        with Client(language).started(server, KURZGESAGT, SCISHOW) as client:
-            expect_equal("what it prints of the watch", client.end(code=1, within=40)[4:], [
-                f"watch: {KURZGESAGT} a initial",
-                f"watch: {SCISHOW} UPSTREAM_ERROR",
-                f"watch: {SCISHOW} lookups work again",
-                f"watch: {KURZGESAGT} uploads may have been missed",
-                f"watch: {KURZGESAGT} aa new",
-                f"watch: {SCISHOW} b new",
-                "error: INVALID_ARGUMENT INVALID_RESUME_TOKEN: as the script says",
-            ])
-    expect_equal("the tokens it sends", server.tokens(), [[], [a1, b1], [a2, b2], [a2, b3], [a2, b3], [a2, b3]])
-    # The backoff doubles until an event comes, and the server's hint is a lower bound.
-    short = [(pause, least) for pause, least in zip(server.pauses(), [1, 1, 1, 2.5, 4], strict=True) if pause < least]
-    expect_equal("the pauses that are too short", short, [])
-    return "pauses of " + ", ".join(f"{pause:.1f}" for pause in server.pauses()) + " s"
+    with scripted_server(BROKEN_WATCH) as server, Client(language).started(server, KURZGESAGT, SCISHOW) as client:
+        return expect_to_resume_by_tokens(client.end(code=1, within=40), server)
 
 
 for built_by in LANGUAGES:

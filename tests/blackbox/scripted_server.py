@@ -1,12 +1,17 @@
 """A server of plaque's API that follows a script: what a watch sends, and how it ends. It proves what a client does then."""
 
+import base64
+import struct
+import threading
 import time
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 from google.protobuf.any_pb2 import Any
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
 from support import duration, messages, services
@@ -109,3 +114,63 @@ def scripted_server(script):
         yield servicer
     finally:
         server.stop(None).wait()
+
+
+# The same for pages
+
+
+class WebCall(BaseHTTPRequestHandler):
+    """A call by gRPC-Web, as much of it as a page of another origin needs: the servicer is its own context."""
+
+    def do_OPTIONS(self):
+        self.send_response(204)
+        self.send_header("access-control-allow-origin", "*")
+        self.send_header("access-control-allow-headers", "*")
+        self.end_headers()
+
+    def do_POST(self):
+        asked = self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("access-control-allow-origin", "*")
+        self.send_header("content-type", "application/grpc-web+proto")
+        self.end_headers()
+        self.trailers = {"grpc-status": 0}
+        try:
+            for message in self.answers(self.path.rpartition("/")[2], asked[5:]):
+                self.write(0, message.SerializeToString())
+        except grpc.RpcError:
+            # `abort` has put it into the trailers.
+            pass
+        self.write(0x80, "".join(f"{name}: {value}\r\n" for name, value in self.trailers.items()).encode())
+
+    def answers(self, name, asked):
+        method = messages.DESCRIPTOR.services_by_name["LatestVideo"].methods_by_name[name]
+        answer = getattr(self.server.servicer, name)(GetMessageClass(method.input_type).FromString(asked), self)
+        return answer if method.server_streaming else [answer]
+
+    def write(self, flags, frame):
+        self.wfile.write(struct.pack(">BI", flags, len(frame)) + frame)
+
+    def set_trailing_metadata(self, metadata):
+        self.trailers |= {name: base64.b64encode(value).decode() for name, value in metadata}
+
+    def abort(self, code, message):
+        self.trailers |= {"grpc-status": code.value[0], "grpc-message": message}
+        raise grpc.RpcError
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def scripted_web_server(script):
+    servicer = ScriptedServer(script)
+    with ThreadingHTTPServer(("127.0.0.1", 0), WebCall) as server:
+        server.servicer, servicer.address = servicer, f"127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield servicer
+        finally:
+            server.shutdown()
+            thread.join()
