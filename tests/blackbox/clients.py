@@ -12,12 +12,16 @@ import shlex
 import shutil
 import signal
 import subprocess
-from contextlib import contextmanager
+import tempfile
+from contextlib import ExitStack, contextmanager
 
 import grpc
+from grpc import StatusCode
 
+from scripted_server import Stream, missed, problem, recovered, scripted_server, upload
 from support import (
-    KURZGESAGT, REPOSITORY, UNKNOWN, Bench, Stopwatch, Suite, expect, expect_equal, run, running, wait_until,
+    KURZGESAGT, REPOSITORY, SCISHOW, UNKNOWN, Bench, Stopwatch, Suite, expect, expect_equal, free_port, run, running,
+    wait_until,
 )
 
 SERVICE = "plaque.v1.LatestVideo"
@@ -42,6 +46,7 @@ ANSWERS = [
 WATCH_BEGINS = {f"watch: {KURZGESAGT} N2FOxjtv5ns initial", f"watch: {UNKNOWN} CHANNEL_NOT_FOUND"}
 NEW = "new00000001"
 WATCH_GOES_ON = [f"watch: {KURZGESAGT} {NEW} new"]
+NEWER = "new00000002"
 
 
 def expect_begun(lines):
@@ -60,6 +65,65 @@ def expect_refused(lines, plaque):
     # That client asked first; each had at most 20 s.
     left = told.retry.retry_delay.ToMilliseconds() / 1000
     expect(left - 0.1 <= float(hint.group(1)) <= left + 20, f"{lines[1]!r} when {left} s were left")
+
+
+def expect_to_survive_a_restart(bench, start, *flags):
+    """A watch goes on when plaque is killed, and an upload is published before it is there again; nothing is sent twice.
+
+    `start`, given a plaque, is the context of a client that watches KURZGESAGT and SCISHOW for 4 events.
+    """
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="plaque-store-"))
+        origin = stack.enter_context(bench.origin())
+        listen = f"127.0.0.1:{free_port()}"
+        command = origin.url, "--store", f"file:{folder}/store", "--listen", listen, "--watch-every", "1s", *flags
+        with bench.plaque(*command) as plaque:
+            client = stack.enter_context(start(plaque))
+            begun = client.wait_for_lines(6)
+            expect_equal("the events", sorted(line.split()[1::2] for line in begun[4:]),
+                         sorted([channel, "initial"] for channel in (KURZGESAGT, SCISHOW)))
+            plaque.program.kill()
+        origin.publish(KURZGESAGT, NEW)
+        with bench.plaque(*command):
+            expect_equal("what it prints when it goes on", client.wait_for_lines(7)[6:], WATCH_GOES_ON)
+            # Whatever came twice would be before this.
+            origin.publish(SCISHOW, NEWER)
+            expect_equal("what it prints then", client.end()[7:], [f"watch: {SCISHOW} {NEWER} new"])
+
+
+# Bytes, not text. In the order in which they come.
+A1, B1, B2, A2, B3, A3 = (bytes([0, 0xff, n]) for n in range(6))
+BROKEN_WATCH = [
+    Stream([upload(KURZGESAGT, "a", A1, initial=True), problem(SCISHOW, "UPSTREAM_ERROR", B1)],
+           StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
+    # An older server has no tokens.
+    Stream([recovered(SCISHOW, B2), missed(KURZGESAGT, A2), upload(KURZGESAGT, "aa", b"")]),
+    Stream([upload(SCISHOW, "b", B3)], StatusCode.INTERNAL),
+    Stream([upload(KURZGESAGT, "aaa", A3)], StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", retry_delay=2.5),
+    Stream([], StatusCode.UNAVAILABLE, "SHUTTING_DOWN"),
+    # Another try would not mend that.
+    Stream([], StatusCode.INVALID_ARGUMENT, "INVALID_RESUME_TOKEN"),
+]
+# The backoff begins with 1 s, doubles until an event comes, and is no shorter than the server asks.
+LEAST_PAUSES = [1, 1, 1, 2.5, 2]
+
+
+def expect_to_resume_by_tokens(lines, server):
+    """What a client prints of BROKEN_WATCH, which `server` followed, and what it sends."""
+    expect_equal("what it prints of the watch", lines[4:], [
+        f"watch: {KURZGESAGT} a initial",
+        f"watch: {SCISHOW} UPSTREAM_ERROR",
+        f"watch: {SCISHOW} lookups work again",
+        f"watch: {KURZGESAGT} uploads may have been missed",
+        f"watch: {KURZGESAGT} aa new",
+        f"watch: {SCISHOW} b new",
+        f"watch: {KURZGESAGT} aaa new",
+        "error: INVALID_ARGUMENT INVALID_RESUME_TOKEN: as the script says",
+    ])
+    expect_equal("the tokens it sends", server.tokens(), [[], [A1, B1], [B2, A2], [A2, B3], [B3, A3], [B3, A3]])
+    short = [(pause, least) for pause, least in zip(server.pauses(), LEAST_PAUSES, strict=True) if pause < least]
+    expect_equal("the pauses that are too short", short, [])
+    return "pauses of " + ", ".join(f"{pause:.1f}" for pause in server.pauses()) + " s"
 
 
 # The clients
@@ -109,9 +173,9 @@ class Started:
         wait_until(lambda: len(self.lines()) >= count or self.ended(), f"{count} lines of the client", 20)
         return self.lines()
 
-    def end(self, code):
+    def end(self, code=0, within=20):
         """Waits for its end with this exit code. Returns all its lines."""
-        ended = self.program.exit_code(within=20)
+        ended = self.program.exit_code(within)
         expect(ended == code, f"it ended with {ended}, expected {code}: {self.lines()} {self.program.err.read_text()}")
         return self.lines()
 
@@ -156,9 +220,20 @@ def its_watch_ends_at_its_deadline_though_the_server_is_frozen(bench, language):
             expect_equal("the lines", client.end(code=0), begun)
 
 
+def its_watch_survives_a_restart(bench, language):
+    expect_to_survive_a_restart(
+        bench, lambda plaque: Client(language).started(plaque, "--events", "4", KURZGESAGT, SCISHOW))
+
+
+def its_watch_resumes_with_the_last_token_of_each_channel(_bench, language):
+    with scripted_server(BROKEN_WATCH) as server, Client(language).started(server, KURZGESAGT, SCISHOW) as client:
+        return expect_to_resume_by_tokens(client.end(code=1, within=40), server)
+
+
 for built_by in LANGUAGES:
     for check in (it_is_built_as_its_readme_says, it_prints_the_answers_and_a_new_upload,
-                  it_tells_why_a_call_failed_and_when_to_retry, its_watch_ends_at_its_deadline_though_the_server_is_frozen):
+                  it_tells_why_a_call_failed_and_when_to_retry, its_watch_ends_at_its_deadline_though_the_server_is_frozen,
+                  its_watch_survives_a_restart, its_watch_resumes_with_the_last_token_of_each_channel):
         suite.add(f"{built_by}: {check.__name__.replace('_', ' ')}", check, built_by)
 
 

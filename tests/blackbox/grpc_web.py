@@ -15,9 +15,13 @@ from urllib.parse import urlencode
 from playwright.sync_api import TimeoutError as TooLate
 
 from browser_support import chromium
-from clients import NEW, WATCH_GOES_ON, Client, expect_begun, expect_refused, it_is_built_as_its_readme_says
+from clients import (
+    BROKEN_WATCH, NEW, WATCH_GOES_ON, Client, expect_begun, expect_refused, expect_to_resume_by_tokens,
+    expect_to_survive_a_restart, it_is_built_as_its_readme_says,
+)
+from scripted_server import scripted_web_server
 from support import (
-    KURZGESAGT, UNKNOWN, Bench, Failure, Suite, expect, expect_equal, expect_in, make_certificate, running,
+    KURZGESAGT, SCISHOW, UNKNOWN, Bench, Failure, Suite, expect, expect_equal, expect_in, make_certificate, running,
     wait_until,
 )
 
@@ -69,17 +73,17 @@ class Page:
         self.wait_until("(pre, count) => pre.ariaBusy === 'false' || pre.textContent.split('\\n').length > count", count)
         return self.lines()
 
-    def end(self):
+    def end(self, within=20):
         """Waits until it is done. Returns all its lines."""
-        self.wait_until("pre => pre.ariaBusy === 'false'")
+        self.wait_until("pre => pre.ariaBusy === 'false'", within=within)
         return self.lines()
 
-    def wait_until(self, condition, argument=None):
+    def wait_until(self, condition, argument=None, within=20):
         try:
             self.tab.wait_for_function(
-                f"argument => ({condition})(document.querySelector('pre'), argument)", arg=argument, timeout=20_000)
+                f"argument => ({condition})(document.querySelector('pre'), argument)", arg=argument, timeout=within * 1000)
         except TooLate:
-            raise Failure(f"the page is not there within 20 s: {self.lines()} {self.complaints}") from None
+            raise Failure(f"the page is not there within {within} s: {self.lines()} {self.complaints}") from None
 
     def versions(self):
         """Of HTTP, in which plaque answered."""
@@ -142,6 +146,21 @@ def a_watch_of_a_page_ends_at_its_deadline_though_the_server_is_frozen(bench):
             expect(not page.ended(), "it ended at once")
             plaque.program.process.send_signal(signal.SIGSTOP)
             expect_equal("the lines", page.end(), begun)
+
+
+@suite.check
+def a_watch_of_a_page_survives_a_restart(bench):
+    with site() as page_origin:
+        expect_to_survive_a_restart(
+            bench, lambda plaque: opened(page_origin, f"http://{plaque.address}", KURZGESAGT, SCISHOW, events=4),
+            "--grpc-web", "--grpc-web-origins", page_origin)
+
+
+@suite.check
+def a_watch_of_a_page_resumes_with_the_last_token_of_each_channel(_bench):
+    with site() as page_origin, scripted_web_server(BROKEN_WATCH) as server:
+        with opened(page_origin, f"http://{server.address}", KURZGESAGT, SCISHOW) as page:
+            return expect_to_resume_by_tokens(page.end(within=40), server)
 
 
 @suite.check

@@ -7,7 +7,11 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -24,6 +29,12 @@ import (
 
 // A call without a deadline waits for as long as the server lets it.
 const deadline = 10 * time.Second
+
+// Before a watch is resumed. It doubles until an event comes.
+const minBackoff, maxBackoff = time.Second, 15 * time.Second
+
+// The connection is pinged: otherwise a watch would not notice that the machine at its other end is gone.
+var pings = keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}
 
 func get(client plaquev1.LatestVideoClient, channel string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
@@ -59,48 +70,102 @@ func outcome(result *plaquev1.LookupResult) string {
 	return result.GetFound().GetVideo().GetVideoId()
 }
 
+// watch prints events until there were count of them, or for so long. When the stream breaks, it is resumed where it was.
 func watch(client plaquev1.LatestVideoClient, channels []string, count int, howLong time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), howLong)
 	defer cancel()
-	events, err := client.WatchLatestVideo(ctx, &plaquev1.WatchLatestVideoRequest{ChannelIds: channels})
-	if err != nil {
-		return err
-	}
-	for range count {
-		event, err := events.Recv()
-		// Its deadline is one of the two ways in which this watch ends.
-		if status.Code(err) == codes.DeadlineExceeded {
-			return nil
+	tokens, backoff := map[string][]byte{}, minBackoff
+	for {
+		events, err := client.WatchLatestVideo(ctx, &plaquev1.WatchLatestVideoRequest{
+			ChannelIds: channels, ResumeTokens: slices.Collect(maps.Values(tokens)),
+		})
+		for err == nil {
+			var event *plaquev1.WatchLatestVideoResponse
+			if event, err = events.Recv(); err != nil {
+				break
+			}
+			backoff = minBackoff
+			// A newer server may have kinds of events that are not known here.
+			channel, text := describe(event)
+			if channel == "" {
+				continue
+			}
+			fmt.Println("watch:", channel, text)
+			if count--; count <= 0 {
+				return nil
+			}
+			// Only now: an event that was not handled to its end comes again.
+			if len(event.ResumeToken) > 0 {
+				tokens[channel] = event.ResumeToken
+			}
 		}
-		if err != nil {
+		delay := retryDelay(err)
+		if delay == 0 && !transient(err) {
 			return err
 		}
-		switch told := event.Event.(type) {
-		case *plaquev1.WatchLatestVideoResponse_Video:
-			when := "new"
-			if event.Initial {
-				when = "initial"
-			}
-			fmt.Println("watch:", told.Video.ChannelId, told.Video.VideoId, when)
-		case *plaquev1.WatchLatestVideoResponse_Problem:
-			fmt.Println("watch:", told.Problem.ChannelId, outcome(told.Problem))
+		// With jitter: the clients of a server that stopped must not all come back at once.
+		pause := max(delay, backoff)
+		pause += rand.N(pause)
+		backoff = min(2*backoff, maxBackoff)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
 		}
 	}
-	return nil
+}
+
+// describe returns which channel an event is about, and what happened.
+func describe(event *plaquev1.WatchLatestVideoResponse) (channel, text string) {
+	switch it := event.Event.(type) {
+	case *plaquev1.WatchLatestVideoResponse_Video:
+		when := "new"
+		if event.Initial {
+			when = "initial"
+		}
+		return it.Video.ChannelId, it.Video.VideoId + " " + when
+	case *plaquev1.WatchLatestVideoResponse_Problem:
+		return it.Problem.ChannelId, outcome(it.Problem)
+	case *plaquev1.WatchLatestVideoResponse_Recovered:
+		return it.Recovered.ChannelId, "lookups work again"
+	case *plaquev1.WatchLatestVideoResponse_Missed:
+		return it.Missed.ChannelId, "uploads may have been missed"
+	}
+	return "", ""
+}
+
+// transient tells whether a watch goes on after err.
+func transient(err error) bool {
+	switch status.Code(err) {
+	// Internal is what a proxy answers when it loses the server.
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Internal:
+		return true
+	}
+	return err == io.EOF
+}
+
+// retryDelay returns how long the server asks to wait; 0 if it does not.
+func retryDelay(err error) time.Duration {
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.RetryInfo); ok {
+			return info.RetryDelay.AsDuration()
+		}
+	}
+	return 0
 }
 
 // explain prints an error: the reason is for programs to switch on, the message is for people.
 func explain(err error) {
-	failed, reason, retry := status.Convert(err), "-", ""
+	failed, reason := status.Convert(err), "-"
 	for _, detail := range failed.Details() {
-		switch detail := detail.(type) {
-		case *errdetails.ErrorInfo:
-			reason = detail.Reason
-		case *errdetails.RetryInfo:
-			retry = fmt.Sprintf("retry: in %.1f s\n", detail.RetryDelay.AsDuration().Seconds())
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			reason = info.Reason
 		}
 	}
-	fmt.Printf("error: %v %s: %s\n%s", code.Code(failed.Code()), reason, failed.Message(), retry)
+	fmt.Printf("error: %v %s: %s\n", code.Code(failed.Code()), reason, failed.Message())
+	if delay := retryDelay(err); delay > 0 {
+		fmt.Printf("retry: in %.1f s\n", delay.Seconds())
+	}
 }
 
 func run() error {
@@ -112,7 +177,8 @@ func run() error {
 	if len(channels) == 0 {
 		channels = []string{"UCsXVk37bltHxD1rDPwtNM8Q"}
 	}
-	connection, err := grpc.NewClient(*server, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	connection, err := grpc.NewClient(*server,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithKeepaliveParams(pings))
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,5 @@
 // Asks plaque what channels uploaded last: one of them, all of them at once, and then as it comes.
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
@@ -9,6 +10,15 @@ import { getProtoPath } from 'google-proto-files';
 // In milliseconds. A call without a deadline waits for as long as the server lets it.
 const DEADLINE = 10_000;
 
+// The connection is pinged: otherwise a watch would not notice that the machine at its other end is gone.
+const KEEPALIVE = { 'grpc.keepalive_time_ms': 60_000 };
+
+// A watch goes on after these. INTERNAL is what a proxy answers when it loses the server.
+const TRANSIENT = [grpc.status.UNAVAILABLE, grpc.status.DEADLINE_EXCEEDED, grpc.status.INTERNAL];
+
+// In milliseconds, before a watch is resumed. It doubles until an event comes.
+const [MIN_BACKOFF, MAX_BACKOFF] = [1_000, 15_000];
+
 // Read as the program starts: there is no code to generate.
 const types = loadSync(['plaque/v1/latest_video.proto', 'google/rpc/status.proto', 'google/rpc/error_details.proto'], {
   includeDirs: [fileURLToPath(new URL('../../../proto', import.meta.url)), getProtoPath('..')],
@@ -16,7 +26,7 @@ const types = loadSync(['plaque/v1/latest_video.proto', 'google/rpc/status.proto
 });
 const { LatestVideo } = grpc.loadPackageDefinition(types).plaque.v1;
 
-const { values: said, positionals } = parseArgs({
+const { values: args, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     server: { type: 'string', default: '127.0.0.1:3779' },
@@ -25,7 +35,7 @@ const { values: said, positionals } = parseArgs({
   },
 });
 const channelIds = positionals.length ? positionals : ['UCsXVk37bltHxD1rDPwtNM8Q'];
-const client = new LatestVideo(said.server, grpc.credentials.createInsecure());
+const client = new LatestVideo(args.server, grpc.credentials.createInsecure(), KEEPALIVE);
 
 // A call as a promise of its answer and its headers.
 function call(method, request) {
@@ -53,37 +63,76 @@ async function batch() {
 const outcome = ({ found, failure }) => (found ? found.video.videoId : failure.reason);
 
 async function watch(count, seconds) {
-  const events = client.WatchLatestVideo({ channelIds }, { deadline: Date.now() + seconds * 1000 });
-  try {
-    for await (const { video, problem, initial } of events) {
-      if (video) console.log(`watch: ${video.channelId} ${video.videoId} ${initial ? 'initial' : 'new'}`);
-      else console.log(`watch: ${problem.channelId} ${outcome(problem)}`);
-      if (--count <= 0) break;
-    }
-  } catch (error) {
-    // Its deadline is one of the two ways in which this watch ends.
-    if (error.code !== grpc.status.DEADLINE_EXCEEDED) throw error;
+  for await (const event of events(Date.now() + seconds * 1000)) {
+    console.log(`watch: ${event[event.event].channelId} ${describe(event)}`);
+    if (--count <= 0) break;
   }
-  events.cancel();
+}
+
+// The events of a watch until its end. When the stream breaks, it is resumed where it was.
+async function* events(end) {
+  const tokens = new Map();
+  let backoff = MIN_BACKOFF;
+  while (Date.now() < end) {
+    const call = client.WatchLatestVideo({ channelIds, resumeTokens: [...tokens.values()] }, { deadline: end });
+    let delay = 0;
+    try {
+      for await (const event of call) {
+        backoff = MIN_BACKOFF;
+        // A newer server may have kinds that are not known here.
+        if (!event.event) continue;
+        yield event;
+        // Only now: an event that was not handled to its end comes again.
+        if (event.resumeToken.length) tokens.set(event[event.event].channelId, event.resumeToken);
+      }
+    } catch (error) {
+      delay = retryDelay(error);
+      if (!delay && !TRANSIENT.includes(error.code)) throw error;
+    } finally {
+      call.cancel();
+    }
+    // With jitter: the clients of a server that stopped must not all come back at once.
+    const pause = Math.max(delay, backoff) * (1 + Math.random());
+    backoff = Math.min(2 * backoff, MAX_BACKOFF);
+    await sleep(Math.min(pause, end - Date.now()));
+  }
+}
+
+function describe({ event, video, problem, initial }) {
+  switch (event) {
+    case 'video': return `${video.videoId} ${initial ? 'initial' : 'new'}`;
+    case 'problem': return outcome(problem);
+    case 'recovered': return 'lookups work again';
+    case 'missed': return 'uploads may have been missed';
+  }
 }
 
 // Prints an error: the reason is for programs to switch on, the message is for people.
 function explain(error) {
+  const reason = detail(error, 'google.rpc.ErrorInfo')?.reason ?? '-';
+  console.log(`error: ${grpc.status[error.code]} ${reason}: ${error.details}`);
+  const delay = retryDelay(error);
+  if (delay) console.log(`retry: in ${(delay / 1000).toFixed(1)} s`);
+}
+
+// How long the server asks to wait, in milliseconds; 0 if it does not.
+function retryDelay(error) {
+  const delay = detail(error, 'google.rpc.RetryInfo')?.retryDelay;
+  return delay ? delay.seconds * 1000 + delay.nanos / 1e6 : 0;
+}
+
+// The detail of this type that an error carries, if any.
+function detail(error, type) {
   const [encoded] = error.metadata?.get('grpc-status-details-bin') ?? [];
   const details = encoded ? types['google.rpc.Status'].deserialize(encoded).details : [];
-  const find = (name) => {
-    const packed = details.find((detail) => detail.type_url === `type.googleapis.com/${name}`);
-    return packed && types[name].deserialize(packed.value);
-  };
-  console.log(`error: ${grpc.status[error.code]} ${find('google.rpc.ErrorInfo')?.reason ?? '-'}: ${error.details}`);
-  const delay = find('google.rpc.RetryInfo')?.retryDelay;
-  if (delay) console.log(`retry: in ${(delay.seconds + delay.nanos / 1e9).toFixed(1)} s`);
+  const packed = details.find(({ type_url }) => type_url === `type.googleapis.com/${type}`);
+  return packed && types[type].deserialize(packed.value);
 }
 
 try {
   await get(channelIds[0]);
   await batch();
-  await watch(Number(said.events), Number(said.seconds));
+  await watch(Number(args.events), Number(args.seconds));
 } catch (error) {
   if (error.code === undefined) throw error;
   explain(error);

@@ -1,7 +1,9 @@
 """Asks plaque what channels uploaded last: one of them, all of them at once, and then as it comes."""
 
 import argparse
+import random
 import sys
+import time
 from itertools import islice
 
 import grpc
@@ -13,6 +15,15 @@ from plaque.v1.latest_video_pb2_grpc import LatestVideoStub
 
 # In seconds. A call without a deadline waits for as long as the server lets it.
 DEADLINE = 10
+
+# The connection is pinged: otherwise a watch would not notice that the machine at its other end is gone.
+KEEPALIVE = [("grpc.keepalive_time_ms", 60_000), ("grpc.http2.max_pings_without_data", 0)]
+
+# A watch goes on after these. INTERNAL is what a proxy answers when it loses the server.
+TRANSIENT = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL
+
+# In seconds, before a watch is resumed. It doubles until an event comes.
+MIN_BACKOFF, MAX_BACKOFF = 1, 15
 
 
 def get(client, channel):
@@ -34,48 +45,83 @@ def outcome(result):
 
 
 def watch(client, channels, count, seconds):
-    events = client.WatchLatestVideo(plaque.WatchLatestVideoRequest(channel_ids=channels), timeout=seconds)
-    try:
-        for event in islice(events, count):
-            if event.HasField("video"):
-                told = f"{event.video.channel_id} {event.video.video_id} {'initial' if event.initial else 'new'}"
-            else:
-                told = f"{event.problem.channel_id} {outcome(event.problem)}"
-            print(f"watch: {told}", flush=True)
-    except grpc.RpcError as error:
-        # Its deadline is one of the two ways in which this watch ends.
-        if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-            raise
-    events.cancel()
+    for channel, kind, event in islice(events(client, channels, seconds), count):
+        if kind == "video":
+            text = f"{event.video.video_id} {'initial' if event.initial else 'new'}"
+        elif kind == "problem":
+            text = outcome(event.problem)
+        elif kind == "recovered":
+            text = "lookups work again"
+        else:
+            text = "uploads may have been missed"
+        print(f"watch: {channel} {text}", flush=True)
+
+
+def events(client, channels, seconds):
+    """Yields (channel, kind, event) for so long. When the stream breaks, it is resumed where it was."""
+    end = time.monotonic() + seconds
+    tokens, backoff = {}, MIN_BACKOFF
+    while (left := end - time.monotonic()) > 0:
+        request = plaque.WatchLatestVideoRequest(channel_ids=channels, resume_tokens=tokens.values())
+        call, hint = client.WatchLatestVideo(request, timeout=left), 0
+        try:
+            for event in call:
+                # A newer server may have kinds that are not known here.
+                if kind := event.WhichOneof("event"):
+                    channel = getattr(event, kind).channel_id
+                    yield channel, kind, event
+                    # Only now: an event that was not handled to its end comes again.
+                    if event.resume_token:
+                        tokens[channel] = event.resume_token
+                backoff = MIN_BACKOFF
+        except grpc.RpcError as error:
+            hint = retry_delay(error)
+            if not hint and error.code() not in TRANSIENT:
+                raise
+        finally:
+            call.cancel()
+        # With jitter: the clients of a server that stopped must not all come back at once.
+        pause = max(hint, backoff) * random.uniform(1, 2)
+        backoff = min(2 * backoff, MAX_BACKOFF)
+        time.sleep(max(0, min(pause, end - time.monotonic())))
 
 
 def explain(error):
     """Prints an error: the reason is for programs to switch on, the message is for people."""
-    details = {ErrorInfo: None, RetryInfo: None}
+    info, delay = detail(error, ErrorInfo), retry_delay(error)
+    print(f"error: {error.code().name} {info.reason if info else '-'}: {error.details()}")
+    if delay:
+        print(f"retry: in {delay:.1f} s")
+
+
+def retry_delay(error):
+    """How long the server asks to wait, in seconds; 0 if it does not."""
+    info = detail(error, RetryInfo)
+    return info.retry_delay.ToTimedelta().total_seconds() if info else 0
+
+
+def detail(error, kind):
+    """The detail of this kind that an error carries, if any."""
     status = rpc_status.from_call(error)
     for packed in status.details if status else []:
-        for kind in details:
-            if packed.Is(kind.DESCRIPTOR):
-                details[kind] = kind.FromString(packed.value)
-    info, retry = details.values()
-    print(f"error: {error.code().name} {info.reason if info else '-'}: {error.details()}")
-    if retry:
-        print(f"retry: in {retry.retry_delay.ToTimedelta().total_seconds():.1f} s")
+        if packed.Is(kind.DESCRIPTOR):
+            return kind.FromString(packed.value)
+    return None
 
 
 def main():
-    words = argparse.ArgumentParser(description=__doc__)
-    words.add_argument("--server", default="127.0.0.1:3779")
-    words.add_argument("--events", type=int, default=10, help="watch until so many, 10 unless given")
-    words.add_argument("--seconds", type=int, default=60, help="or for so long, 60 unless given")
-    words.add_argument("channels", nargs="*", default=["UCsXVk37bltHxD1rDPwtNM8Q"], metavar="CHANNEL_ID")
-    said = words.parse_args()
-    with grpc.insecure_channel(said.server) as connection:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--server", default="127.0.0.1:3779")
+    parser.add_argument("--events", type=int, default=10, help="watch until so many, 10 unless given")
+    parser.add_argument("--seconds", type=int, default=60, help="or for so long, 60 unless given")
+    parser.add_argument("channels", nargs="*", default=["UCsXVk37bltHxD1rDPwtNM8Q"], metavar="CHANNEL_ID")
+    args = parser.parse_args()
+    with grpc.insecure_channel(args.server, options=KEEPALIVE) as connection:
         client = LatestVideoStub(connection)
         try:
-            get(client, said.channels[0])
-            batch(client, said.channels)
-            watch(client, said.channels, said.events, said.seconds)
+            get(client, args.channels[0])
+            batch(client, args.channels)
+            watch(client, args.channels, args.events, args.seconds)
         except grpc.RpcError as error:
             explain(error)
             sys.exit(1)

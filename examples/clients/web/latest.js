@@ -9,11 +9,17 @@ import { LatestVideo, VideoKindSchema } from './gen/plaque/v1/latest_video_pb.js
 // In milliseconds. A call without a deadline waits for as long as the server lets it.
 const DEADLINE = 10_000;
 
-const said = new URLSearchParams(location.search);
-const server = said.get('server') ?? 'http://127.0.0.1:3779';
-const events = Number(said.get('events') ?? 10); // watch until so many
-const seconds = Number(said.get('seconds') ?? 60); // or for so long
-const channelIds = said.has('channel') ? said.getAll('channel') : ['UCsXVk37bltHxD1rDPwtNM8Q'];
+// A watch goes on after these. Unknown: the browser lost the connection. Internal is what a proxy answers when it lost the server.
+const TRANSIENT = [Code.Unavailable, Code.DeadlineExceeded, Code.Unknown, Code.Internal];
+
+// In milliseconds, before a watch is resumed. It doubles until an event comes.
+const [MIN_BACKOFF, MAX_BACKOFF] = [1_000, 15_000];
+
+const args = new URLSearchParams(location.search);
+const server = args.get('server') ?? 'http://127.0.0.1:3779';
+const count = Number(args.get('events') ?? 10); // watch until so many
+const seconds = Number(args.get('seconds') ?? 60); // or for so long
+const channelIds = args.has('channel') ? args.getAll('channel') : ['UCsXVk37bltHxD1rDPwtNM8Q'];
 const client = createClient(LatestVideo, createGrpcWebTransport({ baseUrl: server, defaultTimeoutMs: DEADLINE }));
 
 const out = document.querySelector('pre');
@@ -29,22 +35,53 @@ async function get(channelId) {
 async function batch() {
   const { results } = await client.batchGetLatestVideos({ channelIds });
   // The call succeeds although some of its channels fail.
-  for (const { channelId, outcome } of results) print(`batch: ${channelId} ${told(outcome)}`);
+  for (const { channelId, outcome } of results) print(`batch: ${channelId} ${summary(outcome)}`);
 }
 
-const told = ({ case: is, value }) => (is === 'found' ? value.video.videoId : value.reason);
+const summary = ({ case: kind, value }) => (kind === 'found' ? value.video.videoId : value.reason);
 
-async function watch(count) {
-  try {
-    for await (const { event, initial } of client.watchLatestVideo({ channelIds }, { timeoutMs: seconds * 1000 })) {
-      const { channelId, videoId, outcome } = event.value;
-      print(`watch: ${channelId} ${event.case === 'video' ? `${videoId} ${initial ? 'initial' : 'new'}` : told(outcome)}`);
-      // Leaving the loop ends the call.
-      if (--count <= 0) break;
+async function watch() {
+  let left = count;
+  for await (const { event, initial } of events(Date.now() + seconds * 1000)) {
+    print(`watch: ${event.value.channelId} ${describe(event, initial)}`);
+    // Leaving the loop ends the call.
+    if (--left <= 0) break;
+  }
+}
+
+// The events of a watch until its end. When the stream breaks, it is resumed where it was.
+async function* events(end) {
+  const tokens = new Map();
+  let backoff = MIN_BACKOFF;
+  for (let left; (left = end - Date.now()) > 0;) {
+    let delay = 0;
+    try {
+      const request = { channelIds, resumeTokens: [...tokens.values()] };
+      for await (const message of client.watchLatestVideo(request, { timeoutMs: left })) {
+        backoff = MIN_BACKOFF;
+        // A newer server may have kinds that are not known here.
+        if (!message.event.case) continue;
+        yield message;
+        // Only now: an event that was not handled to its end comes again.
+        if (message.resumeToken.length) tokens.set(message.event.value.channelId, message.resumeToken);
+      }
+    } catch (error) {
+      delay = retryDelay(error);
+      if (!delay && !TRANSIENT.includes(error.code)) throw error;
     }
-  } catch (error) {
-    // Its deadline is one of the two ways in which this watch ends.
-    if (ConnectError.from(error).code !== Code.DeadlineExceeded) throw error;
+    // With jitter: the clients of a server that stopped must not all come back at once.
+    const pause = Math.max(delay, backoff) * (1 + Math.random());
+    backoff = Math.min(2 * backoff, MAX_BACKOFF);
+    await new Promise((resolve) => setTimeout(resolve, Math.min(pause, end - Date.now())));
+  }
+}
+
+function describe({ case: kind, value }, initial) {
+  switch (kind) {
+    case 'video': return `${value.videoId} ${initial ? 'initial' : 'new'}`;
+    case 'problem': return summary(value.outcome);
+    case 'recovered': return 'lookups work again';
+    case 'missed': return 'uploads may have been missed';
   }
 }
 
@@ -52,15 +89,20 @@ async function watch(count) {
 function explain(error) {
   const [info] = error.findDetails(ErrorInfoSchema);
   print(`error: ${CodeSchema.value[error.code].name} ${info?.reason ?? '-'}: ${error.rawMessage}`);
-  const [retry] = error.findDetails(RetryInfoSchema);
-  const delay = retry?.retryDelay;
-  if (delay) print(`retry: in ${(Number(delay.seconds) + delay.nanos / 1e9).toFixed(1)} s`);
+  const delay = retryDelay(error);
+  if (delay) print(`retry: in ${(delay / 1000).toFixed(1)} s`);
+}
+
+// How long the server asks to wait, in milliseconds; 0 if it does not.
+function retryDelay(error) {
+  const delay = error.findDetails(RetryInfoSchema)[0]?.retryDelay;
+  return delay ? Number(delay.seconds) * 1000 + delay.nanos / 1e6 : 0;
 }
 
 try {
   await get(channelIds[0]);
   await batch();
-  await watch(events);
+  await watch();
 } catch (error) {
   if (!(error instanceof ConnectError)) throw error;
   explain(error);

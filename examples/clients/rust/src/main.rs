@@ -1,16 +1,20 @@
 //! Asks plaque what channels uploaded last: one of them, all of them at once, and then as it comes.
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::HashMap, error::Error as _, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 use heck::ToShoutySnakeCase as _;
-use tokio::time::timeout;
-use tonic::{Request, Status, transport::Channel};
+use tokio::time::{sleep, timeout};
+use tonic::{
+    Code, Request, Status,
+    transport::{self, Channel, Endpoint},
+};
 use tonic_types::StatusExt as _;
 
 use self::plaque::{
-    BatchGetLatestVideosRequest, GetLatestVideoRequest, LookupResult, WatchLatestVideoRequest,
-    latest_video_client::LatestVideoClient, lookup_result::Outcome, watch_latest_video_response::Event,
+    BatchGetLatestVideosRequest, GetLatestVideoRequest, LookupResult, Missed, Recovered,
+    WatchLatestVideoRequest, latest_video_client::LatestVideoClient, lookup_result::Outcome,
+    watch_latest_video_response::Event,
 };
 
 mod plaque {
@@ -21,6 +25,13 @@ type Client = LatestVideoClient<Channel>;
 
 /// A call without a deadline waits for as long as the server lets it.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Before a watch is resumed. It doubles until an event comes.
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(15);
+
+/// The connection is pinged: otherwise a watch would not notice that the machine at its other end is gone.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Asks plaque what channels uploaded last
 #[derive(clap::Parser)]
@@ -35,6 +46,11 @@ struct Args {
     seconds: u64,
     #[arg(default_value = "UCsXVk37bltHxD1rDPwtNM8Q")]
     channels: Vec<String>,
+}
+
+async fn connect(server: &str) -> Result<Client, transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{server}"))?.http2_keep_alive_interval(KEEPALIVE);
+    Ok(LatestVideoClient::new(endpoint.connect().await?))
 }
 
 async fn get(client: &mut Client, channel_id: String) -> Result<(), Status> {
@@ -81,28 +97,76 @@ fn describe(outcome: Option<Outcome>) -> String {
     }
 }
 
-async fn watch(client: &mut Client, channel_ids: Vec<String>, count: usize) -> Result<(), Status> {
-    let asked = WatchLatestVideoRequest {
-        channel_ids,
-        ..Default::default()
-    };
-    let mut events = client.watch_latest_video(asked).await?.into_inner();
-    for _ in 0..count {
-        let Some(told) = events.message().await? else {
-            break;
+/// Prints so many events. When the stream breaks, it is resumed where it was.
+async fn watch(client: &mut Client, channel_ids: Vec<String>, mut count: usize) -> Result<(), Status> {
+    let mut tokens = HashMap::new();
+    let mut backoff = MIN_BACKOFF;
+    loop {
+        let request = WatchLatestVideoRequest {
+            channel_ids: channel_ids.clone(),
+            resume_tokens: tokens.values().cloned().collect(),
+            ..Default::default()
         };
-        match told.event {
-            Some(Event::Video(video)) => {
-                let when = if told.initial { "initial" } else { "new" };
-                println!("watch: {} {} {when}", video.channel_id, video.video_id);
+        let received = async {
+            let mut events = client.watch_latest_video(request).await?.into_inner();
+            while let Some(message) = events.message().await? {
+                backoff = MIN_BACKOFF;
+                // A newer server may have kinds of events that are not known here.
+                let Some(event) = message.event else { continue };
+                let (channel_id, text) = describe_event(event, message.initial);
+                println!("watch: {channel_id} {text}");
+                count = count.saturating_sub(1);
+                if count == 0 {
+                    return Ok(());
+                }
+                // Only now: an event that was not handled to its end comes again.
+                if !message.resume_token.is_empty() {
+                    tokens.insert(channel_id, message.resume_token);
+                }
             }
-            Some(Event::Problem(LookupResult { channel_id, outcome })) => {
-                println!("watch: {channel_id} {}", describe(outcome));
-            }
-            None => {}
+            Err(Status::unavailable("the server ended the watch"))
+        };
+        let Err(status) = received.await else {
+            return Ok(());
+        };
+        let delay = retry_delay(&status);
+        if delay.is_none() && !is_transient(&status) {
+            return Err(status);
         }
+        // With jitter: the clients of a server that stopped must not all come back at once.
+        let pause = delay.unwrap_or_default().max(backoff);
+        sleep(pause.mul_f64(1.0 + fastrand::f64())).await;
+        backoff = MAX_BACKOFF.min(2 * backoff);
     }
-    Ok(())
+}
+
+/// Which channel an event is about, and what happened.
+fn describe_event(event: Event, initial: bool) -> (String, String) {
+    match event {
+        Event::Video(video) => {
+            let when = if initial { "initial" } else { "new" };
+            (video.channel_id, format!("{} {when}", video.video_id))
+        }
+        Event::Problem(LookupResult { channel_id, outcome }) => (channel_id, describe(outcome)),
+        Event::Recovered(Recovered { channel_id }) => (channel_id, "lookups work again".into()),
+        Event::Missed(Missed { channel_id }) => (channel_id, "uploads may have been missed".into()),
+    }
+}
+
+/// Whether a watch goes on after this.
+fn is_transient(status: &Status) -> bool {
+    // Of a lost connection tonic makes a status of its own, of any code: only those have a source. Internal is what a proxy
+    // answers when it loses the server.
+    status.source().is_some()
+        || matches!(
+            status.code(),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Internal
+        )
+}
+
+/// How long the server asks to wait, if it does.
+fn retry_delay(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info()?.retry_delay
 }
 
 fn in_time<T>(message: T) -> Request<T> {
@@ -118,17 +182,15 @@ fn explain(status: &Status) {
         .get_details_error_info()
         .map_or_else(|| "-".into(), |info| info.reason);
     println!("error: {code} {reason}: {}", status.message());
-    if let Some(delay) = status
-        .get_details_retry_info()
-        .and_then(|retry| retry.retry_delay)
-    {
+    if let Some(delay) = retry_delay(status) {
         println!("retry: in {:.1} s", delay.as_secs_f64());
     }
 }
 
 async fn ask(args: Args) -> Result<(), Status> {
-    let connected = LatestVideoClient::connect(format!("http://{}", args.server)).await;
-    let mut client = connected.map_err(|error| Status::from_error(error.into()))?;
+    let mut client = connect(&args.server)
+        .await
+        .map_err(|error| Status::from_error(error.into()))?;
     get(&mut client, args.channels[0].clone()).await?;
     batch(&mut client, args.channels.clone()).await?;
     // tonic would keep a deadline of its own until the watch begins only. To drop it is to end it.
