@@ -12,30 +12,26 @@
 
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::time::Duration;
 
+use self::token::Unmatched;
 use super::{
-    resume::{self, Entry, Phase, ResumeToken},
-    timeline::{Seen, Shown, Timeline, fingerprint},
+    resume::Phase,
+    timeline::{Shown, Timeline},
 };
-use crate::video::{Kind, Moment};
+use crate::video::{Kind, Moment, Video};
 
 /// A feed that is empty when a watch begins may be a bad answer, or up to 15 minutes old. When it fills, uploads that are older than
 /// this before the beginning were there all along.
 const EMPTY_SINCE: Duration = Duration::from_hours(1);
-
-/// Uploads that a token names though they were not sent: enough that a later snapshot has one of them if it has anything in common
-/// with this one.
-const UNSENT: usize = 4;
 
 /// What a watcher was sent of one channel.
 pub(super) struct Cursor {
     phase: Phase,
     /// The reason of the problem that was sent, and is not over: [`LookupError::reason_code`](super::LookupError::reason_code).
     trouble: Option<u8>,
-    /// Uploads may have been missed, which was not sent yet.
-    missed: bool,
     /// The newest number when the watch began. What has a greater one is sent if it is above the floor; for these the window says it.
     begun_at: u32,
     sent: Window,
@@ -45,14 +41,6 @@ pub(super) struct Cursor {
     floor: Moment,
     /// What this watch knew elsewhere, and this timeline has not shown yet.
     unmatched: Option<Box<Unmatched>>,
-}
-
-/// Uploads of a token that a timeline does not know.
-struct Unmatched {
-    /// None of them was published after this.
-    newest: Moment,
-    /// The newest first.
-    entries: Box<[Entry]>,
 }
 
 /// What happens next to the watcher of a channel.
@@ -83,7 +71,6 @@ impl Cursor {
             phase,
             trouble: None,
             initial: 0,
-            missed: false,
             begun_at: 0,
             sent: Window::default(),
             floor,
@@ -91,82 +78,15 @@ impl Cursor {
         }
     }
 
-    /// Continues where the watcher was when it received `token`.
-    pub(super) fn resume(token: &ResumeToken) -> Self {
-        Self {
-            phase: match token.phase {
-                Phase::Begun => Phase::Resumed,
-                phase => phase,
-            },
-            trouble: token.trouble,
-            floor: token.floor,
-            unmatched: (!token.entries.is_empty()).then(|| {
-                Box::new(Unmatched {
-                    newest: token.newest,
-                    entries: token.entries.clone().into(),
-                })
-            }),
-            ..Self::new(None)
-        }
-    }
-
-    /// Where the watcher is, for another server.
-    pub(super) fn token(&self, timeline: &Timeline, channel: &[u8]) -> ResumeToken {
-        let mut token = ResumeToken {
-            channel: fingerprint(channel),
-            phase: self.phase,
-            trouble: self.trouble,
-            floor: self.floor,
-            newest: Moment::NONE,
-            entries: Vec::new(),
-        };
-        if let Some(unmatched) = &self.unmatched {
-            token.newest = unmatched.newest;
-            token.entries.extend(&unmatched.entries);
-        }
-        if self.phase == Phase::Begun {
-            self.name_uploads(timeline, &mut token);
-        }
-        token
-    }
-
-    /// Puts into `token` which uploads are known: what this timeline does not know, as many as a feed shows of those that were
-    /// sent, more of these if there is room, and what was not sent, which tells whether a later snapshot has anything in common with
-    /// this one. The floor rises over those that were sent and for which there is no room.
-    fn name_uploads(&self, timeline: &Timeline, token: &mut ResumeToken) {
-        let known = || timeline.seen().iter().filter(|seen| seen.number <= self.sent.top);
-        let is_sent = |seen: &&Seen| self.sent.contains(seen.number);
-        let is_above = |seen: &&Seen| self.is_above(seen.published);
-        let entry = |seen: &Seen| Entry::new(seen.fingerprint, self.sent.contains(seen.number));
-        let mut sent = known().filter(is_sent).filter(is_above);
-        // The date of a stream moves when it begins: it may not stay below the floor.
-        let below = known().filter(|seen| is_sent(seen) && !is_above(seen));
-        let unsent: Vec<_> = known().filter(|seen| !is_sent(seen)).map(entry).collect();
-
-        let room = resume::MOST - unsent.len().min(UNSENT);
-        let entries = &mut token.entries;
-        if entries.len() + resume::FEED > room && entries.len() + sent.clone().count() > room {
-            entries.clear();
-            token.floor = token.floor.max(token.newest);
-        }
-        entries.extend(sent.by_ref().take(room - entries.len()).map(entry));
-        token.floor = sent.fold(token.floor, |floor, seen| floor.max(seen.published));
-        entries.extend(below.take(room - entries.len()).map(entry));
-        entries.extend(unsent.into_iter().take(resume::MOST - entries.len()));
-        let newest = known().map(|seen| seen.published).max();
-        token.newest = token.newest.max(newest.unwrap_or_default());
-    }
-
     /// What happens next, to a watcher of uploads of `kind`. `None` until the timeline changes.
     pub(super) fn next(&mut self, timeline: &Timeline, kind: Option<Kind>, now: Moment) -> Option<Step> {
         if timeline.channel().is_some() {
-            self.take_in(timeline, kind, now);
+            if self.take_in(timeline, kind, now) {
+                return Some(Step::Missed);
+            }
             if self.trouble.is_some() && timeline.trouble().is_none() {
                 self.trouble = None;
                 return Some(Step::Recovered);
-            }
-            if std::mem::take(&mut self.missed) {
-                return Some(Step::Missed);
             }
             if let Some(next) = self.pending(timeline, kind) {
                 self.sent.insert(next.number);
@@ -203,15 +123,18 @@ impl Cursor {
             .min_by_key(|shown| shown.number)
     }
 
-    /// Takes in what has appeared since the last time.
-    fn take_in(&mut self, timeline: &Timeline, kind: Option<Kind>, now: Moment) {
+    /// Takes in what has appeared since the last time. Says whether there may have been more than is shown.
+    fn take_in(&mut self, timeline: &Timeline, kind: Option<Kind>, now: Moment) -> bool {
         match self.phase {
-            Phase::Newest | Phase::After | Phase::Empty => return self.begin(timeline, kind, now),
-            Phase::Begun if self.sent.top == timeline.newest() => return,
+            Phase::Newest | Phase::After | Phase::Empty => {
+                self.begin(timeline, kind, now);
+                return false;
+            }
+            Phase::Begun if self.sent.top == timeline.newest() => return false,
             Phase::Begun | Phase::Resumed => {}
         }
         let Some(channel) = timeline.channel() else {
-            return;
+            return false;
         };
         let known = self.sent.top;
         self.sent.advance(timeline.newest());
@@ -222,55 +145,10 @@ impl Cursor {
         }
         self.phase = Phase::Begun;
         // A feed that goes back to the floor has no gap.
-        let is_below =
-            |upload: crate::video::Video<'_>| upload.moment().is_some() && !self.is_above(upload.moment());
+        let is_below = |upload: Video<'_>| upload.moment().is_some() && !self.is_above(upload.moment());
         shares |= channel.uploads().any(is_below);
         let has_newer = channel.uploads().any(|upload| self.is_above(upload.moment()));
-        self.missed |= had_any && !shares && has_newer;
-    }
-
-    /// Recognizes uploads of a token among those whose numbers are greater than `known`. Says whether any of it is shown.
-    fn match_token(&mut self, unmatched: Unmatched, timeline: &Timeline, known: u32) -> bool {
-        let mut shares = false;
-        let Unmatched { newest, entries } = unmatched;
-        let mut entries = entries.into_vec();
-        // The oldest upload of the token that was sent and is shown, by its place there.
-        let mut oldest = None;
-        for seen in timeline.seen() {
-            let Some(place) = entries.iter().position(|entry| entry.is(seen.fingerprint)) else {
-                continue;
-            };
-            let is_sent = entries[place].is_sent();
-            if timeline.shows(seen.number) {
-                shares = true;
-                if is_sent {
-                    oldest = oldest.max(Some((place, seen.published)));
-                }
-            }
-            if is_sent && seen.number > known {
-                self.sent.insert(seen.number);
-            }
-        }
-        let mut places = 0..;
-        let mut is_older = true;
-        entries.retain(|entry| {
-            let place = places.next();
-            let is_left = timeline.seen().iter().all(|seen| !entry.is(seen.fingerprint));
-            is_older &= !is_left || oldest.is_some_and(|(last, _)| place > Some(last));
-            is_left
-        });
-        let newest = match oldest {
-            // They come after it in the token.
-            Some((_, published)) if is_older => published,
-            _ => newest,
-        };
-        self.unmatched = (!entries.is_empty()).then(|| {
-            Box::new(Unmatched {
-                newest,
-                entries: entries.into(),
-            })
-        });
-        shares
+        had_any && !shares && has_newer
     }
 
     /// Begins with the newest snapshot: marks as sent what is not to be sent.

@@ -1,9 +1,9 @@
 //! Resume tokens: where a watcher of one channel is, in at most 128 bytes that any server understands.
 //!
 //! Two bytes say the version, how far the watch has begun, which problem was sent, and how many uploads follow. Then 64 bits name the
-//! channel, 64 are the floor (see [`cursor`](super::cursor)), 64 the date of the newest upload that follows, 32 name each of up to 25
+//! channel, 64 are the floor (see [`cursor`](super::cursor)), 64 the date of the newest that was sent, 32 name each of up to 25
 //! uploads, and 16 are a check sum. All numbers are big-endian. An upload is taken for one that was sent with a
-//! chance of 25 in 2³¹.
+//! chance of 25 in 2³⁰.
 
 use super::timeline::fingerprint;
 use crate::video::{MAX_UPLOADS, Moment};
@@ -28,7 +28,7 @@ pub struct ResumeToken {
     /// The reason of the problem that was sent and is not over: 1 to 7.
     pub(super) trouble: Option<u8>,
     pub(super) floor: Moment,
-    /// No upload in `entries` was published after this.
+    /// No upload in `entries` that was sent was published after this.
     pub(super) newest: Moment,
     /// At most [`MOST`]. Of those that were sent, the ones whose dates the sender knew come last, the newest first.
     pub(super) entries: Vec<Entry>,
@@ -49,28 +49,44 @@ pub(super) enum Phase {
     Resumed,
 }
 
-/// An upload that was in the feed: 31 bits of its fingerprint, and whether it was sent.
+/// An upload that was in the feed: 30 bits of its fingerprint, and what became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry(u32);
 
+/// What became of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Fate {
+    /// It was not sent.
+    Unsent,
+    /// It was sent, or is not to be sent.
+    Sent,
+    /// The same; and it is not above the floor, unless its date moves.
+    Below,
+}
+
 impl Entry {
-    pub(super) fn new(fingerprint: u64, sent: bool) -> Self {
-        Self(name(fingerprint) | u32::from(sent))
+    pub(super) fn new(fingerprint: u64, fate: Fate) -> Self {
+        Self(name(fingerprint) | fate as u32)
     }
 
     pub(super) fn is(self, fingerprint: u64) -> bool {
-        self.0 & !1 == name(fingerprint)
+        self.0 & !3 == name(fingerprint)
     }
 
-    pub(super) fn is_sent(self) -> bool {
-        self.0 & 1 == 1
+    pub(super) fn fate(self) -> Fate {
+        match self.0 & 3 {
+            0 => Fate::Unsent,
+            1 => Fate::Sent,
+            _ => Fate::Below,
+        }
     }
 }
 
-/// The upper half of a fingerprint but for its last bit.
+/// The upper half of a fingerprint but for its last two bits.
 fn name(fingerprint: u64) -> u32 {
     let [a, b, c, d, ..] = fingerprint.to_be_bytes();
-    u32::from_be_bytes([a, b, c, d]) & !1
+    u32::from_be_bytes([a, b, c, d]) & !3
 }
 
 /// Some bytes are not a resume token.

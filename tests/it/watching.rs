@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicU16, Ordering::SeqCst},
     },
     time::{Duration, SystemTime},
 };
@@ -14,12 +14,12 @@ use axum::{
 };
 use parking_lot::Mutex;
 use plaque::{
-    latest::{Event, Latest, LookupError, Query, Watch, WatchQuery},
+    latest::{Event, Latest, LookupError, Query, ResumeToken, Settings, Watch, WatchQuery},
     origin::{self, Origin, Upload},
     proto::v1::{WatchLatestVideoRequest, watch_latest_video_response::Event as Happened},
     server::Drained,
     video::Kind,
-    youtube::{Settings, YouTube},
+    youtube::{self, YouTube},
 };
 use tokio::{runtime::Handle, time::timeout};
 use tokio_stream::StreamExt as _;
@@ -29,36 +29,60 @@ use crate::support::{CHANNEL, Fake, channel, feed, reason, settings};
 
 /// An origin whose one channel uploads, edits and fails as a test says.
 struct Studio {
-    origin: Origin,
+    origin: Arc<Origin>,
+    /// The newest first; the feed shows 15 of them.
     uploads: Arc<Mutex<Vec<Upload>>>,
-    missing: Arc<AtomicBool>,
+    /// What it answers: 200 with the feed, or another status.
+    status: Arc<AtomicU16>,
     latest: Arc<Latest>,
 }
 
+fn latest(origin: &Origin, settings: Settings) -> Arc<Latest> {
+    let youtube = YouTube::new(youtube::Settings::new(origin.url().clone())).expect("a client");
+    Arc::new(Latest::new(Arc::new(youtube), None, settings, Handle::current()))
+}
+
+fn query() -> WatchQuery {
+    WatchQuery {
+        channels: vec![channel(CHANNEL)],
+        kind: None,
+        published_after: None,
+        resume_tokens: vec![],
+    }
+}
+
 impl Studio {
+    /// It has uploads of the hours 1 to 15, and one of the hour 0 that the feed does not show.
     async fn start() -> Self {
-        let uploads = Arc::new(Mutex::new(origin::uploads(time(15), 15)));
-        let missing = Arc::new(AtomicBool::new(false));
-        let (shown, gone) = (Arc::clone(&uploads), Arc::clone(&missing));
+        Self::start_with(settings()).await
+    }
+
+    async fn start_with(settings: Settings) -> Self {
+        let mut uploads = origin::uploads(time(15), 15);
+        uploads.push(Upload {
+            id: "oldoldoldoA".into(),
+            ..origin::uploads(time(0), 1).remove(0)
+        });
+        let uploads = Arc::new(Mutex::new(uploads));
+        let status = Arc::new(AtomicU16::new(200));
+        let (shown, answered) = (Arc::clone(&uploads), Arc::clone(&status));
         let origin = Origin::start(move |lookup| {
-            let answer: Response = if gone.load(SeqCst) {
-                StatusCode::NOT_FOUND.into_response()
-            } else {
-                let shown = shown.lock();
-                origin::feed(&lookup.channel, "A channel", &shown[..shown.len().min(15)])
+            let answer: Response = match answered.load(SeqCst) {
+                200 => {
+                    let shown = shown.lock();
+                    origin::feed(&lookup.channel, "A channel", &shown[..shown.len().min(15)])
+                }
+                status => StatusCode::from_u16(status).expect("a status").into_response(),
             };
             async move { answer }
         })
         .await
         .expect("a free port");
-        let settings = settings();
-        let youtube = YouTube::new(Settings::new(origin.url().clone())).expect("a client");
-        let latest = Arc::new(Latest::new(Arc::new(youtube), None, settings, Handle::current()));
         Self {
-            origin,
+            latest: latest(&origin, settings),
+            origin: Arc::new(origin),
             uploads,
-            missing,
-            latest,
+            status,
         }
     }
 
@@ -88,13 +112,47 @@ impl Studio {
     }
 
     fn watch_with(&self, kind: Option<Kind>, published_after: Option<SystemTime>) -> Watch {
-        let watch = self.latest.watch(&WatchQuery {
-            channels: vec![channel(CHANNEL)],
+        let query = WatchQuery {
             kind,
             published_after,
-            resume_tokens: vec![],
-        });
-        watch.expect("room for one more")
+            ..query()
+        };
+        self.latest.watch(&query).expect("room for one more")
+    }
+
+    fn resume(&self, token: ResumeToken) -> Watch {
+        let query = WatchQuery {
+            resume_tokens: vec![token],
+            ..query()
+        };
+        self.latest.watch(&query).expect("room for one more")
+    }
+
+    /// Another replica, which knows nothing yet.
+    fn replica(&self) -> Self {
+        Self {
+            origin: self.origin.clone(),
+            uploads: Arc::clone(&self.uploads),
+            status: Arc::clone(&self.status),
+            latest: latest(&self.origin, settings()),
+        }
+    }
+
+    /// Asserts that nothing is sent, at three looks.
+    async fn assert_quiet_for_three_looks(&self, watch: &mut Watch) {
+        for _ in 0..3 {
+            self.look_up().await;
+            assert_quiet(watch).await;
+        }
+    }
+
+    /// Takes the upload at `index` out of the feed.
+    fn hide(&self, index: usize) -> Upload {
+        self.uploads.lock().remove(index)
+    }
+
+    fn show(&self, index: usize, upload: Upload) {
+        self.uploads.lock().insert(index, upload);
     }
 }
 
@@ -105,19 +163,26 @@ fn time(hour: u64) -> SystemTime {
 
 /// What happened next: a video's ID, marked if it was there from the start, or a problem.
 async fn next(watch: &mut Watch) -> String {
-    match watch.next().await.expect("it goes on").expect("no error").event {
+    next_with_token(watch).await.0
+}
+
+/// The same, and where to resume after it.
+async fn next_with_token(watch: &mut Watch) -> (String, ResumeToken) {
+    let happened = watch.next().await.expect("it goes on").expect("no error");
+    let what = match &happened.event {
         Event::Problem { error, .. } => format!("problem: {error}"),
         Event::Recovered => "recovered".into(),
         Event::Missed => "missed".into(),
         event @ Event::Upload { initial, .. } => {
             let id = event.video().expect("an upload").id();
-            if initial {
+            if *initial {
                 format!("initially {id}")
             } else {
                 id.to_string()
             }
         }
-    }
+    };
+    (what, happened.resume_token)
 }
 
 /// Asserts that nothing has happened that the watch has not told.
@@ -152,21 +217,213 @@ async fn an_edited_title_is_not_a_new_upload() {
 #[tokio::test]
 async fn an_upload_that_is_deleted_brings_no_old_one_up() {
     let studio = Studio::start().await;
-    // A sixteenth, older than the fifteen that the feed shows.
-    let older = origin::uploads(time(0), 1).remove(0);
-    studio.uploads.lock().push(Upload {
-        id: "oldoldoldoA".into(),
-        ..older
-    });
     let mut watch = studio.watch();
     next(&mut watch).await;
-    let deleted = studio.uploads.lock().remove(0);
-    studio.look_up().await;
-    assert_quiet(&mut watch).await;
+    let deleted = studio.hide(0);
+    studio.assert_quiet_for_three_looks(&mut watch).await;
     // Nor is one new that comes back.
-    studio.uploads.lock().insert(0, deleted);
+    studio.show(0, deleted);
+    studio.assert_quiet_for_three_looks(&mut watch).await;
+}
+
+#[tokio::test]
+async fn uploads_that_are_made_private_bring_no_old_ones_up() {
+    let studio = Studio::start().await;
+    let older = (1..=5).map(|hour| Upload {
+        id: format!("olderolde{hour}A"),
+        ..origin::uploads(time(0) - Duration::from_hours(hour), 1).remove(0)
+    });
+    studio.uploads.lock().extend(older);
+    let mut watch = studio.watch();
+    next(&mut watch).await;
+    let private: Vec<_> = (0..5).map(|_| studio.hide(2)).collect();
+    studio.assert_quiet_for_three_looks(&mut watch).await;
+    for upload in private.into_iter().rev() {
+        studio.show(2, upload);
+    }
+    studio.assert_quiet_for_three_looks(&mut watch).await;
+    studio.upload("newnewnew1A", 16, false);
     studio.look_up().await;
-    assert_quiet(&mut watch).await;
+    assert_eq!(next(&mut watch).await, "newnewnew1A");
+    studio.assert_quiet_for_three_looks(&mut watch).await;
+}
+
+#[tokio::test]
+async fn a_feed_that_was_not_full_shows_nothing_new_when_it_shows_an_older_one() {
+    let studio = Studio::start().await;
+    let rest = studio.uploads.lock().split_off(12);
+    let mut watch = studio.watch();
+    next(&mut watch).await;
+    studio.uploads.lock().extend(rest);
+    studio.assert_quiet_for_three_looks(&mut watch).await;
+}
+
+#[tokio::test]
+async fn a_watch_that_begins_in_an_older_snapshot_is_sent_the_newest_upload_when_it_shows() {
+    let studio = Studio::start().await;
+    let mut first = studio.watch();
+    next(&mut first).await;
+    let newest = studio.hide(0);
+    studio.look_up().await;
+    let mut watch = studio.watch();
+    assert_eq!(next(&mut watch).await, "initially upload0014A");
+    studio.assert_quiet_for_three_looks(&mut watch).await;
+    studio.show(0, newest);
+    studio.look_up().await;
+    assert_eq!(next(&mut watch).await, "upload0015A");
+    studio.assert_quiet_for_three_looks(&mut watch).await;
+    assert_quiet(&mut first).await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_sent_what_was_hidden_when_it_read() {
+    let studio = Studio::start().await;
+    let mut slow = studio.watch();
+    next(&mut slow).await;
+    studio.upload("newnewnew1A", 16, false);
+    studio.look_up().await;
+    let hidden = studio.hide(0);
+    studio.upload("newnewnew2A", 17, false);
+    studio.look_up().await;
+    assert_eq!(next(&mut slow).await, "newnewnew2A");
+    studio.show(1, hidden);
+    studio.look_up().await;
+    assert_eq!(next(&mut slow).await, "newnewnew1A");
+    studio.assert_quiet_for_three_looks(&mut slow).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_turns_out_to_be_a_short_is_sent_to_who_watches_shorts() {
+    let studio = Studio::start().await;
+    let mut shorts = studio.watch_with(Some(Kind::Short), None);
+    let mut videos = studio.watch_with(Some(Kind::Video), None);
+    assert_eq!(next(&mut shorts).await, "initially upload0013A");
+    assert_eq!(next(&mut videos).await, "initially upload0015A");
+    studio.upload("newnewnew1A", 16, false);
+    studio.look_up().await;
+    assert_eq!(next(&mut videos).await, "newnewnew1A");
+    assert_quiet(&mut shorts).await;
+    studio.uploads.lock()[0].short = true;
+    studio.look_up().await;
+    assert_eq!(next(&mut shorts).await, "newnewnew1A");
+    studio.uploads.lock()[0].short = false;
+    studio.assert_quiet_for_three_looks(&mut shorts).await;
+    studio.assert_quiet_for_three_looks(&mut videos).await;
+}
+
+#[tokio::test]
+async fn more_uploads_than_the_feed_shows_are_said_to_be_missed() {
+    let studio = Studio::start().await;
+    let mut watch = studio.watch();
+    next(&mut watch).await;
+    for number in 1..=25 {
+        studio.upload(&format!("newnewne{number:02}A"), 15 + number, false);
+    }
+    studio.look_up().await;
+    assert_eq!(next(&mut watch).await, "missed");
+    for number in 11..=25 {
+        assert_eq!(next(&mut watch).await, format!("newnewne{number:02}A"));
+    }
+    studio.assert_quiet_for_three_looks(&mut watch).await;
+}
+
+#[tokio::test]
+async fn a_watch_resumes_at_a_replica_that_knows_nothing() {
+    let studio = Studio::start().await;
+    let mut watch = studio.watch();
+    let (_, token) = next_with_token(&mut watch).await;
+    drop(watch);
+    // Of the same moment as one that was sent, and one that is dated earlier.
+    studio.upload("twintwintwA", 15, false);
+    studio.upload("latelatelaA", 8, false);
+    studio.upload("newnewnew1A", 16, false);
+    let replica = studio.replica();
+    let mut resumed = replica.resume(token);
+    let (first, halfway) = next_with_token(&mut resumed).await;
+    assert_eq!(first, "latelatelaA");
+    let replica = studio.replica();
+    let mut resumed = replica.resume(halfway);
+    assert_eq!(next(&mut resumed).await, "twintwintwA");
+    let (last, token) = next_with_token(&mut resumed).await;
+    assert_eq!(last, "newnewnew1A");
+    replica.assert_quiet_for_three_looks(&mut resumed).await;
+    // A deletion while nobody watches.
+    studio.hide(0);
+    let replica = studio.replica();
+    let mut resumed = replica.resume(token);
+    replica.assert_quiet_for_three_looks(&mut resumed).await;
+}
+
+#[tokio::test]
+async fn a_watch_that_resumes_in_an_older_snapshot_is_sent_nothing_twice() {
+    let studio = Studio::start().await;
+    let mut watch = studio.watch();
+    next(&mut watch).await;
+    studio.upload("newnewnew1A", 16, false);
+    studio.look_up().await;
+    let (_, token) = next_with_token(&mut watch).await;
+    let hidden = studio.hide(0);
+    let replica = studio.replica();
+    let mut resumed = replica.resume(token);
+    replica.assert_quiet_for_three_looks(&mut resumed).await;
+    studio.show(0, hidden);
+    replica.assert_quiet_for_three_looks(&mut resumed).await;
+}
+
+#[tokio::test]
+async fn trouble_and_its_end_are_told_across_connections() {
+    let studio = Studio::start().await;
+    let mut watch = studio.watch();
+    next(&mut watch).await;
+    studio.status.store(503, SeqCst);
+    studio.look_up().await;
+    let (problem, token) = next_with_token(&mut watch).await;
+    assert_eq!(problem, "problem: the upstream answered HTTP 503");
+    // It lasts: not again.
+    let mut resumed = studio.resume(token.clone());
+    assert_quiet(&mut resumed).await;
+    // It is over at a replica that never knew of it.
+    studio.status.store(200, SeqCst);
+    let replica = studio.replica();
+    let mut resumed = replica.resume(token.clone());
+    let (recovered, over) = next_with_token(&mut resumed).await;
+    assert_eq!(recovered, "recovered");
+    // Another reason, elsewhere.
+    studio.status.store(429, SeqCst);
+    let replica = studio.replica();
+    let mut resumed = replica.resume(token);
+    let problem = next(&mut resumed).await;
+    assert!(problem.contains("refuses to answer"), "{problem}");
+    studio.status.store(200, SeqCst);
+    let replica = studio.replica();
+    let mut resumed = replica.resume(over);
+    replica.assert_quiet_for_three_looks(&mut resumed).await;
+}
+
+#[tokio::test]
+async fn as_many_channels_are_watched_as_may_be_counted_once_for_each_watch() {
+    let settings = Settings {
+        max_watched: 4,
+        ..settings()
+    };
+    let studio = Studio::start_with(settings).await;
+    let ids = |count: usize| (0..count).map(|number| channel(&format!("UC{number:021}A")));
+    let watch = |count| {
+        studio.latest.watch(&WatchQuery {
+            // A repeat counts once.
+            channels: ids(count).chain(ids(count)).collect(),
+            ..query()
+        })
+    };
+    let three = watch(3).expect("room for three");
+    assert_eq!(watch(2).err(), Some(LookupError::TooManyWatched(4)));
+    let one = watch(1).expect("room for one more");
+    assert_eq!(watch(1).err(), Some(LookupError::TooManyWatched(4)));
+    drop((three, one));
+    assert_eq!(studio.latest.watched(), 0);
+    watch(4).expect("room for four");
+    assert_eq!(watch(5).err(), Some(LookupError::TooManyWatched(4)));
+    assert_eq!(watch(40).err(), Some(LookupError::TooManyWatched(4)));
 }
 
 #[tokio::test]
@@ -223,7 +480,7 @@ async fn trouble_is_told_once_and_the_watch_goes_on() {
     let studio = Studio::start().await;
     let mut watch = studio.watch();
     next(&mut watch).await;
-    studio.missing.store(true, SeqCst);
+    studio.status.store(404, SeqCst);
     studio.look_up().await;
     assert_eq!(next(&mut watch).await, "problem: the upstream answered HTTP 404");
     studio.look_up().await;
@@ -241,7 +498,7 @@ async fn trouble_is_told_once_and_the_watch_goes_on() {
 async fn a_watch_that_begins_in_trouble_tells_the_newest_upload_first() {
     let studio = Studio::start().await;
     studio.look_up().await;
-    studio.missing.store(true, SeqCst);
+    studio.status.store(404, SeqCst);
     studio.look_up().await;
     let mut watch = studio.watch();
     assert_eq!(next(&mut watch).await, "initially upload0015A");

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     coalesce::{Entry as CacheEntry, Failed},
     latest::{
-        LookupError,
+        LookupError, ResumeToken, resume,
         timeline::{Health, Trouble},
     },
     upstream::UpstreamError,
@@ -145,6 +145,8 @@ struct Watcher {
     resumed_at: Option<u32>,
     /// What was published up to then may be lost, if nobody knew of it before.
     out_of_reach: i64,
+    /// What may be lost.
+    optional: BTreeSet<usize>,
     reason: Option<u8>,
 }
 
@@ -183,9 +185,9 @@ impl Watcher {
             self.sent.contains(&fact.number) || self.begun.as_ref().is_some_and(is_over)
         };
         let oldest = shown.iter().filter(is_known).map(|fact| fact.date).min();
-        if shown.len() == MAX_UPLOADS {
-            self.out_of_reach = self.out_of_reach.max(oldest.unwrap_or(i64::MIN));
-        }
+        // A snapshot that is short, or has nothing in common, says nothing about the rest of the token.
+        let reach = oldest.filter(|_| shown.len() == MAX_UPLOADS).unwrap_or(i64::MAX);
+        self.out_of_reach = self.out_of_reach.max(reach);
     }
 
     /// The oracle of the beginning.
@@ -301,12 +303,11 @@ impl World {
         // What the old hub had seen before an empty feed is not in a token.
         watcher.empty.iter_mut().for_each(BTreeMap::clear);
         // Nor is that the oldest upload of the beginning may turn out to be of the kind that is wanted.
-        if let Some(begun) = &mut watcher.begun {
-            let floor = begun.floor;
-            let is_below = |number: &usize| self.facts[*number].date <= floor;
-            for (number, wanted) in &mut begun.known {
-                *wanted &= !is_below(number);
-            }
+        if let Some(begun) = &watcher.begun {
+            let numbers = begun.known.keys().copied();
+            watcher
+                .optional
+                .extend(numbers.filter(|number| self.facts[*number].date <= begun.floor));
         }
         watcher.hub = hub;
         watcher.resumed = true;
@@ -425,7 +426,9 @@ fn is_out_of_reach(watcher: &Watcher, fact: Fact, facts: &[Fact]) -> bool {
             && other.date >= fact.date
     });
     let known = known.count();
-    known >= resume::MOST || known > resume::FEED && fact.date <= watcher.out_of_reach
+    watcher.optional.contains(&fact.number)
+        || known >= resume::MOST - 4
+        || known > resume::FEED && fact.date <= watcher.out_of_reach
 }
 
 fn start() -> Instant {
@@ -489,6 +492,7 @@ fn run(happenings: &[Happening]) {
                     resumed: false,
                     resumed_at: None,
                     out_of_reach: i64::MIN,
+                    optional: BTreeSet::new(),
                     reason: None,
                 });
                 // What it begins with is what the hub shows when it comes.
