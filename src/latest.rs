@@ -32,6 +32,7 @@ use self::{
 pub use crate::store::Known;
 use crate::store::Store;
 use crate::{
+    clock,
     coalesce::{Coalescer, Failed, FlightError, Good, Limits, Overloaded},
     upstream::{Feed, Upstream, UpstreamError, Urgency},
     video::{Channel, ChannelId, Kind, Video},
@@ -218,13 +219,13 @@ impl Latest {
 
     /// Answers `query` from `feed`.
     async fn answer(&self, query: Query, feed: Feed, urgency: Urgency) -> Reply {
-        let asked = Instant::now();
+        let asked = clock::now();
         let mut known = self.coalescer.known(&feed).await;
+        let mut now = asked;
         let mut trip = None;
         // Comes round once for a lookup. Again only if it joined a flight that found an answer new enough for whoever started
         // it, but not for this query.
         loop {
-            let now = Instant::now();
             let verdict = self.policy.judge(known.as_deref(), query.max_age, asked, now);
             if let Some(known) = &known
                 && urgency == Urgency::Awaited
@@ -261,6 +262,7 @@ impl Latest {
                             match waiter.outcome().await {
                                 Ok(outcome) => {
                                     known = Some(outcome);
+                                    now = clock::now();
                                     continue;
                                 }
                                 Err(error) => torn(error),

@@ -41,7 +41,7 @@ use self::{
     operations::{Operations, Part},
 };
 use super::{Known, Lease, Store, kept, tally::Outcome};
-use crate::{metrics::metric, upstream::Feed};
+use crate::{clock, metrics::metric, upstream::Feed};
 
 /// From one commit to the next. With the time that a commit takes, what is saved is safe within a second.
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
@@ -198,7 +198,7 @@ impl File {
             return (Outcome::Miss, None);
         };
         let since = Duration::from_micros(now().saturating_sub(saved));
-        match kept::decode(&bytes, since, Instant::now()) {
+        match kept::decode(&bytes, since, clock::now()) {
             Ok(known) => (Outcome::Hit, Some(known)),
             Err(error) => {
                 tracing::debug!(%feed, %error, "what is kept cannot be read, and is removed");
@@ -258,7 +258,7 @@ impl Store for File {
 
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
         let begun = Instant::now();
-        if let Some(bytes) = kept::encode(known, begun) {
+        if let Some(bytes) = kept::encode(known, clock::now()) {
             let kept = self.shared.keep(engine::key(feed), bytes);
             let outcome = if kept { Outcome::Ok } else { Outcome::Skipped };
             self.shared.operations.observe("save", outcome, begun);

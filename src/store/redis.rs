@@ -41,7 +41,7 @@ use super::{
     Held, Known, Lease, Store, kept,
     tally::{Outcome, Tally},
 };
-use crate::upstream::Feed;
+use crate::{clock, upstream::Feed};
 
 /// Where the store is, and how long things may take.
 #[derive(Clone, Debug)]
@@ -127,7 +127,7 @@ impl Shared {
             Ok(None) => Ok(None),
             Ok(Some((value, since))) => {
                 let (value, since): (Vec<u8>, u64) = (value, since);
-                kept::decode(&value, Duration::from_millis(since), Instant::now())
+                kept::decode(&value, Duration::from_millis(since), clock::now())
                     .map(Some)
                     .map_err(|error| {
                         tracing::debug!(%feed, %error, "what the store has cannot be read");
@@ -174,7 +174,7 @@ impl Shared {
     }
 
     async fn save(&self, feed: Feed, known: &Known, lease: Lease) -> bool {
-        let Some(value) = kept::encode(known, Instant::now()) else {
+        let Some(value) = kept::encode(known, clock::now()) else {
             return true;
         };
         let began = Instant::now();

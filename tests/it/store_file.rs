@@ -10,6 +10,7 @@ use std::{
 };
 
 use plaque::{
+    clock,
     coalesce::Entry,
     latest::Known,
     store::{
@@ -60,7 +61,7 @@ fn id(number: usize) -> ChannelId {
 }
 
 fn known(number: usize, title: &str) -> Known {
-    known_since(number, title, Instant::now())
+    known_since(number, title, clock::now())
 }
 
 fn known_since(number: usize, title: &str, at: Instant) -> Known {
@@ -173,7 +174,7 @@ async fn what_was_saved_is_there_after_a_restart_with_its_age() {
     let back = store.load(feed(1)).await.expect("kept").good.expect("good");
     let was = old.good.expect("good");
     assert_eq!((&back.value, back.time), (&was.value, was.time));
-    let age = back.age(Instant::now());
+    let age = back.age(clock::now());
     // The wall clock, in which it is reckoned, may not run like the other.
     let off = Duration::from_secs(5);
     assert!(age + off > hour && age < hour + began.elapsed() + off, "{age:?}");

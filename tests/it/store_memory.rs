@@ -17,6 +17,7 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 use plaque::{
+    clock,
     latest::{Known, Latest, LookupError, Made, Query},
     store::{Held, Lease, Store, kept},
     upstream::{Feed, Upstream, UpstreamError},
@@ -94,7 +95,7 @@ impl Kind for Memory {
 
     async fn garble(&self, feed: Feed) {
         self.at(feed, |place| {
-            place.bytes = Some((b"\xff\xff".into(), Instant::now()));
+            place.bytes = Some((b"\xff\xff".into(), clock::now()));
         });
     }
 }
@@ -128,7 +129,7 @@ impl Store for Port {
     fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
         let found = self.memory.at(feed, |place| place.bytes.clone());
         let known = found.and_then(|(bytes, saved)| {
-            let now = Instant::now();
+            let now = clock::now();
             kept::decode(&bytes, now.saturating_duration_since(saved), now).ok()
         });
         future::ready(known).boxed()
@@ -155,7 +156,7 @@ impl Store for Port {
     }
 
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool> {
-        let now = Instant::now();
+        let now = clock::now();
         let is_newer = kept::encode(known, now).map(|bytes| {
             self.memory.at(feed, |place| {
                 let token = if let Lease::Ours(held) = &lease {
