@@ -9,6 +9,7 @@ use tokio::time::timeout_at;
 
 use super::{FLIGHT_GRACE, Known, LookupError, Policy, Query, Verdict, hub::Hubs, outage::Outage};
 use crate::{
+    clock,
     coalesce::{Asked, Entry, Failed},
     store::{Lease, Store},
     upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
@@ -60,9 +61,7 @@ impl Source {
         asked: Instant,
         known: Option<Arc<Known>>,
     ) -> Arc<Known> {
-        let verdict = self
-            .policy
-            .judge(known.as_deref(), max_age, asked, Instant::now());
+        let verdict = self.policy.judge(known.as_deref(), max_age, asked, clock::now());
         if let Some(known) = &known
             && !matches!(
                 verdict,
@@ -81,7 +80,7 @@ impl Source {
         loop {
             if let Some(kept) = self.kept(feed, known.as_deref()).await {
                 // What a caller is given at once is given at once; they will ask for what is newer behind it.
-                let will_do = match self.policy.judge(Some(&kept), max_age, asked, Instant::now()) {
+                let will_do = match self.policy.judge(Some(&kept), max_age, asked, clock::now()) {
                     Verdict::Answer { refresh, .. } => !refresh || urgency == Urgency::Awaited,
                     Verdict::Fallback(..) | Verdict::Refuse(_) => true,
                     Verdict::LookUp(_) => false,
@@ -129,7 +128,7 @@ impl Source {
     /// Asks upstream, and notes what came of it.
     async fn ask(&self, feed: Feed, urgency: Urgency, known: Option<&Known>) -> Arc<Known> {
         let outcome = self.upstream.look_up(feed, urgency).await;
-        let now = Instant::now();
+        let now = clock::now();
         let entry = Arc::new(match outcome {
             Ok(channel) => {
                 self.note(feed, true, now);

@@ -8,7 +8,7 @@ use std::{
     collections::{HashSet, VecDeque},
     pin::Pin,
     sync::{Arc, Weak},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use futures_util::{Stream, stream};
@@ -22,6 +22,7 @@ use super::{
     source::Source,
 };
 use crate::{
+    clock,
     upstream::Urgency,
     video::{Channel, ChannelId, Kind, Video},
 };
@@ -197,7 +198,7 @@ impl Watcher {
             .as_ref()
             .filter(|trouble| trouble.number > self.told);
         let problem = trouble.map(|trouble| {
-            let now = Instant::now();
+            let now = clock::now();
             let channel = self.hub.channel;
             Event::Problem {
                 channel,
