@@ -11,11 +11,18 @@
 //! times what entries take. So entries may have a sixth of what the file may have ([`SHARE`]). A file that is longer all the same,
 //! since the limit was lowered, is compacted when it is opened.
 //!
+//! Entries are dated by the wall clock, the only clock that outlives a restart of the machine. If an entry is dated in the future, that
+//! clock was wrong when the entry was saved, or is wrong now: the entry's age is unknown. It is loaded as so old that it is looked up
+//! before it is given, yet can be given if that lookup fails ([`Ages`]), and is evicted before all others. Its date stays as it is: on a
+//! machine whose clock is wrong until the network is up, the age is right again as soon as the clock is.
+//!
 //! Opening reads the whole file once, to compare its checksums, and keeps none of it: what was damaged is then known before it is
 //! asked for.
 
 mod engine;
 mod operations;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
@@ -40,7 +47,11 @@ use self::{
     engine::{Change, Changes, Engine, Key, Refused},
     operations::{Operations, Part},
 };
-use super::{Known, Lease, Store, kept, tally::Outcome};
+use super::{
+    Known, Lease, Store,
+    kept::{self, Since},
+    tally::Outcome,
+};
 use crate::{clock, metrics::metric, upstream::Feed};
 
 /// From one commit to the next. With the time that a commit takes, what is saved is safe within a second.
@@ -52,6 +63,39 @@ const READS: usize = 4;
 /// The pause after a failure, doubling with each to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_mins(1);
+
+/// How the ages of entries are calculated.
+pub struct Ages {
+    /// The wall clock, by which entries are dated.
+    pub wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
+    /// The age of an entry dated in the future, unless it was older when it was saved.
+    pub unknown: Duration,
+}
+
+impl Ages {
+    /// By the machine's wall clock; `unknown` is the age of entries dated in the future.
+    #[must_use]
+    pub fn new(unknown: Duration) -> Self {
+        let wall = Box::new(SystemTime::now);
+        Self { wall, unknown }
+    }
+
+    /// The current date, in microseconds since 1970.
+    fn now(&self) -> u64 {
+        let since = (self.wall)().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// How long ago `saved` is.
+    fn since(&self, saved: u64) -> Since {
+        match self.now().checked_sub(saved) {
+            Some(since) => Since::Known(Duration::from_micros(since)),
+            None => Since::Unknown {
+                at_least: self.unknown,
+            },
+        }
+    }
+}
 
 /// Why plaque cannot start with this file.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +129,7 @@ pub struct File {
 struct Shared {
     path: PathBuf,
     bytes: u64,
+    ages: Ages,
     /// Held for writing only while the file is opened or closed.
     engine: RwLock<Option<Engine>>,
     queue: Mutex<Queue>,
@@ -120,10 +165,10 @@ impl File {
     /// # Errors
     ///
     /// If another process has the file, or there cannot be one.
-    pub fn open(path: &Path, bytes: u64, budget: Duration) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, bytes: u64, budget: Duration, ages: Ages) -> Result<Self, OpenError> {
         let bytes = bytes.max(MIN_BYTES);
         let operations = Operations::new(path.display().to_string());
-        let engine = match Engine::open(path, bytes) {
+        let engine = match Engine::open(path, bytes, ages.now()) {
             Ok(engine) => {
                 tracing::info!("{} feeds are kept in {}", engine.entries(), path.display());
                 Some(engine)
@@ -141,6 +186,7 @@ impl File {
         let shared = Arc::new(Shared {
             path: path.into(),
             bytes,
+            ages,
             engine: RwLock::new(engine),
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -197,8 +243,7 @@ impl File {
         let Some((saved, bytes)) = found else {
             return (Outcome::Miss, None);
         };
-        let since = Duration::from_micros(now().saturating_sub(saved));
-        match kept::decode(&bytes, since, clock::now()) {
+        match kept::decode(&bytes, self.shared.ages.since(saved), clock::now()) {
             Ok(known) => (Outcome::Hit, Some(known)),
             Err(error) => {
                 tracing::debug!(%feed, %error, "what is kept cannot be read, and is removed");
@@ -323,7 +368,7 @@ impl Shared {
         if queue.closing || after > limit {
             return false;
         }
-        let saved = now();
+        let saved = self.ages.now();
         queue.waiting.insert(key, Change::Keep { saved, bytes });
         queue.bytes = after;
         queue.hurry |= after > limit / 2;
@@ -418,7 +463,7 @@ impl Shared {
             self.open_engine()?;
         }
         let written = match &*self.engine.read() {
-            Some(engine) if !changes.is_empty() => engine.apply(changes),
+            Some(engine) if !changes.is_empty() => engine.apply(changes, self.ages.now()),
             _ => return Ok(()),
         };
         // redb does nothing more after a failure. What is in the file already is told meanwhile, if it can be.
@@ -429,7 +474,8 @@ impl Shared {
     }
 
     fn open_engine(&self) -> Result<(), String> {
-        let engine = Engine::open(&self.path, self.bytes).map_err(|refused| refused.to_string())?;
+        let engine =
+            Engine::open(&self.path, self.bytes, self.ages.now()).map_err(|refused| refused.to_string())?;
         *self.engine.write() = Some(engine);
         Ok(())
     }
@@ -452,12 +498,6 @@ impl Queue {
     }
 }
 
-/// Now, in microseconds of the wall clock.
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// Whether trying again would be of no use.
 fn is_for_somebody_to_mend(error: &io::Error) -> bool {
     use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
@@ -465,69 +505,4 @@ fn is_for_somebody_to_mend(error: &io::Error) -> bool {
         error.kind(),
         NotFound | PermissionDenied | IsADirectory | NotADirectory | ReadOnlyFilesystem
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: Key = [b'A'; _];
-    const B: Key = [b'B'; _];
-
-    /// A store without the thread that writes.
-    fn shared() -> Shared {
-        Shared {
-            path: PathBuf::new(),
-            bytes: MIN_BYTES,
-            engine: RwLock::default(),
-            queue: Mutex::default(),
-            wake: Condvar::new(),
-            turns: watch::Sender::new(false),
-            operations: Operations::new("test"),
-        }
-    }
-
-    fn bytes(shared: &Shared, key: &Key) -> Option<Vec<u8>> {
-        shared.waiting(key).map(|(_, bytes)| bytes)
-    }
-
-    #[test]
-    fn a_full_queue_takes_only_what_replaces_something() {
-        let shared = shared();
-        let all = engine::batch_limit(MIN_BYTES);
-        assert!(shared.keep(A, vec![1; all]));
-        assert!(!shared.keep(B, vec![2; 1]), "there is no room");
-        assert!(shared.keep(A, vec![3; all]));
-        assert_eq!(
-            bytes(&shared, &A),
-            Some(vec![3; all]),
-            "the newest is what is kept"
-        );
-        assert_eq!(bytes(&shared, &B), None);
-        assert!(shared.keep(A, vec![4; all - 1]));
-        assert!(shared.keep(B, vec![5; 1]), "there is room again");
-    }
-
-    #[test]
-    fn what_is_being_written_is_seen_and_comes_back_if_it_could_not_be() {
-        let shared = shared();
-        assert!(shared.keep(A, vec![1]) && shared.keep(B, vec![1]));
-        let (changes, suspect, last) = shared.turn(Instant::now(), Instant::now());
-        assert_eq!((changes.len(), suspect, last), (2, false, false));
-        assert_eq!(bytes(&shared, &A), Some(vec![1]));
-        assert!(shared.keep(A, vec![2, 2]));
-        assert_eq!(bytes(&shared, &A), Some(vec![2, 2]));
-        shared.queue.lock().put_back();
-        assert_eq!(bytes(&shared, &A), Some(vec![2, 2]), "the newer one stays");
-        assert_eq!(bytes(&shared, &B), Some(vec![1]));
-        assert_eq!(shared.queue.lock().bytes, 3);
-    }
-
-    #[test]
-    fn a_removal_replaces_nothing() {
-        let shared = shared();
-        assert!(shared.keep(A, vec![1]));
-        shared.remove(A, 7);
-        assert_eq!(bytes(&shared, &A), Some(vec![1]));
-    }
 }

@@ -38,7 +38,8 @@ use self::{
     link::{Link, Trouble},
 };
 use super::{
-    Held, Known, Lease, Store, kept,
+    Held, Known, Lease, Store,
+    kept::{self, Since},
     tally::{Outcome, Tally},
 };
 use crate::{clock, upstream::Feed};
@@ -127,7 +128,8 @@ impl Shared {
             Ok(None) => Ok(None),
             Ok(Some((value, since))) => {
                 let (value, since): (Vec<u8>, u64) = (value, since);
-                kept::decode(&value, Duration::from_millis(since), clock::now())
+                let since = Since::Known(Duration::from_millis(since));
+                kept::decode(&value, since, clock::now())
                     .map(Some)
                     .map_err(|error| {
                         tracing::debug!(%feed, %error, "what the store has cannot be read");

@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::{
     FutureExt as _, StreamExt as _,
-    future::{self, BoxFuture},
+    future::{self, BoxFuture, join_all},
     stream::{self, BoxStream},
 };
 use parking_lot::Mutex;
@@ -41,7 +41,7 @@ shared_store!(Memory);
 
 /// What all replicas share.
 #[derive(Clone)]
-struct Memory(Arc<Inside>);
+pub struct Memory(Arc<Inside>);
 
 struct Inside {
     feeds: Mutex<HashMap<Feed, Place>>,
@@ -130,7 +130,8 @@ impl Store for Port {
         let found = self.memory.at(feed, |place| place.bytes.clone());
         let known = found.and_then(|(bytes, saved)| {
             let now = clock::now();
-            kept::decode(&bytes, now.saturating_duration_since(saved), now).ok()
+            let since = kept::Since::Known(now.saturating_duration_since(saved));
+            kept::decode(&bytes, since, now).ok()
         });
         future::ready(known).boxed()
     }
@@ -243,7 +244,7 @@ async fn a_store_in_trouble_is_like_none() {
             ..query()
         };
         for query in [query(), query(), anew(), anew(), short, short] {
-            for reply in latest.get_all([query; 100]).await {
+            for reply in join_all((0..100).map(|_| latest.get(query))).await {
                 let status = matches!(reply.made, Made::Forwarded { .. });
                 told.push((status, crate::stores::told(&reply), upstream.lookups()));
             }
