@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream};
+use futures_util::{Stream, StreamExt as _, TryFutureExt as _, future::BoxFuture, stream};
 use prost::bytes::Bytes;
 use tonic::{Request, Response, Status, body::Body, server::Grpc, service::Routes};
 use tower::{BoxError, service_fn};
@@ -153,16 +153,18 @@ where
                     answer(reply).map(Response::new)
                 });
                 let mut response = grpc.unary(get, request).await;
-                if let Some(made) = told.into_inner() {
-                    cache_status::tell(made, response.headers_mut());
-                }
+                let Some(made) = told.into_inner() else {
+                    return Ok(status::explained(response));
+                };
+                cache_status::tell(made, response.headers_mut());
                 Ok(response)
             });
         }
         if path.split('/').nth(1) == Some(SERVICE_NAME) {
-            return LatestVideoServer::from_arc(service)
+            let called = LatestVideoServer::from_arc(service)
                 .max_decoding_message_size(self.message_bytes)
                 .call(request);
+            return Box::pin(called.map_ok(status::explained));
         }
         Box::pin(self.others.call(request))
     }
