@@ -1,17 +1,17 @@
-//! The clock by which ages are reckoned: it counts the time that the machine slept.
+//! The clock for ages. It includes the time that the machine was suspended.
 //!
-//! On Linux [`Instant::now`] reads `CLOCK_MONOTONIC`, which stops while the machine is suspended: an answer from before a night's sleep
-//! would be seconds old. This clock advances by `CLOCK_BOOTTIME`, which does not stop. It gives an [`Instant`] all the same, since that
-//! is what ages, [`Policy`](crate::latest::Policy) and tests reckon with.
+//! On Linux, [`Instant::now`] reads `CLOCK_MONOTONIC`, which stops during a suspend: an answer from before a night's sleep would be
+//! seconds old. This clock advances with `CLOCK_BOOTTIME`, which does not stop. It returns an [`Instant`] because that is what
+//! [`Policy`](crate::latest::Policy) and its tests calculate with.
 //!
-//! Whatever is compared with an age has to come from here: after a sleep this clock is ahead of `Instant::now` for good. Durations that
-//! are measured from beginning to end (requests, lookups) and tokio's timers keep to `CLOCK_MONOTONIC`.
+//! Every moment that an age is calculated from, or compared with, must come from this clock: after a suspend it stays ahead of
+//! `Instant::now`. Measured durations (of requests and lookups) and tokio's timers use `CLOCK_MONOTONIC`.
 
 use std::time::Instant;
 
-/// Now. Costs as much as [`Instant::now`]: one look at the clock, without a system call.
+/// The current moment. Costs the same as [`Instant::now`]: one read of the clock through the vDSO, no system call.
 ///
-/// Where there is no `CLOCK_BOOTTIME`, it is [`Instant::now`].
+/// On systems without `CLOCK_BOOTTIME` this is [`Instant::now`].
 #[must_use]
 pub fn now() -> Instant {
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -29,14 +29,14 @@ mod since_boot {
 
     use rustix::time::{ClockId, clock_gettime};
 
-    /// One moment by both clocks.
+    /// The same moment on both clocks.
     struct Base {
         instant: Instant,
         boottime: Duration,
     }
 
     impl Base {
-        /// The moment at which `CLOCK_BOOTTIME` shows `boottime`.
+        /// The moment when `CLOCK_BOOTTIME` reads `boottime`.
         fn at(&self, boottime: Duration) -> Instant {
             self.instant + boottime.saturating_sub(self.boottime)
         }
@@ -52,7 +52,7 @@ mod since_boot {
     }
 
     fn boottime() -> Duration {
-        // Never negative: it counts from the machine's start.
+        // Never negative: it counts from boot.
         Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
     }
 
@@ -70,7 +70,7 @@ mod since_boot {
                 boottime: HOUR * 7,
             };
             assert_eq!(base.at(HOUR * 7), instant);
-            assert_eq!(base.at(HOUR * 8), instant + HOUR, "a sleep of an hour");
+            assert_eq!(base.at(HOUR * 8), instant + HOUR, "a suspend of an hour");
             assert_eq!(base.at(HOUR * 6), instant, "never back");
         }
 
@@ -79,7 +79,7 @@ mod since_boot {
             let (before, first) = (Instant::now(), now());
             let (second, after) = (now(), Instant::now());
             assert!(first <= second);
-            // The machine may have slept since the base was made, which this clock alone counts.
+            // A suspend since the base was taken puts this clock ahead of the other.
             assert!(second >= before);
             assert!(second - first <= after - before, "it runs as fast");
         }

@@ -2,6 +2,7 @@
 //!
 //! Decides whether what is known will do ([`Policy`]), and asks upstream through the [`Coalescer`] if it will not.
 
+mod batch;
 mod error;
 mod hub;
 mod insight;
@@ -15,7 +16,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use futures_util::{StreamExt as _, future::join_all};
+use futures_util::StreamExt as _;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -74,7 +75,7 @@ pub struct Latest {
 }
 
 /// A question.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
     /// Whose upload.
     pub channel: ChannelId,
@@ -85,7 +86,7 @@ pub struct Query {
 }
 
 /// What became of a question, and how.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reply {
     /// The upload, or why there is none.
     pub outcome: Result<Answer, LookupError>,
@@ -96,13 +97,15 @@ pub struct Reply {
 }
 
 /// A channel's newest upload.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Answer {
     channel: Arc<Channel>,
     /// Which of the channel's uploads, as [`Channel::latest`] has it.
     upload: usize,
     /// When the channel was looked up.
     pub fetched: SystemTime,
+    /// Its age, from the same clock reading as the `ttl` of [`Made::Hit`]; zero if the lookup ended after the caller came.
+    pub age: Duration,
     /// Older than fresh, and not looked up for this query.
     pub stale: bool,
 }
@@ -132,6 +135,7 @@ impl Answer {
             channel: Arc::new(channel),
             upload: 0,
             fetched,
+            age: Duration::ZERO,
             stale,
         }
     }
@@ -244,12 +248,12 @@ impl Latest {
                         self.policy.ttl(good, now),
                         None,
                     );
-                    return self.keep(good, query, asked, made);
+                    return self.keep(good, query, asked, now, made);
                 }
                 Verdict::Fallback(good, failed) => {
                     let trip = trip.filter(|_| failed.at >= asked);
                     let made = made(trip, self.policy.ttl(good, now), failed.error.http_status());
-                    return self.keep(good, query, asked, made);
+                    return self.keep(good, query, asked, now, made);
                 }
                 Verdict::Refuse(failed) => {
                     return self.refuse(failed, feed, trip.filter(|_| failed.at >= asked), now);
@@ -281,11 +285,6 @@ impl Latest {
                 }
             }
         }
-    }
-
-    /// Answers all of `queries`, at once, in their order.
-    pub async fn get_all(&self, queries: impl IntoIterator<Item = Query>) -> Vec<Reply> {
-        join_all(queries.into_iter().map(|query| self.get(query))).await
     }
 
     /// Takes in what others who share the store find, until this is dropped.
@@ -348,10 +347,21 @@ impl Latest {
     }
 
     /// The answer that is kept. It is stale if it is older than fresh, and was not looked up since the caller came.
-    fn keep(&self, good: &Good<Arc<Channel>>, query: Query, asked: Instant, made: Made) -> Reply {
-        let stale = good.at < asked && good.age(asked) > self.policy.fresh_for;
+    fn keep(
+        &self,
+        good: &Good<Arc<Channel>>,
+        query: Query,
+        asked: Instant,
+        now: Instant,
+        made: Made,
+    ) -> Reply {
+        let (age, stale) = if good.at < asked {
+            (good.age(now), good.age(asked) > self.policy.fresh_for)
+        } else {
+            (Duration::ZERO, false)
+        };
         Reply {
-            outcome: pick(good, query, stale),
+            outcome: pick(good, query, age, stale),
             made,
             retry_after: None,
         }
@@ -376,7 +386,9 @@ impl Latest {
         error: LookupError,
     ) -> Reply {
         match known.and_then(|known| known.good.as_ref()) {
-            Some(good) if good.age(asked) <= self.policy.usable_for() => self.keep(good, query, asked, made),
+            Some(good) if good.age(asked) <= self.policy.usable_for() => {
+                self.keep(good, query, asked, clock::now(), made)
+            }
             _ => Reply {
                 retry_after: matches!(error, LookupError::Overloaded(_)).then_some(OVERLOAD_PAUSE),
                 outcome: Err(error),
@@ -386,7 +398,7 @@ impl Latest {
     }
 }
 
-fn pick(good: &Good<Arc<Channel>>, query: Query, stale: bool) -> Result<Answer, LookupError> {
+fn pick(good: &Good<Arc<Channel>>, query: Query, age: Duration, stale: bool) -> Result<Answer, LookupError> {
     let channel = Arc::clone(&good.value);
     let upload = channel.latest(query.kind).ok_or(LookupError::NoUploads {
         channel: query.channel,
@@ -396,6 +408,7 @@ fn pick(good: &Good<Arc<Channel>>, query: Query, stale: bool) -> Result<Answer, 
         channel,
         upload,
         fetched: good.time,
+        age,
         stale,
     })
 }
