@@ -19,18 +19,19 @@
 //! Opening reads the whole file once, to compare its checksums, and keeps none of it: what was damaged is then known before it is
 //! asked for.
 
+mod ages;
 mod engine;
 mod operations;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::{
-    collections::HashMap,
-    io, mem,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use futures_util::{
@@ -42,60 +43,20 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use prometheus_client::{metrics::gauge::ConstGauge, registry::Registry};
 use tokio::sync::{Semaphore, watch};
 
-pub use self::engine::{FORMAT, MIN_BYTES, SHARE};
+pub use self::{
+    ages::Ages,
+    engine::{FORMAT, MIN_BYTES, SHARE},
+};
 use self::{
-    engine::{Change, Changes, Engine, Key, Refused},
+    engine::{Engine, Key, Refused},
     operations::{Operations, Part},
+    writer::Shared,
 };
-use super::{
-    Known, Lease, Store,
-    kept::{self, Since},
-    tally::Outcome,
-};
+use super::{Known, Lease, Store, kept, tally::Outcome};
 use crate::{clock, metrics::metric, upstream::Feed};
-
-/// From one commit to the next. With the time that a commit takes, what is saved is safe within a second.
-const COMMIT_EVERY: Duration = Duration::from_millis(500);
 
 /// Reads at once. One takes microseconds, unless the disk hangs; then no more threads than these hang with it.
 const READS: usize = 4;
-
-/// The pause after a failure, doubling with each to [`MAX_PAUSE`].
-const PAUSE: Duration = Duration::from_secs(1);
-const MAX_PAUSE: Duration = Duration::from_mins(1);
-
-/// How the ages of entries are calculated.
-pub struct Ages {
-    /// The wall clock, by which entries are dated.
-    pub wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
-    /// The age of an entry dated in the future, unless it was older when it was saved.
-    pub unknown: Duration,
-}
-
-impl Ages {
-    /// By the machine's wall clock; `unknown` is the age of entries dated in the future.
-    #[must_use]
-    pub fn new(unknown: Duration) -> Self {
-        let wall = Box::new(SystemTime::now);
-        Self { wall, unknown }
-    }
-
-    /// The current date, in microseconds since 1970.
-    fn now(&self) -> u64 {
-        let since = (self.wall)().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-    }
-
-    /// How long ago `saved` is.
-    fn since(&self, saved: u64) -> Since {
-        match self.now().checked_sub(saved) {
-            Some(since) => Since::Known(Duration::from_micros(since)),
-            None => Since::Unknown {
-                at_least: self.unknown,
-            },
-        }
-    }
-}
 
 /// Why plaque cannot start with this file.
 #[derive(Debug, thiserror::Error)]
@@ -124,36 +85,6 @@ pub struct File {
     shared: Arc<Shared>,
     reads: Arc<Semaphore>,
     budget: Duration,
-}
-
-struct Shared {
-    path: PathBuf,
-    bytes: u64,
-    ages: Ages,
-    /// Held for writing only while the file is opened or closed.
-    engine: RwLock<Option<Engine>>,
-    queue: Mutex<Queue>,
-    /// Rouses the thread that writes.
-    wake: Condvar,
-    /// Changes after each turn of that thread; true after the last.
-    turns: watch::Sender<bool>,
-    operations: Operations,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// What to write next: of each feed the newest.
-    waiting: HashMap<Key, Change>,
-    /// The bytes of that.
-    bytes: usize,
-    /// What is being written.
-    writing: Arc<Changes>,
-    /// Somebody waits for it.
-    hurry: bool,
-    /// A read failed: the file is to be opened anew.
-    suspect: bool,
-    /// The end.
-    closing: bool,
 }
 
 impl File {
@@ -346,155 +277,6 @@ impl Store for File {
 impl Drop for File {
     fn drop(&mut self) {
         self.shared.end();
-    }
-}
-
-impl Shared {
-    /// What waits to be written of a feed.
-    fn waiting(&self, key: &Key) -> Option<(u64, Vec<u8>)> {
-        let queue = self.queue.lock();
-        match queue.waiting.get(key).or_else(|| queue.writing.get(key))? {
-            Change::Keep { saved, bytes } => Some((*saved, bytes.clone())),
-            Change::Remove { .. } => None,
-        }
-    }
-
-    /// Puts an entry in the queue, in place of an older one of the same feed. Not if it has no room.
-    fn keep(&self, key: Key, bytes: Vec<u8>) -> bool {
-        let limit = engine::batch_limit(self.bytes);
-        let mut queue = self.queue.lock();
-        let before = queue.waiting.get(&key).map_or(0, Change::len);
-        let after = queue.bytes - before + bytes.len();
-        if queue.closing || after > limit {
-            return false;
-        }
-        let saved = self.ages.now();
-        queue.waiting.insert(key, Change::Keep { saved, bytes });
-        queue.bytes = after;
-        queue.hurry |= after > limit / 2;
-        drop(queue);
-        self.wake.notify_one();
-        true
-    }
-
-    /// Has the entry removed that was `saved` then, unless another has come in its place.
-    fn remove(&self, key: Key, saved: u64) {
-        let mut queue = self.queue.lock();
-        if !queue.closing && !queue.writing.contains_key(&key) {
-            queue.waiting.entry(key).or_insert(Change::Remove { saved });
-        }
-        drop(queue);
-        self.wake.notify_one();
-    }
-
-    fn end(&self) {
-        self.queue.lock().closing = true;
-        self.wake.notify_one();
-    }
-
-    /// The thread that writes, to its end.
-    fn write_behind(&self) {
-        let mut next_commit = Instant::now();
-        let mut retry_at = next_commit;
-        let mut pause = PAUSE;
-        loop {
-            let (changes, suspect, last) = self.turn(next_commit, retry_at);
-            if suspect {
-                self.close_engine();
-            }
-            next_commit = Instant::now() + COMMIT_EVERY;
-            match self.write(&changes) {
-                Ok(()) => {
-                    self.queue.lock().writing = Arc::default();
-                    self.operations.up(Part::Writing);
-                    pause = PAUSE;
-                }
-                Err(error) => {
-                    self.operations.down(Part::Writing, error);
-                    self.queue.lock().put_back();
-                    retry_at = Instant::now() + pause;
-                    pause = (pause * 2).min(MAX_PAUSE);
-                }
-            }
-            if last {
-                let left = self.queue.lock().waiting.len();
-                if left > 0 {
-                    tracing::warn!("{left} feeds are not kept in {}", self.path.display());
-                }
-                self.close_engine();
-            }
-            self.turns.send_replace(last);
-            if last {
-                return;
-            }
-        }
-    }
-
-    /// Waits until there is something to do, and takes it: what to write, whether to open the file anew before, whether it is the end.
-    fn turn(&self, next_commit: Instant, retry_at: Instant) -> (Arc<Changes>, bool, bool) {
-        let mut queue = self.queue.lock();
-        loop {
-            let now = Instant::now();
-            let due = if self.operations.is_down(Part::Writing) || queue.suspect {
-                Some(retry_at)
-            } else if queue.waiting.is_empty() {
-                None
-            } else if queue.hurry {
-                Some(now)
-            } else {
-                Some(next_commit)
-            };
-            if queue.closing || due.is_some_and(|due| due <= now) {
-                queue.hurry = false;
-                queue.bytes = 0;
-                queue.writing = Arc::new(mem::take(&mut queue.waiting));
-                let suspect = mem::take(&mut queue.suspect);
-                return (Arc::clone(&queue.writing), suspect, queue.closing);
-            }
-            match due {
-                Some(due) => drop(self.wake.wait_until(&mut queue, due)),
-                None => self.wake.wait(&mut queue),
-            }
-        }
-    }
-
-    fn write(&self, changes: &Changes) -> Result<(), String> {
-        if self.engine.read().is_none() {
-            self.open_engine()?;
-        }
-        let written = match &*self.engine.read() {
-            Some(engine) if !changes.is_empty() => engine.apply(changes, self.ages.now()),
-            _ => return Ok(()),
-        };
-        // redb does nothing more after a failure. What is in the file already is told meanwhile, if it can be.
-        written.inspect_err(|_| {
-            self.close_engine();
-            let _ = self.open_engine();
-        })
-    }
-
-    fn open_engine(&self) -> Result<(), String> {
-        let engine =
-            Engine::open(&self.path, self.bytes, self.ages.now()).map_err(|refused| refused.to_string())?;
-        *self.engine.write() = Some(engine);
-        Ok(())
-    }
-
-    /// Waits for the reads that are under way.
-    fn close_engine(&self) {
-        if let Some(engine) = self.engine.write().take() {
-            engine.close();
-        }
-    }
-}
-
-impl Queue {
-    /// What was not written waits again, unless something newer does.
-    fn put_back(&mut self) {
-        for (key, change) in &*mem::take(&mut self.writing) {
-            self.waiting.entry(*key).or_insert_with(|| change.clone());
-        }
-        self.bytes = self.waiting.values().map(Change::len).sum();
     }
 }
 

@@ -1,6 +1,19 @@
 //! What waits to be written, without the thread that writes.
 
-use super::*;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::{
+    Ages, MIN_BYTES,
+    engine::{self, Key},
+    operations::Operations,
+    writer::Shared,
+};
 
 const A: Key = [b'A'; _];
 const B: Key = [b'B'; _];
