@@ -13,11 +13,12 @@ use std::{
     error::Error,
     io::{self, Write as _},
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::SystemTime,
 };
 
 use mimalloc::MiMalloc;
 use plaque::{
+    clock,
     coalesce::{Coalescer, Entry, Limits},
     latest::{self, Known},
     upstream::Feed,
@@ -107,7 +108,7 @@ async fn look_up(cache: &Coalescer<Feed, Arc<Known>>, number: u32) -> Result<Arc
     let waiter = cache.join(id(number).into(), move |_known| async move {
         Arc::new(Entry::succeeded(
             Arc::new(channel(number)),
-            Instant::now(),
+            clock::now(),
             SystemTime::now(),
         ))
     })?;

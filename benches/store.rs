@@ -39,7 +39,7 @@ use plaque::{
     latest::Query,
     store::{
         Store,
-        file::File,
+        file::{Ages, File},
         redis::{Redis, Settings},
     },
     upstream::{Failure, Feed, Upstream, Urgency},
@@ -128,7 +128,12 @@ impl Bench {
 
     /// The file of this name, as it was left.
     fn file(&self, name: &str) -> Arc<dyn Store> {
-        let file = File::open(&self.folder.join(name), FILE_BYTES, BUDGET);
+        let file = File::open(
+            &self.folder.join(name),
+            FILE_BYTES,
+            BUDGET,
+            Ages::new(Duration::ZERO),
+        );
         Arc::new(file.expect("a file that can be written"))
     }
 

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream};
+use futures_util::{Stream, StreamExt as _, TryFutureExt as _, future::BoxFuture, stream};
 use prost::bytes::Bytes;
 use tonic::{Request, Response, Status, body::Body, server::Grpc, service::Routes};
 use tower::{BoxError, service_fn};
@@ -33,9 +33,13 @@ pub use self::{
     status::{PUSHBACK, from as status},
     tally::{Tally, register},
 };
-use self::{codec::AnswerCodec, deadline::Deadlines, health::Health};
+use self::{
+    codec::AnswerCodec,
+    deadline::{AnswerBy, Deadlines},
+    health::Health,
+};
 use crate::{
-    latest::{Answer, Latest, LookupError, OVERLOAD_PAUSE, Reply},
+    latest::{Answer, Latest, LookupError, Made, OVERLOAD_PAUSE, Reply},
     lifecycle::Stages,
     proto::{
         self,
@@ -113,7 +117,7 @@ pub fn serve(
     let services = Services {
         service,
         others,
-        message_bytes: limits.message_bytes,
+        limits,
     };
     Ok(Deadlines::new(services, limits.deadline))
 }
@@ -124,7 +128,7 @@ pub fn serve(
 pub struct Services {
     service: Arc<Service>,
     others: Routes,
-    message_bytes: usize,
+    limits: Limits,
 }
 
 impl<B> tower::Service<http::Request<B>> for Services
@@ -139,11 +143,11 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let path = request.uri().path();
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        let method = Method::of(request.uri().path());
         let service = Arc::clone(&self.service);
-        if Method::of(path) == Method::GetLatestVideo {
-            let mut grpc = Grpc::new(AnswerCodec).max_decoding_message_size(self.message_bytes);
+        if method == Method::GetLatestVideo {
+            let mut grpc = Grpc::new(AnswerCodec).max_decoding_message_size(self.limits.message_bytes);
             return Box::pin(async move {
                 // Told in the headers when tonic is done with them: it looks through all that it is given.
                 let told = OnceLock::new();
@@ -153,16 +157,23 @@ where
                     answer(reply).map(Response::new)
                 });
                 let mut response = grpc.unary(get, request).await;
-                if let Some(made) = told.into_inner() {
-                    cache_status::tell(made, response.headers_mut());
-                }
+                let Some(made) = told.into_inner() else {
+                    return Ok(status::explained(response));
+                };
+                cache_status::tell(made, response.headers_mut());
                 Ok(response)
             });
         }
-        if path.split('/').nth(1) == Some(SERVICE_NAME) {
-            return LatestVideoServer::from_arc(service)
-                .max_decoding_message_size(self.message_bytes)
+        if request.uri().path().split('/').nth(1) == Some(SERVICE_NAME) {
+            if method == Method::BatchGetLatestVideos {
+                // Before the message is read: the caller's deadline includes that time.
+                let answer_by = AnswerBy::new(request.headers(), self.limits.deadline);
+                request.extensions_mut().insert(answer_by);
+            }
+            let called = LatestVideoServer::from_arc(service)
+                .max_decoding_message_size(self.limits.message_bytes)
                 .call(request);
+            return Box::pin(called.map_ok(status::explained));
         }
         Box::pin(self.others.call(request))
     }
@@ -217,28 +228,36 @@ impl LatestVideo for Service {
         &self,
         request: Request<BatchGetLatestVideosRequest>,
     ) -> Result<Response<BatchGetLatestVideosResponse>, Status> {
+        let answer_by = request.extensions().get::<AnswerBy>().copied();
         let request = request.into_inner();
         let queries = convert::queries(&request).map_err(|error| status::from(&error, None))?;
-        let asked = queries.iter().flatten().copied();
-        let mut replies = self.latest.get_all(asked).await.into_iter();
+        let asked: Vec<_> = queries.iter().flatten().copied().collect();
+        let within = answer_by.map_or(Duration::MAX, |by| by.left());
+        let mut replies = self.latest.get_all(&asked, within).await.into_iter();
 
-        let mut how = Vec::new();
+        let (mut hits, mut forwarded) = (0, 0);
         let results = request.channel_ids.into_iter().zip(queries).map(|(id, query)| {
             // A reply for each query that was asked, in their order.
-            match query.map(|_| replies.next()) {
+            match query.map(|_| replies.next().flatten()) {
                 Ok(Some(reply)) => {
                     self.tally.answered(&reply);
-                    how.push(reply.made);
+                    match reply.made {
+                        Made::Hit { .. } => hits += 1,
+                        Made::Forwarded { .. } => forwarded += 1,
+                    }
                     convert::result(id, reply.outcome.as_ref(), reply.retry_after)
                 }
-                Ok(None) => convert::result(id, Err(&LookupError::ShuttingDown), None),
+                // Its lookup goes on.
+                Ok(None) => {
+                    forwarded += 1;
+                    convert::result(id, Err(&LookupError::Deadline), None)
+                }
                 Err(error) => convert::result(id, Err(&error), None),
             }
         });
-        let mut response = Response::new(BatchGetLatestVideosResponse {
-            results: results.collect(),
-        });
-        cache_status::tell_batch(&how, response.metadata_mut().as_mut());
+        let results = results.collect();
+        let mut response = Response::new(BatchGetLatestVideosResponse { results });
+        cache_status::tell_batch(hits, forwarded, response.metadata_mut().as_mut());
         Ok(response)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Decides whether what is known will do ([`Policy`]), and asks upstream through the [`Coalescer`] if it will not.
 
+mod batch;
 mod cursor;
 mod error;
 mod hub;
@@ -18,7 +19,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use futures_util::{StreamExt as _, future::join_all};
+use futures_util::StreamExt as _;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,7 @@ use self::{
 pub use crate::store::Known;
 use crate::store::Store;
 use crate::{
+    clock,
     coalesce::{Coalescer, Failed, FlightError, Good, Limits, Overloaded},
     upstream::{Feed, Upstream, UpstreamError, Urgency},
     video::{Channel, ChannelId, Kind, Video},
@@ -79,7 +81,7 @@ pub struct Latest {
 }
 
 /// A question.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
     /// Whose upload.
     pub channel: ChannelId,
@@ -90,7 +92,7 @@ pub struct Query {
 }
 
 /// What became of a question, and how.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reply {
     /// The upload, or why there is none.
     pub outcome: Result<Answer, LookupError>,
@@ -101,13 +103,15 @@ pub struct Reply {
 }
 
 /// A channel's newest upload.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Answer {
     channel: Arc<Channel>,
     /// Which of the channel's uploads, as [`Channel::latest`] has it.
     upload: usize,
     /// When the channel was looked up.
     pub fetched: SystemTime,
+    /// Its age, from the same clock reading as the `ttl` of [`Made::Hit`]; zero if the lookup ended after the caller came.
+    pub age: Duration,
     /// Older than fresh, and not looked up for this query.
     pub stale: bool,
 }
@@ -137,6 +141,7 @@ impl Answer {
             channel: Arc::new(channel),
             upload: 0,
             fetched,
+            age: Duration::ZERO,
             stale,
         }
     }
@@ -229,13 +234,13 @@ impl Latest {
 
     /// Answers `query` from `feed`.
     async fn answer(&self, query: Query, feed: Feed, urgency: Urgency) -> Reply {
-        let asked = Instant::now();
+        let asked = clock::now();
         let mut known = self.coalescer.known(&feed).await;
+        let mut now = asked;
         let mut trip = None;
         // Comes round once for a lookup. Again only if it joined a flight that found an answer new enough for whoever started
         // it, but not for this query.
         loop {
-            let now = Instant::now();
             let verdict = self.policy.judge(known.as_deref(), query.max_age, asked, now);
             if let Some(known) = &known
                 && urgency == Urgency::Awaited
@@ -254,12 +259,12 @@ impl Latest {
                         self.policy.ttl(good, now),
                         None,
                     );
-                    return self.keep(good, query, asked, made);
+                    return self.keep(good, query, asked, now, made);
                 }
                 Verdict::Fallback(good, failed) => {
                     let trip = trip.filter(|_| failed.at >= asked);
                     let made = made(trip, self.policy.ttl(good, now), failed.error.http_status());
-                    return self.keep(good, query, asked, made);
+                    return self.keep(good, query, asked, now, made);
                 }
                 Verdict::Refuse(failed) => {
                     return self.refuse(failed, feed, trip.filter(|_| failed.at >= asked), now);
@@ -272,6 +277,7 @@ impl Latest {
                             match waiter.outcome().await {
                                 Ok(outcome) => {
                                     known = Some(outcome);
+                                    now = clock::now();
                                     continue;
                                 }
                                 Err(error) => torn(error),
@@ -290,11 +296,6 @@ impl Latest {
                 }
             }
         }
-    }
-
-    /// Answers all of `queries`, at once, in their order.
-    pub async fn get_all(&self, queries: impl IntoIterator<Item = Query>) -> Vec<Reply> {
-        join_all(queries.into_iter().map(|query| self.get(query))).await
     }
 
     /// Takes in what others who share the store find, until this is dropped.
@@ -357,10 +358,21 @@ impl Latest {
     }
 
     /// The answer that is kept. It is stale if it is older than fresh, and was not looked up since the caller came.
-    fn keep(&self, good: &Good<Arc<Channel>>, query: Query, asked: Instant, made: Made) -> Reply {
-        let stale = good.at < asked && good.age(asked) > self.policy.fresh_for;
+    fn keep(
+        &self,
+        good: &Good<Arc<Channel>>,
+        query: Query,
+        asked: Instant,
+        now: Instant,
+        made: Made,
+    ) -> Reply {
+        let (age, stale) = if good.at < asked {
+            (good.age(now), good.age(asked) > self.policy.fresh_for)
+        } else {
+            (Duration::ZERO, false)
+        };
         Reply {
-            outcome: pick(good, query, stale),
+            outcome: pick(good, query, age, stale),
             made,
             retry_after: None,
         }
@@ -385,7 +397,9 @@ impl Latest {
         error: LookupError,
     ) -> Reply {
         match known.and_then(|known| known.good.as_ref()) {
-            Some(good) if good.age(asked) <= self.policy.usable_for() => self.keep(good, query, asked, made),
+            Some(good) if good.age(asked) <= self.policy.usable_for() => {
+                self.keep(good, query, asked, clock::now(), made)
+            }
             _ => Reply {
                 retry_after: matches!(error, LookupError::Overloaded(_)).then_some(OVERLOAD_PAUSE),
                 outcome: Err(error),
@@ -395,7 +409,7 @@ impl Latest {
     }
 }
 
-fn pick(good: &Good<Arc<Channel>>, query: Query, stale: bool) -> Result<Answer, LookupError> {
+fn pick(good: &Good<Arc<Channel>>, query: Query, age: Duration, stale: bool) -> Result<Answer, LookupError> {
     let channel = Arc::clone(&good.value);
     let upload = channel.latest(query.kind).ok_or(LookupError::NoUploads {
         channel: query.channel,
@@ -405,6 +419,7 @@ fn pick(good: &Good<Arc<Channel>>, query: Query, stale: bool) -> Result<Answer, 
         channel,
         upload,
         fetched: good.time,
+        age,
         stale,
     })
 }

@@ -5,6 +5,7 @@
 
 mod accept;
 mod cause;
+pub mod clock;
 mod metrics;
 mod trace_context;
 pub mod video;

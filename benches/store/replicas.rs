@@ -200,8 +200,13 @@ impl Cells<'_> {
     fn fill(&self, replicas: &[Arc<Latest>]) {
         self.bench.runtime.block_on(async {
             for channels in self.bench.channels.chunks(FILLED_AT_ONCE) {
-                let queries = || channels.iter().map(|channel| query(channel.id()));
-                join_all(replicas.iter().map(|plaque| plaque.get_all(queries()))).await;
+                let queries: Vec<_> = channels.iter().map(|channel| query(channel.id())).collect();
+                join_all(
+                    replicas
+                        .iter()
+                        .map(|plaque| plaque.get_all(&queries, Duration::MAX)),
+                )
+                .await;
             }
         });
     }

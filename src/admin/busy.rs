@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, task::spawn_blocking};
 
-use crate::{latest::Latest, upstream::Feed};
+use crate::{clock, latest::Latest, upstream::Feed};
 
 /// As many as a page has room for.
 const FLIGHTS: usize = 50;
@@ -65,7 +65,7 @@ fn channels(latest: &Latest) -> Value {
         told["askedPerSecond"] = asked.rate.into();
         if let Some(good) = &asked.known.good {
             told["title"] = good.value.title().into();
-            told["ageSeconds"] = good.age(Instant::now()).as_secs_f64().into();
+            told["ageSeconds"] = good.age(clock::now()).as_secs_f64().into();
         }
         if let Some(failed) = &asked.known.failed {
             told["failing"] = failed.error.to_string().into();

@@ -24,7 +24,11 @@ use crate::{
     admin,
     config::{self, Config},
     server::{self, Drained, Listeners, Sources, tls::Tls},
-    store::{Store, file::File, redis::Redis},
+    store::{
+        Store,
+        file::{Ages, File},
+        redis::Redis,
+    },
     telemetry::{self, Format, Telemetry},
     youtube::YouTube,
 };
@@ -85,7 +89,7 @@ async fn serve(
         tls,
     };
     let store = match &config.store {
-        Some(store) => Some(open_store(store).await?),
+        Some(store) => Some(open_store(store, config.latest.policy.unknown_age()).await?),
         None => None,
     };
     let sources = Sources {
@@ -99,11 +103,12 @@ async fn serve(
     Ok(server::run(listeners, config, sources, shutdown).await?)
 }
 
-async fn open_store(store: &config::Store) -> Result<Arc<dyn Store>, Unusable> {
+/// Opens the store. In a file, entries dated in the future get the `unknown_age`.
+async fn open_store(store: &config::Store, unknown_age: Duration) -> Result<Arc<dyn Store>, Unusable> {
     Ok(match store {
         config::Store::File { path, bytes, budget } => {
-            let file =
-                File::open(path, *bytes, *budget).map_err(|error| Unusable(format!("--store: {error}")))?;
+            let file = File::open(path, *bytes, *budget, Ages::new(unknown_age))
+                .map_err(|error| Unusable(format!("--store: {error}")))?;
             Arc::new(file)
         }
         config::Store::Redis(settings) => Arc::new(Redis::start(settings.clone()).await),

@@ -36,12 +36,7 @@ pub(super) fn tell(made: Made, headers: &mut HeaderMap) {
 }
 
 /// Says how the answers of a batch were made, all together: a hit if all were, and how many of each.
-pub(super) fn tell_batch(made: &[Made], headers: &mut HeaderMap) {
-    let hits = made
-        .iter()
-        .filter(|made| matches!(made, Made::Hit { .. }))
-        .count();
-    let forwarded = made.len() - hits;
+pub(super) fn tell_batch(hits: usize, forwarded: usize, headers: &mut HeaderMap) {
     let what = if forwarded == 0 { "hit" } else { "fwd=miss" };
     insert(
         format!("plaque; {what}; detail=\"hit={hits} fwd={forwarded}\""),

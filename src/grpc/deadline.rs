@@ -14,7 +14,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, Request, Response};
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::body::Body;
 use tower::Service;
 
@@ -101,6 +101,37 @@ fn refused(error: &LookupError) -> Response<Body> {
     status::from(error, None).into_http()
 }
 
+/// How long before its deadline a batch is answered: enough for most answers to reach the caller in time.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
+
+/// When a batch is answered with the results that are there: shortly before the call's deadline, which would discard them all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AnswerBy {
+    begun: Instant,
+    within: Duration,
+}
+
+impl AnswerBy {
+    /// For a call that begins now. A call with a malformed `grpc-timeout` is refused elsewhere.
+    pub(super) fn new(headers: &HeaderMap, longest: Duration) -> Self {
+        let asked = timeout(headers).ok().flatten();
+        Self {
+            begun: Instant::now(),
+            within: before(asked.unwrap_or(longest).min(longest)),
+        }
+    }
+
+    /// The time left until then.
+    pub(super) fn left(&self) -> Duration {
+        self.within.saturating_sub(self.begun.elapsed())
+    }
+}
+
+/// `allowed` less [`ON_ITS_WAY`], or less half of it if that is shorter.
+fn before(allowed: Duration) -> Duration {
+    allowed.saturating_sub(ON_ITS_WAY.min(allowed / 2))
+}
+
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 #[derive(Debug, PartialEq, Eq)]
@@ -134,6 +165,15 @@ pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, InvalidTi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_is_answered_a_little_before_its_deadline() {
+        let milliseconds = Duration::from_millis;
+        for (allowed, answered) in [(30_000, 29_950), (100, 50), (60, 30), (0, 0)] {
+            assert_eq!(before(milliseconds(allowed)), milliseconds(answered), "{allowed}");
+        }
+        assert!(before(Duration::MAX) < Duration::MAX);
+    }
 
     #[test]
     fn a_timeout_is_digits_and_a_unit() {

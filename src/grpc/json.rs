@@ -1,9 +1,6 @@
 //! The same answers over HTTP, as canonical protobuf JSON: for curl and whoever has no gRPC.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::time::timeout;
@@ -72,9 +69,8 @@ impl Http {
             StatusCode::OK,
             proto::to_json("GetLatestVideoResponse", &convert::response(answer)),
         );
-        let age = SystemTime::now()
-            .duration_since(answer.fetched)
-            .unwrap_or_default();
+        // Rounded up, since `ttl` is rounded down: their sum is `max-age`.
+        let age = answer.age.as_secs() + u64::from(answer.age.subsec_nanos() > 0);
         // Caches on the way reckon as plaque does: from the age, how long the answer is fresh, and what to do with it then.
         let keep = format!(
             "public, max-age={}, stale-while-revalidate={}, stale-if-error={}",
@@ -83,7 +79,7 @@ impl Http {
             self.policy.stale_if_error.as_secs(),
         );
         let headers = response.headers_mut();
-        headers.insert(header::AGE, age.as_secs().into());
+        headers.insert(header::AGE, age.into());
         insert(headers, header::CACHE_CONTROL, keep);
         response
     }

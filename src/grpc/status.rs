@@ -6,7 +6,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tonic::{Code, Status, metadata::MetadataValue};
+use http::Response;
+use tonic::{Code, Status, body::Body, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{latest::LookupError, proto::v1::LookupFailure, upstream::UpstreamError};
@@ -16,6 +17,15 @@ const DOMAIN: &str = "plaque";
 
 /// gRPC's own name for "retry after": clients with a retry policy wait as long (gRFC A6).
 pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// The beginnings of tonic's status messages for a request that it cannot decode: invalid protobuf, a truncated frame, no frame.
+///
+/// Its messages about compression are not among them: gRPC's specification requires INTERNAL for those.
+const UNREADABLE: [&str; 3] = [
+    "failed to decode Protobuf message",
+    "Unexpected EOF decoding stream",
+    "Missing request message",
+];
 
 /// The code and reason of an error.
 fn classify(error: &LookupError) -> (Code, &'static str) {
@@ -27,6 +37,7 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
         E::InvalidPublishedAfter => (Code::InvalidArgument, "INVALID_PUBLISHED_AFTER"),
         E::InvalidResumeToken(_) => (Code::InvalidArgument, "INVALID_RESUME_TOKEN"),
         E::InvalidTimeout => (Code::InvalidArgument, "INVALID_TIMEOUT"),
+        E::MalformedMessage(_) => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
         E::UnknownParameter(_) => (Code::InvalidArgument, "UNKNOWN_PARAMETER"),
         E::NoChannels(_) => (Code::InvalidArgument, "NO_CHANNELS"),
         E::TooManyChannels { .. } => (Code::InvalidArgument, "TOO_MANY_CHANNELS"),
@@ -94,6 +105,26 @@ pub fn from(error: &LookupError, retry_after: Option<Duration>) -> Status {
             .insert(PUSHBACK, MetadataValue::from(milliseconds));
     }
     status
+}
+
+/// Replaces tonic's response to a request that it cannot decode with a MALFORMED_MESSAGE; returns any other `response` unchanged.
+///
+/// tonic ends such a call before the service sees it, with INTERNAL and no details, as if the server had failed. The message text is the
+/// only thing that tells these apart from other INTERNALs. A codec would see the undecodable protobuf, but not the truncated frame.
+pub(super) fn explained(response: Response<Body>) -> Response<Body> {
+    let headers = response.headers();
+    let is_internal = headers
+        .get(Status::GRPC_STATUS)
+        .is_some_and(|code| Code::from_bytes(code.as_bytes()) == Code::Internal);
+    if !is_internal || headers.contains_key(Status::GRPC_STATUS_DETAILS) {
+        return response;
+    }
+    match Status::from_header_map(headers) {
+        Some(status) if UNREADABLE.iter().any(|text| status.message().starts_with(text)) => {
+            from(&LookupError::MalformedMessage(status.message().into()), None).into_http()
+        }
+        _ => response,
+    }
 }
 
 /// The same, as a message within an answer that succeeds.

@@ -32,6 +32,9 @@ pub enum LookupError {
     /// The request has a deadline that cannot be read.
     #[error("the grpc-timeout header is malformed; expected 1 to 8 digits and one of H M S m u n")]
     InvalidTimeout,
+    /// The request's message cannot be decoded.
+    #[error("the message is malformed: {0}")]
+    MalformedMessage(Box<str>),
     /// The request has something that it cannot have.
     #[error("there is no parameter {0:?}; expected kind or max_age")]
     UnknownParameter(Box<str>),

@@ -1,9 +1,6 @@
 //! What goes on, for whoever looks at it: metrics, lookups in progress, the busiest channels.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
@@ -12,6 +9,7 @@ use prometheus_client::{
 
 use super::{Known, Latest};
 use crate::{
+    clock,
     coalesce::InProgress,
     metrics::{family, metric},
     upstream::Feed,
@@ -46,7 +44,7 @@ impl Latest {
     /// microseconds as there are channels.
     #[must_use]
     pub fn busiest(&self, most: usize) -> Vec<Demand> {
-        let now = Instant::now();
+        let now = clock::now();
         let asked = self.coalescer.all().map(|(feed, known)| {
             let times = known.asked.times();
             let since = known
@@ -134,7 +132,7 @@ impl Latest {
             (
                 "upstream_outage",
                 "Whether a 404 says nothing now: 1 if so",
-                |latest| latest.source.outage(Instant::now()).into(),
+                |latest| latest.source.outage(clock::now()).into(),
             ),
         ];
         for (name, help, value) in gauges {

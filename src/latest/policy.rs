@@ -28,6 +28,9 @@ const JITTER: f64 = 0.2;
 /// The longest that an unknown channel is remembered as unknown: it may be made, and the 404 may have been a spell's.
 const LONGEST_NEGATIVE: Duration = Duration::from_mins(15);
 
+/// How long an answer of unknown age can be a fallback: spells of failures last for hours.
+const UNKNOWN_FOR: Duration = Duration::from_hours(24);
+
 /// The rules of freshness.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -79,6 +82,16 @@ impl Policy {
     /// How old a good answer may be that is given for want of a better.
     pub(super) fn usable_for(&self) -> Duration {
         self.stale_if_error.max(self.given_for())
+    }
+
+    /// The age to assume for an answer of unknown age: too old to be given before a lookup, and usable as a fallback for one more day.
+    ///
+    /// With a `stale_if_error` of less than that it is usable for what is left of it: not at all, if an answer that old is given without
+    /// a lookup anyway.
+    #[must_use]
+    pub fn unknown_age(&self) -> Duration {
+        let too_old = self.given_for().saturating_add(Duration::from_secs(1));
+        self.usable_for().saturating_sub(UNKNOWN_FOR).max(too_old)
     }
 
     /// Judges what is `known` at `now` for a caller who came at `asked` and accepts an answer of `max_age`.

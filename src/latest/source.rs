@@ -14,6 +14,7 @@ use super::{
     timeline::{Health, Trouble},
 };
 use crate::{
+    clock,
     coalesce::{Asked, Entry, Failed},
     store::{Lease, Store},
     upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
@@ -70,9 +71,7 @@ impl Source {
         asked: Instant,
         known: Option<Arc<Known>>,
     ) -> Arc<Known> {
-        let verdict = self
-            .policy
-            .judge(known.as_deref(), max_age, asked, Instant::now());
+        let verdict = self.policy.judge(known.as_deref(), max_age, asked, clock::now());
         if let Some(known) = &known
             && !matches!(
                 verdict,
@@ -91,7 +90,7 @@ impl Source {
         loop {
             if let Some(kept) = self.kept(feed, known.as_deref()).await {
                 // What a caller is given at once is given at once; they will ask for what is newer behind it.
-                let will_do = match self.policy.judge(Some(&kept), max_age, asked, Instant::now()) {
+                let will_do = match self.policy.judge(Some(&kept), max_age, asked, clock::now()) {
                     Verdict::Answer { refresh, .. } => !refresh || urgency == Urgency::Awaited,
                     Verdict::Fallback(..) | Verdict::Refuse(_) => true,
                     Verdict::LookUp(_) => false,
@@ -139,7 +138,7 @@ impl Source {
     /// Asks upstream, and notes what came of it.
     async fn ask(&self, feed: Feed, urgency: Urgency, known: Option<&Known>) -> Arc<Known> {
         let outcome = self.upstream.look_up(feed, urgency).await;
-        let now = Instant::now();
+        let now = clock::now();
         let entry = Arc::new(match outcome {
             Ok(channel) => {
                 self.note(feed, true, now);
@@ -164,7 +163,7 @@ impl Source {
             None => Health::Works,
             Some(failed) if failed.error == UpstreamError::Busy => Health::Unchanged,
             Some(failed) => Health::Fails(Trouble {
-                error: self.refusal(failed.error.clone(), feed, Instant::now()),
+                error: self.refusal(failed.error.clone(), feed, clock::now()),
                 retry_at: failed.retry_at,
             }),
         }

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use futures_util::Stream;
@@ -22,6 +22,7 @@ use super::{
     timeline::Timeline,
 };
 use crate::{
+    clock,
     upstream::Urgency,
     video::{Channel, ChannelId, Kind, Moment, Video},
 };
@@ -245,7 +246,7 @@ fn event(step: &Step, timeline: &Timeline) -> Option<Event> {
             let trouble = timeline.trouble()?;
             Event::Problem {
                 error: trouble.error.clone(),
-                retry_after: trouble.retry_after(Instant::now()),
+                retry_after: trouble.retry_after(clock::now()),
             }
         }
         Step::Recovered => Event::Recovered,

@@ -11,19 +11,27 @@
 //! times what entries take. So entries may have a sixth of what the file may have ([`SHARE`]). A file that is longer all the same,
 //! since the limit was lowered, is compacted when it is opened.
 //!
+//! Entries are dated by the wall clock, the only clock that outlives a restart of the machine. If an entry is dated in the future, that
+//! clock was wrong when the entry was saved, or is wrong now: the entry's age is unknown. It is loaded as so old that it is looked up
+//! before it is given, yet can be given if that lookup fails ([`Ages`]), and is evicted before all others. Its date stays as it is: on a
+//! machine whose clock is wrong until the network is up, the age is right again as soon as the clock is.
+//!
 //! Opening reads the whole file once, to compare its checksums, and keeps none of it: what was damaged is then known before it is
 //! asked for.
 
+mod ages;
 mod engine;
 mod operations;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::{
-    collections::HashMap,
-    io, mem,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use futures_util::{
@@ -35,23 +43,20 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use prometheus_client::{metrics::gauge::ConstGauge, registry::Registry};
 use tokio::sync::{Semaphore, watch};
 
-pub use self::engine::{FORMAT, MIN_BYTES, SHARE};
+pub use self::{
+    ages::Ages,
+    engine::{FORMAT, MIN_BYTES, SHARE},
+};
 use self::{
-    engine::{Change, Changes, Engine, Key, Refused},
+    engine::{Engine, Key, Refused},
     operations::{Operations, Part},
+    writer::Shared,
 };
 use super::{Known, Lease, Store, kept, tally::Outcome};
-use crate::{metrics::metric, upstream::Feed};
-
-/// From one commit to the next. With the time that a commit takes, what is saved is safe within a second.
-const COMMIT_EVERY: Duration = Duration::from_millis(500);
+use crate::{clock, metrics::metric, upstream::Feed};
 
 /// Reads at once. One takes microseconds, unless the disk hangs; then no more threads than these hang with it.
 const READS: usize = 4;
-
-/// The pause after a failure, doubling with each to [`MAX_PAUSE`].
-const PAUSE: Duration = Duration::from_secs(1);
-const MAX_PAUSE: Duration = Duration::from_mins(1);
 
 /// Why plaque cannot start with this file.
 #[derive(Debug, thiserror::Error)]
@@ -82,35 +87,6 @@ pub struct File {
     budget: Duration,
 }
 
-struct Shared {
-    path: PathBuf,
-    bytes: u64,
-    /// Held for writing only while the file is opened or closed.
-    engine: RwLock<Option<Engine>>,
-    queue: Mutex<Queue>,
-    /// Rouses the thread that writes.
-    wake: Condvar,
-    /// Changes after each turn of that thread; true after the last.
-    turns: watch::Sender<bool>,
-    operations: Operations,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// What to write next: of each feed the newest.
-    waiting: HashMap<Key, Change>,
-    /// The bytes of that.
-    bytes: usize,
-    /// What is being written.
-    writing: Arc<Changes>,
-    /// Somebody waits for it.
-    hurry: bool,
-    /// A read failed: the file is to be opened anew.
-    suspect: bool,
-    /// The end.
-    closing: bool,
-}
-
 impl File {
     /// Opens the file at `path`, or begins one, which may grow to `bytes` (at least [`MIN_BYTES`]). A lookup waits for the disk no
     /// longer than `budget`.
@@ -120,10 +96,10 @@ impl File {
     /// # Errors
     ///
     /// If another process has the file, or there cannot be one.
-    pub fn open(path: &Path, bytes: u64, budget: Duration) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, bytes: u64, budget: Duration, ages: Ages) -> Result<Self, OpenError> {
         let bytes = bytes.max(MIN_BYTES);
         let operations = Operations::new(path.display().to_string());
-        let engine = match Engine::open(path, bytes) {
+        let engine = match Engine::open(path, bytes, ages.now()) {
             Ok(engine) => {
                 tracing::info!("{} feeds are kept in {}", engine.entries(), path.display());
                 Some(engine)
@@ -141,6 +117,7 @@ impl File {
         let shared = Arc::new(Shared {
             path: path.into(),
             bytes,
+            ages,
             engine: RwLock::new(engine),
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -197,8 +174,7 @@ impl File {
         let Some((saved, bytes)) = found else {
             return (Outcome::Miss, None);
         };
-        let since = Duration::from_micros(now().saturating_sub(saved));
-        match kept::decode(&bytes, since, Instant::now()) {
+        match kept::decode(&bytes, self.shared.ages.since(saved), clock::now()) {
             Ok(known) => (Outcome::Hit, Some(known)),
             Err(error) => {
                 tracing::debug!(%feed, %error, "what is kept cannot be read, and is removed");
@@ -258,7 +234,7 @@ impl Store for File {
 
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
         let begun = Instant::now();
-        if let Some(bytes) = kept::encode(known, begun) {
+        if let Some(bytes) = kept::encode(known, clock::now()) {
             let kept = self.shared.keep(engine::key(feed), bytes);
             let outcome = if kept { Outcome::Ok } else { Outcome::Skipped };
             self.shared.operations.observe("save", outcome, begun);
@@ -304,160 +280,6 @@ impl Drop for File {
     }
 }
 
-impl Shared {
-    /// What waits to be written of a feed.
-    fn waiting(&self, key: &Key) -> Option<(u64, Vec<u8>)> {
-        let queue = self.queue.lock();
-        match queue.waiting.get(key).or_else(|| queue.writing.get(key))? {
-            Change::Keep { saved, bytes } => Some((*saved, bytes.clone())),
-            Change::Remove { .. } => None,
-        }
-    }
-
-    /// Puts an entry in the queue, in place of an older one of the same feed. Not if it has no room.
-    fn keep(&self, key: Key, bytes: Vec<u8>) -> bool {
-        let limit = engine::batch_limit(self.bytes);
-        let mut queue = self.queue.lock();
-        let before = queue.waiting.get(&key).map_or(0, Change::len);
-        let after = queue.bytes - before + bytes.len();
-        if queue.closing || after > limit {
-            return false;
-        }
-        let saved = now();
-        queue.waiting.insert(key, Change::Keep { saved, bytes });
-        queue.bytes = after;
-        queue.hurry |= after > limit / 2;
-        drop(queue);
-        self.wake.notify_one();
-        true
-    }
-
-    /// Has the entry removed that was `saved` then, unless another has come in its place.
-    fn remove(&self, key: Key, saved: u64) {
-        let mut queue = self.queue.lock();
-        if !queue.closing && !queue.writing.contains_key(&key) {
-            queue.waiting.entry(key).or_insert(Change::Remove { saved });
-        }
-        drop(queue);
-        self.wake.notify_one();
-    }
-
-    fn end(&self) {
-        self.queue.lock().closing = true;
-        self.wake.notify_one();
-    }
-
-    /// The thread that writes, to its end.
-    fn write_behind(&self) {
-        let mut next_commit = Instant::now();
-        let mut retry_at = next_commit;
-        let mut pause = PAUSE;
-        loop {
-            let (changes, suspect, last) = self.turn(next_commit, retry_at);
-            if suspect {
-                self.close_engine();
-            }
-            next_commit = Instant::now() + COMMIT_EVERY;
-            match self.write(&changes) {
-                Ok(()) => {
-                    self.queue.lock().writing = Arc::default();
-                    self.operations.up(Part::Writing);
-                    pause = PAUSE;
-                }
-                Err(error) => {
-                    self.operations.down(Part::Writing, error);
-                    self.queue.lock().put_back();
-                    retry_at = Instant::now() + pause;
-                    pause = (pause * 2).min(MAX_PAUSE);
-                }
-            }
-            if last {
-                let left = self.queue.lock().waiting.len();
-                if left > 0 {
-                    tracing::warn!("{left} feeds are not kept in {}", self.path.display());
-                }
-                self.close_engine();
-            }
-            self.turns.send_replace(last);
-            if last {
-                return;
-            }
-        }
-    }
-
-    /// Waits until there is something to do, and takes it: what to write, whether to open the file anew before, whether it is the end.
-    fn turn(&self, next_commit: Instant, retry_at: Instant) -> (Arc<Changes>, bool, bool) {
-        let mut queue = self.queue.lock();
-        loop {
-            let now = Instant::now();
-            let due = if self.operations.is_down(Part::Writing) || queue.suspect {
-                Some(retry_at)
-            } else if queue.waiting.is_empty() {
-                None
-            } else if queue.hurry {
-                Some(now)
-            } else {
-                Some(next_commit)
-            };
-            if queue.closing || due.is_some_and(|due| due <= now) {
-                queue.hurry = false;
-                queue.bytes = 0;
-                queue.writing = Arc::new(mem::take(&mut queue.waiting));
-                let suspect = mem::take(&mut queue.suspect);
-                return (Arc::clone(&queue.writing), suspect, queue.closing);
-            }
-            match due {
-                Some(due) => drop(self.wake.wait_until(&mut queue, due)),
-                None => self.wake.wait(&mut queue),
-            }
-        }
-    }
-
-    fn write(&self, changes: &Changes) -> Result<(), String> {
-        if self.engine.read().is_none() {
-            self.open_engine()?;
-        }
-        let written = match &*self.engine.read() {
-            Some(engine) if !changes.is_empty() => engine.apply(changes),
-            _ => return Ok(()),
-        };
-        // redb does nothing more after a failure. What is in the file already is told meanwhile, if it can be.
-        written.inspect_err(|_| {
-            self.close_engine();
-            let _ = self.open_engine();
-        })
-    }
-
-    fn open_engine(&self) -> Result<(), String> {
-        let engine = Engine::open(&self.path, self.bytes).map_err(|refused| refused.to_string())?;
-        *self.engine.write() = Some(engine);
-        Ok(())
-    }
-
-    /// Waits for the reads that are under way.
-    fn close_engine(&self) {
-        if let Some(engine) = self.engine.write().take() {
-            engine.close();
-        }
-    }
-}
-
-impl Queue {
-    /// What was not written waits again, unless something newer does.
-    fn put_back(&mut self) {
-        for (key, change) in &*mem::take(&mut self.writing) {
-            self.waiting.entry(*key).or_insert_with(|| change.clone());
-        }
-        self.bytes = self.waiting.values().map(Change::len).sum();
-    }
-}
-
-/// Now, in microseconds of the wall clock.
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// Whether trying again would be of no use.
 fn is_for_somebody_to_mend(error: &io::Error) -> bool {
     use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
@@ -465,69 +287,4 @@ fn is_for_somebody_to_mend(error: &io::Error) -> bool {
         error.kind(),
         NotFound | PermissionDenied | IsADirectory | NotADirectory | ReadOnlyFilesystem
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: Key = [b'A'; _];
-    const B: Key = [b'B'; _];
-
-    /// A store without the thread that writes.
-    fn shared() -> Shared {
-        Shared {
-            path: PathBuf::new(),
-            bytes: MIN_BYTES,
-            engine: RwLock::default(),
-            queue: Mutex::default(),
-            wake: Condvar::new(),
-            turns: watch::Sender::new(false),
-            operations: Operations::new("test"),
-        }
-    }
-
-    fn bytes(shared: &Shared, key: &Key) -> Option<Vec<u8>> {
-        shared.waiting(key).map(|(_, bytes)| bytes)
-    }
-
-    #[test]
-    fn a_full_queue_takes_only_what_replaces_something() {
-        let shared = shared();
-        let all = engine::batch_limit(MIN_BYTES);
-        assert!(shared.keep(A, vec![1; all]));
-        assert!(!shared.keep(B, vec![2; 1]), "there is no room");
-        assert!(shared.keep(A, vec![3; all]));
-        assert_eq!(
-            bytes(&shared, &A),
-            Some(vec![3; all]),
-            "the newest is what is kept"
-        );
-        assert_eq!(bytes(&shared, &B), None);
-        assert!(shared.keep(A, vec![4; all - 1]));
-        assert!(shared.keep(B, vec![5; 1]), "there is room again");
-    }
-
-    #[test]
-    fn what_is_being_written_is_seen_and_comes_back_if_it_could_not_be() {
-        let shared = shared();
-        assert!(shared.keep(A, vec![1]) && shared.keep(B, vec![1]));
-        let (changes, suspect, last) = shared.turn(Instant::now(), Instant::now());
-        assert_eq!((changes.len(), suspect, last), (2, false, false));
-        assert_eq!(bytes(&shared, &A), Some(vec![1]));
-        assert!(shared.keep(A, vec![2, 2]));
-        assert_eq!(bytes(&shared, &A), Some(vec![2, 2]));
-        shared.queue.lock().put_back();
-        assert_eq!(bytes(&shared, &A), Some(vec![2, 2]), "the newer one stays");
-        assert_eq!(bytes(&shared, &B), Some(vec![1]));
-        assert_eq!(shared.queue.lock().bytes, 3);
-    }
-
-    #[test]
-    fn a_removal_replaces_nothing() {
-        let shared = shared();
-        assert!(shared.keep(A, vec![1]));
-        shared.remove(A, 7);
-        assert_eq!(bytes(&shared, &A), Some(vec![1]));
-    }
 }

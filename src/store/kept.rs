@@ -26,6 +26,36 @@ pub enum Unreadable {
     Field(&'static str),
 }
 
+/// How long ago bytes were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// This long ago.
+    Known(Duration),
+    /// Unknown: the clock was wrong then, or is wrong now. An age counts as `at_least`, unless it was greater when they were written.
+    Unknown {
+        /// See [`Policy::unknown_age`](crate::latest::Policy::unknown_age).
+        at_least: Duration,
+    },
+}
+
+impl Since {
+    /// The current age of what had this `age` when it was written.
+    fn older(self, age: Duration) -> Duration {
+        match self {
+            Self::Known(since) => age.saturating_add(since),
+            Self::Unknown { at_least } => age.max(at_least),
+        }
+    }
+
+    /// What is left of a `pause`: nothing, if that is unknown.
+    fn left(self, pause: Duration) -> Duration {
+        match self {
+            Self::Known(since) => pause.saturating_sub(since),
+            Self::Unknown { .. } => Duration::ZERO,
+        }
+    }
+}
+
 /// What is `known` at `now`, as bytes. `None` if that is nothing for others: that the upstream refuses *us*, for example.
 #[must_use]
 pub fn encode(known: &Known, now: Instant) -> Option<Vec<u8>> {
@@ -47,20 +77,19 @@ pub fn encode(known: &Known, now: Instant) -> Option<Vec<u8>> {
     Some(kept.encode_to_vec())
 }
 
-/// What was known when `bytes` were written, `since` before `now`. Without a failure of a kind that only a later version knows: what
+/// What was known when `bytes` were written, `since` then, as of `now`. Without a failure of a kind that only a later version knows: what
 /// was good before it still is.
 ///
 /// # Errors
 ///
 /// If they are not what [`encode`] makes, and say nothing else either.
-pub fn decode(bytes: &[u8], since: Duration, now: Instant) -> Result<Known, Unreadable> {
+pub fn decode(bytes: &[u8], since: Since, now: Instant) -> Result<Known, Unreadable> {
     let kept = store::Kept::decode(bytes)?;
     let ago = |age: Option<prost_types::Duration>, what| {
         let age = age
             .and_then(|age| age.try_into().ok())
             .ok_or(Unreadable::Field(what))?;
-        now.checked_sub(since.saturating_add(age))
-            .ok_or(Unreadable::Field(what))
+        now.checked_sub(since.older(age)).ok_or(Unreadable::Field(what))
     };
     let good = kept.channel.map(|channel| -> Result<_, Unreadable> {
         Ok(Good {
@@ -75,9 +104,7 @@ pub fn decode(bytes: &[u8], since: Duration, now: Instant) -> Result<Known, Unre
     let failed = failure.map(|(error, failure)| -> Result<_, Unreadable> {
         let at = ago(failure.age, "failure.age")?;
         let pause: Option<Duration> = failure.retry_in.and_then(|pause| pause.try_into().ok());
-        let pause = pause
-            .ok_or(Unreadable::Field("failure.retry_in"))?
-            .saturating_sub(since);
+        let pause = since.left(pause.ok_or(Unreadable::Field("failure.retry_in"))?);
         Ok(Failed {
             error: known_error(error)?,
             at,
@@ -191,6 +218,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const AT_ONCE: Since = Since::Known(Duration::ZERO);
 
     fn good(now: Instant) -> Good<Arc<Channel>> {
         let id = "UCsXVk37bltHxD1rDPwtNM8Q".parse().expect("an ID");
@@ -246,7 +274,7 @@ mod tests {
             let known = Entry::failed(Some(good(now)), failed(error.clone(), now));
             let bytes = encode(&known, now).expect("something to keep");
             let later = now + SECOND * 5;
-            let back = decode(&bytes, SECOND * 5, later).expect("readable");
+            let back = decode(&bytes, Since::Known(SECOND * 5), later).expect("readable");
             let (was, is) = (known.good.expect("good"), back.good.expect("good"));
             assert_eq!((is.value, is.at, is.time), (was.value, was.at, was.time));
             let is = back.failed.expect("failed");
@@ -261,8 +289,26 @@ mod tests {
         let known = Entry::failed(None, failed(UpstreamError::NotFound, now));
         let bytes = encode(&known, now).expect("something to keep");
         let later = now + SECOND * 50;
-        let back = decode(&bytes, SECOND * 50, later).expect("readable");
+        let back = decode(&bytes, Since::Known(SECOND * 50), later).expect("readable");
         assert!(back.failed.expect("failed").retry_at <= later);
+    }
+
+    #[test]
+    fn what_was_kept_nobody_knows_how_long_is_at_least_so_old_and_its_pause_is_over() {
+        let now = Instant::now();
+        let known = Entry::failed(Some(good(now)), failed(UpstreamError::Status(503), now));
+        let bytes = encode(&known, now).expect("something to keep");
+        for (at_least, ages) in [(SECOND * 60, [60, 60]), (SECOND * 5, [10, 5]), (SECOND, [10, 2])] {
+            let later = now + SECOND * 1000;
+            let back = decode(&bytes, Since::Unknown { at_least }, later).expect("readable");
+            let (good, failed) = (back.good.expect("good"), back.failed.expect("failed"));
+            assert_eq!(
+                [good.age(later), later - failed.at],
+                ages.map(|age| SECOND * age),
+                "{at_least:?}"
+            );
+            assert_eq!((failed.retry_at, failed.streak), (later, 3));
+        }
     }
 
     #[test]
@@ -271,7 +317,7 @@ mod tests {
         let refused = || failed(UpstreamError::RateLimited(429), now);
         assert_eq!(encode(&Entry::failed(None, refused()), now), None);
         let bytes = encode(&Entry::failed(Some(good(now)), refused()), now).expect("something to keep");
-        let back = decode(&bytes, Duration::ZERO, now).expect("readable");
+        let back = decode(&bytes, AT_ONCE, now).expect("readable");
         assert!(back.good.is_some() && back.failed.is_none());
     }
 
@@ -295,9 +341,9 @@ mod tests {
             // A field with the number 100, of one byte.
             [&kept.encode_to_vec()[..], b"\xa2\x06\x01x"].concat()
         };
-        let back = decode(&encoded(Some(Error::Status(503))), Duration::ZERO, now).expect("readable");
+        let back = decode(&encoded(Some(Error::Status(503))), AT_ONCE, now).expect("readable");
         assert!(back.good.is_some() && back.failed.is_some());
-        let back = decode(&encoded(None), Duration::ZERO, now).expect("readable");
+        let back = decode(&encoded(None), AT_ONCE, now).expect("readable");
         assert!(back.good.is_some() && back.failed.is_none());
     }
 
@@ -306,7 +352,7 @@ mod tests {
         let now = Instant::now();
         let bytes = encode(&Entry::succeeded(good(now).value, now, SystemTime::now()), now);
         let years = Duration::from_hours(10 * 365 * 24);
-        let back = decode(&bytes.expect("something to keep"), years, now).expect("readable");
+        let back = decode(&bytes.expect("something to keep"), Since::Known(years), now).expect("readable");
         assert_eq!(back.good.expect("good").age(now), years);
     }
 
@@ -314,7 +360,7 @@ mod tests {
     fn bytes_that_are_nothing_are_refused() {
         let now = Instant::now();
         for bytes in [&b""[..], b"\xff\xff", b"\x0a\x02\x0a\x00"] {
-            decode(bytes, Duration::ZERO, now).expect_err("nothing");
+            decode(bytes, AT_ONCE, now).expect_err("nothing");
         }
         let bytes = encode(
             &Entry::failed(Some(good(now)), failed(UpstreamError::NotFound, now)),
@@ -323,7 +369,7 @@ mod tests {
         let bytes = bytes.expect("something to keep");
         for length in 0..bytes.len() {
             // Not a panic, whatever it is.
-            let _ = decode(&bytes[..length], Duration::ZERO, now);
+            let _ = decode(&bytes[..length], AT_ONCE, now);
         }
     }
 }

@@ -38,10 +38,11 @@ use self::{
     link::{Link, Trouble},
 };
 use super::{
-    Held, Known, Lease, Store, kept,
+    Held, Known, Lease, Store,
+    kept::{self, Since},
     tally::{Outcome, Tally},
 };
-use crate::upstream::Feed;
+use crate::{clock, upstream::Feed};
 
 /// Where the store is, and how long things may take.
 #[derive(Clone, Debug)]
@@ -127,7 +128,8 @@ impl Shared {
             Ok(None) => Ok(None),
             Ok(Some((value, since))) => {
                 let (value, since): (Vec<u8>, u64) = (value, since);
-                kept::decode(&value, Duration::from_millis(since), Instant::now())
+                let since = Since::Known(Duration::from_millis(since));
+                kept::decode(&value, since, clock::now())
                     .map(Some)
                     .map_err(|error| {
                         tracing::debug!(%feed, %error, "what the store has cannot be read");
@@ -174,7 +176,7 @@ impl Shared {
     }
 
     async fn save(&self, feed: Feed, known: &Known, lease: Lease) -> bool {
-        let Some(value) = kept::encode(known, Instant::now()) else {
+        let Some(value) = kept::encode(known, clock::now()) else {
             return true;
         };
         let began = Instant::now();

@@ -775,10 +775,10 @@ BAD_MESSAGES = {
     "compressed in an unknown way": (h2.grpc_message(b"\x1f\x8b", 1), {UNIMPLEMENTED}, (b"grpc-encoding", b"banana")),
     "compressed with no encoding named": (h2.grpc_message(b"\x1f\x8b", 1), {INTERNAL}),
     "with a bad compression flag": (h2.grpc_message(b"", 77), {INTERNAL}),
-    "shorter than announced": (h2.grpc_message(b"short", length=1000), {INTERNAL, INVALID_ARGUMENT}),
-    "that is no protobuf": (h2.grpc_message(b"\xff" * 100), {INTERNAL, INVALID_ARGUMENT}),
-    "that ends in its length": (b"\0\0\0", {INTERNAL, INVALID_ARGUMENT}),
-    "that is missing": (b"", {INTERNAL, INVALID_ARGUMENT, UNIMPLEMENTED}),
+    "shorter than announced": (h2.grpc_message(b"short", length=1000), {INVALID_ARGUMENT}),
+    "that is no protobuf": (h2.grpc_message(b"\xff" * 100), {INVALID_ARGUMENT}),
+    "that ends in its length": (b"\0\0\0", {INVALID_ARGUMENT}),
+    "that is missing": (b"", {INVALID_ARGUMENT}),
 }
 
 

@@ -6,20 +6,28 @@ Every check has an origin (100 ms a lookup) and a plaque of its own. Where a che
 """
 
 import re
+import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from support import (
-    KURZGESAGT, SCISHOW, SHORT, UNKNOWN, Answer, Bench, Stopwatch, Suite, expect, expect_a_hint_when_to_retry, expect_equal,
+    KURZGESAGT, SCISHOW, SHORT, UNKNOWN, Answer, Bench, Clocks, Stopwatch, Suite, expect, expect_a_hint_when_to_retry, expect_equal,
     expect_error, expect_in, expect_ok, made_up_channel, wait_until,
 )
 
 StatusCode = grpc.StatusCode
 NEWEST = "N2FOxjtv5ns"
 suite = Suite()
+
+
+@contextmanager
+def temporary_folder():
+    with tempfile.TemporaryDirectory(prefix="plaque-freshness-") as folder:
+        yield Path(folder)
 
 
 def upload_id(number):
@@ -70,6 +78,76 @@ def max_age_takes_no_older_answer_although_a_stale_one_is_there(bench):
         expect(fetch_time(answer) > fetch_time(first), "the old answer was given")
         expect(not answer.response.freshness.stale, "the new answer is marked stale")
         expect_equal("the cache-status", answer.cache_status, "plaque; fwd=stale")
+
+
+# Clocks
+
+
+HOUR = 3600
+
+
+def expect_ages_of(plaque, age, within):
+    """The stale answer is so many seconds old, by gRPC and by JSON."""
+    answer = plaque.ask(KURZGESAGT, max_age=2 * HOUR)
+    expect_stale_hit(answer)
+    headers = plaque.ask_json(KURZGESAGT, max_age=2 * HOUR)
+    ttls = [int(re.search(r"ttl=(-?\d+)", said).group(1)) for said in (answer.cache_status, headers["cache-status"])]
+    ages = [60 - ttl for ttl in ttls] + [int(headers["age"])]
+    expect(all(age <= seen <= age + within for seen in ages), f"the ages are {ages}, expected {age} and up to {within} more")
+    expect_equal("the Age beside the ttl", int(headers["age"]), 60 - ttls[1])
+
+
+@suite.check
+def ages_count_the_time_that_the_machine_was_suspended(bench):
+    watch = Stopwatch()
+    with temporary_folder() as folder, bench.origin() as origin:
+        clocks = Clocks(folder)
+        with bench.plaque(origin.url, under=clocks.under) as plaque:
+            first = plaque.ask(KURZGESAGT)
+            expect_error(plaque.ask(UNKNOWN), StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+            again = plaque.ask(KURZGESAGT)
+            expect_in("the cache-status", "plaque; hit; ttl=5", again.cache_status)
+            expect_equal("the lookups", origin.lookups(), 2)
+
+            clocks.set(suspended=HOUR)
+            expect_ages_of(plaque, HOUR, within=watch.seconds() + 2)
+            newer = plaque.ask(KURZGESAGT)
+            expect_equal("the cache-status", newer.cache_status, "plaque; fwd=stale")
+            expect(fetch_time(newer) > fetch_time(first), "the old answer was given")
+            expect(not newer.response.freshness.stale, "the new answer is marked stale")
+            expect_equal("the Age of the new answer", int(plaque.ask_json(KURZGESAGT, max_age=0)["age"]), 0)
+            # A remembered failure is over, too.
+            expect_error(plaque.ask(UNKNOWN), StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+            expect_equal("the lookups of what was unknown", origin.lookups(UNKNOWN), 2)
+
+            # The wall clock makes nothing older or younger.
+            clocks.set(suspended=HOUR, wall=-HOUR)
+            headers = plaque.ask_json(KURZGESAGT)
+            expect(0 <= int(headers["age"]) <= watch.seconds() + 2, f"the Age is {headers['age']}")
+
+
+@suite.check
+def what_a_file_has_from_the_future_is_looked_up_and_given_only_if_that_fails(bench):
+    with temporary_folder() as folder, bench.origin() as origin:
+        clocks, store = Clocks(folder), ("--store", f"file:{folder / 'store'}")
+        clocks.set(wall=HOUR)
+        with bench.plaque(origin.url, *store, under=clocks.under) as plaque:
+            first = plaque.ask(KURZGESAGT)
+            plaque.ask(SCISHOW)
+            plaque.program.terminate()
+            expect_equal("the exit code", plaque.program.exit_code(within=10), 0)
+        clocks.set(wall=0)
+        origin.control(mode="status:500", channels=[SCISHOW])
+        with bench.plaque(origin.url, *store, under=clocks.under) as plaque:
+            answer = plaque.ask(KURZGESAGT)
+            expect_equal("the cache-status", answer.cache_status, "plaque; fwd=uri-miss")
+            expect(fetch_time(answer) < fetch_time(first), "it was not looked up")
+            old = plaque.ask(SCISHOW)
+            expect_ok(old)
+            expect(old.response.freshness.stale, "the old answer is not marked stale")
+            # By default it counts as 6 days old.
+            old = plaque.ask(SCISHOW)
+            expect_in("the cache-status", f"plaque; hit; ttl=-{6 * 24 * HOUR - 60}"[:-2], old.cache_status)
 
 
 # Stale if error
@@ -263,6 +341,37 @@ def a_batch_takes_kind_and_max_age_for_every_channel(bench):
             answer = plaque.batch(channels, kind=SHORT, max_age=0)
             expect_equal("the kinds", {result.found.video.kind for result in answer.response.results}, {SHORT})
         expect_equal("the lookups", origin.lookups(), 20)
+
+
+@suite.check
+def a_channel_that_hangs_costs_a_batch_nothing_but_its_own_answer(bench):
+    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+        channels = [made_up_channel(i) for i in range(100)]
+        origin.control(mode="hang", channels=[channels[42]])
+        watch = Stopwatch()
+        answer = plaque.batch(channels, timeout=3)
+        took = watch.seconds()
+        expect_ok(answer)
+        failures = {i: (result.failure.code, result.failure.reason)
+                    for i, result in enumerate(answer.response.results) if result.HasField("failure")}
+        expect_equal("the failures", failures, {42: (StatusCode.DEADLINE_EXCEEDED.value[0], "DEADLINE")})
+        expect_in("the cache-status", "hit=0 fwd=100", answer.cache_status)
+        expect(2.8 < took < 3, f"it took {took:.2f} s")
+        rest = channels[:42] + channels[43:]
+        watch = Stopwatch()
+        expect_ok(plaque.batch(rest, timeout=3))
+        expect(watch.seconds() < 1, f"what is known took {watch.seconds():.2f} s")
+    return f"{took:.2f} s of 3"
+
+
+@suite.check
+def repeats_in_a_batch_wait_as_one_caller(bench):
+    with bench.plaque_and_origin("--max-waiters", 1) as (plaque, origin):
+        answer = plaque.batch([KURZGESAGT] * 100)
+        expect_ok(answer)
+        expect_equal("the videos", {result.found.video.video_id for result in answer.response.results}, {NEWEST})
+        expect_equal("the results", len(answer.response.results), 100)
+        expect_equal("the lookups", origin.lookups(), 1)
 
 
 @suite.check

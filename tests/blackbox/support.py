@@ -290,6 +290,25 @@ def make_certificate(folder):
     return certificate, key
 
 
+class Clocks:
+    """Clocks that a check moves, of the programs that run `under` them: see clocks.c. Needs a C compiler."""
+
+    def __init__(self, folder):
+        library = folder / "clocks.so"
+        self.offsets = folder / "offsets"
+        source = Path(__file__).with_name("clocks.c")
+        made = run("cc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, source)
+        expect(made.returncode == 0, f"cc made no library: {made.stderr}")
+        self.under = "env", f"LD_PRELOAD={library}", f"CLOCK_OFFSETS={self.offsets}"
+        self.set()
+
+    def set(self, suspended=0, wall=0):
+        """So many seconds were slept through since the start, and the wall clock is so many ahead."""
+        changed = self.offsets.with_suffix(".new")
+        changed.write_text(f"{suspended} {wall}\n")
+        changed.rename(self.offsets)
+
+
 class Plaque:
     """A running `plaque serve`."""
 
@@ -329,6 +348,12 @@ class Plaque:
 
     def watch(self, *arguments, **options):
         return Watch(self.start_watch(*arguments, **options))
+
+    def ask_json(self, channel_id, max_age=None):
+        """The headers of an answer over HTTP; `max_age` in seconds."""
+        parameters = "" if max_age is None else f"?max_age={max_age}s"
+        with urllib.request.urlopen(f"{self.admin}/v1/channels/{channel_id}/latest-video{parameters}", timeout=20) as answer:
+            return answer.headers
 
     def peak_memory_mib(self):
         return self.memory_kib("VmHWM") // 1024

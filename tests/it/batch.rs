@@ -1,13 +1,23 @@
 //! Many channels in one round trip.
 
-use axum::{http::StatusCode, response::IntoResponse as _};
-use plaque::proto::v1::{
-    BatchGetLatestVideosRequest, BatchGetLatestVideosResponse, LookupResult, VideoKind,
-    lookup_result::Outcome,
-};
-use tonic::{Code, Response, Status};
+use std::{sync::Arc, time::Duration};
 
-use crate::support::{CHANNEL, Client, Fake, cache_status, feed, reason};
+use axum::{http::StatusCode, response::IntoResponse as _};
+use plaque::{
+    latest::{Latest, Query},
+    proto::v1::{
+        BatchGetLatestVideosRequest, BatchGetLatestVideosResponse, LookupResult, VideoKind,
+        lookup_result::Outcome,
+    },
+    upstream::Upstream,
+};
+use tokio::{runtime::Handle, time::Instant};
+use tonic::{Code, Request, Response, Status};
+
+use crate::{
+    stores,
+    support::{CHANNEL, Client, Fake, LONG, cache_status, feed, http_get, reason, request},
+};
 
 const GONE: &str = "UCgonegonegonegonegonegA";
 
@@ -121,4 +131,126 @@ async fn a_batch_has_1_to_100_channels() {
         let violations = &details.bad_request().expect("a BadRequest").field_violations;
         assert_eq!(violations[0].field, "channel_ids");
     }
+}
+
+/// A channel that no upstream of these tests answers.
+const SLOW: &str = "UCslowslowslowslowslow0A";
+
+/// Answers the first 99 lookups.
+fn all_but_one() -> Arc<stores::Fake> {
+    Arc::new(stores::Fake::with(stores::found, 99, LONG))
+}
+
+fn latest(upstream: &Arc<stores::Fake>) -> Latest {
+    let port = Arc::clone(upstream) as Arc<dyn Upstream>;
+    Latest::new(port, None, stores::settings(), Handle::current())
+}
+
+fn queries(count: usize) -> Vec<Query> {
+    let query = |id: String| Query {
+        channel: id.parse().expect("a channel ID"),
+        kind: None,
+        max_age: None,
+    };
+    ids(count).into_iter().map(query).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_waits_for_nothing_but_its_answers_and_for_those_no_longer_than_it_may() {
+    let upstream = all_but_one();
+    let latest = latest(&upstream);
+    let queries = queries(100);
+    let began = Instant::now();
+    let replies = latest.get_all(&queries[..99], LONG).await;
+    assert!(replies.iter().all(Option::is_some));
+    assert_eq!(began.elapsed(), Duration::ZERO);
+
+    let within = Duration::from_secs(3);
+    let replies = latest.get_all(&queries, within).await;
+    // The clock of tokio has milliseconds.
+    assert_eq!(began.elapsed().as_secs(), within.as_secs());
+    for (query, reply) in queries.iter().zip(&replies[..99]) {
+        let answer = reply.as_ref().expect("in time").outcome.as_ref().expect("known");
+        assert_eq!(answer.channel().id(), query.channel);
+    }
+    assert!(replies[99].is_none());
+    assert_eq!((latest.waiting(), latest.flights()), (0, 1), "the lookup goes on");
+
+    let late = latest.get_all(&queries, Duration::ZERO).await;
+    assert_eq!(late.iter().flatten().count(), 99, "what is known takes no time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_cold_batch_all_are_given_that_came_in_time() {
+    let upstream = all_but_one();
+    let latest = latest(&upstream);
+    let replies = latest.get_all(&queries(100), Duration::from_secs(3)).await;
+    assert_eq!(replies.iter().flatten().count(), 99);
+    assert_eq!(upstream.lookups(), 100);
+}
+
+#[tokio::test]
+async fn a_channel_that_is_late_costs_the_others_nothing() {
+    let short = Duration::from_millis(100);
+    for (longest, asked) in [(LONG, Some(short)), (short, None), (short, Some(LONG))] {
+        let fake = Fake::gated(feed).await;
+        let server = fake.serve_with(|config| config.calls.deadline = longest).await;
+        let client = server.client();
+        fake.release();
+        // However slow the machine is: a lookup goes on when its caller's deadline is over.
+        while client.get(CHANNEL).await.is_err() {}
+
+        let mut batch = Request::new(BatchGetLatestVideosRequest {
+            channel_ids: [SLOW, CHANNEL, SLOW, "nonsense"].map(String::from).into(),
+            ..BatchGetLatestVideosRequest::default()
+        });
+        if let Some(asked) = asked {
+            batch.set_timeout(asked);
+        }
+        let response = client.0.clone().batch_get_latest_videos(batch).await;
+        let response = response.expect("it succeeds");
+        assert_eq!(
+            cache_status(response.metadata()),
+            "plaque; fwd=miss; detail=\"hit=1 fwd=2\""
+        );
+        let results = response.into_inner().results;
+        let outcomes: Vec<_> = results.iter().map(outcome).collect();
+        let late = Err(("DEADLINE", Code::DeadlineExceeded));
+        let invalid = Err(("INVALID_CHANNEL_ID", Code::InvalidArgument));
+        assert_eq!(outcomes, [late, Ok("upload0015A"), late, invalid]);
+
+        // A single call has nothing else to give.
+        let mut single = Request::new(request(SLOW));
+        single.set_timeout(short);
+        let status = client.ask(single).await.expect_err("too late");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        fake.release();
+    }
+}
+
+#[tokio::test]
+async fn repeats_take_one_place_among_those_who_wait() {
+    let fake = Fake::gated(feed).await;
+    let server = fake.serve_with(|config| config.latest.max_waiters = 1).await;
+    let client = server.client();
+    let call = tokio::spawn(async move { batch(&client, &[CHANNEL; 100]).await });
+    fake.arrival().await;
+    let (_, metrics) = http_get(server.admin, "/metrics").await;
+    assert!(metrics.contains("\nplaque_waiters 1\n"), "{metrics}");
+    fake.release();
+    let response = call.await.expect("no panic").expect("it succeeds");
+    assert_eq!(
+        cache_status(response.metadata()),
+        "plaque; fwd=miss; detail=\"hit=0 fwd=100\""
+    );
+    let results = response.into_inner().results;
+    let outcomes: Vec<_> = results.iter().map(outcome).collect();
+    assert_eq!(outcomes, [Ok("upload0015A"); 100]);
+    // As if each had come by itself.
+    let (_, metrics) = http_get(server.admin, "/metrics").await;
+    for (how, count) in [("miss", 1), ("collapsed", 99), ("hit", 0)] {
+        let counted = format!("\nplaque_lookups_total{{cache_status=\"{how}\"}} {count}\n");
+        assert!(metrics.contains(&counted), "{metrics}");
+    }
+    assert_eq!(fake.lookups(CHANNEL), 1);
 }

@@ -14,7 +14,10 @@ use futures_util::stream;
 use plaque::origin::{self, Lookup};
 use tonic::{Code, Request, Status};
 
-use crate::support::{CHANNEL, Fake, cache_status, feed, reason, request};
+use crate::{
+    raw::{MALFORMED, Raw},
+    support::{CHANNEL, Fake, cache_status, feed, http_get, reason, request},
+};
 
 /// Another channel that the fake knows.
 const OTHER: &str = "UC0123456789abcdefghijQA";
@@ -278,4 +281,35 @@ async fn a_message_beyond_the_limit_is_refused() {
     let client = server.client();
     let status = client.get(&"x".repeat(17 << 10)).await.expect_err("too long");
     assert_eq!(status.code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_malformed_message_is_an_invalid_argument() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    for method in ["GetLatestVideo", "BatchGetLatestVideos", "WatchLatestVideo"] {
+        let method = format!("plaque.v1.LatestVideo/{method}");
+        let mut peer = Raw::connect(server.address).await;
+        for (body, what) in MALFORMED {
+            let response = peer.call_with(&method, *body).await;
+            let status = Status::from_header_map(response.headers()).expect("an end");
+            let (name, _) = reason(&status);
+            assert_eq!(
+                (status.code(), name.as_str()),
+                (Code::InvalidArgument, "MALFORMED_MESSAGE"),
+                "{method}, {what}: {status:?}"
+            );
+        }
+        // gRPC demands INTERNAL: the server does not know what is in it.
+        let response = peer.call_with(&method, &b"\x01\0\0\0\x02\x1f\x8b"[..]).await;
+        assert_eq!(response.headers()["grpc-status"], "13", "{method}");
+    }
+    let (_, metrics) = http_get(server.admin, "/metrics").await;
+    for method in ["GetLatestVideo", "BatchGetLatestVideos", "WatchLatestVideo"] {
+        let counted = format!(
+            "rpc_method=\"plaque.v1.LatestVideo/{method}\",rpc_response_status_code=\"INVALID_ARGUMENT\"}} {}\n",
+            MALFORMED.len()
+        );
+        assert!(metrics.contains(&counted), "{metrics}");
+    }
 }

@@ -5,9 +5,13 @@ use plaque::{
     proto::v1::{GetLatestVideoResponse, WatchLatestVideoRequest},
 };
 use prost::Message;
-use reqwest::{Client, Method, Response, Version};
+use reqwest::{Body, Client, Method, Response, Version};
+use tonic::{Code, Status};
 
-use crate::support::{CHANNEL, Fake, Server, feed, http_get, request};
+use crate::{
+    raw::MALFORMED,
+    support::{CHANNEL, Fake, Server, feed, http_get, reason, request},
+};
 
 /// An origin that may call, and one that may not.
 const OURS: &str = "https://app.example";
@@ -38,13 +42,17 @@ fn frames(mut body: &[u8]) -> Vec<(u8, Vec<u8>)> {
 }
 
 async fn call(client: Client, server: &Server, method: &str, message: &impl Message) -> Response {
+    call_with(client, server, method, framed(message)).await
+}
+
+async fn call_with(client: Client, server: &Server, method: &str, body: impl Into<Body>) -> Response {
     let url = format!("http://{}/plaque.v1.LatestVideo/{method}", server.address);
     let call = client
         .post(url)
         .header("content-type", "application/grpc-web+proto")
         .header("x-grpc-web", "1")
         .header("origin", OURS)
-        .body(framed(message));
+        .body(body);
     call.send().await.expect("an answer")
 }
 
@@ -110,6 +118,26 @@ async fn a_page_is_told_of_an_error() {
         assert_eq!(response.status(), 200);
         assert_eq!(header(&response, "grpc-status"), Some("3"));
         assert!(header(&response, "grpc-status-details-bin").is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_told_of_a_malformed_message() {
+    let fake = Fake::open(feed).await;
+    let server = serve(&fake).await;
+    for (client, _) in clients() {
+        for method in ["GetLatestVideo", "BatchGetLatestVideos", "WatchLatestVideo"] {
+            for (body, what) in MALFORMED {
+                let response = call_with(client.clone(), &server, method, *body).await;
+                let status = Status::from_header_map(response.headers()).expect("an end");
+                let (name, _) = reason(&status);
+                assert_eq!(
+                    (status.code(), name.as_str()),
+                    (Code::InvalidArgument, "MALFORMED_MESSAGE"),
+                    "{method}, {what}: {status:?}"
+                );
+            }
+        }
     }
 }
 

@@ -1,9 +1,28 @@
 //! The admin port: answers as JSON, what is busy, the page.
 
-use axum::{http::StatusCode, response::IntoResponse as _};
-use plaque::proto::v1::WatchLatestVideoRequest;
-use serde_json::{Value, json};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use axum::{
+    http::{HeaderMap, StatusCode},
+    response::IntoResponse as _,
+};
+use plaque::{
+    clock,
+    coalesce::Entry,
+    grpc,
+    latest::{Latest, Query},
+    proto::v1::WatchLatestVideoRequest,
+    upstream::UpstreamError,
+    video::{Channel, Kind},
+};
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use crate::store_memory::Memory;
+use crate::stores::{self, Kind as _, upload};
 use crate::support::{CHANNEL, Fake, Server, feed, http_get, http_get_whole};
 
 async fn ask(server: &Server, rest: &str) -> (u16, String, Value) {
@@ -45,6 +64,69 @@ async fn an_answer_is_canonical_json_with_what_caches_need_to_know() {
     assert!(head.contains("\r\ncache-status: plaque; hit; ttl="), "{head}");
     assert_eq!(again, body);
     assert_eq!(fake.lookups(CHANNEL), 1);
+}
+
+/// A header's number.
+fn number(headers: &HeaderMap, name: &str, before: &str) -> Option<i64> {
+    let text = headers.get(name)?.to_str().expect("ASCII");
+    let (_, number) = text.split_once(before)?;
+    let number = number.split([';', ',']).next().expect("the first");
+    Some(number.parse().expect("a number"))
+}
+
+#[tokio::test]
+async fn the_age_is_that_by_which_the_cache_status_goes() {
+    let [seconds, minutes, hour] = [30, 300, 3600].map(Duration::from_secs);
+    // Fresh; given before it is looked up; looked up; given since that failed, and again.
+    for (age, fails, asked) in [
+        (seconds, false, &["hit"][..]),
+        (minutes, true, &["hit"]),
+        (hour, false, &["fwd", "hit"]),
+        (hour, true, &["fwd", "hit"]),
+    ] {
+        let memory = Memory::new();
+        let at = clock::now().checked_sub(age).expect("the machine runs since");
+        let channel = Channel::new(stores::feed().channel, "kept", vec![upload(1, Kind::Video)]);
+        // Whatever the wall clock said.
+        let known = Entry::succeeded(Arc::new(channel), at, SystemTime::UNIX_EPOCH);
+        stores::kept(&memory, stores::feed(), &known).await;
+        let upstream = if fails {
+            stores::Fake::open(stores::fails(UpstreamError::Status(503)))
+        } else {
+            stores::Fake::open(stores::found)
+        };
+        let latest = Arc::new(Latest::new(
+            upstream,
+            Some(memory.open().await),
+            stores::settings(),
+            Handle::current(),
+        ));
+        // From memory from here on, where it was in the store.
+        let warm = Query {
+            max_age: Some(hour * 2),
+            ..stores::query()
+        };
+        latest.get(warm).await.outcome.expect("kept");
+        let policy = stores::settings().policy;
+        let http = grpc::Http::new(latest, policy, grpc::Limits::default(), Arc::default());
+        for how in asked {
+            let id = stores::feed().channel.to_string();
+            let response = http.latest_video(id, vec![]).await;
+            let headers = response.headers();
+            let said = format!("{age:?}, {fails}, {headers:?}");
+            assert!(
+                headers["cache-status"].to_str().expect("ASCII").contains(how),
+                "{said}"
+            );
+            let age_said = number(headers, "age", "").expect("an age");
+            let fresh_for = number(headers, "cache-control", "max-age=").expect("set");
+            match number(headers, "cache-status", "ttl=") {
+                Some(ttl) => assert_eq!(age_said + ttl, fresh_for, "{said}"),
+                None if fails => assert!((3600..3660).contains(&age_said), "{said}"),
+                None => assert_eq!(age_said, 0, "{said}"),
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,16 @@ pub const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"
 /// A ping.
 pub const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0 plaque!";
 
+/// Bodies of calls with no message that can be read, and what each is. They fit all methods: the first field of each request is text.
+pub const MALFORMED: &[(&[u8], &str)] = &[
+    (b"\0\0\0\0\x06\x0a\x04UC\xff\xfe", "text that is not UTF-8"),
+    (b"\0\0\0\0\x04\x0a\x18UC", "text that is cut off"),
+    (b"\0\0\0\0\x08\xff\xff\xff\xff\xff\xff\xff\xff", "no protobuf"),
+    (b"\0\0\0\0\x1a\x0a\x18UC", "a message that is cut off"),
+    (b"\0\0\0", "a header that is cut off"),
+    (b"", "no message"),
+];
+
 /// A connection, and the task that drives it, which ends when the server ends it.
 pub struct Raw {
     send: SendRequest<Bytes>,
@@ -68,6 +78,13 @@ impl Raw {
         let (response, mut sending) = self.begin(method);
         sending.send_data(body.freeze(), true).expect("an open stream");
         response
+    }
+
+    /// Calls with `body`, whatever that is.
+    pub async fn call_with(&mut self, method: &str, body: impl Into<Bytes>) -> Response<RecvStream> {
+        let (response, mut sending) = self.begin(method);
+        sending.send_data(body.into(), true).expect("an open stream");
+        response.await.expect("headers")
     }
 
     pub async fn call(&mut self, method: &str, message: &impl Message) -> Response<RecvStream> {

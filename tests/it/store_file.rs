@@ -1,5 +1,7 @@
 //! The store in a file: what outlives a restart, a crash, a full disk and a file that is none.
 
+mod dates;
+
 use std::{
     env, fs,
     io::{self, BufRead as _, BufReader, Write as _},
@@ -10,11 +12,12 @@ use std::{
 };
 
 use plaque::{
+    clock,
     coalesce::Entry,
     latest::Known,
     store::{
         Lease, Store as _,
-        file::{FORMAT, File, MIN_BYTES, OpenError, SHARE},
+        file::{Ages, FORMAT, File, MIN_BYTES, OpenError, SHARE},
     },
     upstream::Feed,
     video::{Channel, ChannelId, Kind, Upload},
@@ -25,6 +28,9 @@ use redb::{
 };
 
 const LIMIT: Duration = Duration::from_mins(1);
+
+/// The age of what is dated in the future.
+const UNKNOWN: Duration = Duration::from_hours(24);
 
 /// Where the child of a test finds its file.
 const CHILD: &str = "PLAQUE_TEST_STORE";
@@ -46,7 +52,7 @@ fn folder(name: &str) -> PathBuf {
 
 fn open(path: &Path) -> File {
     // A machine may be busy.
-    File::open(path, 64 << 20, LIMIT).expect("a store")
+    File::open(path, 64 << 20, LIMIT, Ages::new(UNKNOWN)).expect("a store")
 }
 
 fn feed(number: usize) -> Feed {
@@ -60,7 +66,7 @@ fn id(number: usize) -> ChannelId {
 }
 
 fn known(number: usize, title: &str) -> Known {
-    known_since(number, title, Instant::now())
+    known_since(number, title, clock::now())
 }
 
 fn known_since(number: usize, title: &str, at: Instant) -> Known {
@@ -173,7 +179,7 @@ async fn what_was_saved_is_there_after_a_restart_with_its_age() {
     let back = store.load(feed(1)).await.expect("kept").good.expect("good");
     let was = old.good.expect("good");
     assert_eq!((&back.value, back.time), (&was.value, was.time));
-    let age = back.age(Instant::now());
+    let age = back.age(clock::now());
     // The wall clock, in which it is reckoned, may not run like the other.
     let off = Duration::from_secs(5);
     assert!(age + off > hour && age < hour + began.elapsed() + off, "{age:?}");
@@ -201,7 +207,7 @@ async fn what_was_saved_last_is_seen_at_once_and_is_what_stays() {
 #[tokio::test]
 async fn the_file_stays_within_its_bound_and_the_oldest_goes_first() {
     let path = folder("bound").join("store");
-    let store = File::open(&path, MIN_BYTES, LIMIT).expect("a store");
+    let store = File::open(&path, MIN_BYTES, LIMIT, Ages::new(UNKNOWN)).expect("a store");
     let mut longest = 0;
     for batch in 0..40 {
         for number in 0..60 {
@@ -240,7 +246,7 @@ async fn a_lower_limit_shortens_the_file() {
     }
     store.close(LIMIT).await;
     assert!(fs::metadata(&path).expect("a file").len() > 2 * MIN_BYTES);
-    let store = File::open(&path, MIN_BYTES, LIMIT).expect("a store");
+    let store = File::open(&path, MIN_BYTES, LIMIT, Ages::new(UNKNOWN)).expect("a store");
     assert!(fs::metadata(&path).expect("a file").len() <= MIN_BYTES);
     assert!(title(&store, 2999).await.is_some());
     assert!(title(&store, 0).await.is_none());
@@ -316,7 +322,9 @@ async fn one_file_is_for_one_plaque() {
     let path = folder("locked").join("store");
     let first = open(&path);
     save(&first, 1, "One").await;
-    let second = File::open(&path, MIN_BYTES, LIMIT).err().expect("locked");
+    let second = File::open(&path, MIN_BYTES, LIMIT, Ages::new(UNKNOWN))
+        .err()
+        .expect("locked");
     assert!(matches!(second, OpenError::Locked(_)), "{second:?}");
     for part in [&path.display().to_string(), "another plaque", "a file of its own"] {
         assert!(second.to_string().contains(part), "{second}");
@@ -331,7 +339,9 @@ async fn one_file_is_for_one_plaque() {
 fn a_file_that_cannot_be_is_an_error() {
     let folder = folder("nowhere");
     for path in [folder.clone(), folder.join("nothing").join("store")] {
-        let error = File::open(&path, MIN_BYTES, LIMIT).err().expect("no file");
+        let error = File::open(&path, MIN_BYTES, LIMIT, Ages::new(UNKNOWN))
+            .err()
+            .expect("no file");
         assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
         assert!(error.to_string().contains("in a folder that is there"), "{error}");
     }

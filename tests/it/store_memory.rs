@@ -12,11 +12,12 @@ use std::{
 
 use futures_util::{
     FutureExt as _, StreamExt as _,
-    future::{self, BoxFuture},
+    future::{self, BoxFuture, join_all},
     stream::{self, BoxStream},
 };
 use parking_lot::Mutex;
 use plaque::{
+    clock,
     latest::{Known, Latest, LookupError, Made, Query},
     store::{Held, Lease, Store, kept},
     upstream::{Feed, Upstream, UpstreamError},
@@ -40,7 +41,7 @@ shared_store!(Memory);
 
 /// What all replicas share.
 #[derive(Clone)]
-struct Memory(Arc<Inside>);
+pub struct Memory(Arc<Inside>);
 
 struct Inside {
     feeds: Mutex<HashMap<Feed, Place>>,
@@ -94,7 +95,7 @@ impl Kind for Memory {
 
     async fn garble(&self, feed: Feed) {
         self.at(feed, |place| {
-            place.bytes = Some((b"\xff\xff".into(), Instant::now()));
+            place.bytes = Some((b"\xff\xff".into(), clock::now()));
         });
     }
 }
@@ -128,8 +129,9 @@ impl Store for Port {
     fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
         let found = self.memory.at(feed, |place| place.bytes.clone());
         let known = found.and_then(|(bytes, saved)| {
-            let now = Instant::now();
-            kept::decode(&bytes, now.saturating_duration_since(saved), now).ok()
+            let now = clock::now();
+            let since = kept::Since::Known(now.saturating_duration_since(saved));
+            kept::decode(&bytes, since, now).ok()
         });
         future::ready(known).boxed()
     }
@@ -155,7 +157,7 @@ impl Store for Port {
     }
 
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool> {
-        let now = Instant::now();
+        let now = clock::now();
         let is_newer = kept::encode(known, now).map(|bytes| {
             self.memory.at(feed, |place| {
                 let token = if let Lease::Ours(held) = &lease {
@@ -242,7 +244,7 @@ async fn a_store_in_trouble_is_like_none() {
             ..query()
         };
         for query in [query(), query(), anew(), anew(), short, short] {
-            for reply in latest.get_all([query; 100]).await {
+            for reply in join_all((0..100).map(|_| latest.get(query))).await {
                 let status = matches!(reply.made, Made::Forwarded { .. });
                 told.push((status, crate::stores::told(&reply), upstream.lookups()));
             }

@@ -10,7 +10,7 @@ use std::{
 
 use plaque::store::{
     Store as _,
-    file::{File, MIN_BYTES},
+    file::{Ages, File, MIN_BYTES},
 };
 
 use crate::{
@@ -55,7 +55,7 @@ async fn a_file_that_cannot_be_is_named_before_anything_is_served() {
 #[tokio::test]
 async fn a_file_that_another_plaque_has_says_what_to_do() {
     let path = path("locked");
-    let other = File::open(&path, MIN_BYTES, LONG).expect("a store");
+    let other = File::open(&path, MIN_BYTES, LONG, Ages::new(LONG)).expect("a store");
     let shown = path.display().to_string();
     let expected = ["--store", &shown, "another plaque", "a file of its own"];
     assert_refused(serve_with(&format!("file:{shown}")), 2, &expected).await;

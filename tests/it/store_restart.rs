@@ -13,14 +13,14 @@ use std::{
 use plaque::{
     store::{
         Store,
-        file::{File, MIN_BYTES},
+        file::{Ages, File, MIN_BYTES},
     },
-    upstream::Feed,
+    upstream::{Feed, UpstreamError},
 };
 use redb::{Database, ReadableTable as _, TableDefinition};
 
 use crate::stores::{
-    FRESH, Fake, Kind, LONG, Replica, every_store, feed, found, good, kept, query, told, ttl,
+    FRESH, Fake, Kind, LONG, Replica, every_store, fails, feed, found, good, kept, query, settings, told, ttl,
 };
 
 every_store!(InFile);
@@ -62,7 +62,15 @@ impl Kind for InFile {
 
     async fn open(&self) -> Arc<dyn Store> {
         // A machine may be busy.
-        Arc::new(File::open(&self.path(), MIN_BYTES, LONG).expect("a store"))
+        Arc::new(
+            File::open(
+                &self.path(),
+                MIN_BYTES,
+                LONG,
+                Ages::new(settings().policy.unknown_age()),
+            )
+            .expect("a store"),
+        )
     }
 
     async fn garble(&self, _feed: Feed) {
@@ -90,8 +98,17 @@ async fn what_passes_while_no_plaque_runs_passes_for_what_is_kept() {
     let (told, ttl) = later(5).await;
     assert_eq!(told, "kept (stale)");
     assert!((-260..=-250).contains(&ttl), "{ttl}");
-    // A clock that was set back makes nothing younger than it was when it was saved.
-    let (told, ttl) = later(-5).await;
-    assert_eq!(told, "kept");
-    assert!((40..=50).contains(&ttl), "{ttl}");
+}
+
+#[tokio::test]
+async fn what_is_kept_from_the_future_is_looked_up_and_given_if_that_fails() {
+    let failing = Fake::open(fails(UpstreamError::Status(503)));
+    for (upstream, expected) in [(Fake::open(found), "lookup 1"), (failing, "kept (stale)")] {
+        let file = InFile::new();
+        kept(&file, feed(), &good(feed(), "kept", FRESH)).await;
+        file.change(|saved, bytes| (saved + 300_000_000, bytes.to_vec()));
+        let replica = Replica::start(&file, &upstream).await;
+        assert_eq!(told(&replica.get(query()).await), expected);
+        assert_eq!(upstream.lookups(), 1);
+    }
 }

@@ -20,6 +20,7 @@ use std::{
 };
 
 use plaque::{
+    clock,
     coalesce::Entry,
     store::{
         Held, Known, Lease, Store as _,
@@ -71,7 +72,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 /// A channel of this title, found `ago`.
 fn found(title: &str, ago: Duration) -> Known {
     let channel = Channel::new(feed().channel, title, vec![]);
-    let at = Instant::now()
+    let at = clock::now()
         .checked_sub(ago)
         .expect("a moment since the machine's start");
     Entry::succeeded(Arc::new(channel), at, SystemTime::now())

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use futures_util::{
@@ -14,6 +14,7 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 use plaque::{
+    clock,
     coalesce::{Entry, Failed},
     latest::{Known, Latest, Made, Policy, Query, Reply, Settings},
     store::{Held, Lease, Store},
@@ -108,13 +109,13 @@ pub fn good(feed: Feed, title: &str, age: Duration) -> Known {
 }
 
 pub fn good_channel(channel: Channel, age: Duration) -> Known {
-    let at = Instant::now().checked_sub(age).expect("the machine runs since");
+    let at = clock::now().checked_sub(age).expect("the machine runs since");
     Entry::succeeded(Arc::new(channel), at, SystemTime::now() - age)
 }
 
 /// What is known of a feed that has failed so often, the last time as long `ago`, and is not to be looked up for another `pause`.
 pub fn bad(error: UpstreamError, streak: u32, ago: Duration, pause: Duration) -> Known {
-    let now = Instant::now();
+    let now = clock::now();
     let failed = Failed {
         error,
         at: now.checked_sub(ago).expect("the machine runs since"),

@@ -35,7 +35,7 @@ use plaque::{
     server,
     store::{
         Store,
-        file::{File, MIN_BYTES},
+        file::{Ages, File, MIN_BYTES},
     },
     upstream::{Failure, Feed, Upstream, Urgency},
     video::{Channel, ChannelId, Kind, Thumbnail, Upload, VideoId},
@@ -71,7 +71,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             .enable_all()
             .build()?;
         let path = env::temp_dir().join(format!("plaque-call-{}", process::id()));
-        let store = (!stored.is_empty()).then(|| File::open(&path, MIN_BYTES, Duration::from_secs(1)));
+        let store = (!stored.is_empty()).then(|| {
+            File::open(
+                &path,
+                MIN_BYTES,
+                Duration::from_secs(1),
+                Ages::new(Duration::ZERO),
+            )
+        });
         runtime.block_on(run(part, store.transpose()?.map(Arc::new), times.parse()?));
         if !stored.is_empty() {
             fs::remove_file(path)?;

@@ -277,3 +277,59 @@ fn a_404_is_the_first_one_however_many_other_failures_came_before() {
     assert_eq!(after(&other, 6, &UpstreamError::Outage), 7);
     assert_eq!(after(&other, u32::MAX, &other), u32::MAX);
 }
+
+#[test]
+fn an_answer_of_an_unknown_age_is_looked_up_before_it_is_given_and_given_if_that_fails() {
+    let [minute, hour, day] = [60, 3600, 24 * 3600].map(secs);
+    let unknown_in = |stale_if_error| {
+        let policy = Policy {
+            fresh_for: minute,
+            stale_while_revalidate: minute * 10,
+            stale_if_error,
+            negative_for: minute,
+        };
+        (policy, policy.unknown_age())
+    };
+    let judged = |policy: Policy, age: Duration, has_failed: bool| {
+        let now = Instant::now() + day * 30;
+        let at = now.checked_sub(age).expect("a moment");
+        let known = Known {
+            good: Some(Good {
+                value: Arc::new(Channel::new(
+                    "UC0123456789abcdefghijkA".parse().expect("an ID"),
+                    "",
+                    vec![],
+                )),
+                at,
+                time: SystemTime::UNIX_EPOCH,
+            }),
+            failed: has_failed.then_some(Failed {
+                error: UpstreamError::Status(503),
+                at: now,
+                retry_at: now + minute,
+                streak: 1,
+            }),
+            asked: Asked::default(),
+        };
+        match policy.judge(Some(&known), None, now, now) {
+            Verdict::LookUp(Why::Stale) => "looked up",
+            Verdict::Fallback(..) => "given",
+            Verdict::Refuse(_) => "refused",
+            verdict => panic!("{verdict:?}"),
+        }
+    };
+    for (stale_if_error, of_use_for) in [(day * 7, day), (hour, secs(3600 - 661))] {
+        let (policy, age) = unknown_in(stale_if_error);
+        assert_eq!(judged(policy, age, false), "looked up");
+        assert_eq!(judged(policy, age, true), "given");
+        assert_eq!(judged(policy, age + of_use_for, true), "given");
+        assert_eq!(judged(policy, age + of_use_for + secs(1), true), "refused");
+    }
+    let (policy, age) = unknown_in(minute);
+    assert_eq!(judged(policy, age, false), "looked up");
+    assert_eq!(
+        judged(policy, age, true),
+        "refused",
+        "nothing is given that is as old"
+    );
+}

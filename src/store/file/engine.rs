@@ -102,8 +102,8 @@ pub(super) fn batch_limit(bytes: u64) -> usize {
 
 impl Engine {
     /// Opens the file at `path`, or a new one, after what is there was set aside, if it cannot be read.
-    pub(super) fn open(path: &Path, bytes: u64) -> Result<Self, Refused> {
-        let why = match Self::open_as_it_is(path, bytes) {
+    pub(super) fn open(path: &Path, bytes: u64, now: u64) -> Result<Self, Refused> {
+        let why = match Self::open_as_it_is(path, bytes, now) {
             Err(Refused::Unreadable(why)) => why,
             outcome => return outcome,
         };
@@ -114,10 +114,10 @@ impl Engine {
             path.display(),
             aside.display()
         );
-        Self::open_as_it_is(path, bytes)
+        Self::open_as_it_is(path, bytes, now)
     }
 
-    fn open_as_it_is(path: &Path, bytes: u64) -> Result<Self, Refused> {
+    fn open_as_it_is(path: &Path, bytes: u64, now: u64) -> Result<Self, Refused> {
         guarded(|| {
             let mut builder = Builder::new();
             // Without the check redb trusts a file that was closed, and may panic at what something else did to it.
@@ -129,7 +129,7 @@ impl Engine {
             };
             let write = engine.database.begin_write().map_err(redb::Error::from)?;
             begin(&write)?;
-            make_room(&write, engine.limit)?;
+            make_room(&write, engine.limit, now)?;
             write.commit().map_err(redb::Error::from)?;
             if path.metadata()?.len() > bytes {
                 engine.database.compact().map_err(redb::Error::from)?;
@@ -158,12 +158,12 @@ impl Engine {
         })
     }
 
-    /// Writes `changes`, all or none, and waits for the disk.
-    pub(super) fn apply(&self, changes: &Changes) -> Result<(), String> {
+    /// Writes `changes` at `now`, all or none, and waits for the disk.
+    pub(super) fn apply(&self, changes: &Changes, now: u64) -> Result<(), String> {
         flat(|| {
             let write = self.database.begin_write()?;
             change(&write, changes)?;
-            make_room(&write, self.limit)?;
+            make_room(&write, self.limit, now)?;
             Ok(write.commit()?)
         })
     }
@@ -224,22 +224,39 @@ fn change(write: &WriteTransaction, changes: &Changes) -> Result<(), redb::Error
     Ok(())
 }
 
-/// Removes the oldest entries, until all take no more than `limit`.
-fn make_room(write: &WriteTransaction, limit: u64) -> Result<(), redb::Error> {
+/// Removes entries until all take no more than `limit`: first those dated later than `now`, whose age is unknown, then the oldest.
+fn make_room(write: &WriteTransaction, limit: u64, now: u64) -> Result<(), redb::Error> {
     let mut meta = write.open_table(META)?;
     let mut kept = write.open_table(KEPT)?;
     let mut by_time = write.open_table(BY_TIME)?;
     let mut total = total(&meta)?;
     while total > limit {
-        let Some(oldest) = by_time.pop_first()?.map(|(oldest, _)| *oldest.value().1) else {
+        let Some((saved, key)) = next_to_go(&by_time, now)? else {
             break;
         };
-        if let Some(entry) = kept.remove(&oldest)? {
+        by_time.remove((saved, &key))?;
+        if let Some(entry) = kept.remove(&key)? {
             total = total.saturating_sub(cost(entry.value().1));
         }
     }
     meta.insert("bytes", total)?;
     Ok(())
+}
+
+/// The entry to remove next.
+fn next_to_go(
+    by_time: &impl ReadableTable<(u64, &'static Key), ()>,
+    now: u64,
+) -> Result<Option<(u64, Key)>, StorageError> {
+    let ahead = by_time.range((now.saturating_add(1), &[0; _])..)?.next();
+    let next = match ahead {
+        Some(ahead) => Some(ahead?),
+        None => by_time.first()?,
+    };
+    Ok(next.map(|(next, _)| {
+        let (saved, key) = next.value();
+        (saved, *key)
+    }))
 }
 
 fn total(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, StorageError> {

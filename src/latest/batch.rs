@@ -1,0 +1,61 @@
+//! Batches: several queries at once, with one deadline.
+
+use std::{collections::HashMap, pin::pin, time::Duration};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+
+use super::{Latest, Made, Query, Reply};
+
+impl Latest {
+    /// Answers all `queries` concurrently; one reply for each, in their order. `None` where there was no answer `within` that time; its
+    /// lookup goes on.
+    ///
+    /// Equal queries are asked once and count as one waiter.
+    pub async fn get_all(&self, queries: &[Query], within: Duration) -> Vec<Option<Reply>> {
+        let mut first = HashMap::new();
+        let firsts: Vec<_> = queries
+            .iter()
+            .enumerate()
+            .map(|(index, query)| *first.entry(*query).or_insert(index))
+            .collect();
+        let mut asked: FuturesUnordered<_> = firsts
+            .iter()
+            .enumerate()
+            .filter(|(index, first)| index == *first)
+            .map(async |(index, _)| (index, self.get(queries[index]).await))
+            .collect();
+        let mut answered: Vec<Option<Reply>> = queries.iter().map(|_| None).collect();
+        let mut over = pin!(tokio::time::sleep(within));
+        loop {
+            tokio::select! {
+                // Replies first: what is known is returned even if no time is left.
+                biased;
+                reply = asked.next() => match reply {
+                    Some((index, reply)) => answered[index] = Some(reply),
+                    None => break,
+                },
+                () = &mut over => break,
+            }
+        }
+        drop(asked);
+        for (index, first) in firsts
+            .into_iter()
+            .enumerate()
+            .filter(|(index, first)| index != first)
+        {
+            answered[index] = answered[first].as_ref().map(Reply::repeated);
+        }
+        answered
+    }
+}
+
+impl Reply {
+    /// The reply to an equal query of the same batch, which shared the lookup of the first.
+    fn repeated(&self) -> Self {
+        let mut reply = self.clone();
+        if let Made::Forwarded { collapsed, .. } = &mut reply.made {
+            *collapsed = true;
+        }
+        reply
+    }
+}

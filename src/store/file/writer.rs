@@ -1,0 +1,205 @@
+//! The thread that writes, and the queue of what it is to write.
+
+use std::{
+    collections::HashMap,
+    mem,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::{
+    ages::Ages,
+    engine::{self, Change, Changes, Engine, Key},
+    operations::{Operations, Part},
+};
+
+/// From one commit to the next. With the time that a commit takes, what is saved is safe within a second.
+const COMMIT_EVERY: Duration = Duration::from_millis(500);
+
+/// The pause after a failure, doubling with each to [`MAX_PAUSE`].
+const PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_mins(1);
+
+/// What the store, its reads and the thread that writes share.
+pub(super) struct Shared {
+    pub(super) path: PathBuf,
+    pub(super) bytes: u64,
+    pub(super) ages: Ages,
+    /// Held for writing only while the file is opened or closed.
+    pub(super) engine: RwLock<Option<Engine>>,
+    pub(super) queue: Mutex<Queue>,
+    /// Rouses the thread that writes.
+    pub(super) wake: Condvar,
+    /// Changes after each turn of that thread; true after the last.
+    pub(super) turns: watch::Sender<bool>,
+    pub(super) operations: Operations,
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    /// What to write next: of each feed the newest.
+    pub(super) waiting: HashMap<Key, Change>,
+    /// The bytes of that.
+    pub(super) bytes: usize,
+    /// What is being written.
+    pub(super) writing: Arc<Changes>,
+    /// Somebody waits for it.
+    pub(super) hurry: bool,
+    /// A read failed: the file is to be opened anew.
+    pub(super) suspect: bool,
+    /// The end.
+    pub(super) closing: bool,
+}
+
+impl Shared {
+    /// What waits to be written of a feed.
+    pub(super) fn waiting(&self, key: &Key) -> Option<(u64, Vec<u8>)> {
+        let queue = self.queue.lock();
+        match queue.waiting.get(key).or_else(|| queue.writing.get(key))? {
+            Change::Keep { saved, bytes } => Some((*saved, bytes.clone())),
+            Change::Remove { .. } => None,
+        }
+    }
+
+    /// Puts an entry in the queue, in place of an older one of the same feed. Not if it has no room.
+    pub(super) fn keep(&self, key: Key, bytes: Vec<u8>) -> bool {
+        let limit = engine::batch_limit(self.bytes);
+        let mut queue = self.queue.lock();
+        let before = queue.waiting.get(&key).map_or(0, Change::len);
+        let after = queue.bytes - before + bytes.len();
+        if queue.closing || after > limit {
+            return false;
+        }
+        let saved = self.ages.now();
+        queue.waiting.insert(key, Change::Keep { saved, bytes });
+        queue.bytes = after;
+        queue.hurry |= after > limit / 2;
+        drop(queue);
+        self.wake.notify_one();
+        true
+    }
+
+    /// Has the entry removed that was `saved` then, unless another has come in its place.
+    pub(super) fn remove(&self, key: Key, saved: u64) {
+        let mut queue = self.queue.lock();
+        if !queue.closing && !queue.writing.contains_key(&key) {
+            queue.waiting.entry(key).or_insert(Change::Remove { saved });
+        }
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn end(&self) {
+        self.queue.lock().closing = true;
+        self.wake.notify_one();
+    }
+
+    /// The thread that writes, to its end.
+    pub(super) fn write_behind(&self) {
+        let mut next_commit = Instant::now();
+        let mut retry_at = next_commit;
+        let mut pause = PAUSE;
+        loop {
+            let (changes, suspect, last) = self.turn(next_commit, retry_at);
+            if suspect {
+                self.close_engine();
+            }
+            next_commit = Instant::now() + COMMIT_EVERY;
+            match self.write(&changes) {
+                Ok(()) => {
+                    self.queue.lock().writing = Arc::default();
+                    self.operations.up(Part::Writing);
+                    pause = PAUSE;
+                }
+                Err(error) => {
+                    self.operations.down(Part::Writing, error);
+                    self.queue.lock().put_back();
+                    retry_at = Instant::now() + pause;
+                    pause = (pause * 2).min(MAX_PAUSE);
+                }
+            }
+            if last {
+                let left = self.queue.lock().waiting.len();
+                if left > 0 {
+                    tracing::warn!("{left} feeds are not kept in {}", self.path.display());
+                }
+                self.close_engine();
+            }
+            self.turns.send_replace(last);
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// Waits until there is something to do, and takes it: what to write, whether to open the file anew before, whether it is the end.
+    pub(super) fn turn(&self, next_commit: Instant, retry_at: Instant) -> (Arc<Changes>, bool, bool) {
+        let mut queue = self.queue.lock();
+        loop {
+            let now = Instant::now();
+            let due = if self.operations.is_down(Part::Writing) || queue.suspect {
+                Some(retry_at)
+            } else if queue.waiting.is_empty() {
+                None
+            } else if queue.hurry {
+                Some(now)
+            } else {
+                Some(next_commit)
+            };
+            if queue.closing || due.is_some_and(|due| due <= now) {
+                queue.hurry = false;
+                queue.bytes = 0;
+                queue.writing = Arc::new(mem::take(&mut queue.waiting));
+                let suspect = mem::take(&mut queue.suspect);
+                return (Arc::clone(&queue.writing), suspect, queue.closing);
+            }
+            match due {
+                Some(due) => drop(self.wake.wait_until(&mut queue, due)),
+                None => self.wake.wait(&mut queue),
+            }
+        }
+    }
+
+    fn write(&self, changes: &Changes) -> Result<(), String> {
+        if self.engine.read().is_none() {
+            self.open_engine()?;
+        }
+        let written = match &*self.engine.read() {
+            Some(engine) if !changes.is_empty() => engine.apply(changes, self.ages.now()),
+            _ => return Ok(()),
+        };
+        // redb does nothing more after a failure. What is in the file already is told meanwhile, if it can be.
+        written.inspect_err(|_| {
+            self.close_engine();
+            let _ = self.open_engine();
+        })
+    }
+
+    fn open_engine(&self) -> Result<(), String> {
+        let engine =
+            Engine::open(&self.path, self.bytes, self.ages.now()).map_err(|refused| refused.to_string())?;
+        *self.engine.write() = Some(engine);
+        Ok(())
+    }
+
+    /// Waits for the reads that are under way.
+    fn close_engine(&self) {
+        if let Some(engine) = self.engine.write().take() {
+            engine.close();
+        }
+    }
+}
+
+impl Queue {
+    /// What was not written waits again, unless something newer does.
+    pub(super) fn put_back(&mut self) {
+        for (key, change) in &*mem::take(&mut self.writing) {
+            self.waiting.entry(*key).or_insert_with(|| change.clone());
+        }
+        self.bytes = self.waiting.values().map(Change::len).sum();
+    }
+}
