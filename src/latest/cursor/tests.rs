@@ -141,10 +141,12 @@ struct Watcher {
     gap: bool,
     /// It has resumed, and read nothing since.
     resumed: bool,
+    has_resumed: bool,
     /// The newest number when it read first after that.
     resumed_at: Option<u32>,
     /// What was published up to then may be lost, if nobody knew of it before.
     out_of_reach: i64,
+    newest_sent: i64,
     /// What may be lost.
     optional: BTreeSet<usize>,
     reason: Option<u8>,
@@ -178,16 +180,15 @@ impl Watcher {
             .unwrap_or(fact.date > begun.floor)
     }
 
-    /// The first snapshot after a token: what is older than the oldest of those that were known is not told apart any more.
+    /// A token names 25 uploads. If snapshots have little in common, what is older than the newest that was sent may be lost.
     fn limit_reach(&mut self, shown: &[Fact]) {
         let is_known = |fact: &&Fact| {
             let is_over = |begun: &Begun| begun.known.get(&fact.number) == Some(&false);
             self.sent.contains(&fact.number) || self.begun.as_ref().is_some_and(is_over)
         };
         let oldest = shown.iter().filter(is_known).map(|fact| fact.date).min();
-        // A snapshot that is short, or has nothing in common, says nothing about the rest of the token.
-        let reach = oldest.filter(|_| shown.len() == MAX_UPLOADS).unwrap_or(i64::MAX);
-        self.out_of_reach = self.out_of_reach.max(reach);
+        let reach = oldest.filter(|_| shown.len() == MAX_UPLOADS);
+        self.out_of_reach = self.out_of_reach.max(reach.unwrap_or(self.newest_sent));
     }
 
     /// The oracle of the beginning.
@@ -302,6 +303,8 @@ impl World {
         watcher.cursor = Cursor::resume(&token);
         // What the old hub had seen before an empty feed is not in a token.
         watcher.empty.iter_mut().for_each(BTreeMap::clear);
+        let sent = watcher.sent.iter().map(|number| self.facts[*number].date);
+        watcher.newest_sent = watcher.newest_sent.max(sent.max().unwrap_or(i64::MIN));
         // Nor is that the oldest upload of the beginning may turn out to be of the kind that is wanted.
         if let Some(begun) = &watcher.begun {
             let numbers = begun.known.keys().copied();
@@ -310,7 +313,7 @@ impl World {
                 .extend(numbers.filter(|number| self.facts[*number].date <= begun.floor));
         }
         watcher.hub = hub;
-        watcher.resumed = true;
+        (watcher.resumed, watcher.has_resumed) = (true, true);
     }
 
     /// A watcher reads, and the oracle compares.
@@ -325,9 +328,11 @@ impl World {
         }
         if hub.shown.is_some() && watcher.begun.is_none() {
             watcher.begin(shown, &hub.seen);
-        } else if std::mem::take(&mut watcher.resumed) && hub.shown.is_some() {
+        } else if hub.shown.is_some() && watcher.has_resumed {
             watcher.limit_reach(shown);
-            watcher.resumed_at = Some(hub.timeline.newest());
+            if std::mem::take(&mut watcher.resumed) {
+                watcher.resumed_at = Some(hub.timeline.newest());
+            }
         }
         let channel = channel(shown);
         let fact = |index| {
@@ -426,9 +431,7 @@ fn is_out_of_reach(watcher: &Watcher, fact: Fact, facts: &[Fact]) -> bool {
             && other.date >= fact.date
     });
     let known = known.count();
-    watcher.optional.contains(&fact.number)
-        || known >= resume::MOST - 4
-        || known > resume::FEED && fact.date <= watcher.out_of_reach
+    watcher.optional.contains(&fact.number) || known >= resume::MOST - 4 || fact.date <= watcher.out_of_reach
 }
 
 fn start() -> Instant {
@@ -490,8 +493,10 @@ fn run(happenings: &[Happening]) {
                     could_know: BTreeSet::new(),
                     gap: false,
                     resumed: false,
+                    has_resumed: false,
                     resumed_at: None,
                     out_of_reach: i64::MIN,
+                    newest_sent: i64::MIN,
                     optional: BTreeSet::new(),
                     reason: None,
                 });
