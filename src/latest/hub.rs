@@ -165,7 +165,11 @@ impl Timeline {
         if let Some(good) = &known.good {
             self.see(&good.value);
         }
-        match &known.failed {
+        match known
+            .failed
+            .as_ref()
+            .filter(|failed| !failed.error.is_provisional())
+        {
             Some(failed) if self.trouble.is_none() => {
                 self.newest += 1;
                 self.trouble = Some(Trouble {

@@ -176,7 +176,7 @@ impl Source {
         let streak = Policy::streak(before, &error);
         let pause = self.policy.pause(&error, good.is_some(), streak, fastrand::f64());
         let pause = match retry_after {
-            Some(asked) if error.is_ours() => asked,
+            Some(asked) if error.is_local_condition() => asked,
             Some(asked) => pause.max(asked),
             None => pause,
         };
