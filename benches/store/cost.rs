@@ -197,5 +197,6 @@ fn settings() -> Settings {
         cache_bytes: 256 << 20,
         max_waiters: 1_000,
         watch_every: long,
+        canary: None,
     }
 }

@@ -162,6 +162,7 @@ impl Cells<'_> {
             cache_bytes: 256 << 20,
             max_waiters: 100_000,
             watch_every: Duration::from_mins(1),
+            canary: None,
         };
         let upstream = self.bench.upstream(UPSTREAM_TAKES);
         let replicas: Vec<_> = (0..count)

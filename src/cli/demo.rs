@@ -165,6 +165,7 @@ impl Stage {
                 cache_bytes: 64 << 20,
                 max_waiters: 100_000,
                 watch_every: Duration::from_mins(1),
+                canary: None,
             },
             calls: grpc::Limits::default(),
             connections: Connections::default(),

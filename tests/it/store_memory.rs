@@ -40,7 +40,7 @@ shared_store!(Memory);
 
 /// What all replicas share.
 #[derive(Clone)]
-struct Memory(Arc<Inside>);
+pub struct Memory(Arc<Inside>);
 
 struct Inside {
     feeds: Mutex<HashMap<Feed, Place>>,

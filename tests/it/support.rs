@@ -167,6 +167,7 @@ pub fn settings() -> Settings {
         cache_bytes: 16 << 20,
         max_waiters: 100_000,
         watch_every: LONG,
+        canary: None,
     }
 }
 

@@ -171,6 +171,7 @@ fn settings() -> Settings {
         cache_bytes: 1 << 20,
         max_waiters: 1,
         watch_every: long,
+        canary: None,
     }
 }
 
