@@ -79,6 +79,7 @@ pub type Watch = Pin<Box<dyn Stream<Item = Result<Event, LookupError>> + Send>>;
 
 impl Latest {
     /// Watches channels, from now on until the stream is dropped or the server stops.
+    #[must_use]
     pub fn watch(self: &Arc<Self>, query: &WatchQuery) -> Watch {
         let mut channels = HashSet::new();
         let watches = query

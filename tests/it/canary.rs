@@ -6,12 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use plaque::{
     coalesce::{Entry, Failed},
     latest::{Latest, LookupError, Query, Reply, Settings},
     store::Known,
-    upstream::{Failure, Feed, UpstreamError},
+    upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
     video::{Channel, ChannelId, Kind as VideoKind},
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -355,4 +356,32 @@ async fn a_404_that_was_remembered_before_says_no_more_than_the_others() {
         assert_eq!(spell.lookups(channel(0)), 0, "it is remembered");
     };
     soon(test).await;
+}
+
+/// What a lookup may take, and what it takes of those that are slow.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+const SLOW: Duration = Duration::from_secs(9);
+
+/// Answers slowly, and 404.
+struct Slow;
+
+impl Upstream for Slow {
+    fn look_up(&self, _feed: Feed, _urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
+        Box::pin(async {
+            tokio::time::sleep(SLOW).await;
+            Err(UpstreamError::NotFound.into())
+        })
+    }
+
+    fn time_limit(&self) -> Duration {
+        TIME_LIMIT
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flight_has_time_for_the_canary() {
+    let plaque = Latest::new(Arc::new(Slow), None, with_canary(), Handle::current());
+    let began = tokio::time::Instant::now();
+    assert!(is_outage(&get(&plaque, channel(0)).await));
+    assert_eq!(began.elapsed().as_secs(), (SLOW * 2).as_secs());
 }

@@ -123,9 +123,13 @@ mod with_a_canary {
     fn all_is_well_while_the_last_known_channel_was_found() {
         let (outage, now) = after(1, 0);
         assert_eq!(outage.decide(now), Some(false));
-        let last = now - SECOND + WINDOW;
-        assert_eq!(outage.decide(last - SECOND), Some(false));
-        assert_eq!(outage.decide(last), None, "that was too long ago");
+        let long = WINDOW.checked_sub(SECOND).expect("longer");
+        // It was found a second before.
+        assert_eq!(
+            outage.decide(now + long.checked_sub(SECOND).expect("longer")),
+            Some(false)
+        );
+        assert_eq!(outage.decide(now + long), None, "that was too long ago");
         // Found after another was not.
         let (outage, now) = after(5, 1);
         outage.note(channel(0), true, now + SECOND);
@@ -162,7 +166,8 @@ mod with_a_canary {
             let (outage, now) = after(0, 0);
             outage.settle(verdict, now);
             let last = now + VERDICT_FOR;
-            assert_eq!(outage.decide(last - SECOND), expected, "{verdict:?}");
+            let before = now + VERDICT_FOR.checked_sub(SECOND).expect("longer");
+            assert_eq!(outage.decide(before), expected, "{verdict:?}");
             // One that was found is a channel that was found.
             let later = (verdict == Verdict::Found).then_some(false);
             assert_eq!(outage.decide(last), later, "{verdict:?}");
