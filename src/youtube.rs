@@ -5,6 +5,7 @@
 //! the bytes of an answer, the lookups at once and a second.
 
 pub mod feed;
+mod list;
 mod pacing;
 
 use std::{sync::Arc, time::Duration};
@@ -21,6 +22,7 @@ use tracing::{Instrument as _, Span, field::Empty};
 pub use self::pacing::Pace;
 use self::{
     feed::FeedError,
+    list::List,
     pacing::{Pacer, Turn, bounded, busy},
 };
 use crate::{
@@ -40,30 +42,6 @@ const USER_AGENT: &str = concat!("plaque/", env!("CARGO_PKG_VERSION"));
 
 /// Before the second attempt: what refused a connection at this moment may be back in the next.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-
-/// The lists of a channel's uploads that YouTube keeps beside its own feed. Their IDs are these and the channel's 22 characters.
-const VIDEOS: &str = "UULF";
-const STREAMS: &str = "UULV";
-const SHORTS: &str = "UUSH";
-
-/// What one request asks for: a feed, or a part of one.
-#[derive(Clone, Copy)]
-struct List {
-    feed: Feed,
-    /// Of the list. `None`: the channel's own feed.
-    prefix: Option<&'static str>,
-}
-
-impl List {
-    /// The only list of `feed`, or the first.
-    fn of(feed: Feed) -> Self {
-        let prefix = feed.kind.map(|kind| match kind {
-            Kind::Video => VIDEOS,
-            Kind::Short => SHORTS,
-        });
-        Self { feed, prefix }
-    }
-}
 
 /// YouTube's feeds, or something that serves the same under another address.
 pub struct YouTube {
@@ -159,13 +137,9 @@ impl YouTube {
         if feed.kind != Some(Kind::Video) {
             return self.attempts(List::of(feed), urgency, deadline).await;
         }
-        let of = |prefix| List {
-            feed,
-            prefix: Some(prefix),
-        };
         // One after the other: if the first fails, the second need not be asked.
-        let videos = found(self.attempts(of(VIDEOS), urgency, deadline).await)?;
-        let streams = found(self.attempts(of(STREAMS), urgency, deadline).await)?;
+        let videos = found(self.attempts(List::of(feed), urgency, deadline).await)?;
+        let streams = found(self.attempts(List::streams(feed), urgency, deadline).await)?;
         match (videos, streams) {
             (Some(videos), Some(streams)) => Ok(videos.merged(&streams)),
             (Some(one), None) | (None, Some(one)) => Ok(one),
@@ -210,7 +184,7 @@ impl YouTube {
             http.response.status_code = Empty,
             server.address = self.feeds.host_str(),
             server.port = self.feeds.port_or_known_default(),
-            url.full = %public(&self.feeds, list),
+            url.full = %list.public(&self.feeds),
             "error.type" = Empty,
         );
         let fetched = self.request(list).instrument(span.clone()).await;
@@ -229,7 +203,7 @@ impl YouTube {
     async fn request(&self, list: List) -> Result<Channel, Failure> {
         let span = Span::current();
         let mut url = self.feeds.clone();
-        ask(&mut url, list);
+        list.ask(&mut url);
         let mut headers = header::HeaderMap::new();
         trace_context::pass_on(&span, &mut headers);
         let response = self.client.get(url).headers(headers).send().await;
@@ -336,26 +310,6 @@ fn is_worth_another(failure: &Failure) -> bool {
     }
 }
 
-/// Appends what is asked for.
-fn ask(url: &mut Url, List { feed, prefix }: List) {
-    let (name, id) = match prefix {
-        None => ("channel_id", feed.channel.to_string()),
-        Some(prefix) => ("playlist_id", format!("{prefix}{}", feed.channel.unprefixed())),
-    };
-    url.query_pairs_mut().append_pair(name, &id);
-}
-
-/// The address of a feed without what may be secret: who we are there, or a key.
-fn public(feeds: &Url, list: List) -> Url {
-    let mut url = feeds.clone();
-    url.set_query(None);
-    // Refused only for URLs that have no host.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    ask(&mut url, list);
-    url
-}
-
 /// That there is no such list is no failure: a channel may have no streams, or nothing else.
 fn found(looked_up: Result<Channel, Failure>) -> Result<Option<Channel>, Failure> {
     match looked_up {
@@ -376,7 +330,7 @@ async fn read(mut response: Response, list: List) -> Result<Channel, UpstreamErr
         body.extend_from_slice(&chunk);
     }
     let malformed = |error: FeedError| UpstreamError::Malformed(error.to_string().into());
-    if list.prefix == Some(STREAMS) {
+    if list.prefix == Some(list::STREAMS) {
         // A mirror may know no streams, and show all uploads: no Short is one.
         let all = feed::parse(&body, list.feed.channel).map_err(malformed)?;
         return Ok(all.only(Kind::Video));

@@ -132,12 +132,32 @@ fn metrics(plaque: &Arc<Latest>) -> String {
 async fn a_burst_of_unknown_channels_in_a_spell_costs_one_lookup_of_the_canary() {
     let test = async {
         let spell = Spell::over((0..26).map(channel));
-        let plaque = plaque(spell.upstream(), with_canary());
-        let queries = (0..100).map(|number| Query {
-            channel: channel(number % 20),
-            ..query()
-        });
-        for reply in plaque.get_all(queries).await {
+        let answers = Arc::clone(&spell);
+        let upstream = Fake::gated(move |number, feed| answers.answer(number, feed));
+        let plaque = plaque(Arc::clone(&upstream), with_canary());
+        let asking = {
+            let plaque = Arc::clone(&plaque);
+            let queries = (0..100).map(|number| Query {
+                channel: channel(number % 20),
+                ..query()
+            });
+            tokio::spawn(async move { plaque.get_all(queries).await })
+        };
+        for _of_the_channels in 0..20 {
+            upstream.arrival().await;
+        }
+        for _of_the_channels in 0..20 {
+            upstream.release();
+        }
+        upstream.arrival().await;
+        // All flights get as far as they can while the canary's lookup is under way. There is one thread.
+        for _flight in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        for _if_there_were_more in 0..100 {
+            upstream.release();
+        }
+        for reply in asking.await.expect("no panic") {
             assert!(is_outage(&reply), "{reply:?}");
             let pause = reply.retry_after.expect("when to come again");
             assert!(

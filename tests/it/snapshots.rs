@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use plaque::{
     coalesce::{Entry, Failed},
     latest::{Event, LookupError, Made, Query, Reply, WatchQuery},
@@ -188,13 +188,13 @@ async fn callers_are_told_how_old_the_answer_is_and_watchers_of_no_problem() {
             kind: None,
             published_after: None,
         });
-        let mut next = async || match watch.next().await.expect("it goes on").expect("no error") {
-            Event::Upload { channel, upload, .. } => {
+        let title = |event: Option<Result<Event, LookupError>>| match event.expect("it goes on") {
+            Ok(Event::Upload { channel, upload, .. }) => {
                 channel.upload(upload).expect("it has it").title().to_owned()
             }
-            Event::Problem { error, .. } => panic!("{error}"),
+            other => panic!("{other:?}"),
         };
-        assert_eq!(next().await, "Upload 16");
+        assert_eq!(title(watch.next().await), "Upload 16");
         let reply = plaque.get(anew()).await;
         let status = match reply.made {
             Made::Forwarded { status, .. } => status,
@@ -203,8 +203,10 @@ async fn callers_are_told_how_old_the_answer_is_and_watchers_of_no_problem() {
         assert_eq!(status, None, "the upstream did answer 200");
         let fetched = reply.outcome.expect("an answer").fetched;
         assert!(fetched <= SystemTime::now());
+        // What there is to be told is told at once.
+        assert!(watch.next().now_or_never().is_none(), "a problem, or an upload");
         assert_eq!(plaque.told_after_the_pause(&upstream).await, "newer");
-        assert_eq!(next().await, "Upload 17");
+        assert_eq!(title(watch.next().await), "Upload 17");
     };
     soon(test).await;
 }
@@ -272,6 +274,14 @@ async fn the_newest_of_a_kind_survives_being_pushed_out() {
             let was = plaque.get(query()).await.outcome.expect("an answer").fetched;
             let pushed = plaque.get(anew()).await.outcome.expect("an answer");
             assert_eq!(pushed.video().title(), "Upload 16");
+            // The store has it before anybody has asked for it.
+            let list = Feed {
+                kind: Some(VideoKind::Video),
+                ..feed()
+            };
+            let stored = plaque.replica.store.load(list).await.expect("kept");
+            let stored = stored.good.expect("good");
+            assert_eq!((stored.value.len(), stored.time), (1, was));
             let newer = Query {
                 max_age: Some(Duration::ZERO),
                 ..of(VideoKind::Video)
@@ -282,7 +292,6 @@ async fn the_newest_of_a_kind_survives_being_pushed_out() {
                 assert_eq!(answer.video().title(), "Upload 1");
                 assert_eq!(answer.fetched, was, "as old as it is");
             }
-            // The store has it, too.
             let plaque = plaque.restart(&upstream).await;
             assert_eq!(title(&plaque, of(VideoKind::Video)).await, "Upload 1");
             let shown = plaque.get(of(VideoKind::Short)).await.outcome.expect("an answer");
