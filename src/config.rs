@@ -5,10 +5,34 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 use http::HeaderValue;
 use reqwest::Url;
 
-use crate::{grpc, latest, store, youtube};
+use crate::{
+    grpc, latest, store,
+    video::{ChannelId, InvalidChannelId},
+    youtube,
+};
 
 /// Where YouTube serves its feeds.
 pub const YOUTUBE: &str = "https://www.youtube.com/feeds/videos.xml";
+
+/// A channel that will exist for as long as YouTube does: its own.
+pub const CANARY: &str = "UCBR8-60-B28hp2BmDPdntcQ";
+
+/// The channel that shows whether a 404 means anything, if one is to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Canary(pub Option<ChannelId>);
+
+/// Parses a channel's ID, or `none`.
+///
+/// # Errors
+///
+/// If it is neither.
+pub fn canary(text: &str) -> Result<Canary, String> {
+    if text == "none" {
+        return Ok(Canary(None));
+    }
+    let channel = text.parse().map(|channel| Canary(Some(channel)));
+    channel.map_err(|error: InvalidChannelId| format!("{error}; or none for no canary"))
+}
 
 /// All settings of a server.
 #[derive(Clone, Debug)]
@@ -230,6 +254,17 @@ mod tests {
         ] {
             let error = origins(bad).expect_err(bad).to_string();
             assert!(error.contains("expected a scheme"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_canary_is_a_channel_or_none() {
+        assert_eq!(canary("none"), Ok(Canary(None)));
+        let youtube = CANARY.parse().expect("a channel ID");
+        assert_eq!(canary(CANARY), Ok(Canary(Some(youtube))));
+        for bad in ["", "None", "@YouTube", "UUBR8-60-B28hp2BmDPdntcQ"] {
+            let error = canary(bad).expect_err(bad);
+            assert!(error.contains("or none"), "{bad}: {error}");
         }
     }
 

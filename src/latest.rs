@@ -3,6 +3,7 @@
 //! Decides whether what is known will do ([`Policy`]), and asks upstream through the [`Coalescer`] if it will not.
 
 mod batch;
+mod canary;
 mod cursor;
 mod error;
 mod hub;
@@ -10,6 +11,7 @@ mod insight;
 mod outage;
 mod policy;
 mod resume;
+mod snapshot;
 mod source;
 mod timeline;
 mod watch;
@@ -32,7 +34,7 @@ pub use self::{
 };
 use self::{
     policy::Verdict,
-    source::{Source, joined},
+    source::{Source, added},
 };
 pub use crate::store::Known;
 use crate::store::Store;
@@ -67,13 +69,16 @@ pub struct Settings {
     pub watch_every: Duration,
     /// Channels that may be watched, counted once for each watch.
     pub max_watched: usize,
+    /// A channel that exists: it is looked up where nobody can tell whether a 404 means anything. `None`: then the channels that are
+    /// known have to tell.
+    pub canary: Option<ChannelId>,
 }
 
 /// Answers what channels uploaded last.
 pub struct Latest {
     source: Arc<Source>,
     policy: Policy,
-    coalescer: Coalescer<Feed, Arc<Known>>,
+    coalescer: Arc<Coalescer<Feed, Arc<Known>>>,
     watch_every: Duration,
     runtime: Handle,
     /// Ends all watches.
@@ -191,23 +196,20 @@ impl Latest {
         settings: Settings,
         runtime: Handle,
     ) -> Self {
-        // Another's lookup may be waited for, and then made all the same.
-        let lookups = if store.is_some() { 2 } else { 1 };
+        // Another's lookup may be waited for, and then made all the same; and its 404 may have to be settled by the canary.
+        let lookups = 1 + u32::from(store.is_some()) + u32::from(settings.canary.is_some());
         let limits = Limits {
             weight: settings.cache_bytes,
             keep_for: settings.policy.keep_for(),
             flight: upstream.time_limit() * lookups + FLIGHT_GRACE,
             waiters: settings.max_waiters,
         };
+        let weigh = |_feed: &Feed, known: &Arc<Known>| weight(known);
+        let coalescer = Arc::new(Coalescer::new(limits, weigh, runtime.clone()));
         Self {
-            source: Arc::new(Source::new(
-                upstream,
-                store,
-                settings.policy,
-                settings.max_watched,
-            )),
+            source: Arc::new(Source::new(upstream, store, Arc::clone(&coalescer), &settings)),
             policy: settings.policy,
-            coalescer: Coalescer::new(limits, |_feed, known: &Arc<Known>| weight(known), runtime.clone()),
+            coalescer,
             watch_every: settings.watch_every,
             runtime,
             closing: CancellationToken::new(),
@@ -326,11 +328,9 @@ impl Latest {
             return;
         };
         // A lookup may have ended meanwhile.
-        let update = |known: Option<&Arc<Known>>| match known {
-            Some(known) => joined(&kept, known).map(Arc::new),
-            None => Some(Arc::clone(&kept)),
-        };
-        self.coalescer.update(feed, update).await;
+        self.coalescer
+            .update(feed, |known| added(&kept, known.map(Arc::as_ref)))
+            .await;
     }
 
     /// Keeps what is still on its way to the store, for at most `limit`.
@@ -380,8 +380,13 @@ impl Latest {
 
     fn refuse(&self, failed: &Failed<UpstreamError>, feed: Feed, trip: Option<Trip>, now: Instant) -> Reply {
         let left = failed.retry_at.saturating_duration_since(now);
+        let error = match &failed.error {
+            // What was found before is too old to be given: it is a 404 like any other.
+            UpstreamError::Status(404) => UpstreamError::NotFound,
+            error => error.clone(),
+        };
         Reply {
-            outcome: Err(self.source.refusal(failed.error.clone(), feed, now)),
+            outcome: Err(self.source.refusal(error, feed, now)),
             made: made(trip, seconds(left), failed.error.http_status()),
             retry_after: Some(left),
         }

@@ -11,7 +11,8 @@ use crate::video::{Channel, ChannelId, Kind};
 
 /// A source of channels' feeds.
 pub trait Upstream: Send + Sync {
-    /// Looks up a feed's newest uploads: one request upstream, or two if the first one is lost.
+    /// Looks up a feed's newest uploads: one request upstream, or two if the first one is lost. Videos are in two feeds, of videos and
+    /// of streams, and so take as many requests for each.
     ///
     /// The future is driven to its end or to its time limit by a task of its own, never by a caller. If it panics, those who
     /// wait for it get an error and the next caller starts another.
@@ -106,6 +107,12 @@ pub enum UpstreamError {
     /// An answer that is no feed: HTTP 200 with something else, or a redirect.
     #[error("the upstream's answer is no feed: {0}")]
     Malformed(Box<str>),
+    /// A feed that lacks the newest upload and is older than the last good answer by its counts, or is empty after one that was not.
+    /// The last good answer stays, until another lookup brings the like.
+    #[error(
+        "the upstream shows an older or an empty feed than before; it is asked again before that is believed"
+    )]
+    SuspectSnapshot,
 }
 
 impl UpstreamError {
@@ -115,14 +122,24 @@ impl UpstreamError {
         match self {
             Self::NotFound | Self::Outage => Some(404),
             Self::RateLimited(status) | Self::Status(status) => Some(*status),
-            Self::Busy | Self::Unreachable(_) | Self::TimedOut(_) | Self::Malformed(_) => None,
+            Self::Busy
+            | Self::Unreachable(_)
+            | Self::TimedOut(_)
+            | Self::Malformed(_)
+            | Self::SuspectSnapshot => None,
         }
     }
 
-    /// Whether it says something about us and nothing about the channel. When to try again is then not the channel's matter.
+    /// Whether it is a condition of this server and not of the channel. When to try again is then not the channel's matter.
     #[must_use]
-    pub fn is_ours(&self) -> bool {
+    pub fn is_local_condition(&self) -> bool {
         matches!(self, Self::RateLimited(_) | Self::Busy)
+    }
+
+    /// Whether it only waits to be confirmed: the lookup itself worked, so watchers are told of no problem.
+    #[must_use]
+    pub fn is_provisional(&self) -> bool {
+        *self == Self::SuspectSnapshot
     }
 
     /// The bytes of memory that it takes beside its own size.
@@ -135,7 +152,8 @@ impl UpstreamError {
             | Self::RateLimited(_)
             | Self::Busy
             | Self::Status(_)
-            | Self::TimedOut(_) => 0,
+            | Self::TimedOut(_)
+            | Self::SuspectSnapshot => 0,
         }
     }
 }

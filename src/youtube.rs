@@ -5,6 +5,7 @@
 //! the bytes of an answer, the lookups at once and a second.
 
 pub mod feed;
+mod list;
 mod pacing;
 
 use std::{sync::Arc, time::Duration};
@@ -19,7 +20,11 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, Span, field::Empty};
 
 pub use self::pacing::Pace;
-use self::pacing::{Pacer, Turn, bounded, busy};
+use self::{
+    feed::FeedError,
+    list::List,
+    pacing::{Pacer, Turn, bounded, busy},
+};
 use crate::{
     cause::innermost,
     metrics::SECONDS,
@@ -126,19 +131,34 @@ impl YouTube {
         })
     }
 
-    async fn attempts(&self, feed: Feed, urgency: Urgency) -> Result<Channel, Failure> {
+    /// Videos are what is no Short, and YouTube keeps those that were streamed in a list of their own.
+    async fn find(&self, feed: Feed, urgency: Urgency) -> Result<Channel, Failure> {
         let deadline = Instant::now() + self.time_limit;
+        if feed.kind != Some(Kind::Video) {
+            return self.attempts(List::of(feed), urgency, deadline).await;
+        }
+        // One after the other: if the first fails, the second need not be asked.
+        let videos = found(self.attempts(List::of(feed), urgency, deadline).await)?;
+        let streams = found(self.attempts(List::streams(feed), urgency, deadline).await)?;
+        match (videos, streams) {
+            (Some(videos), Some(streams)) => Ok(videos.merged(&streams)),
+            (Some(one), None) | (None, Some(one)) => Ok(one),
+            (None, None) => Err(UpstreamError::NotFound.into()),
+        }
+    }
+
+    async fn attempts(&self, list: List, urgency: Urgency, deadline: Instant) -> Result<Channel, Failure> {
         let Ok(turn) = timeout_at(deadline, self.pacer.turn(urgency)).await else {
             return Err(busy());
         };
         let mut turn = turn?;
         let fetched = timeout_at(deadline, async {
-            let fetched = self.fetch(feed, None).await;
+            let fetched = self.fetch(list, None).await;
             if !fetched.as_ref().is_err_and(is_worth_another) || !turn.again().await {
                 return fetched;
             }
             tokio::time::sleep(RETRY_PAUSE).await;
-            self.fetch(feed, Some(1)).await
+            self.fetch(list, Some(1)).await
         });
         match fetched.await {
             Ok(fetched) => settle(turn, fetched),
@@ -148,7 +168,7 @@ impl YouTube {
     }
 
     /// One request, counted, and in a span by OpenTelemetry's conventions for HTTP.
-    async fn fetch(&self, feed: Feed, resend: Option<u32>) -> Result<Channel, Failure> {
+    async fn fetch(&self, list: List, resend: Option<u32>) -> Result<Channel, Failure> {
         let mut counted = Request {
             requests: &self.requests,
             begun: Instant::now(),
@@ -164,10 +184,10 @@ impl YouTube {
             http.response.status_code = Empty,
             server.address = self.feeds.host_str(),
             server.port = self.feeds.port_or_known_default(),
-            url.full = %public(&self.feeds, feed),
+            url.full = %list.public(&self.feeds),
             "error.type" = Empty,
         );
-        let fetched = self.request(feed).instrument(span.clone()).await;
+        let fetched = self.request(list).instrument(span.clone()).await;
         counted.outcome = match &fetched {
             Ok(_) => "found",
             Err(Failure { error, .. }) => {
@@ -180,10 +200,10 @@ impl YouTube {
         fetched
     }
 
-    async fn request(&self, feed: Feed) -> Result<Channel, Failure> {
+    async fn request(&self, list: List) -> Result<Channel, Failure> {
         let span = Span::current();
         let mut url = self.feeds.clone();
-        ask(&mut url, feed);
+        list.ask(&mut url);
         let mut headers = header::HeaderMap::new();
         trace_context::pass_on(&span, &mut headers);
         let response = self.client.get(url).headers(headers).send().await;
@@ -191,7 +211,7 @@ impl YouTube {
         let status = response.status();
         span.record("http.response.status_code", status.as_u16());
         if status == StatusCode::OK {
-            return Ok(read(response, feed).await?);
+            return Ok(read(response, list).await?);
         }
         Err(Failure {
             retry_after: retry_after(&response),
@@ -211,7 +231,7 @@ impl Upstream for YouTube {
     fn look_up(&self, feed: Feed, urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
         let span = tracing::info_span!("lookup", %feed);
         let lookup = async move {
-            let outcome = self.attempts(feed, urgency).await;
+            let outcome = self.find(feed, urgency).await;
             match &outcome {
                 Ok(found) => tracing::info!(uploads = found.len(), "looked up"),
                 Err(Failure { error, .. }) => tracing::warn!(%error, "lookup failed"),
@@ -258,7 +278,7 @@ fn outcome(error: &UpstreamError) -> &'static str {
     match error {
         UpstreamError::NotFound | UpstreamError::Outage => "not_found",
         UpstreamError::RateLimited(_) => "rate_limited",
-        UpstreamError::Malformed(_) => "malformed",
+        UpstreamError::Malformed(_) | UpstreamError::SuspectSnapshot => "malformed",
         UpstreamError::TimedOut(_) => "timeout",
         UpstreamError::Busy | UpstreamError::Status(_) | UpstreamError::Unreachable(_) => "error",
     }
@@ -290,36 +310,16 @@ fn is_worth_another(failure: &Failure) -> bool {
     }
 }
 
-/// Appends what is asked for.
-fn ask(url: &mut Url, feed: Feed) {
-    let (name, id) = match feed.kind {
-        None => ("channel_id", feed.channel.to_string()),
-        Some(kind) => ("playlist_id", playlist(feed, kind)),
-    };
-    url.query_pairs_mut().append_pair(name, &id);
+/// That there is no such list is no failure: a channel may have no streams, or nothing else.
+fn found(looked_up: Result<Channel, Failure>) -> Result<Option<Channel>, Failure> {
+    match looked_up {
+        Ok(channel) => Ok(Some(channel)),
+        Err(failure) if failure.error == UpstreamError::NotFound => Ok(None),
+        Err(failure) => Err(failure),
+    }
 }
 
-/// The address of a feed without what may be secret: who we are there, or a key.
-fn public(feeds: &Url, feed: Feed) -> Url {
-    let mut url = feeds.clone();
-    url.set_query(None);
-    // Refused only for URLs that have no host.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    ask(&mut url, feed);
-    url
-}
-
-/// The playlist of a channel's uploads of one kind, which YouTube makes for every channel.
-fn playlist(feed: Feed, kind: Kind) -> String {
-    let prefix = match kind {
-        Kind::Video => "UULF",
-        Kind::Short => "UUSH",
-    };
-    format!("{prefix}{}", feed.channel.unprefixed())
-}
-
-async fn read(mut response: Response, feed: Feed) -> Result<Channel, UpstreamError> {
+async fn read(mut response: Response, list: List) -> Result<Channel, UpstreamError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
         if body.len() + chunk.len() > MAX_BODY {
@@ -329,7 +329,13 @@ async fn read(mut response: Response, feed: Feed) -> Result<Channel, UpstreamErr
         }
         body.extend_from_slice(&chunk);
     }
-    feed::parse(&body, feed).map_err(|error| UpstreamError::Malformed(error.to_string().into()))
+    let malformed = |error: FeedError| UpstreamError::Malformed(error.to_string().into());
+    if list.prefix == Some(list::STREAMS) {
+        // A mirror may know no streams, and show all uploads: no Short is one.
+        let all = feed::parse(&body, list.feed.channel).map_err(malformed)?;
+        return Ok(all.only(Kind::Video));
+    }
+    feed::parse(&body, list.feed).map_err(malformed)
 }
 
 /// `Retry-After`, in seconds or as a date.

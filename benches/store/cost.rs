@@ -198,5 +198,6 @@ fn settings() -> Settings {
         max_waiters: 1_000,
         watch_every: long,
         max_watched: 100_000,
+        canary: None,
     }
 }

@@ -163,6 +163,7 @@ impl Cells<'_> {
             max_waiters: 100_000,
             watch_every: Duration::from_mins(1),
             max_watched: 100_000,
+            canary: None,
         };
         let upstream = self.bench.upstream(UPSTREAM_TAKES);
         let replicas: Vec<_> = (0..count)

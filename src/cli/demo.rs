@@ -166,6 +166,7 @@ impl Stage {
                 max_waiters: 100_000,
                 watch_every: Duration::from_mins(1),
                 max_watched: 100_000,
+                canary: None,
             },
             calls: grpc::Limits::default(),
             connections: Connections::default(),

@@ -48,7 +48,9 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
             UpstreamError::RateLimited(_) => (Code::Unavailable, "UPSTREAM_RATE_LIMITED"),
             UpstreamError::Busy => (Code::ResourceExhausted, "OVERLOADED"),
             UpstreamError::TimedOut(_) => (Code::Unavailable, "UPSTREAM_TIMEOUT"),
-            UpstreamError::Malformed(_) => (Code::Unavailable, "UPSTREAM_MALFORMED"),
+            UpstreamError::Malformed(_) | UpstreamError::SuspectSnapshot => {
+                (Code::Unavailable, "UPSTREAM_MALFORMED")
+            }
             UpstreamError::NotFound | UpstreamError::Status(_) | UpstreamError::Unreachable(_) => {
                 (Code::Unavailable, "UPSTREAM_ERROR")
             }

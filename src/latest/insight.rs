@@ -110,6 +110,19 @@ impl Latest {
             evictions,
         );
 
+        let latest = Arc::clone(self);
+        let canary = move || {
+            let lookups = latest.source.canary_lookups();
+            lookups.map(|(outcome, count)| (outcome, ConstCounter::new(count)))
+        };
+        family(
+            registry,
+            "canary_lookups",
+            "Lookups of the canary, by outcome",
+            "outcome",
+            canary,
+        );
+
         let gauges: [(_, _, Number); 7] = [
             ("flights", "Lookups in progress, queued ones too", |latest| {
                 latest.flights() as u64

@@ -1,10 +1,21 @@
-//! Whether a 404 means anything just now.
+//! Whether a 404 means anything just now. Pure: time is an argument.
 //!
-//! YouTube's feeds answer 404 in spells, for channels that exist too. A channel that was looked up well before and is now "not
+//! YouTube's feeds answer 404 in spells, for channels that exist too. A *known-good* channel, which was found before, and is now "not
 //! found" is evidence of such a spell; one that was never seen is not.
 //!
-//! **The rule**: there is an outage while, of the known-good channels that were looked up within the last [`WINDOW`], at least
-//! [`AT_LEAST`] answered 404 the last time, and at least one in [`ONE_IN`].
+//! **The rules**, over the last [`WINDOW`]:
+//! 1. All is well, if a channel was found more recently than any known-good one answered 404.
+//! 2. There is an outage, if at least [`AT_LEAST`] known-good channels have begun to answer 404, and they are at least half of those
+//!    looked up.
+//! 3. If neither holds, or both, the canary settles it: a channel that exists. What it shows holds for [`VERDICT_FOR`].
+//!
+//! Without a canary, there is an outage while at least [`AT_LEAST`] known-good channels answer 404, and at least one in [`ONE_IN`].
+//!
+//! A known-good channel that goes on answering 404 while others are found is *gone*, and no evidence any more: as soon as the canary is
+//! found after it went missing; without a canary, when others are found and it has been missing for [`WINDOW`].
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
@@ -26,74 +37,215 @@ const AT_LEAST: usize = 2;
 /// answers from before it count for a while.
 const ONE_IN: usize = 5;
 
-/// More channels than this add nothing to the judgement. 64 bytes each.
+/// Spells last for minutes to hours: with one lookup a minute, the canary costs next to nothing and is late by a minute at most.
+const VERDICT_FOR: Duration = Duration::from_mins(1);
+
+/// More channels than this add nothing to the judgement. 72 bytes each.
 const REMEMBERED: usize = 4096;
 
-/// What known-good channels answered lately.
-#[derive(Default)]
+/// What channels answered lately.
 pub(super) struct Outage {
     /// Held for a pass over the map, by lookups that have ended: never by callers with a hit.
     recent: Mutex<Recent>,
 }
 
+/// What a lookup of the canary has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// 404s mean what they say.
+    Found,
+    /// It answers 404: there is an outage.
+    NotFound,
+    /// The lookup failed in another way. Nobody can tell, which is told as an outage.
+    Failed,
+}
+
 #[derive(Default)]
 struct Recent {
-    /// When a channel was last looked up, and whether it was found.
-    lookups: HashMap<ChannelId, (Instant, bool)>,
-    /// The rule holds until then, unless another lookup says otherwise.
+    has_canary: bool,
+    /// The last lookups of known-good channels.
+    lookups: HashMap<ChannelId, Lookup>,
+    /// When any channel was last found.
+    last_found: Option<Instant>,
+    /// The canary's last verdict.
+    verdict: Option<(Instant, Verdict)>,
+    /// When the canary was last found.
+    canary_found: Option<Instant>,
+    /// The outage holds until then, unless another lookup says otherwise.
     under_way_until: Option<Instant>,
+    /// What the log has said last.
+    is_logged: bool,
+}
+
+/// The last lookup of a known-good channel.
+struct Lookup {
+    at: Instant,
+    /// Since when it answers 404. `None`: it was found.
+    missing_since: Option<Instant>,
+}
+
+/// What the known-good channels show, those that are gone aside.
+struct Tally {
+    /// Looked up within the window.
+    known: usize,
+    /// When those of them were looked up that answered 404, the newest first.
+    missing: Vec<Instant>,
+    /// How many of these have begun to within the window.
+    newly_missing: usize,
 }
 
 impl Outage {
+    /// Knows nothing yet. With a canary, what is in doubt is left to it.
+    pub(super) fn new(has_canary: bool) -> Self {
+        let recent = Recent {
+            has_canary,
+            ..Recent::default()
+        };
+        Self {
+            recent: Mutex::new(recent),
+        }
+    }
+
     /// Notes that a known-good channel was looked up, and either `found` or answered 404.
     pub(super) fn note(&self, channel: ChannelId, found: bool, now: Instant) {
         let mut recent = self.recent.lock();
-        if recent.lookups.len() >= REMEMBERED && !recent.lookups.contains_key(&channel) {
-            recent.forget_old(now);
-            if recent.lookups.len() >= REMEMBERED {
-                return;
-            }
+        if found {
+            recent.last_found = Some(now);
         }
-        recent.lookups.insert(channel, (now, found));
-        recent.judge(now);
+        if recent.has_room_for(channel, now) {
+            let before = recent
+                .lookups
+                .get(&channel)
+                .and_then(|lookup| lookup.missing_since);
+            let missing_since = (!found).then(|| before.unwrap_or(now));
+            recent.lookups.insert(
+                channel,
+                Lookup {
+                    at: now,
+                    missing_since,
+                },
+            );
+        }
+        recent.update(now);
     }
 
-    /// Whether a 404 says nothing at `now`.
+    /// Notes what a lookup of the canary has shown.
+    pub(super) fn settle(&self, verdict: Verdict, now: Instant) {
+        let mut recent = self.recent.lock();
+        recent.verdict = Some((now, verdict));
+        if verdict == Verdict::Found {
+            recent.canary_found = Some(now);
+            recent.last_found = Some(now);
+        }
+        recent.update(now);
+    }
+
+    /// Whether a 404 of `now` says nothing. `None`: the canary has to be looked up.
+    pub(super) fn decide(&self, now: Instant) -> Option<bool> {
+        let recent = self.recent.lock();
+        recent.decide(&recent.tally(now), now)
+    }
+
+    /// Whether 404s say nothing at `now`, as far as is known.
     pub(super) fn under_way(&self, now: Instant) -> bool {
-        self.recent
-            .lock()
-            .under_way_until
-            .is_some_and(|until| now < until)
+        self.recent.lock().is_under_way(now)
     }
 }
 
 impl Recent {
-    fn forget_old(&mut self, now: Instant) {
+    /// Makes room for one more channel, unless there are so many already that were looked up within the window.
+    fn has_room_for(&mut self, channel: ChannelId, now: Instant) -> bool {
+        // Since when a channel is missing is worth remembering for as long as there is room.
         self.lookups
-            .retain(|_, (at, _)| now.saturating_duration_since(*at) < WINDOW);
+            .retain(|_, lookup| lookup.missing_since.is_some() || is_recent(lookup.at, now));
+        let is_full =
+            |lookups: &HashMap<_, _>| lookups.len() >= REMEMBERED && !lookups.contains_key(&channel);
+        if is_full(&self.lookups) {
+            self.lookups.retain(|_, lookup| is_recent(lookup.at, now));
+        }
+        !is_full(&self.lookups)
     }
 
-    fn judge(&mut self, now: Instant) {
-        self.forget_old(now);
-        let mut missing: Vec<Instant> = self
-            .lookups
-            .values()
-            .filter_map(|(at, found)| (!found).then_some(*at))
-            .collect();
-        let before = self.under_way_until.is_some();
-        let holds = missing.len() >= AT_LEAST && missing.len() * ONE_IN >= self.lookups.len();
-        // It holds until the second newest of the 404s is too old.
-        missing.sort_unstable_by(|a, b| b.cmp(a));
-        self.under_way_until = holds
-            .then(|| missing.get(AT_LEAST - 1).map(|at| *at + WINDOW))
-            .flatten();
-        if holds != before {
-            let known = self.lookups.len();
+    fn is_under_way(&self, now: Instant) -> bool {
+        self.under_way_until.is_some_and(|until| now < until)
+    }
+
+    fn is_gone(&self, missing_since: Instant, now: Instant) -> bool {
+        if self.has_canary {
+            return self.canary_found.is_some_and(|at| at >= missing_since);
+        }
+        let others_are_found = self
+            .last_found
+            .is_some_and(|at| at > missing_since && is_recent(at, now));
+        others_are_found && !is_recent(missing_since, now)
+    }
+
+    fn tally(&self, now: Instant) -> Tally {
+        let mut tally = Tally {
+            known: 0,
+            missing: Vec::new(),
+            newly_missing: 0,
+        };
+        for lookup in self.lookups.values().filter(|lookup| is_recent(lookup.at, now)) {
+            match lookup.missing_since {
+                Some(since) if self.is_gone(since, now) => continue,
+                Some(since) => {
+                    tally.missing.push(lookup.at);
+                    tally.newly_missing += usize::from(is_recent(since, now));
+                }
+                None => {}
+            }
+            tally.known += 1;
+        }
+        tally.missing.sort_unstable_by(|a, b| b.cmp(a));
+        tally
+    }
+
+    fn decide(&self, tally: &Tally, now: Instant) -> Option<bool> {
+        if !self.has_canary {
+            let missing = tally.missing.len();
+            return Some(missing >= AT_LEAST && missing * ONE_IN >= tally.known);
+        }
+        let canary_missing = self
+            .verdict
+            .filter(|(at, verdict)| *verdict == Verdict::NotFound && is_recent(*at, now));
+        let last_missing = tally
+            .missing
+            .first()
+            .copied()
+            .max(canary_missing.map(|(at, _)| at));
+        let is_well = self.last_found > last_missing && self.last_found.is_some_and(|at| is_recent(at, now));
+        // Those that have been missing for longer were deleted, perhaps. If they were not, the canary shows it.
+        let is_outage = tally.newly_missing >= AT_LEAST && tally.newly_missing * 2 >= tally.known;
+        if is_well != is_outage {
+            return Some(is_outage);
+        }
+        let (at, verdict) = self.verdict?;
+        (now.saturating_duration_since(at) < VERDICT_FOR).then_some(verdict != Verdict::Found)
+    }
+
+    /// Takes in what has changed, and says in the log if an outage begins or ends.
+    fn update(&mut self, now: Instant) {
+        let tally = self.tally(now);
+        let Some(is_outage) = self.decide(&tally, now) else {
+            // What held before holds on until the canary was looked up.
+            return;
+        };
+        let of_known = tally.missing.get(AT_LEAST - 1).copied();
+        let of_canary = self
+            .verdict
+            .and_then(|(at, verdict)| (verdict != Verdict::Found).then_some(at));
+        // It holds until what it rests on is too old.
+        let since = is_outage.then(|| of_known.max(of_canary)).flatten();
+        self.under_way_until = since.map(|at| at + WINDOW);
+        if is_outage != self.is_logged {
+            self.is_logged = is_outage;
             tracing::warn!(
-                missing = missing.len(),
-                known,
+                missing = tally.missing.len(),
+                known = tally.known,
+                canary = self.verdict.map(|(_, verdict)| tracing::field::debug(verdict)),
                 "{}",
-                if holds {
+                if is_outage {
                     "feeds of channels that exist answer 404: a channel never seen counts as unavailable, not as missing"
                 } else {
                     "feeds of channels that exist are found again"
@@ -103,71 +255,7 @@ impl Recent {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn channel(number: usize) -> ChannelId {
-        format!("UC{number:021}A").parse().expect("valid")
-    }
-
-    #[test]
-    fn two_known_channels_that_go_missing_are_an_outage_and_one_is_not() {
-        let (outage, now) = (Outage::default(), Instant::now());
-        assert!(!outage.under_way(now));
-        outage.note(channel(1), false, now);
-        outage.note(channel(1), false, now);
-        assert!(!outage.under_way(now), "one channel, however often");
-        outage.note(channel(2), false, now);
-        assert!(outage.under_way(now));
-    }
-
-    #[test]
-    fn it_ends_when_they_are_found_again() {
-        let (outage, now) = (Outage::default(), Instant::now());
-        outage.note(channel(1), false, now);
-        outage.note(channel(2), false, now);
-        outage.note(channel(1), true, now + Duration::from_secs(1));
-        assert!(!outage.under_way(now + Duration::from_secs(1)));
-    }
-
-    #[test]
-    fn it_ends_when_nothing_was_heard_for_the_window() {
-        let (outage, now) = (Outage::default(), Instant::now());
-        outage.note(channel(1), false, now);
-        outage.note(channel(2), false, now + WINDOW / 2);
-        assert!(outage.under_way(now + WINDOW / 2));
-        assert!(outage.under_way(now + WINDOW.checked_sub(Duration::from_secs(1)).expect("longer")));
-        assert!(!outage.under_way(now + WINDOW));
-    }
-
-    #[test]
-    fn a_few_that_are_gone_among_many_are_no_outage() {
-        let (outage, now) = (Outage::default(), Instant::now());
-        for number in 0..100 {
-            outage.note(channel(number), true, now);
-        }
-        for number in 0..19 {
-            outage.note(channel(number), false, now);
-            assert!(!outage.under_way(now), "{number}");
-        }
-        outage.note(channel(19), false, now);
-        assert!(outage.under_way(now), "one in five");
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let (outage, now) = (Outage::default(), Instant::now());
-        for number in 0..REMEMBERED + 100 {
-            outage
-                .recent
-                .lock()
-                .lookups
-                .insert(channel(number % REMEMBERED), (now, true));
-        }
-        outage.note(channel(REMEMBERED + 1), true, now);
-        assert_eq!(outage.recent.lock().lookups.len(), REMEMBERED);
-        outage.note(channel(REMEMBERED + 1), true, now + WINDOW);
-        assert_eq!(outage.recent.lock().lookups.len(), 1);
-    }
+/// Whether `at` is within the window that ends `now`.
+fn is_recent(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) < WINDOW
 }

@@ -154,12 +154,13 @@ impl Policy {
     /// How many lookups in a row have failed with `error` or its like, if the one before failed as `before`.
     ///
     /// "Not found" has pauses of its own, and so a streak of its own: six time-outs make no 404 a seventh one. A 404 in an outage
-    /// is one of them: whether it counts as an outage may change with each, as other channels come and go.
+    /// is one of them: whether it counts as an outage may change with each, as other channels come and go. A suspect snapshot came from
+    /// an upstream that works.
     pub(super) fn streak(before: Option<&Failed<UpstreamError>>, error: &UpstreamError) -> u32 {
-        use UpstreamError::{NotFound, Outage};
+        use UpstreamError::{NotFound, Outage, SuspectSnapshot};
         let goes_on = |before: &UpstreamError| match (before, error) {
             (NotFound | Outage, NotFound | Outage) => true,
-            (NotFound, _) | (_, NotFound) => false,
+            (NotFound | SuspectSnapshot, _) | (_, NotFound | SuspectSnapshot) => false,
             _ => true,
         };
         before

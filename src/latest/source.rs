@@ -8,16 +8,19 @@ use std::{
 use tokio::time::timeout_at;
 
 use super::{
-    FLIGHT_GRACE, Known, LookupError, Policy, Query, Verdict,
+    FLIGHT_GRACE, Known, LookupError, Policy, Query, Settings, Verdict,
+    canary::Canary,
     hub::Hubs,
-    outage::Outage,
+    outage::{self, Outage},
+    snapshot,
     timeline::{Health, Trouble},
 };
 use crate::{
     clock,
-    coalesce::{Asked, Entry, Failed},
+    coalesce::{Asked, Coalescer, Entry, Failed, Good},
     store::{Lease, Store},
     upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
+    video::{Channel, Kind},
 };
 
 /// All that is needed to look a channel up. Shared by every flight; holds nothing of any caller's.
@@ -25,7 +28,10 @@ pub(super) struct Source {
     upstream: Arc<dyn Upstream>,
     store: Option<Arc<dyn Store>>,
     policy: Policy,
+    /// What is known, of this feed and of others.
+    cache: Arc<Coalescer<Feed, Arc<Known>>>,
     outage: Outage,
+    canary: Option<Canary>,
     /// Those who watch. Every lookup that ends is published to them.
     pub(super) hubs: Arc<Hubs>,
 }
@@ -34,15 +40,17 @@ impl Source {
     pub(super) fn new(
         upstream: Arc<dyn Upstream>,
         store: Option<Arc<dyn Store>>,
-        policy: Policy,
-        max_watched: usize,
+        cache: Arc<Coalescer<Feed, Arc<Known>>>,
+        settings: &Settings,
     ) -> Self {
         Self {
             upstream,
             store,
-            policy,
-            outage: Outage::default(),
-            hubs: Arc::new(Hubs::new(max_watched)),
+            policy: settings.policy,
+            cache,
+            outage: Outage::new(settings.canary.is_some()),
+            canary: settings.canary.map(Canary::new),
+            hubs: Arc::new(Hubs::new(settings.max_watched)),
         }
     }
 
@@ -137,17 +145,12 @@ impl Source {
 
     /// Asks upstream, and notes what came of it.
     async fn ask(&self, feed: Feed, urgency: Urgency, known: Option<&Known>) -> Arc<Known> {
-        let outcome = self.upstream.look_up(feed, urgency).await;
-        let now = clock::now();
-        let entry = Arc::new(match outcome {
-            Ok(channel) => {
-                self.note(feed, true, now);
-                Entry::succeeded(Arc::new(channel), now, SystemTime::now())
-            }
-            Err(failure) => self.failed(feed, failure, known, now),
-        });
+        let entry = match self.upstream.look_up(feed, urgency).await {
+            Ok(channel) => self.found(feed, channel, known).await,
+            Err(failure) => self.failed(feed, failure, known).await,
+        };
         self.publish(feed, &entry);
-        entry
+        Arc::new(entry)
     }
 
     /// Publishes what is known to those who watch the channel.
@@ -161,11 +164,62 @@ impl Source {
     fn health(&self, feed: Feed, known: &Known) -> Health {
         match &known.failed {
             None => Health::Works,
-            Some(failed) if failed.error == UpstreamError::Busy => Health::Unchanged,
+            Some(failed) if failed.error == UpstreamError::Busy || failed.error.is_provisional() => {
+                Health::Unchanged
+            }
             Some(failed) => Health::Fails(Trouble {
                 error: self.refusal(failed.error.clone(), feed, clock::now()),
                 retry_at: failed.retry_at,
             }),
+        }
+    }
+
+    /// Takes in a snapshot. One that is suspect changes nothing the first time; the second in a row is believed.
+    async fn found(&self, feed: Feed, channel: Channel, before: Option<&Known>) -> Known {
+        let now = clock::now();
+        self.note(feed, true, now);
+        if let Some(good) = before.and_then(|known| known.good.as_ref()) {
+            let failed = before.and_then(|known| known.failed.as_ref());
+            let is_confirmed = failed.is_some_and(|failed| failed.error == UpstreamError::SuspectSnapshot);
+            if !is_confirmed && snapshot::is_suspect(&channel, &good.value) {
+                tracing::debug!(%feed, uploads = channel.len(), "an older or an empty snapshot: kept back");
+                return self.failure(UpstreamError::SuspectSnapshot.into(), before, now);
+            }
+            if feed.kind.is_none() {
+                for kind in snapshot::pushed_out(&channel, &good.value) {
+                    self.remember(kind, good).await;
+                }
+            }
+        }
+        Entry::succeeded(Arc::new(channel), now, SystemTime::now())
+    }
+
+    /// Keeps the uploads of a kind that the channel's own feed shows no more, as what is known of the kind's feed: to be given if that
+    /// cannot be looked up.
+    async fn remember(&self, kind: Kind, good: &Good<Arc<Channel>>) {
+        let feed = Feed {
+            channel: good.value.id(),
+            kind: Some(kind),
+        };
+        let remembered = Arc::new(Entry::succeeded(
+            Arc::new(good.value.only(kind)),
+            good.at,
+            good.time,
+        ));
+        self.cache
+            .update(feed, |known| added(&remembered, known.map(Arc::as_ref)))
+            .await;
+        let Some(store) = &self.store else {
+            return;
+        };
+        let lease = match store.lease(feed).await {
+            // Somebody looks the kind up just now: what they find is newer.
+            Lease::Theirs(_ended) => return,
+            lease => lease,
+        };
+        let kept = store.load(feed).await;
+        if let Some(known) = added(&remembered, kept.as_ref()) {
+            store.save(feed, &known, lease).await;
         }
     }
 
@@ -175,29 +229,55 @@ impl Source {
         if feed.kind.is_none() {
             self.outage.note(feed.channel, found, now);
         }
+        if found && self.is_canary(feed) {
+            self.outage.settle(outage::Verdict::Found, now);
+        }
     }
 
-    fn failed(&self, feed: Feed, failure: Failure, before: Option<&Known>, now: Instant) -> Known {
-        let Failure {
-            mut error,
-            retry_after,
-        } = failure;
-        let good = before.and_then(|known| known.good.clone());
-        if error == UpstreamError::NotFound {
-            if good.is_some() {
-                self.note(feed, false, now);
-                // It was there. That it is gone is the last thing that this 404 says.
-                error = UpstreamError::Status(404);
-            }
-            if self.outage.under_way(now) {
-                error = UpstreamError::Outage;
-            }
+    fn is_canary(&self, feed: Feed) -> bool {
+        let canary = self.canary.as_ref().map(|canary| canary.channel.into());
+        canary == Some(feed)
+    }
+
+    async fn failed(&self, feed: Feed, failure: Failure, before: Option<&Known>) -> Known {
+        if failure.error != UpstreamError::NotFound {
+            return self.failure(failure, before, clock::now());
         }
+        let was_found = before.is_some_and(|known| known.good.is_some());
+        if was_found {
+            self.note(feed, false, clock::now());
+        }
+        if self.is_canary(feed) {
+            self.outage.settle(outage::Verdict::NotFound, clock::now());
+        }
+        let error = if self.settle().await {
+            UpstreamError::Outage
+        } else if was_found {
+            // It was there. That it is gone is the last thing that this 404 says.
+            UpstreamError::Status(404)
+        } else {
+            UpstreamError::NotFound
+        };
+        self.failure(Failure { error, ..failure }, before, clock::now())
+    }
+
+    /// Whether a 404 that came just now says nothing. Asks the canary if need be.
+    async fn settle(&self) -> bool {
+        match (self.outage.decide(clock::now()), &self.canary) {
+            (Some(is_outage), _) => is_outage,
+            (None, Some(canary)) => canary.settle(&self.outage, &*self.upstream).await,
+            (None, None) => false,
+        }
+    }
+
+    fn failure(&self, failure: Failure, before: Option<&Known>, now: Instant) -> Known {
+        let Failure { error, retry_after } = failure;
+        let good = before.and_then(|known| known.good.clone());
         let before = before.and_then(|known| known.failed.as_ref());
         let streak = Policy::streak(before, &error);
         let pause = self.policy.pause(&error, good.is_some(), streak, fastrand::f64());
         let pause = match retry_after {
-            Some(asked) if error.is_ours() => asked,
+            Some(asked) if error.is_local_condition() => asked,
             Some(asked) => pause.max(asked),
             None => pause,
         };
@@ -208,6 +288,12 @@ impl Source {
             streak,
         };
         Entry::failed(good, failed)
+    }
+
+    /// The lookups of the canary so far, by outcome.
+    pub(super) fn canary_lookups(&self) -> [(&'static str, u64); 3] {
+        let [found, not_found, error] = self.canary.as_ref().map_or([0; 3], Canary::lookups);
+        [("found", found), ("not_found", not_found), ("error", error)]
     }
 
     /// Whether a 404 says nothing at `now`.
@@ -232,10 +318,18 @@ impl Source {
     }
 }
 
+/// What is `known`, if anything is, with what `kept` adds. `None` if that is nothing.
+pub(super) fn added(kept: &Arc<Known>, known: Option<&Known>) -> Option<Arc<Known>> {
+    match known {
+        Some(known) => joined(kept, known).map(Arc::new),
+        None => Some(Arc::clone(kept)),
+    }
+}
+
 /// What is `known` with what `kept` adds: a newer answer, or a newer failure. `None` if that is nothing.
 ///
 /// Each may have what the other lacks: who has failed may have had no answer, since the store was empty or in trouble.
-pub(super) fn joined(kept: &Known, known: &Known) -> Option<Known> {
+fn joined(kept: &Known, known: &Known) -> Option<Known> {
     let good_at = |entry: &Known| entry.good.as_ref().map(|good| good.at);
     let has_newer_good = good_at(kept) > good_at(known);
     let has_newer_failure = kept.failed.as_ref().map(|failed| failed.at) > known.last_attempt();

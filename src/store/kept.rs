@@ -12,7 +12,7 @@ use crate::{
     coalesce::{Entry, Failed, Good},
     proto::store::{self, failure::Error},
     upstream::UpstreamError,
-    video::{Channel, Kind, Thumbnail, Upload},
+    video::{Channel, Kind, MAX_UPLOADS, Thumbnail, Upload},
 };
 
 /// Bytes that are nothing that was kept.
@@ -59,7 +59,10 @@ impl Since {
 /// What is `known` at `now`, as bytes. `None` if that is nothing for others: that the upstream refuses *us*, for example.
 #[must_use]
 pub fn encode(known: &Known, now: Instant) -> Option<Vec<u8>> {
-    let failure = known.failed.as_ref().filter(|failed| !failed.error.is_ours());
+    let failure = known
+        .failed
+        .as_ref()
+        .filter(|failed| !failed.error.is_local_condition());
     if known.good.is_none() && failure.is_none() {
         return None;
     }
@@ -127,6 +130,7 @@ fn channel(channel: &Channel) -> store::Channel {
     store::Channel {
         channel_id: channel.id().to_string(),
         title: channel.title().into(),
+        full: channel.is_full(),
         uploads: channel
             .uploads()
             .map(|video| {
@@ -171,7 +175,8 @@ fn known_channel(channel: store::Channel) -> Result<Channel, Unreadable> {
         .parse()
         .map_err(|_| Unreadable::Field("channel_id"))?;
     let uploads = uploads.collect::<Result<_, Unreadable>>()?;
-    Ok(Channel::new(id, &channel.title, uploads))
+    let entries = if channel.full { MAX_UPLOADS } else { 0 };
+    Ok(Channel::new(id, &channel.title, uploads).with_entries(entries))
 }
 
 fn error(error: &UpstreamError) -> Option<Error> {
@@ -182,6 +187,7 @@ fn error(error: &UpstreamError) -> Option<Error> {
         UpstreamError::Unreachable(how) => Error::Unreachable(how.to_string()),
         UpstreamError::TimedOut(limit) => Error::TimedOut(duration(*limit)?),
         UpstreamError::Malformed(how) => Error::Malformed(how.to_string()),
+        UpstreamError::SuspectSnapshot => Error::SuspectSnapshot(true),
         UpstreamError::RateLimited(_) | UpstreamError::Busy => return None,
     })
 }
@@ -202,6 +208,7 @@ fn known_error(error: Error) -> Result<UpstreamError, Unreadable> {
                 .map_err(|_| Unreadable::Field("failure.timed_out"))?,
         ),
         Error::Malformed(how) => UpstreamError::Malformed(how.into()),
+        Error::SuspectSnapshot(_) => UpstreamError::SuspectSnapshot,
     })
 }
 
@@ -270,6 +277,7 @@ mod tests {
             UpstreamError::Unreachable("reset".into()),
             UpstreamError::TimedOut(SECOND * 10),
             UpstreamError::Malformed("not XML".into()),
+            UpstreamError::SuspectSnapshot,
         ] {
             let known = Entry::failed(Some(good(now)), failed(error.clone(), now));
             let bytes = encode(&known, now).expect("something to keep");
@@ -281,6 +289,29 @@ mod tests {
             assert_eq!((is.error, is.streak), (error, 3));
             assert_eq!((is.at, is.retry_at), (ago(now, SECOND * 2), now + SECOND * 30));
         }
+    }
+
+    #[test]
+    fn whether_the_feed_was_full_is_kept_and_15_uploads_say_so_themselves() {
+        let now = Instant::now();
+        for entries in [2, MAX_UPLOADS] {
+            let channel = good(now).value.as_ref().clone().with_entries(entries);
+            let known = Entry::succeeded(Arc::new(channel), now, SystemTime::now());
+            let bytes = encode(&known, now).expect("something to keep");
+            let back = decode(&bytes, Since::Known(Duration::ZERO), now).expect("readable");
+            assert_eq!(back.good.expect("good").value.is_full(), entries == MAX_UPLOADS);
+        }
+        let uploads = (10..25).map(|number| store::Upload {
+            video_id: format!("01234567{number}A"),
+            ..store::Upload::default()
+        });
+        // As a version wrote it that did not know the field.
+        let before = store::Channel {
+            channel_id: good(now).value.id().to_string(),
+            uploads: uploads.collect(),
+            ..store::Channel::default()
+        };
+        assert!(known_channel(before).expect("readable").is_full());
     }
 
     #[test]

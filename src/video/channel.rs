@@ -23,6 +23,8 @@ pub struct Channel {
     id: ChannelId,
     /// Where its title, the first of the texts, ends.
     title_end: u32,
+    /// Whether its feed had [`MAX_UPLOADS`] entries or more.
+    full: bool,
     /// The channel's title, the videos' titles in the order of `uploads`, the addresses in `odd_thumbnails`: nothing between them.
     texts: Box<str>,
     uploads: Box<[Record]>,
@@ -33,7 +35,7 @@ impl Channel {
     /// The channel `id` with these uploads.
     ///
     /// They are sorted: newest first; those without a date come last. The first [`MAX_UPLOADS`] are kept, each once. A time more
-    /// than 292 years from 1970 counts as none.
+    /// than 292 years from 1970 counts as none. If there are fewer uploads than entries in the feed, see [`Self::with_entries`].
     ///
     /// # Panics
     ///
@@ -44,6 +46,7 @@ impl Channel {
         uploads.sort_by_key(|upload| Reverse(Moment::new(upload.published)));
         let mut kept = HashSet::with_capacity(MAX_UPLOADS);
         uploads.retain(|upload| kept.len() < MAX_UPLOADS && kept.insert(upload.id));
+        let full = uploads.len() >= MAX_UPLOADS;
 
         let length: usize = uploads.iter().map(|upload| upload.title.len()).sum();
         let mut texts = String::with_capacity(title.len() + length);
@@ -86,10 +89,38 @@ impl Channel {
         Self {
             id,
             title_end,
+            full,
             texts: texts.into(),
             uploads: records,
             odd_thumbnails,
         }
+    }
+
+    /// The same channel, from a feed with this many entries: those of other channels (collaborations) are none of its uploads, but
+    /// take their places.
+    #[must_use]
+    pub fn with_entries(mut self, entries: usize) -> Self {
+        self.full |= entries >= MAX_UPLOADS;
+        self
+    }
+
+    /// The uploads of `kind` alone.
+    #[must_use]
+    pub fn only(&self, kind: Kind) -> Self {
+        let uploads = self.uploads().filter(|upload| upload.kind() == kind);
+        Self::new(self.id, self.title(), uploads.map(Upload::from).collect())
+    }
+
+    /// The newest uploads of two feeds of one channel.
+    #[must_use]
+    pub fn merged(&self, other: &Self) -> Self {
+        // A feed without entries may have a name of its own instead of the channel's.
+        let title = if self.is_empty() { other } else { self }.title();
+        let uploads = self.uploads().chain(other.uploads()).map(Upload::from);
+        let mut merged = Self::new(self.id, title, uploads.collect());
+        // Either may have more that it does not show.
+        merged.full |= self.full || other.full;
+        merged
     }
 
     /// Which channel.
@@ -116,10 +147,10 @@ impl Channel {
         self.uploads.is_empty()
     }
 
-    /// Whether the feed may have shown only the newest of its uploads.
+    /// Whether the feed had at least [`MAX_UPLOADS`] entries, those of other channels included: older uploads may be missing.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.len() >= MAX_UPLOADS
+        self.full
     }
 
     /// The upload at `index`: 0 is the newest.

@@ -11,7 +11,7 @@ mod tests;
 use std::time::SystemTime;
 
 use chrono::{DateTime, Utc};
-use feed_rs::model::{self, Entry};
+use feed_rs::model::{self, Entry, Person};
 
 use self::essence::{Essence, essence};
 use crate::{
@@ -67,9 +67,9 @@ pub fn parse(xml: &[u8], of: impl Into<Feed>) -> Result<Channel, FeedError> {
         .parse(xml.as_bytes())?;
 
     let its_own = is_of(&feed, channel);
-    // The author of an entry is the channel even where the feed has another title (a playlist's, or none).
-    let author = feed.entries.first().and_then(|e| e.authors.first()?.name.clone());
-    let title = author.unwrap_or(feed_title);
+    // Not the feed's title where there is another: a playlist has one of its own.
+    let title = author_name(&feed, channel).unwrap_or(feed_title);
+    let entries = feed.entries.len();
     let uploads: Vec<Upload> = feed
         .entries
         .into_iter()
@@ -78,7 +78,20 @@ pub fn parse(xml: &[u8], of: impl Into<Feed>) -> Result<Channel, FeedError> {
     if uploads.is_empty() && !its_own {
         return Err(FeedError::NotThisChannel);
     }
-    Ok(Channel::new(channel, &title, uploads))
+    Ok(Channel::new(channel, &title, uploads).with_entries(entries))
+}
+
+/// The channel's name as the author of an entry: of one that says so, or else of one that does not say who its author is. The author
+/// of a collaboration's entry may be another channel.
+fn author_name(feed: &model::Feed, channel: ChannelId) -> Option<String> {
+    let mut authors = feed.entries.iter().filter_map(|entry| entry.authors.first());
+    let mut its_own = authors
+        .clone()
+        .filter(|author| channel_of(author) == Some(channel));
+    let author = its_own
+        .next()
+        .or_else(|| authors.find(|author| channel_of(author).is_none()))?;
+    author.name.clone()
 }
 
 /// Whether the feed itself, not only its entries, says that it is the channel's: by its author or by a link. A playlist's link has
@@ -98,7 +111,7 @@ fn upload(entry: Entry, titles: &[String], of: Feed) -> Option<Upload> {
         tracing::warn!(%channel, entry.id, "left out an entry that has no valid video ID");
         return None;
     };
-    if let Some(author) = author(&entry)
+    if let Some(author) = entry.authors.first().and_then(channel_of)
         && author != channel
     {
         tracing::warn!(%channel, video = %id, %author, "left out an entry of another channel");
@@ -134,8 +147,9 @@ fn upload(entry: Entry, titles: &[String], of: Feed) -> Option<Upload> {
     })
 }
 
-fn author(entry: &Entry) -> Option<ChannelId> {
-    let uri = entry.authors.first()?.uri.as_deref()?;
+/// Which channel an author is, by the address of its page.
+fn channel_of(author: &Person) -> Option<ChannelId> {
+    let uri = author.uri.as_deref()?;
     uri.split_once(CHANNEL_PAGE)?.1.parse().ok()
 }
 

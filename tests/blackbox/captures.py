@@ -103,7 +103,7 @@ def upstream(path, status, content_type, channel):
             url = urllib.parse.urlsplit(self.path)
             query = urllib.parse.parse_qs(url.query)
             known = url.path == "/feeds/videos.xml" and query == {"channel_id": [channel]}
-            of_a_kind = query in [{"playlist_id": [prefix + channel[2:]]} for prefix in ("UULF", "UUSH")]
+            of_a_kind = query in [{"playlist_id": [prefix + channel[2:]]} for prefix in ("UULF", "UULV", "UUSH")]
             body = path.read_bytes() if known else b"what was asked for is not the channel's feed"
             self.send_response(status if known else 404 if of_a_kind else 400)
             self.send_header("content-type", content_type)

@@ -199,14 +199,13 @@ for fault, lookups in ("status:500", 3), ("status:429", 2), ("hang", 2), ("reset
 
 
 @suite.check
-def an_answer_older_than_stale_if_error_is_not_given_and_its_404_is_no_proof(bench):
+def an_answer_older_than_stale_if_error_is_not_given_and_the_channel_is_gone(bench):
     flags = ["--fresh-for", "1s", "--stale-while-revalidate", "0s", "--stale-if-error", "1s"]
     with bench.plaque_and_origin(*flags) as (plaque, origin):
         expect_ok(plaque.ask(KURZGESAGT))
         time.sleep(1.1)
         origin.control(mode="status:404", channels=[KURZGESAGT])
-        # NOT_FOUND is for channels never seen.
-        expect_error(plaque.ask(KURZGESAGT), StatusCode.UNAVAILABLE, "UPSTREAM_ERROR")
+        expect_error(plaque.ask(KURZGESAGT), StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
 
 
 # Remembered failures
@@ -274,6 +273,24 @@ def one_known_channel_that_goes_missing_is_no_outage(bench):
         origin.control(mode="status:404", channels=[KURZGESAGT])
         expect_ok(plaque.ask(KURZGESAGT, max_age=0))
         expect_error(plaque.ask(UNKNOWN), StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+
+
+@suite.check
+def a_start_in_a_spell_of_404_is_told_from_unknown_channels_by_the_canary(bench):
+    flags = "--canary", KURZGESAGT
+    with bench.plaque_and_origin(*flags, synthesise=True) as (plaque, origin):
+        origin.control(mode="status:404")
+        calls = [plaque.start(made_up_channel(i)) for i in range(100)]
+        for call in calls:
+            answer = Answer(call)
+            expect_error(answer, StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE")
+            expect_a_hint_when_to_retry(answer)
+        expect_equal("the lookups of the canary", origin.lookups(KURZGESAGT), 1)
+        expect_equal("the outage", plaque.metric("plaque_upstream_outage"), 1)
+    with bench.plaque_and_origin(*flags) as (plaque, origin):
+        for _ in range(3):
+            expect_error(plaque.ask(UNKNOWN), StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+        expect_equal("the lookups of the canary", origin.lookups(KURZGESAGT), 1)
 
 
 # The limit on waiters

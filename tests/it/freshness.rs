@@ -178,9 +178,10 @@ async fn an_answer_too_old_to_be_given_gives_way_to_the_error() {
     let status = client.get(CHANNEL).await.expect_err("too old");
     assert_eq!(
         reason(&status).0,
-        "UPSTREAM_ERROR",
-        "it was there: a 404 is a failure like any other"
+        "CHANNEL_NOT_FOUND",
+        "nothing else is known of it any more"
     );
+    assert_eq!(status.code(), Code::NotFound);
 }
 
 #[tokio::test]

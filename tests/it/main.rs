@@ -7,6 +7,7 @@ mod stores;
 mod support;
 
 mod batch;
+mod canary;
 mod client;
 mod coalescer;
 mod coalescing;
@@ -21,6 +22,7 @@ mod limits;
 mod metrics;
 mod program;
 mod serving;
+mod snapshots;
 mod store_file;
 mod store_memory;
 mod store_program;

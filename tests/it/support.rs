@@ -168,6 +168,7 @@ pub fn settings() -> Settings {
         max_waiters: 100_000,
         watch_every: LONG,
         max_watched: 100_000,
+        canary: None,
     }
 }
 

@@ -179,6 +179,7 @@ fn settings() -> Settings {
         max_waiters: 1,
         watch_every: long,
         max_watched: 100_000,
+        canary: None,
     }
 }
 

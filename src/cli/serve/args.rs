@@ -14,7 +14,7 @@ use rustls::RootCertStore;
 
 use crate::{
     cli::{pem::Pem, values},
-    config::{self, Config, Connections, Drain, Origins, StoreAddress},
+    config::{self, Canary, Config, Connections, Drain, Origins, StoreAddress},
     grpc,
     latest::{Policy, Settings},
     server::tls,
@@ -85,6 +85,11 @@ pub(in crate::cli) struct Args {
     /// How long a channel that was never seen is remembered as not found; doubling with each repeat, to 15m
     #[arg(long, env = "PLAQUE_NEGATIVE_FOR", default_value = "30s", value_name = "DURATION", value_parser = values::duration)]
     negative_for: Duration,
+
+    /// A channel that exists: where nobody can tell whether a 404 means anything, it is looked up, at most once a minute. By default YouTube's
+    /// own; `none` for no such lookups
+    #[arg(long, env = "PLAQUE_CANARY", default_value = config::CANARY, value_name = "CHANNEL_ID", value_parser = config::canary)]
+    canary: Canary,
 
     /// The memory for cached channels (about 3 KiB each); those least in demand make room
     #[arg(long, env = "PLAQUE_CACHE_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = values::bytes)]
@@ -283,6 +288,7 @@ impl Args {
                 max_waiters: self.max_waiters.get(),
                 watch_every: self.watch_every,
                 max_watched: self.max_watched.get(),
+                canary: self.canary.0,
             },
             store: self
                 .store

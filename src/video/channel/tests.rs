@@ -181,6 +181,45 @@ fn the_newest_15_are_kept_each_once() {
 }
 
 #[test]
+fn a_channel_is_full_if_its_feed_was() {
+    let of = |uploads: u32| Channel::new(id(), "", (0..uploads).map(upload).collect());
+    assert!(!of(14).is_full() && of(15).is_full() && of(16).is_full());
+    assert!(!of(14).with_entries(14).is_full() && of(14).with_entries(15).is_full());
+    // Fewer entries than uploads there are not.
+    assert!(of(15).with_entries(0).is_full());
+    let twice = Channel::new(id(), "", (0..8).chain(0..8).map(upload).collect());
+    assert!(!twice.is_full());
+}
+
+#[test]
+fn two_feeds_of_a_channel_are_merged_newest_first() {
+    let of = |title, numbers: &[u32]| {
+        Channel::new(
+            id(),
+            title,
+            numbers.iter().map(|number| upload(*number)).collect(),
+        )
+    };
+    let ids = |channel: &Channel| channel.uploads().map(|video| video.id()).collect::<Vec<_>>();
+    let merged = of("Name", &[1, 4]).merged(&of("Another name", &[2, 4]));
+    assert_eq!(ids(&merged), ids(&of("", &[1, 2, 4])));
+    assert_eq!((merged.title(), merged.is_full()), ("Name", false));
+    let one_empty = of("Videos", &[]).merged(&of("Name", &[2]).with_entries(15));
+    assert_eq!((one_empty.title(), one_empty.is_full()), ("Name", true));
+    let many = of("", &(0..10).collect::<Vec<_>>()).merged(&of("", &(10..20).collect::<Vec<_>>()));
+    assert_eq!((many.len(), many.is_full()), (MAX_UPLOADS, true));
+}
+
+#[test]
+fn the_uploads_of_one_kind_are_a_channel_of_that_name() {
+    let channel = round_trip("Name", &[upload(5), upload(3), upload(1), upload(0)]);
+    let shorts = channel.only(Kind::Short);
+    assert_eq!((shorts.title(), shorts.id()), ("Name", id()));
+    assert!(shorts.uploads().all(|video| video.kind() == Kind::Short));
+    assert_eq!(shorts.len() + channel.only(Kind::Video).len(), channel.len());
+}
+
+#[test]
 fn uploads_of_one_moment_keep_their_order() {
     // More than the 20 that every sort of the standard library keeps in order.
     let mixed = (0..100).map(|number| Upload {

@@ -311,6 +311,47 @@ fn a_playlist_of_a_kind_is_of_that_kind_and_may_be_empty() {
     assert!(parse(feed("").as_bytes(), of).expect("a feed").is_empty());
 }
 
+/// A collaboration: an entry of another channel.
+fn foreign(video: &str) -> String {
+    plain()
+        .replace("aaaaaaaaaaA", video)
+        .replace(CHANNEL, "UCzzzzzzzzzzzzzzzzzzzzzA")
+        .replace("Tide &amp; Time", "Another")
+}
+
+#[test]
+fn the_author_of_a_collaboration_does_not_name_the_channel() {
+    let first = parse_entries(&(foreign("foreignforA") + &plain())).expect("a feed");
+    assert_eq!((first.title(), first.len()), ("Tide & Time", 1));
+    let alone = parse_entries(&foreign("foreignforA")).expect("a feed");
+    assert_eq!((alone.title(), alone.len()), ("Tide & Time", 0));
+    // Not even where the feed has no author of its own.
+    let xml = format!(
+        "<feed xmlns=\"http://www.w3.org/2005/Atom\"><title>A feed</title>\
+         <link rel=\"self\" href=\"http://www.youtube.com/feeds/videos.xml?channel_id={CHANNEL}\"/>{}</feed>",
+        foreign("foreignforA")
+    );
+    let unnamed = parse(xml.as_bytes(), CHANNEL.parse::<ChannelId>().expect("valid"));
+    assert_eq!(unnamed.expect("a feed").title(), "A feed");
+    let author = "<uri>https://www.youtube.com/channel/UC0123456789abcdefghijkA</uri>";
+    let without_address = parse_entries(&(foreign("foreignforA") + &plain().replace(author, "")));
+    assert_eq!(without_address.expect("a feed").title(), "Tide & Time");
+}
+
+#[test]
+fn collaborations_take_places_in_a_full_feed() {
+    let entries = |own: usize, others: usize| {
+        let own = (0..own).map(|number| plain().replace("aaaaaaaaaaA", &format!("aaaaa{number:05}A")));
+        let others = (0..others).map(|number| foreign(&format!("bbbbb{number:05}A")));
+        let channel = parse_entries(&own.chain(others).collect::<String>()).expect("a feed");
+        (channel.len(), channel.is_full())
+    };
+    assert_eq!(entries(14, 0), (14, false));
+    assert_eq!(entries(14, 1), (14, true));
+    assert_eq!(entries(15, 0), (15, true));
+    assert_eq!(entries(3, 11), (3, false));
+}
+
 #[test]
 fn feeds_of_any_length_are_read() {
     for (entries, kept) in [(0, 0), (1, 1), (500, 15), (3000, 15)] {

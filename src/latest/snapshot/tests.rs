@@ -1,0 +1,156 @@
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::video::Upload;
+
+/// An upload of that day, with so many views. It was last changed on the day after.
+fn upload(day: u64, views: u64) -> Upload {
+    let at = |day| SystemTime::UNIX_EPOCH + Duration::from_hours(24 * (20_000 + day));
+    Upload {
+        id: format!("upload{day:04}A").parse().expect("an ID"),
+        kind: Kind::Video,
+        title: format!("Upload of day {day}"),
+        published: Some(at(day)),
+        updated: Some(at(day + 1)),
+        thumbnail: None,
+        views: Some(views),
+    }
+}
+
+fn channel(uploads: Vec<Upload>) -> Channel {
+    let id = "UC0123456789abcdefghijkA".parse().expect("an ID");
+    Channel::new(id, "A channel", uploads)
+}
+
+/// Fifteen uploads to that day; the newer, the fewer views.
+fn full(newest: u64) -> Vec<Upload> {
+    (newest - 14..=newest)
+        .map(|day| upload(day, 10_000 - day))
+        .collect()
+}
+
+/// The same some minutes later: all have been viewed.
+fn viewed(uploads: Vec<Upload>) -> Vec<Upload> {
+    let more = |upload: Upload| Upload {
+        views: upload.views.map(|views| views + 7),
+        ..upload
+    };
+    uploads.into_iter().map(more).collect()
+}
+
+fn suspect(new: Vec<Upload>, known: Vec<Upload>) -> bool {
+    is_suspect(&channel(new), &channel(known))
+}
+
+#[test]
+fn an_empty_feed_is_suspect_after_one_that_was_not() {
+    assert!(suspect(vec![], full(30)));
+    assert!(suspect(vec![], vec![upload(1, 0)]));
+    assert!(!suspect(vec![], vec![]));
+    assert!(!suspect(full(30), vec![]));
+}
+
+#[test]
+fn what_goes_on_is_not_suspect() {
+    assert!(!suspect(full(30), full(30)));
+    assert!(!suspect(viewed(full(30)), full(30)));
+    assert!(!suspect(viewed(full(31)), full(30)));
+    // More than the feed holds, between two lookups: nothing to compare.
+    assert!(!suspect(full(60), full(30)));
+}
+
+#[test]
+fn an_older_snapshot_is_suspect() {
+    let (older, newer) = (full(30), viewed(full(31)));
+    assert!(suspect(older.clone(), newer.clone()), "fewer views");
+    let one_changed = |mut uploads: Vec<Upload>| {
+        let last = uploads.len() - 2;
+        uploads[last].updated = uploads[last].updated.map(|at| at + Duration::from_secs(1));
+        uploads
+    };
+    assert!(suspect(older.clone(), one_changed(full(31))), "an earlier change");
+    let without_views = |uploads: Vec<Upload>| {
+        let bare = |upload| Upload {
+            views: None,
+            ..upload
+        };
+        uploads.into_iter().map(bare).collect::<Vec<_>>()
+    };
+    // Without any counts there is nothing to go by.
+    assert!(!suspect(without_views(older), without_views(newer)));
+}
+
+#[test]
+fn a_deletion_of_the_newest_is_not_suspect_while_all_else_goes_on() {
+    let without_the_newest = |mut uploads: Vec<Upload>| {
+        uploads.pop();
+        uploads
+    };
+    assert!(!suspect(without_the_newest(viewed(full(30))), full(30)));
+    assert!(
+        !suspect(without_the_newest(full(30)), full(30)),
+        "nothing has changed"
+    );
+    // The 16th moves up.
+    let mut moved_up = without_the_newest(viewed(full(30)));
+    moved_up.push(upload(15, 3));
+    assert!(!suspect(moved_up, full(30)));
+    // One or the other may go back, as long as all together do not.
+    let mut one_back = without_the_newest(viewed(full(30)));
+    one_back[3].views = one_back[3].views.map(|views| views - 20);
+    assert!(!suspect(one_back, full(30)));
+}
+
+#[test]
+fn nothing_is_suspect_while_the_newest_upload_shows() {
+    let mut fewer_views = full(30);
+    for upload in &mut fewer_views {
+        upload.views = upload.views.map(|views| views - 100);
+        upload.updated = upload.published;
+    }
+    assert!(!suspect(fewer_views.clone(), full(30)));
+    fewer_views.remove(0);
+    assert!(!suspect(fewer_views, full(30)), "an older one was deleted");
+}
+
+#[test]
+fn counts_of_any_size_can_be_compared() {
+    let huge = |day| upload(day, u64::MAX);
+    let known = vec![huge(1), huge(2), huge(3)];
+    assert!(!suspect(vec![huge(1), huge(2)], known.clone()));
+    assert!(suspect(vec![huge(1), upload(2, u64::MAX - 1)], known));
+}
+
+fn short(day: u64) -> Upload {
+    Upload {
+        kind: Kind::Short,
+        ..upload(day, 1)
+    }
+}
+
+fn out(new: Vec<Upload>, known: Vec<Upload>) -> Vec<Kind> {
+    pushed_out(&channel(new), &channel(known)).collect()
+}
+
+#[test]
+fn a_kind_is_pushed_out_when_its_last_upload_leaves_the_feed() {
+    let shorts = |days: std::ops::RangeInclusive<u64>| days.map(short).collect::<Vec<_>>();
+    let known = [vec![upload(1, 1)], shorts(2..=15)].concat();
+    assert_eq!(out(shorts(2..=16), known.clone()), [Kind::Video]);
+    assert_eq!(out(known.clone(), known.clone()), []);
+    // It was there no more the last time, either.
+    assert_eq!(out(shorts(3..=17), shorts(2..=16)), []);
+    // There is a newer one.
+    let newer = [shorts(2..=15), vec![upload(16, 1)]].concat();
+    assert_eq!(out(newer, known.clone()), []);
+    // It turned out to be a Short.
+    assert_eq!(out([shorts(1..=15)].concat(), known.clone()), []);
+    assert_eq!(out(vec![], known), []);
+}
+
+#[test]
+fn the_newest_of_a_kind_makes_way_for_an_older_one() {
+    let known = vec![upload(1, 1), upload(5, 1), short(9)];
+    // The newest video was deleted. The one that is left is the newest.
+    assert_eq!(out(vec![upload(1, 1), short(9)], known), []);
+}

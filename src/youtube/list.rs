@@ -1,0 +1,56 @@
+//! What one request asks for: a channel's own feed, or one of the lists of its uploads of one kind.
+
+use reqwest::Url;
+
+use crate::{upstream::Feed, video::Kind};
+
+/// The lists that YouTube keeps of every channel. Their IDs are these and the channel's 22 characters.
+const VIDEOS: &str = "UULF";
+pub(super) const STREAMS: &str = "UULV";
+const SHORTS: &str = "UUSH";
+
+/// A feed, or a part of one.
+#[derive(Clone, Copy)]
+pub(super) struct List {
+    pub(super) feed: Feed,
+    /// Of the list. `None`: the channel's own feed.
+    pub(super) prefix: Option<&'static str>,
+}
+
+impl List {
+    /// The only list of `feed`; of videos the one without streams.
+    pub(super) fn of(feed: Feed) -> Self {
+        let prefix = feed.kind.map(|kind| match kind {
+            Kind::Video => VIDEOS,
+            Kind::Short => SHORTS,
+        });
+        Self { feed, prefix }
+    }
+
+    /// The list of a channel's streams, which are videos, too.
+    pub(super) fn streams(feed: Feed) -> Self {
+        let prefix = Some(STREAMS);
+        Self { feed, prefix }
+    }
+
+    /// Appends what is asked for.
+    pub(super) fn ask(self, url: &mut Url) {
+        let channel = self.feed.channel;
+        let (name, id) = match self.prefix {
+            None => ("channel_id", channel.to_string()),
+            Some(prefix) => ("playlist_id", format!("{prefix}{}", channel.unprefixed())),
+        };
+        url.query_pairs_mut().append_pair(name, &id);
+    }
+
+    /// The list's address without what may be secret: who we are there, or a key.
+    pub(super) fn public(self, feeds: &Url) -> Url {
+        let mut url = feeds.clone();
+        url.set_query(None);
+        // Refused only for URLs that have no host.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        self.ask(&mut url);
+        url
+    }
+}
