@@ -34,7 +34,7 @@ pub use self::{
     tally::{Tally, register},
 };
 use self::{
-    codec::AnswerCodec,
+    codec::{AnswerCodec, WatchCodec},
     deadline::{AnswerBy, Deadlines},
     health::Health,
 };
@@ -122,7 +122,7 @@ pub fn serve(
     Ok(Deadlines::new(services, limits.deadline))
 }
 
-/// All services. Calls of `LatestVideo` do not go through a router, and those of `GetLatestVideo`, which are nearly all, not through
+/// All services. Calls of `LatestVideo` do not go through a router; those of `GetLatestVideo`, which are nearly all, and watches not through
 /// generated code either: that knows no other answers than generated messages.
 #[derive(Clone)]
 pub struct Services {
@@ -162,6 +162,13 @@ where
                 };
                 cache_status::tell(made, response.headers_mut());
                 Ok(response)
+            });
+        }
+        if method == Method::WatchLatestVideo {
+            let mut grpc = Grpc::new(WatchCodec).max_decoding_message_size(self.limits.message_bytes);
+            return Box::pin(async move {
+                let watch = service_fn(|request| service.watch_latest_video(request));
+                Ok(status::explained(grpc.server_streaming(watch, request).await))
             });
         }
         if request.uri().path().split('/').nth(1) == Some(SERVICE_NAME) {

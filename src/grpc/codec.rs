@@ -11,12 +11,14 @@ use tonic::{
     Status,
     codec::{BufferSettings, Codec, EncodeBuf, Encoder},
 };
-use tonic_prost::{ProstCodec, ProstDecoder};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use super::convert;
 use crate::{
     latest::Answer,
-    proto::v1::{GetLatestVideoRequest, GetLatestVideoResponse},
+    proto::v1::{
+        GetLatestVideoRequest, GetLatestVideoResponse, WatchLatestVideoRequest, WatchLatestVideoResponse,
+    },
     video::{Channel, Picture, Video},
 };
 
@@ -54,6 +56,26 @@ impl Encoder for AnswerCodec {
 
     fn buffer_settings(&self) -> BufferSettings {
         buffer_settings()
+    }
+}
+
+/// A watch's events, encoded a few at a time: a stream keeps the buffer of the longest run that it encoded at once, which with tonic's
+/// own settings has 32 KiB for as long as the watch goes on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WatchCodec;
+
+impl Codec for WatchCodec {
+    type Encode = WatchLatestVideoResponse;
+    type Decode = WatchLatestVideoRequest;
+    type Encoder = ProstEncoder<WatchLatestVideoResponse>;
+    type Decoder = ProstDecoder<WatchLatestVideoRequest>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::new(buffer_settings())
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<Self::Encode, Self::Decode>::default().decoder()
     }
 }
 

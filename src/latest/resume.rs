@@ -168,7 +168,72 @@ impl ResumeToken {
     }
 }
 
+/// The lower bits, which differ whenever a single byte does.
 fn check_sum(bytes: &[u8]) -> [u8; CHECK] {
-    let [first, second, ..] = fingerprint(bytes).to_be_bytes();
+    let [.., first, second] = fingerprint(bytes).to_be_bytes();
     [first, second]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHANNEL: &str = "UC0123456789abcdefghijkA";
+
+    fn token(uploads: u64) -> ResumeToken {
+        ResumeToken {
+            channel: fingerprint(CHANNEL.as_bytes()),
+            phase: Phase::Begun,
+            trouble: Some(7),
+            floor: Moment::from_nanos(-1),
+            newest: Moment::NONE,
+            entries: (0..uploads)
+                .map(|upload| Entry::new(fingerprint(&upload.to_be_bytes()), Fate::Below))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_token_is_128_bytes_at_most_and_comes_back_as_it_was() {
+        for (uploads, length) in [(0, 28), (1, 32), (MOST as u64, 128)] {
+            let bytes = token(uploads).encode();
+            assert_eq!(bytes.len(), length);
+            assert_eq!(ResumeToken::decode(&bytes), Ok(token(uploads)));
+        }
+        for phase in [Phase::Newest, Phase::After, Phase::Empty] {
+            let begun = ResumeToken { phase, ..token(0) };
+            assert_eq!(ResumeToken::decode(&begun.encode()), Ok(begun));
+        }
+        assert!(token(3).is_of(CHANNEL.parse().expect("valid")));
+        assert!(!token(3).is_of("UCquiet6789abcdefghijkkA".parse().expect("valid")));
+    }
+
+    #[test]
+    fn a_fingerprint_never_changes() {
+        // Tokens of earlier versions are still around.
+        assert_eq!(fingerprint(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fingerprint(b"foobar"), 0x8594_4171_f739_67e8);
+        let bytes = token(1).encode();
+        assert_eq!(&bytes[..2], [0x10, 0xe1]);
+    }
+
+    #[test]
+    fn bytes_that_are_not_a_token_are_refused() {
+        let bytes = token(MOST as u64).encode();
+        for length in 0..bytes.len() {
+            assert_eq!(ResumeToken::decode(&bytes[..length]), Err(InvalidResumeToken));
+        }
+        let longer = [&bytes[..], b"x"].concat();
+        assert_eq!(ResumeToken::decode(&longer), Err(InvalidResumeToken));
+        for place in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[place] ^= 1;
+            assert_eq!(ResumeToken::decode(&changed), Err(InvalidResumeToken), "{place}");
+        }
+        // Of a version to come, though its check sum is right.
+        let mut later = bytes[..bytes.len() - CHECK].to_vec();
+        later[0] = 0x20;
+        later.extend(check_sum(&later));
+        assert_eq!(ResumeToken::decode(&later), Err(InvalidResumeToken));
+    }
 }

@@ -442,7 +442,14 @@ fn start() -> Instant {
 
 fn run(happenings: &[Happening]) {
     let mut world = World::default();
-    for _ in 0..20 {
+    run_in(&mut world, happenings);
+    for watcher in 0..world.watchers.len() {
+        world.read(watcher, usize::MAX);
+    }
+}
+
+fn run_in(world: &mut World, happenings: &[Happening]) {
+    while world.facts.len() < 20 {
         world.upload(3, false);
     }
     for happening in happenings {
@@ -523,9 +530,6 @@ fn run(happenings: &[Happening]) {
             }
         }
     }
-    for watcher in 0..world.watchers.len() {
-        world.read(watcher, usize::MAX);
-    }
 }
 
 proptest! {
@@ -535,4 +539,37 @@ proptest! {
     fn each_watcher_is_sent_what_is_new_to_it_once(happenings in prop::collection::vec(happening(), 1..80)) {
         run(&happenings);
     }
+}
+
+#[test]
+fn what_a_token_has_no_room_for_is_not_sent_again() {
+    let mut world = World::default();
+    run_in(&mut world, &[]);
+    let begin = Happening::Begin {
+        hub: 0,
+        kind: None,
+        after: None,
+    };
+    let poll = Happening::Poll {
+        hub: 0,
+        ago: 0,
+        entries: MAX_UPLOADS,
+    };
+    let read = Happening::Read {
+        watcher: 0,
+        events: usize::MAX,
+    };
+    run_in(&mut world, &[poll.clone(), begin]);
+    for _ in 0..6 {
+        run_in(&mut world, &[Happening::Burst(10), poll.clone(), read.clone()]);
+    }
+    assert_eq!(world.watchers[0].sent.len(), 61);
+    world.resume(0, 1);
+    // From the newest snapshot to older ones, each of uploads that were sent long ago.
+    for newest in (MAX_UPLOADS + 5..=world.facts.len()).rev() {
+        let shown = snapshot(&world.facts[..newest], MAX_UPLOADS);
+        world.apply(1, Some(shown), None);
+        world.read(0, usize::MAX);
+    }
+    assert_eq!(world.watchers[0].sent.len(), 61);
 }
