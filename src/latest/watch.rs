@@ -107,7 +107,8 @@ impl Latest {
             .map_err(LookupError::TooManyWatched)?;
         let inbox = Arc::<Inbox>::default();
         let after = query.published_after.map(|time| Moment::new(Some(time)));
-        let watched = (0..).zip(channels).map(|(index, channel)| {
+        let mut watched = Vec::with_capacity(channels.len());
+        watched.extend((0..).zip(channels).map(|(index, channel)| {
             let hub = hubs.hub(channel, |hub| {
                 let latest = Arc::downgrade(self);
                 // Owns nothing that keeps the hub or the service alive. Ended by the hub's drop.
@@ -120,12 +121,11 @@ impl Latest {
                 cursor: token.map_or_else(|| Cursor::new(after), Cursor::resume),
                 hub,
             }
-        });
-        let watched: Box<[Watched]> = watched.collect();
+        }));
         Ok(Watch {
             // Each is looked at once before anything changes.
             changed: watched.iter().fold(0, |bits, _| bits << 1 | 1),
-            watched,
+            watched: watched.into(),
             inbox,
             kind: query.kind,
             closing: self.closing.clone(),

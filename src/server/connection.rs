@@ -39,6 +39,10 @@ const PREFACE: usize = 24;
 /// hyper reads HTTP/1.1 into no smaller one.
 const SMALLEST_BUFFER: usize = 8 << 10;
 
+/// What a stream may have waiting for its connection. A single answer is taken whole, whatever its size; of a watch's first events only
+/// as many as fit, so that many watches that begin at once do not have all of theirs in memory.
+const STREAM_BUFFER: usize = 4 << 10;
+
 /// Connections of one age vary by a tenth either way, so that those opened together do not all come back together.
 const AGE_JITTER: f64 = 0.1;
 
@@ -134,6 +138,7 @@ impl Context {
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .max_concurrent_streams(limits.streams)
+            .max_send_buf_size(STREAM_BUFFER)
             .max_header_list_size(limits.header_bytes)
             .keep_alive_interval(limits.keepalive)
             .keep_alive_timeout(limits.pong);
