@@ -208,12 +208,15 @@ class Watcher:
             self.initial[channel] = upload
             self.soak.counts["initial, though continued"] += continued
         elif (floor := self.floor.get(channel)) and upload.published <= floor:
-            self.note(f"an upload that is not newer than {floor}", event)
+            self.note("an upload that is not newer than the oldest at the beginning", event)
         sent.append(name)
 
     def note(self, what, event):
         sent = self.sent.get(channel_of(event))
         self.soak.note(what, f"watcher {self.number}: {brief(event)} of {channel_of(event)} after {sent}")
+
+    def named_kind(self):
+        return {ANY: "all uploads", VIDEO: "videos", SHORT: "Shorts"}[self.kind]
 
     def wants(self, channel, upload):
         """Whether it has to be sent an upload that is shown in the end."""
@@ -327,8 +330,8 @@ class Soak:
                     wanted = [one.id for one in uploads if watcher.wants(channel, one)]
                     self.counts[f"of {what} wanted"] += len(wanted)
                     if lacking := watcher.lacks(channel, uploads):
-                        self.note(f"a lack of {what}", f"watcher {watcher.number} of {channel} lacks {lacking} after "
-                                                       f"{watcher.sent[channel]}")
+                        self.note(f"a lack of {what}", f"watcher {watcher.number} of {watcher.named_kind()} of {channel} lacks "
+                                                       f"{lacking} after {watcher.sent[channel]}")
 
 
 NAMES = "a", "b"
