@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 import grpc
 
 from support import (
-    ANY, OPTIONS, SHORT, VIDEO, Answer, Bench, Stopwatch, Suite, batch_request, expect, expect_equal, expect_ok,
+    ANY, OPTIONS, SHORT, VIDEO, Answer, Bench, Stopwatch, Suite, batch_request, channel_of, expect, expect_equal, expect_ok,
     made_up_channel, request, services, watch_request,
 )
 
@@ -195,10 +195,11 @@ class Soak:
                 leaves.cancel()
 
     def see(self, event, seen, channels):
-        if event.WhichOneof("event") == "problem":
-            self.told["problems"] += 1
-            if event.problem.channel_id not in channels:
-                self.note("a watch told of another channel's problem", event.problem.channel_id)
+        kind, channel = event.WhichOneof("event"), channel_of(event)
+        if channel not in channels:
+            self.note(f"a watch told of another channel's {kind}", channel)
+        if kind != "video":
+            self.told[{"problem": "problems"}.get(kind, kind)] += 1
             return
         video = event.video
         self.told["initial uploads" if event.initial else "new uploads"] += 1
@@ -206,8 +207,6 @@ class Soak:
             self.note("a watch repeated an upload", f"{video.channel_id}: {video.video_id}")
         if event.initial and video.channel_id in {channel for channel, _ in seen}:
             self.note("a watch called a second upload initial", f"{video.channel_id}: {video.video_id}")
-        if video.channel_id not in channels:
-            self.note("a watch told of another channel's upload", video.channel_id)
         seen.add((video.channel_id, video.video_id))
 
     # Faults
@@ -290,7 +289,7 @@ def every_answer_is_one_that_may_be(bench):
 @suite.check
 def every_watch_went_on_and_repeated_nothing(bench):
     told = bench.facts.soak.told
-    for what in "initial uploads", "new uploads", "problems":
+    for what in "initial uploads", "new uploads", "problems", "recovered":
         expect(told[what], f"no watch told of {what}")
     return ", ".join(f"{count} {what}" for what, count in told.items())
 

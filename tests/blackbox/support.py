@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -120,8 +121,9 @@ def batch_request(channel_ids, kind=ANY, max_age=None):
     return messages.BatchGetLatestVideosRequest(channel_ids=channel_ids, kind=kind, max_age=duration(max_age))
 
 
-def watch_request(channel_ids, kind=ANY, published_after=None):
-    return messages.WatchLatestVideoRequest(channel_ids=channel_ids, kind=kind, published_after=published_after)
+def watch_request(channel_ids, kind=ANY, published_after=None, resume_tokens=()):
+    return messages.WatchLatestVideoRequest(
+        channel_ids=channel_ids, kind=kind, published_after=published_after, resume_tokens=resume_tokens)
 
 
 def made_up_channel(number):
@@ -202,6 +204,18 @@ class Watch:
     def problems(self):
         return [event.problem for event in self.events if event.WhichOneof("event") == "problem"]
 
+    def history(self):
+        """What it was sent, in short: the IDs of uploads, the reasons of problems, and `recovered` and `missed`."""
+        return [brief(event) for event in self.events]
+
+    def tokens(self):
+        """Where it is: of each channel the last resume token."""
+        last = {channel_of(event): event.resume_token for event in self.events}
+        return list(last.values())
+
+    def wait_for_upload(self, video_id, seconds=40):
+        wait_until(lambda: video_id in self.uploads(), f"the upload {video_id} arrives, after {self.history()}", seconds)
+
     def wait_for(self, count, seconds=10):
         """Waits for this many events, and no more."""
         wait_until(lambda: len(self.events) >= count, f"{count} events of a watch", seconds)
@@ -213,6 +227,16 @@ class Watch:
     def __exit__(self, *_):
         self.call.cancel()
         self.reader.join()
+
+
+def brief(event):
+    kind = event.WhichOneof("event")
+    return {"video": event.video.video_id, "problem": event.problem.failure.reason}.get(kind, kind)
+
+
+def channel_of(event):
+    """The channel that an event of a watch is about."""
+    return getattr(event, event.WhichOneof("event")).channel_id
 
 
 # Of a connection. Those of one process are one unless told otherwise.
@@ -341,10 +365,10 @@ class Plaque:
     def batch(self, *arguments, **options):
         return Answer(self.start_batch(*arguments, **options))
 
-    def start_watch(self, channel_ids, kind=ANY, published_after=None, timeout=60, over=None):
+    def start_watch(self, channel_ids, kind=ANY, published_after=None, resume_tokens=(), timeout=60, over=None):
         """Begins a WatchLatestVideo call, of which nothing is read yet."""
         client = services.LatestVideoStub(over or self.channel)
-        return client.WatchLatestVideo(watch_request(channel_ids, kind, published_after), timeout=timeout)
+        return client.WatchLatestVideo(watch_request(channel_ids, kind, published_after, resume_tokens), timeout=timeout)
 
     def watch(self, *arguments, **options):
         return Watch(self.start_watch(*arguments, **options))
@@ -480,11 +504,19 @@ class Suite:
     def add(self, name, function, *arguments):
         self.checks.append((name, function, arguments))
 
-    def run(self, bench):
-        """Runs every check and ends the process: with 1 if any failed."""
+    def run(self, bench, at_once=1):
+        """Runs every check and ends the process: with 1 if any failed.
+
+        `at_once`: of checks that wait most of their time and share nothing.
+        """
         # As an exception, so that the child processes are killed on the way out.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        failed = sum(not passes(bench, *check) for check in self.checks)
+        if at_once == 1:
+            results = [passes(bench, *check) for check in self.checks]
+        else:
+            with ThreadPoolExecutor(at_once) as pool:
+                results = list(pool.map(lambda check: passes(bench, *check), self.checks))
+        failed = results.count(False)
         print(f"{len(self.checks) - failed} passed, {failed} failed", flush=True)
         sys.exit(1 if failed else 0)
 

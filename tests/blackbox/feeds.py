@@ -1,0 +1,199 @@
+"""Feeds in YouTube's shape, made from a few words, and an upstream that shows the snapshot that a test says.
+
+The snapshots change when a test says so and never with time: what it waits for is the number of requests that came since.
+"""
+
+import asyncio
+import re
+import threading
+from collections import Counter
+from datetime import datetime, timedelta, timezone
+from typing import NamedTuple
+from xml.sax.saxutils import escape
+
+from support import wait_until
+
+# Day 0 of the numbers of uploads.
+EPOCH = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+
+HEAD = """<?xml version="1.0" encoding="UTF-8"?>
+<feed xmlns:yt="http://www.youtube.com/xml/schemas/2015" xmlns:media="http://search.yahoo.com/mrss/" xmlns="http://www.w3.org/2005/Atom">
+ <link rel="self" href="http://www.youtube.com/feeds/videos.xml?channel_id={channel}"/>
+ <id>yt:channel:{short}</id>
+ <yt:channelId>{short}</yt:channelId>
+ <title>Tide and Time</title>
+ <link rel="alternate" href="https://www.youtube.com/channel/{channel}"/>
+ <author>
+  <name>Tide and Time</name>
+  <uri>https://www.youtube.com/channel/{channel}</uri>
+ </author>
+ <published>2019-01-01T00:00:00+00:00</published>
+"""
+ENTRY = """ <entry>
+  <id>yt:video:{id}</id>
+  <yt:videoId>{id}</yt:videoId>
+  <yt:channelId>{channel}</yt:channelId>
+  <title>{title}</title>
+  <link rel="alternate" href="https://www.youtube.com/{page}{id}"/>
+  <author>
+   <name>Tide and Time</name>
+   <uri>https://www.youtube.com/channel/{channel}</uri>
+  </author>
+  <published>{published}</published>
+  <updated>{updated}</updated>
+  <media:group>
+   <media:title>{title}</media:title>
+   <media:content url="https://www.youtube.com/v/{id}?version=3" type="application/x-shockwave-flash" width="640" height="390"/>
+   <media:thumbnail url="https://i2.ytimg.com/vi/{id}/hqdefault.jpg" width="480" height="360"/>
+   <media:description></media:description>
+   <media:community>
+    <media:starRating count="1" average="5.00" min="1" max="5"/>
+    <media:statistics views="{views}"/>
+   </media:community>
+  </media:group>
+ </entry>
+"""
+
+
+class Upload(NamedTuple):
+    id: str
+    published: datetime
+    short: bool = False
+    title: str = "A title"
+    views: int = 5
+    updated: datetime = None
+
+
+def video_id(number):
+    return f"vid{number:07}A"
+
+
+def upload(number, **more):
+    """The upload of that day."""
+    return Upload(video_id(number), EPOCH + timedelta(days=number), **more)
+
+
+def days(newest, oldest):
+    """The uploads of these days, one a day, the newest first."""
+    return [upload(number) for number in range(newest, oldest - 1, -1)]
+
+
+def ids(newest, oldest=None):
+    """Their IDs in the order in which a watch sends them: the oldest first."""
+    return [video_id(number) for number in range(newest if oldest is None else oldest, newest + 1)]
+
+
+def feed(channel, uploads):
+    """A channel's feed, as bytes: the uploads in the order given."""
+    return "".join([
+        HEAD.format(channel=channel, short=channel[2:]),
+        *(ENTRY.format(
+            id=one.id, channel=channel, title=escape(one.title), page="shorts/" if one.short else "watch?v=",
+            published=one.published.isoformat(), updated=(one.updated or one.published).isoformat(), views=one.views)
+          for one in uploads),
+        "</feed>\n"]).encode()
+
+
+def response(status, body=b"", *fields):
+    """An HTTP response, as bytes."""
+    head = [f"HTTP/1.1 {status} Whatever", "content-type: text/xml; charset=UTF-8", f"content-length: {len(body)}", *fields]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+NOT_FOUND = response(404)
+
+
+class SnapshotServer:
+    """An upstream. What it shows of each channel or playlist is a response, or a function that makes one of the request's path.
+
+    Runs in a thread of its own until the block ends. 404 for what it is not to show.
+    """
+
+    def __init__(self, fallback=None):
+        self.loop = asyncio.new_event_loop()
+        # Guards what follows: a request is counted in the same step in which it is answered.
+        self.lock = threading.Lock()
+        self.shown, self.requests = {}, Counter()
+        # What is shown of all others: a function of their IDs.
+        self.fallback = fallback or (lambda _: NOT_FOUND)
+        self.port = None
+
+    # What a test says
+
+    def answer(self, key, answer):
+        """Shows a response (or a function's) of this channel or playlist from now on."""
+        with self.lock:
+            self.shown[key] = answer
+
+    def show(self, channel, uploads, key=None):
+        """Shows these uploads of a channel from now on, or of its playlist `key`."""
+        self.answer(key or channel, response(200, feed(channel, uploads)))
+
+    def count(self, key):
+        with self.lock:
+            return self.requests[key]
+
+    def wait_for_polls(self, *keys, polls=3, seconds=40):
+        """Waits until so many lookups of each that see what is shown now have come, and been taken in: until one more has begun."""
+        with self.lock:
+            before = Counter(self.requests)
+
+        def have_come():
+            with self.lock:
+                return all(self.requests[key] > before[key] + polls for key in keys)
+
+        wait_until(have_come, f"{polls} polls of {len(keys)} channels and the begin of one more", seconds)
+
+    def url(self, name="feeds"):
+        """Its address; the name is in the path of each request, so that an answer may depend on who asks."""
+        return f"http://127.0.0.1:{self.port}/{name}"
+
+    # The server
+
+    def reply(self, path):
+        key = re.search(r"[?&](?:channel_id|playlist_id)=([\w-]+)", path)
+        key = key.group(1) if key else ""
+        with self.lock:
+            self.requests[key] += 1
+            answer = self.shown.get(key)
+            if answer is None:
+                answer = self.fallback(key)
+            return answer(path) if callable(answer) else answer
+
+    def __enter__(self):
+        ready = threading.Event()
+
+        async def listen():
+            server = await self.loop.create_server(lambda: Conversation(self), "127.0.0.1", 0, backlog=1000)
+            self.port = server.sockets[0].getsockname()[1]
+            ready.set()
+
+        def run():
+            self.loop.create_task(listen())
+            self.loop.run_forever()
+
+        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread.start()
+        ready.wait(10)
+        return self
+
+    def __exit__(self, *_):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+
+
+class Conversation(asyncio.Protocol):
+    """A connection: as much of HTTP/1.1 as a client needs that sends GETs and waits for each answer."""
+
+    def __init__(self, server):
+        self.server, self.received = server, b""
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.received += data
+        while (end := self.received.find(b"\r\n\r\n")) >= 0:
+            path = self.received[:self.received.index(b"\r\n")].decode().split(" ")[1]
+            self.received = self.received[end + 4:]
+            self.transport.write(self.server.reply(path))
