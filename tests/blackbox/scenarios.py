@@ -184,13 +184,19 @@ def impatient_callers_cost_one_lookup_and_later_ones_are_answered(bench):
 
 @suite.check
 def two_hundred_thousand_channels_whose_callers_all_leave_cost_no_memory(bench):
+    def given_up(batch):
+        """Of how many channels: a batch is answered shortly before its deadline, if the machine is not too busy for that."""
+        if batch.code is StatusCode.DEADLINE_EXCEEDED:
+            return 100
+        return sum(result.failure.reason == "DEADLINE" for result in batch.response.results)
+
     def ask(first, count):
         """Batches of 100 channels, each given up while its lookups hang."""
         asked = 0
         for start in range(first, first + count, 2000):
             batches = range(start, start + 2000, 100)
             calls = [plaque.start_batch([made_up_channel(n) for n in range(at, at + 100)], timeout=0.2) for at in batches]
-            asked += sum(100 for call in calls if Answer(call).code is StatusCode.DEADLINE_EXCEEDED)
+            asked += sum(given_up(Answer(call)) for call in calls)
         expect_equal("the channels whose callers gave up", asked, count)
 
     def rest():
