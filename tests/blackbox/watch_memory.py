@@ -132,8 +132,8 @@ def cost(bench, count, channels_of, limit, at_once=ON_A_CONNECTION):
             connection.socket.close()
         wait_until(lambda: plaque.metric("plaque_calls") <= 1, "the watches have ended", PATIENCE)
         left = (settled_memory(plaque) - before) / 1024
-        told = (f"{count} watches of {each}: {a_watch:.1f} KiB each, {woken:.1f} KiB after an upload reached {watchers}, of at most "
-                f"{limit} KiB; opened in {took:.1f} s; VmRSS {before // 1024} MiB before, {memory // 1024} MiB with them, "
+        told = (f"{count} watches of {each}: {a_watch:.1f} KiB each, {woken:.1f} KiB after an upload reached {watchers}, "
+                f"of at most {limit} KiB; opened in {took:.1f} s; VmRSS {before // 1024} MiB before, {memory // 1024} MiB with them, "
                 f"{left:+.0f} MiB when they had ended, {plaque.peak_memory_mib()} MiB at most")
     expect(max(a_watch, woken) <= limit, told)
     return told

@@ -1,9 +1,9 @@
-"""A soak of watches: snapshots that flap at random, watchers that drop and resume, replicas that are killed; and what each was sent.
+"""A soak of watches: snapshots that flap at random, watchers that drop and resume, replicas that are killed.
 
     python tests/blackbox/watch_soak.py --plaque target/release/plaque --shared ../shared [--seconds 60] [--seed N]
 
-With redis-server of the path. Two plaques share a Redis. What happens is random; what is checked holds for every course of it. At the
-end the snapshots are right, everybody reads, and what each was sent is compared with what there was.
+With redis-server of the path. Two plaques share a Redis. What happens is random; what is checked holds for every course of it.
+At the end the snapshots are right, everybody reads, and what each was sent is compared with what there was.
 """
 
 import asyncio
