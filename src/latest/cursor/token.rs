@@ -100,32 +100,26 @@ impl Cursor {
             token.floor = token.floor.max(unmatched.oldest_until);
         }
 
-        let entries = &mut token.entries;
-        let mut left = room - others.len() - oldest.len();
-        entries.extend(others);
         let is_newer = |seen: &&Seen| !seen.published.is_some() || seen.published >= unmatched.oldest_until;
-        for seen in sent().filter(is_newer).take(left) {
-            entries.push(Entry::new(seen.fingerprint, Fate::Sent));
-            left -= 1;
-        }
+        let mut newer = sent().filter(is_newer);
+        let mut older = sent().filter(|seen| !is_newer(seen));
+        let room_for_older = room - oldest.len();
+        let entries = &mut token.entries;
+        entries.extend(others);
+        let left = room_for_older - entries.len();
+        entries.extend(newer.by_ref().take(left).map(named(Fate::Sent)));
+        let left = room_for_older - entries.len();
         entries.extend(oldest);
-        entries.extend(
-            sent()
-                .filter(|seen| !is_newer(seen))
-                .take(left)
-                .map(named(Fate::Sent)),
-        );
-        let left = room.saturating_sub(entries.len());
+        entries.extend(older.by_ref().take(left).map(named(Fate::Sent)));
+        // The first of each that is left out is its newest.
+        for left_out in newer.next().into_iter().chain(older.next()) {
+            token.floor = token.floor.max(left_out.published);
+        }
+        let left = room - entries.len();
         entries.extend(below.take(left).map(named(Fate::Below)));
         let left = resume::MOST - entries.len();
         entries.extend(unsent.into_iter().take(left));
 
-        let left_out = sent().filter(|seen| {
-            !entries
-                .iter()
-                .any(|entry| entry.is(seen.fingerprint) && entry.fate() == Fate::Sent)
-        });
-        token.floor = left_out.fold(token.floor, |floor, seen| floor.max(seen.published));
         let dates = known().filter(is_sent).map(|seen| seen.published);
         let dates = dates.chain([unmatched.newest, unmatched.oldest_until]);
         token.newest = dates.max().unwrap_or_default();
