@@ -380,13 +380,9 @@ impl Latest {
 
     fn refuse(&self, failed: &Failed<UpstreamError>, feed: Feed, trip: Option<Trip>, now: Instant) -> Reply {
         let left = failed.retry_at.saturating_duration_since(now);
-        let error = match &failed.error {
-            // What was found before is too old to be given: it is a 404 like any other.
-            UpstreamError::Status(404) => UpstreamError::NotFound,
-            error => error.clone(),
-        };
+        let error = failed.error.clone();
         Reply {
-            outcome: Err(self.source.refusal(error, feed, now)),
+            outcome: Err(self.source.refusal_without_answer(error, feed, now)),
             made: made(trip, seconds(left), failed.error.http_status()),
             retry_after: Some(left),
         }

@@ -167,10 +167,17 @@ impl Source {
             Some(failed) if failed.error == UpstreamError::Busy || failed.error.is_provisional() => {
                 Health::Unchanged
             }
-            Some(failed) => Health::Fails(Trouble {
-                error: self.refusal(failed.error.clone(), feed, clock::now()),
-                retry_at: failed.retry_at,
-            }),
+            Some(failed) => {
+                let (now, error) = (clock::now(), failed.error.clone());
+                let can_be_given = |good: &Good<_>| good.age(now) <= self.policy.usable_for();
+                let error = if known.good.as_ref().is_some_and(can_be_given) {
+                    self.refusal(error, feed, now)
+                } else {
+                    self.refusal_without_answer(error, feed, now)
+                };
+                let retry_at = failed.retry_at;
+                Health::Fails(Trouble { error, retry_at })
+            }
         }
     }
 
@@ -315,6 +322,20 @@ impl Source {
             UpstreamError::NotFound => LookupError::ChannelNotFound(feed.channel),
             error => LookupError::Upstream(error),
         }
+    }
+
+    /// The same where no answer is left that could be given: the 404 of a channel that was found before is one like any other.
+    pub(super) fn refusal_without_answer(
+        &self,
+        error: UpstreamError,
+        feed: Feed,
+        now: Instant,
+    ) -> LookupError {
+        let error = match error {
+            UpstreamError::Status(404) => UpstreamError::NotFound,
+            error => error,
+        };
+        self.refusal(error, feed, now)
     }
 }
 

@@ -401,6 +401,22 @@ async fn trouble_and_its_end_are_told_across_connections() {
 }
 
 #[tokio::test]
+async fn a_channel_that_is_gone_for_too_long_is_said_not_to_be_found() {
+    let mut settings = settings();
+    (settings.policy.fresh_for, settings.policy.stale_if_error) = (Duration::ZERO, Duration::ZERO);
+    let studio = Studio::start_with(settings).await;
+    let mut watch = studio.watch();
+    assert_eq!(next(&mut watch).await, "initially upload0015A");
+    studio.status.store(404, SeqCst);
+    studio.look_up().await;
+    assert_eq!(
+        next(&mut watch).await,
+        format!("problem: channel {CHANNEL} was not found")
+    );
+    studio.assert_quiet_for_three_looks(&mut watch).await;
+}
+
+#[tokio::test]
 async fn as_many_channels_are_watched_as_may_be_counted_once_for_each_watch() {
     let settings = Settings {
         max_watched: 4,
