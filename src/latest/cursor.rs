@@ -16,9 +16,8 @@ mod token;
 
 use std::time::Duration;
 
-use self::token::Unmatched;
 use super::{
-    resume::Phase,
+    resume::{Entry, Phase},
     timeline::{Shown, Timeline},
 };
 use crate::video::{Kind, Moment, Video};
@@ -40,7 +39,7 @@ pub(super) struct Cursor {
     /// What was published at this time or before is not sent. Until the watch has begun: the time with which it is to begin.
     floor: Moment,
     /// What this watch knew elsewhere, and this timeline has not shown yet.
-    unmatched: Option<Box<Unmatched>>,
+    unmatched: Option<Box<[Entry]>>,
 }
 
 /// What happens next to the watcher of a channel.
@@ -105,7 +104,7 @@ impl Cursor {
         None
     }
 
-    /// The next upload to be sent: of those that are shown and were not sent, the one that appeared first.
+    /// The next upload to be sent: of those that are shown and were not sent, the oldest.
     fn pending(&self, timeline: &Timeline, kind: Option<Kind>) -> Option<Shown> {
         let channel = timeline.channel()?;
         let is_wanted = |shown: &Shown| {
@@ -117,10 +116,11 @@ impl Cursor {
                         && (shown.number <= self.begun_at || self.is_above(upload.moment()))
                 })
         };
+        let published = |shown: &Shown| channel.upload(shown.index).map(|upload| upload.moment());
         timeline
             .shown()
             .filter(is_wanted)
-            .min_by_key(|shown| shown.number)
+            .min_by_key(|shown| (published(shown), shown.number))
     }
 
     /// Takes in what has appeared since the last time. Says whether there may have been more than is shown.
@@ -141,7 +141,7 @@ impl Cursor {
         let had_any = known > 0 || self.unmatched.is_some();
         let mut shares = timeline.shown().any(|shown| (1..=known).contains(&shown.number));
         if let Some(unmatched) = self.unmatched.take() {
-            shares |= self.match_token(*unmatched, timeline, known);
+            shares |= self.match_token(unmatched.into_vec(), timeline, known);
         }
         self.phase = Phase::Begun;
         // A feed that goes back to the floor has no gap.

@@ -1,22 +1,22 @@
 //! Resume tokens: where a watcher of one channel is, in at most 128 bytes that any server understands.
 //!
 //! Two bytes say the version, how far the watch has begun, which problem was sent, and how many uploads follow. Then 64 bits name the
-//! channel, 64 are the floor (see [`cursor`](super::cursor)), 64 the date of the newest that was sent, 32 name each of up to 25
-//! uploads, and 16 are a check sum. All numbers are big-endian. An upload is taken for one that was sent with a
-//! chance of 25 in 2³⁰.
+//! channel, 64 are the floor (see [`cursor`](super::cursor)), and 64 the date of the newest upload that follows. Of each of up to 20
+//! uploads there are 30 bits of its name, 2 of what became of it, and 8 of how much older it is than the newest: so much that an
+//! upload for which the next token has no room is covered by the floor. 16 bits are a check sum. All numbers are big-endian. An
+//! upload is taken for one that was sent with a chance of 20 in 2³⁰.
+
+use std::time::Duration;
 
 use super::timeline::fingerprint;
-use crate::video::{MAX_UPLOADS, Moment};
-
-/// The uploads that a feed shows.
-pub(super) const FEED: usize = MAX_UPLOADS;
+use crate::video::Moment;
 
 /// The uploads that fit into a token.
-pub(super) const MOST: usize = 25;
+pub(super) const MOST: usize = 20;
 
 const VERSION: u8 = 1;
 const HEAD: usize = 26;
-const ENTRY: usize = 4;
+const ENTRY: usize = 5;
 const CHECK: usize = 2;
 
 /// Where a watcher of a channel is.
@@ -28,9 +28,7 @@ pub struct ResumeToken {
     /// The reason of the problem that was sent and is not over: 1 to 7.
     pub(super) trouble: Option<u8>,
     pub(super) floor: Moment,
-    /// No upload in `entries` that was sent was published after this.
-    pub(super) newest: Moment,
-    /// At most [`MOST`]. Of those that were sent, the ones whose dates the sender knew come last, the newest first.
+    /// At most [`MOST`].
     pub(super) entries: Vec<Entry>,
 }
 
@@ -49,45 +47,66 @@ pub(super) enum Phase {
     Resumed,
 }
 
-/// An upload that was in the feed: 30 bits of its fingerprint, and what became of it.
+/// An upload that was in the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry(u32);
+pub(super) struct Entry {
+    /// See [`name`].
+    pub(super) name: u32,
+    pub(super) fate: Fate,
+    /// After a token, not earlier than it was, and later by a minute or a fourteenth of how much older than the newest it is.
+    pub(super) published: Moment,
+}
 
 /// What became of an upload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fate {
-    /// It was not sent.
-    Unsent,
     /// It was sent, or is not to be sent.
     Sent,
     /// The same; and it is not above the floor, unless its date moves.
     Below,
+    /// It was not sent.
+    Unsent,
 }
 
-impl Entry {
-    pub(super) fn new(fingerprint: u64, fate: Fate) -> Self {
-        Self(name(fingerprint) | fate as u32)
-    }
-
-    pub(super) fn is(self, fingerprint: u64) -> bool {
-        self.0 & !3 == name(fingerprint)
-    }
-
-    pub(super) fn fate(self) -> Fate {
-        match self.0 & 3 {
-            0 => Fate::Unsent,
-            1 => Fate::Sent,
-            _ => Fate::Below,
-        }
-    }
-}
-
-/// The upper half of a fingerprint but for its last two bits.
-fn name(fingerprint: u64) -> u32 {
+/// The upper 30 bits of a fingerprint.
+pub(super) fn name(fingerprint: u64) -> u32 {
     let [a, b, c, d, ..] = fingerprint.to_be_bytes();
-    u32::from_be_bytes([a, b, c, d]) & !3
+    u32::from_be_bytes([a, b, c, d]) >> 2
 }
+
+/// How much older than the newest an upload is, in seconds, for each value of its byte: from 0 in steps of a minute, or of a
+/// fourteenth if that is more, to 81 years. The last value is of an upload without a date.
+const AGES: [u64; 256] = {
+    let mut ages = [0; 256];
+    let mut at = 1;
+    while at < 256 {
+        let age: u64 = ages[at - 1];
+        ages[at] = age + if age / 14 > 60 { age / 14 } else { 60 };
+        at += 1;
+    }
+    ages
+};
+
+/// The byte of an upload that was published at this time, where the newest was at `newest`.
+fn age_byte(published: Moment, newest: Moment) -> u8 {
+    if !published.is_some() {
+        return u8::MAX;
+    }
+    let nanos = newest.to_nanos().saturating_sub(published.to_nanos());
+    let age = u64::try_from(nanos).unwrap_or(0) / NANOS;
+    // The greatest that is not more: the date that comes back is not earlier.
+    let reached = AGES[..usize::from(u8::MAX)].partition_point(|step| *step <= age);
+    u8::try_from(reached.saturating_sub(1)).unwrap_or(u8::MAX - 1)
+}
+
+fn published(age: u8, newest: Moment) -> Moment {
+    match age {
+        u8::MAX => Moment::NONE,
+        age => newest.before(Duration::from_secs(AGES[usize::from(age)])),
+    }
+}
+
+const NANOS: u64 = 1_000_000_000;
 
 /// Some bytes are not a resume token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -107,13 +126,18 @@ impl ResumeToken {
         let entries = &self.entries[..self.entries.len().min(MOST)];
         let mut bytes = Vec::with_capacity(HEAD + entries.len() * ENTRY + CHECK);
         bytes.push(VERSION << 4 | phase);
-        // 25 needs five bits.
-        #[expect(clippy::cast_possible_truncation, reason = "at most 25")]
+        // 20 needs five bits.
+        #[expect(clippy::cast_possible_truncation, reason = "at most 20")]
         bytes.push(self.trouble.unwrap_or(0) << 5 | entries.len() as u8);
         bytes.extend(self.channel.to_be_bytes());
         bytes.extend(self.floor.to_nanos().to_be_bytes());
-        bytes.extend(self.newest.to_nanos().to_be_bytes());
-        bytes.extend(entries.iter().flat_map(|Entry(entry)| entry.to_be_bytes()));
+        let dates = entries.iter().map(|entry| entry.published);
+        let newest = dates.max().unwrap_or_default();
+        bytes.extend(newest.to_nanos().to_be_bytes());
+        for entry in entries {
+            bytes.extend((entry.name << 2 | entry.fate as u32).to_be_bytes());
+            bytes.push(age_byte(entry.published, newest));
+        }
         bytes.extend(check_sum(&bytes));
         bytes
     }
@@ -153,10 +177,20 @@ impl ResumeToken {
             phase,
             trouble: (trouble > 0).then_some(trouble),
             floor: moment(floor),
-            newest: moment(newest),
             entries: entries
                 .iter()
-                .map(|bytes| Entry(u32::from_be_bytes(*bytes)))
+                .map(|[a, b, c, d, age]| {
+                    let word = u32::from_be_bytes([*a, *b, *c, *d]);
+                    Entry {
+                        name: word >> 2,
+                        fate: match word & 3 {
+                            0 => Fate::Sent,
+                            1 => Fate::Below,
+                            _ => Fate::Unsent,
+                        },
+                        published: published(*age, moment(newest)),
+                    }
+                })
                 .collect(),
         })
     }
@@ -186,16 +220,40 @@ mod tests {
             phase: Phase::Begun,
             trouble: Some(7),
             floor: Moment::from_nanos(-1),
-            newest: Moment::NONE,
             entries: (0..uploads)
-                .map(|upload| Entry::new(fingerprint(&upload.to_be_bytes()), Fate::Below))
+                .map(|upload| Entry {
+                    name: name(fingerprint(&upload.to_be_bytes())),
+                    fate: Fate::Below,
+                    published: published(u8::try_from(upload).expect("few"), Moment::from_nanos(0)),
+                })
                 .collect(),
         }
     }
 
     #[test]
+    fn a_date_comes_back_not_earlier_and_a_minute_or_a_fourteenth_later_at_most() {
+        let newest = Moment::from_nanos(1_800_000_000_000_000_000);
+        let second = Duration::from_secs(1);
+        for age in [0, 1, 59, 60, 61, 3600, 86_400, 700_000, 31_536_000, 600_000_000] {
+            let date = newest.before(second * age);
+            let back = published(age_byte(date, newest), newest);
+            let latest = newest.before(second * (age - (age / 14).max(60).min(age)));
+            assert!(back >= date && back <= latest, "{age} s");
+        }
+        assert_eq!(published(age_byte(Moment::NONE, newest), newest), Moment::NONE);
+        assert_eq!(
+            published(age_byte(newest, Moment::NONE), newest),
+            newest,
+            "newer than the newest"
+        );
+        // Older than anything: as old as there is.
+        let back = published(age_byte(newest.before(Duration::MAX), newest), newest);
+        assert!(back.is_some() && back < newest);
+    }
+
+    #[test]
     fn a_token_is_128_bytes_at_most_and_comes_back_as_it_was() {
-        for (uploads, length) in [(0, 28), (1, 32), (MOST as u64, 128)] {
+        for (uploads, length) in [(0, 28), (1, 33), (MOST as u64, 128)] {
             let bytes = token(uploads).encode();
             assert_eq!(bytes.len(), length);
             assert_eq!(ResumeToken::decode(&bytes), Ok(token(uploads)));

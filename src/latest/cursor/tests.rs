@@ -141,12 +141,8 @@ struct Watcher {
     gap: bool,
     /// It has resumed, and read nothing since.
     resumed: bool,
-    has_resumed: bool,
     /// The newest number when it read first after that.
     resumed_at: Option<u32>,
-    /// What was published up to then may be lost, if nobody knew of it before.
-    out_of_reach: i64,
-    newest_sent: i64,
     /// What may be lost.
     optional: BTreeSet<usize>,
     reason: Option<u8>,
@@ -178,17 +174,6 @@ impl Watcher {
             .get(&fact.number)
             .copied()
             .unwrap_or(fact.date > begun.floor)
-    }
-
-    /// A token names 25 uploads. If snapshots have little in common, what is older than the newest that was sent may be lost.
-    fn limit_reach(&mut self, shown: &[Fact]) {
-        let is_known = |fact: &&Fact| {
-            let is_over = |begun: &Begun| begun.known.get(&fact.number) == Some(&false);
-            self.sent.contains(&fact.number) || self.begun.as_ref().is_some_and(is_over)
-        };
-        let oldest = shown.iter().filter(is_known).map(|fact| fact.date).min();
-        let reach = oldest.filter(|_| shown.len() == MAX_UPLOADS);
-        self.out_of_reach = self.out_of_reach.max(reach.unwrap_or(self.newest_sent));
     }
 
     /// The oracle of the beginning.
@@ -303,8 +288,6 @@ impl World {
         watcher.cursor = Cursor::resume(&token);
         // What the old hub had seen before an empty feed is not in a token.
         watcher.empty.iter_mut().for_each(BTreeMap::clear);
-        let sent = watcher.sent.iter().map(|number| self.facts[*number].date);
-        watcher.newest_sent = watcher.newest_sent.max(sent.max().unwrap_or(i64::MIN));
         // Nor is that the oldest upload of the beginning may turn out to be of the kind that is wanted.
         if let Some(begun) = &watcher.begun {
             let numbers = begun.known.keys().copied();
@@ -313,7 +296,7 @@ impl World {
                 .extend(numbers.filter(|number| self.facts[*number].date <= begun.floor));
         }
         watcher.hub = hub;
-        (watcher.resumed, watcher.has_resumed) = (true, true);
+        watcher.resumed = true;
     }
 
     /// A watcher reads, and the oracle compares.
@@ -328,11 +311,8 @@ impl World {
         }
         if hub.shown.is_some() && watcher.begun.is_none() {
             watcher.begin(shown, &hub.seen);
-        } else if hub.shown.is_some() && watcher.has_resumed {
-            watcher.limit_reach(shown);
-            if std::mem::take(&mut watcher.resumed) {
-                watcher.resumed_at = Some(hub.timeline.newest());
-            }
+        } else if hub.shown.is_some() && std::mem::take(&mut watcher.resumed) {
+            watcher.resumed_at = Some(hub.timeline.newest());
         }
         let channel = channel(shown);
         let fact = |index| {
@@ -420,18 +400,24 @@ impl World {
     }
 }
 
-/// A token names the feed's uploads and some more: one that is dated before all of them is not told apart from those before.
+/// A token names 20 uploads, and how old they are only about: one that is dated before all of them is not told apart from those
+/// before.
 fn is_out_of_reach(watcher: &Watcher, fact: Fact, facts: &[Fact]) -> bool {
-    let known = facts.iter().filter(|other| {
+    let is_known = |other: &&Fact| {
         let of_begin = watcher
             .begun
             .as_ref()
             .is_some_and(|begun| begun.known.contains_key(&other.number));
-        (watcher.sent.contains(&other.number) || watcher.read.contains(&other.number) || of_begin)
-            && other.date >= fact.date
-    });
-    let known = known.count();
-    watcher.optional.contains(&fact.number) || known >= resume::MOST - 4 || fact.date <= watcher.out_of_reach
+        watcher.sent.contains(&other.number) || watcher.read.contains(&other.number) || of_begin
+    };
+    let known = || facts.iter().filter(is_known).map(|other| other.date);
+    let newest = known().max().unwrap_or(i64::MIN);
+    // A fourteenth at each of some resumptions.
+    let slack = 1 + newest.saturating_sub(fact.date).max(0) / 4;
+    let newer = known()
+        .filter(|date| *date >= fact.date.saturating_sub(slack))
+        .count();
+    watcher.optional.contains(&fact.number) || newer >= resume::MOST - 4
 }
 
 fn start() -> Instant {
@@ -500,10 +486,7 @@ fn run_in(world: &mut World, happenings: &[Happening]) {
                     could_know: BTreeSet::new(),
                     gap: false,
                     resumed: false,
-                    has_resumed: false,
                     resumed_at: None,
-                    out_of_reach: i64::MIN,
-                    newest_sent: i64::MIN,
                     optional: BTreeSet::new(),
                     reason: None,
                 });
