@@ -9,6 +9,7 @@
 //! in O(1).
 
 mod admission;
+pub mod breaker;
 mod calendar;
 mod dispatcher;
 mod fetch_time;
