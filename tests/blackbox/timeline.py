@@ -186,8 +186,8 @@ def case_13_a_stream_whose_date_moves_is_sent_once(bench):
                     (watch, [*ids(30), "streamliveA"]), (resumed, []),
                     # It was in the feed when the watch began.
                     (later, ids(30)),
-                    # In the order in which they showed.
-                    (since, [*ids(30, 17), "streamliveA"]), (since_resumed, []))
+                    # The oldest first.
+                    (since, [*ids(29, 17), "streamliveA", *ids(30)]), (since_resumed, []))
 
 
 @suite.check
