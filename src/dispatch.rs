@@ -2,7 +2,9 @@
 //!
 //! A lookup is *admitted* into the line or refused on arrival; in the line it belongs to a *class* and to a *flow* (a caller, and
 //! a connection of that caller); when it goes out it holds a *permit*. Everything here is pure: the time and randomness are
-//! arguments, nothing waits and nothing is locked. Not wired in yet: [`youtube`](crate::youtube) has its own pacing until then. `docs/dispatch.md` tells how it decides, with what the simulations found.
+//! arguments, nothing waits and nothing is locked. `docs/dispatch.md` tells how it decides, with what the simulations found.
+//!
+//! Not wired in yet: until then [`youtube`](crate::youtube) has a pacing of its own.
 //!
 //! No crate fits the core. `governor` has the token bucket alone, without a way to give tokens back or to say when a caller behind
 //! others will have one (here it is 60 lines); fair queues on crates.io wait inside, know no deadline, and do not lose a member
