@@ -193,17 +193,16 @@ impl Cursor {
         for seen in timeline.seen() {
             let shown = timeline.shown().find(|shown| shown.number == seen.number);
             let upload = shown.and_then(|shown| channel.upload(shown.index));
+            let is_newest = shown.is_some_and(|shown| Some(shown.index) == newest);
             let is_wanted = match (upload, phase) {
                 // Hidden now.
                 (None, _) => self.is_above(seen.published) && is_newer(seen.published),
                 (Some(_), Phase::After) => is_newer(seen.published),
                 (Some(_), Phase::Empty) => {
-                    let is_newest = shown.map(|shown| shown.index) == newest;
                     let is_recent = !channel.is_full() || seen.published > after;
                     is_newest || seen.number > known && is_recent
                 }
                 (Some(upload), _) => {
-                    let is_newest = shown.map(|shown| shown.index) == newest;
                     // One of another kind may turn out to be of this one.
                     let may_become =
                         kind.is_some_and(|kind| upload.kind() != kind) && is_newer(seen.published);
