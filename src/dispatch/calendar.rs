@@ -92,7 +92,9 @@ impl Calendar {
 
     /// The one that is due first.
     pub(super) fn earliest(&self) -> Option<u32> {
-        let mut heads = (self.first..).take(BUCKETS).map(|number| self.heads[wrap(number)]);
+        let mut heads = (self.first..)
+            .take(BUCKETS)
+            .map(|number| self.heads[wrap(number)]);
         heads.find(|head| *head != NIL)
     }
 
@@ -120,17 +122,25 @@ impl Calendar {
             own: f64::INFINITY,
         };
         let from = due / self.width;
-        for number in (self.first..).take(BUCKETS) {
-            for (sum, count) in sums.iter_mut().zip(self.counts[wrap(number)]) {
-                *sum += count;
+        for number in self.first..self.first + BUCKETS as u64 {
+            let counts = self.counts[wrap(number)];
+            if counts != [0; CLASSES] {
+                for class in 0..CLASSES {
+                    sums[class] += counts[class];
+                }
+            } else if number != from {
+                // Capacity only grows: where nothing is due there is more room than where something was.
+                continue;
             }
             if number < from {
                 continue;
             }
             let capacity = capacity((number * self.width).saturating_sub(now));
             let mut taken = 0.0;
-            for other in (0..CLASSES).filter(|other| *other != class) {
-                taken += f64::from(sums[other]).max((guaranteed[other] * capacity).floor());
+            for other in 0..CLASSES {
+                if other != class {
+                    taken += f64::from(sums[other]).max((guaranteed[other] * capacity).floor());
+                }
             }
             let mine = f64::from(sums[class]);
             room.common = room.common.min(capacity - taken - mine);
@@ -142,12 +152,15 @@ impl Calendar {
     /// Whether all that is due before `due` can still be kept if a lookup that is due then goes out first.
     pub(super) fn can_wait(&self, due: u64, now: u64, capacity: impl Fn(u64) -> f64) -> bool {
         let mut sum = 0;
-        let until = due / self.width;
-        for number in (self.first..until).take(BUCKETS) {
-            let added = self.counts[wrap(number)].iter().sum::<u32>();
-            sum += added;
+        let until = (due / self.width).min(self.first + BUCKETS as u64);
+        for number in self.first..until {
+            let counts = self.counts[wrap(number)];
+            if counts == [0; CLASSES] {
+                continue;
+            }
+            sum += counts.iter().sum::<u32>();
             let left = capacity((number * self.width).saturating_sub(now)) - 1.0;
-            if added > 0 && f64::from(sum) > left {
+            if f64::from(sum) > left {
                 return false;
             }
         }

@@ -15,6 +15,14 @@ use super::{
 /// greedy caller gets eight ninths of the line, two get eight seventeenths each; the rest is for who comes next.
 const GREED: f64 = 8.0;
 
+/// A caller that has lookups in line leaves this part of the line to those who have none, and two places at least: what can be
+/// promised sways as reservations fall due and as fetches take longer or shorter.
+const LEFT: f64 = 0.05;
+
+/// And its further lookups have to get their turn within this part of the wait that they may have: whoever comes meanwhile takes
+/// turns with it, and a line in which everything has become urgent is served in order of urgency, fairly to nobody.
+const UNHURRIED: f64 = 0.6;
+
 /// The part of the slots' throughput that is promised: how long fetches take is an estimate.
 const SLOTS_IN_USE: f64 = 0.95;
 
@@ -58,6 +66,12 @@ struct Estimate {
     missing: f64,
     /// Lookups of its class that go out in a second.
     class_rate: f64,
+}
+
+impl Estimate {
+    fn is_good(&self) -> bool {
+        self.late <= 0.0 && self.missing <= 0.0
+    }
 }
 
 impl<T> Dispatcher<T> {
@@ -143,7 +157,8 @@ impl<T> Dispatcher<T> {
         let class = request.class as usize;
         self.wake(class);
         self.calendar.remove(index, before, due);
-        self.line.move_to(index, class, request.caller, request.connection);
+        self.line
+            .move_to(index, class, request.caller, request.connection);
         if let Some(entry) = self.line.entry_mut(index) {
             entry.due = promised;
             entry.until = entry.until.max(until);
@@ -234,7 +249,10 @@ impl<T> Dispatcher<T> {
         if ready > now {
             return Err(self.instant(ready));
         }
-        if !self.calendar.can_wait(self.calendar.last(), now, self.capacity(now)) {
+        if !self
+            .calendar
+            .can_wait(self.calendar.last(), now, self.capacity(now))
+        {
             return Err(self.instant(now + 1_000_000_000));
         }
         if let Some(bucket) = &mut self.bucket {
@@ -272,6 +290,11 @@ impl<T> Dispatcher<T> {
         self.line.callers_of(class as usize)
     }
 
+    #[cfg(test)]
+    pub(super) fn flows(&self) -> usize {
+        self.line.flows()
+    }
+
     /// By when the request may be promised, or a refusal.
     fn decide(&mut self, request: &Request, now: u64, chance: f64) -> Result<u64, Refused> {
         let class = request.class as usize;
@@ -279,41 +302,51 @@ impl<T> Dispatcher<T> {
         let held = self.returns[class].held(now);
         if self.line.queued() == 0 && self.capacity(now)(0) >= 1.0 {
             // Work-conserving: too late for this caller is early enough for who asks next.
-            self.returns[class].keep(request.caller);
             return Ok(due.max(now + AT_ONCE).min(self.calendar.last()));
         }
-        let estimate = self.estimate(request, due, f64::from(held), now);
-        let useless = request.latest_start.is_some_and(|latest| self.nanos(latest) < now);
-        if estimate.late <= 0.0 && estimate.missing <= 0.0 && !useless {
-            self.returns[class].keep(request.caller);
+        let estimate = self.estimate(request, due, Some(held), now);
+        let useless = request
+            .latest_start
+            .is_some_and(|latest| self.nanos(latest) < now);
+        if estimate.is_good() && !useless {
             return Ok(due);
         }
+        // With the place that is held for it, it may get in all the same.
+        if !useless && self.returns[class].has_place(request.caller, now) {
+            let with_place = self.estimate(request, due, None, now);
+            if with_place.is_good() {
+                self.returns[class].keep(request.caller);
+                return Ok(due);
+            }
+        }
         self.counters[class].refused += 1;
-        let turn = estimate.class_rate.recip();
-        let wait = estimate.late.max(estimate.missing * turn).max(turn);
-        Err(self.come_again(class, request.caller, wait, turn, now, chance))
+        Err(self.come_again(class, request.caller, &estimate, now, chance))
     }
 
+    /// When to come again: at a time that is the caller's own.
     fn come_again(
         &mut self,
         class: usize,
         caller: u64,
-        wait: f64,
-        turn: f64,
+        estimate: &Estimate,
         now: u64,
         chance: f64,
     ) -> Refused {
-        let interval = from_seconds(turn / RETURNING);
-        let (at, reserved) = if self.line.has(class, caller) {
-            (now + from_seconds(wait), false)
+        let turn = estimate.class_rate.recip();
+        let wait = estimate.late.max(estimate.missing * turn).max(turn);
+        let earliest = now + from_seconds(wait);
+        let returns = &mut self.returns[class];
+        let (at, reserved) = if self.line.has(class, caller) || returns.has(caller) {
+            let round = turn * f64::from(self.line.callers_of(class).max(1));
+            (
+                returns.space(caller, earliest, from_seconds(round), now, chance),
+                false,
+            )
         } else {
-            self.returns[class].reserve(caller, from_seconds(wait), interval, now)
+            returns.reserve(caller, earliest, from_seconds(turn / RETURNING), now, chance)
         };
-        let pause = Duration::from_nanos(at.saturating_sub(now));
-        // Who has no time of its own is spread, so that not all come at one.
-        let spread = if reserved { 0.0 } else { chance.clamp(0.0, 1.0) };
         Refused {
-            retry_after: pause.mul_f64(1.0 + spread),
+            retry_after: Duration::from_nanos(at.saturating_sub(now)),
             reserved,
         }
     }
@@ -326,29 +359,31 @@ impl<T> Dispatcher<T> {
             .min(self.calendar.last())
     }
 
-    fn estimate(&self, request: &Request, due: u64, held: f64, now: u64) -> Estimate {
+    /// Beside so many places that are held for others; `None` if one is held for this caller.
+    fn estimate(&self, request: &Request, due: u64, held: Option<u32>, now: u64) -> Estimate {
         let class = request.class as usize;
         let capacity = self.capacity(now);
         let at_once = capacity(0).floor().max(0.0);
         let patience = due - now;
         let place = self.line.place(class, request.caller, request.connection);
         let class_rate = self.class_rate(class, now);
-        let held = if self.returns[class].has_place(request.caller) {
-            0.0
-        } else {
-            held.min(HELD * capacity(patience).max(0.0))
-        };
+        let redeems = held.is_none();
+        let held = f64::from(held.unwrap_or(0)).min(HELD * capacity(patience).max(0.0));
         // Those who are in line come again and again, and would pass who takes them for gone.
         let lasting = self.usual_callers[class] * f64::from(place.in_caller);
         let turns = f64::from(place.turns).max(lasting) + held - at_once;
-        let in_time = self.calendar.room(class, due, now, guaranteed(), &capacity).most();
+        let in_time = self
+            .calendar
+            .room(class, due, now, guaranteed(), &capacity)
+            .most();
         let mut needed = 1.0 + held;
-        if place.of_caller > 0 {
-            // One place is left for a caller that has none.
-            needed += 1.0 + f64::from(place.of_caller) / GREED;
+        let mut patience_left = seconds(patience);
+        if place.of_caller > 0 && !redeems {
+            patience_left *= UNHURRIED;
+            needed += (LEFT * capacity(patience)).max(1.0) + f64::from(place.of_caller) / GREED;
         }
         Estimate {
-            late: turns.max(0.0) / class_rate - seconds(patience),
+            late: turns.max(0.0) / class_rate - patience_left,
             missing: needed - in_time.min(self.room(class).most()),
             class_rate,
         }
@@ -368,7 +403,10 @@ impl<T> Dispatcher<T> {
 
     /// How many lookups can begin within a time in nanoseconds from now, as far as rate and slots are known.
     fn capacity(&self, now: u64) -> impl Fn(u64) -> f64 + use<T> {
-        let tokens = self.bucket.as_ref().map_or(f64::INFINITY, |bucket| bucket.tokens(now));
+        let tokens = self
+            .bucket
+            .as_ref()
+            .map_or(f64::INFINITY, |bucket| bucket.tokens(now));
         let rate = self.bucket.as_ref().map_or(0.0, TokenBucket::rate);
         let free = f64::from(self.fetches.free());
         let slots = SLOTS_IN_USE * self.fetches.rate(now);
@@ -381,7 +419,10 @@ impl<T> Dispatcher<T> {
     /// Lookups of `class` that go out in a second while the classes that have lookups in line now go on having some.
     fn class_rate(&self, class: usize, now: u64) -> f64 {
         let slots = SLOTS_IN_USE * self.fetches.rate(now);
-        let rate = self.bucket.as_ref().map_or(slots, |bucket| bucket.rate().min(slots));
+        let rate = self
+            .bucket
+            .as_ref()
+            .map_or(slots, |bucket| bucket.rate().min(slots));
         let busy = (0..CLASSES).filter(|other| *other == class || self.line.queued_of(*other) > 0);
         let shares = busy.map(|other| Class::ALL[other].share()).sum::<f64>();
         rate * Class::ALL[class].share() / shares
@@ -445,11 +486,15 @@ impl<T> Dispatcher<T> {
         }
         let (ticket, entry) = self.take_out(index)?;
         self.counters[class].expired += 1;
-        let turn = self.class_rate(class, now).recip();
+        let estimate = Estimate {
+            late: 0.0,
+            missing: 0.0,
+            class_rate: self.class_rate(class, now),
+        };
         Some(Next::Expired {
             ticket,
             payload: entry.payload,
-            refused: self.come_again(class, entry.caller, turn, turn, now, 0.0),
+            refused: self.come_again(class, entry.caller, &estimate, now, 0.5),
         })
     }
 
@@ -490,7 +535,9 @@ fn guaranteed() -> [f64; CLASSES] {
 
 /// Far beyond the life of a process: half of what fits.
 fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX / 2)
+    u64::try_from(duration.as_nanos())
+        .unwrap_or(u64::MAX)
+        .min(u64::MAX / 2)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]

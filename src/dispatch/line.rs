@@ -168,8 +168,7 @@ impl<T> Line<T> {
         let from = std::mem::replace(&mut entry.flow, flow);
         (entry.class, entry.caller) = (class, caller);
         self.lookups.remove(&mut self.flows[from as usize].head, index);
-        self.lookups
-            .push_back(&mut self.flows[flow as usize].head, index);
+        self.lookups.push_back(&mut self.flows[flow as usize].head, index);
         self.leave(from);
     }
 

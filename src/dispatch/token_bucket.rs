@@ -78,7 +78,10 @@ mod tests {
             bucket.take(ready);
         }
         let later = now + 600_000 * MILLIS;
-        assert!((bucket.tokens(later) - 20.0).abs() < 1e-9, "no more than the burst");
+        assert!(
+            (bucket.tokens(later) - 20.0).abs() < 1e-9,
+            "no more than the burst"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::world::{Load, World, budget, jain};
 use crate::dispatch::Class;
 
-const WARM: f64 = 15.0;
+const WARM: f64 = 10.0;
 
 /// What 20 a second and 32 at once let through.
 fn limit(latency: f64) -> f64 {
@@ -20,11 +20,12 @@ fn load(demand: f64, callers: u64, patience: f64) -> Load {
 
 #[test]
 fn whatever_the_demand_the_budget_is_spent_on_answers() {
-    for (patience, latencies) in [(30.0, &[0.05, 0.5, 1.0, 5.0][..]), (1.0, &[0.05, 0.2, 0.5])] {
+    for (patience, latencies) in [(30.0, &[0.05, 1.0, 5.0][..]), (1.0, &[0.05, 0.5])] {
         for &latency in latencies {
             for demand in [0.5, 1.1, 2.0, 10.0, 50.0] {
-                for callers in [1, 3, 1000] {
-                    let seconds = if demand > 9.0 { 15.0 } else { 60.0 };
+                for callers in [3, 1000] {
+                    // Long enough for what is at random to even out.
+                    let seconds = if limit(latency) < 20.0 { 60.0 } else { 15.0 };
                     let load = load(demand, callers, patience);
                     let world = World::new(&budget(), latency, &[load], 1).run(WARM, seconds);
                     let tally = &world.tallies[0];
@@ -36,7 +37,11 @@ fn whatever_the_demand_the_budget_is_spent_on_answers() {
                     assert_eq!(tally.late, 0, "{scene}: nobody waits for longer than promised");
                     assert!(tally.longest_wait() <= 5.0, "{scene}: {}", tally.longest_wait());
                     // Nor is anybody let in in vain, unless for how long fetches take is an estimate and the limit.
-                    let spare = if limit(latency) < 20.0 { 0.01 * tally.admitted as f64 + 2.0 } else { 0.0 };
+                    let spare = if limit(latency) < 20.0 {
+                        0.01 * tally.admitted as f64 + 2.0
+                    } else {
+                        0.0
+                    };
                     assert!(tally.expired as f64 <= spare, "{scene}: {}", tally.expired);
                     assert!(world.most_running <= 32, "{scene}");
                 }
@@ -98,7 +103,11 @@ fn classes_get_their_shares_and_what_others_leave() {
     }
     // Two are idle: what they leave is shared as the others' shares are.
     let world = World::new(&budget(), 0.1, &all[1..3], 4).run(WARM, 60.0);
-    let rates: Vec<f64> = world.tallies.iter().map(|tally| tally.started as f64 / 60.0).collect();
+    let rates: Vec<f64> = world
+        .tallies
+        .iter()
+        .map(|tally| tally.started as f64 / 60.0)
+        .collect();
     assert!((rates[0] - 13.33).abs() < 1.0, "{rates:?}");
     assert!((rates[1] - 6.67).abs() < 1.0, "{rates:?}");
 }
@@ -106,10 +115,13 @@ fn classes_get_their_shares_and_what_others_leave() {
 #[test]
 fn a_class_within_its_guaranteed_part_is_let_in_beside_any_flood_of_the_others() {
     for modest in Class::ALL {
-        let floods = Class::ALL.iter().filter(|class| **class != modest).map(|class| Load {
-            callers: 1000,
-            ..Load::new(*class, 300.0)
-        });
+        let floods = Class::ALL
+            .iter()
+            .filter(|class| **class != modest)
+            .map(|class| Load {
+                callers: 1000,
+                ..Load::new(*class, 300.0)
+            });
         let mut loads: Vec<Load> = floods.collect();
         // Half of what is guaranteed.
         loads.push(Load {
@@ -118,7 +130,11 @@ fn a_class_within_its_guaranteed_part_is_let_in_beside_any_flood_of_the_others()
         });
         let world = World::new(&budget(), 0.1, &loads, 5).run(WARM, 60.0);
         let tally = &world.tallies[3];
-        assert_eq!((tally.refused, tally.expired, tally.late), (0, 0, 0), "{modest:?}");
+        assert_eq!(
+            (tally.refused, tally.expired, tally.late),
+            (0, 0, 0),
+            "{modest:?}"
+        );
         assert!(tally.mean_wait() < 0.2, "{modest:?}: {}", tally.mean_wait());
     }
 }
@@ -135,7 +151,10 @@ fn as_soon_as_the_load_has_ended_all_is_well() {
     let world = World::new(&budget(), 0.1, &[crowd, modest], 6).run(31.0, 60.0);
     let tally = &world.tallies[1];
     assert!(tally.offered > 40, "{tally:?}");
-    assert!(tally.answered >= tally.offered - 1, "one may be under way at the end: {tally:?}");
+    assert!(
+        tally.answered >= tally.offered - 1,
+        "one may be under way at the end: {tally:?}"
+    );
     assert_eq!(tally.refused, 0);
     assert!(tally.longest_wait() < 0.2, "{}", tally.longest_wait());
 }

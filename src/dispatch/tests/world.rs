@@ -21,6 +21,8 @@ pub(super) struct Load {
     pub(super) callers: u64,
     /// Each call comes over a connection of its own.
     pub(super) reconnects: bool,
+    /// The calls come at equal intervals, a tenth more or less.
+    pub(super) regular: bool,
     /// So many calls come at once.
     pub(super) batch: u32,
     /// From call to deadline. `None`: nobody waits.
@@ -40,6 +42,7 @@ impl Load {
             rate,
             callers: 1,
             reconnects: false,
+            regular: false,
             batch: 1,
             patience: class.is_awaited().then_some(30.0),
             comes_again: 0,
@@ -74,16 +77,6 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// The wait that all but one in a hundred did not exceed.
-    pub(super) fn wait_99(&self) -> f64 {
-        let mut waits = self.waits.clone();
-        waits.sort_by(f64::total_cmp);
-        waits
-            .get((waits.len() * 99 / 100).min(waits.len().saturating_sub(1)))
-            .copied()
-            .unwrap_or(0.0)
-    }
-
     pub(super) fn mean_wait(&self) -> f64 {
         self.waits.iter().sum::<f64>() / self.waits.len().max(1) as f64
     }
@@ -142,6 +135,8 @@ pub(super) struct World {
     epoch: Instant,
     events: BinaryHeap<Reverse<At>>,
     made: u64,
+    /// Each load's own, so that one load's calls are the same beside any other's.
+    rngs: Vec<Rng>,
     rng: Rng,
     warm: f64,
     max_queue_wait: f64,
@@ -174,6 +169,10 @@ impl World {
             epoch,
             events: BinaryHeap::new(),
             made: 0,
+            rngs: (0..)
+                .map(|load| Rng::with_seed(seed ^ (load + 1)))
+                .take(loads.len())
+                .collect(),
             rng: Rng::with_seed(seed),
             warm: 0.0,
             max_queue_wait: budget.max_queue_wait.as_secs_f64(),
@@ -227,8 +226,8 @@ impl World {
         let of = self.loads[load];
         Call {
             load,
-            caller: self.rng.u64(0..of.callers),
-            connection: if of.reconnects { self.rng.u64(..) } else { 0 },
+            caller: self.rngs[load].u64(0..of.callers),
+            connection: if of.reconnects { self.rngs[load].u64(..) } else { 0 },
             deadline: of.patience.map(|patience| now + patience),
             left: of.comes_again,
             again: false,
@@ -251,8 +250,7 @@ impl World {
             caller: call.load as u64 * 1_000_000 + call.caller,
             connection: call.connection,
             // Before the beginning of time there is nothing.
-            latest_start: latest_start
-                .map(|latest| self.epoch + Duration::from_secs_f64(latest.max(0.0))),
+            latest_start: latest_start.map(|latest| self.epoch + Duration::from_secs_f64(latest.max(0.0))),
         };
         call.promised = latest_start
             .unwrap_or(f64::INFINITY)
@@ -350,10 +348,16 @@ impl World {
         }
     }
 
-    /// Until a load's next calls: exponential.
+    /// Until a load's next calls: exponential, unless they are regular.
     fn gap(&mut self, load: usize) -> f64 {
         let of = self.loads[load];
-        -(1.0 - self.rng.f64()).ln() * f64::from(of.batch) / of.rate
+        let chance = self.rngs[load].f64();
+        let part = if of.regular {
+            0.9 + 0.2 * chance
+        } else {
+            -(1.0 - chance).ln()
+        };
+        part * f64::from(of.batch) / of.rate
     }
 
     fn put(&mut self, at: f64, event: Event) {
