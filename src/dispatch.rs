@@ -8,6 +8,8 @@
 //! others will have one (here it is 60 lines); fair queues on crates.io wait inside, know no deadline, and do not lose a member
 //! in O(1).
 
+mod admission;
+pub mod breaker;
 mod calendar;
 mod dispatcher;
 mod fetch_time;
@@ -17,6 +19,7 @@ mod rings;
 mod token_bucket;
 
 #[cfg(test)]
+#[expect(clippy::cast_precision_loss, reason = "statistics of small numbers")]
 mod tests;
 
 use std::{
