@@ -14,6 +14,7 @@ mod calendar;
 mod dispatcher;
 mod fetch_time;
 mod line;
+pub mod polls;
 mod returns;
 mod rings;
 mod token_bucket;

@@ -19,7 +19,7 @@ fn budget(rate: f64, slots: u32) -> Budget {
         burst: 1.0,
         slots: NonZeroU32::new(slots).expect("not 0"),
         places: NonZeroU32::new(1000).expect("not 0"),
-        max_queue_wait: Duration::from_secs(60),
+        max_queue_wait: Duration::from_mins(1),
     }
 }
 
@@ -267,7 +267,7 @@ fn a_hundred_thousand_in_line_go_out_one_by_one() {
         burst: 1.0,
         slots: NonZeroU32::new(u32::MAX).expect("not 0"),
         places: NonZeroU32::new(u32::MAX).expect("not 0"),
-        max_queue_wait: Duration::from_secs(60),
+        max_queue_wait: Duration::from_mins(1),
     };
     let mut dispatcher = Dispatcher::new(&budget, now);
     for payload in 0..100_000 {

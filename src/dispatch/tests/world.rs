@@ -188,8 +188,8 @@ impl World {
             running: 0,
             starts: Vec::new(),
         };
-        for load in 0..loads.len() {
-            let first = loads[load].from + world.gap(load);
+        for (load, of) in loads.iter().enumerate() {
+            let first = of.from + world.gap(load);
             world.put(first, Event::Calls(load));
         }
         world

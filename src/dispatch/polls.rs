@@ -1,0 +1,513 @@
+//! When each watched channel is polled: as often as its uploads are worth, within a budget.
+//!
+//! Intervals follow the square-root rule (`polls/spread.rs`) over upload rates that the feeds' own dates tell (`polls/upload_rate.rs`).
+//! A caller's weight is one, divided among the channels that it watches: who watches ten thousand does not slow down who watches ten.
+//! A channel takes some 170 bytes, and each further caller of the same channel 8; a poll costs O(log n), and all intervals are settled
+//! anew once a second if anything has changed.
+
+mod spread;
+mod upload_rate;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::Hash,
+    time::{Duration, Instant},
+};
+
+use self::spread::{Histogram, Spread};
+use super::token_bucket::TokenBucket;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// How often all intervals are settled anew.
+const SETTLED_FOR: u64 = SECOND;
+
+/// A channel that waits for longer is looked at again after this time: its interval may have become shorter.
+const LOOKED_AT_EVERY: u64 = 120 * SECOND;
+
+/// The agenda is never further behind than this. When polls come to a halt, or there are too many for a while, its clock stops:
+/// afterwards all goes on as if that time had not been. Otherwise every channel would be overdue, and the busiest would have to wait
+/// until all others had had their turn.
+const BEHIND: u64 = 5 * SECOND;
+
+/// Intervals vary by this part either way, so that channels which were polled together do not stay together.
+const JITTER: f64 = 0.1;
+
+/// Below the histogram: a channel that was never found gets the longest interval.
+const NO_IMPORTANCE: f64 = 0.0;
+
+/// What polls may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The shortest interval: what every channel gets if there is room for all.
+    pub every: Duration,
+    /// The longest.
+    pub at_most: Duration,
+    /// Polls a second; a positive number.
+    pub budget: f64,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next<K> {
+    /// Poll it. What comes of it should be told to [`Planner::observed`] or [`Planner::failed`]; if it is not, the channel is
+    /// polled again after its interval all the same.
+    Poll(K),
+    /// Nothing until then, unless a channel is added before.
+    WaitUntil(Instant),
+    /// No channel is watched.
+    Idle,
+}
+
+/// Why a poll brought nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// There is no such channel, as far as anybody can tell.
+    NotFound,
+    /// Anything else.
+    Other,
+}
+
+/// Plans the polls of the channels that are watched. `K` names a channel.
+#[derive(Debug)]
+pub struct Planner<K> {
+    epoch: Instant,
+    limits: Limits,
+    bucket: TokenBucket,
+    indices: HashMap<K, u32>,
+    channels: Vec<Option<Channel<K>>>,
+    free: Vec<u32>,
+    callers: HashMap<u64, Caller>,
+    histogram: Histogram,
+    spread: Spread,
+    /// When that has to be made anew; `None` while nothing has changed.
+    stale_at: Option<u64>,
+    settled: u64,
+    /// How long the agenda's clock has stood still.
+    stopped: u64,
+    /// Channels that were polled, by when they are to be looked at by that clock.
+    agenda: BTreeSet<(u64, u32)>,
+    /// Channels that never were, by the turn of a caller of theirs.
+    first: BTreeSet<(u64, u32)>,
+    /// The turn of the last of them.
+    turn: u64,
+    /// The last poll was a channel's first.
+    was_first: bool,
+}
+
+#[derive(Debug)]
+struct Channel<K> {
+    key: K,
+    callers: Callers,
+    /// The sum of its callers' weights, exact whenever it is polled.
+    weight: f64,
+    /// Uploads a second.
+    rate: f32,
+    /// As it is in the histogram.
+    importance: f64,
+    /// When it was last looked up, by the agenda's clock. `None`: never.
+    looked_up: Option<u64>,
+    /// And as a poll.
+    polled: bool,
+    /// The source wants it to be left alone until then.
+    not_before: u64,
+    /// Its key in the agenda, or among the first.
+    at: u64,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Unknown,
+    NeverFound,
+    Found,
+}
+
+/// Most channels have one.
+#[derive(Debug)]
+enum Callers {
+    One(u64),
+    Many(Vec<u64>),
+}
+
+#[derive(Debug, Default)]
+struct Caller {
+    watches: u32,
+    /// The turn of the newest of its channels that wait for their first poll.
+    turn: u64,
+}
+
+impl<K: Copy + Eq + Hash> Planner<K> {
+    /// A planner of no channels.
+    #[must_use]
+    pub fn new(limits: Limits, now: Instant) -> Self {
+        let histogram = Histogram::new();
+        let spread = spread(&histogram, &limits);
+        Self {
+            epoch: now,
+            bucket: bucket(limits.budget),
+            limits,
+            indices: HashMap::new(),
+            channels: Vec::new(),
+            free: Vec::new(),
+            callers: HashMap::new(),
+            histogram,
+            spread,
+            stale_at: None,
+            settled: 0,
+            stopped: 0,
+            agenda: BTreeSet::new(),
+            first: BTreeSet::new(),
+            turn: 0,
+            was_first: false,
+        }
+    }
+
+    /// Changes the budget: polls a second, a positive number.
+    pub fn set_budget(&mut self, budget: f64, now: Instant) {
+        let now = self.nanos(now);
+        self.limits.budget = budget;
+        self.bucket = bucket(budget);
+        // Not a burst for each change.
+        self.bucket.take(now);
+        self.changed();
+    }
+
+    /// Takes in that `caller` watches a channel: once more, if it does already. A channel that nobody has watched so far is polled in
+    /// its caller's turn, at the rate of the budget.
+    pub fn insert(&mut self, key: K, caller: u64) {
+        let turn = self.turn;
+        let of = self.callers.entry(caller).or_default();
+        of.watches += 1;
+        let weight = f64::from(of.watches).recip();
+        if let Some(index) = self.indices.get(&key).copied() {
+            if let Some(channel) = &mut self.channels[index as usize] {
+                channel.callers.add(caller);
+                channel.weight += weight;
+            }
+            self.weigh(index, 0);
+            return;
+        }
+        of.turn = of.turn.max(turn) + 1;
+        let at = of.turn;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.channels.push(None);
+            u32::try_from(self.channels.len() - 1).unwrap_or(u32::MAX)
+        });
+        #[expect(clippy::cast_possible_truncation, reason = "an estimate")]
+        let rate = upload_rate::UNKNOWN as f32;
+        self.channels[index as usize] = Some(Channel {
+            key,
+            callers: Callers::One(caller),
+            weight,
+            rate,
+            importance: NO_IMPORTANCE,
+            looked_up: None,
+            polled: false,
+            not_before: 0,
+            at,
+            standing: Standing::Unknown,
+        });
+        self.indices.insert(key, index);
+        self.histogram.add(NO_IMPORTANCE);
+        self.weigh(index, 0);
+        self.first.insert((at, index));
+    }
+
+    /// Takes in that `caller` watches a channel no longer, or once less.
+    pub fn remove(&mut self, key: K, caller: u64) {
+        let Some(index) = self.indices.get(&key).copied() else {
+            return;
+        };
+        let Some(channel) = &mut self.channels[index as usize] else {
+            return;
+        };
+        let Some(left) = channel.callers.remove(caller) else {
+            return;
+        };
+        if let Some(of) = self.callers.get_mut(&caller) {
+            channel.weight -= f64::from(of.watches).recip();
+            of.watches -= 1;
+            if of.watches == 0 {
+                self.callers.remove(&caller);
+            }
+        }
+        if left > 0 {
+            self.weigh(index, 0);
+            return;
+        }
+        if let Some(channel) = self.channels[index as usize].take() {
+            self.histogram.remove(channel.importance);
+            self.agenda_of(channel.looked_up).remove(&(channel.at, index));
+        }
+        self.indices.remove(&key);
+        self.free.push(index);
+        self.changed();
+    }
+
+    /// Takes in what a channel's feed shows, whoever has looked it up: the ages of its uploads, in any order.
+    pub fn observed(&mut self, key: K, ages: impl IntoIterator<Item = Duration>, now: Instant) {
+        self.rated(key, upload_rate::from_ages(ages), now);
+    }
+
+    /// Takes in a channel's uploads a second.
+    fn rated(&mut self, key: K, rate: f64, now: Instant) {
+        let now = self.nanos(now);
+        #[expect(clippy::cast_possible_truncation, reason = "an estimate")]
+        self.looked_up(key, now, false, |channel| {
+            channel.rate = rate as f32;
+            channel.not_before = 0;
+            channel.standing = Standing::Found;
+        });
+    }
+
+    /// Takes in that a lookup of a channel has failed. It is not polled again before `retry_after` and its interval are over.
+    pub fn failed(&mut self, key: K, why: Failed, retry_after: Option<Duration>, now: Instant) {
+        let now = self.nanos(now);
+        let pause = u64::try_from(retry_after.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
+        self.looked_up(key, now, false, |channel| {
+            channel.not_before = now.saturating_add(pause);
+            if why == Failed::NotFound && channel.standing == Standing::Unknown {
+                channel.standing = Standing::NeverFound;
+            }
+        });
+    }
+
+    /// What to do next. To be called until it says to wait; and again when that time has come, or a channel has been added.
+    pub fn next(&mut self, now: Instant) -> Next<K> {
+        let now = self.nanos(now);
+        self.settle(now);
+        let due = self.overdue(now);
+        let first = self.first.first().copied();
+        if due.is_none() && first.is_none() {
+            let next = self.agenda.first();
+            return next.map_or(Next::Idle, |(look_at, _)| {
+                Next::WaitUntil(self.instant(*look_at + self.stopped))
+            });
+        }
+        let ready = self.bucket.ready_at(now);
+        if ready > now {
+            return Next::WaitUntil(self.instant(ready));
+        }
+        // One of each, while there are both.
+        let index = match (due, first) {
+            (Some(index), _) if first.is_none() || self.was_first => index,
+            (_, Some((turn, index))) => {
+                self.turn = turn;
+                index
+            }
+            (_, None) => return Next::Idle,
+        };
+        self.was_first = due != Some(index);
+        let Some(channel) = &self.channels[index as usize] else {
+            return Next::Idle;
+        };
+        let key = channel.key;
+        self.bucket.take(now);
+        self.looked_up(key, now, true, |_| {});
+        Next::Poll(key)
+    }
+
+    /// The channel whose poll is due first, if one is due.
+    fn overdue(&mut self, now: u64) -> Option<u32> {
+        loop {
+            let (look_at, index) = self.agenda.first().copied()?;
+            if look_at > self.clock(now) {
+                return None;
+            }
+            // It may only be there to be looked at.
+            self.add_up_weight(index);
+            let wanted = self.weigh(index, now);
+            if wanted <= self.clock(now) {
+                self.stopped = self.stopped.max(now.saturating_sub(look_at + BEHIND));
+                return Some(index);
+            }
+            self.put(index, wanted, now);
+        }
+    }
+
+    /// The agenda's clock.
+    fn clock(&self, now: u64) -> u64 {
+        now.saturating_sub(self.stopped)
+    }
+
+    /// The interval at which a channel is polled, as things are.
+    pub fn interval(&self, key: K) -> Option<Duration> {
+        let index = self.indices.get(&key)?;
+        let channel = self.channels[*index as usize].as_ref()?;
+        Some(Duration::from_secs_f64(self.spread.interval(channel.importance)))
+    }
+
+    /// Channels that are watched.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether no channel is watched.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// Changes what is known of a channel that is or was looked up, as a poll or not, and plans its next poll.
+    fn looked_up(&mut self, key: K, now: u64, as_poll: bool, change: impl FnOnce(&mut Channel<K>)) {
+        let clock = self.clock(now);
+        let Some(index) = self.indices.get(&key).copied() else {
+            return;
+        };
+        let Some(channel) = &mut self.channels[index as usize] else {
+            return;
+        };
+        change(channel);
+        channel.polled |= as_poll;
+        let (before, at) = (channel.looked_up.replace(clock), channel.at);
+        self.agenda_of(before).remove(&(at, index));
+        let wanted = self.weigh(index, now);
+        self.put(index, wanted, now);
+    }
+
+    /// Puts a channel that was looked up on the agenda, or elsewhere on it.
+    fn put(&mut self, index: u32, wanted: u64, now: u64) {
+        let at = wanted.min(self.clock(now) + LOOKED_AT_EVERY);
+        if let Some(channel) = &mut self.channels[index as usize] {
+            self.agenda.remove(&(channel.at, index));
+            channel.at = at;
+            self.agenda.insert((at, index));
+        }
+    }
+
+    /// Takes in how many channels its callers watch by now.
+    fn add_up_weight(&mut self, index: u32) {
+        if let Some(channel) = &mut self.channels[index as usize] {
+            let watches = channel.callers.iter().map(|caller| self.callers.get(caller));
+            let weights = watches.map(|of| f64::from(of.map_or(1, |of| of.watches)).recip());
+            channel.weight = weights.sum();
+        }
+    }
+
+    /// Works out a channel's importance. Returns when it wants to be polled next, by the agenda's clock.
+    fn weigh(&mut self, index: u32, now: u64) -> u64 {
+        let stopped = self.stopped.min(now);
+        let Some(channel) = &mut self.channels[index as usize] else {
+            return u64::MAX;
+        };
+        let importance = match channel.standing {
+            Standing::NeverFound => NO_IMPORTANCE,
+            Standing::Unknown | Standing::Found => (channel.weight.max(0.0) * f64::from(channel.rate)).sqrt(),
+        };
+        let before = std::mem::replace(&mut channel.importance, importance);
+        let looked_up = channel.looked_up.unwrap_or(0);
+        let chance = chance(index, looked_up);
+        let interval = self.spread.interval(importance);
+        let (every, at_most) = self.limits.seconds();
+        let after = if channel.polled {
+            let jittered = interval * (1.0 + JITTER * (2.0 * chance - 1.0));
+            jittered.clamp(every, at_most.max(interval))
+        } else {
+            // Many become known at once when a server starts: they are not all due at once an interval later.
+            interval * chance
+        };
+        let after = Duration::from_secs_f64(after).as_nanos();
+        let after = u64::try_from(after).unwrap_or(u64::MAX);
+        let not_before = channel.not_before.saturating_sub(stopped);
+        let wanted = looked_up.saturating_add(after).max(not_before);
+        if (before - importance).abs() > 1e-3 * before {
+            self.histogram.remove(before);
+            self.histogram.add(importance);
+            self.changed();
+        } else {
+            channel.importance = before;
+        }
+        wanted
+    }
+
+    fn agenda_of(&mut self, looked_up: Option<u64>) -> &mut BTreeSet<(u64, u32)> {
+        match looked_up {
+            None => &mut self.first,
+            Some(_) => &mut self.agenda,
+        }
+    }
+
+    fn changed(&mut self) {
+        self.stale_at.get_or_insert(self.settled + SETTLED_FOR);
+    }
+
+    /// Settles all intervals anew, if it is time.
+    fn settle(&mut self, now: u64) {
+        if self.stale_at.is_some_and(|stale_at| stale_at <= now) {
+            self.spread = spread(&self.histogram, &self.limits);
+            self.stale_at = None;
+            self.settled = now;
+        }
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.epoch);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn instant(&self, at: u64) -> Instant {
+        self.epoch
+            .checked_add(Duration::from_nanos(at))
+            .unwrap_or(self.epoch)
+    }
+}
+
+impl Limits {
+    /// The shortest and the longest interval.
+    fn seconds(&self) -> (f64, f64) {
+        let every = self.every.as_secs_f64().max(0.001);
+        (every, self.at_most.as_secs_f64().max(every))
+    }
+}
+
+impl Callers {
+    fn iter(&self) -> impl Iterator<Item = &u64> {
+        match self {
+            Self::One(caller) => std::slice::from_ref(caller).iter(),
+            Self::Many(callers) => callers.iter(),
+        }
+    }
+
+    fn add(&mut self, caller: u64) {
+        match self {
+            Self::One(first) => *self = Self::Many(vec![*first, caller]),
+            Self::Many(callers) => callers.push(caller),
+        }
+    }
+
+    /// How many are left; `None` if `caller` is none of them.
+    fn remove(&mut self, caller: u64) -> Option<usize> {
+        match self {
+            Self::One(only) => (*only == caller).then_some(0),
+            Self::Many(callers) => {
+                let position = callers.iter().position(|other| *other == caller)?;
+                callers.swap_remove(position);
+                Some(callers.len())
+            }
+        }
+    }
+}
+
+/// A number from 0 to 1 that is another for each channel and lookup: SplitMix64 of both.
+#[expect(clippy::cast_precision_loss, reason = "of 53 bits")]
+fn chance(index: u32, looked_up: u64) -> f64 {
+    let mut mixed = looked_up ^ (u64::from(index) << 32 | u64::from(index));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+fn spread(histogram: &Histogram, limits: &Limits) -> Spread {
+    let (every, at_most) = limits.seconds();
+    histogram.spread(limits.budget, every, at_most)
+}
+
+/// A tenth of a second's worth at once, so that a planner which is asked a little late does not fall behind.
+fn bucket(budget: f64) -> TokenBucket {
+    TokenBucket::new(budget, (0.1 * budget).max(2.0))
+}
+
+#[cfg(test)]
+mod tests;
