@@ -27,8 +27,17 @@ const LOOKED_AT_EVERY: u64 = 120 * SECOND;
 
 /// The agenda is never further behind than this. When polls come to a halt, or there are too many for a while, its clock stops:
 /// afterwards all goes on as if that time had not been. Otherwise every channel would be overdue, and the busiest would have to wait
-/// until all others had had their turn.
+/// until all others had had their turn. When there is more room for a while, the clock runs faster.
 const BEHIND: u64 = 5 * SECOND;
+
+/// How many channels are looked at in one step at most: some milliseconds.
+const LOOKS: usize = 1000;
+
+/// And when it is looked whether one can be polled early.
+const LOOKS_AHEAD: usize = 32;
+
+/// Before it goes on with them.
+const SHORTEST_WAIT: u64 = 1_000_000;
 
 /// Intervals vary by this part either way, so that channels which were polled together do not stay together.
 const JITTER: f64 = 0.1;
@@ -83,8 +92,8 @@ pub struct Planner<K> {
     /// When that has to be made anew; `None` while nothing has changed.
     stale_at: Option<u64>,
     settled: u64,
-    /// How long the agenda's clock has stood still.
-    stopped: u64,
+    /// How much the agenda's clock is ahead.
+    ahead: i64,
     /// Channels that were polled, by when they are to be looked at by that clock.
     agenda: BTreeSet<(u64, u32)>,
     /// Channels that never were, by the turn of a caller of theirs.
@@ -107,7 +116,9 @@ struct Channel<K> {
     importance: f64,
     /// When it was last looked up, by the agenda's clock. `None`: never.
     looked_up: Option<u64>,
-    /// And as a poll.
+    /// The same by the clock on the wall.
+    really: u64,
+    /// It was a poll, or one before was.
     polled: bool,
     /// The source wants it to be left alone until then.
     not_before: u64,
@@ -155,7 +166,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             spread,
             stale_at: None,
             settled: 0,
-            stopped: 0,
+            ahead: 0,
             agenda: BTreeSet::new(),
             first: BTreeSet::new(),
             turn: 0,
@@ -185,7 +196,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
                 channel.callers.add(caller);
                 channel.weight += weight;
             }
-            self.weigh(index, 0);
+            self.weigh(index);
             return;
         }
         of.turn = of.turn.max(turn) + 1;
@@ -203,6 +214,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             rate,
             importance: NO_IMPORTANCE,
             looked_up: None,
+            really: 0,
             polled: false,
             not_before: 0,
             at,
@@ -210,7 +222,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         });
         self.indices.insert(key, index);
         self.histogram.add(NO_IMPORTANCE);
-        self.weigh(index, 0);
+        self.weigh(index);
         self.first.insert((at, index));
     }
 
@@ -233,7 +245,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             }
         }
         if left > 0 {
-            self.weigh(index, 0);
+            self.weigh(index);
             return;
         }
         if let Some(channel) = self.channels[index as usize].take() {
@@ -277,13 +289,10 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     pub fn next(&mut self, now: Instant) -> Next<K> {
         let now = self.nanos(now);
         self.settle(now);
-        let due = self.overdue(now);
         let first = self.first.first().copied();
+        let due = self.overdue(now).or_else(|| self.hasten(first.is_some(), now));
         if due.is_none() && first.is_none() {
-            let next = self.agenda.first();
-            return next.map_or(Next::Idle, |(look_at, _)| {
-                Next::WaitUntil(self.instant(*look_at + self.stopped))
-            });
+            return self.wait(now);
         }
         let ready = self.bucket.ready_at(now);
         if ready > now {
@@ -310,25 +319,80 @@ impl<K: Copy + Eq + Hash> Planner<K> {
 
     /// The channel whose poll is due first, if one is due.
     fn overdue(&mut self, now: u64) -> Option<u32> {
-        loop {
+        for _ in 0..LOOKS {
             let (look_at, index) = self.agenda.first().copied()?;
-            if look_at > self.clock(now) {
+            let clock = self.clock(now);
+            if look_at > clock {
                 return None;
             }
             // It may only be there to be looked at.
             self.add_up_weight(index);
-            let wanted = self.weigh(index, now);
-            if wanted <= self.clock(now) {
-                self.stopped = self.stopped.max(now.saturating_sub(look_at + BEHIND));
+            let wanted = self.weigh(index);
+            let allowed = self.allowed_at(index);
+            if allowed <= now && wanted <= clock {
+                let behind = clock.saturating_sub(look_at).saturating_sub(BEHIND);
+                self.ahead = self.ahead.saturating_sub_unsigned(behind);
                 return Some(index);
             }
-            self.put(index, wanted, now);
+            self.put(index, wanted.max(clock + allowed.saturating_sub(now)), now);
         }
+        None
+    }
+
+    /// Puts the agenda's clock forward to the next poll, if the budget has room for it and no better use.
+    fn hasten(&mut self, has_first: bool, now: u64) -> Option<u32> {
+        if has_first || !self.spread.is_limited() || self.bucket.ready_at(now) > now {
+            return None;
+        }
+        for _ in 0..LOOKS_AHEAD {
+            let (look_at, index) = self.agenda.first().copied()?;
+            let clock = self.clock(now);
+            let blocked = self.allowed_at(index).saturating_sub(now);
+            if blocked > 0 && clock + blocked <= look_at {
+                // All others come later still.
+                return None;
+            }
+            if blocked > 0 {
+                self.put(index, clock + blocked, now);
+                continue;
+            }
+            let early = look_at.saturating_sub(clock);
+            self.ahead = self.ahead.saturating_add_unsigned(early);
+            if let Some(due) = self.overdue(now) {
+                return Some(due);
+            }
+        }
+        None
+    }
+
+    fn wait(&self, now: u64) -> Next<K> {
+        let Some((look_at, index)) = self.agenda.first() else {
+            return Next::Idle;
+        };
+        let mut until = now + look_at.saturating_sub(self.clock(now));
+        if self.spread.is_limited() {
+            until = until.min(self.bucket.ready_at(now).max(self.allowed_at(*index)));
+        }
+        // There may be more to look at than was looked at.
+        Next::WaitUntil(self.instant(until.max(now + SHORTEST_WAIT)))
     }
 
     /// The agenda's clock.
     fn clock(&self, now: u64) -> u64 {
-        now.saturating_sub(self.stopped)
+        now.saturating_add_signed(self.ahead)
+    }
+
+    /// Before when a channel is not polled, whatever the agenda says.
+    fn allowed_at(&self, index: u32) -> u64 {
+        let every = u64::try_from(self.limits.every.as_nanos()).unwrap_or(u64::MAX);
+        self.channels[index as usize].as_ref().map_or(0, |channel| {
+            let earliest = if channel.polled {
+                channel.really.saturating_add(every)
+            } else {
+                0
+            };
+            earliest.max(channel.not_before)
+        })
     }
 
     /// The interval at which a channel is polled, as things are.
@@ -361,9 +425,10 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         };
         change(channel);
         channel.polled |= as_poll;
+        channel.really = now;
         let (before, at) = (channel.looked_up.replace(clock), channel.at);
         self.agenda_of(before).remove(&(at, index));
-        let wanted = self.weigh(index, now);
+        let wanted = self.weigh(index);
         self.put(index, wanted, now);
     }
 
@@ -387,8 +452,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     }
 
     /// Works out a channel's importance. Returns when it wants to be polled next, by the agenda's clock.
-    fn weigh(&mut self, index: u32, now: u64) -> u64 {
-        let stopped = self.stopped.min(now);
+    fn weigh(&mut self, index: u32) -> u64 {
         let Some(channel) = &mut self.channels[index as usize] else {
             return u64::MAX;
         };
@@ -410,8 +474,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         };
         let after = Duration::from_secs_f64(after).as_nanos();
         let after = u64::try_from(after).unwrap_or(u64::MAX);
-        let not_before = channel.not_before.saturating_sub(stopped);
-        let wanted = looked_up.saturating_add(after).max(not_before);
+        let wanted = looked_up.saturating_add(after);
         if (before - importance).abs() > 1e-3 * before {
             self.histogram.remove(before);
             self.histogram.add(importance);

@@ -8,7 +8,7 @@
 /// Eighths of octaves: within one, intervals differ by a tenth, and only where it straddles a limit does that matter.
 const IN_AN_OCTAVE: f64 = 8.0;
 
-/// The lower end of the histogram, an upload in 3 million years: what is below has no say.
+/// The lower end of the histogram, an upload in 3 million years.
 const LOWEST: f64 = 1e-7;
 
 /// 32 octaves.
@@ -23,6 +23,8 @@ const FLOOR: f64 = 0.8;
 pub(super) struct Histogram {
     counts: [u32; BUCKETS],
     sums: [f64; BUCKETS],
+    /// Those of no importance, which get the longest interval even if there is room for all.
+    zeros: u32,
     total: u32,
 }
 
@@ -40,26 +42,40 @@ impl Histogram {
         Self {
             counts: [0; BUCKETS],
             sums: [0.0; BUCKETS],
+            zeros: 0,
             total: 0,
         }
     }
 
     pub(super) fn add(&mut self, importance: f64) {
+        self.total += 1;
+        if importance <= 0.0 {
+            self.zeros += 1;
+            return;
+        }
         let bucket = bucket(importance);
         self.counts[bucket] += 1;
         self.sums[bucket] += importance;
-        self.total += 1;
     }
 
     pub(super) fn remove(&mut self, importance: f64) {
+        self.total -= 1;
+        if importance <= 0.0 {
+            self.zeros -= 1;
+            return;
+        }
         let bucket = bucket(importance);
         self.counts[bucket] -= 1;
         self.sums[bucket] -= importance;
-        self.total -= 1;
         if self.counts[bucket] == 0 {
             // Rounding errors do not outlive the channels.
             self.sums[bucket] = 0.0;
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn total(&self) -> u32 {
+        self.total
     }
 
     /// Spends `budget` polls a second on intervals from `every` to `at_most` seconds.
@@ -72,7 +88,8 @@ impl Histogram {
             slowest,
             fastest,
         };
-        if total * fastest <= budget {
+        let zeros = f64::from(self.zeros);
+        if (total - zeros) * fastest + zeros * slowest <= budget {
             return spread(f64::INFINITY);
         }
         let (mut low, mut high) = (-60.0_f64, 60.0_f64);
@@ -94,12 +111,20 @@ impl Histogram {
             let count = f64::from(*count);
             count * spread.rate(sum / count)
         });
-        polls.sum()
+        polls.sum::<f64>() + f64::from(self.zeros) * spread.slowest
     }
 }
 
 impl Spread {
+    /// Whether there is not room for all at the shortest interval.
+    pub(super) fn is_limited(self) -> bool {
+        self.scale.is_finite()
+    }
+
     fn rate(self, importance: f64) -> f64 {
+        if importance <= 0.0 {
+            return self.slowest;
+        }
         (self.scale * importance).clamp(self.slowest, self.fastest)
     }
 
