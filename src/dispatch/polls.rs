@@ -5,6 +5,8 @@
 //! A channel takes some 170 bytes, and each further caller of the same channel 8; a poll costs O(log n), and all intervals are settled
 //! anew once a second if anything has changed.
 
+mod agenda;
+mod channel;
 mod spread;
 mod upload_rate;
 
@@ -14,36 +16,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::spread::{Histogram, Spread};
+use self::{
+    channel::{Callers, Channel, NO_IMPORTANCE, Standing},
+    spread::{Histogram, Spread},
+};
 use super::token_bucket::TokenBucket;
 
 const SECOND: u64 = 1_000_000_000;
 
 /// How often all intervals are settled anew.
 const SETTLED_FOR: u64 = SECOND;
-
-/// A channel that waits for longer is looked at again after this time: its interval may have become shorter.
-const LOOKED_AT_EVERY: u64 = 120 * SECOND;
-
-/// The agenda is never further behind than this. When polls come to a halt, or there are too many for a while, its clock stops:
-/// afterwards all goes on as if that time had not been. Otherwise every channel would be overdue, and the busiest would have to wait
-/// until all others had had their turn. When there is more room for a while, the clock runs faster.
-const BEHIND: u64 = 5 * SECOND;
-
-/// How many channels are looked at in one step at most: some milliseconds.
-const LOOKS: usize = 1000;
-
-/// And when it is looked whether one can be polled early.
-const LOOKS_AHEAD: usize = 32;
-
-/// Before it goes on with them.
-const SHORTEST_WAIT: u64 = 1_000_000;
-
-/// Intervals vary by this part either way, so that channels which were polled together do not stay together.
-const JITTER: f64 = 0.1;
-
-/// Below the histogram: a channel that was never found gets the longest interval.
-const NO_IMPORTANCE: f64 = 0.0;
 
 /// What polls may take.
 #[derive(Clone, Copy, Debug)]
@@ -102,43 +84,6 @@ pub struct Planner<K> {
     turn: u64,
     /// The last poll was a channel's first.
     was_first: bool,
-}
-
-#[derive(Debug)]
-struct Channel<K> {
-    key: K,
-    callers: Callers,
-    /// The sum of its callers' weights, exact whenever it is polled.
-    weight: f64,
-    /// Uploads a second.
-    rate: f32,
-    /// As it is in the histogram.
-    importance: f64,
-    /// When it was last looked up, by the agenda's clock. `None`: never.
-    looked_up: Option<u64>,
-    /// The same by the clock on the wall.
-    really: u64,
-    /// It was a poll, or one before was.
-    polled: bool,
-    /// The source wants it to be left alone until then.
-    not_before: u64,
-    /// Its key in the agenda, or among the first.
-    at: u64,
-    standing: Standing,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    Unknown,
-    NeverFound,
-    Found,
-}
-
-/// Most channels have one.
-#[derive(Debug)]
-enum Callers {
-    One(u64),
-    Many(Vec<u64>),
 }
 
 #[derive(Debug, Default)]
@@ -317,84 +262,6 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         Next::Poll(key)
     }
 
-    /// The channel whose poll is due first, if one is due.
-    fn overdue(&mut self, now: u64) -> Option<u32> {
-        for _ in 0..LOOKS {
-            let (look_at, index) = self.agenda.first().copied()?;
-            let clock = self.clock(now);
-            if look_at > clock {
-                return None;
-            }
-            // It may only be there to be looked at.
-            self.add_up_weight(index);
-            let wanted = self.weigh(index);
-            let allowed = self.allowed_at(index);
-            if allowed <= now && wanted <= clock {
-                let behind = clock.saturating_sub(look_at).saturating_sub(BEHIND);
-                self.ahead = self.ahead.saturating_sub_unsigned(behind);
-                return Some(index);
-            }
-            self.put(index, wanted.max(clock + allowed.saturating_sub(now)), now);
-        }
-        None
-    }
-
-    /// Puts the agenda's clock forward to the next poll, if the budget has room for it and no better use.
-    fn hasten(&mut self, has_first: bool, now: u64) -> Option<u32> {
-        if has_first || !self.spread.is_limited() || self.bucket.ready_at(now) > now {
-            return None;
-        }
-        for _ in 0..LOOKS_AHEAD {
-            let (look_at, index) = self.agenda.first().copied()?;
-            let clock = self.clock(now);
-            let blocked = self.allowed_at(index).saturating_sub(now);
-            if blocked > 0 && clock + blocked <= look_at {
-                // All others come later still.
-                return None;
-            }
-            if blocked > 0 {
-                self.put(index, clock + blocked, now);
-                continue;
-            }
-            let early = look_at.saturating_sub(clock);
-            self.ahead = self.ahead.saturating_add_unsigned(early);
-            if let Some(due) = self.overdue(now) {
-                return Some(due);
-            }
-        }
-        None
-    }
-
-    fn wait(&self, now: u64) -> Next<K> {
-        let Some((look_at, index)) = self.agenda.first() else {
-            return Next::Idle;
-        };
-        let mut until = now + look_at.saturating_sub(self.clock(now));
-        if self.spread.is_limited() {
-            until = until.min(self.bucket.ready_at(now).max(self.allowed_at(*index)));
-        }
-        // There may be more to look at than was looked at.
-        Next::WaitUntil(self.instant(until.max(now + SHORTEST_WAIT)))
-    }
-
-    /// The agenda's clock.
-    fn clock(&self, now: u64) -> u64 {
-        now.saturating_add_signed(self.ahead)
-    }
-
-    /// Before when a channel is not polled, whatever the agenda says.
-    fn allowed_at(&self, index: u32) -> u64 {
-        let every = u64::try_from(self.limits.every.as_nanos()).unwrap_or(u64::MAX);
-        self.channels[index as usize].as_ref().map_or(0, |channel| {
-            let earliest = if channel.polled {
-                channel.really.saturating_add(every)
-            } else {
-                0
-            };
-            earliest.max(channel.not_before)
-        })
-    }
-
     /// The interval at which a channel is polled, as things are.
     pub fn interval(&self, key: K) -> Option<Duration> {
         let index = self.indices.get(&key)?;
@@ -412,84 +279,6 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
-    }
-
-    /// Changes what is known of a channel that is or was looked up, as a poll or not, and plans its next poll.
-    fn looked_up(&mut self, key: K, now: u64, as_poll: bool, change: impl FnOnce(&mut Channel<K>)) {
-        let clock = self.clock(now);
-        let Some(index) = self.indices.get(&key).copied() else {
-            return;
-        };
-        let Some(channel) = &mut self.channels[index as usize] else {
-            return;
-        };
-        change(channel);
-        channel.polled |= as_poll;
-        channel.really = now;
-        let (before, at) = (channel.looked_up.replace(clock), channel.at);
-        self.agenda_of(before).remove(&(at, index));
-        let wanted = self.weigh(index);
-        self.put(index, wanted, now);
-    }
-
-    /// Puts a channel that was looked up on the agenda, or elsewhere on it.
-    fn put(&mut self, index: u32, wanted: u64, now: u64) {
-        let at = wanted.min(self.clock(now) + LOOKED_AT_EVERY);
-        if let Some(channel) = &mut self.channels[index as usize] {
-            self.agenda.remove(&(channel.at, index));
-            channel.at = at;
-            self.agenda.insert((at, index));
-        }
-    }
-
-    /// Takes in how many channels its callers watch by now.
-    fn add_up_weight(&mut self, index: u32) {
-        if let Some(channel) = &mut self.channels[index as usize] {
-            let watches = channel.callers.iter().map(|caller| self.callers.get(caller));
-            let weights = watches.map(|of| f64::from(of.map_or(1, |of| of.watches)).recip());
-            channel.weight = weights.sum();
-        }
-    }
-
-    /// Works out a channel's importance. Returns when it wants to be polled next, by the agenda's clock.
-    fn weigh(&mut self, index: u32) -> u64 {
-        let Some(channel) = &mut self.channels[index as usize] else {
-            return u64::MAX;
-        };
-        let importance = match channel.standing {
-            Standing::NeverFound => NO_IMPORTANCE,
-            Standing::Unknown | Standing::Found => (channel.weight.max(0.0) * f64::from(channel.rate)).sqrt(),
-        };
-        let before = std::mem::replace(&mut channel.importance, importance);
-        let looked_up = channel.looked_up.unwrap_or(0);
-        let chance = chance(index, looked_up);
-        let interval = self.spread.interval(importance);
-        let (every, at_most) = self.limits.seconds();
-        let after = if channel.polled {
-            let jittered = interval * (1.0 + JITTER * (2.0 * chance - 1.0));
-            jittered.clamp(every, at_most.max(interval))
-        } else {
-            // Many become known at once when a server starts: they are not all due at once an interval later.
-            interval * chance
-        };
-        let after = Duration::from_secs_f64(after).as_nanos();
-        let after = u64::try_from(after).unwrap_or(u64::MAX);
-        let wanted = looked_up.saturating_add(after);
-        if (before - importance).abs() > 1e-3 * before {
-            self.histogram.remove(before);
-            self.histogram.add(importance);
-            self.changed();
-        } else {
-            channel.importance = before;
-        }
-        wanted
-    }
-
-    fn agenda_of(&mut self, looked_up: Option<u64>) -> &mut BTreeSet<(u64, u32)> {
-        match looked_up {
-            None => &mut self.first,
-            Some(_) => &mut self.agenda,
-        }
     }
 
     fn changed(&mut self) {
@@ -523,43 +312,6 @@ impl Limits {
         let every = self.every.as_secs_f64().max(0.001);
         (every, self.at_most.as_secs_f64().max(every))
     }
-}
-
-impl Callers {
-    fn iter(&self) -> impl Iterator<Item = &u64> {
-        match self {
-            Self::One(caller) => std::slice::from_ref(caller).iter(),
-            Self::Many(callers) => callers.iter(),
-        }
-    }
-
-    fn add(&mut self, caller: u64) {
-        match self {
-            Self::One(first) => *self = Self::Many(vec![*first, caller]),
-            Self::Many(callers) => callers.push(caller),
-        }
-    }
-
-    /// How many are left; `None` if `caller` is none of them.
-    fn remove(&mut self, caller: u64) -> Option<usize> {
-        match self {
-            Self::One(only) => (*only == caller).then_some(0),
-            Self::Many(callers) => {
-                let position = callers.iter().position(|other| *other == caller)?;
-                callers.swap_remove(position);
-                Some(callers.len())
-            }
-        }
-    }
-}
-
-/// A number from 0 to 1 that is another for each channel and lookup: SplitMix64 of both.
-#[expect(clippy::cast_precision_loss, reason = "of 53 bits")]
-fn chance(index: u32, looked_up: u64) -> f64 {
-    let mut mixed = looked_up ^ (u64::from(index) << 32 | u64::from(index));
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 fn spread(histogram: &Histogram, limits: &Limits) -> Spread {
