@@ -2,7 +2,7 @@
 //!
 //! That is deficit round robin where everything costs one. A flow exists as long as something of it is queued, so there are never
 //! more flows than lookups, and a caller that leaves and returns gains no turn by it. A queued lookup takes 80 bytes and its
-//! payload, each of its (at most two) flows 88 bytes with its part of the index.
+//! payload; a flow, of which it may need two, some 100 with its part of the index.
 
 use std::collections::HashMap;
 

@@ -231,3 +231,27 @@ fn with_room_for_all_every_channel_is_polled_at_the_shortest_interval() {
         came.longest_interval
     );
 }
+
+/// The table in docs/dispatch.md: `cargo test --release --lib table_of_delays -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints a table"]
+#[expect(clippy::print_stdout, reason = "it is what it is for")]
+fn table_of_delays() {
+    println!("| polls a second | channels | every channel alike | planned | best possible | longest interval |");
+    println!("| --- | --- | --- | --- | --- | --- |");
+    for budget in [5.0, 15.0, 50.0] {
+        for count in [500, 2000, 5000, 20_000, 50_000] {
+            let mut rng = Rng::with_seed(5);
+            let rates = rates(count, 2.0, &mut rng);
+            let limits = limits(budget);
+            let came = simulate(&rates, limits, false, 2.0 * 3600.0, 2.0 * 3600.0, &mut rng);
+            let alike = (count as f64 / budget).max(60.0) / 2.0;
+            println!(
+                "| {budget} | {count} | {alike:.0} s | {:.0} s | {:.0} s | {:.0} min |",
+                came.mean_delay,
+                optimum(&rates, &limits),
+                came.longest_interval / 60.0
+            );
+        }
+    }
+}

