@@ -9,17 +9,13 @@ use super::{
     token_bucket::TokenBucket,
 };
 
-/// A caller may have so many times as many lookups in line as there are places left (Choudhury and Hahne's dynamic threshold). One
-/// greedy caller gets eight ninths of the line, two get eight seventeenths each; the rest is for who comes next.
-const GREED: f64 = 8.0;
-
-/// A caller that has lookups in line leaves this part of the line to those who have none, and two places at least: what can be
-/// promised sways as reservations fall due and as fetches take longer or shorter.
-const LEFT: f64 = 0.05;
-
-/// And its further lookups have to get their turn within this part of the wait that they may have: whoever comes meanwhile takes
-/// turns with it, and a line in which everything has become urgent is served in order of urgency, fairly to nobody.
+/// A caller's further lookups have to get their turn within this part of the wait that they may have. The rest of the line is left
+/// to callers who have none in it, and to what sways: whoever comes meanwhile takes turns, reservations fall due, fetches take
+/// longer. A line in which everything has become urgent is served in order of urgency, fairly to nobody.
 const UNHURRIED: f64 = 0.6;
+
+/// The part of the queue's places that is left to callers who have none, likewise: it matters where places are few.
+const LEFT: f64 = 0.1;
 
 /// The part of the slots' throughput that is promised: how long fetches take is an estimate.
 const SLOTS_IN_USE: f64 = 0.95;
@@ -142,15 +138,15 @@ impl<T> Dispatcher<T> {
             .calendar
             .room(class, due, now, guaranteed(), &capacity)
             .most();
-        let mut needed = 1.0 + held;
+        let mut in_places = self.room(class).most();
         let mut patience_left = seconds(patience);
         if place.of_caller > 0 && !redeems {
             patience_left *= UNHURRIED;
-            needed += (LEFT * capacity(patience)).max(1.0) + f64::from(place.of_caller) / GREED;
+            in_places -= (LEFT * self.places).max(1.0);
         }
         Estimate {
             late: turns.max(0.0) / class_rate - patience_left,
-            missing: needed - in_time.min(self.room(class).most()),
+            missing: 1.0 + held - in_time.min(in_places),
             class_rate,
         }
     }

@@ -237,7 +237,9 @@ fn with_room_for_all_every_channel_is_polled_at_the_shortest_interval() {
 #[ignore = "prints a table"]
 #[expect(clippy::print_stdout, reason = "it is what it is for")]
 fn table_of_delays() {
-    println!("| polls a second | channels | every channel alike | planned | best possible | longest interval |");
+    println!(
+        "| polls a second | channels | every channel alike | planned | best possible | longest interval |"
+    );
     println!("| --- | --- | --- | --- | --- | --- |");
     for budget in [5.0, 15.0, 50.0] {
         for count in [500, 2000, 5000, 20_000, 50_000] {

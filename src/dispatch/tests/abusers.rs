@@ -1,7 +1,9 @@
 //! A modest caller with one cold lookup a second beside abusers of every kind: it does not feel them.
 
+use std::num::NonZeroU32;
+
 use super::world::{Load, Tally, World, budget};
-use crate::dispatch::Class;
+use crate::dispatch::{Budget, Class};
 
 const SECONDS: f64 = 30.0;
 
@@ -65,6 +67,29 @@ fn beside_one_abuser_of_any_kind_a_modest_caller_waits_two_turns_longer_at_most(
                 beside.longest_wait()
             );
         }
+    }
+}
+
+#[test]
+fn where_places_are_the_limit_the_same_holds() {
+    let few = Budget {
+        places: NonZeroU32::new(20).expect("not 0"),
+        ..budget()
+    };
+    let regular = Load {
+        regular: true,
+        ..Load::new(Class::AwaitedUnknown, 1.0)
+    };
+    for (kind, abuser) in abusers() {
+        let world = World::new(&few, 0.2, &[regular, abuser], 11).run(10.0, SECONDS);
+        let modest = &world.tallies[0];
+        assert_eq!((modest.refused, modest.expired), (0, 0), "{kind}");
+        assert!(
+            modest.longest_wait() <= LITTLE,
+            "{kind}: {}",
+            modest.longest_wait()
+        );
+        assert!(world.tallies[1].started as f64 > 18.0 * SECONDS, "{kind}");
     }
 }
 
