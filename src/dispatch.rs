@@ -179,7 +179,8 @@ pub enum Outcome {
     Abandoned,
 }
 
-/// What happened to lookups of one class. All but `queued` only grow.
+/// What happened to lookups of one class. All but `queued` only grow. Whatever was admitted is queued, or was started, cancelled, moved
+/// or has expired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// In line now.
@@ -192,6 +193,8 @@ pub struct Counters {
     pub started: u64,
     /// Taken out of the line since nobody wanted them any more.
     pub cancelled: u64,
+    /// Moved to another class, where they count as admitted.
+    pub moved: u64,
     /// Dropped from the line since their turn did not come in time.
     pub expired: u64,
     /// Permits that came back unused; they count as started, too.

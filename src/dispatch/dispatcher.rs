@@ -123,7 +123,7 @@ impl<T> Dispatcher<T> {
             entry.until = entry.until.max(until);
         }
         self.calendar.insert(index, class, promised);
-        self.counters[before].cancelled += 1;
+        self.counters[before].moved += 1;
         self.counters[class].admitted += 1;
         Ok(())
     }

@@ -242,12 +242,12 @@ fn table_of_delays() {
     );
     println!("| --- | --- | --- | --- | --- | --- |");
     for budget in [5.0, 15.0, 50.0] {
-        for count in [500, 2000, 5000, 20_000, 50_000] {
+        for count in [500_u32, 2000, 5000, 20_000, 50_000] {
             let mut rng = Rng::with_seed(5);
-            let rates = rates(count, 2.0, &mut rng);
+            let rates = rates(count as usize, 2.0, &mut rng);
             let limits = limits(budget);
             let came = simulate(&rates, limits, false, 2.0 * 3600.0, 2.0 * 3600.0, &mut rng);
-            let alike = (count as f64 / budget).max(60.0) / 2.0;
+            let alike = (f64::from(count) / budget).max(60.0) / 2.0;
             println!(
                 "| {budget} | {count} | {alike:.0} s | {:.0} s | {:.0} s | {:.0} min |",
                 came.mean_delay,

@@ -122,6 +122,11 @@ proptest! {
             let queued: u32 = Class::ALL.iter().map(|class| dispatcher.counters(*class).queued).sum();
             prop_assert_eq!(queued as usize, in_line.len());
             prop_assert_eq!(dispatcher.queued(), queued);
+            for class in Class::ALL {
+                let of = dispatcher.counters(class);
+                let left = of.started + of.cancelled + of.moved + of.expired;
+                prop_assert_eq!(of.admitted, u64::from(of.queued) + left);
+            }
         }
         for (ticket, payload) in in_line {
             prop_assert_eq!(dispatcher.cancel(ticket), Some(payload));

@@ -76,6 +76,33 @@ fn callers_take_turns_and_connections_take_their_caller_s_turns() {
 }
 
 #[test]
+fn a_class_that_was_idle_has_saved_up_no_turns() {
+    let start_of_all = Instant::now();
+    let mut now = start_of_all;
+    let (mut dispatcher, _permit) = spent(&budget(1.0, 9), now);
+    let poll = request(Class::Poll, 1, 1);
+    for payload in 0..500 {
+        now += Duration::from_secs(1);
+        dispatcher.admit(&poll, payload, now, 0.0).expect("there is room");
+        let (_, permit) = start(&mut dispatcher, now).expect("a token a second");
+        dispatcher.finished(permit, now, Outcome::Completed);
+    }
+    let awaited = request(Class::AwaitedUnknown, 2, 1);
+    for payload in 0..8 {
+        dispatcher.admit(&poll, payload, now, 0.0).expect("there is room");
+        dispatcher
+            .admit(&awaited, 100 + payload, now, 0.0)
+            .expect("there is room");
+    }
+    // Their shares are the same.
+    let polls = order(&mut dispatcher, now)[..8]
+        .iter()
+        .filter(|payload| **payload < 100)
+        .count();
+    assert!((3..=5).contains(&polls), "{polls}");
+}
+
+#[test]
 fn a_cancelled_lookup_leaves_its_place_and_nothing_else() {
     let now = Instant::now();
     let (mut dispatcher, _permit) = spent(&budget(1.0, 9), now);
