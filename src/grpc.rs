@@ -20,7 +20,9 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt as _, TryFutureExt as _, future::BoxFuture, stream};
+use http::HeaderMap;
 use prost::bytes::Bytes;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, body::Body, server::Grpc, service::Routes};
 use tower::{BoxError, service_fn};
 use tracing::{Span, level_filters::LevelFilter};
@@ -50,6 +52,7 @@ use crate::{
             latest_video_server::{LatestVideo, LatestVideoServer, SERVICE_NAME},
         },
     },
+    upstream::Caller,
 };
 
 /// What calls may take of a server.
@@ -98,6 +101,7 @@ pub fn serve(
     };
     let service = Arc::new(Service {
         latest,
+        longest_call: limits.deadline,
         longest_watch: limits.watch,
         tally,
     });
@@ -147,12 +151,14 @@ where
         let method = Method::of(request.uri().path());
         let service = Arc::clone(&self.service);
         if method == Method::GetLatestVideo {
+            let longest = self.limits.deadline;
             let mut grpc = Grpc::new(AnswerCodec).max_decoding_message_size(self.limits.message_bytes);
             return Box::pin(async move {
                 // Told in the headers when tonic is done with them: it looks through all that it is given.
                 let told = OnceLock::new();
                 let get = service_fn(async |request: Request<_>| {
-                    let reply = service.get(&request.into_inner()).await?;
+                    let caller = || caller(request.metadata().as_ref(), longest);
+                    let reply = service.get(request.get_ref(), &caller).await?;
                     let _ = told.set(reply.made);
                     answer(reply).map(Response::new)
                 });
@@ -189,22 +195,36 @@ where
 /// `plaque.v1.LatestVideo`.
 pub struct Service {
     latest: Arc<Latest>,
+    longest_call: Duration,
     longest_watch: Option<Duration>,
     tally: Arc<Tally>,
 }
 
 impl Service {
     /// What became of the question; a status if it was none.
-    async fn get(&self, request: &GetLatestVideoRequest) -> Result<Reply, Status> {
+    async fn get(
+        &self,
+        request: &GetLatestVideoRequest,
+        caller: &impl Fn() -> Caller,
+    ) -> Result<Reply, Status> {
         let query = convert::query(request).map_err(|error| status::from(&error, None))?;
         // The span is looked for only where it may be there: nearly all calls are hits. Not with `enabled!`, which makes layers
         // with a filter of their own lose what comes next.
         if LevelFilter::current() >= LevelFilter::DEBUG {
             Span::current().record("plaque.channel_id", query.channel.as_str());
         }
-        let reply = self.latest.get(query).await;
+        let reply = self.latest.get_for(query, caller).await;
         self.tally.answered(&reply);
         Ok(reply)
+    }
+}
+
+/// Who makes a call with these headers. Asked only when a lookup is needed, which is when the call has just begun.
+fn caller(headers: &HeaderMap, longest: Duration) -> Caller {
+    let asked = deadline::timeout(headers).ok().flatten();
+    Caller {
+        deadline: Instant::now().checked_add(asked.unwrap_or(longest).min(longest)),
+        ..Caller::default()
     }
 }
 
@@ -220,7 +240,8 @@ impl LatestVideo for Service {
         &self,
         request: Request<GetLatestVideoRequest>,
     ) -> Result<Response<GetLatestVideoResponse>, Status> {
-        let reply = self.get(request.get_ref()).await?;
+        let caller = || caller(request.metadata().as_ref(), self.longest_call);
+        let reply = self.get(request.get_ref(), &caller).await?;
         let made = reply.made;
         let mut response = answer(reply).map(|answer| Response::new(convert::response(&answer)));
         let metadata = match &mut response {
@@ -240,7 +261,12 @@ impl LatestVideo for Service {
         let queries = convert::queries(&request).map_err(|error| status::from(&error, None))?;
         let asked: Vec<_> = queries.iter().flatten().copied().collect();
         let within = answer_by.map_or(Duration::MAX, |by| by.left());
-        let mut replies = self.latest.get_all(&asked, within).await.into_iter();
+        let caller = || Caller {
+            deadline: answer_by.and_then(|by| by.at()),
+            ..Caller::default()
+        };
+        let replies = self.latest.get_all_for(&asked, within, &caller).await;
+        let mut replies = replies.into_iter();
 
         let (mut hits, mut forwarded) = (0, 0);
         let results = request.channel_ids.into_iter().zip(queries).map(|(id, query)| {

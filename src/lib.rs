@@ -10,6 +10,7 @@ mod metrics;
 mod trace_context;
 pub mod video;
 
+pub mod dispatch;
 pub mod upstream;
 pub mod youtube;
 

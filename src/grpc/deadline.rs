@@ -121,6 +121,11 @@ impl AnswerBy {
         }
     }
 
+    /// When that is. `None`: beyond all time.
+    pub(super) fn at(&self) -> Option<Instant> {
+        self.begun.checked_add(self.within)
+    }
+
     /// The time left until then.
     pub(super) fn left(&self) -> Duration {
         self.within.saturating_sub(self.begun.elapsed())

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock,
-    upstream::Urgency,
+    upstream::{Caller, Purpose},
     video::{Channel, ChannelId, Kind, Moment, Video},
 };
 
@@ -172,8 +172,10 @@ async fn poll_once(
         max_age,
     };
     latest.source.hubs.polled();
+    latest
+        .answer(query, channel.into(), Purpose::Poll, &Caller::default)
+        .await;
     // A lookup is published by itself; what was known already is published here.
-    latest.answer(query, channel.into(), Urgency::Background).await;
     if let Some(known) = latest.coalescer.known(&channel.into()).await
         && hub.strong_count() > 0
     {

@@ -37,7 +37,7 @@ use plaque::{
         Store,
         file::{Ages, File, MIN_BYTES},
     },
-    upstream::{Failure, Feed, Upstream, Urgency},
+    upstream::{Failure, Feed, LookupRequest, Upstream},
     video::{Channel, ChannelId, Kind, Thumbnail, Upload, VideoId},
 };
 use tokio::{runtime::Handle, sync::watch};
@@ -187,7 +187,7 @@ fn settings() -> Settings {
 struct OneChannel;
 
 impl Upstream for OneChannel {
-    fn look_up(&self, feed: Feed, _urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
+    fn look_up(&self, feed: Feed, _request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>> {
         Box::pin(async move { Ok(channel(feed.channel)) })
     }
 

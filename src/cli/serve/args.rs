@@ -38,7 +38,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_UPSTREAM", default_value = config::YOUTUBE, value_name = "URL", value_parser = config::upstream_url)]
     upstream: Url,
 
-    /// The time that one lookup may take: waiting for its turn, connecting, and the whole answer
+    /// The time that one lookup may take from the moment it goes out: connecting, and the whole answer
     #[arg(long, env = "PLAQUE_UPSTREAM_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = values::time_limit)]
     upstream_timeout: Duration,
 
@@ -56,7 +56,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_UPSTREAM_RATE", default_value = "20", value_name = "COUNT", value_parser = values::rate)]
     upstream_rate: f64,
 
-    /// How many lookups may wait for their turn; for one more the callers are told OVERLOADED
+    /// How many lookups may wait for their turn; callers of further ones get OVERLOADED
     #[arg(
         long,
         env = "PLAQUE_UPSTREAM_QUEUE",
@@ -65,6 +65,10 @@ pub(in crate::cli) struct Args {
         value_parser = values::count
     )]
     upstream_queue: NonZeroUsize,
+
+    /// The longest that a lookup waits for its turn; if its turn would come later, its callers get OVERLOADED at once
+    #[arg(long, env = "PLAQUE_MAX_QUEUE_WAIT", default_value = "5s", value_name = "DURATION", value_parser = values::time_limit)]
+    max_queue_wait: Duration,
 
     /// Certificates of authorities to trust beside the system's, in PEM: for an upstream with a private CA
     #[arg(long, env = "PLAQUE_UPSTREAM_CA", value_name = "FILE")]
@@ -275,6 +279,7 @@ impl Args {
                     concurrency: self.upstream_concurrency,
                     rate: (self.upstream_rate > 0.0).then_some(self.upstream_rate),
                     queue: self.upstream_queue,
+                    max_queue_wait: self.max_queue_wait,
                 },
                 authorities: self
                     .upstream_ca

@@ -1,0 +1,196 @@
+//! Admission: whether a lookup gets its turn in time, known on arrival; and if not, when to come again.
+
+use std::time::Duration;
+
+use super::{
+    CLASSES, Class, Dispatcher, Refused, Request,
+    calendar::Room,
+    dispatcher::{from_seconds, seconds},
+    token_bucket::TokenBucket,
+};
+
+/// A caller's further lookups have to get their turn within this part of the wait that they may have. The rest of the line is left
+/// to callers who have none in it, and to what sways: whoever comes meanwhile takes turns, reservations fall due, fetches take
+/// longer. A line in which everything has become urgent is served in order of urgency, fairly to nobody.
+const UNHURRIED: f64 = 0.6;
+
+/// The part of the queue's places that is left to callers who have none, likewise: it matters where places are few.
+const LEFT: f64 = 0.1;
+
+/// The part of the slots' throughput that is promised: how long fetches take is an estimate.
+const SLOTS_IN_USE: f64 = 0.95;
+
+/// Of the places that could be promised, at most this part is held for callers who were told to come again, so that the line
+/// does not run dry if none of them does.
+const HELD: f64 = 0.5;
+
+/// The part of a class's rate that is given to who was told to come again: the rest is for who is new.
+const RETURNING: f64 = 0.9;
+
+/// A lookup that could go out at once is due this much later, in nanoseconds: whoever let it in has to come round to starting it.
+const AT_ONCE: u64 = 100_000_000;
+
+/// Where a request would stand.
+struct Estimate {
+    /// The wait that is too long, in seconds: how much too long. Negative if it is short enough.
+    late: f64,
+    /// Places that are missing, likewise.
+    missing: f64,
+    /// Lookups of its class that go out in a second.
+    class_rate: f64,
+}
+
+impl Estimate {
+    fn is_good(&self) -> bool {
+        self.late <= 0.0 && self.missing <= 0.0
+    }
+}
+
+impl<T> Dispatcher<T> {
+    /// By when the request may be promised, or a refusal.
+    pub(super) fn decide(&mut self, request: &Request, now: u64, chance: f64) -> Result<u64, Refused> {
+        let class = request.class as usize;
+        let due = self.due(request, now);
+        let held = self.returns[class].held(now);
+        if self.line.queued() == 0 && self.capacity(now)(0) >= 1.0 {
+            // Work-conserving: too late for this caller is early enough for who asks next.
+            return Ok(due.max(now + AT_ONCE).min(self.calendar.last()));
+        }
+        let estimate = self.estimate(request, due, Some(held), now);
+        let useless = request
+            .latest_start
+            .is_some_and(|latest| self.nanos(latest) < now);
+        if estimate.is_good() && !useless {
+            return Ok(due);
+        }
+        // With the place that is held for it, it may get in all the same.
+        if !useless && self.returns[class].has_place(request.caller, now) {
+            let with_place = self.estimate(request, due, None, now);
+            if with_place.is_good() {
+                self.returns[class].keep(request.caller);
+                return Ok(due);
+            }
+        }
+        self.counters[class].refused += 1;
+        Err(self.come_again(class, request.caller, &estimate, now, chance))
+    }
+
+    /// When to come again: at a time that is the caller's own.
+    fn come_again(
+        &mut self,
+        class: usize,
+        caller: u64,
+        estimate: &Estimate,
+        now: u64,
+        chance: f64,
+    ) -> Refused {
+        let turn = estimate.class_rate.recip();
+        let wait = estimate.late.max(estimate.missing * turn).max(turn);
+        let earliest = now + from_seconds(wait);
+        let returns = &mut self.returns[class];
+        let (at, reserved) = if self.line.has(class, caller) || returns.has(caller) {
+            let round = turn * f64::from(self.line.callers_of(class).max(1));
+            (
+                returns.space(caller, earliest, from_seconds(round), now, chance),
+                false,
+            )
+        } else {
+            returns.reserve(caller, earliest, from_seconds(turn / RETURNING), now, chance)
+        };
+        Refused {
+            retry_after: Duration::from_nanos(at.saturating_sub(now)),
+            reserved,
+        }
+    }
+
+    /// When to come again for a lookup that was let in and dropped.
+    pub(super) fn come_again_soon(&mut self, class: usize, caller: u64, now: u64) -> Refused {
+        let estimate = Estimate {
+            late: 0.0,
+            missing: 0.0,
+            class_rate: self.class_rate(class, now),
+        };
+        self.come_again(class, caller, &estimate, now, 0.5)
+    }
+
+    /// By when the request has to go out.
+    pub(super) fn due(&self, request: &Request, now: u64) -> u64 {
+        let latest = request.latest_start.map_or(u64::MAX, |latest| self.nanos(latest));
+        latest
+            .clamp(now, now.saturating_add(self.longest_wait))
+            .min(self.calendar.last())
+    }
+
+    /// Beside so many places that are held for others; `None` if one is held for this caller.
+    fn estimate(&self, request: &Request, due: u64, held: Option<u32>, now: u64) -> Estimate {
+        let class = request.class as usize;
+        let capacity = self.capacity(now);
+        let at_once = capacity(0).floor().max(0.0);
+        let patience = due - now;
+        let place = self.line.place(class, request.caller, request.connection);
+        let class_rate = self.class_rate(class, now);
+        let redeems = held.is_none();
+        let held = f64::from(held.unwrap_or(0)).min(HELD * capacity(patience).max(0.0));
+        // Those who are in line come again and again, and would pass who takes them for gone.
+        let lasting = self.usual_callers[class] * f64::from(place.in_caller);
+        let turns = f64::from(place.turns).max(lasting) + held - at_once;
+        let in_time = self
+            .calendar
+            .room(class, due, now, guaranteed(), &capacity)
+            .most();
+        let mut in_places = self.room(class).most();
+        let mut patience_left = seconds(patience);
+        if place.of_caller > 0 && !redeems {
+            patience_left *= UNHURRIED;
+            in_places -= (LEFT * self.places).max(1.0);
+        }
+        Estimate {
+            late: turns.max(0.0) / class_rate - patience_left,
+            missing: 1.0 + held - in_time.min(in_places),
+            class_rate,
+        }
+    }
+
+    /// Places in the queue that are left for one more of `class`.
+    fn room(&self, class: usize) -> Room {
+        let queued = |class| f64::from(self.line.queued_of(class));
+        let kept = |class: usize| (guaranteed()[class] * self.places).floor();
+        let others = (0..CLASSES).filter(|other| *other != class);
+        let taken = others.map(|other| queued(other).max(kept(other))).sum::<f64>();
+        Room {
+            common: self.places - taken - queued(class),
+            own: kept(class) - queued(class),
+        }
+    }
+
+    /// How many lookups can begin within a time in nanoseconds from now, as far as rate and slots are known.
+    pub(super) fn capacity(&self, now: u64) -> impl Fn(u64) -> f64 + use<T> {
+        let tokens = self
+            .bucket
+            .as_ref()
+            .map_or(f64::INFINITY, |bucket| bucket.tokens(now));
+        let rate = self.bucket.as_ref().map_or(0.0, TokenBucket::rate);
+        let free = f64::from(self.fetches.free());
+        let slots = SLOTS_IN_USE * self.fetches.rate(now);
+        move |within| {
+            let within = seconds(within);
+            (tokens + rate * within).min(free + slots * within)
+        }
+    }
+
+    /// Lookups of `class` that go out in a second while the classes that have lookups in line now go on having some.
+    pub(super) fn class_rate(&self, class: usize, now: u64) -> f64 {
+        let slots = SLOTS_IN_USE * self.fetches.rate(now);
+        let rate = self
+            .bucket
+            .as_ref()
+            .map_or(slots, |bucket| bucket.rate().min(slots));
+        let busy = (0..CLASSES).filter(|other| *other == class || self.line.queued_of(*other) > 0);
+        let shares = busy.map(|other| Class::ALL[other].share()).sum::<f64>();
+        rate * Class::ALL[class].share() / shares
+    }
+}
+
+fn guaranteed() -> [f64; CLASSES] {
+    Class::ALL.map(Class::guaranteed)
+}

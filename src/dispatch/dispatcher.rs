@@ -1,0 +1,370 @@
+//! The dispatcher: the fair order, permits, and what is counted. Who is let in is decided in `admission`.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Budget, CLASSES, Class, Counters, Next, Outcome, Permit, Refused, Request, Ticket,
+    calendar::Calendar,
+    fetch_time::FetchTime,
+    line::{Entry, Line},
+    returns::Returns,
+    token_bucket::TokenBucket,
+};
+
+/// Owns the budget of one source. `T` is what the owner of a lookup wants back when its turn comes.
+#[derive(Debug)]
+pub struct Dispatcher<T> {
+    pub(super) epoch: Instant,
+    /// The latest time that was told: it does not go back.
+    pub(super) latest: u64,
+    pub(super) longest_wait: u64,
+    pub(super) places: f64,
+    pub(super) bucket: Option<TokenBucket>,
+    pub(super) fetches: FetchTime,
+    pub(super) line: Line<T>,
+    pub(super) calendar: Calendar,
+    pub(super) returns: [Returns; CLASSES],
+    /// Start-time fair queueing between classes: what each has used, in units of its share.
+    pub(super) virtual_time: [f64; CLASSES],
+    /// Of the class that went out last.
+    pub(super) current: f64,
+    /// How many callers each class has had in line over about the longest wait.
+    pub(super) usual_callers: [f64; CLASSES],
+    pub(super) counters: [Counters; CLASSES],
+}
+
+impl<T> Dispatcher<T> {
+    /// A dispatcher with a full bucket and an empty line.
+    #[must_use]
+    pub fn new(budget: &Budget, now: Instant) -> Self {
+        let longest_wait = nanos(budget.max_queue_wait);
+        Self {
+            epoch: now,
+            latest: 0,
+            longest_wait,
+            places: f64::from(budget.places.get()),
+            bucket: budget.rate.map(|rate| TokenBucket::new(rate, budget.burst)),
+            fetches: FetchTime::new(budget.slots.get()),
+            line: Line::new(),
+            calendar: Calendar::new(longest_wait),
+            returns: Default::default(),
+            virtual_time: [0.0; CLASSES],
+            current: 0.0,
+            usual_callers: [0.0; CLASSES],
+            counters: Default::default(),
+        }
+    }
+
+    /// Lets a lookup into the line. `chance`, from 0 to 1, spreads those who are told to come again.
+    ///
+    /// # Errors
+    ///
+    /// If its turn would come too late for its caller or after the longest wait, or if its class and its caller have no place left.
+    /// It takes nothing then but, if it may, a reservation for when it comes again. A lookup that could go out at once is never
+    /// refused, not even if it comes too late for its caller: what it brings is kept for the next.
+    pub fn admit(
+        &mut self,
+        request: &Request,
+        payload: T,
+        now: Instant,
+        chance: f64,
+    ) -> Result<Ticket, Refused> {
+        let now = self.advance(now);
+        let class = request.class as usize;
+        let due = self.decide(request, now, chance)?;
+        self.wake(class);
+        let entry = Entry::new(payload, class, request.caller, now, due);
+        let index = self.line.push(entry, request.connection);
+        self.calendar.insert(index, class, due);
+        self.counters[class].admitted += 1;
+        Ok(self.line.ticket(index))
+    }
+
+    /// Moves a queued lookup to another class and flow: a caller has come to wait for what was a refresh or a poll. A lookup that
+    /// was promised for an earlier time still is. The ticket stays valid.
+    ///
+    /// If callers wait for it already, it stays where it is, and is only kept in line for as long as the new one has use for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::admit`]; the lookup then stays as it was.
+    pub fn reclassify(
+        &mut self,
+        ticket: Ticket,
+        request: &Request,
+        now: Instant,
+        chance: f64,
+    ) -> Result<(), Refused> {
+        let now = self.advance(now);
+        let Some(index) = self.line.find(ticket) else {
+            return Ok(());
+        };
+        let Some(&Entry {
+            class: before, due, ..
+        }) = self.line.entry(index)
+        else {
+            return Ok(());
+        };
+        let until = self.due(request, now);
+        if let Some(entry) = self.line.entry_mut(index)
+            && (Class::ALL[before].is_awaited() || !request.class.is_awaited())
+        {
+            entry.until = entry.until.max(until);
+            return Ok(());
+        }
+        let promised = self.decide(request, now, chance)?.min(due);
+        let class = request.class as usize;
+        self.wake(class);
+        self.calendar.remove(index, before, due);
+        self.line
+            .move_to(index, class, request.caller, request.connection);
+        if let Some(entry) = self.line.entry_mut(index) {
+            entry.due = promised;
+            entry.until = entry.until.max(until);
+        }
+        self.calendar.insert(index, class, promised);
+        self.counters[before].moved += 1;
+        self.counters[class].admitted += 1;
+        Ok(())
+    }
+
+    /// Takes a lookup out of the line: its last caller has left. Its place is free at once.
+    pub fn cancel(&mut self, ticket: Ticket) -> Option<T> {
+        let index = self.line.find(ticket)?;
+        let (_, entry) = self.take_out(index)?;
+        self.counters[entry.class].cancelled += 1;
+        Some(entry.payload)
+    }
+
+    /// Takes any lookup out of the line, until there is none: the source has closed.
+    pub fn drain(&mut self) -> Option<(Ticket, T)> {
+        let index = self.calendar.earliest()?;
+        let (ticket, entry) = self.take_out(index)?;
+        self.counters[entry.class].expired += 1;
+        Some((ticket, entry.payload))
+    }
+
+    /// What to do next. To be called until it says to wait; and again when that time has come, and whenever something was admitted,
+    /// finished or returned.
+    pub fn next(&mut self, now: Instant) -> Next<T> {
+        let now = self.advance(now);
+        while let Some(index) = self.calendar.overdue(now) {
+            if let Some(expired) = self.expire(index, now) {
+                return expired;
+            }
+        }
+        let Some(first_over) = self.calendar.first_over() else {
+            return Next::Idle;
+        };
+        if self.fetches.free() == 0 {
+            return Next::WaitUntil(self.instant(first_over));
+        }
+        let ready = self.bucket.as_ref().map_or(now, |bucket| bucket.ready_at(now));
+        if ready > now {
+            return Next::WaitUntil(self.instant(ready.min(first_over)));
+        }
+        let Some(index) = self.pick(now) else {
+            return Next::Idle;
+        };
+        if let Some(expired) = self.expire(index, now) {
+            return expired;
+        }
+        self.start(index, now)
+    }
+
+    /// Takes in what became of a lookup: its slot is free.
+    #[expect(clippy::needless_pass_by_value, reason = "a permit is used once")]
+    pub fn finished(&mut self, permit: Permit, now: Instant, outcome: Outcome) {
+        let now = self.advance(now);
+        let Permit { begun, .. } = permit;
+        match outcome {
+            Outcome::Completed => self.fetches.complete(begun, now),
+            Outcome::Abandoned => self.fetches.forget(),
+        }
+    }
+
+    /// Takes back a permit for which nothing was sent: its token and its slot are free for the next.
+    #[expect(clippy::needless_pass_by_value, reason = "a permit is used once")]
+    pub fn return_unused(&mut self, permit: Permit) {
+        let Permit { class, .. } = permit;
+        self.fetches.forget();
+        if let Some(bucket) = &mut self.bucket {
+            bucket.give_back();
+        }
+        // Its class has not used its turn.
+        self.virtual_time[class as usize] -= class.share().recip();
+        self.counters[class as usize].returned += 1;
+    }
+
+    /// Takes one more token for a second attempt under the same permit, if nobody in line would be late for it.
+    ///
+    /// # Errors
+    ///
+    /// When to try again.
+    pub fn try_retry(&mut self, permit: &Permit, now: Instant) -> Result<(), Instant> {
+        let now = self.advance(now);
+        let Some(bucket) = &self.bucket else {
+            return Ok(());
+        };
+        let ready = bucket.ready_at(now);
+        if ready > now {
+            return Err(self.instant(ready));
+        }
+        if !self
+            .calendar
+            .can_wait(self.calendar.last(), now, self.capacity(now))
+        {
+            return Err(self.instant(now + 1_000_000_000));
+        }
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(now);
+        }
+        self.virtual_time[permit.class as usize] += permit.class.share().recip();
+        Ok(())
+    }
+
+    /// What a fetch usually takes at most. A caller's deadline less this is its latest useful start.
+    #[must_use]
+    pub fn usual_fetch(&self, now: Instant) -> Duration {
+        let now = nanos(now.saturating_duration_since(self.epoch)).max(self.latest);
+        Duration::from_secs_f64(self.fetches.usual(now).min(86_400.0))
+    }
+
+    /// Lookups in line.
+    #[must_use]
+    pub fn queued(&self) -> u32 {
+        self.line.queued()
+    }
+
+    /// What happened to lookups of `class`.
+    #[must_use]
+    pub fn counters(&self, class: Class) -> Counters {
+        Counters {
+            queued: self.line.queued_of(class as usize),
+            ..self.counters[class as usize]
+        }
+    }
+
+    /// Callers of `class` that have lookups in line.
+    #[must_use]
+    pub fn callers(&self, class: Class) -> u32 {
+        self.line.callers_of(class as usize)
+    }
+
+    #[cfg(test)]
+    pub(super) fn flows(&self) -> usize {
+        self.line.flows()
+    }
+
+    /// A class that had nothing in line has not saved up turns meanwhile.
+    fn wake(&mut self, class: usize) {
+        if self.line.queued_of(class) == 0 {
+            self.virtual_time[class] = self.virtual_time[class].max(self.current);
+        }
+    }
+
+    /// The lookup that goes out next: the one whose turn it is, unless another would be late then.
+    fn pick(&self, now: u64) -> Option<u32> {
+        let busy = (0..CLASSES).filter(|class| self.line.queued_of(*class) > 0);
+        let class = busy.min_by(|a, b| self.virtual_time[*a].total_cmp(&self.virtual_time[*b]))?;
+        let index = self.line.front(class)?;
+        let due = self.line.entry(index)?.due;
+        if self.calendar.can_wait(due, now, self.capacity(now)) {
+            return Some(index);
+        }
+        self.calendar.earliest()
+    }
+
+    fn start(&mut self, index: u32, now: u64) -> Next<T> {
+        self.line.end_turn(index);
+        let Some((ticket, entry)) = self.take_out(index) else {
+            return Next::Idle;
+        };
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(now);
+        }
+        self.fetches.begin(now);
+        let class = Class::ALL[entry.class];
+        self.current = self.virtual_time[entry.class];
+        self.virtual_time[entry.class] += class.share().recip();
+        let waited = Duration::from_nanos(now.saturating_sub(entry.arrived));
+        let counters = &mut self.counters[entry.class];
+        counters.started += 1;
+        counters.waited += waited;
+        Next::Start {
+            ticket,
+            payload: entry.payload,
+            waited,
+            permit: Permit { class, begun: now },
+        }
+    }
+
+    /// Drops a lookup that is of no use any more. One that still is, since somebody joined it, is due again.
+    fn expire(&mut self, index: u32, now: u64) -> Option<Next<T>> {
+        let entry = self.line.entry_mut(index)?;
+        let (class, due) = (entry.class, entry.due);
+        if entry.until >= now {
+            if due < now {
+                entry.due = entry.until;
+                let until = entry.until;
+                self.calendar.remove(index, class, due);
+                self.calendar.insert(index, class, until);
+            }
+            return None;
+        }
+        let (ticket, entry) = self.take_out(index)?;
+        self.counters[class].expired += 1;
+        Some(Next::Expired {
+            ticket,
+            payload: entry.payload,
+            refused: self.come_again_soon(class, entry.caller, now),
+        })
+    }
+
+    fn take_out(&mut self, index: u32) -> Option<(Ticket, Entry<T>)> {
+        let (ticket, entry) = self.line.remove(index)?;
+        self.calendar.remove(index, entry.class, entry.due);
+        Some((ticket, entry))
+    }
+
+    /// Takes in that it is `now`.
+    #[expect(clippy::cast_precision_loss, reason = "a weight")]
+    fn advance(&mut self, now: Instant) -> u64 {
+        let before = self.latest;
+        self.latest = before.max(self.nanos(now));
+        let passed = (self.latest - before) as f64;
+        let weight = passed / (passed + self.longest_wait as f64 + 1.0);
+        for (class, usual) in self.usual_callers.iter_mut().enumerate() {
+            *usual += weight * (f64::from(self.line.callers_of(class)) - *usual);
+        }
+        // Moves the calendar on past what is empty, so that it has buckets for what is promised now.
+        self.calendar.overdue(self.latest);
+        self.latest
+    }
+
+    pub(super) fn nanos(&self, at: Instant) -> u64 {
+        nanos(at.saturating_duration_since(self.epoch))
+    }
+
+    fn instant(&self, at: u64) -> Instant {
+        let at = Duration::from_nanos(at);
+        self.epoch.checked_add(at).unwrap_or(self.epoch)
+    }
+}
+
+/// Far beyond the life of a process: half of what fits.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos())
+        .unwrap_or(u64::MAX)
+        .min(u64::MAX / 2)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+pub(super) fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+/// At most a day.
+pub(super) fn from_seconds(seconds: f64) -> u64 {
+    nanos(Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)))
+}

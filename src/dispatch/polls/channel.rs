@@ -1,0 +1,119 @@
+//! A watched channel, as the planner knows it.
+
+use std::time::Duration;
+
+/// Intervals vary by this part either way, so that channels which were polled together do not stay together.
+const JITTER: f64 = 0.1;
+
+/// Below the histogram: a channel that was never found gets the longest interval.
+pub(super) const NO_IMPORTANCE: f64 = 0.0;
+
+#[derive(Debug)]
+pub(super) struct Channel<K> {
+    pub(super) key: K,
+    pub(super) callers: Callers,
+    /// The sum of its callers' weights, exact whenever it is polled.
+    pub(super) weight: f64,
+    /// Uploads a second.
+    pub(super) rate: f32,
+    /// As it is in the histogram.
+    pub(super) importance: f64,
+    /// When it was last looked up, by the agenda's clock. `None`: never.
+    pub(super) looked_up: Option<u64>,
+    /// The same by the clock on the wall.
+    pub(super) really: u64,
+    /// It was a poll, or one before was.
+    pub(super) polled: bool,
+    /// The source wants it to be left alone until then.
+    pub(super) not_before: u64,
+    /// Its key in the agenda, or among the first.
+    pub(super) at: u64,
+    pub(super) standing: Standing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Unknown,
+    NeverFound,
+    Found,
+}
+
+/// Most channels have one.
+#[derive(Debug)]
+pub(super) enum Callers {
+    One(u64),
+    Many(Vec<u64>),
+}
+
+impl<K> Channel<K> {
+    /// Its importance: what intervals are inverse to.
+    pub(super) fn worth(&self) -> f64 {
+        match self.standing {
+            Standing::NeverFound => NO_IMPORTANCE,
+            Standing::Unknown | Standing::Found => (self.weight.max(0.0) * f64::from(self.rate)).sqrt(),
+        }
+    }
+
+    /// When its next poll is due by the agenda's clock, with an interval in seconds that has the given limits.
+    pub(super) fn due(&self, index: u32, interval: f64, (every, at_most): (f64, f64)) -> u64 {
+        let looked_up = self.looked_up.unwrap_or(0);
+        let chance = chance(index, looked_up);
+        let after = if self.polled {
+            let jittered = interval * (1.0 + JITTER * (2.0 * chance - 1.0));
+            jittered.clamp(every, at_most.max(interval))
+        } else {
+            // Many become known at once when a server starts: they are not all due at once an interval later.
+            interval * chance
+        };
+        let after = Duration::from_secs_f64(after).as_nanos();
+        looked_up.saturating_add(u64::try_from(after).unwrap_or(u64::MAX))
+    }
+
+    /// Before when it is not polled, whatever the agenda says.
+    pub(super) fn allowed_at(&self, every: Duration) -> u64 {
+        let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
+        let earliest = if self.polled {
+            self.really.saturating_add(every)
+        } else {
+            0
+        };
+        earliest.max(self.not_before)
+    }
+}
+
+impl Callers {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &u64> {
+        match self {
+            Self::One(caller) => std::slice::from_ref(caller).iter(),
+            Self::Many(callers) => callers.iter(),
+        }
+    }
+
+    pub(super) fn add(&mut self, caller: u64) {
+        match self {
+            Self::One(first) => *self = Self::Many(vec![*first, caller]),
+            Self::Many(callers) => callers.push(caller),
+        }
+    }
+
+    /// How many are left; `None` if `caller` is none of them.
+    pub(super) fn remove(&mut self, caller: u64) -> Option<usize> {
+        match self {
+            Self::One(only) => (*only == caller).then_some(0),
+            Self::Many(callers) => {
+                let position = callers.iter().position(|other| *other == caller)?;
+                callers.swap_remove(position);
+                Some(callers.len())
+            }
+        }
+    }
+}
+
+/// A number from 0 to 1 that is another for each channel and lookup: SplitMix64 of both.
+#[expect(clippy::cast_precision_loss, reason = "of 53 bits")]
+fn chance(index: u32, looked_up: u64) -> f64 {
+    let mut mixed = looked_up ^ (u64::from(index) << 32 | u64::from(index));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+}

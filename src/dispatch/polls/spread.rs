@@ -1,0 +1,208 @@
+//! The square-root rule with limits: which interval each channel gets of a budget.
+//!
+//! Polled every `I` seconds, a channel with λ uploads a second costs λ·I/2 seconds of delay a second. With weights w and a budget for
+//! Σ 1/I, the weighted sum of delays is least where 1/I is proportional to √(w·λ) (Cho and Garcia-Molina 2003; Sia, Cho and Cho 2007),
+//! within the limits for I. One number, the scale, thus settles all intervals. It is found from a histogram of the √(w·λ), which
+//! costs the same for fifty channels and fifty thousand.
+
+/// Eighths of octaves: within one, intervals differ by a tenth, and only where it straddles a limit does that matter.
+const IN_AN_OCTAVE: f64 = 8.0;
+
+/// The lower end of the histogram, an upload in 3 million years.
+const LOWEST: f64 = 1e-7;
+
+/// 32 octaves.
+const BUCKETS: usize = 256;
+
+/// The part of the budget that goes to the longest interval's rate at most. If there are more channels than that, the longest
+/// interval is exceeded, so that something is left to be spent by rate and weight.
+const FLOOR: f64 = 0.8;
+
+/// How many channels have which √(w·λ).
+#[derive(Debug)]
+pub(super) struct Histogram {
+    counts: [u32; BUCKETS],
+    sums: [f64; BUCKETS],
+    /// Those of no importance, which get the longest interval even if there is room for all.
+    zeros: u32,
+    total: u32,
+}
+
+/// The intervals of all channels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Spread {
+    /// Polls a second for each unit of √(w·λ).
+    scale: f64,
+    slowest: f64,
+    fastest: f64,
+}
+
+impl Histogram {
+    pub(super) fn new() -> Self {
+        Self {
+            counts: [0; BUCKETS],
+            sums: [0.0; BUCKETS],
+            zeros: 0,
+            total: 0,
+        }
+    }
+
+    pub(super) fn add(&mut self, importance: f64) {
+        self.total += 1;
+        if importance <= 0.0 {
+            self.zeros += 1;
+            return;
+        }
+        let bucket = bucket(importance);
+        self.counts[bucket] += 1;
+        self.sums[bucket] += importance;
+    }
+
+    pub(super) fn remove(&mut self, importance: f64) {
+        self.total -= 1;
+        if importance <= 0.0 {
+            self.zeros -= 1;
+            return;
+        }
+        let bucket = bucket(importance);
+        self.counts[bucket] -= 1;
+        self.sums[bucket] -= importance;
+        if self.counts[bucket] == 0 {
+            // Rounding errors do not outlive the channels.
+            self.sums[bucket] = 0.0;
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// Spends `budget` polls a second on intervals from `every` to `at_most` seconds.
+    pub(super) fn spread(&self, budget: f64, every: f64, at_most: f64) -> Spread {
+        let total = f64::from(self.total.max(1));
+        let fastest = every.recip();
+        let slowest = at_most.recip().min(FLOOR * budget / total).min(fastest);
+        let spread = |scale| Spread {
+            scale,
+            slowest,
+            fastest,
+        };
+        let zeros = f64::from(self.zeros);
+        if (total - zeros) * fastest + zeros * slowest <= budget {
+            return spread(f64::INFINITY);
+        }
+        let (mut low, mut high) = (-60.0_f64, 60.0_f64);
+        while high - low > 1e-4 {
+            let middle = f64::midpoint(low, high);
+            if self.polls(spread(middle.exp2())) > budget {
+                high = middle;
+            } else {
+                low = middle;
+            }
+        }
+        spread(low.exp2())
+    }
+
+    /// Polls a second.
+    fn polls(&self, spread: Spread) -> f64 {
+        let buckets = self.counts.iter().zip(&self.sums);
+        let polls = buckets.filter(|(count, _)| **count > 0).map(|(count, sum)| {
+            let count = f64::from(*count);
+            count * spread.rate(sum / count)
+        });
+        polls.sum::<f64>() + f64::from(self.zeros) * spread.slowest
+    }
+}
+
+impl Spread {
+    /// Whether there is not room for all at the shortest interval.
+    pub(super) fn is_limited(self) -> bool {
+        self.scale.is_finite()
+    }
+
+    fn rate(self, importance: f64) -> f64 {
+        if importance <= 0.0 {
+            return self.slowest;
+        }
+        (self.scale * importance).clamp(self.slowest, self.fastest)
+    }
+
+    /// In seconds.
+    pub(super) fn interval(self, importance: f64) -> f64 {
+        self.rate(importance).recip()
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to the buckets"
+)]
+fn bucket(importance: f64) -> usize {
+    let octaves = (importance.max(LOWEST) / LOWEST).log2();
+    ((octaves * IN_AN_OCTAVE) as usize).min(BUCKETS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spread(importances: &[f64], budget: f64) -> Vec<f64> {
+        let mut histogram = Histogram::new();
+        // What was there before leaves nothing.
+        histogram.add(0.3);
+        for importance in importances {
+            histogram.add(*importance);
+        }
+        histogram.remove(0.3);
+        let spread = histogram.spread(budget, 60.0, 3600.0);
+        importances
+            .iter()
+            .map(|importance| spread.interval(*importance))
+            .collect()
+    }
+
+    #[test]
+    fn intervals_are_inverse_to_importance_and_use_the_budget() {
+        let intervals = spread(&[0.01, 0.02, 0.04], 0.01);
+        assert!((intervals[0] / intervals[1] - 2.0).abs() < 1e-6, "{intervals:?}");
+        assert!((intervals[1] / intervals[2] - 2.0).abs() < 1e-6, "{intervals:?}");
+        let used: f64 = intervals.iter().map(|interval| interval.recip()).sum();
+        assert!((used - 0.01).abs() < 1e-5, "{used}");
+    }
+
+    #[test]
+    fn limits_hold_and_what_they_leave_is_spent_on_the_others() {
+        let intervals = spread(&[1e-9, 0.01, 0.02, 100.0], 0.02);
+        assert!((intervals[0] - 3600.0).abs() < 1e-6, "{intervals:?}");
+        assert!((intervals[3] - 60.0).abs() < 1e-6, "{intervals:?}");
+        let used: f64 = intervals.iter().map(|interval| interval.recip()).sum();
+        assert!((used - 0.02).abs() < 1e-5, "{used}");
+    }
+
+    #[test]
+    fn with_room_for_all_everyone_gets_the_shortest() {
+        assert!(
+            spread(&[1e-9, 0.1], 1.0)
+                .iter()
+                .all(|interval| (interval - 60.0).abs() < 1e-9)
+        );
+    }
+
+    #[test]
+    fn with_too_little_for_the_longest_a_fifth_still_goes_by_importance() {
+        // A thousand of no importance at the longest interval alone would take 0.28 a second.
+        let mut importances = vec![1e-9; 1000];
+        importances.push(0.01);
+        let intervals = spread(&importances, 0.05);
+        assert!(
+            intervals[0] > 3600.0 && intervals[1000] < 120.0,
+            "{} {}",
+            intervals[0],
+            intervals[1000]
+        );
+        let used: f64 = intervals.iter().map(|interval| interval.recip()).sum();
+        assert!((used - 0.05).abs() < 0.001 || intervals[1000] < 60.1, "{used}");
+    }
+}

@@ -1,0 +1,227 @@
+//! The planner step by step.
+
+use super::*;
+
+/// What is polled until `end`, with the times. Every poll finds an upload a day.
+fn polls(planner: &mut Planner<u32>, epoch: Instant, from: f64, end: f64) -> Vec<(u32, f64)> {
+    let (mut polls, mut now) = (Vec::new(), from);
+    while now < end {
+        let at = epoch + Duration::from_secs_f64(now);
+        match planner.next(at) {
+            Next::Poll(key) => {
+                polls.push((key, now));
+                planner.rated(key, 1.0 / DAY, at);
+            }
+            Next::WaitUntil(until) => now = until.duration_since(epoch).as_secs_f64() + 1e-9,
+            Next::Idle => break,
+        }
+    }
+    polls
+}
+
+#[test]
+fn new_watches_are_polled_at_the_rate_and_in_turn_of_their_callers() {
+    let epoch = Instant::now();
+    let mut planner = Planner::new(limits(20.0), epoch);
+    (0..600).for_each(|key| planner.insert(key, 1));
+    let first = polls(&mut planner, epoch, 0.0, 10.0);
+    assert!((195..=202).contains(&first.len()), "{}", first.len());
+    // Somebody else's three do not wait for the 400 that are left.
+    (1000..1003).for_each(|key| planner.insert(key, 2));
+    let second = polls(&mut planner, epoch, 10.0, 33.0);
+    for key in 1000..1003 {
+        let (_, at) = second
+            .iter()
+            .find(|(polled, _)| *polled == key)
+            .expect("it is polled");
+        assert!(*at < 10.5, "{at}");
+    }
+    let mut keys: Vec<u32> = first.iter().chain(&second).map(|(key, _)| *key).collect();
+    keys.sort_unstable();
+    assert!(
+        keys.iter().copied().eq((0..600).chain(1000..1003)),
+        "each of them once"
+    );
+}
+
+#[test]
+fn new_watches_and_old_ones_share_the_budget() {
+    let epoch = Instant::now();
+    let mut planner = Planner::new(limits(20.0), epoch);
+    (0..2000).for_each(|key| planner.insert(key, 1));
+    polls(&mut planner, epoch, 0.0, 600.0);
+    (2000..2600).for_each(|key| planner.insert(key, 2));
+    let after = polls(&mut planner, epoch, 600.0, 640.0);
+    let new = after.iter().filter(|(key, _)| *key >= 2000).count();
+    assert!((400..=600).contains(&new), "{new}");
+    assert!(after.len() - new > 150, "{} of {}", new, after.len());
+    assert!(after.len() > 780, "the budget is used: {}", after.len());
+}
+
+#[test]
+fn ten_thousand_channels_of_one_caller_do_not_slow_down_ten_of_another() {
+    let epoch = Instant::now();
+    let mut planner = Planner::new(limits(20.0), epoch);
+    (0..10_000).for_each(|key| planner.insert(key, 1));
+    (20_000..20_010).for_each(|key| planner.insert(key, 2));
+    polls(&mut planner, epoch, 0.0, 1500.0);
+    let every = planner.interval(20_000).expect("it is watched").as_secs_f64();
+    assert!(every < 60.1, "{every}");
+    let others = planner.interval(0).expect("it is watched").as_secs_f64();
+    assert!((500.0..520.0).contains(&others), "{others}");
+    let later = polls(&mut planner, epoch, 1500.0, 2100.0);
+    let of_ten = later.iter().filter(|(key, _)| *key >= 20_000).count();
+    assert!(
+        (90..=110).contains(&of_ten),
+        "ten a minute for ten minutes: {of_ten}"
+    );
+    // A channel of both is worth as much as one of the modest caller's alone.
+    planner.insert(5, 2);
+    polls(&mut planner, epoch, 2100.0, 2300.0);
+    assert!(planner.interval(5).expect("it is watched").as_secs_f64() < 66.0);
+}
+
+#[test]
+fn a_failure_s_retry_after_is_heeded_and_a_channel_that_was_never_found_waits_longest() {
+    let epoch = Instant::now();
+    let at = |seconds| epoch + Duration::from_secs(seconds);
+    let mut planner = Planner::new(limits(20.0), epoch);
+    for key in 0..3 {
+        planner.insert(key, 1);
+        assert_eq!(
+            planner.next(epoch),
+            if key < 2 {
+                Next::Poll(key)
+            } else {
+                Next::WaitUntil(epoch + Duration::from_millis(50))
+            }
+        );
+    }
+    planner.failed(0, Failed::Other, Some(Duration::from_secs(500)), at(1));
+    planner.failed(1, Failed::NotFound, None, at(1));
+    planner.rated(2, 1.0 / DAY, at(1));
+    let polls = polls(&mut planner, epoch, 2.0, 7300.0);
+    let of = |key| {
+        polls
+            .iter()
+            .filter(|(polled, _)| *polled == key)
+            .map(|(_, at)| *at)
+            .collect::<Vec<_>>()
+    };
+    assert!(of(0)[0] >= 501.0 && of(0)[0] < 510.0, "{:?}", of(0));
+    assert!(of(2).len() > 100);
+    // `polls` finds it then, and it is polled like any other.
+    assert!((3200.0..3700.0).contains(&of(1)[0]), "{:?}", of(1)[0]);
+    assert!(of(1).len() > 40);
+}
+
+#[test]
+fn a_made_up_channel_costs_a_poll_an_hour() {
+    let epoch = Instant::now();
+    let mut planner = Planner::new(limits(20.0), epoch);
+    (0..1000).for_each(|key| planner.insert(key, 1));
+    (5000..5100).for_each(|key| planner.insert(key, 2));
+    let (mut now, mut made_up) = (0.0, 0);
+    while now < 3600.0 {
+        let at = epoch + Duration::from_secs_f64(now);
+        match planner.next(at) {
+            Next::Poll(key) if key < 1000 => {
+                made_up += 1;
+                planner.failed(key, Failed::NotFound, None, at);
+            }
+            Next::Poll(key) => planner.rated(key, 1.0 / DAY, at),
+            Next::WaitUntil(until) => now = until.duration_since(epoch).as_secs_f64() + 1e-9,
+            Next::Idle => panic!("channels are watched"),
+        }
+    }
+    assert!((1000..1600).contains(&made_up), "{made_up}");
+    assert!(planner.interval(5000).expect("it is watched").as_secs_f64() < 60.1);
+}
+
+#[test]
+fn after_a_halt_all_goes_on_as_if_it_had_not_been() {
+    let mut rng = Rng::with_seed(8);
+    let epoch = Instant::now();
+    let mut planner = Planner::new(limits(20.0), epoch);
+    let rates = rates(5000, 2.0, &mut rng);
+    let at = |now: f64| epoch + Duration::from_secs_f64(now);
+    for (key, rate) in (0..).zip(&rates) {
+        planner.insert(key, 1);
+        planner.rated(key, *rate, epoch);
+    }
+    let busiest = (0..5000_u32)
+        .max_by(|a, b| rates[*a as usize].total_cmp(&rates[*b as usize]))
+        .expect("some");
+    let mut now = 0.0;
+    let mut halted = false;
+    let mut after = Vec::new();
+    while now < 9000.0 {
+        if now > 3600.0 && !halted {
+            halted = true;
+            now += 1800.0;
+        }
+        match planner.next(at(now)) {
+            Next::Poll(key) => {
+                if halted && key == busiest {
+                    after.push(now);
+                }
+                planner.rated(key, rates[key as usize], at(now));
+            }
+            Next::WaitUntil(until) => now = until.duration_since(epoch).as_secs_f64() + 1e-9,
+            Next::Idle => panic!("channels are watched"),
+        }
+    }
+    // Within a minute, and then every minute, while 5,000 are overdue.
+    assert!(after[0] < 5480.0, "{}", after[0]);
+    assert!(after[10] < after[0] + 750.0, "{after:?}");
+}
+
+#[test]
+fn a_channel_that_nobody_watches_any_more_is_forgotten() {
+    let epoch = Instant::now();
+    let mut planner = Planner::new(limits(20.0), epoch);
+    planner.insert(1, 1);
+    planner.insert(1, 2);
+    planner.insert(1, 2);
+    planner.insert(2, 1);
+    planner.remove(1, 3);
+    planner.remove(1, 1);
+    planner.remove(1, 2);
+    assert_eq!(planner.len(), 2);
+    planner.remove(1, 2);
+    assert_eq!(planner.len(), 1);
+    assert_eq!(polls(&mut planner, epoch, 0.0, 30.0), [(2, 0.0)]);
+    // What is told of it later changes nothing.
+    planner.rated(1, 1.0, epoch);
+    planner.failed(1, Failed::Other, None, epoch);
+    planner.remove(2, 1);
+    assert_eq!(planner.next(epoch), Next::Idle);
+    assert!(planner.is_empty() && planner.callers.is_empty() && planner.agenda.is_empty());
+    assert!(planner.first.is_empty());
+    assert_eq!(planner.histogram.total(), 0);
+}
+
+#[test]
+fn a_smaller_budget_is_kept_at_once() {
+    let epoch = Instant::now();
+    let mut planner = Planner::new(limits(20.0), epoch);
+    (0..1000).for_each(|key| planner.insert(key, 1));
+    polls(&mut planner, epoch, 0.0, 200.0);
+    planner.set_budget(2.0, epoch + Duration::from_secs(200));
+    let after = polls(&mut planner, epoch, 200.0, 300.0).len();
+    // All had been polled within the last minute, and none is before the minute is over.
+    assert!((70..=202).contains(&after), "{after}");
+    planner.set_budget(20.0, epoch + Duration::from_mins(5));
+    let after = polls(&mut planner, epoch, 300.0, 600.0).len();
+    assert!(after > 4000, "a thousand a minute: {after}");
+}
+
+#[test]
+fn a_channel_takes_little_memory() {
+    // On the agenda 16 bytes, in the index 16 with a key of 8; both have room to spare, at most as much again.
+    assert!(
+        size_of::<Option<Channel<u64>>>() <= 112,
+        "{}",
+        size_of::<Option<Channel<u64>>>()
+    );
+}

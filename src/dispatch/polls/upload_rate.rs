@@ -1,0 +1,77 @@
+//! How often a channel uploads, from the dates that its feed shows.
+
+use std::time::Duration;
+
+/// What is believed of a channel without dates: an upload a day.
+pub(super) const UNKNOWN: f64 = 1.0 / 86_400.0;
+
+/// The weight of that belief, in uploads. Rates are spread over orders of magnitude; for a standard deviation of the logarithm of 2
+/// it is 1/2² of an upload.
+const WEIGHT: f64 = 0.25;
+
+/// The half that a count of uploads stands for at least, as in Jeffreys' prior: none in a long time is a low rate, and not 0.
+const HALF: f64 = 0.5;
+
+/// What was uploaded within this time is no reason to believe in thousands a day.
+const SHORTEST: f64 = 600.0;
+
+/// Uploads a second, from the ages of the newest: the Poisson estimate and what is believed of any channel, averaged as logarithms by
+/// their weights, which is where a log-normal prior puts it. A gamma prior is handier, and falls off so fast above its mean that it
+/// does not believe in busy channels, which have most of all uploads. The time since the oldest upload counts in full, so that a
+/// channel which has stopped is believed to be slower from poll to poll.
+pub(super) fn from_ages(ages: impl IntoIterator<Item = Duration>) -> f64 {
+    let mut count = 0_u32;
+    let mut oldest = Duration::ZERO;
+    for age in ages {
+        count += 1;
+        oldest = oldest.max(age);
+    }
+    if count == 0 {
+        return UNKNOWN;
+    }
+    // The oldest only begins the time in which the others came.
+    let uploads = f64::from(count - 1) + HALF;
+    let seen = (uploads / oldest.as_secs_f64().max(SHORTEST)).ln();
+    let logarithm = (uploads * seen + WEIGHT * UNKNOWN.ln()) / (uploads + WEIGHT);
+    logarithm.exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: f64 = 86_400.0;
+
+    fn each_day(rate: f64) -> f64 {
+        rate * DAY
+    }
+
+    #[test]
+    fn a_full_feed_tells_the_rate() {
+        for (every, expected) in [(1.0 / 24.0, 24.0), (1.0, 1.0), (30.0, 1.0 / 30.0)] {
+            let dates = (0..15).map(|number| Duration::from_secs_f64(DAY * every * f64::from(number)));
+            let rate = each_day(from_ages(dates));
+            assert!((0.9..1.1).contains(&(rate / expected)), "{rate} for {expected}");
+        }
+    }
+
+    #[test]
+    fn time_without_uploads_makes_it_slower() {
+        let after = |days: u32| {
+            let dates = (0..15).map(|day| Duration::from_secs_f64(DAY * f64::from(day + days)));
+            each_day(from_ages(dates))
+        };
+        assert!(after(0) > after(1) && after(1) > after(14));
+        assert!((0.2..0.4).contains(&after(30)), "{}", after(30));
+    }
+
+    #[test]
+    fn few_dates_say_little() {
+        assert!((from_ages([]) - UNKNOWN).abs() < 1e-12);
+        // Two in an hour are no 24 a day yet.
+        let hour = each_day(from_ages([Duration::ZERO, Duration::from_hours(1)]));
+        assert!((5.0..30.0).contains(&hour), "{hour}");
+        let year = each_day(from_ages([Duration::from_secs_f64(365.0 * DAY)]));
+        assert!((0.001..0.05).contains(&year), "{year}");
+    }
+}

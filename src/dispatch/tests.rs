@@ -1,0 +1,8 @@
+//! The dispatcher in simulations: virtual time, seeded randomness, seconds of run time.
+
+mod abusers;
+mod model;
+mod overload;
+mod returning;
+mod steps;
+mod world;

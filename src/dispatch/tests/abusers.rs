@@ -1,0 +1,131 @@
+//! A modest caller with one cold lookup a second beside abusers of every kind: it does not feel them.
+
+use std::num::NonZeroU32;
+
+use super::world::{Load, Tally, World, budget};
+use crate::dispatch::{Budget, Class};
+
+const SECONDS: f64 = 30.0;
+
+/// Two turns.
+const LITTLE: f64 = 2.0 / 20.0;
+
+fn abusers() -> [(&'static str, Load); 6] {
+    let unknown = Load::new(Class::AwaitedUnknown, 300.0);
+    let reconnects = true;
+    [
+        ("made-up channels", unknown),
+        (
+            "new connections",
+            Load {
+                reconnects,
+                ..unknown
+            },
+        ),
+        (
+            "batches",
+            Load {
+                batch: 100,
+                ..unknown
+            },
+        ),
+        ("max_age of 0", Load::new(Class::AwaitedKnown, 300.0)),
+        ("stale answers", Load::new(Class::Refresh, 300.0)),
+        ("watches", Load::new(Class::Poll, 300.0)),
+    ]
+}
+
+fn modest(class: Class, beside: &[Load], latency: f64) -> Tally {
+    let regular = Load {
+        regular: true,
+        ..Load::new(class, 1.0)
+    };
+    let mut loads = vec![regular];
+    loads.extend(beside);
+    let world = World::new(&budget(), latency, &loads, 11).run(10.0, SECONDS);
+    world.tallies[0].clone()
+}
+
+#[test]
+fn beside_one_abuser_of_any_kind_a_modest_caller_waits_two_turns_longer_at_most() {
+    for class in [Class::AwaitedUnknown, Class::AwaitedKnown] {
+        let alone = modest(class, &[], 0.2);
+        assert!(alone.answered > 25 && alone.refused == 0);
+        for (kind, abuser) in abusers() {
+            let beside = modest(class, &[abuser], 0.2);
+            assert_eq!(beside.offered, alone.offered, "{kind}");
+            assert_eq!((beside.refused, beside.expired), (0, 0), "{kind}");
+            assert!(
+                beside.answered + 1 >= alone.answered,
+                "{kind}: {}",
+                beside.answered
+            );
+            let longest = alone.longest_wait() + LITTLE;
+            assert!(
+                beside.longest_wait() <= longest,
+                "{kind}: {}",
+                beside.longest_wait()
+            );
+        }
+    }
+}
+
+#[test]
+fn where_places_are_the_limit_the_same_holds() {
+    let few = Budget {
+        places: NonZeroU32::new(20).expect("not 0"),
+        ..budget()
+    };
+    let regular = Load {
+        regular: true,
+        ..Load::new(Class::AwaitedUnknown, 1.0)
+    };
+    for (kind, abuser) in abusers() {
+        let world = World::new(&few, 0.2, &[regular, abuser], 11).run(10.0, SECONDS);
+        let modest = &world.tallies[0];
+        assert_eq!((modest.refused, modest.expired), (0, 0), "{kind}");
+        assert!(
+            modest.longest_wait() <= LITTLE,
+            "{kind}: {}",
+            modest.longest_wait()
+        );
+        assert!(world.tallies[1].started as f64 > 18.0 * SECONDS, "{kind}");
+    }
+}
+
+#[test]
+fn where_slots_are_the_limit_the_same_holds_by_slots() {
+    // 32 slots of 4 s: one becomes free every 125 ms, give or take.
+    let alone = modest(Class::AwaitedUnknown, &[], 4.0);
+    for (kind, abuser) in abusers() {
+        let beside = modest(Class::AwaitedUnknown, &[abuser], 4.0);
+        assert_eq!((beside.refused, beside.expired), (0, 0), "{kind}");
+        // Since that is at random, a turn is as long on average as what is left of one.
+        assert!(
+            beside.mean_wait() <= alone.mean_wait() + 3.0 * 0.125,
+            "{kind}: {}",
+            beside.mean_wait()
+        );
+        assert!(
+            beside.longest_wait() <= alone.longest_wait() + 1.5,
+            "{kind}: {}",
+            beside.longest_wait()
+        );
+    }
+}
+
+#[test]
+fn beside_all_of_them_at_once_a_modest_caller_still_gets_every_answer() {
+    let all = abusers().map(|(_, abuser)| abuser);
+    for class in [Class::AwaitedUnknown, Class::AwaitedKnown] {
+        let beside = modest(class, &all, 0.2);
+        assert_eq!((beside.refused, beside.expired), (0, 0));
+        // Three abusers and the modest one take turns in a class that has a quarter of the rate.
+        let round = 4.0 / (0.25 * 20.0);
+        assert!(
+            beside.longest_wait() <= round + LITTLE,
+            "{}",
+            beside.longest_wait()
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! How many lookups a second: a token bucket, written as the time at which it will be full (GCRA).
+
+/// Times and durations are nanoseconds.
+#[derive(Debug)]
+pub(super) struct TokenBucket {
+    /// From one token to the next.
+    interval: u64,
+    /// How long it takes to fill.
+    capacity: u64,
+    full_at: u64,
+}
+
+impl TokenBucket {
+    /// `rate` tokens a second, a positive number, of which `burst` (at least one) fit in. Begins full.
+    pub(super) fn new(rate: f64, burst: f64) -> Self {
+        // A rate so low that its interval is no number of nanoseconds: as good as never.
+        let nanos = |seconds: f64| (seconds * 1e9).clamp(1.0, 1e18);
+        let interval = nanos(rate.recip());
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 1 and 10^18"
+        )]
+        Self {
+            interval: interval as u64,
+            capacity: (interval * burst.max(1.0)).min(4e18) as u64,
+            full_at: 0,
+        }
+    }
+
+    /// Tokens a second.
+    #[expect(clippy::cast_precision_loss, reason = "a rate needs no nanoseconds")]
+    pub(super) fn rate(&self) -> f64 {
+        1e9 / self.interval as f64
+    }
+
+    /// What is in it, as a number of tokens that may have a fraction.
+    #[expect(clippy::cast_precision_loss, reason = "at most the burst")]
+    pub(super) fn tokens(&self, now: u64) -> f64 {
+        let missing = self.full_at.saturating_sub(now);
+        (self.capacity as f64 - missing as f64) / self.interval as f64
+    }
+
+    /// When there is a whole token: `now`, or later.
+    pub(super) fn ready_at(&self, now: u64) -> u64 {
+        let one = self.full_at.saturating_add(self.interval);
+        one.saturating_sub(self.capacity).max(now)
+    }
+
+    /// Takes a token.
+    pub(super) fn take(&mut self, now: u64) {
+        self.full_at = self.full_at.max(now).saturating_add(self.interval);
+    }
+
+    /// Brings one back that was not used.
+    pub(super) fn give_back(&mut self) {
+        self.full_at = self.full_at.saturating_sub(self.interval);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLIS: u64 = 1_000_000;
+
+    #[test]
+    fn a_burst_goes_at_once_and_then_one_an_interval() {
+        let mut bucket = TokenBucket::new(20.0, 20.0);
+        let now = 5_000 * MILLIS;
+        for _ in 0..20 {
+            assert_eq!(bucket.ready_at(now), now);
+            bucket.take(now);
+        }
+        for late in 1..100 {
+            let ready = bucket.ready_at(now);
+            assert_eq!(ready - now, 50 * MILLIS * late);
+            bucket.take(ready);
+        }
+        let later = now + 600_000 * MILLIS;
+        assert!(
+            (bucket.tokens(later) - 20.0).abs() < 1e-9,
+            "no more than the burst"
+        );
+    }
+
+    #[test]
+    fn a_token_that_is_given_back_can_be_taken_again() {
+        let mut bucket = TokenBucket::new(0.1, 0.01);
+        bucket.take(0);
+        assert_eq!(bucket.ready_at(0), 10_000 * MILLIS);
+        bucket.give_back();
+        assert_eq!(bucket.ready_at(0), 0, "a burst below one is one");
+    }
+}
