@@ -1,6 +1,9 @@
 //! Between protobuf messages and plaque's own types.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    ops::Range,
+    time::{Duration, SystemTime},
+};
 
 use super::status;
 use crate::{
@@ -11,6 +14,9 @@ use crate::{
 
 /// The most channels that one request may name.
 const MAX_CHANNELS: usize = 100;
+
+/// The times that a `google.protobuf.Timestamp` may have, in seconds since 1970.
+const YEARS_1_TO_9999: Range<i64> = -62_135_596_800..253_402_300_800;
 
 pub(super) fn query(request: &v1::GetLatestVideoRequest) -> Result<Query, LookupError> {
     Ok(Query {
@@ -41,7 +47,7 @@ pub(super) fn watch(request: &v1::WatchLatestVideoRequest) -> Result<WatchQuery,
     count(&request.channel_ids)?;
     let channels = request.channel_ids.iter().map(|id| id.parse());
     let channels: Vec<ChannelId> = channels.collect::<Result<_, _>>()?;
-    let published_after = request.published_after.map(SystemTime::try_from).transpose();
+    let published_after = request.published_after.map(published_after).transpose()?;
     let resume_token = |bytes: &Vec<u8>| {
         let token = ResumeToken::decode(bytes).map_err(|InvalidResumeToken| {
             LookupError::InvalidResumeToken("what is not a token of this service")
@@ -53,7 +59,7 @@ pub(super) fn watch(request: &v1::WatchLatestVideoRequest) -> Result<WatchQuery,
     };
     Ok(WatchQuery {
         kind: kind(request.kind)?,
-        published_after: published_after.map_err(|_| LookupError::InvalidPublishedAfter)?,
+        published_after,
         resume_tokens: request
             .resume_tokens
             .iter()
@@ -99,6 +105,13 @@ fn max_age(duration: prost_types::Duration) -> Result<Duration, LookupError> {
         Ok(nanos @ 0..1_000_000_000) => Ok(Duration::new(seconds, nanos)),
         _ => Err(LookupError::InvalidMaxAge),
     }
+}
+
+fn published_after(time: prost_types::Timestamp) -> Result<SystemTime, LookupError> {
+    // Not prost's own conversion alone, which normalises what `google.protobuf.Timestamp` forbids.
+    let is_valid = YEARS_1_TO_9999.contains(&time.seconds) && (0..1_000_000_000).contains(&time.nanos);
+    let time = SystemTime::try_from(time).ok().filter(|_| is_valid);
+    time.ok_or(LookupError::InvalidPublishedAfter)
 }
 
 pub(super) fn response(answer: &Answer) -> v1::GetLatestVideoResponse {

@@ -177,7 +177,9 @@ impl Cursor {
         let oldest = oldest.unwrap_or(Moment::NONE);
         self.floor = match phase {
             // The oldest itself is still to be sent, and others of its second are wanted as well.
-            Phase::After => self.floor.max(oldest.before(Duration::from_nanos(1))),
+            Phase::After => self.floor.max(just_before(oldest)),
+            // Nothing moves up in a feed that shows all that there is: another one of that second is new.
+            _ if !channel.is_full() => just_before(oldest),
             _ => oldest,
         };
         // What the watch begins with. It is sent what is newer than that, when it shows.
@@ -219,6 +221,10 @@ impl Cursor {
     fn is_above(&self, published: Moment) -> bool {
         !published.is_some() || published > self.floor
     }
+}
+
+fn just_before(moment: Moment) -> Moment {
+    moment.before(Duration::from_nanos(1))
 }
 
 /// Which numbers were sent: those up to `top` − 64, and those whose bits are set. Bit 0 is `top`'s.

@@ -22,7 +22,9 @@ pub enum LookupError {
     #[error("max_age is negative or malformed; expected a duration of 0 or more, such as 60s")]
     InvalidMaxAge,
     /// The request has a time that cannot be.
-    #[error("published_after is no valid timestamp")]
+    #[error(
+        "published_after is not a valid timestamp; expected a time of the years 1 to 9999, with 0 to 999999999 nanos"
+    )]
     InvalidPublishedAfter,
     /// The request has a resume token that is none, or of another channel.
     #[error(

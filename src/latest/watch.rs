@@ -106,7 +106,7 @@ impl Latest {
             .reserve(channels.len())
             .map_err(LookupError::TooManyWatched)?;
         let inbox = Arc::<Inbox>::default();
-        let after = query.published_after.map(|time| Moment::new(Some(time)));
+        let after = query.published_after.map(Moment::nearest);
         let mut watched = Vec::with_capacity(channels.len());
         watched.extend((0..).zip(channels).map(|(index, channel)| {
             let hub = hubs.hub(channel, |hub| {

@@ -23,6 +23,16 @@ impl Moment {
         time.and_then(since).map_or(Self::NONE, Self)
     }
 
+    /// `time`, or the nearest that there is.
+    #[must_use]
+    pub fn nearest(time: SystemTime) -> Self {
+        match Self::new(Some(time)) {
+            Self::NONE if time > SystemTime::UNIX_EPOCH => Self(i64::MAX),
+            Self::NONE => Self(i64::MIN + 1),
+            moment => moment,
+        }
+    }
+
     /// The time.
     #[must_use]
     pub fn time(self) -> Option<SystemTime> {

@@ -108,13 +108,13 @@ fn upload(entry: Entry, titles: &[String], of: Feed) -> Option<Upload> {
     let channel = of.channel;
     let id = entry.id.strip_prefix("yt:video:").unwrap_or(&entry.id);
     let Ok(id) = id.parse::<VideoId>() else {
-        tracing::warn!(%channel, entry.id, "left out an entry that has no valid video ID");
+        tracing::debug!(%channel, entry.id, "left out an entry that has no valid video ID");
         return None;
     };
     if let Some(author) = entry.authors.first().and_then(channel_of)
         && author != channel
     {
-        tracing::warn!(%channel, video = %id, %author, "left out an entry of another channel");
+        tracing::debug!(%channel, video = %id, %author, "left out an entry of another channel");
         return None;
     }
 

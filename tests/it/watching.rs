@@ -609,6 +609,58 @@ async fn a_bad_watch_is_refused() {
 }
 
 #[tokio::test]
+async fn a_time_that_cannot_be_is_refused_and_one_in_the_future_is_awaited() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let watch = async |seconds, nanos| {
+        let request = WatchLatestVideoRequest {
+            channel_ids: vec![CHANNEL.into()],
+            published_after: Some(prost_types::Timestamp { seconds, nanos }),
+            ..WatchLatestVideoRequest::default()
+        };
+        server.client().0.watch_latest_video(request).await
+    };
+    for (seconds, nanos) in [
+        (0, 1_000_000_000),
+        (0, -1),
+        (253_402_300_800, 0),
+        (-62_135_596_801, 0),
+        (i64::MAX, 0),
+        (i64::MIN, 0),
+    ] {
+        let status = watch(seconds, nanos).await.expect_err("it cannot be");
+        assert_eq!(reason(&status).0, "INVALID_PUBLISHED_AFTER", "{seconds} {nanos}");
+    }
+    // Of the year 9999: not within 292 years of 1970.
+    let mut future = watch(253_402_300_799, 999_999_999)
+        .await
+        .expect("a stream")
+        .into_inner();
+    let mut past = watch(-62_135_596_800, 0).await.expect("a stream").into_inner();
+    for _ in 0..15 {
+        past.message().await.expect("no error").expect("an upload");
+    }
+    assert!(
+        timeout(Duration::ZERO, future.message()).await.is_err(),
+        "nothing was published then"
+    );
+}
+
+#[tokio::test]
+async fn another_upload_of_the_second_of_the_only_one_is_sent() {
+    let studio = Studio::start().await;
+    studio.uploads.lock().truncate(1);
+    let mut watch = studio.watch();
+    let (_, token) = next_with_token(&mut watch).await;
+    studio.upload("twintwintwA", 15, false);
+    studio.look_up().await;
+    assert_eq!(next(&mut watch).await, "twintwintwA");
+    let replica = studio.replica();
+    assert_eq!(next(&mut replica.resume(token)).await, "twintwintwA");
+    studio.assert_quiet_for_three_looks(&mut watch).await;
+}
+
+#[tokio::test]
 async fn watches_end_when_the_server_stops() {
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;

@@ -185,6 +185,7 @@ impl Watcher {
         }
         let floor = match (self.after, oldest) {
             (Some(after), oldest) => oldest.map_or(after, |oldest| after.max(oldest - 1)),
+            (None, Some(oldest)) if shown.len() < MAX_UPLOADS => oldest - 1,
             (None, oldest) => oldest.unwrap_or(i64::MIN),
         };
         let newest = shown.iter().copied().find(|fact| self.is_of_kind(*fact));
