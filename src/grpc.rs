@@ -1,6 +1,7 @@
 //! The tonic service: protobuf in, protobuf out. The only place that knows gRPC's codes and details.
 
 mod cache_status;
+mod caller;
 mod codec;
 mod convert;
 mod deadline;
@@ -12,6 +13,7 @@ mod tally;
 
 use std::{
     convert::Infallible,
+    net::IpAddr,
     num::NonZeroUsize,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -20,15 +22,14 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt as _, TryFutureExt as _, future::BoxFuture, stream};
-use http::HeaderMap;
 use prost::bytes::Bytes;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status, body::Body, server::Grpc, service::Routes};
 use tower::{BoxError, service_fn};
 use tracing::{Span, level_filters::LevelFilter};
 
 pub use self::{
     cache_status::{CACHE_STATUS, cache_status},
+    caller::{Callers, Peer},
     codec::encode,
     json::Http,
     method::{Ended, Method},
@@ -90,6 +91,7 @@ pub type Served = Deadlines<Services>;
 pub fn serve(
     latest: Arc<Latest>,
     limits: Limits,
+    callers: Arc<Callers>,
     stages: Stages,
     tally: Arc<Tally>,
 ) -> Result<Served, tonic_reflection::server::Error> {
@@ -101,6 +103,7 @@ pub fn serve(
     };
     let service = Arc::new(Service {
         latest,
+        callers,
         longest_call: limits.deadline,
         longest_watch: limits.watch,
         tally,
@@ -119,6 +122,7 @@ pub fn serve(
             )
             .prepare();
     let services = Services {
+        peer: Peer::default(),
         service,
         others,
         limits,
@@ -130,9 +134,22 @@ pub fn serve(
 /// generated code either: that knows no other answers than generated messages.
 #[derive(Clone)]
 pub struct Services {
+    /// Whose calls these are. Part of the service, so that a call has it at no cost.
+    peer: Peer,
     service: Arc<Service>,
     others: Routes,
     limits: Limits,
+}
+
+impl Served {
+    /// The same for a new connection from `address`.
+    #[must_use]
+    pub fn for_peer(&self, address: Option<IpAddr>) -> Self {
+        let mut served = self.clone();
+        let services = served.inner_mut();
+        services.peer = services.service.callers.peer(address);
+        served
+    }
 }
 
 impl<B> tower::Service<http::Request<B>> for Services
@@ -151,13 +168,17 @@ where
         let method = Method::of(request.uri().path());
         let service = Arc::clone(&self.service);
         if method == Method::GetLatestVideo {
-            let longest = self.limits.deadline;
+            let (peer, longest) = (self.peer, self.limits.deadline);
             let mut grpc = Grpc::new(AnswerCodec).max_decoding_message_size(self.limits.message_bytes);
             return Box::pin(async move {
                 // Told in the headers when tonic is done with them: it looks through all that it is given.
                 let told = OnceLock::new();
                 let get = service_fn(async |request: Request<_>| {
-                    let caller = || caller(request.metadata().as_ref(), longest);
+                    let caller = || {
+                        service
+                            .callers
+                            .of_call(peer, request.metadata().as_ref(), longest)
+                    };
                     let reply = service.get(request.get_ref(), &caller).await?;
                     let _ = told.set(reply.made);
                     answer(reply).map(Response::new)
@@ -178,6 +199,7 @@ where
             });
         }
         if request.uri().path().split('/').nth(1) == Some(SERVICE_NAME) {
+            request.extensions_mut().insert(self.peer);
             if method == Method::BatchGetLatestVideos {
                 // Before the message is read: the caller's deadline includes that time.
                 let answer_by = AnswerBy::new(request.headers(), self.limits.deadline);
@@ -195,6 +217,7 @@ where
 /// `plaque.v1.LatestVideo`.
 pub struct Service {
     latest: Arc<Latest>,
+    callers: Arc<Callers>,
     longest_call: Duration,
     longest_watch: Option<Duration>,
     tally: Arc<Tally>,
@@ -219,13 +242,9 @@ impl Service {
     }
 }
 
-/// Who makes a call with these headers. Asked only when a lookup is needed, which is when the call has just begun.
-fn caller(headers: &HeaderMap, longest: Duration) -> Caller {
-    let asked = deadline::timeout(headers).ok().flatten();
-    Caller {
-        deadline: Instant::now().checked_add(asked.unwrap_or(longest).min(longest)),
-        ..Caller::default()
-    }
+/// The other end of the connection on which a request came.
+fn peer<T>(request: &Request<T>) -> Peer {
+    request.extensions().get().copied().unwrap_or_default()
 }
 
 fn answer(reply: Reply) -> Result<Answer, Status> {
@@ -240,7 +259,11 @@ impl LatestVideo for Service {
         &self,
         request: Request<GetLatestVideoRequest>,
     ) -> Result<Response<GetLatestVideoResponse>, Status> {
-        let caller = || caller(request.metadata().as_ref(), self.longest_call);
+        let peer = peer(&request);
+        let caller = || {
+            self.callers
+                .of_call(peer, request.metadata().as_ref(), self.longest_call)
+        };
         let reply = self.get(request.get_ref(), &caller).await?;
         let made = reply.made;
         let mut response = answer(reply).map(|answer| Response::new(convert::response(&answer)));
@@ -256,15 +279,13 @@ impl LatestVideo for Service {
         &self,
         request: Request<BatchGetLatestVideosRequest>,
     ) -> Result<Response<BatchGetLatestVideosResponse>, Status> {
-        let answer_by = request.extensions().get::<AnswerBy>().copied();
-        let request = request.into_inner();
+        let (peer, answer_by) = (peer(&request), request.extensions().get::<AnswerBy>().copied());
+        let (metadata, _, request) = request.into_parts();
         let queries = convert::queries(&request).map_err(|error| status::from(&error, None))?;
         let asked: Vec<_> = queries.iter().flatten().copied().collect();
         let within = answer_by.map_or(Duration::MAX, |by| by.left());
-        let caller = || Caller {
-            deadline: answer_by.and_then(|by| by.at()),
-            ..Caller::default()
-        };
+        let deadline = answer_by.and_then(|by| by.at());
+        let caller = || self.callers.caller(peer, metadata.as_ref(), deadline);
         let replies = self.latest.get_all_for(&asked, within, &caller).await;
         let mut replies = replies.into_iter();
 

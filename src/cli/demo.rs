@@ -169,6 +169,7 @@ impl Stage {
                 canary: None,
             },
             calls: grpc::Limits::default(),
+            caller_header: None,
             connections: Connections::default(),
             workers: cores(),
             grpc_web: None,

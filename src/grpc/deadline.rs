@@ -33,6 +33,11 @@ impl<S> Deadlines<S> {
     pub fn new(inner: S, longest: Duration) -> Self {
         Self { inner, longest }
     }
+
+    /// The service whose calls these are.
+    pub(super) fn inner_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
 }
 
 impl<S, B> Service<Request<B>> for Deadlines<S>

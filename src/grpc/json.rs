@@ -27,6 +27,7 @@ impl Http {
         Self {
             service: Service {
                 latest,
+                callers: Arc::default(),
                 longest_call: limits.deadline,
                 longest_watch: limits.watch,
                 tally,

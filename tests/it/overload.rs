@@ -3,6 +3,7 @@
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
+use http::HeaderName;
 use plaque::{
     latest::{Event, Latest, LookupError, Settings, WatchEvent, WatchQuery},
     server::Drained,
@@ -160,4 +161,70 @@ async fn lookups_in_the_queue_when_the_server_stops_are_made() {
         call.await.expect("no panic").expect("an answer");
     }
     assert_eq!(stopping.ended().await, Drained { cut_off: 0 });
+}
+
+#[tokio::test]
+async fn a_caller_that_is_named_gets_its_turn_beside_one_that_fills_the_queue() {
+    for (header, gets_in) in [(Some(HeaderName::from_static("x-client")), true), (None, false)] {
+        let fake = Fake::gated(feed).await;
+        let server = fake
+            .serve_with(|config| {
+                config.caller_header = header;
+                config.upstream.pace.concurrency = NonZeroUsize::MIN;
+                config.upstream.pace.queue = NonZeroUsize::MIN.saturating_add(9);
+            })
+            .await;
+        let ask = |id: &str, name: &str| {
+            let mut request = Request::new(request(id));
+            let name = name.parse().expect("metadata");
+            request.metadata_mut().insert("x-client", name);
+            let client = server.client();
+            tokio::spawn(async move { client.ask(request).await })
+        };
+        let decided = async |count| {
+            let decided = |metrics: &str| {
+                let of = |metric| sum(metrics, metric);
+                of("plaque_upstream_admitted_total") + of("plaque_upstream_refused_total") == count
+            };
+            while !decided(&http_get(server.admin, "/metrics").await.1) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let greedy: Vec<_> = ids(40).iter().map(|id| ask(id, "greedy")).collect();
+        soon(decided(40)).await;
+        let modest = ask(CHANNEL, "modest");
+        soon(decided(41)).await;
+        if gets_in {
+            // The one under way, one of the greedy caller's turns, its own.
+            for _ in 0..3 {
+                fake.release();
+            }
+            soon(modest).await.expect("no panic").expect("an answer");
+        } else {
+            let refused = soon(modest)
+                .await
+                .expect("no panic")
+                .expect_err("the same caller");
+            assert_eq!(reason(&refused).0, "OVERLOADED");
+        }
+        for _ in 0..40 {
+            fake.release();
+        }
+        let mut answered = 0;
+        for call in greedy {
+            match soon(call).await.expect("no panic") {
+                Ok(_) => answered += 1,
+                Err(refused) => assert_eq!(reason(&refused).0, "OVERLOADED"),
+            }
+        }
+        assert!((5..=10).contains(&answered), "{answered}");
+    }
+}
+
+/// The sum of a metric over its labels.
+fn sum(metrics: &str, name: &str) -> u64 {
+    let lines = metrics.lines().filter_map(|line| line.strip_prefix(name));
+    lines
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
+        .sum()
 }

@@ -130,6 +130,7 @@ impl Fake {
                 deadline: LONG,
                 ..grpc::Limits::default()
             },
+            caller_header: None,
             connections: Connections::default(),
             workers: NonZeroUsize::MIN.saturating_add(1),
             grpc_web: None,

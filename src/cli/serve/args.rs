@@ -9,6 +9,7 @@ use std::{
 };
 
 use clap::{ValueEnum, value_parser};
+use http::HeaderName;
 use reqwest::Url;
 use rustls::RootCertStore;
 
@@ -161,6 +162,11 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_MAX_CALLS", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
     max_calls: NonZeroUsize,
 
+    /// The request metadata that names the caller, such as l5d-client-id behind Linkerd: lookups are fair between callers. It has to be set by a
+    /// proxy that callers cannot pass by [default: the peer's address is the caller]
+    #[arg(long, env = "PLAQUE_CALLER_HEADER", value_name = "NAME", value_parser = values::header_name)]
+    caller_header: Option<HeaderName>,
+
     /// The largest message that is read
     #[arg(long, env = "PLAQUE_MAX_MESSAGE_BYTES", default_value = "16KiB", value_name = "SIZE", value_parser = values::small_size)]
     max_message_bytes: u32,
@@ -306,6 +312,7 @@ impl Args {
                 watch: unless_zero(self.max_watch),
                 message_bytes: self.max_message_bytes as usize,
             },
+            caller_header: self.caller_header.clone(),
             connections: Connections {
                 at_once: self.max_connections,
                 streams: self.max_streams,
