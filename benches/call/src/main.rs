@@ -157,7 +157,8 @@ async fn run(part: &str, file: Option<Arc<File>>, times: u64) {
         _ => {
             let calls = grpc::Limits::default();
             let (_stage, stages) = watch::channel(Stage::Serving);
-            let service = grpc::serve(latest, calls, stages, Arc::default()).expect("descriptors");
+            let callers = Arc::new(grpc::Callers::new(None));
+            let service = grpc::serve(latest, calls, callers, stages, Arc::default()).expect("descriptors");
             let (client, server) = tokio::io::duplex(64 << 10);
             tokio::spawn(server::converse(server, service, calls, Connections::default()));
             let message = [&[0x0a, 24], CHANNEL.as_bytes()].concat();
