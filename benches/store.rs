@@ -42,7 +42,7 @@ use plaque::{
         file::{Ages, File},
         redis::{Redis, Settings},
     },
-    upstream::{Failure, Feed, Upstream, Urgency},
+    upstream::{Failure, Feed, LookupRequest, Upstream},
     video::{Channel, ChannelId},
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -201,7 +201,7 @@ impl Fake {
 }
 
 impl Upstream for Fake {
-    fn look_up(&self, feed: Feed, _urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
+    fn look_up(&self, feed: Feed, _request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>> {
         Box::pin(async move {
             self.calls.fetch_add(1, Relaxed);
             if !self.takes.is_zero() {

@@ -77,6 +77,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! What a lookup brings need not be kept: it may say nothing of its key ([`Coalescer::keeping`]). Those who wait are told, and what
+//! was known before stays.
+//!
 //! # Memory
 //!
 //! What is known is bounded by weight; those least in demand make room. Who waits is bounded by [`Limits::waiters`]: the caller
@@ -180,6 +183,7 @@ pub struct Coalescer<K, V> {
     counts: Arc<Counts>,
     flight_limit: Duration,
     runtime: Handle,
+    is_kept: fn(&V) -> bool,
 }
 
 /// What has happened so far.
@@ -222,7 +226,16 @@ where
             next_stamp: AtomicU64::new(0),
             flight_limit: limits.flight,
             runtime,
+            is_kept: |_value| true,
         }
+    }
+
+    /// Keeps what a lookup brings only if it passes `is_kept`. All else is told to those who wait, and what was known before stays
+    /// known.
+    #[must_use]
+    pub fn keeping(mut self, is_kept: fn(&V) -> bool) -> Self {
+        self.is_kept = is_kept;
+        self
     }
 
     /// What is known of `key`, without a lookup.
@@ -245,7 +258,7 @@ where
     /// Joins the flight for `key`; if there is none, starts one that runs `lookup`.
     ///
     /// `lookup` gets what is known at the moment it begins, which may be newer than what the caller saw: it should look again
-    /// before it goes to the source. What it returns replaces what is known.
+    /// before it goes to the source. What it returns replaces what is known, if it is [kept](Self::keeping).
     ///
     /// # Errors
     ///
@@ -282,6 +295,7 @@ where
     {
         let known = self.known.clone();
         let limit = self.flight_limit;
+        let is_kept = self.is_kept;
         let stamp = self.stamp();
         self.counts.flights.fetch_add(1, Ordering::Relaxed);
         let span = flight.span().clone();
@@ -294,7 +308,9 @@ where
             let kept = async {
                 match tokio::time::timeout(limit, found).await {
                     Ok(value) => {
-                        Ok(keep(&known, key, Stamped { value, stamp }, || flight.is_current()).await)
+                        let wanted = is_kept(&value);
+                        let wanted = || wanted && flight.is_current();
+                        Ok(keep(&known, key, Stamped { value, stamp }, wanted).await)
                     }
                     Err(_elapsed) => Err(FlightError::TimedOut(limit)),
                 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use reqwest::Url;
 
 use crate::{
@@ -47,6 +47,8 @@ pub struct Config {
     pub store: Option<Store>,
     /// What calls may take.
     pub calls: grpc::Limits,
+    /// The request metadata that names the caller, between whom lookups are fair. Without it callers are addresses.
+    pub caller_header: Option<HeaderName>,
     /// What connections may take.
     pub connections: Connections,
     /// Whose pages may call from a browser, by gRPC-Web, if any may.

@@ -4,8 +4,6 @@
 //! a connection of that caller); when it goes out it holds a *permit*. Everything here is pure: the time and randomness are
 //! arguments, nothing waits and nothing is locked. `docs/dispatch.md` tells how it decides, with what the simulations found.
 //!
-//! Not wired in yet: until then [`youtube`](crate::youtube) has a pacing of its own.
-//!
 //! No crate fits the core. `governor` has the token bucket alone, without a way to give tokens back or to say when a caller behind
 //! others will have one (here it is 60 lines); fair queues on crates.io wait inside, know no deadline, and do not lose a member
 //! in O(1).

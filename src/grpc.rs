@@ -1,6 +1,7 @@
 //! The tonic service: protobuf in, protobuf out. The only place that knows gRPC's codes and details.
 
 mod cache_status;
+mod caller;
 mod codec;
 mod convert;
 mod deadline;
@@ -12,6 +13,7 @@ mod tally;
 
 use std::{
     convert::Infallible,
+    net::IpAddr,
     num::NonZeroUsize,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -27,6 +29,7 @@ use tracing::{Span, level_filters::LevelFilter};
 
 pub use self::{
     cache_status::{CACHE_STATUS, cache_status},
+    caller::{Callers, Peer},
     codec::encode,
     json::Http,
     method::{Ended, Method},
@@ -50,6 +53,7 @@ use crate::{
             latest_video_server::{LatestVideo, LatestVideoServer, SERVICE_NAME},
         },
     },
+    upstream::Caller,
 };
 
 /// What calls may take of a server.
@@ -87,6 +91,7 @@ pub type Served = Deadlines<Services>;
 pub fn serve(
     latest: Arc<Latest>,
     limits: Limits,
+    callers: Arc<Callers>,
     stages: Stages,
     tally: Arc<Tally>,
 ) -> Result<Served, tonic_reflection::server::Error> {
@@ -98,6 +103,8 @@ pub fn serve(
     };
     let service = Arc::new(Service {
         latest,
+        callers,
+        longest_call: limits.deadline,
         longest_watch: limits.watch,
         tally,
     });
@@ -115,6 +122,7 @@ pub fn serve(
             )
             .prepare();
     let services = Services {
+        peer: Peer::default(),
         service,
         others,
         limits,
@@ -126,9 +134,22 @@ pub fn serve(
 /// generated code either: that knows no other answers than generated messages.
 #[derive(Clone)]
 pub struct Services {
+    /// Whose calls these are. Part of the service, so that a call has it at no cost.
+    peer: Peer,
     service: Arc<Service>,
     others: Routes,
     limits: Limits,
+}
+
+impl Served {
+    /// The same for a new connection from `address`.
+    #[must_use]
+    pub fn for_peer(&self, address: Option<IpAddr>) -> Self {
+        let mut served = self.clone();
+        let services = served.inner_mut();
+        services.peer = services.service.callers.peer(address);
+        served
+    }
 }
 
 impl<B> tower::Service<http::Request<B>> for Services
@@ -147,12 +168,18 @@ where
         let method = Method::of(request.uri().path());
         let service = Arc::clone(&self.service);
         if method == Method::GetLatestVideo {
+            let (peer, longest) = (self.peer, self.limits.deadline);
             let mut grpc = Grpc::new(AnswerCodec).max_decoding_message_size(self.limits.message_bytes);
             return Box::pin(async move {
                 // Told in the headers when tonic is done with them: it looks through all that it is given.
                 let told = OnceLock::new();
                 let get = service_fn(async |request: Request<_>| {
-                    let reply = service.get(&request.into_inner()).await?;
+                    let caller = || {
+                        service
+                            .callers
+                            .of_call(peer, request.metadata().as_ref(), longest)
+                    };
+                    let reply = service.get(request.get_ref(), &caller).await?;
                     let _ = told.set(reply.made);
                     answer(reply).map(Response::new)
                 });
@@ -172,6 +199,7 @@ where
             });
         }
         if request.uri().path().split('/').nth(1) == Some(SERVICE_NAME) {
+            request.extensions_mut().insert(self.peer);
             if method == Method::BatchGetLatestVideos {
                 // Before the message is read: the caller's deadline includes that time.
                 let answer_by = AnswerBy::new(request.headers(), self.limits.deadline);
@@ -189,23 +217,34 @@ where
 /// `plaque.v1.LatestVideo`.
 pub struct Service {
     latest: Arc<Latest>,
+    callers: Arc<Callers>,
+    longest_call: Duration,
     longest_watch: Option<Duration>,
     tally: Arc<Tally>,
 }
 
 impl Service {
     /// What became of the question; a status if it was none.
-    async fn get(&self, request: &GetLatestVideoRequest) -> Result<Reply, Status> {
+    async fn get(
+        &self,
+        request: &GetLatestVideoRequest,
+        caller: &impl Fn() -> Caller,
+    ) -> Result<Reply, Status> {
         let query = convert::query(request).map_err(|error| status::from(&error, None))?;
         // The span is looked for only where it may be there: nearly all calls are hits. Not with `enabled!`, which makes layers
         // with a filter of their own lose what comes next.
         if LevelFilter::current() >= LevelFilter::DEBUG {
             Span::current().record("plaque.channel_id", query.channel.as_str());
         }
-        let reply = self.latest.get(query).await;
+        let reply = self.latest.get_for(query, caller).await;
         self.tally.answered(&reply);
         Ok(reply)
     }
+}
+
+/// The other end of the connection on which a request came.
+fn peer<T>(request: &Request<T>) -> Peer {
+    request.extensions().get().copied().unwrap_or_default()
 }
 
 fn answer(reply: Reply) -> Result<Answer, Status> {
@@ -220,7 +259,12 @@ impl LatestVideo for Service {
         &self,
         request: Request<GetLatestVideoRequest>,
     ) -> Result<Response<GetLatestVideoResponse>, Status> {
-        let reply = self.get(request.get_ref()).await?;
+        let peer = peer(&request);
+        let caller = || {
+            self.callers
+                .of_call(peer, request.metadata().as_ref(), self.longest_call)
+        };
+        let reply = self.get(request.get_ref(), &caller).await?;
         let made = reply.made;
         let mut response = answer(reply).map(|answer| Response::new(convert::response(&answer)));
         let metadata = match &mut response {
@@ -235,12 +279,15 @@ impl LatestVideo for Service {
         &self,
         request: Request<BatchGetLatestVideosRequest>,
     ) -> Result<Response<BatchGetLatestVideosResponse>, Status> {
-        let answer_by = request.extensions().get::<AnswerBy>().copied();
-        let request = request.into_inner();
+        let (peer, answer_by) = (peer(&request), request.extensions().get::<AnswerBy>().copied());
+        let (metadata, _, request) = request.into_parts();
         let queries = convert::queries(&request).map_err(|error| status::from(&error, None))?;
         let asked: Vec<_> = queries.iter().flatten().copied().collect();
         let within = answer_by.map_or(Duration::MAX, |by| by.left());
-        let mut replies = self.latest.get_all(&asked, within).await.into_iter();
+        let deadline = answer_by.and_then(|by| by.at());
+        let caller = || self.callers.caller(peer, metadata.as_ref(), deadline);
+        let replies = self.latest.get_all_for(&asked, within, &caller).await;
+        let mut replies = replies.into_iter();
 
         let (mut hits, mut forwarded) = (0, 0);
         let results = request.channel_ids.into_iter().zip(queries).map(|(id, query)| {

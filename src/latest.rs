@@ -37,14 +37,14 @@ pub use self::{
 use self::{
     policy::Verdict,
     reply::select_upload,
-    source::{Source, added},
+    source::{Question, Source, added},
 };
 pub use crate::store::Known;
 use crate::store::Store;
 use crate::{
     clock,
     coalesce::{Coalescer, Failed, FlightError, Good, Limits, Overloaded},
-    upstream::{Feed, Upstream, UpstreamError, Urgency},
+    upstream::{Caller, Feed, Purpose, Upstream, UpstreamError},
     video::{Channel, ChannelId},
 };
 
@@ -111,7 +111,8 @@ impl Latest {
             waiters: settings.max_waiters,
         };
         let weigh = |_feed: &Feed, known: &Arc<Known>| weight(known);
-        let coalescer = Arc::new(Coalescer::new(limits, weigh, runtime.clone()));
+        let coalescer = Coalescer::new(limits, weigh, runtime.clone()).keeping(is_kept);
+        let coalescer = Arc::new(coalescer);
         Self {
             source: Arc::new(Source::new(upstream, store, Arc::clone(&coalescer), &settings)),
             policy: settings.policy,
@@ -122,26 +123,40 @@ impl Latest {
         }
     }
 
-    /// Answers `query`. May be dropped at any time: a lookup that it started goes on.
+    /// Answers `query`, for nobody in particular: see [`Self::get_for`].
+    pub async fn get(&self, query: Query) -> Reply {
+        self.get_for(query, &Caller::default).await
+    }
+
+    /// Answers `query`. May be dropped at any time: a lookup that it started goes on. Who asks is looked at if a lookup is needed, and
+    /// not before.
     ///
     /// Uploads of one kind are looked for in the channel's own feed first, which shows its newest of every kind. Only if none of
     /// those is of the kind, the feed of the kind is asked.
-    pub async fn get(&self, query: Query) -> Reply {
-        let reply = self.answer(query, query.channel.into(), Urgency::Awaited).await;
+    pub async fn get_for(&self, query: Query, caller: &impl Fn() -> Caller) -> Reply {
+        let reply = self
+            .answer(query, query.channel.into(), Purpose::Awaited, caller)
+            .await;
         match (&reply.outcome, query.kind) {
             (Err(LookupError::NoUploads { .. }), Some(_)) => {
                 let feed = Feed {
                     channel: query.channel,
                     kind: query.kind,
                 };
-                self.answer(query, feed, Urgency::Awaited).await
+                self.answer(query, feed, Purpose::Awaited, caller).await
             }
             _ => reply,
         }
     }
 
     /// Answers `query` from `feed`.
-    async fn answer(&self, query: Query, feed: Feed, urgency: Urgency) -> Reply {
+    async fn answer(
+        &self,
+        query: Query,
+        feed: Feed,
+        purpose: Purpose,
+        caller: &impl Fn() -> Caller,
+    ) -> Reply {
         let asked = clock::now();
         let mut known = self.coalescer.known(&feed).await;
         let mut now = asked;
@@ -151,7 +166,7 @@ impl Latest {
         loop {
             let verdict = self.policy.judge(known.as_deref(), query.max_age, asked, now);
             if let Some(known) = &known
-                && urgency == Urgency::Awaited
+                && purpose == Purpose::Awaited
                 && !matches!(verdict, Verdict::LookUp(_))
             {
                 known.asked.once_more();
@@ -159,8 +174,17 @@ impl Latest {
             match verdict {
                 Verdict::Answer { good, refresh } => {
                     if refresh {
-                        let lookup = self.source.lookup(query, feed, Urgency::Background, now);
-                        self.coalescer.refresh(feed, lookup);
+                        let question = Question {
+                            feed,
+                            max_age: query.max_age,
+                            purpose: Purpose::Refresh,
+                            // Nobody waits.
+                            caller: Caller {
+                                deadline: None,
+                                ..caller()
+                            },
+                        };
+                        self.coalescer.refresh(feed, self.source.lookup(question, now));
                     }
                     let made = made(
                         trip.filter(|_| good.at >= asked),
@@ -178,7 +202,13 @@ impl Latest {
                     return self.refuse(failed, feed, trip.filter(|_| failed.at >= asked), now);
                 }
                 Verdict::LookUp(why) => {
-                    let lookup = self.source.lookup(query, feed, urgency, asked);
+                    let question = Question {
+                        feed,
+                        max_age: query.max_age,
+                        purpose,
+                        caller: caller(),
+                    };
+                    let lookup = self.source.lookup(question, asked);
                     let error = match self.coalescer.join(feed, lookup) {
                         Ok(waiter) => {
                             trip.get_or_insert(Trip(why, waiter.collapsed()));
@@ -333,6 +363,12 @@ fn torn(error: FlightError) -> LookupError {
         FlightError::TimedOut(limit) => LookupError::Upstream(UpstreamError::TimedOut(limit)),
         FlightError::Abandoned => LookupError::ShuttingDown,
     }
+}
+
+/// Whether what a lookup brought is remembered. What happens to lookups here says nothing of the channel.
+fn is_kept(known: &Arc<Known>) -> bool {
+    let failed = known.failed.as_ref();
+    !failed.is_some_and(|failed| failed.error.is_local_condition())
 }
 
 fn seconds(duration: Duration) -> i64 {

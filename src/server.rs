@@ -110,6 +110,7 @@ pub async fn run(
     let (stage, stages) = watch::channel(Stage::Serving);
     let load = Arc::new(Load::default());
     let draining = CancellationToken::new();
+    let callers = Arc::new(grpc::Callers::new(config.caller_header.clone()));
     // Each worker has one of its own: what all calls count references of, no two threads share.
     let context = |_worker| {
         let tally = Arc::default();
@@ -117,6 +118,7 @@ pub async fn run(
             service: grpc::serve(
                 Arc::clone(&latest),
                 config.calls,
+                Arc::clone(&callers),
                 stages.clone(),
                 Arc::clone(&tally),
             )?,
@@ -204,7 +206,7 @@ pub async fn converse(
         draining: CancellationToken::new(),
         connections: TaskTracker::new(),
     };
-    context.converse(stream, preface).await;
+    context.converse(stream, None, preface).await;
 }
 
 /// Hands connections to workers.

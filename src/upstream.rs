@@ -16,7 +16,7 @@ pub trait Upstream: Send + Sync {
     ///
     /// The future is driven to its end or to its time limit by a task of its own, never by a caller. If it panics, those who
     /// wait for it get an error and the next caller starts another.
-    fn look_up(&self, feed: Feed, urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>>;
+    fn look_up(&self, feed: Feed, request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>>;
 
     /// What a lookup takes at most: by then it has failed by itself.
     fn time_limit(&self) -> Duration;
@@ -50,13 +50,49 @@ impl fmt::Display for Feed {
     }
 }
 
-/// Whether somebody waits for a lookup.
+/// Why a lookup is made, and for whom: that decides when its turn comes.
+#[derive(Clone, Copy, Debug)]
+pub struct LookupRequest {
+    /// Why it is made.
+    pub purpose: Purpose,
+    /// The channel was found before, so that it is no made-up one.
+    pub found_before: bool,
+    /// Who started it.
+    pub caller: Caller,
+}
+
+impl LookupRequest {
+    /// A lookup of a channel that was never found, for nobody in particular.
+    #[must_use]
+    pub fn of(purpose: Purpose) -> Self {
+        Self {
+            purpose,
+            found_before: false,
+            caller: Caller::default(),
+        }
+    }
+}
+
+/// Why a lookup is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Urgency {
+pub enum Purpose {
     /// A caller waits for it.
     Awaited,
-    /// Nobody does: it refreshes what is known, or is a watch's poll.
-    Background,
+    /// It renews an answer that was given stale.
+    Refresh,
+    /// It is a watched channel's poll.
+    Poll,
+}
+
+/// Who asks for a lookup. Callers take turns, and so do the connections of one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller {
+    /// The caller, as a keyed hash.
+    pub id: u64,
+    /// One of the caller's connections, likewise.
+    pub connection: u64,
+    /// When it is too late for an answer. `None`: never.
+    pub deadline: Option<tokio::time::Instant>,
 }
 
 /// A lookup that brought no channel.
@@ -89,10 +125,10 @@ pub enum UpstreamError {
         "the upstream answers 404 for channels that exist, too; whether this one does cannot be told now"
     )]
     Outage,
-    /// HTTP 403 or 429: it has had enough of us. No lookup is made for a while, of whatever channel.
+    /// HTTP 429, or 403 for several channels: it has had enough of us. No lookup is made for a while, of whatever channel.
     #[error("the upstream refuses to answer (HTTP {0}): too many lookups from this address")]
     RateLimited(u16),
-    /// As many lookups wait for their turn as may, or this one's did not come in time.
+    /// This lookup's turn would come too late, or did not come in time: as many wait as may, or for as long as they may.
     #[error("the server is overloaded: too many lookups wait for their turn at the upstream")]
     Busy,
     /// Any other HTTP status than 200.
@@ -130,7 +166,7 @@ impl UpstreamError {
         }
     }
 
-    /// Whether it is a condition of this server and not of the channel. When to try again is then not the channel's matter.
+    /// Whether it is a condition of this server and not of the channel: those who wait are told of it, and nothing is remembered.
     #[must_use]
     pub fn is_local_condition(&self) -> bool {
         matches!(self, Self::RateLimited(_) | Self::Busy)

@@ -5,8 +5,10 @@
 //! the bytes of an answer, the lookups at once and a second.
 
 pub mod feed;
+mod guard;
 mod list;
-mod pacing;
+mod queue;
+mod response;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,27 +17,23 @@ use prometheus_client::{
     metrics::{family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use reqwest::{Certificate, Client, Response, StatusCode, Url, header, redirect};
+use reqwest::{Certificate, Client, StatusCode, Url, header, redirect};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, Span, field::Empty};
 
-pub use self::pacing::Pace;
+pub use self::queue::Pace;
 use self::{
-    feed::FeedError,
+    guard::{Admission, Guard},
     list::List,
-    pacing::{Pacer, Turn, bounded, busy},
+    queue::{Permit, Queue},
 };
 use crate::{
     cause::innermost,
     metrics::SECONDS,
     trace_context,
-    upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
+    upstream::{Caller, Failure, Feed, LookupRequest, Purpose, Upstream, UpstreamError},
     video::{Channel, Kind},
 };
-
-/// The longest body that is read, after decompression. The largest feed seen has 80 kB; 500 entries of that size have 2.6 MB,
-/// but a feed has 15.
-const MAX_BODY: usize = 2 << 20;
 
 /// How we introduce ourselves, so that whoever runs the upstream can tell who asks.
 const USER_AGENT: &str = concat!("plaque/", env!("CARGO_PKG_VERSION"));
@@ -43,13 +41,16 @@ const USER_AGENT: &str = concat!("plaque/", env!("CARGO_PKG_VERSION"));
 /// Before the second attempt: what refused a connection at this moment may be back in the next.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// YouTube's feeds, or something that serves the same under another address.
+/// YouTube's feeds, or something that serves the same under another address. A clone shares everything.
+#[derive(Clone)]
 pub struct YouTube {
     client: Client,
     feeds: Url,
-    /// Of the whole lookup: waiting for its turn, connecting, headers, body, and all that again.
+    /// From the moment the request goes out: connecting, headers, body, and all that again.
     time_limit: Duration,
-    pacer: Arc<Pacer>,
+    max_queue_wait: Duration,
+    queue: Arc<Queue>,
+    guard: Arc<Guard>,
     requests: Requests,
 }
 
@@ -126,20 +127,22 @@ impl YouTube {
             client: client.build().map_err(SetupError::Tls)?,
             feeds: settings.feeds,
             time_limit: settings.time_limit,
-            pacer: Arc::new(Pacer::new(settings.pace)),
+            max_queue_wait: settings.pace.max_queue_wait,
+            queue: Queue::new(&settings.pace),
+            guard: Arc::default(),
             requests: Family::new_with_constructor(|| Histogram::new(SECONDS)),
         })
     }
 
     /// Videos are what is no Short, and YouTube keeps those that were streamed in a list of their own.
-    async fn find(&self, feed: Feed, urgency: Urgency) -> Result<Channel, Failure> {
-        let deadline = Instant::now() + self.time_limit;
+    async fn find(&self, feed: Feed, request: LookupRequest) -> Result<Channel, Failure> {
+        let deadline = Instant::now() + self.longest();
         if feed.kind != Some(Kind::Video) {
-            return self.attempts(List::of(feed), urgency, deadline).await;
+            return self.attempt(List::of(feed), request, deadline).await;
         }
         // One after the other: if the first fails, the second need not be asked.
-        let videos = found(self.attempts(List::of(feed), urgency, deadline).await)?;
-        let streams = found(self.attempts(List::streams(feed), urgency, deadline).await)?;
+        let videos = found(self.attempt(List::of(feed), request, deadline).await)?;
+        let streams = found(self.attempt(List::streams(feed), request, deadline).await)?;
         match (videos, streams) {
             (Some(videos), Some(streams)) => Ok(videos.merged(&streams)),
             (Some(one), None) | (None, Some(one)) => Ok(one),
@@ -147,29 +150,110 @@ impl YouTube {
         }
     }
 
-    async fn attempts(&self, list: List, urgency: Urgency, deadline: Instant) -> Result<Channel, Failure> {
-        let Ok(turn) = timeout_at(deadline, self.pacer.turn(urgency)).await else {
-            return Err(busy());
-        };
-        let mut turn = turn?;
-        let fetched = timeout_at(deadline, async {
+    /// The wait for a turn, and the fetch.
+    fn longest(&self) -> Duration {
+        self.max_queue_wait.saturating_add(self.time_limit)
+    }
+
+    /// Fetches `list` when its turn has come, unless the upstream refuses us by then.
+    async fn attempt(
+        &self,
+        list: List,
+        request: LookupRequest,
+        deadline: Instant,
+    ) -> Result<Channel, Failure> {
+        // Not into the queue for a turn that is not to be had.
+        self.guard.check()?;
+        let permit = timeout_at(deadline, self.queue.permit(request)).await;
+        let permit = permit.map_err(|_elapsed| Failure::from(UpstreamError::Busy))??;
+        match self.guard.admit(list.feed.channel, request.found_before) {
+            Ok(admission) => self.fetch_twice(list, permit, admission, deadline).await,
+            Err(refused) => {
+                drop(permit);
+                self.probe_if_due();
+                Err(refused)
+            }
+        }
+    }
+
+    /// Fetches `list`, and once more if that was lost on the way; reports what came of it.
+    async fn fetch_twice(
+        &self,
+        list: List,
+        mut permit: Permit,
+        admission: Admission,
+        deadline: Instant,
+    ) -> Result<Channel, Failure> {
+        permit.begin();
+        let limit = deadline.min(Instant::now() + self.time_limit);
+        let fetched = timeout_at(limit, async {
             let fetched = self.fetch(list, None).await;
-            if !fetched.as_ref().is_err_and(is_worth_another) || !turn.again().await {
+            // A probe that was lost has said enough.
+            if admission.is_probe() || !fetched.as_ref().is_err_and(is_worth_another) {
                 return fetched;
             }
             tokio::time::sleep(RETRY_PAUSE).await;
+            if !permit.try_retry() {
+                return fetched;
+            }
             self.fetch(list, Some(1)).await
         });
-        match fetched.await {
-            Ok(fetched) => settle(turn, fetched),
-            // It answered nothing, as far as the breaker is concerned.
-            Err(_elapsed) => Err(UpstreamError::TimedOut(self.time_limit).into()),
+        let fetched = fetched.await;
+        permit.complete();
+        let fetched = fetched.unwrap_or_else(|_elapsed| Err(UpstreamError::TimedOut(self.time_limit).into()));
+        // Before the permit is given back: if the upstream refuses us, no other lookup is to go out in its place.
+        let reported = self.report_to_breaker(admission, fetched);
+        drop(permit);
+        reported
+    }
+
+    /// Reports what came of a lookup. If the upstream refuses us, says so to everybody who waits for a turn.
+    fn report_to_breaker(
+        &self,
+        admission: Admission,
+        fetched: Result<Channel, Failure>,
+    ) -> Result<Channel, Failure> {
+        admission.report(fetched.as_ref().err());
+        let refusal = matches!(
+            fetched,
+            Err(Failure {
+                error: UpstreamError::RateLimited(_) | UpstreamError::Status(403),
+                ..
+            })
+        );
+        if refusal && let Err(refused) = self.guard.check() {
+            self.queue.drain(&refused);
+            return Err(refused);
         }
+        self.probe_if_due();
+        fetched
+    }
+
+    /// Asks for a channel that was found before, if it is time to see whether the upstream refuses us and nobody else does.
+    fn probe_if_due(&self) {
+        let Some(admission) = self.guard.begin_probe() else {
+            return;
+        };
+        let youtube = self.clone();
+        // Bounded by the time of a lookup. Ends with its runtime, too: the breaker then hears of silence.
+        tokio::spawn(async move {
+            let deadline = Instant::now() + youtube.longest();
+            let request = LookupRequest {
+                purpose: Purpose::Awaited,
+                found_before: true,
+                caller: Caller::default(),
+            };
+            // Refused a turn, it is silent.
+            if let Ok(Ok(permit)) = timeout_at(deadline, youtube.queue.permit(request)).await {
+                let list = List::of(admission.channel().into());
+                let _ = youtube.fetch_twice(list, permit, admission, deadline).await;
+            }
+        });
     }
 
     /// One request, counted, and in a span by OpenTelemetry's conventions for HTTP.
     async fn fetch(&self, list: List, resend: Option<u32>) -> Result<Channel, Failure> {
-        let mut counted = Request {
+        let mut counted = Counted {
             requests: &self.requests,
             begun: Instant::now(),
             outcome: "timeout",
@@ -207,34 +291,24 @@ impl YouTube {
         let mut headers = header::HeaderMap::new();
         trace_context::pass_on(&span, &mut headers);
         let response = self.client.get(url).headers(headers).send().await;
-        let response = response.map_err(|error| unreachable(&error))?;
+        let response = response.map_err(|error| response::unreachable(&error))?;
         let status = response.status();
         span.record("http.response.status_code", status.as_u16());
         if status == StatusCode::OK {
-            return Ok(read(response, list).await?);
+            return Ok(response::read(response, list).await?);
         }
-        Err(Failure {
-            retry_after: retry_after(&response),
-            error: match status {
-                StatusCode::NOT_FOUND => UpstreamError::NotFound,
-                StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
-                    UpstreamError::RateLimited(status.as_u16())
-                }
-                _ if status.is_redirection() => misled(&response),
-                _ => UpstreamError::Status(status.as_u16()),
-            },
-        })
+        Err(response::failure(&response))
     }
 }
 
 impl Upstream for YouTube {
-    fn look_up(&self, feed: Feed, urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
+    fn look_up(&self, feed: Feed, request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>> {
         let span = tracing::info_span!("lookup", %feed);
         let lookup = async move {
-            let outcome = self.find(feed, urgency).await;
+            let outcome = self.find(feed, request).await;
             match &outcome {
-                Ok(found) => tracing::info!(uploads = found.len(), "looked up"),
-                Err(Failure { error, .. }) => tracing::warn!(%error, "lookup failed"),
+                Ok(found) => tracing::debug!(uploads = found.len(), "looked up"),
+                Err(Failure { error, .. }) => tracing::debug!(%error, "lookup failed"),
             }
             outcome
         };
@@ -242,7 +316,7 @@ impl Upstream for YouTube {
     }
 
     fn time_limit(&self) -> Duration {
-        self.time_limit
+        self.longest()
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -252,19 +326,20 @@ impl Upstream for YouTube {
             Unit::Seconds,
             self.requests.clone(),
         );
-        Pacer::register(&self.pacer, registry);
+        self.queue.register(registry);
+        self.guard.register(registry);
     }
 }
 
 /// A request that is counted when it ends, however it ends.
-struct Request<'a> {
+struct Counted<'a> {
     requests: &'a Requests,
     begun: Instant,
     /// That of one that is dropped at the end of its time.
     outcome: &'static str,
 }
 
-impl Drop for Request<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let seconds = self.begun.elapsed().as_secs_f64();
         self.requests
@@ -284,22 +359,6 @@ fn outcome(error: &UpstreamError) -> &'static str {
     }
 }
 
-/// Tells the breaker what came of a lookup.
-fn settle(mut turn: Turn<'_>, fetched: Result<Channel, Failure>) -> Result<Channel, Failure> {
-    match fetched {
-        Err(Failure {
-            error: UpstreamError::RateLimited(status),
-            retry_after,
-        }) => return Err(turn.refused(status, retry_after)),
-        Err(Failure {
-            error: UpstreamError::Unreachable(_),
-            ..
-        }) => {}
-        Ok(_) | Err(_) => turn.answered(),
-    }
-    fetched
-}
-
 /// Whether a lookup was lost on the way, so that another one may fare better.
 fn is_worth_another(failure: &Failure) -> bool {
     match failure.error {
@@ -317,53 +376,4 @@ fn found(looked_up: Result<Channel, Failure>) -> Result<Option<Channel>, Failure
         Err(failure) if failure.error == UpstreamError::NotFound => Ok(None),
         Err(failure) => Err(failure),
     }
-}
-
-async fn read(mut response: Response, list: List) -> Result<Channel, UpstreamError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
-        if body.len() + chunk.len() > MAX_BODY {
-            return Err(UpstreamError::Malformed(
-                format!("it is longer than {MAX_BODY} bytes").into(),
-            ));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    let malformed = |error: FeedError| UpstreamError::Malformed(error.to_string().into());
-    if list.prefix == Some(list::STREAMS) {
-        // A mirror may know no streams, and show all uploads: no Short is one.
-        let all = feed::parse(&body, list.feed.channel).map_err(malformed)?;
-        return Ok(all.only(Kind::Video));
-    }
-    feed::parse(&body, list.feed).map_err(malformed)
-}
-
-/// `Retry-After`, in seconds or as a date.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let pause = match value.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => httpdate::parse_http_date(value)
-            .ok()?
-            .duration_since(std::time::SystemTime::now())
-            .unwrap_or_default(),
-    };
-    Some(bounded(pause))
-}
-
-/// A redirect. Where it leads is for the operator's eyes.
-fn misled(response: &Response) -> UpstreamError {
-    let location = response.headers().get(header::LOCATION);
-    let location = location
-        .and_then(|location| location.to_str().ok())
-        .unwrap_or("nowhere");
-    tracing::warn!(
-        location,
-        "the upstream redirects; if that is a consent or login page, feeds are not served to this address without one"
-    );
-    UpstreamError::Malformed("it is a redirect".into())
-}
-
-fn unreachable(error: &reqwest::Error) -> UpstreamError {
-    UpstreamError::Unreachable(innermost(error).to_string().into())
 }

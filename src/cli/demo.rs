@@ -35,7 +35,7 @@ use crate::{
     origin::{self, Lookup, Origin},
     server::{self, Drained, Listeners, ServerError, Sources},
     telemetry,
-    upstream::{Failure, Feed, Upstream, Urgency},
+    upstream::{Failure, Feed, LookupRequest, Upstream},
     video::Channel,
     youtube::{self, YouTube},
 };
@@ -169,6 +169,7 @@ impl Stage {
                 canary: None,
             },
             calls: grpc::Limits::default(),
+            caller_header: None,
             connections: Connections::default(),
             workers: cores(),
             grpc_web: None,
@@ -345,11 +346,11 @@ async fn answer(lookup: Lookup) -> Response {
 struct Buggy(YouTube);
 
 impl Upstream for Buggy {
-    fn look_up(&self, feed: Feed, urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
+    fn look_up(&self, feed: Feed, request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>> {
         use std::sync::atomic::{AtomicBool, Ordering};
         static FIXED: AtomicBool = AtomicBool::new(false);
         Box::pin(async move {
-            let found = self.0.look_up(feed, urgency).await;
+            let found = self.0.look_up(feed, request).await;
             assert!(
                 feed.channel.as_str() != BUG || FIXED.swap(true, Ordering::Relaxed),
                 "a bug, put here by the demo"

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use bytesize::ByteSize;
+use http::HeaderName;
 
 /// Longer than any setting makes sense for, and short enough to be added to any moment without overflow.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
@@ -21,6 +22,14 @@ pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("expected a duration of more than 0, such as 10s".into()),
         limit => Ok(limit),
+    }
+}
+
+/// The name of request metadata. Names of binary metadata are none: nobody could write down their values.
+pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
+    match text.parse::<HeaderName>() {
+        Ok(name) if !name.as_str().ends_with("-bin") => Ok(name),
+        _ => Err("expected the name of a header, such as l5d-client-id".into()),
     }
 }
 

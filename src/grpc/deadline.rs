@@ -33,6 +33,11 @@ impl<S> Deadlines<S> {
     pub fn new(inner: S, longest: Duration) -> Self {
         Self { inner, longest }
     }
+
+    /// The service whose calls these are.
+    pub(super) fn inner_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
 }
 
 impl<S, B> Service<Request<B>> for Deadlines<S>
@@ -119,6 +124,11 @@ impl AnswerBy {
             begun: Instant::now(),
             within: before(asked.unwrap_or(longest).min(longest)),
         }
+    }
+
+    /// When that is. `None`: beyond all time.
+    pub(super) fn at(&self) -> Option<Instant> {
+        self.begun.checked_add(self.within)
     }
 
     /// The time left until then.

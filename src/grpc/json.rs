@@ -3,13 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
 use super::{Limits, Service, Tally, cache_status, convert, status};
 use crate::{
     latest::{Answer, Latest, LookupError, Policy, Reply},
     proto::{self, v1},
+    upstream::Caller,
 };
 
 /// Answers over HTTP.
@@ -26,6 +27,8 @@ impl Http {
         Self {
             service: Service {
                 latest,
+                callers: Arc::default(),
+                longest_call: limits.deadline,
                 longest_watch: limits.watch,
                 tally,
             },
@@ -44,7 +47,11 @@ impl Http {
             Ok(request) => request,
             Err(error) => return refused(&status::from(&error, None)),
         };
-        let reply = match timeout(self.deadline, self.service.get(&request)).await {
+        let caller = || Caller {
+            deadline: Instant::now().checked_add(self.deadline),
+            ..Caller::default()
+        };
+        let reply = match timeout(self.deadline, self.service.get(&request, &caller)).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(status)) => return refused(&status),
             Err(_elapsed) => return refused(&status::from(&LookupError::Deadline, None)),

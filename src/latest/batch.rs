@@ -5,13 +5,24 @@ use std::{collections::HashMap, pin::pin, time::Duration};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 
 use super::{Latest, Made, Query, Reply};
+use crate::upstream::Caller;
 
 impl Latest {
+    /// Answers all `queries`, for nobody in particular: see [`Self::get_all_for`].
+    pub async fn get_all(&self, queries: &[Query], within: Duration) -> Vec<Option<Reply>> {
+        self.get_all_for(queries, within, &Caller::default).await
+    }
+
     /// Answers all `queries` concurrently; one reply for each, in their order. `None` where there was no answer `within` that time; its
     /// lookup goes on.
     ///
-    /// Equal queries are asked once and count as one waiter.
-    pub async fn get_all(&self, queries: &[Query], within: Duration) -> Vec<Option<Reply>> {
+    /// Equal queries are asked once and count as one waiter. All lookups are for the one `caller`.
+    pub async fn get_all_for(
+        &self,
+        queries: &[Query],
+        within: Duration,
+        caller: &(impl Fn() -> Caller + Sync),
+    ) -> Vec<Option<Reply>> {
         let mut first = HashMap::new();
         let firsts: Vec<_> = queries
             .iter()
@@ -22,7 +33,7 @@ impl Latest {
             .iter()
             .enumerate()
             .filter(|(index, first)| index == *first)
-            .map(async |(index, _)| (index, self.get(queries[index]).await))
+            .map(async |(index, _)| (index, self.get_for(queries[index], caller).await))
             .collect();
         let mut answered: Vec<Option<Reply>> = queries.iter().map(|_| None).collect();
         let mut over = pin!(tokio::time::sleep(within));

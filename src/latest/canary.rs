@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use super::outage::{Outage, Verdict};
 use crate::{
     clock,
-    upstream::{Upstream, UpstreamError, Urgency},
+    upstream::{Caller, LookupRequest, Purpose, Upstream, UpstreamError},
     video::ChannelId,
 };
 
@@ -38,7 +38,13 @@ impl Canary {
         if let Some(is_outage) = outage.decide(clock::now()) {
             return is_outage;
         }
-        let looked_up = upstream.look_up(self.channel.into(), Urgency::Background).await;
+        // Callers wait for it. It counts as found before, which it nearly always was.
+        let request = LookupRequest {
+            purpose: Purpose::Awaited,
+            found_before: true,
+            caller: Caller::default(),
+        };
+        let looked_up = upstream.look_up(self.channel.into(), request).await;
         let (verdict, count) = match looked_up.map_err(|failure| failure.error) {
             Ok(_channel) => (Verdict::Found, &self.found),
             Err(UpstreamError::NotFound) => (Verdict::NotFound, &self.not_found),

@@ -8,7 +8,7 @@ use std::{
 use tokio::time::timeout_at;
 
 use super::{
-    FLIGHT_GRACE, Known, LookupError, Policy, Query, Settings, Verdict,
+    FLIGHT_GRACE, Known, LookupError, Policy, Settings, Verdict,
     canary::Canary,
     hub::Hubs,
     outage::{self, Outage},
@@ -19,9 +19,19 @@ use crate::{
     clock,
     coalesce::{Asked, Coalescer, Entry, Failed, Good},
     store::{Lease, Store},
-    upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
+    upstream::{Caller, Failure, Feed, LookupRequest, Purpose, Upstream, UpstreamError},
     video::{Channel, Kind},
 };
+
+/// What a flight is started for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    pub(super) feed: Feed,
+    /// The greatest age that will do; by default what the policy calls fresh.
+    pub(super) max_age: Option<Duration>,
+    pub(super) purpose: Purpose,
+    pub(super) caller: Caller,
+}
 
 /// All that is needed to look a channel up. Shared by every flight; holds nothing of any caller's.
 pub(super) struct Source {
@@ -61,24 +71,21 @@ impl Source {
     /// The lookup of a flight that is started for `query`, by a caller who came at `asked`.
     pub(super) fn lookup(
         self: &Arc<Self>,
-        query: Query,
-        feed: Feed,
-        urgency: Urgency,
+        question: Question,
         asked: Instant,
     ) -> impl FnOnce(Option<Arc<Known>>) -> futures_util::future::BoxFuture<'static, Arc<Known>> + Send + 'static
     {
         let source = Arc::clone(self);
-        move |known| Box::pin(async move { source.look_up(query.max_age, feed, urgency, asked, known).await })
+        move |known| Box::pin(async move { source.look_up(question, asked, known).await })
     }
 
-    async fn look_up(
-        &self,
-        max_age: Option<Duration>,
-        feed: Feed,
-        urgency: Urgency,
-        asked: Instant,
-        known: Option<Arc<Known>>,
-    ) -> Arc<Known> {
+    async fn look_up(&self, question: Question, asked: Instant, known: Option<Arc<Known>>) -> Arc<Known> {
+        let Question {
+            feed,
+            max_age,
+            purpose,
+            ..
+        } = question;
         let verdict = self.policy.judge(known.as_deref(), max_age, asked, clock::now());
         if let Some(known) = &known
             && !matches!(
@@ -89,7 +96,7 @@ impl Source {
             return Arc::clone(known);
         }
         let Some(store) = &self.store else {
-            return self.ask(feed, urgency, known.as_deref()).await;
+            return self.ask(&question, known.as_deref()).await;
         };
         let mut known = known;
         let mut lease = None;
@@ -99,7 +106,7 @@ impl Source {
             if let Some(kept) = self.kept(feed, known.as_deref()).await {
                 // What a caller is given at once is given at once; they will ask for what is newer behind it.
                 let will_do = match self.policy.judge(Some(&kept), max_age, asked, clock::now()) {
-                    Verdict::Answer { refresh, .. } => !refresh || urgency == Urgency::Awaited,
+                    Verdict::Answer { refresh, .. } => !refresh || purpose == Purpose::Awaited,
                     Verdict::Fallback(..) | Verdict::Refuse(_) => true,
                     Verdict::LookUp(_) => false,
                 };
@@ -123,7 +130,7 @@ impl Source {
                     Lease::Alone => Lease::Alone,
                 },
             };
-            let found = self.ask(feed, urgency, known.as_deref()).await;
+            let found = self.ask(&question, known.as_deref()).await;
             if store.save(feed, &found, lease).await {
                 return found;
             }
@@ -144,8 +151,15 @@ impl Source {
     }
 
     /// Asks upstream, and notes what came of it.
-    async fn ask(&self, feed: Feed, urgency: Urgency, known: Option<&Known>) -> Arc<Known> {
-        let entry = match self.upstream.look_up(feed, urgency).await {
+    async fn ask(&self, question: &Question, known: Option<&Known>) -> Arc<Known> {
+        let feed = question.feed;
+        let request = LookupRequest {
+            purpose: question.purpose,
+            // A feed of a kind is asked for only where the channel's own has been found.
+            found_before: feed.kind.is_some() || known.is_some_and(|known| known.good.is_some()),
+            caller: question.caller,
+        };
+        let entry = match self.upstream.look_up(feed, request).await {
             Ok(channel) => self.found(feed, channel, known).await,
             Err(failure) => self.failed(feed, failure, known).await,
         };

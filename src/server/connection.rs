@@ -1,6 +1,6 @@
 //! One connection's life: handshakes in time, calls, and an end that its peer cannot put off.
 
-use std::{convert::Infallible, future::poll_fn, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::poll_fn, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::{Request, Response};
@@ -78,13 +78,14 @@ impl Context {
 
     async fn begin(&self, stream: TcpStream) -> End {
         let deadline = Instant::now() + self.limits.preface;
+        let peer = stream.peer_addr().ok().map(|address| address.ip());
         let Some(tls) = &self.tls else {
-            return self.converse(stream, deadline).await;
+            return self.converse(stream, peer, deadline).await;
         };
         let handshake = timeout_at(deadline, tls.accept(stream));
         tokio::select! {
             shaken = handshake => match shaken {
-                Ok(Ok(stream)) => self.converse(stream, deadline).await,
+                Ok(Ok(stream)) => self.converse(stream, peer, deadline).await,
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "a TLS handshake failed");
                     End::Tls
@@ -105,14 +106,15 @@ impl Context {
         sleep(then).await;
     }
 
-    /// Serves calls on `stream` to its end.
+    /// Serves calls of `peer` on `stream` to its end.
     pub(super) async fn converse(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        peer: Option<IpAddr>,
         deadline: Instant,
     ) -> End {
         let activity = Activity::new(Arc::clone(&self.load), Arc::clone(&self.tally));
-        let calls = Calls::new(self.service.clone(), self.calls, Arc::clone(&activity));
+        let calls = Calls::new(self.service.for_peer(peer), self.calls, Arc::clone(&activity));
         let http = self.http();
         match &self.web {
             None => {

@@ -8,7 +8,7 @@ use plaque::{
     coalesce::{Entry, Failed},
     latest::{Latest, LookupError, Query, Reply, Settings},
     store::Known,
-    upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
+    upstream::{Failure, Feed, LookupRequest, Upstream, UpstreamError},
     video::{Channel, ChannelId, Kind as VideoKind},
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -384,7 +384,7 @@ const SLOW: Duration = Duration::from_secs(9);
 struct Slow;
 
 impl Upstream for Slow {
-    fn look_up(&self, _feed: Feed, _urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
+    fn look_up(&self, _feed: Feed, _request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>> {
         Box::pin(async {
             tokio::time::sleep(SLOW).await;
             Err(UpstreamError::NotFound.into())

@@ -11,7 +11,7 @@ use std::{
 use axum::{http::StatusCode, response::IntoResponse as _};
 use futures_util::future::{BoxFuture, join_all};
 use plaque::{
-    upstream::{Failure, Feed, Upstream, Urgency},
+    upstream::{Failure, Feed, LookupRequest, Upstream},
     video::Channel,
     youtube::YouTube,
 };
@@ -86,9 +86,9 @@ struct Buggy {
 }
 
 impl Upstream for Buggy {
-    fn look_up(&self, feed: Feed, urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
+    fn look_up(&self, feed: Feed, request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>> {
         Box::pin(async move {
-            let found = self.youtube.look_up(feed, urgency).await;
+            let found = self.youtube.look_up(feed, request).await;
             assert!(self.mended.swap(true, SeqCst), "a bug in the lookup");
             found
         })

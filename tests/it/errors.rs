@@ -1,6 +1,7 @@
 //! Every row of the table of errors that can come about, as a caller sees it.
 
 use std::{
+    num::NonZeroUsize,
     ops::RangeInclusive,
     time::{Duration, SystemTime},
 };
@@ -10,7 +11,7 @@ use axum::{
     http::StatusCode,
     response::{Html, IntoResponse, Redirect, Response},
 };
-use futures_util::stream;
+use futures_util::{future::join_all, stream};
 use plaque::origin::{self, Lookup};
 use tonic::{Code, Request, Status};
 
@@ -95,22 +96,89 @@ async fn a_channel_without_uploads_has_no_uploads() {
 
 #[tokio::test]
 async fn an_upstream_that_has_had_enough_of_us_is_left_alone() {
-    for status in [StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS] {
-        let fake = Fake::open(match status {
-            StatusCode::FORBIDDEN => |_| StatusCode::FORBIDDEN.into_response(),
-            _ => |_| StatusCode::TOO_MANY_REQUESTS.into_response(),
-        })
+    let fake = Fake::open(|_| StatusCode::TOO_MANY_REQUESTS.into_response()).await;
+    let server = fake.serve().await;
+    let client = server.client();
+    let refused = client.get(CHANNEL).await.expect_err("refused");
+    assert_unavailable_for(28..=30, &refused, "UPSTREAM_RATE_LIMITED");
+    let made = "plaque; fwd=uri-miss; fwd-status=429";
+    assert_eq!(cache_status(refused.metadata()), made);
+    // Nor is it asked for any other channel.
+    let other = client.get(OTHER).await.expect_err("not asked");
+    assert_unavailable_for(28..=30, &other, "UPSTREAM_RATE_LIMITED");
+    assert_eq!((fake.lookups(CHANNEL), fake.lookups(OTHER)), (1, 0));
+}
+
+#[tokio::test]
+async fn a_403_of_one_channel_is_that_channel_s() {
+    let fake = Fake::open(|lookup| match lookup.channel.as_str() {
+        CHANNEL => feed(lookup),
+        _ => StatusCode::FORBIDDEN.into_response(),
+    })
+    .await;
+    let server = fake
+        .serve_with(|config| config.latest.policy.fresh_for = Duration::ZERO)
         .await;
-        let server = fake.serve().await;
-        let client = server.client();
-        let refused = client.get(CHANNEL).await.expect_err("refused");
+    let client = server.client();
+    client.get(CHANNEL).await.expect("an answer");
+    for _ in 0..3 {
+        let forbidden = client.get(OTHER).await.expect_err("403");
+        assert_unavailable(&forbidden, "UPSTREAM_ERROR");
+        client.get(CHANNEL).await.expect("an answer");
+    }
+    // It has a pause of its own; the other one is looked up each time.
+    assert_eq!((fake.lookups(CHANNEL), fake.lookups(OTHER)), (4, 1));
+}
+
+#[tokio::test]
+async fn a_403_of_all_channels_is_a_refusal() {
+    let fake = Fake::open(|_| StatusCode::FORBIDDEN.into_response()).await;
+    let server = fake.serve().await;
+    let client = server.client();
+    let first = client.get(CHANNEL).await.expect_err("403");
+    assert_unavailable(&first, "UPSTREAM_ERROR");
+    for (channel, lookups) in [(OTHER, 1), ("UC0123456789abcdefghijkQ", 0)] {
+        let refused = client.get(channel).await.expect_err("refused");
         assert_unavailable_for(28..=30, &refused, "UPSTREAM_RATE_LIMITED");
-        let made = format!("plaque; fwd=uri-miss; fwd-status={}", status.as_u16());
-        assert_eq!(cache_status(refused.metadata()), made);
-        // Nor is it asked for any other channel.
-        let other = client.get(OTHER).await.expect_err("not asked");
-        assert_unavailable_for(28..=30, &other, "UPSTREAM_RATE_LIMITED");
-        assert_eq!((fake.lookups(CHANNEL), fake.lookups(OTHER)), (1, 0));
+        assert_eq!(fake.lookups(channel), lookups);
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_to_the_page_for_addresses_that_ask_too_often_stops_all_lookups() {
+    let fake = Fake::open(|_| {
+        let page = "https://www.google.com/sorry/index?continue=x";
+        (StatusCode::FOUND, [("location", page)]).into_response()
+    })
+    .await;
+    let server = fake
+        .serve_with(|config| config.upstream.pace.concurrency = NonZeroUsize::MIN.saturating_add(3))
+        .await;
+    let client = server.client();
+    let ids: Vec<_> = (0..40).map(|number| format!("UC{number:021}A")).collect();
+    let refused = join_all(ids.iter().map(|id| client.get(id))).await;
+    for refused in refused {
+        let refused = refused.expect_err("refused");
+        assert_unavailable_for(28..=30, &refused, "UPSTREAM_RATE_LIMITED");
+    }
+    let asked: usize = ids.iter().map(|id| fake.lookups(id)).sum();
+    assert!((1..=4).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
+async fn a_refusal_lasts_as_long_as_the_upstream_says() {
+    for (asked, told) in [("3", 2..=3), ("99999", 3598..=3600)] {
+        let reply = match asked {
+            "3" => |_: &Lookup| (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "3")]).into_response(),
+            _ => |_: &Lookup| (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "99999")]).into_response(),
+        };
+        let fake = Fake::open(reply).await;
+        let server = fake.serve().await;
+        for _ in 0..2 {
+            let refused = server.client().get(CHANNEL).await.expect_err("refused");
+            assert_unavailable_for(told.clone(), &refused, "UPSTREAM_RATE_LIMITED");
+        }
+        assert_eq!(fake.lookups(CHANNEL), 1);
     }
 }
 
@@ -118,7 +186,7 @@ async fn an_upstream_that_has_had_enough_of_us_is_left_alone() {
 async fn what_is_known_is_answered_while_the_upstream_refuses_us() {
     let fake = Fake::open(|lookup| match (lookup.channel.as_str(), lookup.number) {
         (CHANNEL, 1) => feed(lookup),
-        _ => StatusCode::FORBIDDEN.into_response(),
+        _ => StatusCode::TOO_MANY_REQUESTS.into_response(),
     })
     .await;
     let server = fake.serve().await;
@@ -137,8 +205,6 @@ async fn an_upstream_that_says_when_to_come_again_is_taken_at_its_word() {
     let unavailable =
         |_: &Lookup| (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "120")]).into_response();
     assert_unavailable_for(118..=120, &refused(unavailable).await, "UPSTREAM_ERROR");
-    let too_many = |_: &Lookup| (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "99999")]).into_response();
-    assert_unavailable_for(3598..=3600, &refused(too_many).await, "UPSTREAM_RATE_LIMITED");
     let date = |_: &Lookup| {
         let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_mins(5));
         (StatusCode::BAD_GATEWAY, [("retry-after", date)]).into_response()

@@ -12,7 +12,7 @@ use axum::{
 use plaque::{
     origin::{self, Lookup, Origin, Upload},
     proto::v1::{GetLatestVideoRequest, VideoKind},
-    upstream::{Feed, Upstream as _, Urgency},
+    upstream::{Feed, LookupRequest, Purpose, Upstream as _},
     video::Kind,
     youtube::YouTube,
 };
@@ -180,7 +180,7 @@ async fn video(reply: fn(&Lookup) -> Option<Response>) -> (Result<String, String
         channel: channel(CHANNEL),
         kind: Some(Kind::Video),
     };
-    let found = youtube.look_up(feed, Urgency::Awaited).await;
+    let found = youtube.look_up(feed, LookupRequest::of(Purpose::Awaited)).await;
     let found = found.map_err(|failure| failure.to_string()).map(|channel| {
         let newest = channel.upload(0).map(|video| (video.kind(), video.id()));
         match newest {

@@ -20,6 +20,7 @@ mod http;
 mod kinds;
 mod limits;
 mod metrics;
+mod overload;
 mod program;
 mod serving;
 mod snapshots;

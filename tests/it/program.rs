@@ -82,6 +82,8 @@ async fn a_bad_flag_names_the_flag_the_value_and_what_is_expected() {
         ("--upstream", "youtube.com", "an http or https address"),
         ("--upstream-timeout", "0s", "more than 0"),
         ("--upstream-concurrency", "0", "at least 1"),
+        ("--max-queue-wait", "0s", "more than 0"),
+        ("--caller-header", "two words", "the name of a header"),
         ("--fresh-for", "60", "a duration with its unit"),
         ("--negative-for", "1000d", "at most 365d"),
         ("--cache-bytes", "lots", "a size with its unit"),

@@ -24,7 +24,7 @@ use plaque::{
     server::{self, Drained, Listeners, ServerError, Sources, tls::Tls},
     upstream::Upstream,
     video::ChannelId,
-    youtube::{self, YouTube},
+    youtube::{self, Pace, YouTube},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -130,6 +130,7 @@ impl Fake {
                 deadline: LONG,
                 ..grpc::Limits::default()
             },
+            caller_header: None,
             connections: Connections::default(),
             workers: NonZeroUsize::MIN.saturating_add(1),
             grpc_web: None,
@@ -149,9 +150,14 @@ pub fn youtube(config: &Config) -> YouTube {
 
 /// An upstream with settings that do not come into play.
 pub fn upstream(origin: &Origin) -> youtube::Settings {
+    let settings = youtube::Settings::new(origin.url().clone());
     youtube::Settings {
         time_limit: LONG,
-        ..youtube::Settings::new(origin.url().clone())
+        pace: Pace {
+            max_queue_wait: LONG,
+            ..settings.pace
+        },
+        ..settings
     }
 }
 

@@ -16,7 +16,7 @@ use futures_util::{StreamExt as _, future::join_all, stream};
 use plaque::{
     config::upstream_url,
     origin::{self, Lookup, Origin},
-    upstream::{Upstream as _, UpstreamError, Urgency},
+    upstream::{LookupRequest, Purpose, Upstream as _, UpstreamError},
     video::Channel,
     youtube::{Settings, YouTube},
 };
@@ -37,7 +37,9 @@ async fn look_up(origin: &Origin, limit: Duration) -> Result<Channel, UpstreamEr
         ..upstream(origin)
     };
     let youtube = YouTube::new(settings).expect("an http client");
-    let found = youtube.look_up(channel(CHANNEL).into(), Urgency::Awaited).await;
+    let found = youtube
+        .look_up(channel(CHANNEL).into(), LookupRequest::of(Purpose::Awaited))
+        .await;
     found.map_err(|failure| failure.error)
 }
 
@@ -124,7 +126,9 @@ async fn nobody_there_is_unreachable_and_no_address_is_told() {
     drop(listener);
     let url = upstream_url(&format!("http://{address}/feeds?key=secret")).expect("valid");
     let youtube = YouTube::new(Settings::new(url)).expect("an http client");
-    let looked_up = youtube.look_up(channel(CHANNEL).into(), Urgency::Awaited).await;
+    let looked_up = youtube
+        .look_up(channel(CHANNEL).into(), LookupRequest::of(Purpose::Awaited))
+        .await;
     let error = looked_up.expect_err("nobody there").error;
     let told = error.to_string();
     assert!(matches!(error, UpstreamError::Unreachable(_)), "{told}");
@@ -145,7 +149,11 @@ async fn lookups_at_once_are_limited() {
     let ids: Vec<_> = (0..5).map(|n| format!("UC0123456789abcdefghi{n}kA")).collect();
     let lookups = ids.iter().map(|id| {
         let (youtube, id) = (Arc::clone(&youtube), channel(id));
-        tokio::spawn(async move { youtube.look_up(id.into(), Urgency::Awaited).await })
+        tokio::spawn(async move {
+            youtube
+                .look_up(id.into(), LookupRequest::of(Purpose::Awaited))
+                .await
+        })
     });
     let all = tokio::spawn(join_all(lookups.collect::<Vec<_>>()));
     for answered in 0..5 {
@@ -217,7 +225,9 @@ async fn a_private_authority_is_trusted_if_it_is_named() {
             ..Settings::new(upstream_url(&url).expect("valid"))
         };
         let youtube = YouTube::new(settings).expect("the system has certificates");
-        let found = youtube.look_up(channel(CHANNEL).into(), Urgency::Awaited).await;
+        let found = youtube
+            .look_up(channel(CHANNEL).into(), LookupRequest::of(Purpose::Awaited))
+            .await;
         found.map(|channel| channel.title().to_owned())
     };
     let trusted = look_up(Some(authority)).await;

@@ -165,6 +165,39 @@ pub async fn what_the_upstream_thinks_of_us_is_not_kept<K: Kind>() {
     assert_eq!(told(&replica.get(query()).await), "lookup 2");
 }
 
+pub async fn what_happens_in_our_own_queue_says_nothing_of_the_channel<K: Kind>() {
+    for error in [UpstreamError::Busy, UpstreamError::RateLimited(429)] {
+        let kind = K::new();
+        let pause = Duration::from_secs(40);
+        let upstream = Fake::open(move |number, feed| match number {
+            1 | 3 | 4 => Err(Failure {
+                error: error.clone(),
+                retry_after: Some(pause),
+            }),
+            _ => found(number, feed),
+        });
+        let replica = Replica::start(&kind, &upstream).await;
+        let refused = replica.get(query()).await;
+        refused.outcome.expect_err("refused");
+        let left = refused.retry_after.expect("some time");
+        assert!(
+            left <= pause && left.abs_diff(pause) < FRESH,
+            "as it was said: {left:?}"
+        );
+        // The very next caller gets a lookup, here and elsewhere.
+        assert_eq!(told(&replica.get(query()).await), "lookup 2");
+        // The answer that was there stays as it was, and nobody pauses.
+        for lookups in [3, 4] {
+            let wants_newer = replica.get(anew()).await;
+            assert_eq!(told(&wants_newer), "lookup 2");
+            let hit = replica.get(query()).await;
+            assert!(matches!(hit.made, Made::Hit { .. }), "{hit:?}");
+            assert_eq!(upstream.lookups(), lookups);
+        }
+        assert_eq!(told(&replica.get(anew()).await), "lookup 5");
+    }
+}
+
 pub async fn a_spell_of_404_is_noticed_by_what_was_kept<K: Kind>() {
     let kind = K::new();
     for number in [1, 2] {

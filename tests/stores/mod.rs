@@ -19,6 +19,7 @@ macro_rules! every_store {
             a_failure_is_remembered_and_the_good_answer_with_it
             a_pause_that_is_over_is_over_and_the_streak_goes_on
             what_the_upstream_thinks_of_us_is_not_kept
+            what_happens_in_our_own_queue_says_nothing_of_the_channel
             a_spell_of_404_is_noticed_by_what_was_kept
             a_caller_who_wants_it_new_gets_it_new
             nothing_older_replaces_what_is_known

@@ -18,7 +18,7 @@ use plaque::{
     coalesce::{Entry, Failed},
     latest::{Known, Latest, Made, Policy, Query, Reply, Settings},
     store::{Held, Lease, Store},
-    upstream::{Failure, Feed, Upstream, UpstreamError, Urgency},
+    upstream::{Failure, Feed, LookupRequest, Upstream, UpstreamError},
     video::{Channel, ChannelId, Kind as VideoKind, Upload},
 };
 use prometheus_client::registry::Registry;
@@ -188,7 +188,7 @@ impl Fake {
 }
 
 impl Upstream for Fake {
-    fn look_up(&self, feed: Feed, _urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
+    fn look_up(&self, feed: Feed, _request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>> {
         Box::pin(async move {
             let number = self.lookups.fetch_add(1, SeqCst) + 1;
             self.arrivals.add_permits(1);

@@ -37,7 +37,7 @@ use plaque::{
         Store,
         file::{Ages, File, MIN_BYTES},
     },
-    upstream::{Failure, Feed, Upstream, Urgency},
+    upstream::{Failure, Feed, LookupRequest, Upstream},
     video::{Channel, ChannelId, Kind, Thumbnail, Upload, VideoId},
 };
 use tokio::{runtime::Handle, sync::watch};
@@ -157,7 +157,8 @@ async fn run(part: &str, file: Option<Arc<File>>, times: u64) {
         _ => {
             let calls = grpc::Limits::default();
             let (_stage, stages) = watch::channel(Stage::Serving);
-            let service = grpc::serve(latest, calls, stages, Arc::default()).expect("descriptors");
+            let callers = Arc::new(grpc::Callers::new(None));
+            let service = grpc::serve(latest, calls, callers, stages, Arc::default()).expect("descriptors");
             let (client, server) = tokio::io::duplex(64 << 10);
             tokio::spawn(server::converse(server, service, calls, Connections::default()));
             let message = [&[0x0a, 24], CHANNEL.as_bytes()].concat();
@@ -187,7 +188,7 @@ fn settings() -> Settings {
 struct OneChannel;
 
 impl Upstream for OneChannel {
-    fn look_up(&self, feed: Feed, _urgency: Urgency) -> BoxFuture<'_, Result<Channel, Failure>> {
+    fn look_up(&self, feed: Feed, _request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>> {
         Box::pin(async move { Ok(channel(feed.channel)) })
     }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use clap::{ValueEnum, value_parser};
+use http::HeaderName;
 use reqwest::Url;
 use rustls::RootCertStore;
 
@@ -38,7 +39,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_UPSTREAM", default_value = config::YOUTUBE, value_name = "URL", value_parser = config::upstream_url)]
     upstream: Url,
 
-    /// The time that one lookup may take: waiting for its turn, connecting, and the whole answer
+    /// The time that one lookup may take from the moment it goes out: connecting, and the whole answer
     #[arg(long, env = "PLAQUE_UPSTREAM_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = values::time_limit)]
     upstream_timeout: Duration,
 
@@ -56,7 +57,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_UPSTREAM_RATE", default_value = "20", value_name = "COUNT", value_parser = values::rate)]
     upstream_rate: f64,
 
-    /// How many lookups may wait for their turn; for one more the callers are told OVERLOADED
+    /// How many lookups may wait for their turn; callers of further ones get OVERLOADED
     #[arg(
         long,
         env = "PLAQUE_UPSTREAM_QUEUE",
@@ -65,6 +66,10 @@ pub(in crate::cli) struct Args {
         value_parser = values::count
     )]
     upstream_queue: NonZeroUsize,
+
+    /// The longest that a lookup waits for its turn; if its turn would come later, its callers get OVERLOADED at once
+    #[arg(long, env = "PLAQUE_MAX_QUEUE_WAIT", default_value = "5s", value_name = "DURATION", value_parser = values::time_limit)]
+    max_queue_wait: Duration,
 
     /// Certificates of authorities to trust beside the system's, in PEM: for an upstream with a private CA
     #[arg(long, env = "PLAQUE_UPSTREAM_CA", value_name = "FILE")]
@@ -156,6 +161,11 @@ pub(in crate::cli) struct Args {
     /// How many calls may be in progress in the whole server, watches too; one more is told OVERLOADED
     #[arg(long, env = "PLAQUE_MAX_CALLS", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
     max_calls: NonZeroUsize,
+
+    /// The request metadata that names the caller, such as l5d-client-id behind Linkerd: lookups are fair between callers. It has to be set by a
+    /// proxy that callers cannot pass by [default: the peer's address is the caller]
+    #[arg(long, env = "PLAQUE_CALLER_HEADER", value_name = "NAME", value_parser = values::header_name)]
+    caller_header: Option<HeaderName>,
 
     /// The largest message that is read
     #[arg(long, env = "PLAQUE_MAX_MESSAGE_BYTES", default_value = "16KiB", value_name = "SIZE", value_parser = values::small_size)]
@@ -275,6 +285,7 @@ impl Args {
                     concurrency: self.upstream_concurrency,
                     rate: (self.upstream_rate > 0.0).then_some(self.upstream_rate),
                     queue: self.upstream_queue,
+                    max_queue_wait: self.max_queue_wait,
                 },
                 authorities: self
                     .upstream_ca
@@ -301,6 +312,7 @@ impl Args {
                 watch: unless_zero(self.max_watch),
                 message_bytes: self.max_message_bytes as usize,
             },
+            caller_header: self.caller_header.clone(),
             connections: Connections {
                 at_once: self.max_connections,
                 streams: self.max_streams,

@@ -1,0 +1,88 @@
+//! What an HTTP response means: a feed, or how the lookup failed.
+
+use std::time::Duration;
+
+use reqwest::{Response, StatusCode, header};
+
+use super::{
+    feed::{self, FeedError},
+    list::{self, List},
+};
+use crate::{
+    cause::innermost,
+    dispatch::breaker::{LONGEST_PAUSE, TOO_MANY_REQUESTS},
+    upstream::{Failure, UpstreamError},
+    video::{Channel, Kind},
+};
+
+/// The longest body that is read, after decompression. The largest feed seen has 80 kB; 500 entries of that size have 2.6 MB,
+/// but a feed has 15.
+const MAX_BODY: usize = 2 << 20;
+
+/// The failure that a status other than 200 means.
+pub(super) fn failure(response: &Response) -> Failure {
+    let status = response.status();
+    Failure {
+        retry_after: retry_after(response),
+        error: match status {
+            StatusCode::NOT_FOUND => UpstreamError::NotFound,
+            StatusCode::TOO_MANY_REQUESTS => UpstreamError::RateLimited(status.as_u16()),
+            _ if status.is_redirection() => redirect_error(response),
+            _ => UpstreamError::Status(status.as_u16()),
+        },
+    }
+}
+
+/// The feed in a response with status 200.
+pub(super) async fn read(mut response: Response, list: List) -> Result<Channel, UpstreamError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(UpstreamError::Malformed(
+                format!("it is longer than {MAX_BODY} bytes").into(),
+            ));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let malformed = |error: FeedError| UpstreamError::Malformed(error.to_string().into());
+    if list.prefix == Some(list::STREAMS) {
+        // A mirror may know no streams, and show all uploads: no Short is one.
+        let all = feed::parse(&body, list.feed.channel).map_err(malformed)?;
+        return Ok(all.only(Kind::Video));
+    }
+    feed::parse(&body, list.feed).map_err(malformed)
+}
+
+/// `Retry-After`, in seconds or as a date.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let pause = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value)
+            .ok()?
+            .duration_since(std::time::SystemTime::now())
+            .unwrap_or_default(),
+    };
+    Some(pause.min(LONGEST_PAUSE))
+}
+
+/// A redirect. Where it leads is for the operator's eyes, unless it is YouTube's page for addresses that ask too often.
+fn redirect_error(response: &Response) -> UpstreamError {
+    let location = response.headers().get(header::LOCATION);
+    let location = location
+        .and_then(|location| location.to_str().ok())
+        .unwrap_or("nowhere");
+    let target = response.url().join(location);
+    if target.is_ok_and(|target| target.path().starts_with("/sorry/")) {
+        return UpstreamError::RateLimited(TOO_MANY_REQUESTS);
+    }
+    tracing::warn!(
+        location,
+        "the upstream redirects; if that is a consent or login page, feeds are not served to this address without one"
+    );
+    UpstreamError::Malformed("it is a redirect".into())
+}
+
+pub(super) fn unreachable(error: &reqwest::Error) -> UpstreamError {
+    UpstreamError::Unreachable(innermost(error).to_string().into())
+}

@@ -1,0 +1,252 @@
+//! More lookups than may go out: what callers, watches and metrics see of it.
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
+use http::HeaderName;
+use plaque::{
+    latest::{Event, Latest, LookupError, Settings, WatchEvent, WatchQuery},
+    server::Drained,
+    upstream::{Failure, UpstreamError},
+};
+use tokio::runtime::Handle;
+use tonic::{Code, Request};
+
+use crate::{
+    stores::{Fake as Upstream, channel, found, settings, soon},
+    support::{CHANNEL, Fake, feed, http_get, reason, request},
+};
+
+fn ids(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("UC{number:021}A")).collect()
+}
+
+#[tokio::test]
+async fn lookups_whose_turn_would_come_too_late_are_refused_at_once_and_nothing_is_remembered() {
+    let fake = Fake::open(feed).await;
+    let server = fake
+        .serve_with(|config| {
+            // The first goes out, and the second would in 1,000 s.
+            config.upstream.pace.rate = Some(0.001);
+            config.upstream.pace.max_queue_wait = Duration::from_secs(5);
+        })
+        .await;
+    let client = server.client();
+    client.get(CHANNEL).await.expect("an answer");
+    let ids = ids(20);
+    for _ in 0..2 {
+        for refused in join_all(ids.iter().map(|id| client.get(id))).await {
+            let refused = refused.expect_err("no turn");
+            let (reason, details) = reason(&refused);
+            assert_eq!(
+                (refused.code(), reason.as_str()),
+                (Code::ResourceExhausted, "OVERLOADED")
+            );
+            let pause = details.retry_info().and_then(|info| info.retry_delay);
+            assert!(pause.expect("a time") > Duration::from_secs(1), "{pause:?}");
+        }
+    }
+    assert!(ids.iter().all(|id| fake.lookups(id) == 0));
+
+    // A known channel has its answer, and no pause.
+    let mut newer = request(CHANNEL);
+    newer.max_age = Some(prost_types::Duration::default());
+    for _ in 0..2 {
+        let (_, status) = client
+            .ask(Request::new(newer.clone()))
+            .await
+            .expect("the kept one");
+        assert_eq!(status, "plaque; fwd=request");
+        let (_, status) = client.get(CHANNEL).await.expect("an answer");
+        assert!(status.starts_with("plaque; hit"), "{status}");
+    }
+    assert_eq!(fake.lookups(CHANNEL), 1);
+
+    let (_, metrics) = http_get(server.admin, "/metrics").await;
+    for line in [
+        "plaque_cache_entries 1",
+        "plaque_upstream_queue 0",
+        "plaque_upstream_queued{class=\"awaited_unknown\"} 0",
+        "plaque_upstream_admitted_total{class=\"awaited_unknown\"} 1",
+        "plaque_upstream_refused_total{class=\"awaited_unknown\"} 40",
+        "plaque_upstream_refused_total{class=\"awaited_known\"} 2",
+        "plaque_upstream_dropped_total{class=\"awaited_unknown\"} 0",
+    ] {
+        assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
+    }
+}
+
+/// What a watch is told next.
+async fn title(next: impl Future<Output = Option<Result<WatchEvent, LookupError>>>) -> String {
+    let event = soon(next).await.expect("it goes on").expect("an event");
+    match event.event {
+        Event::Upload { channel, .. } => channel.title().to_owned(),
+        Event::Problem { error, .. } => error.to_string(),
+        Event::Recovered => "recovered".to_owned(),
+        Event::Missed => "missed".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_through_refusals_of_our_own() {
+    // What is nobody's fault is no event, and a refusal lasts until the next answer.
+    let upstream = Upstream::gated(|number, feed| {
+        let error = match number {
+            2 | 4 => UpstreamError::RateLimited(429),
+            3 | 5 => UpstreamError::Busy,
+            _ => return found(number, feed),
+        };
+        Err(Failure {
+            error,
+            retry_after: Some(Duration::from_mins(1)),
+        })
+    });
+    let settings = Settings {
+        watch_every: Duration::from_millis(1),
+        ..settings()
+    };
+    let latest = Latest::new(Arc::clone(&upstream) as _, None, settings, Handle::current());
+    let latest = Arc::new(latest);
+    let query = WatchQuery {
+        channels: vec![channel(0)],
+        kind: None,
+        published_after: None,
+        resume_tokens: Vec::new(),
+    };
+    let mut watch = latest.watch(&query).expect("room");
+    // The gate lets as many pass as are told of.
+    upstream.release();
+    assert_eq!(title(watch.next()).await, "lookup 1");
+    upstream.release();
+    let problem = title(watch.next()).await;
+    assert!(problem.contains("refuses to answer"), "{problem}");
+    for _ in 3..=4 {
+        upstream.release();
+    }
+    for _ in 1..=5 {
+        soon(upstream.arrival()).await;
+    }
+    // The fifth lookup is under way: whatever the others changed is there to be read.
+    let event = watch.next().now_or_never();
+    assert!(event.is_none(), "the problem lasts: {event:?}");
+    for _ in 5..=6 {
+        upstream.release();
+    }
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|last| last != "lookup 6") {
+        seen.push(title(watch.next()).await);
+    }
+    assert_eq!(seen[0], "recovered");
+}
+
+#[tokio::test]
+async fn a_watch_whose_first_poll_gets_no_turn_comes_again_when_it_was_told_to() {
+    let upstream = Upstream::open(|number, feed| match number {
+        1..=3 => Err(Failure {
+            error: UpstreamError::Busy,
+            retry_after: Some(Duration::from_millis(1)),
+        }),
+        _ => found(number, feed),
+    });
+    // The next poll would be long after the test.
+    let latest = Latest::new(Arc::clone(&upstream) as _, None, settings(), Handle::current());
+    let latest = Arc::new(latest);
+    let query = WatchQuery {
+        channels: vec![channel(0)],
+        kind: None,
+        published_after: None,
+        resume_tokens: Vec::new(),
+    };
+    let mut watch = latest.watch(&query).expect("room");
+    assert_eq!(title(watch.next()).await, "lookup 4");
+}
+
+#[tokio::test]
+async fn lookups_in_the_queue_when_the_server_stops_are_made() {
+    let fake = Fake::gated(feed).await;
+    let server = fake
+        .serve_with(|config| config.upstream.pace.concurrency = NonZeroUsize::MIN)
+        .await;
+    let client = server.client();
+    let first = client.start(CHANNEL);
+    fake.arrival().await;
+    let mut calls = vec![first];
+    for id in ids(5) {
+        calls.extend(client.start_many(&id, 1).await);
+    }
+    let (admin, stopping) = (server.admin, server.stop());
+    while http_get(admin, "/readyz").await.0 != 503 {}
+    for _ in 0..6 {
+        fake.release();
+    }
+    for call in calls {
+        call.await.expect("no panic").expect("an answer");
+    }
+    assert_eq!(stopping.ended().await, Drained { cut_off: 0 });
+}
+
+#[tokio::test]
+async fn a_caller_that_is_named_gets_its_turn_beside_one_that_fills_the_queue() {
+    for (header, gets_in) in [(Some(HeaderName::from_static("x-client")), true), (None, false)] {
+        let fake = Fake::gated(feed).await;
+        let server = fake
+            .serve_with(|config| {
+                config.caller_header = header;
+                config.upstream.pace.concurrency = NonZeroUsize::MIN;
+                config.upstream.pace.queue = NonZeroUsize::MIN.saturating_add(9);
+            })
+            .await;
+        let ask = |id: &str, name: &str| {
+            let mut request = Request::new(request(id));
+            let name = name.parse().expect("metadata");
+            request.metadata_mut().insert("x-client", name);
+            let client = server.client();
+            tokio::spawn(async move { client.ask(request).await })
+        };
+        let decided = async |count| {
+            let decided = |metrics: &str| {
+                let of = |metric| sum(metrics, metric);
+                of("plaque_upstream_admitted_total") + of("plaque_upstream_refused_total") == count
+            };
+            while !decided(&http_get(server.admin, "/metrics").await.1) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let greedy: Vec<_> = ids(40).iter().map(|id| ask(id, "greedy")).collect();
+        soon(decided(40)).await;
+        let modest = ask(CHANNEL, "modest");
+        soon(decided(41)).await;
+        if gets_in {
+            // The one under way, one of the greedy caller's turns, its own.
+            for _ in 0..3 {
+                fake.release();
+            }
+            soon(modest).await.expect("no panic").expect("an answer");
+        } else {
+            let refused = soon(modest)
+                .await
+                .expect("no panic")
+                .expect_err("the same caller");
+            assert_eq!(reason(&refused).0, "OVERLOADED");
+        }
+        for _ in 0..40 {
+            fake.release();
+        }
+        let mut answered = 0;
+        for call in greedy {
+            match soon(call).await.expect("no panic") {
+                Ok(_) => answered += 1,
+                Err(refused) => assert_eq!(reason(&refused).0, "OVERLOADED"),
+            }
+        }
+        assert!((5..=10).contains(&answered), "{answered}");
+    }
+}
+
+/// The sum of a metric over its labels.
+fn sum(metrics: &str, name: &str) -> u64 {
+    let lines = metrics.lines().filter_map(|line| line.strip_prefix(name));
+    lines
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
+        .sum()
+}
