@@ -92,7 +92,7 @@ pub struct Query {
     pub channel: ChannelId,
     /// Only of this kind.
     pub kind: Option<Kind>,
-    /// The greatest age that will do; by default what the policy calls fresh.
+    /// The greatest age that will do; by default what the policy calls fresh. Less than the policy's `min_refetch` counts as that.
     pub max_age: Option<Duration>,
 }
 
@@ -228,6 +228,10 @@ impl Latest {
     /// Uploads of one kind are looked for in the channel's own feed first, which shows its newest of every kind. Only if none of
     /// those is of the kind, the feed of the kind is asked.
     pub async fn get_for(&self, query: Query, caller: &impl Fn() -> Caller) -> Reply {
+        let query = Query {
+            max_age: self.policy.granted(query.max_age),
+            ..query
+        };
         let reply = self
             .answer(query, query.channel.into(), Purpose::Awaited, caller)
             .await;
