@@ -146,25 +146,23 @@ async fn poll(latest: Weak<Latest>, hub: Weak<Hub>, channel: ChannelId, every: D
     let mut max_age = None;
     loop {
         // In a box of its own, so that a channel costs little while it waits.
-        if Box::pin(poll_once(&latest, &hub, channel, max_age))
-            .await
-            .is_none()
-        {
+        let Some(refused) = Box::pin(poll_once(&latest, &hub, channel, max_age)).await else {
             return;
-        }
+        };
         max_age = Some(every / 2);
-        let chance = fastrand::f64();
-        tokio::time::sleep(jittered(every, JITTER, chance)).await;
+        let interval = jittered(every, JITTER, fastrand::f64());
+        let pause = refused.map_or(interval, |retry_after| retry_after.min(interval));
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// `None` when nobody is left.
+/// `None` when nobody is left. If there was no turn for the lookup, and nothing is known: when there will be one.
 async fn poll_once(
     latest: &Weak<Latest>,
     hub: &Weak<Hub>,
     channel: ChannelId,
     max_age: Option<Duration>,
-) -> Option<()> {
+) -> Option<Option<Duration>> {
     let latest = latest.upgrade()?;
     let query = Query {
         channel,
@@ -172,7 +170,7 @@ async fn poll_once(
         max_age,
     };
     latest.source.hubs.polled();
-    latest
+    let reply = latest
         .answer(query, channel.into(), Purpose::Poll, &Caller::default)
         .await;
     // A lookup is published by itself; what was known already is published here.
@@ -181,7 +179,10 @@ async fn poll_once(
     {
         latest.source.publish(channel.into(), &known);
     }
-    Some(())
+    Some(match reply.outcome {
+        Err(LookupError::Upstream(error)) if error.is_local_condition() => reply.retry_after,
+        _ => None,
+    })
 }
 
 /// What happens to the channels of a watch, from when it began. Ends with an error when the server stops.

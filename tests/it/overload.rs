@@ -140,6 +140,28 @@ async fn a_watch_goes_on_through_refusals_of_our_own() {
 }
 
 #[tokio::test]
+async fn a_watch_whose_first_poll_gets_no_turn_comes_again_when_it_was_told_to() {
+    let upstream = Upstream::open(|number, feed| match number {
+        1..=3 => Err(Failure {
+            error: UpstreamError::Busy,
+            retry_after: Some(Duration::from_millis(1)),
+        }),
+        _ => found(number, feed),
+    });
+    // The next poll would be long after the test.
+    let latest = Latest::new(Arc::clone(&upstream) as _, None, settings(), Handle::current());
+    let latest = Arc::new(latest);
+    let query = WatchQuery {
+        channels: vec![channel(0)],
+        kind: None,
+        published_after: None,
+        resume_tokens: Vec::new(),
+    };
+    let mut watch = latest.watch(&query).expect("room");
+    assert_eq!(title(watch.next()).await, "lookup 4");
+}
+
+#[tokio::test]
 async fn lookups_in_the_queue_when_the_server_stops_are_made() {
     let fake = Fake::gated(feed).await;
     let server = fake
