@@ -134,6 +134,10 @@ impl Latest {
     /// Uploads of one kind are looked for in the channel's own feed first, which shows its newest of every kind. Only if none of
     /// those is of the kind, the feed of the kind is asked.
     pub async fn get_for(&self, query: Query, caller: &impl Fn() -> Caller) -> Reply {
+        let query = Query {
+            max_age: self.policy.granted(query.max_age),
+            ..query
+        };
         let reply = self
             .answer(query, query.channel.into(), Purpose::Awaited, caller)
             .await;

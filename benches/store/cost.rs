@@ -193,6 +193,7 @@ fn settings() -> Settings {
             stale_while_revalidate: long,
             stale_if_error: long,
             negative_for: long,
+            min_refetch: Duration::ZERO,
         },
         cache_bytes: 256 << 20,
         max_waiters: 1_000,

@@ -153,6 +153,7 @@ impl Cells<'_> {
             stale_while_revalidate: self.fresh_for * STALE_WHILE_REVALIDATE,
             stale_if_error: Duration::from_hours(24),
             negative_for: Duration::from_secs(30),
+            min_refetch: Duration::ZERO,
         }
     }
 

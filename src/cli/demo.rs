@@ -161,6 +161,7 @@ impl Stage {
                     stale_while_revalidate: Duration::from_mins(10),
                     stale_if_error: Duration::from_hours(1),
                     negative_for: Duration::from_secs(30),
+                    min_refetch: Duration::ZERO,
                 },
                 cache_bytes: 64 << 20,
                 max_waiters: 100_000,

@@ -36,7 +36,7 @@ pub(super) struct Args {
     #[command(flatten)]
     client: client::Args,
 
-    /// How old an answer will do; 0s asks for a new lookup [default: what the server calls fresh]
+    /// How old an answer will do; 0s asks for one as new as the server allows (--min-refetch) [default: what the server calls fresh]
     #[arg(long, env = "PLAQUE_MAX_AGE", value_name = "DURATION", value_parser = values::duration)]
     max_age: Option<Duration>,
 

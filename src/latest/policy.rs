@@ -42,6 +42,8 @@ pub struct Policy {
     pub stale_if_error: Duration,
     /// How long a channel that was never seen is remembered as not found; doubling with each repeat, to 15 minutes.
     pub negative_for: Duration,
+    /// The least age that a caller can ask for: nobody makes a channel be looked up more often by asking again and again.
+    pub min_refetch: Duration,
 }
 
 /// What to do about what is known.
@@ -68,6 +70,11 @@ pub fn jittered(duration: Duration, part: f64, chance: f64) -> Duration {
 }
 
 impl Policy {
+    /// The `max_age` that counts for a caller who asks for one. Polls have an interval of their own.
+    pub(super) fn granted(&self, max_age: Option<Duration>) -> Option<Duration> {
+        max_age.map(|max_age| max_age.max(self.min_refetch))
+    }
+
     /// For how long anything that is known can matter.
     #[must_use]
     pub fn keep_for(&self) -> Duration {

@@ -18,7 +18,7 @@ pub struct Query {
     pub channel: ChannelId,
     /// Only of this kind.
     pub kind: Option<Kind>,
-    /// The greatest age that will do; by default what the policy calls fresh.
+    /// The greatest age that will do; by default what the policy calls fresh. Less than the policy's `min_refetch` counts as that.
     pub max_age: Option<Duration>,
 }
 

@@ -449,7 +449,8 @@ class Bench:
         """A running plaque; `under` is what goes before its name on the command line."""
         # As fast as it comes, and with no lookups but those for callers, where a check says nothing else.
         defaults = {
-            "--listen": "127.0.0.1:0", "--admin-listen": "127.0.0.1:0", "--upstream-rate": "0", "--canary": "none"}
+            "--listen": "127.0.0.1:0", "--admin-listen": "127.0.0.1:0", "--upstream-rate": "0", "--canary": "none",
+            "--min-refetch": "0s"}
         given = [word for pair in defaults.items() if pair[0] not in flags for word in pair]
         command = [*under, self.program, "serve", "--upstream", upstream, *given, *flags]
         with running(command) as program:

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use axum::{http::StatusCode, response::IntoResponse as _};
-use plaque::proto::v1::{GetLatestVideoRequest, VideoKind};
+use plaque::proto::v1::{GetLatestVideoRequest, VideoKind, WatchLatestVideoRequest};
 use tonic::{Code, Request};
 
+use crate::stores::soon;
 use crate::support::{Answered, CHANNEL, Client, Fake, LONG, cache_status, feed, reason, request};
 
 async fn get_with_max_age(client: &Client, max_age: Duration) -> Answered {
@@ -44,6 +45,46 @@ async fn an_answer_that_is_no_longer_fresh_is_looked_up_again() {
     let (_, made) = client.get(CHANNEL).await.expect("an answer");
     assert_eq!(made, "plaque; fwd=stale");
     assert_eq!(fake.lookups(CHANNEL), 2);
+}
+
+#[tokio::test]
+async fn nobody_has_a_channel_looked_up_again_and_again() {
+    let fake = Fake::open(feed).await;
+    let server = fake
+        .serve_with(|config| config.latest.policy.min_refetch = LONG)
+        .await;
+    let client = server.client();
+    client.get(CHANNEL).await.expect("an answer");
+    for max_age in [Duration::ZERO, Duration::from_millis(1), LONG / 2] {
+        let (_, made) = get_with_max_age(&client, max_age).await.expect("an answer");
+        assert!(made.starts_with("plaque; hit"), "{made}");
+    }
+    assert_eq!(fake.lookups(CHANNEL), 1);
+}
+
+#[tokio::test]
+async fn freshness_and_polls_have_their_own_intervals() {
+    let fake = Fake::open(feed).await;
+    let server = fake
+        .serve_with(|config| {
+            config.latest.policy.min_refetch = LONG;
+            config.latest.policy.fresh_for = Duration::ZERO;
+            config.latest.watch_every = Duration::from_millis(1);
+        })
+        .await;
+    let client = server.client();
+    for lookups in 1..=2 {
+        client.get(CHANNEL).await.expect("an answer");
+        assert_eq!(fake.lookups(CHANNEL), lookups);
+    }
+    let watch = WatchLatestVideoRequest {
+        channel_ids: vec![CHANNEL.into()],
+        ..WatchLatestVideoRequest::default()
+    };
+    let _watch = client.0.clone().watch_latest_video(watch).await.expect("a watch");
+    for _ in 1..=5 {
+        soon(fake.arrival()).await;
+    }
 }
 
 #[tokio::test]

@@ -169,6 +169,7 @@ pub fn settings() -> Settings {
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: LONG,
             negative_for: LONG,
+            min_refetch: Duration::ZERO,
         },
         cache_bytes: 16 << 20,
         max_waiters: 100_000,

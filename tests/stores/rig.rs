@@ -233,6 +233,7 @@ pub fn settings() -> Settings {
             stale_while_revalidate: Duration::from_mins(10),
             stale_if_error: Duration::from_hours(7 * 24),
             negative_for: Duration::from_mins(1),
+            min_refetch: Duration::ZERO,
         },
         cache_bytes: 16 << 20,
         max_waiters: 100_000,

@@ -175,6 +175,7 @@ fn settings() -> Settings {
             stale_while_revalidate: long,
             stale_if_error: long,
             negative_for: long,
+            min_refetch: Duration::ZERO,
         },
         cache_bytes: 1 << 20,
         max_waiters: 1,

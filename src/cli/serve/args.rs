@@ -91,6 +91,10 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_NEGATIVE_FOR", default_value = "30s", value_name = "DURATION", value_parser = values::duration)]
     negative_for: Duration,
 
+    /// The least max_age that counts: a caller who asks for a newer answer gets one of this age. Freshness and polls have their own intervals
+    #[arg(long, env = "PLAQUE_MIN_REFETCH", default_value = "5s", value_name = "DURATION", value_parser = values::duration)]
+    min_refetch: Duration,
+
     /// A channel that exists: where nobody can tell whether a 404 means anything, it is looked up, at most once a minute. By default YouTube's
     /// own; `none` for no such lookups
     #[arg(long, env = "PLAQUE_CANARY", default_value = config::CANARY, value_name = "CHANNEL_ID", value_parser = config::canary)]
@@ -360,6 +364,7 @@ impl Args {
             stale_while_revalidate: self.stale_while_revalidate,
             stale_if_error: self.stale_if_error,
             negative_for: self.negative_for,
+            min_refetch: self.min_refetch,
         }
     }
 

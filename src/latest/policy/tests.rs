@@ -96,6 +96,7 @@ impl Case {
             stale_while_revalidate: secs(self.stale_while_revalidate),
             stale_if_error: secs(self.stale_if_error),
             negative_for: Duration::ZERO,
+            min_refetch: Duration::ZERO,
         }
     }
 
@@ -195,6 +196,7 @@ fn policy(negative_for: Duration) -> Policy {
         stale_while_revalidate: Duration::ZERO,
         stale_if_error: Duration::ZERO,
         negative_for,
+        min_refetch: Duration::ZERO,
     }
 }
 
@@ -287,6 +289,7 @@ fn an_answer_of_an_unknown_age_is_looked_up_before_it_is_given_and_given_if_that
             stale_while_revalidate: minute * 10,
             stale_if_error,
             negative_for: minute,
+            min_refetch: Duration::ZERO,
         };
         (policy, policy.unknown_age())
     };
