@@ -78,7 +78,30 @@
 //! ```
 //!
 //! What a lookup brings need not be kept: it may say nothing of its key ([`Coalescer::keeping`]). Those who wait are told, and what
-//! was known before stays.
+//! was known before stays. And what is worth little has a place of its own, so that it pushes nothing out that is worth more.
+//!
+//! # Lookups that nobody waits for
+//!
+//! A lookup that only waits for its turn is of no use when all its callers have left. It can wait for that as well
+//! ([`Waiters::all_left`]), and end without having asked: nobody joins it any more, and the next caller starts another.
+//!
+//! ```
+//! # use plaque::coalesce::{Coalescer, Limits};
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let answers = Coalescer::<&str, u32>::new(Limits::default(), |_, _| 8, tokio::runtime::Handle::current());
+//! let turns = std::sync::Arc::new(tokio::sync::Semaphore::new(0)); // none is free
+//! let queued = answers.join("key", move |lookup| async move {
+//!     tokio::select! {
+//!         _turn = turns.acquire() => 1,
+//!         () = lookup.waiters.all_left() => 0, // told to nobody, and not kept
+//!     }
+//! })?;
+//! tokio::task::yield_now().await;
+//! drop(queued);
+//! tokio::task::yield_now().await;
+//! assert_eq!((answers.flights(), answers.known(&"key").await), (0, None));
+//! # Ok(()) }
+//! ```
 //!
 //! # Memory
 //!
@@ -115,6 +138,7 @@
 //!   during a lookup: an invalidation or a newer answer from elsewhere need not wait for a slow source.
 
 mod broadcast;
+mod cache;
 mod entry;
 mod flight;
 mod span;
@@ -126,25 +150,26 @@ use std::{
     future::Future,
     hash::Hash,
     panic::AssertUnwindSafe,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
-use moka::{future::Cache, notification::RemovalCause, ops::compute::Op};
 use tokio::runtime::Handle;
 use tracing::{Instrument as _, Span};
 
-use self::flight::{Flight, Flights, Joined};
 pub use self::{
     broadcast::Overloaded,
+    cache::Keep,
     entry::{Asked, Entry, Failed, Good},
-    flight::{FlightError, InProgress, Waiter},
+    flight::{FlightError, InProgress, Waiter, Waiters},
+};
+use self::{
+    cache::Cache,
+    flight::{Flight, Flights, Joined},
 };
 
 /// What a [`Coalescer`] may use.
@@ -152,6 +177,8 @@ pub use self::{
 pub struct Limits {
     /// What all that is known may weigh together, in whatever unit it is weighed.
     pub weight: u64,
+    /// What all that is [kept apart](Keep::Apart) may weigh together, beside that.
+    pub minor_weight: u64,
     /// How long anything is kept after it was last written.
     pub keep_for: Duration,
     /// How long a lookup may take, whatever it does.
@@ -161,10 +188,11 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 64 MiB if weighed in bytes, kept for a day; lookups of 10 s; 100,000 waiters.
+    /// 64 MiB and 4 MiB if weighed in bytes, kept for a day; lookups of 10 s; 100,000 waiters.
     fn default() -> Self {
         Self {
             weight: 64 << 20,
+            minor_weight: 4 << 20,
             keep_for: Duration::from_hours(24),
             flight: Duration::from_secs(10),
             waiters: 100_000,
@@ -176,29 +204,19 @@ impl Default for Limits {
 ///
 /// `V` is cloned for every waiter and every hit: put an `Arc` there if it is larger than a pointer.
 pub struct Coalescer<K, V> {
-    known: Cache<K, Stamped<V>>,
+    known: Arc<Cache<K, V>>,
     flights: Arc<Flights<K, V>>,
-    /// The next place in the order of lookups.
-    next_stamp: AtomicU64,
-    counts: Arc<Counts>,
+    begun: AtomicU64,
     flight_limit: Duration,
     runtime: Handle,
-    is_kept: fn(&V) -> bool,
 }
 
-/// What has happened so far.
-#[derive(Debug, Default)]
-struct Counts {
-    flights: AtomicU64,
-    evicted: AtomicU64,
-    expired: AtomicU64,
-}
-
-/// A value, and its place in the order in which lookups began.
-#[derive(Clone)]
-struct Stamped<V> {
-    value: V,
-    stamp: u64,
+/// What a lookup begins with.
+pub struct Start<K: Copy + Eq + Hash, V> {
+    /// What is known at this moment, which may be newer than what the caller saw.
+    pub known: Option<V>,
+    /// Those who wait for the lookup.
+    pub waiters: Waiters<K, V>,
 }
 
 impl<K, V> Coalescer<K, V>
@@ -212,60 +230,40 @@ where
         weigh: impl Fn(&K, &V) -> u32 + Send + Sync + 'static,
         runtime: Handle,
     ) -> Self {
-        let counts = Arc::<Counts>::default();
-        let removed = Arc::clone(&counts);
         Self {
-            known: Cache::builder()
-                .max_capacity(limits.weight)
-                .weigher(move |key, entry: &Stamped<V>| weigh(key, &entry.value))
-                .time_to_live(limits.keep_for)
-                .eviction_listener(move |_key, _entry, cause| removed.count(cause))
-                .build(),
-            counts,
+            known: Arc::new(Cache::new(&limits, weigh)),
             flights: Flights::new(limits.waiters),
-            next_stamp: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             flight_limit: limits.flight,
             runtime,
-            is_kept: |_value| true,
         }
     }
 
-    /// Keeps what a lookup brings only if it passes `is_kept`. All else is told to those who wait, and what was known before stays
-    /// known.
+    /// Has `judge` decide what is kept, and where. Without it all is kept, in one place.
     #[must_use]
-    pub fn keeping(mut self, is_kept: fn(&V) -> bool) -> Self {
-        self.is_kept = is_kept;
+    pub fn keeping(mut self, judge: fn(&V) -> Keep) -> Self {
+        if let Some(known) = Arc::get_mut(&mut self.known) {
+            known.keeping(judge);
+        }
         self
     }
 
     /// What is known of `key`, without a lookup.
     pub async fn known(&self, key: &K) -> Option<V> {
-        let found = match self.known_at_once(key) {
-            Poll::Ready(found) => found,
-            Poll::Pending => Box::pin(self.known.get(key)).await,
-        };
-        found.map(|entry| entry.value)
-    }
-
-    /// Polls moka once: it has to wait only where a writer was cancelled halfway.
-    ///
-    /// Its future is 700 bytes. Here it lives on the stack; awaited, every caller would carry the room for it for as long as it
-    /// waits for a flight.
-    fn known_at_once(&self, key: &K) -> Poll<Option<Stamped<V>>> {
-        pin!(self.known.get(key)).poll(&mut Context::from_waker(Waker::noop()))
+        self.known.get(key).await
     }
 
     /// Joins the flight for `key`; if there is none, starts one that runs `lookup`.
     ///
-    /// `lookup` gets what is known at the moment it begins, which may be newer than what the caller saw: it should look again
-    /// before it goes to the source. What it returns replaces what is known, if it is [kept](Self::keeping).
+    /// `lookup` gets what is known at the moment it begins: it should look again before it goes to the source. What it returns replaces
+    /// what is known, if it is [kept](Self::keeping).
     ///
     /// # Errors
     ///
     /// If as many callers wait as may.
     pub fn join<F, Fut>(&self, key: K, lookup: F) -> Result<Waiter<V>, Overloaded>
     where
-        F: FnOnce(Option<V>) -> Fut + Send + 'static,
+        F: FnOnce(Start<K, V>) -> Fut + Send + 'static,
         Fut: Future<Output = V> + Send + 'static,
     {
         match self.flights.join(key)? {
@@ -280,7 +278,7 @@ where
     /// Starts a flight for `key` that runs `lookup`, if there is none, and waits for nothing.
     pub fn refresh<F, Fut>(&self, key: K, lookup: F)
     where
-        F: FnOnce(Option<V>) -> Fut + Send + 'static,
+        F: FnOnce(Start<K, V>) -> Fut + Send + 'static,
         Fut: Future<Output = V> + Send + 'static,
     {
         if let Some(flight) = self.flights.start(key) {
@@ -290,28 +288,24 @@ where
 
     fn fly<F, Fut>(&self, key: K, flight: Flight<K, V>, lookup: F)
     where
-        F: FnOnce(Option<V>) -> Fut + Send + 'static,
+        F: FnOnce(Start<K, V>) -> Fut + Send + 'static,
         Fut: Future<Output = V> + Send + 'static,
     {
-        let known = self.known.clone();
+        let known = Arc::clone(&self.known);
         let limit = self.flight_limit;
-        let is_kept = self.is_kept;
-        let stamp = self.stamp();
-        self.counts.flights.fetch_add(1, Ordering::Relaxed);
+        let stamp = known.stamp();
+        self.begun.fetch_add(1, Ordering::Relaxed);
         let span = flight.span().clone();
+        let waiters = flight.waiters();
         // Owns the flight. Ended by its lookup, its limit or the runtime's shutdown; `flight` cleans up after all three.
         let task = async move {
             let found = async {
-                let before = known.get(&key).await.map(|entry| entry.value);
-                lookup(before).await
+                let known = known.get(&key).await;
+                lookup(Start { known, waiters }).await
             };
             let kept = async {
                 match tokio::time::timeout(limit, found).await {
-                    Ok(value) => {
-                        let wanted = is_kept(&value);
-                        let wanted = || wanted && flight.is_current();
-                        Ok(keep(&known, key, Stamped { value, stamp }, wanted).await)
-                    }
+                    Ok(value) => Ok(known.keep(key, value, stamp, || flight.is_current()).await),
                     Err(_elapsed) => Err(FlightError::TimedOut(limit)),
                 }
             };
@@ -330,16 +324,7 @@ where
     /// Makes known what `change` makes of what is known by then, as the newest that there is, unless that is `None`. Flights in the air
     /// go on, but will not replace it.
     pub async fn update(&self, key: K, change: impl FnOnce(Option<&V>) -> Option<V>) {
-        self.known
-            .entry(key)
-            .and_compute_with(async |entry| {
-                let known = entry.as_ref().map(|entry| &entry.value().value);
-                change(known).map_or(Op::Nop, |value| {
-                    let stamp = self.stamp();
-                    Op::Put(Stamped { value, stamp })
-                })
-            })
-            .await;
+        self.known.update(key, change).await;
     }
 
     /// Forgets what is known of `key`. A flight in the air goes on for those who wait for it, but what it brings is not kept;
@@ -347,10 +332,7 @@ where
     pub async fn invalidate(&self, key: &K) {
         // In this order: what a flight keeps after this, it has found detached; what it kept before, is removed now.
         self.flights.detach(key);
-        self.known
-            .entry_by_ref(key)
-            .and_compute_with(async |_entry| Op::Remove)
-            .await;
+        self.known.remove(key).await;
     }
 
     /// The number of lookups in progress.
@@ -374,75 +356,40 @@ where
     /// The lookups that were begun so far.
     #[must_use]
     pub fn begun(&self) -> u64 {
-        self.counts.flights.load(Ordering::Relaxed)
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// All that is known, in no order. As long as it is read, others may write.
     pub fn all(&self) -> impl Iterator<Item = (K, V)> {
-        self.known.iter().map(|(key, entry)| (*key, entry.value))
+        self.known.all()
     }
 
     /// Lets the cache do now what it does now and then: remove what is too old or too much, and count what is left.
     pub async fn tidy(&self) {
-        self.known.run_pending_tasks().await;
+        self.known.tidy().await;
     }
 
     /// The number of entries, when the cache last counted.
     #[must_use]
     pub fn entries(&self) -> u64 {
-        self.known.entry_count()
+        self.known.entries()
     }
 
     /// What they weigh together.
     #[must_use]
     pub fn weight(&self) -> u64 {
-        self.known.weighted_size()
+        self.known.weight()
     }
 
     /// The entries that had to go so far because there were too many.
     #[must_use]
     pub fn evicted(&self) -> u64 {
-        self.counts.evicted.load(Ordering::Relaxed)
+        self.known.evicted()
     }
 
     /// The entries that had to go so far because they were too old.
     #[must_use]
     pub fn expired(&self) -> u64 {
-        self.counts.expired.load(Ordering::Relaxed)
-    }
-
-    fn stamp(&self) -> u64 {
-        self.next_stamp.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
-impl Counts {
-    fn count(&self, cause: RemovalCause) {
-        match cause {
-            RemovalCause::Size => self.evicted.fetch_add(1, Ordering::Relaxed),
-            RemovalCause::Expired => self.expired.fetch_add(1, Ordering::Relaxed),
-            RemovalCause::Explicit | RemovalCause::Replaced => return,
-        };
-    }
-}
-
-/// Makes `found` known, unless something newer is or it is not `wanted` any more. Returns the newer one.
-async fn keep<K, V>(known: &Cache<K, Stamped<V>>, key: K, found: Stamped<V>, wanted: impl Fn() -> bool) -> V
-where
-    K: Copy + Eq + Hash + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    let mine = found.clone();
-    let kept = known
-        .entry(key)
-        .and_compute_with(async |entry| match entry {
-            Some(entry) if entry.value().stamp > found.stamp => Op::Nop,
-            _ if wanted() => Op::Put(found),
-            _ => Op::Nop,
-        })
-        .await;
-    match kept.into_entry().map(moka::Entry::into_value) {
-        Some(newer) if newer.stamp > mine.stamp => newer.value,
-        _ => mine.value,
+        self.known.expired()
     }
 }

@@ -43,7 +43,7 @@ pub use crate::store::Known;
 use crate::store::Store;
 use crate::{
     clock,
-    coalesce::{Coalescer, Failed, FlightError, Good, Limits, Overloaded},
+    coalesce::{Coalescer, Failed, FlightError, Good, Keep, Limits, Overloaded},
     upstream::{Caller, Feed, Purpose, Upstream, UpstreamError},
     video::{Channel, ChannelId},
 };
@@ -56,6 +56,9 @@ const ENTRY_OVERHEAD: usize = 420;
 /// A flight may take this much longer than the upstream's own limit, whose error says more than the flight's.
 const FLIGHT_GRACE: Duration = Duration::from_secs(1);
 
+/// The part of the cache for failures of channels that were never found.
+const MINOR_PART: u64 = 16;
+
 /// When a caller for whom there is no place to wait should come again: most lookups are over within a second.
 pub const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 
@@ -64,7 +67,7 @@ pub const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// When what is known will do.
     pub policy: Policy,
-    /// What the cache may hold, in bytes of memory.
+    /// What the cache may hold, in bytes of memory. A sixteenth is for failures of channels that were never found.
     pub cache_bytes: u64,
     /// Callers who may wait for lookups at once.
     pub max_waiters: usize,
@@ -104,17 +107,27 @@ impl Latest {
     ) -> Self {
         // Another's lookup may be waited for, and then made all the same; and its 404 may have to be settled by the canary.
         let lookups = 1 + u32::from(store.is_some()) + u32::from(settings.canary.is_some());
+        let flight = upstream.time_limit() * lookups + FLIGHT_GRACE;
+        let minor = settings.cache_bytes / MINOR_PART;
         let limits = Limits {
-            weight: settings.cache_bytes,
+            weight: settings.cache_bytes - minor,
+            minor_weight: minor,
             keep_for: settings.policy.keep_for(),
-            flight: upstream.time_limit() * lookups + FLIGHT_GRACE,
+            // The lookup itself ends before, which is a failure of its feed.
+            flight: flight + FLIGHT_GRACE,
             waiters: settings.max_waiters,
         };
         let weigh = |_feed: &Feed, known: &Arc<Known>| weight(known);
-        let coalescer = Coalescer::new(limits, weigh, runtime.clone()).keeping(is_kept);
+        let coalescer = Coalescer::new(limits, weigh, runtime.clone()).keeping(keep);
         let coalescer = Arc::new(coalescer);
         Self {
-            source: Arc::new(Source::new(upstream, store, Arc::clone(&coalescer), &settings)),
+            source: Arc::new(Source::new(
+                upstream,
+                store,
+                Arc::clone(&coalescer),
+                &settings,
+                flight,
+            )),
             policy: settings.policy,
             coalescer,
             watch_every: settings.watch_every,
@@ -215,7 +228,11 @@ impl Latest {
                     let lookup = self.source.lookup(question, asked);
                     let error = match self.coalescer.join(feed, lookup) {
                         Ok(waiter) => {
-                            trip.get_or_insert(Trip(why, waiter.collapsed()));
+                            let collapsed = waiter.collapsed();
+                            trip.get_or_insert(Trip(why, collapsed));
+                            if collapsed {
+                                self.source.joined(&question, known.as_deref());
+                            }
                             match waiter.outcome().await {
                                 Ok(outcome) => {
                                     known = Some(outcome);
@@ -363,16 +380,20 @@ fn made(trip: Option<Trip>, ttl: i64, status: Option<u16>) -> Made {
 
 fn torn(error: FlightError) -> LookupError {
     match error {
-        FlightError::Panicked => LookupError::Panicked,
+        FlightError::Panicked => LookupError::Upstream(UpstreamError::Panicked),
         FlightError::TimedOut(limit) => LookupError::Upstream(UpstreamError::TimedOut(limit)),
         FlightError::Abandoned => LookupError::ShuttingDown,
     }
 }
 
-/// Whether what a lookup brought is remembered. What happens to lookups here says nothing of the channel.
-fn is_kept(known: &Arc<Known>) -> bool {
-    let failed = known.failed.as_ref();
-    !failed.is_some_and(|failed| failed.error.is_local_condition())
+/// What is remembered of what a lookup brought, and where. What happens to lookups here says nothing of the channel; and anybody can
+/// make up channels that are not found.
+fn keep(known: &Arc<Known>) -> Keep {
+    match (&known.good, &known.failed) {
+        (_, Some(failed)) if failed.error.is_local_condition() => Keep::No,
+        (Some(_), _) => Keep::Yes,
+        (None, _) => Keep::Apart,
+    }
 }
 
 fn seconds(duration: Duration) -> i64 {

@@ -2,7 +2,7 @@
 //!
 //! [`crate::youtube`] is the one that serves; tests and the demo bring others.
 
-use std::{fmt, time::Duration};
+use std::{fmt, future, time::Duration};
 
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
@@ -14,9 +14,22 @@ pub trait Upstream: Send + Sync {
     /// Looks up a feed's newest uploads: one request upstream, or two if the first one is lost. Videos are in two feeds, of videos and
     /// of streams, and so take as many requests for each.
     ///
-    /// The future is driven to its end or to its time limit by a task of its own, never by a caller. If it panics, those who
-    /// wait for it get an error and the next caller starts another.
-    fn look_up(&self, feed: Feed, request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>>;
+    /// The future is driven to its end or to its time limit by a task of its own, never by a caller. If it panics, that is a failure
+    /// of this feed.
+    fn look_up(&self, feed: Feed, request: LookupRequest) -> Lookup<'_>;
+
+    /// The first half of [`look_up`](Self::look_up): waits for its turn, and returns the rest. May be dropped at any time, which gives the
+    /// place in the queue up.
+    ///
+    /// # Errors
+    ///
+    /// If there is no turn to be had.
+    fn admit(&self, feed: Feed, request: LookupRequest) -> BoxFuture<'_, Result<Lookup<'_>, Failure>> {
+        Box::pin(future::ready(Ok(self.look_up(feed, request))))
+    }
+
+    /// Another caller waits for a lookup of `feed` that may be in the queue still.
+    fn joined(&self, _feed: Feed, _request: LookupRequest) {}
 
     /// What a lookup takes at most: by then it has failed by itself.
     fn time_limit(&self) -> Duration;
@@ -24,6 +37,9 @@ pub trait Upstream: Send + Sync {
     /// Makes what it counts known to whoever reads `registry`.
     fn register(&self, _registry: &mut Registry) {}
 }
+
+/// A lookup. Nothing is asked before it is polled: one that is dropped before has cost nothing.
+pub type Lookup<'a> = BoxFuture<'a, Result<Channel, Failure>>;
 
 /// What is looked up: a channel's feed, or that of its uploads of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -149,6 +165,9 @@ pub enum UpstreamError {
         "the upstream shows an older or an empty feed than before; it is asked again before that is believed"
     )]
     SuspectSnapshot,
+    /// A bug in the lookup.
+    #[error("the lookup failed by a bug in the server; it is logged there")]
+    Panicked,
 }
 
 impl UpstreamError {
@@ -162,7 +181,8 @@ impl UpstreamError {
             | Self::Unreachable(_)
             | Self::TimedOut(_)
             | Self::Malformed(_)
-            | Self::SuspectSnapshot => None,
+            | Self::SuspectSnapshot
+            | Self::Panicked => None,
         }
     }
 
@@ -189,7 +209,8 @@ impl UpstreamError {
             | Self::Busy
             | Self::Status(_)
             | Self::TimedOut(_)
-            | Self::SuspectSnapshot => 0,
+            | Self::SuspectSnapshot
+            | Self::Panicked => 0,
         }
     }
 }

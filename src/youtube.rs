@@ -31,7 +31,7 @@ use crate::{
     cause::innermost,
     metrics::SECONDS,
     trace_context,
-    upstream::{Caller, Failure, Feed, LookupRequest, Purpose, Upstream, UpstreamError},
+    upstream::{Caller, Failure, Feed, Lookup, LookupRequest, Purpose, Upstream, UpstreamError},
     video::{Channel, Kind},
 };
 
@@ -135,19 +135,26 @@ impl YouTube {
     }
 
     /// Videos are what is no Short, and YouTube keeps those that were streamed in a list of their own.
-    async fn find(&self, feed: Feed, request: LookupRequest) -> Result<Channel, Failure> {
+    async fn admit_first(&self, feed: Feed, request: LookupRequest) -> Result<Lookup<'_>, Failure> {
         let deadline = Instant::now() + self.longest();
-        if feed.kind != Some(Kind::Video) {
-            return self.attempt(List::of(feed), request, deadline).await;
-        }
-        // One after the other: if the first fails, the second need not be asked.
-        let videos = found(self.attempt(List::of(feed), request, deadline).await)?;
-        let streams = found(self.attempt(List::streams(feed), request, deadline).await)?;
-        match (videos, streams) {
-            (Some(videos), Some(streams)) => Ok(videos.merged(&streams)),
-            (Some(one), None) | (None, Some(one)) => Ok(one),
-            (None, None) => Err(UpstreamError::NotFound.into()),
-        }
+        let turn = self.turn(List::of(feed), request, deadline).await?;
+        Ok(Box::pin(async move {
+            let first = self.fetch(turn, deadline).await;
+            if feed.kind != Some(Kind::Video) {
+                return first;
+            }
+            // One after the other: if the first fails, the second need not be asked.
+            let videos = found(first)?;
+            let streams = match self.turn(List::streams(feed), request, deadline).await {
+                Ok(turn) => self.fetch(turn, deadline).await,
+                Err(refused) => Err(refused),
+            };
+            match (videos, found(streams)?) {
+                (Some(videos), Some(streams)) => Ok(videos.merged(&streams)),
+                (Some(one), None) | (None, Some(one)) => Ok(one),
+                (None, None) => Err(UpstreamError::NotFound.into()),
+            }
+        }))
     }
 
     /// The wait for a turn, and the fetch.
@@ -155,18 +162,28 @@ impl YouTube {
         self.max_queue_wait.saturating_add(self.time_limit)
     }
 
-    /// Fetches `list` when its turn has come, unless the upstream refuses us by then.
-    async fn attempt(
-        &self,
-        list: List,
-        request: LookupRequest,
-        deadline: Instant,
-    ) -> Result<Channel, Failure> {
+    /// Waits until `list` may be fetched, unless the upstream refuses us by then.
+    async fn turn(&self, list: List, request: LookupRequest, deadline: Instant) -> Result<Turn, Failure> {
         // Not into the queue for a turn that is not to be had.
         self.guard.check()?;
-        let permit = timeout_at(deadline, self.queue.permit(request)).await;
+        let permit = timeout_at(deadline, self.queue.permit(list.feed, request)).await;
         let permit = permit.map_err(|_elapsed| Failure::from(UpstreamError::Busy))??;
-        match self.guard.admit(list.feed.channel, request.found_before) {
+        self.guard.check()?;
+        Ok(Turn {
+            list,
+            permit,
+            found_before: request.found_before,
+        })
+    }
+
+    /// Fetches a list, unless the upstream refuses us by now.
+    async fn fetch(&self, turn: Turn, deadline: Instant) -> Result<Channel, Failure> {
+        let Turn {
+            list,
+            permit,
+            found_before,
+        } = turn;
+        match self.guard.admit(list.feed.channel, found_before) {
             Ok(admission) => self.fetch_twice(list, permit, admission, deadline).await,
             Err(refused) => {
                 drop(permit);
@@ -187,7 +204,7 @@ impl YouTube {
         permit.begin();
         let limit = deadline.min(Instant::now() + self.time_limit);
         let fetched = timeout_at(limit, async {
-            let fetched = self.fetch(list, None).await;
+            let fetched = self.send(list, None).await;
             // A probe that was lost has said enough.
             if admission.is_probe() || !fetched.as_ref().is_err_and(is_worth_another) {
                 return fetched;
@@ -196,7 +213,7 @@ impl YouTube {
             if !permit.try_retry() {
                 return fetched;
             }
-            self.fetch(list, Some(1)).await
+            self.send(list, Some(1)).await
         });
         let fetched = fetched.await;
         permit.complete();
@@ -244,15 +261,16 @@ impl YouTube {
                 caller: Caller::default(),
             };
             // Refused a turn, it is silent.
-            if let Ok(Ok(permit)) = timeout_at(deadline, youtube.queue.permit(request)).await {
-                let list = List::of(admission.channel().into());
+            let feed = admission.channel().into();
+            if let Ok(Ok(permit)) = timeout_at(deadline, youtube.queue.permit(feed, request)).await {
+                let list = List::of(feed);
                 let _ = youtube.fetch_twice(list, permit, admission, deadline).await;
             }
         });
     }
 
     /// One request, counted, and in a span by OpenTelemetry's conventions for HTTP.
-    async fn fetch(&self, list: List, resend: Option<u32>) -> Result<Channel, Failure> {
+    async fn send(&self, list: List, resend: Option<u32>) -> Result<Channel, Failure> {
         let mut counted = Counted {
             requests: &self.requests,
             begun: Instant::now(),
@@ -302,17 +320,26 @@ impl YouTube {
 }
 
 impl Upstream for YouTube {
-    fn look_up(&self, feed: Feed, request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>> {
+    fn look_up(&self, feed: Feed, request: LookupRequest) -> Lookup<'_> {
+        Box::pin(async move { self.admit(feed, request).await?.await })
+    }
+
+    fn admit(&self, feed: Feed, request: LookupRequest) -> BoxFuture<'_, Result<Lookup<'_>, Failure>> {
         let span = tracing::info_span!("lookup", %feed);
-        let lookup = async move {
-            let outcome = self.find(feed, request).await;
-            match &outcome {
-                Ok(found) => tracing::debug!(uploads = found.len(), "looked up"),
-                Err(Failure { error, .. }) => tracing::debug!(%error, "lookup failed"),
-            }
-            outcome
-        };
-        Box::pin(lookup.instrument(span))
+        let turn = self.admit_first(feed, request).instrument(span.clone());
+        Box::pin(async move {
+            let lookup = turn.await.inspect_err(|failure| tell(&span, Err(failure)))?;
+            let lookup: Lookup<'_> = Box::pin(async move {
+                let looked_up = lookup.instrument(span.clone()).await;
+                tell(&span, looked_up.as_ref());
+                looked_up
+            });
+            Ok(lookup)
+        })
+    }
+
+    fn joined(&self, feed: Feed, request: LookupRequest) {
+        self.queue.joined(feed, request);
     }
 
     fn time_limit(&self) -> Duration {
@@ -329,6 +356,21 @@ impl Upstream for YouTube {
         self.queue.register(registry);
         self.guard.register(registry);
     }
+}
+
+/// A list that may be fetched now. Dropped instead, it gives the turn back.
+struct Turn {
+    list: List,
+    permit: Permit,
+    found_before: bool,
+}
+
+/// Notes in the lookup's `span` what came of it.
+fn tell(span: &Span, looked_up: Result<&Channel, &Failure>) {
+    span.in_scope(|| match looked_up {
+        Ok(found) => tracing::debug!(uploads = found.len(), "looked up"),
+        Err(Failure { error, .. }) => tracing::debug!(%error, "lookup failed"),
+    });
 }
 
 /// A request that is counted when it ends, however it ends.
@@ -355,7 +397,10 @@ fn outcome(error: &UpstreamError) -> &'static str {
         UpstreamError::RateLimited(_) => "rate_limited",
         UpstreamError::Malformed(_) | UpstreamError::SuspectSnapshot => "malformed",
         UpstreamError::TimedOut(_) => "timeout",
-        UpstreamError::Busy | UpstreamError::Status(_) | UpstreamError::Unreachable(_) => "error",
+        UpstreamError::Busy
+        | UpstreamError::Status(_)
+        | UpstreamError::Unreachable(_)
+        | UpstreamError::Panicked => "error",
     }
 }
 

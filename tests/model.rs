@@ -2,7 +2,7 @@
 //!
 //! Small scenarios are tried in every interleaving there is; larger ones in some thousands, chosen by chance from a fixed seed.
 //! A waiter that is never told shows as a deadlock, which shuttle reports; all else is asserted in [`history`] and [`World`].
-//! Not modelled: weak memory. Nothing leans on it: the one atomic counts, all else is done under locks or by `OnceLock` and `Notify`.
+//! Not modelled: weak memory. Nothing leans on it: atomics only count, all else is done under locks or by `OnceLock` and `Notify`.
 
 #[path = "../src/coalesce/broadcast.rs"]
 mod broadcast;
@@ -126,6 +126,7 @@ impl World {
             if let Some(flying) = flying {
                 flying.end(Ending::Value);
             }
+            sync::step(); // others see that there is one more
             waiting.leave();
         }
     }
@@ -171,6 +172,17 @@ impl Flying {
             let asked = history.since(from);
             history.found_current(*number, asked, current);
         });
+    }
+
+    /// Waits until all callers have left, after which it is not current.
+    fn is_left(&self) {
+        let Self(world, flight, number) = self;
+        let key = world.note(|history| history.key(*number));
+        let index = world.note(|history| history.detaches(key));
+        block_on(flight.waiters().all_left());
+        world.note(|history| history.detached(index));
+        assert_eq!(flight.waiters().count(), 0, "somebody waits still");
+        assert!(!flight.is_current(), "it could be joined still");
     }
 
     fn end(self, ending: Ending) {
@@ -352,6 +364,28 @@ fn a_refresh_and_a_caller_start_one_flight_between_them() {
                     }
                 })],
                 |world| world.call(1, Ending::Value),
+            );
+        });
+    }
+}
+
+/// It is told that all have left, whoever leaves last; and whoever comes then starts another.
+#[test]
+fn a_flight_that_all_have_left_is_joined_by_nobody() {
+    for glances in [true, false] {
+        check_all(Grain::Coarse, move || {
+            let world = World::new(ENOUGH);
+            let (first, flying) = world.open(1);
+            at_once(
+                &world,
+                [
+                    Box::new(move |_| {
+                        flying.is_left();
+                        flying.end(Ending::Value);
+                    }),
+                    Box::new(move |_| if glances { first.glance() } else { first.leave() }),
+                ],
+                World::drop_in,
             );
         });
     }

@@ -31,7 +31,13 @@ struct Channel<T> {
     message: OnceLock<Option<T>>,
     sent: Notify,
     places: Arc<Places>,
+    listening: AtomicUsize,
+    /// The last of those who listened has left. Others may have come since.
+    all_left: Notify,
 }
+
+/// Counts those who listen. Does not listen, nor keep the channel open.
+pub(super) struct Listeners<T>(Arc<Channel<T>>);
 
 impl Places {
     pub(super) fn new(all: usize) -> Arc<Self> {
@@ -60,17 +66,24 @@ impl<T> Sender<T> {
             message: OnceLock::new(),
             sent: Notify::new(),
             places: Arc::clone(places),
+            listening: AtomicUsize::new(0),
+            all_left: Notify::new(),
         }))
     }
 
     /// Listens to what this sender is going to send.
     pub(super) fn subscribe(&self, _place: Place) -> Receiver<T> {
+        self.0.listening.fetch_add(1, Relaxed);
         Receiver(Arc::clone(&self.0))
     }
 
     /// How many listen.
     pub(super) fn listening(&self) -> usize {
-        Arc::strong_count(&self.0) - 1
+        self.0.listening.load(Relaxed)
+    }
+
+    pub(super) fn listeners(&self) -> Listeners<T> {
+        Listeners(Arc::clone(&self.0))
     }
 
     /// Only the first message counts.
@@ -111,8 +124,23 @@ impl<T: Clone> Receiver<T> {
     }
 }
 
+impl<T> Listeners<T> {
+    /// How many listen.
+    pub(super) fn count(&self) -> usize {
+        self.0.listening.load(Relaxed)
+    }
+
+    /// Waits until the last has left, since the last call of this. Others may have come by then.
+    pub(super) async fn all_left(&self) {
+        self.0.all_left.notified().await;
+    }
+}
+
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         self.0.places.taken.fetch_sub(1, Relaxed);
+        if self.0.listening.fetch_sub(1, Relaxed) == 1 {
+            self.0.all_left.notify_one();
+        }
     }
 }

@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use tracing::{Id, Span};
 
 use super::{
-    broadcast::{self, Overloaded, Places, Receiver},
+    broadcast::{self, Listeners, Overloaded, Places, Receiver},
     span::FlightSpan,
     sync::{Arc, Mutex, RandomState, Weak},
 };
@@ -207,6 +207,16 @@ impl<K: Copy + Eq + Hash, V: Clone> Flight<K, V> {
 }
 
 impl<K: Copy + Eq + Hash, V> Flight<K, V> {
+    /// Those who wait for it.
+    pub(super) fn waiters(&self) -> Waiters<K, V> {
+        Waiters {
+            key: self.key,
+            listeners: self.joinable.sender.listeners(),
+            joinable: Arc::downgrade(&self.joinable),
+            flights: Arc::clone(&self.flights),
+        }
+    }
+
     /// The span in which its task runs.
     pub(super) fn span(&self) -> &Span {
         self.joinable.span.get()
@@ -231,6 +241,42 @@ impl<K: Copy + Eq + Hash, V> Drop for Flight<K, V> {
             if shard.capacity() > SHARD_KEEPS && shard.len() < shard.capacity() / 4 {
                 let room = shard.len() * 2;
                 shard.shrink_to(room.max(SHARD_KEEPS));
+            }
+        }
+    }
+}
+
+/// Those who wait for a flight, as its own lookup sees them. Keeps nothing of the flight alive.
+pub struct Waiters<K: Copy + Eq + Hash, V> {
+    key: K,
+    listeners: Listeners<Outcome<V>>,
+    joinable: Weak<Joinable<V>>,
+    flights: Arc<Flights<K, V>>,
+}
+
+impl<K: Copy + Eq + Hash, V> Waiters<K, V> {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.listeners.count()
+    }
+
+    /// Waits until all have left. From then on nobody joins the flight, and what it brings is not kept.
+    ///
+    /// A flight that nobody has waited for yet, as that of a refresh, waits for the first who leaves last.
+    pub async fn all_left(&self) {
+        loop {
+            self.listeners.all_left().await;
+            // Under the lock, under which callers join: whoever has come meanwhile is counted, and who comes later finds no flight.
+            let mut shard = self.flights.shard(&self.key).lock();
+            if self.count() == 0 {
+                if shard
+                    .get(&self.key)
+                    .is_some_and(|weak| weak.ptr_eq(&self.joinable))
+                {
+                    shard.remove(&self.key);
+                }
+                return;
             }
         }
     }

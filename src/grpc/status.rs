@@ -45,6 +45,7 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
         E::NoUploads { .. } => (Code::NotFound, "NO_UPLOADS"),
         E::Upstream(error) => match error {
             UpstreamError::Outage => (Code::Unavailable, "UPSTREAM_OUTAGE"),
+            UpstreamError::Panicked => (Code::Internal, "LOOKUP_PANICKED"),
             UpstreamError::RateLimited(_) => (Code::Unavailable, "UPSTREAM_RATE_LIMITED"),
             UpstreamError::Busy => (Code::ResourceExhausted, "OVERLOADED"),
             UpstreamError::TimedOut(_) => (Code::Unavailable, "UPSTREAM_TIMEOUT"),
@@ -59,7 +60,6 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
             (Code::ResourceExhausted, "OVERLOADED")
         }
         E::Deadline | E::WatchedLong => (Code::DeadlineExceeded, "DEADLINE"),
-        E::Panicked => (Code::Internal, "LOOKUP_PANICKED"),
         E::CallPanicked => (Code::Internal, "CALL_PANICKED"),
         E::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
     }
@@ -81,7 +81,7 @@ fn bad_field(error: &LookupError) -> Option<&'static str> {
 /// When a caller should ask again, if it should: only what may be otherwise the next time is worth another call, and "at once"
 /// would be an invitation to a storm.
 fn retry(code: Code, retry_after: Option<Duration>) -> Option<Duration> {
-    let passes = matches!(code, Code::Unavailable | Code::ResourceExhausted);
+    let passes = matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::Internal);
     retry_after.filter(|pause| passes && !pause.is_zero())
 }
 

@@ -82,9 +82,6 @@ pub enum LookupError {
         "the watch has reached its deadline, or the longest time that the server allows; watch again from here"
     )]
     WatchedLong,
-    /// A bug.
-    #[error("the lookup failed by a bug in the server; it is logged there")]
-    Panicked,
     /// A bug, not in a lookup.
     #[error("the call failed by a bug in the server; it is logged there")]
     CallPanicked,

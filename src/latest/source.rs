@@ -1,11 +1,17 @@
 //! What a flight does: looks once more at what is known, asks upstream, and notes what came of it.
 
 use std::{
+    panic::AssertUnwindSafe,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::time::timeout_at;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, pending},
+};
+use tokio::time::{timeout, timeout_at};
 
 use super::{
     FLIGHT_GRACE, Known, LookupError, Policy, Settings, Verdict,
@@ -17,7 +23,7 @@ use super::{
 };
 use crate::{
     clock,
-    coalesce::{Asked, Coalescer, Entry, Failed, Good},
+    coalesce::{Asked, Coalescer, Entry, Failed, Good, Start},
     store::{Lease, Store},
     upstream::{Caller, Failure, Feed, LookupRequest, Purpose, Upstream, UpstreamError},
     video::{Channel, Kind},
@@ -33,6 +39,18 @@ pub(super) struct Question {
     pub(super) caller: Caller,
 }
 
+impl Question {
+    /// What the upstream's queue has to know of the lookup.
+    fn request(&self, known: Option<&Known>) -> LookupRequest {
+        LookupRequest {
+            purpose: self.purpose,
+            // A feed of a kind is asked for only where the channel's own has been found.
+            found_before: self.feed.kind.is_some() || known.is_some_and(|known| known.good.is_some()),
+            caller: self.caller,
+        }
+    }
+}
+
 /// All that is needed to look a channel up. Shared by every flight; holds nothing of any caller's.
 pub(super) struct Source {
     upstream: Arc<dyn Upstream>,
@@ -42,6 +60,8 @@ pub(super) struct Source {
     cache: Arc<Coalescer<Feed, Arc<Known>>>,
     outage: Outage,
     canary: Option<Canary>,
+    /// What a lookup may take, with all that it waits for.
+    flight_limit: Duration,
     /// Those who watch. Every lookup that ends is published to them.
     pub(super) hubs: Arc<Hubs>,
 }
@@ -52,6 +72,7 @@ impl Source {
         store: Option<Arc<dyn Store>>,
         cache: Arc<Coalescer<Feed, Arc<Known>>>,
         settings: &Settings,
+        flight_limit: Duration,
     ) -> Self {
         Self {
             upstream,
@@ -60,6 +81,7 @@ impl Source {
             cache,
             outage: Outage::new(settings.canary.is_some()),
             canary: settings.canary.map(Canary::new),
+            flight_limit,
             hubs: Arc::new(Hubs::new(settings.max_watched)),
         }
     }
@@ -68,75 +90,128 @@ impl Source {
         self.store.as_deref()
     }
 
-    /// The lookup of a flight that is started for `query`, by a caller who came at `asked`.
+    /// The lookup of a flight that is started for `question`, by a caller who came at `asked`.
     pub(super) fn lookup(
         self: &Arc<Self>,
         question: Question,
         asked: Instant,
-    ) -> impl FnOnce(Option<Arc<Known>>) -> futures_util::future::BoxFuture<'static, Arc<Known>> + Send + 'static
-    {
+    ) -> impl FnOnce(Start<Feed, Arc<Known>>) -> BoxFuture<'static, Arc<Known>> + Send + 'static {
         let source = Arc::clone(self);
-        move |known| Box::pin(async move { source.look_up(question, asked, known).await })
+        move |Start { known, waiters }| {
+            Box::pin(async move {
+                let unwanted = async {
+                    match question.purpose {
+                        Purpose::Awaited => waiters.all_left().await,
+                        // Nobody has to wait for these.
+                        Purpose::Refresh | Purpose::Poll => pending().await,
+                    }
+                };
+                let looked_up = source.look_up(question, asked, known.clone(), unwanted);
+                let looked_up = AssertUnwindSafe(timeout(source.flight_limit, looked_up));
+                let error = match looked_up.catch_unwind().await {
+                    Ok(Ok(known)) => return known,
+                    Ok(Err(_elapsed)) => UpstreamError::TimedOut(source.flight_limit),
+                    Err(_panic) => UpstreamError::Panicked,
+                };
+                // A failure like any other: the next callers do not start it again at once.
+                let entry = source.failure(error.into(), known.as_deref(), clock::now());
+                source.publish(question.feed, &entry);
+                Arc::new(entry)
+            })
+        }
     }
 
-    async fn look_up(&self, question: Question, asked: Instant, known: Option<Arc<Known>>) -> Arc<Known> {
-        let Question {
-            feed,
-            max_age,
-            purpose,
-            ..
-        } = question;
-        let verdict = self.policy.judge(known.as_deref(), max_age, asked, clock::now());
-        if let Some(known) = &known
-            && !matches!(
-                verdict,
-                Verdict::LookUp(_) | Verdict::Answer { refresh: true, .. }
-            )
-        {
-            return Arc::clone(known);
+    /// Looks up, unless what is known by then will do, or all callers have left (`unwanted`) before it is their turn.
+    async fn look_up(
+        &self,
+        question: Question,
+        asked: Instant,
+        mut known: Option<Arc<Known>>,
+        unwanted: impl Future<Output = ()>,
+    ) -> Arc<Known> {
+        let feed = question.feed;
+        let mut unwanted = pin!(unwanted);
+        if let Some(known) = known.take_if(|known| self.will_do(known, &question, asked, false)) {
+            return known;
         }
-        let Some(store) = &self.store else {
-            return self.ask(&question, known.as_deref()).await;
-        };
-        let mut known = known;
-        let mut lease = None;
         // Others may take as long as a lookup takes at most. If one hangs, there is time left for one of our own.
         let patience = tokio::time::Instant::now() + self.upstream.time_limit() + FLIGHT_GRACE / 2;
+        let mut is_patient = true;
         loop {
             if let Some(kept) = self.kept(feed, known.as_deref()).await {
-                // What a caller is given at once is given at once; they will ask for what is newer behind it.
-                let will_do = match self.policy.judge(Some(&kept), max_age, asked, clock::now()) {
-                    Verdict::Answer { refresh, .. } => !refresh || purpose == Purpose::Awaited,
-                    Verdict::Fallback(..) | Verdict::Refuse(_) => true,
-                    Verdict::LookUp(_) => false,
-                };
-                if will_do {
+                if self.will_do(&kept, &question, asked, true) {
                     return kept;
                 }
                 known = Some(kept);
             }
-            let lease = match lease.take() {
-                Some(held) => Lease::Ours(held),
-                None => match store.lease(feed).await {
-                    // Its last holder may have saved something between our look and our lease.
-                    Lease::Ours(held) => {
-                        lease = Some(held);
-                        continue;
-                    }
-                    Lease::Theirs(ended) => match timeout_at(patience, ended).await {
-                        Ok(()) => continue,
-                        Err(_elapsed) => Lease::Alone,
-                    },
-                    Lease::Alone => Lease::Alone,
-                },
+            let request = question.request(known.as_deref());
+            let turn = tokio::select! {
+                biased;
+                () = &mut unwanted => return self.without_turn(known.as_deref()),
+                turn = self.upstream.admit(feed, request) => turn,
             };
-            let found = self.ask(&question, known.as_deref()).await;
+            let lookup = match turn {
+                Ok(lookup) => lookup,
+                Err(failure) => return self.ended(feed, Err(failure), known.as_deref()).await,
+            };
+            let Some(store) = &self.store else {
+                return self.ended(feed, lookup.await, known.as_deref()).await;
+            };
+            // Not while it waited for its turn: nobody else has to wait for our queue.
+            let lease = if is_patient {
+                store.lease(feed).await
+            } else {
+                Lease::Alone
+            };
+            match lease {
+                Lease::Theirs(ended) => {
+                    // Gives the turn back.
+                    drop(lookup);
+                    is_patient = timeout_at(patience, ended).await.is_ok();
+                    continue;
+                }
+                // Its last holder may have saved something between our look and our lease.
+                Lease::Ours(_) => {
+                    if let Some(kept) = self.kept(feed, known.as_deref()).await {
+                        if self.will_do(&kept, &question, asked, true) {
+                            return kept;
+                        }
+                        known = Some(kept);
+                    }
+                }
+                Lease::Alone => {}
+            }
+            let found = self.ended(feed, lookup.await, known.as_deref()).await;
             if store.save(feed, &found, lease).await {
                 return found;
             }
             // We took longer than our lease, and what another has found since is there.
             return self.kept(feed, known.as_deref()).await.unwrap_or(found);
         }
+    }
+
+    /// Whether what is `known` makes the lookup for `question` needless. What a caller is given at once is given at once if it is
+    /// `from_store`: they will ask for what is newer behind it.
+    fn will_do(&self, known: &Known, question: &Question, asked: Instant, from_store: bool) -> bool {
+        match self
+            .policy
+            .judge(Some(known), question.max_age, asked, clock::now())
+        {
+            Verdict::Answer { refresh, .. } => !refresh || from_store && question.purpose == Purpose::Awaited,
+            Verdict::Fallback(..) | Verdict::Refuse(_) => true,
+            Verdict::LookUp(_) => false,
+        }
+    }
+
+    /// Tells the upstream that one more caller waits for a lookup, which may be in its queue.
+    pub(super) fn joined(&self, question: &Question, known: Option<&Known>) {
+        let request = question.request(known);
+        self.upstream.joined(question.feed, request);
+    }
+
+    /// The entry of a lookup that did not get its turn, for nobody. It is not kept.
+    fn without_turn(&self, known: Option<&Known>) -> Arc<Known> {
+        Arc::new(self.failure(UpstreamError::Busy.into(), known, clock::now()))
     }
 
     /// What the store has of `feed` beside what is `known`, if that is anything new.
@@ -150,16 +225,14 @@ impl Source {
         Some(Arc::new(kept))
     }
 
-    /// Asks upstream, and notes what came of it.
-    async fn ask(&self, question: &Question, known: Option<&Known>) -> Arc<Known> {
-        let feed = question.feed;
-        let request = LookupRequest {
-            purpose: question.purpose,
-            // A feed of a kind is asked for only where the channel's own has been found.
-            found_before: feed.kind.is_some() || known.is_some_and(|known| known.good.is_some()),
-            caller: question.caller,
-        };
-        let entry = match self.upstream.look_up(feed, request).await {
+    /// Takes in what came of a lookup.
+    async fn ended(
+        &self,
+        feed: Feed,
+        looked_up: Result<Channel, Failure>,
+        known: Option<&Known>,
+    ) -> Arc<Known> {
+        let entry = match looked_up {
             Ok(channel) => self.found(feed, channel, known).await,
             Err(failure) => self.failed(feed, failure, known).await,
         };

@@ -56,13 +56,13 @@ impl Since {
     }
 }
 
-/// What is `known` at `now`, as bytes. `None` if that is nothing for others: that the upstream refuses *us*, for example.
+/// What is `known` at `now`, as bytes. `None` if that is nothing for others: that the upstream refuses *us*, for example, or a bug.
 #[must_use]
 pub fn encode(known: &Known, now: Instant) -> Option<Vec<u8>> {
     let failure = known
         .failed
         .as_ref()
-        .filter(|failed| !failed.error.is_local_condition());
+        .filter(|failed| error(&failed.error).is_some());
     if known.good.is_none() && failure.is_none() {
         return None;
     }
@@ -188,7 +188,7 @@ fn error(error: &UpstreamError) -> Option<Error> {
         UpstreamError::TimedOut(limit) => Error::TimedOut(duration(*limit)?),
         UpstreamError::Malformed(how) => Error::Malformed(how.to_string()),
         UpstreamError::SuspectSnapshot => Error::SuspectSnapshot(true),
-        UpstreamError::RateLimited(_) | UpstreamError::Busy => return None,
+        UpstreamError::RateLimited(_) | UpstreamError::Busy | UpstreamError::Panicked => return None,
     })
 }
 

@@ -6,6 +6,7 @@
 mod overload;
 
 use std::{
+    collections::{HashMap, hash_map},
     num::{NonZeroU32, NonZeroUsize},
     sync::Arc,
     time::{Duration, Instant},
@@ -26,7 +27,7 @@ use self::overload::{Overload, QUIET};
 use crate::{
     dispatch::{self, Budget, Class, Counters, Dispatcher, Next, Outcome, Ticket},
     metrics::{family, metric},
-    upstream::{Failure, LookupRequest, Purpose, UpstreamError},
+    upstream::{Failure, Feed, LookupRequest, Purpose, UpstreamError},
 };
 
 /// When lookups may go out.
@@ -77,6 +78,8 @@ pub(super) struct Queue {
 
 struct State {
     dispatcher: Dispatcher<oneshot::Sender<Result<Permit, Failure>>>,
+    /// What is in line, so that whoever joins a lookup finds it.
+    tickets: HashMap<Feed, Ticket>,
     /// Starts what is due. Ends by itself when the line is empty, or with its runtime.
     timer: Option<JoinHandle<()>>,
     overload: Overload,
@@ -102,6 +105,7 @@ impl Queue {
         Arc::new(Self {
             state: Mutex::new(State {
                 dispatcher: Dispatcher::new(&pace.budget(), now()),
+                tickets: HashMap::new(),
                 timer: None,
                 overload: Overload::default(),
             }),
@@ -115,12 +119,20 @@ impl Queue {
     ///
     /// At once if the turn would come too late, with the time at which it makes sense to come again. Later if fetches have become so
     /// slow that it does come too late, or by [`Self::drain`].
-    pub(super) async fn permit(self: &Arc<Self>, request: LookupRequest) -> Result<Permit, Failure> {
+    pub(super) async fn permit(
+        self: &Arc<Self>,
+        feed: Feed,
+        request: LookupRequest,
+    ) -> Result<Permit, Failure> {
         let (sender, receiver) = oneshot::channel();
-        let admitted = self.admit(&request, sender);
+        let admitted = self.admit(feed, &request, sender);
         let ticket = admitted.map_err(|refused| self.refuse(refused))?;
         // Before the first `await`: this future may be dropped at any.
-        let _queued = Queued { queue: self, ticket };
+        let _queued = Queued {
+            queue: self,
+            feed,
+            ticket,
+        };
         if self.start_due().is_some() {
             self.keep_time();
         }
@@ -129,22 +141,31 @@ impl Queue {
 
     fn admit(
         &self,
+        feed: Feed,
         request: &LookupRequest,
         sender: oneshot::Sender<Result<Permit, Failure>>,
     ) -> Result<Ticket, dispatch::Refused> {
         let now = now();
-        let dispatcher = &mut self.state.lock().dispatcher;
-        let usual_fetch = dispatcher.usual_fetch(now);
-        let request = dispatch::Request {
-            class: class(request),
-            caller: request.caller.id,
-            connection: request.caller.connection,
-            latest_start: request
-                .caller
-                .deadline
-                .map(|deadline| deadline.into_std().checked_sub(usual_fetch).unwrap_or(now)),
-        };
-        dispatcher.admit(&request, sender, now, fastrand::f64())
+        let mut state = self.state.lock();
+        let request = state.request(request, now);
+        let ticket = state.dispatcher.admit(&request, sender, now, fastrand::f64())?;
+        state.tickets.insert(feed, ticket);
+        Ok(ticket)
+    }
+
+    /// Another caller waits for the lookup of `feed`, if that is in line: it is in the caller's class from now on if nobody has waited
+    /// for it before, and stays in line for as long as either has use for it.
+    pub(super) fn joined(self: &Arc<Self>, feed: Feed, request: LookupRequest) {
+        let now = now();
+        let mut state = self.state.lock();
+        if let Some(ticket) = state.tickets.get(&feed).copied() {
+            let request = state.request(&request, now);
+            // Refused, it keeps its place where it was.
+            let _ = state
+                .dispatcher
+                .reclassify(ticket, &request, now, fastrand::f64());
+            self.changed.notify_one();
+        }
     }
 
     /// Starts all that may go out by now. Returns when to come back, if anything is left in line.
@@ -281,6 +302,22 @@ impl Queue {
     }
 }
 
+impl State {
+    fn request(&self, request: &LookupRequest, now: Instant) -> dispatch::Request {
+        let usual_fetch = self.dispatcher.usual_fetch(now);
+        let latest = |deadline: tokio::time::Instant| deadline.into_std().checked_sub(usual_fetch);
+        dispatch::Request {
+            class: class(request),
+            caller: request.caller.id,
+            connection: request.caller.connection,
+            latest_start: request
+                .caller
+                .deadline
+                .map(|deadline| latest(deadline).unwrap_or(now)),
+        }
+    }
+}
+
 impl Permit {
     /// Notes that a request goes out: from now on the permit is used.
     pub(super) fn begin(&mut self) {
@@ -317,13 +354,23 @@ impl Drop for Permit {
 /// A lookup in line. Takes it out when it is dropped, unless its turn has come.
 struct Queued<'a> {
     queue: &'a Queue,
+    feed: Feed,
     ticket: Ticket,
 }
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
         // Not a temporary of the statement: the payload is dropped after the lock is released.
-        let payload = self.queue.state.lock().dispatcher.cancel(self.ticket);
+        let payload = {
+            let mut state = self.queue.state.lock();
+            // Another lookup of the same feed may be in line by now: this one was invalidated.
+            if let hash_map::Entry::Occupied(entry) = state.tickets.entry(self.feed)
+                && *entry.get() == self.ticket
+            {
+                entry.remove();
+            }
+            state.dispatcher.cancel(self.ticket)
+        };
         drop(payload);
     }
 }

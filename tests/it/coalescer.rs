@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use plaque::coalesce::{Coalescer, FlightError, Limits, Overloaded, Waiter};
+use plaque::coalesce::{Coalescer, FlightError, Keep, Limits, Overloaded, Start, Waiter};
 use tokio::{
     runtime::{self, Handle},
     sync::Notify,
@@ -54,10 +54,88 @@ fn join(coalescer: &Coalescer<u32, u32>, source: &Source) -> Waiter<u32> {
 
 fn fly<F, Fut>(coalescer: &Coalescer<u32, u32>, key: u32, lookup: F) -> Waiter<u32>
 where
-    F: FnOnce(Option<u32>) -> Fut + Send + 'static,
+    F: FnOnce(Start<u32, u32>) -> Fut + Send + 'static,
     Fut: Future<Output = u32> + Send + 'static,
 {
     coalescer.join(key, lookup).expect("there is room")
+}
+
+/// A lookup that waits for a turn which never comes, and gives up when all its callers have left.
+fn queued(coalescer: &Coalescer<u32, u32>, outcome: u32) -> Waiter<u32> {
+    fly(coalescer, 1, move |lookup| async move {
+        lookup.waiters.all_left().await;
+        outcome
+    })
+}
+
+#[tokio::test]
+async fn a_lookup_is_told_that_all_its_callers_have_left_and_nobody_joins_it_then() {
+    let coalescer = coalescer(LONG, Handle::current());
+    let (first, second) = (queued(&coalescer, 1), queued(&coalescer, 2));
+    assert!(!first.collapsed() && second.collapsed());
+    tokio::task::yield_now().await;
+    drop(first);
+    tokio::task::yield_now().await;
+    assert_eq!(
+        (coalescer.flights(), coalescer.waiting()),
+        (1, 1),
+        "one waits still"
+    );
+    drop(second);
+    while coalescer.flights() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(coalescer.known(&1).await, None, "it was for nobody");
+    let next = fly(&coalescer, 1, |_lookup| future::ready(3));
+    assert!(!next.collapsed());
+    assert_eq!(next.outcome().await, Ok(3));
+}
+
+#[tokio::test]
+async fn minor_values_push_out_nothing_but_their_like() {
+    let limits = Limits {
+        weight: 1000,
+        minor_weight: 10,
+        ..Limits::default()
+    };
+    let coalescer = Coalescer::<u32, u32>::new(limits, |_, _| 1, Handle::current());
+    let coalescer = coalescer.keeping(|value| match value {
+        0 => Keep::Apart,
+        1 => Keep::No,
+        _ => Keep::Yes,
+    });
+    let find = async |key, value| {
+        let found = fly(&coalescer, key, move |_lookup| future::ready(value));
+        assert_eq!(found.outcome().await, Ok(value));
+    };
+    for key in 0..1000 {
+        find(key, 2).await;
+    }
+    for key in 1000..11_000 {
+        find(key, 0).await;
+    }
+    coalescer.tidy().await;
+    for key in 0..1000 {
+        assert_eq!(coalescer.known(&key).await, Some(2), "{key}");
+    }
+    assert!(
+        (1001..=1010).contains(&coalescer.entries()),
+        "{}",
+        coalescer.entries()
+    );
+    // What is not kept changes nothing; what was found after all is no minor value any more, and minor once more when that is gone.
+    let last = coalescer.all().map(|(key, _)| key).max().expect("some are known");
+    find(last, 1).await;
+    assert_eq!(coalescer.known(&last).await, Some(0));
+    find(last, 3).await;
+    assert_eq!(coalescer.known(&last).await, Some(3));
+    coalescer.tidy().await;
+    assert_eq!(coalescer.all().filter(|(key, _)| *key == last).count(), 1);
+    coalescer.invalidate(&last).await;
+    assert_eq!(coalescer.known(&last).await, None);
+    find(last, 0).await;
+    coalescer.invalidate(&last).await;
+    assert_eq!(coalescer.known(&last).await, None);
 }
 
 #[tokio::test]
@@ -208,7 +286,7 @@ async fn a_runtime_that_shuts_down_ends_the_wait() {
 #[tokio::test]
 async fn a_lookup_sees_what_the_one_before_it_has_written() {
     let coalescer = coalescer(LONG, Handle::current());
-    let count = |known: Option<u32>| future::ready(known.map_or(1, |n| n + 1));
+    let count = |lookup: Start<u32, u32>| future::ready(lookup.known.map_or(1, |n| n + 1));
     assert_eq!(fly(&coalescer, 1, count).outcome().await, Ok(1));
     assert_eq!(fly(&coalescer, 1, count).outcome().await, Ok(2));
     assert_eq!(coalescer.known(&1).await, Some(2));
@@ -280,7 +358,7 @@ async fn an_invalidation_is_not_undone_by_a_flight_in_the_air() {
     assert_eq!(coalescer.known(&1).await, None);
 
     // Whoever asks after it gets a lookup that has begun after it.
-    let after = fly(&coalescer, 1, |known| future::ready(known.unwrap_or(7)));
+    let after = fly(&coalescer, 1, |lookup| future::ready(lookup.known.unwrap_or(7)));
     assert!(!after.collapsed());
     assert_eq!(after.outcome().await, Ok(7));
 

@@ -100,7 +100,7 @@ impl Upstream for Buggy {
 }
 
 #[tokio::test]
-async fn a_panic_is_told_to_251_callers_and_the_next_lookup_is_well() {
+async fn a_panic_is_told_to_251_callers_and_is_a_failure_of_that_feed_alone() {
     let fake = Fake::gated(feed).await;
     let config = fake.config();
     let buggy = Buggy {
@@ -123,13 +123,18 @@ async fn a_panic_is_told_to_251_callers_and_the_next_lookup_is_well() {
             status.message()
         );
     }
+    // Whoever comes next does not start it again.
+    let status = client.get(CHANNEL).await.expect_err("a bug");
+    let (why, details) = reason(&status);
+    assert_eq!(why, "LOOKUP_PANICKED");
+    let retry = details.retry_info().and_then(|info| info.retry_delay);
+    assert!((3..=6).contains(&retry.expect("a pause").as_secs()), "{retry:?}");
     assert_eq!(fake.lookups(CHANNEL), 1);
 
-    let next = client.start(CHANNEL);
+    let next = client.start("UC0123456789abcdefghijQA");
     fake.arrival().await;
     fake.release();
     next.await.expect("no panic").expect("an answer");
-    assert_eq!(fake.lookups(CHANNEL), 2);
 }
 
 #[tokio::test]

@@ -76,6 +76,50 @@ async fn lookups_whose_turn_would_come_too_late_are_refused_at_once_and_nothing_
     }
 }
 
+#[tokio::test]
+async fn a_queued_lookup_whose_last_caller_has_left_is_dropped() {
+    let fake = Fake::open(feed).await;
+    let server = fake
+        .serve_with(|config| {
+            // The first goes out, and the second in 1,000 s.
+            config.upstream.pace.rate = Some(0.001);
+            config.upstream.pace.max_queue_wait = Duration::from_hours(1);
+            config.calls.deadline = Duration::from_hours(2);
+        })
+        .await;
+    let client = server.client();
+    client.get(CHANNEL).await.expect("an answer");
+    let until = async |lines: &[&str]| {
+        let wanted = async {
+            loop {
+                let (_, metrics) = http_get(server.admin, "/metrics").await;
+                if lines.iter().all(|line| metrics.contains(&format!("\n{line}\n"))) {
+                    return;
+                }
+            }
+        };
+        soon(wanted).await;
+    };
+    let id = &ids(1)[0];
+    let (first, second) = (client.start(id), client.start(id));
+    until(&["plaque_upstream_queue 1", "plaque_waiters 2"]).await;
+    first.abort();
+    until(&["plaque_upstream_queue 1", "plaque_waiters 1"]).await;
+    second.abort();
+    until(&[
+        "plaque_upstream_queue 0",
+        "plaque_waiters 0",
+        "plaque_flights 0",
+        "plaque_upstream_dropped_total{class=\"awaited_unknown\"} 1",
+    ])
+    .await;
+    // Nothing is remembered of it.
+    let next = client.start(id);
+    until(&["plaque_upstream_queue 1", "plaque_waiters 1"]).await;
+    next.abort();
+    assert_eq!(fake.lookups(id), 0);
+}
+
 /// What a watch is told next.
 async fn title(next: impl Future<Output = Option<Result<WatchEvent, LookupError>>>) -> String {
     let event = soon(next).await.expect("it goes on").expect("an event");

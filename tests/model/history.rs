@@ -93,6 +93,11 @@ impl History {
         self.flights.len() - 1
     }
 
+    /// Whose flight that is.
+    pub fn key(&self, number: usize) -> u8 {
+        self.flights[number].key
+    }
+
     /// Open, and out of reach of every detachment so far.
     fn is_surely_current(&self, flight: &Past) -> bool {
         flight.ended.is_none()

@@ -12,10 +12,9 @@ use std::{
     time::Duration,
 };
 
-pub use shuttle::sync::{
-    Arc, Weak,
-    atomic::{AtomicUsize, Ordering},
-};
+pub use std::sync::atomic::Ordering;
+
+pub use shuttle::sync::{Arc, Weak};
 
 /// How far operations are taken apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,6 +151,42 @@ impl<T> DerefMut for Guard<'_, T> {
     }
 }
 
+/// The standard library's. An operation is a step of its own where all are taken apart, and else part of what comes before it: counts
+/// decide nothing by themselves, but for who is let in, which is tried in the finer grain.
+pub struct AtomicUsize(std::sync::atomic::AtomicUsize);
+
+impl AtomicUsize {
+    pub fn new(value: usize) -> Self {
+        Self(std::sync::atomic::AtomicUsize::new(value))
+    }
+
+    fn step(&self) -> &std::sync::atomic::AtomicUsize {
+        fine_step();
+        &self.0
+    }
+
+    pub fn load(&self, ordering: Ordering) -> usize {
+        self.step().load(ordering)
+    }
+
+    pub fn fetch_add(&self, value: usize, ordering: Ordering) -> usize {
+        self.step().fetch_add(value, ordering)
+    }
+
+    pub fn fetch_sub(&self, value: usize, ordering: Ordering) -> usize {
+        self.step().fetch_sub(value, ordering)
+    }
+
+    pub fn fetch_update(
+        &self,
+        set: Ordering,
+        fetch: Ordering,
+        change: impl FnMut(usize) -> Option<usize>,
+    ) -> Result<usize, usize> {
+        self.step().fetch_update(set, fetch, change)
+    }
+}
+
 /// tokio's, each of its operations one step.
 pub struct Notify(tokio::sync::Notify);
 
@@ -169,6 +204,12 @@ impl Notify {
         no_lock_is_held();
         step();
         self.0.notify_waiters();
+    }
+
+    pub fn notify_one(&self) {
+        no_lock_is_held();
+        step();
+        self.0.notify_one();
     }
 }
 

@@ -162,7 +162,7 @@ pub async fn a_panic_under_a_lease_gives_it_up<K: Shared>() {
     other.store.until(|counts| counts.leases > 0).await;
     upstream.release();
     let error = unlucky.await.expect("no panic here").outcome.expect_err("a bug");
-    assert_eq!(error, LookupError::Panicked);
+    assert_eq!(error, LookupError::Upstream(UpstreamError::Panicked));
     upstream.arrival().await;
     upstream.release();
     assert_eq!(told(&waiting.await.expect("no panic")), "lookup 2");

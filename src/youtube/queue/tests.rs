@@ -16,6 +16,12 @@ fn queue(adjust: impl FnOnce(&mut Pace)) -> Arc<Queue> {
     Queue::new(&pace)
 }
 
+/// Another for each number.
+fn feed(number: u64) -> Feed {
+    let id = format!("UC{number:021}A");
+    id.parse::<crate::video::ChannelId>().expect("an ID").into()
+}
+
 /// Of a caller of their own.
 fn request(caller: u64) -> LookupRequest {
     LookupRequest {
@@ -30,7 +36,7 @@ fn request(caller: u64) -> LookupRequest {
 /// Waits for a turn and looks up in no time. Returns the wait, in centiseconds.
 async fn look_up(queue: &Arc<Queue>, caller: u64) -> Result<u128, Failure> {
     let begun = now();
-    let mut permit = queue.permit(request(caller)).await?;
+    let mut permit = queue.permit(feed(caller), request(caller)).await?;
     permit.begin();
     permit.complete();
     Ok((now() - begun).as_millis() / 10)
@@ -126,7 +132,7 @@ async fn lookups_that_give_up_before_their_time_cost_the_others_nothing() {
     let start = now();
     let impatient = join_all((0..30).map(|caller| {
         let patience = Duration::from_secs(5);
-        tokio::time::timeout(patience, queue.permit(request(caller)).map(drop))
+        tokio::time::timeout(patience, queue.permit(feed(caller), request(caller)).map(drop))
     }));
     assert!(impatient.await.iter().all(Result::is_err));
     assert_eq!(queue.state.lock().dispatcher.queued(), 0);
@@ -141,19 +147,19 @@ async fn a_lookup_that_is_of_no_use_any_more_gets_no_turn() {
     let mut impatient = request(1);
     impatient.caller.deadline = Some(tokio::time::Instant::now() + Duration::from_millis(900));
     let refused = queue
-        .permit(impatient)
+        .permit(feed(7), impatient)
         .await
         .expect_err("its turn comes after 1 s");
     assert_eq!(refused.error, UpstreamError::Busy);
     impatient.caller.deadline = Some(tokio::time::Instant::now() + Duration::from_millis(1900));
-    queue.permit(impatient).await.expect("a turn");
+    queue.permit(feed(7), impatient).await.expect("a turn");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_permit_that_was_not_used_is_free_for_the_next() {
     let queue = queue(|pace| (pace.rate, pace.concurrency) = (Some(1.0), count(1)));
-    let unused = queue.permit(request(0)).await.expect("a turn");
-    let mut second = Box::pin(queue.permit(request(1)));
+    let unused = queue.permit(feed(0), request(0)).await.expect("a turn");
+    let mut second = Box::pin(queue.permit(feed(1), request(1)));
     assert!(second.as_mut().now_or_never().is_none());
     let start = now();
     drop(unused);
@@ -167,10 +173,28 @@ async fn a_permit_that_was_not_used_is_free_for_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_joins_a_queued_lookup_keeps_it_in_line_and_in_their_class() {
+    let queue = queue(|pace| pace.rate = Some(1.0));
+    look_up(&queue, 0).await.expect("a turn");
+    let mut refresh = Box::pin(queue.permit(feed(1), LookupRequest::of(Purpose::Refresh)));
+    assert!(refresh.as_mut().now_or_never().is_none());
+    queue.joined(feed(2), request(7));
+    queue.joined(feed(1), request(7));
+    let counted = |class| queue.state.lock().dispatcher.counters(class);
+    assert_eq!(
+        (counted(Class::Refresh).queued, counted(Class::Refresh).moved),
+        (0, 1)
+    );
+    assert_eq!(counted(Class::AwaitedUnknown).queued, 1);
+    refresh.await.expect("a turn");
+    assert!(queue.state.lock().tickets.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn everybody_in_line_is_told_of_a_refusal() {
     let queue = queue(|pace| pace.rate = Some(1.0));
     look_up(&queue, 0).await.expect("a turn");
-    let mut waiting = Box::pin(queue.permit(request(1)));
+    let mut waiting = Box::pin(queue.permit(feed(1), request(1)));
     assert!(waiting.as_mut().now_or_never().is_none());
     let refusal = Failure {
         error: UpstreamError::RateLimited(429),
@@ -183,7 +207,7 @@ async fn everybody_in_line_is_told_of_a_refusal() {
 #[tokio::test(start_paused = true)]
 async fn one_lookup_too_many_in_the_queue_is_told_at_once() {
     let queue = queue(|pace| (pace.concurrency, pace.queue) = (count(1), count(2)));
-    let mut first = queue.permit(request(0)).await.expect("a turn");
+    let mut first = queue.permit(feed(0), request(0)).await.expect("a turn");
     first.begin();
     let mut waiting: Vec<_> = (1..=2).map(|caller| Box::pin(look_up(&queue, caller))).collect();
     for lookup in &mut waiting {
