@@ -14,7 +14,7 @@ use tonic::{Code, Request};
 
 use crate::{
     stores::{Fake as Upstream, channel, found, settings, soon},
-    support::{CHANNEL, Fake, feed, http_get, reason, request},
+    support::{CHANNEL, Fake, feed, http_get, http_get_with, reason, request},
 };
 
 fn ids(count: usize) -> Vec<String> {
@@ -240,6 +240,58 @@ async fn a_caller_that_is_named_gets_its_turn_beside_one_that_fills_the_queue() 
             }
         }
         assert!((5..=10).contains(&answered), "{answered}");
+    }
+}
+
+#[tokio::test]
+async fn callers_of_the_json_api_are_told_apart_as_those_of_grpc_are() {
+    for (header, gets_in) in [(Some(HeaderName::from_static("x-client")), true), (None, false)] {
+        let fake = Fake::gated(feed).await;
+        let server = fake
+            .serve_with(|config| {
+                config.caller_header = header;
+                config.upstream.pace.concurrency = NonZeroUsize::MIN;
+                config.upstream.pace.queue = NonZeroUsize::MIN.saturating_add(9);
+            })
+            .await;
+        let admin = server.admin;
+        // By HTTP: no more than the admin port has room for.
+        let greedy = ids(20).into_iter().map(|id| {
+            let path = format!("/v1/channels/{id}/latest-video");
+            tokio::spawn(async move { http_get_with(admin, &path, "x-client: greedy\r\n").await })
+        });
+        let greedy: Vec<_> = greedy.collect();
+        let decided = async |count| {
+            loop {
+                let (_, metrics) = http_get(admin, "/metrics").await;
+                let of = |metric| sum(&metrics, metric);
+                if of("plaque_upstream_admitted_total") + of("plaque_upstream_refused_total") == count {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(decided(20)).await;
+        // By either way: a caller has one name.
+        let path = format!("/v1/channels/{CHANNEL}/latest-video");
+        let modest = tokio::spawn(async move { http_get_with(admin, &path, "X-Client: modest\r\n").await });
+        soon(decided(21)).await;
+        let mut same = Request::new(request("UCgrpc5678901234567890AA"));
+        same.metadata_mut()
+            .insert("x-client", "greedy".parse().expect("metadata"));
+        let refused = soon(server.client().ask(same))
+            .await
+            .expect_err("the greedy one's turn");
+        assert_eq!(reason(&refused).0, "OVERLOADED");
+        for _ in 0..20 {
+            fake.release();
+        }
+        let (status, _, body) = soon(modest).await.expect("no panic");
+        assert_eq!(status, if gets_in { 200 } else { 429 }, "{body}");
+        for call in greedy {
+            let (status, ..) = soon(call).await.expect("no panic");
+            assert!([200, 429].contains(&status), "{status}");
+        }
     }
 }
 
