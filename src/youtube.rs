@@ -166,7 +166,8 @@ impl YouTube {
         self.guard.check()?;
         let permit = timeout_at(deadline, self.queue.permit(request)).await;
         let permit = permit.map_err(|_elapsed| Failure::from(UpstreamError::Busy))??;
-        match self.guard.admit(list.feed.channel, request.found_before) {
+        let caller = request.caller.id;
+        match self.guard.admit(list.feed.channel, request.found_before, caller) {
             Ok(admission) => self.fetch_twice(list, permit, admission, deadline).await,
             Err(refused) => {
                 drop(permit);
