@@ -71,6 +71,11 @@ async fn lookups_whose_turn_would_come_too_late_are_refused_at_once_and_nothing_
         "plaque_upstream_refused_total{class=\"awaited_unknown\"} 40",
         "plaque_upstream_refused_total{class=\"awaited_known\"} 2",
         "plaque_upstream_dropped_total{class=\"awaited_unknown\"} 0",
+        "plaque_upstream_sent_total{class=\"awaited_unknown\"} 1",
+        "plaque_upstream_sent_total{class=\"awaited_known\"} 0",
+        "plaque_upstream_queue_wait_seconds_count{class=\"awaited_unknown\"} 1",
+        "plaque_upstream_queue_callers{class=\"awaited_unknown\"} 0",
+        "plaque_upstream_rate_limit 0.001",
     ] {
         assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
     }
