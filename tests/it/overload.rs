@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
+use axum::{http::StatusCode, response::IntoResponse as _};
 use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
 use http::HeaderName;
 use plaque::{
@@ -298,6 +299,36 @@ async fn callers_of_the_json_api_are_told_apart_as_those_of_grpc_are() {
             assert!([200, 429].contains(&status), "{status}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_pushback_that_would_outlast_the_deadline_says_not_to_try_again() {
+    let fake = Fake::gated(|lookup| match lookup.channel.as_str() {
+        CHANNEL => StatusCode::TOO_MANY_REQUESTS.into_response(),
+        _ => feed(lookup),
+    })
+    .await;
+    let server = fake.serve().await;
+    let within = async |seconds| {
+        let mut request = Request::new(request(CHANNEL));
+        request.set_timeout(Duration::from_secs(seconds));
+        let refused = server.client().ask(request).await.expect_err("refused");
+        let pushback = refused.metadata().get("grpc-retry-pushback-ms").cloned();
+        let pushback = pushback.expect("a pushback").to_str().expect("ASCII").to_owned();
+        let (reason, details) = reason(&refused);
+        assert_eq!(reason, "UPSTREAM_RATE_LIMITED");
+        let delay = details.retry_info().and_then(|info| info.retry_delay);
+        let delay = delay.expect("the time is told all the same");
+        assert!((28..=30).contains(&delay.as_secs()), "{delay:?}");
+        (pushback, delay.as_millis().to_string())
+    };
+    fake.release();
+    // It waits for a lookup, and then nobody does: the upstream has had enough of us for 30 s.
+    assert_eq!(within(20).await.0, "-1");
+    assert_eq!(within(20).await.0, "-1");
+    // More than the server's own limit for a call, which says nothing of how long the caller waits in all.
+    let (pushback, delay) = within(600).await;
+    assert_eq!(pushback, delay);
 }
 
 /// The sum of a metric over its labels.

@@ -82,7 +82,7 @@ impl Queue {
             "Lookups that wait for their turn, by class",
             |dispatcher, class| ConstGauge::new(u64::from(dispatcher.counters(class).queued)),
         );
-        let counters: [(_, _, fn(Counters) -> u64); 4] = [
+        let counters: [(_, _, Count); 4] = [
             (
                 "upstream_admitted",
                 "Lookups that were let into the queue, by class",
@@ -129,6 +129,9 @@ impl Queue {
 }
 
 type Waiting = Dispatcher<super::Turn>;
+
+/// One of the counters of a class.
+type Count = fn(Counters) -> u64;
 
 fn label(class: Class) -> [(&'static str, &'static str); 1] {
     [("class", class_name(class))]
