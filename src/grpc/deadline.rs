@@ -140,7 +140,7 @@ fn limit_pushback(response: &mut Response<Body>, left: Duration) {
     }
 }
 
-/// The response to a call with these headers that is refused on arrival, before it gets to [`Deadlines`].
+/// The response to a call with these headers that is refused on arrival, before it gets to the layer that keeps deadlines.
 #[must_use]
 pub fn refuse_at_once(error: &LookupError, retry_after: Duration, headers: &HeaderMap) -> Response<Body> {
     let mut response = status::from(error, Some(retry_after)).into_http();
