@@ -29,6 +29,10 @@ bench-hit-instructions:
 bench-feed folder='../shared/captures':
     cargo bench --bench feed -- {{folder}}
 
+# What a lookup's way through the dispatcher costs, beside a plain queue.
+bench-dispatch:
+    cargo bench --bench dispatch
+
 # What a store costs, and what replicas that share one spare the upstream: some eight minutes. Needs redis-server. A part of it: `just
 # bench-store cost` (`replicas`).
 bench-store *options='':

@@ -5,9 +5,9 @@ mod busy;
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, Query},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{Html, IntoResponse},
     routing::get,
 };
@@ -22,7 +22,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use self::busy::Busy;
 use crate::{
     accept::accept,
-    grpc::Http,
+    grpc::{Http, Peer},
     latest::Latest,
     lifecycle::{Stage, Stages},
 };
@@ -55,17 +55,14 @@ const PAGE_MAY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-sr
 const NO_SUCH_PAGE: &str = "no such page; there are /, /livez, /readyz, /metrics, /busy and \
                             /v1/channels/{channel_id}/latest-video?kind=&max_age=\n";
 
-fn router(told: Told) -> Router {
-    let Told {
-        latest,
-        http,
-        registry,
-        stages,
-    } = told;
-    let (http, registry) = (Arc::new(http), Arc::new(registry));
+fn router(latest: Arc<Latest>, http: Arc<Http>, registry: Registry, stages: Stages) -> Router {
+    let registry = Arc::new(registry);
     let busy = Arc::new(Busy::new(Arc::clone(&latest)));
-    let answer = move |Path(channel): Path<String>, Query(parameters): Query<Vec<(String, String)>>| async move {
-        http.latest_video(channel, parameters).await
+    let answer = move |Extension(peer): Extension<Peer>,
+                       Path(channel): Path<String>,
+                       Query(parameters): Query<Vec<(String, String)>>,
+                       headers: HeaderMap| async move {
+        http.latest_video(peer, &headers, channel, parameters).await
     };
     let page = (
         [(header::CONTENT_SECURITY_POLICY, PAGE_MAY)],
@@ -86,14 +83,22 @@ fn router(told: Told) -> Router {
 
 /// Serves all that, for ever.
 pub async fn serve(listener: TcpListener, told: Told) {
-    let router = router(told);
+    let Told {
+        latest,
+        http,
+        registry,
+        stages,
+    } = told;
+    let callers = Arc::new(http);
+    let router = router(latest, Arc::clone(&callers), registry, stages);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await;
         let stream = accept(&listener).await;
-        let service = TowerToHyperService::new(router.clone());
+        let peer = callers.peer(stream.peer_addr().ok().map(|address| address.ip()));
+        let service = TowerToHyperService::new(router.clone().layer(Extension(peer)));
         let connection = http.serve_connection(TokioIo::new(stream), service);
         // Owns one connection. Ended by its peer, or its silence.
         tokio::spawn(async move {

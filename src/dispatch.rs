@@ -199,6 +199,8 @@ pub struct Counters {
     pub expired: u64,
     /// Permits that came back unused; they count as started, too.
     pub returned: u64,
+    /// Requests that were sent, second attempts included: what was used of the rate.
+    pub sent: u64,
     /// The sum of the waits of those that have gone out.
     pub waited: Duration,
 }

@@ -31,6 +31,7 @@ pub use self::{
     cache_status::{CACHE_STATUS, cache_status},
     caller::{Callers, Peer},
     codec::encode,
+    deadline::refuse_at_once,
     json::Http,
     method::{Ended, Method},
     status::{PUSHBACK, from as status},

@@ -4,6 +4,8 @@
 //! are listed: each uses only those above it. `ARCHITECTURE.md` has the picture.
 
 mod accept;
+#[cfg(test)]
+mod captured_log;
 mod cause;
 pub mod clock;
 mod metrics;

@@ -155,7 +155,13 @@ pub async fn run(
     latest.register(own);
     upstream.register(own);
     let told = Told {
-        http: grpc::Http::new(Arc::clone(&latest), config.latest.policy, config.calls, by_http),
+        http: grpc::Http::new(
+            Arc::clone(&latest),
+            config.latest.policy,
+            config.calls,
+            Arc::clone(&callers),
+            by_http,
+        ),
         latest: Arc::clone(&latest),
         registry,
         stages,

@@ -172,7 +172,7 @@ impl YouTube {
         Ok(Turn {
             list,
             permit,
-            found_before: request.found_before,
+            request,
         })
     }
 
@@ -181,9 +181,12 @@ impl YouTube {
         let Turn {
             list,
             permit,
-            found_before,
+            request,
         } = turn;
-        match self.guard.admit(list.feed.channel, found_before) {
+        let admitted = self
+            .guard
+            .admit(list.feed.channel, request.found_before, request.caller.id);
+        match admitted {
             Ok(admission) => self.fetch_twice(list, permit, admission, deadline).await,
             Err(refused) => {
                 drop(permit);
@@ -362,7 +365,7 @@ impl Upstream for YouTube {
 struct Turn {
     list: List,
     permit: Permit,
-    found_before: bool,
+    request: LookupRequest,
 }
 
 /// Notes in the lookup's `span` what came of it.

@@ -9,7 +9,8 @@
 //! *How it ends.* After the pause one lookup goes out as the *probe*. Any answer that is no refusal proves that we are answered. A 403
 //! of the probed channel alone proves nothing: its owner could have made it so, to keep the breaker open for as long as that channel
 //! is picked. So another channel is probed at once, and only two in a row count as one more refusal. Nobody wins the probes with a
-//! channel of theirs, for a probe asks for a good channel, which the owner of this state picks at random. The lookup of a channel
+//! channel of theirs, for a probe asks for a good channel, which the owner of this state picks at random, and the next one for one that
+//! another caller asked for (`src/youtube/guard/good.rs`). The lookup of a channel
 //! that was never found is no probe unless no good one is known. It could not close the breaker falsely (a refused address gets no
 //! 404s), but a forbidden one could keep it open. What ends the pause need not end the doubling: only a success does that, so an
 //! address that gets 404s and 429s in turn is asked less and less often.

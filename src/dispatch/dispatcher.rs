@@ -172,6 +172,11 @@ impl<T> Dispatcher<T> {
         self.start(index, now)
     }
 
+    /// Notes that the permit's request is sent.
+    pub fn note_sent(&mut self, permit: &Permit) {
+        self.counters[permit.class as usize].sent += 1;
+    }
+
     /// Takes in what became of a lookup: its slot is free.
     #[expect(clippy::needless_pass_by_value, reason = "a permit is used once")]
     pub fn finished(&mut self, permit: Permit, now: Instant, outcome: Outcome) {
@@ -196,7 +201,7 @@ impl<T> Dispatcher<T> {
         self.counters[class as usize].returned += 1;
     }
 
-    /// Takes one more token for a second attempt under the same permit, if nobody in line would be late for it.
+    /// Takes one more token for a second attempt under the same permit, which is sent then, if nobody in line would be late for it.
     ///
     /// # Errors
     ///
@@ -204,6 +209,7 @@ impl<T> Dispatcher<T> {
     pub fn try_retry(&mut self, permit: &Permit, now: Instant) -> Result<(), Instant> {
         let now = self.advance(now);
         let Some(bucket) = &self.bucket else {
+            self.note_sent(permit);
             return Ok(());
         };
         let ready = bucket.ready_at(now);
@@ -220,6 +226,7 @@ impl<T> Dispatcher<T> {
             bucket.take(now);
         }
         self.virtual_time[permit.class as usize] += permit.class.share().recip();
+        self.note_sent(permit);
         Ok(())
     }
 

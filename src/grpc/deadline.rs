@@ -4,6 +4,9 @@
 //! that it cannot read. This layer stands in front of all services. It bounds the time to the response's headers, which for a
 //! unary call is the whole call; what a watch may take, the watch itself knows. A caller who names no deadline has the longest there is:
 //! nobody waits for ever.
+//!
+//! Nor is a caller asked to wait for longer than it will: a pushback that would outlast the deadline it has named is -1 (gRFC A6: do not
+//! retry), since a client with a retry policy would sit out the rest of its time, and fail all the same. `RetryInfo` still has the time.
 
 use std::{
     convert::Infallible,
@@ -12,7 +15,8 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body::Body as _;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tonic::body::Body;
@@ -60,6 +64,7 @@ where
             allowed: allowed.min(self.longest),
             deadline: None,
             malformed: asked.is_err(),
+            asked: asked.ok().flatten(),
         }
     }
 }
@@ -74,6 +79,8 @@ pin_project! {
         #[pin]
         deadline: Option<Sleep>,
         malformed: bool,
+        // What the caller allows, if it has named a deadline.
+        asked: Option<Duration>,
     }
 }
 
@@ -90,7 +97,23 @@ where
         }
         // First the call: an answer that is there in time is given.
         if let Poll::Ready(response) = this.inner.poll(context) {
-            return Poll::Ready(response);
+            return Poll::Ready(response.map(|mut response| {
+                // An error has no body. Whatever else there is does not pay for the look.
+                if let Some(asked) = *this.asked
+                    && response.body().is_end_stream()
+                {
+                    let waited = this
+                        .deadline
+                        .as_ref()
+                        .as_pin_ref()
+                        .map_or(Duration::ZERO, |sleep| {
+                            let left = sleep.deadline().saturating_duration_since(Instant::now());
+                            this.allowed.saturating_sub(left)
+                        });
+                    limit_pushback(&mut response, asked.saturating_sub(waited));
+                }
+                response
+            }));
         }
         if this.deadline.is_none() {
             this.deadline.set(Some(tokio::time::sleep(*this.allowed)));
@@ -104,6 +127,27 @@ where
 
 fn refused(error: &LookupError) -> Response<Body> {
     status::from(error, None).into_http()
+}
+
+/// Replaces a pushback that is not over when the time that the caller has `left` is.
+fn limit_pushback(response: &mut Response<Body>, left: Duration) {
+    let Some(pushback) = response.headers_mut().get_mut(status::PUSHBACK) else {
+        return;
+    };
+    let milliseconds = pushback.to_str().ok().and_then(|text| text.parse().ok());
+    if milliseconds.is_some_and(|milliseconds| Duration::from_millis(milliseconds) >= left) {
+        *pushback = HeaderValue::from_static("-1");
+    }
+}
+
+/// The response to a call with these headers that is refused on arrival, before it gets to the layer that keeps deadlines.
+#[must_use]
+pub fn refuse_at_once(error: &LookupError, retry_after: Duration, headers: &HeaderMap) -> Response<Body> {
+    let mut response = status::from(error, Some(retry_after)).into_http();
+    if let Ok(Some(asked)) = timeout(headers) {
+        limit_pushback(&mut response, asked);
+    }
+    response
 }
 
 /// How long before its deadline a batch is answered: enough for most answers to reach the caller in time.
@@ -183,6 +227,26 @@ mod tests {
             assert_eq!(before(milliseconds(allowed)), milliseconds(answered), "{allowed}");
         }
         assert!(before(Duration::MAX) < Duration::MAX);
+    }
+
+    #[test]
+    fn a_pushback_that_would_outlast_the_deadline_is_no_retry() {
+        let told = |headers: &[(HeaderName, &'static str)], pause| {
+            let headers = headers.iter().cloned();
+            let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value)));
+            let response = refuse_at_once(&LookupError::Overloaded(1), pause, &headers.collect());
+            response.headers().get(status::PUSHBACK).cloned()
+        };
+        let milliseconds = Duration::from_millis;
+        assert_eq!(told(&[], milliseconds(90_000)).expect("a pushback"), "90000");
+        let second = [(TIMEOUT, "1S")];
+        assert_eq!(told(&second, milliseconds(999)).expect("a pushback"), "999");
+        assert_eq!(told(&second, milliseconds(1000)).expect("a pushback"), "-1");
+        assert_eq!(told(&second, Duration::ZERO), None);
+        assert_eq!(
+            told(&[(TIMEOUT, "soon")], milliseconds(1000)).expect("a pushback"),
+            "1000"
+        );
     }
 
     #[test]

@@ -1,16 +1,15 @@
 //! The same answers over HTTP, as canonical protobuf JSON: for curl and whoever has no gRPC.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
-use super::{Limits, Service, Tally, cache_status, convert, status};
+use super::{Callers, Limits, Peer, Service, Tally, cache_status, convert, status};
 use crate::{
     latest::{Answer, Latest, LookupError, Policy, Reply},
     proto::{self, v1},
-    upstream::Caller,
 };
 
 /// Answers over HTTP.
@@ -21,13 +20,19 @@ pub struct Http {
 }
 
 impl Http {
-    /// Answers as [`super::serve`] does.
+    /// Answers as [`super::serve`] does, to the same `callers`.
     #[must_use]
-    pub fn new(latest: Arc<Latest>, policy: Policy, limits: Limits, tally: Arc<Tally>) -> Self {
+    pub fn new(
+        latest: Arc<Latest>,
+        policy: Policy,
+        limits: Limits,
+        callers: Arc<Callers>,
+        tally: Arc<Tally>,
+    ) -> Self {
         Self {
             service: Service {
                 latest,
-                callers: Arc::default(),
+                callers,
                 longest_call: limits.deadline,
                 longest_watch: limits.watch,
                 tally,
@@ -37,9 +42,18 @@ impl Http {
         }
     }
 
-    /// The newest upload of the channel `channel_id`. `parameters` are the other fields of a `GetLatestVideoRequest`.
+    /// The peer of a new connection.
+    #[must_use]
+    pub fn peer(&self, address: Option<IpAddr>) -> Peer {
+        self.service.callers.peer(address)
+    }
+
+    /// The newest upload of the channel `channel_id`, for a caller that is known by its connection and its request's headers. `parameters` are the
+    /// other fields of a `GetLatestVideoRequest`.
     pub async fn latest_video(
         &self,
+        peer: Peer,
+        headers: &HeaderMap,
         channel_id: String,
         parameters: Vec<(String, String)>,
     ) -> Response<String> {
@@ -47,10 +61,8 @@ impl Http {
             Ok(request) => request,
             Err(error) => return refused(&status::from(&error, None)),
         };
-        let caller = || Caller {
-            deadline: Instant::now().checked_add(self.deadline),
-            ..Caller::default()
-        };
+        let deadline = Instant::now().checked_add(self.deadline);
+        let caller = || self.service.callers.caller(peer, headers, deadline);
         let reply = match timeout(self.deadline, self.service.get(&request, &caller)).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(status)) => return refused(&status),

@@ -73,8 +73,14 @@ struct Recent {
     canary_found: Option<Instant>,
     /// The outage holds until then, unless another lookup says otherwise.
     under_way_until: Option<Instant>,
-    /// What the log has said last.
-    is_logged: bool,
+    /// The outage of whose beginning the log has told, until it tells of the end.
+    logged: Option<Logged>,
+}
+
+struct Logged {
+    since: Instant,
+    /// Lookups of known-good channels that were answered 404 in it.
+    not_found: u64,
 }
 
 /// The last lookup of a known-good channel.
@@ -125,6 +131,9 @@ impl Outage {
                     missing_since,
                 },
             );
+        }
+        if let Some(logged) = recent.logged.as_mut().filter(|_| !found) {
+            logged.not_found += 1;
         }
         recent.update(now);
     }
@@ -238,18 +247,29 @@ impl Recent {
         // It holds until what it rests on is too old.
         let since = is_outage.then(|| of_known.max(of_canary)).flatten();
         self.under_way_until = since.map(|at| at + WINDOW);
-        if is_outage != self.is_logged {
-            self.is_logged = is_outage;
+        self.log(is_outage, &tally, now);
+    }
+
+    /// Tells once that an outage begins, and once that it has ended. Neither is about the lookup that showed it.
+    fn log(&mut self, is_outage: bool, tally: &Tally, now: Instant) {
+        if is_outage && self.logged.is_none() {
+            self.logged = Some(Logged {
+                since: now,
+                not_found: tally.missing.len() as u64,
+            });
             tracing::warn!(
+                parent: None,
                 missing = tally.missing.len(),
                 known = tally.known,
                 canary = self.verdict.map(|(_, verdict)| tracing::field::debug(verdict)),
-                "{}",
-                if is_outage {
-                    "feeds of channels that exist answer 404: a channel never seen counts as unavailable, not as missing"
-                } else {
-                    "feeds of channels that exist are found again"
-                }
+                "feeds of channels that exist answer 404: a channel never seen counts as unavailable, not as missing"
+            );
+        } else if !is_outage && let Some(Logged { since, not_found }) = self.logged.take() {
+            tracing::info!(
+                parent: None,
+                not_found,
+                lasted = ?now.saturating_duration_since(since),
+                "feeds of channels that exist are found again"
             );
         }
     }

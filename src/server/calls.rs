@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
@@ -167,6 +166,10 @@ where
         };
         let span = CallSpan::begin(method, &request);
         let place = Place::take(&self.activity, method, limit, span);
+        let refused = (!place.taken).then(|| {
+            let error = LookupError::TooManyCalls(at_once.get());
+            Box::new(grpc::refuse_at_once(&error, OVERLOAD_PAUSE, request.headers()))
+        });
         let sending = if method.is_stream() {
             self.limits.watch.map(|watch| watch + self.limits.deadline)
         } else {
@@ -174,7 +177,7 @@ where
         };
         Call {
             inner: place.taken.then(|| self.inner.clone().call(request)),
-            at_once,
+            refused,
             place: Some(place),
             sending,
         }
@@ -189,7 +192,8 @@ pin_project! {
         inner: Option<F>,
         // None once its answer has begun.
         place: Option<Place>,
-        at_once: NonZeroUsize,
+        // What it is told then.
+        refused: Option<Box<Response<Body>>>,
         sending: Option<Duration>,
     }
 }
@@ -204,10 +208,11 @@ where
         let this = self.project();
         let place = this.place.as_ref();
         let response = match this.inner.as_pin_mut() {
-            None => {
-                let error = LookupError::TooManyCalls(this.at_once.get());
-                grpc::status(&error, Some(OVERLOAD_PAUSE)).into_http()
-            }
+            None => match this.refused.take() {
+                Some(refused) => *refused,
+                // Only if it is polled again after its end.
+                None => return Poll::Pending,
+            },
             Some(inner) => match catch_unwind(AssertUnwindSafe(|| within(place, || inner.poll(context)))) {
                 Ok(response) => match ready!(response) {
                     Ok(response) => response,

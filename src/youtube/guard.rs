@@ -1,10 +1,13 @@
 //! The breaker with what it needs: channels that were found lately, of which one is asked to find out whether we are refused.
 
+mod good;
+
 use std::{sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 use prometheus_client::{metrics::gauge::ConstGauge, registry::Registry};
 
+use self::good::GoodChannels;
 use super::queue::now;
 use crate::{
     dispatch::breaker::{self, Breaker, Change, Pass, Report, Standing},
@@ -12,9 +15,6 @@ use crate::{
     upstream::{Failure, UpstreamError},
     video::ChannelId,
 };
-
-/// Channels to choose probes from: more than can be excluded at a time (three), and too many for one caller to own them all for long.
-const GOOD_CHANNELS: usize = 64;
 
 /// Stops lookups while the upstream refuses us.
 #[derive(Default)]
@@ -26,8 +26,7 @@ pub(super) struct Guard {
 #[derive(Default)]
 struct State {
     breaker: Breaker<ChannelId>,
-    /// A random choice of those that were found lately.
-    good: Vec<ChannelId>,
+    good: GoodChannels,
     /// Lookups that were not made since the breaker opened.
     refused: u64,
 }
@@ -36,6 +35,8 @@ struct State {
 pub(super) struct Admission {
     guard: Arc<Guard>,
     channel: ChannelId,
+    /// Who asked for it, as a keyed hash.
+    caller: u64,
     pass: Pass,
     /// Silence, if the lookup ends without saying.
     report: Option<Report>,
@@ -43,10 +44,7 @@ pub(super) struct Admission {
 
 impl State {
     fn good_known(&self, channel: ChannelId) -> bool {
-        let excluded = self.breaker.excluded();
-        self.good
-            .iter()
-            .any(|good| *good != channel && !excluded.contains(&Some(*good)))
+        self.good.has_another(channel, &self.breaker.excluded())
     }
 
     fn refusal(&mut self, refused: breaker::Refused) -> Failure {
@@ -54,18 +52,6 @@ impl State {
         Failure {
             error: UpstreamError::RateLimited(refused.status),
             retry_after: Some(refused.retry_after),
-        }
-    }
-
-    fn remember(&mut self, channel: ChannelId, found: bool) {
-        let known = self.good.iter().position(|good| *good == channel);
-        match (known, found) {
-            (None, true) if self.good.len() < GOOD_CHANNELS => self.good.push(channel),
-            (None, true) => self.good[fastrand::usize(..GOOD_CHANNELS)] = channel,
-            (Some(index), false) => {
-                self.good.swap_remove(index);
-            }
-            (Some(_), true) | (None, false) => {}
         }
     }
 }
@@ -82,7 +68,7 @@ impl Guard {
         checked.map_err(|refused| state.refusal(refused))
     }
 
-    /// Asks for leave to look `channel` up, which was `found_before` or not.
+    /// Asks for leave to look `channel` up for `caller`. It was `found_before` or not.
     ///
     /// # Errors
     ///
@@ -91,17 +77,18 @@ impl Guard {
         self: &Arc<Self>,
         channel: ChannelId,
         found_before: bool,
+        caller: u64,
     ) -> Result<Admission, Failure> {
         let mut state = self.state.lock();
-        let standing = if found_before {
+        // Whoever comes at the right moment with a channel of theirs would win the probe: it is asked for what we choose, if we can.
+        let good_known = state.good_known(channel);
+        let standing = if found_before && !good_known {
             Standing::Good
         } else {
-            Standing::Unproven {
-                good_known: state.good_known(channel),
-            }
+            Standing::Unproven { good_known }
         };
         match state.breaker.admit(channel, standing, now()) {
-            Ok(pass) => Ok(self.admission(channel, pass)),
+            Ok(pass) => Ok(self.admission(channel, caller, pass)),
             Err(refused) => Err(state.refusal(refused)),
         }
     }
@@ -113,41 +100,47 @@ impl Guard {
         if !state.breaker.probe_is_due(now) {
             return None;
         }
-        let excluded = state.breaker.excluded();
-        let fit = state.good.iter().copied();
-        let fit: Vec<_> = fit.filter(|good| !excluded.contains(&Some(*good))).collect();
-        let channel = fastrand::choice(fit)?;
+        let (channel, caller) = state.good.choose(&state.breaker.excluded())?;
         let pass = state.breaker.admit(channel, Standing::Good, now).ok()?;
-        Some(self.admission(channel, pass))
+        Some(self.admission(channel, caller, pass))
     }
 
-    fn admission(self: &Arc<Self>, channel: ChannelId, pass: Pass) -> Admission {
+    fn admission(self: &Arc<Self>, channel: ChannelId, caller: u64, pass: Pass) -> Admission {
         Admission {
             guard: Arc::clone(self),
             channel,
+            caller,
             pass,
             report: None,
         }
     }
 
-    fn report(&self, channel: ChannelId, pass: Pass, report: Report, now: Instant) {
+    fn report(&self, admission: &Admission, report: Report, now: Instant) {
+        let &Admission {
+            channel,
+            caller,
+            pass,
+            ..
+        } = admission;
         let mut state = self.state.lock();
         match report {
-            Report::Success => state.remember(channel, true),
-            Report::Answered => state.remember(channel, false),
+            Report::Success => state.good.remember(channel, caller),
+            Report::Answered => state.good.forget(channel),
             Report::Forbidden { .. } | Report::Refused { .. } | Report::Silent => {}
         }
         match state.breaker.report(channel, pass, report, now) {
             Some(Change::Opened { status, pause }) => {
                 state.refused = 0;
+                // Of no lookup: it is about all of them.
                 tracing::warn!(
+                    parent: None,
                     status,
                     pause = %humantime::format_duration(pause),
                     "the upstream refuses us: no lookups for a while"
                 );
             }
             Some(Change::Closed) => {
-                tracing::info!(refused = state.refused, "the upstream answers again");
+                tracing::info!(parent: None, refused = state.refused, "the upstream answers again");
             }
             None => {}
         }
@@ -203,7 +196,7 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         let report = self.report.unwrap_or(Report::Silent);
-        self.guard.report(self.channel, self.pass, report, now());
+        self.guard.report(self, report, now());
     }
 }
 

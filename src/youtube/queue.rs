@@ -3,6 +3,7 @@
 //! A lookup that is admitted waits for a [`Permit`]. Whoever admits one starts what may go out at once; as long as something is in
 //! line, one task (the *timer*) wakes when the next may.
 
+mod metrics;
 mod overload;
 
 use std::{
@@ -13,20 +14,18 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use prometheus_client::{
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
-    registry::Registry,
-};
 use tokio::{
     sync::{Notify, oneshot},
     task::JoinHandle,
     time::sleep_until,
 };
 
-use self::overload::{Overload, QUIET};
+use self::{
+    metrics::Waits,
+    overload::{Overload, QUIET},
+};
 use crate::{
-    dispatch::{self, Budget, Class, Counters, Dispatcher, Next, Outcome, Ticket},
-    metrics::{family, metric},
+    dispatch::{self, Budget, Class, Dispatcher, Next, Outcome, Ticket},
     upstream::{Failure, Feed, LookupRequest, Purpose, UpstreamError},
 };
 
@@ -74,10 +73,16 @@ pub(super) struct Queue {
     state: Mutex<State>,
     /// Wakes the timer: a permit came back, or something was admitted that may have to go out sooner.
     changed: Notify,
+    waits: Waits,
+    /// Lookups a second, as configured.
+    rate: Option<f64>,
 }
 
+/// Where a lookup is told that its turn has come.
+type Turn = oneshot::Sender<Result<Permit, Failure>>;
+
 struct State {
-    dispatcher: Dispatcher<oneshot::Sender<Result<Permit, Failure>>>,
+    dispatcher: Dispatcher<Turn>,
     /// What is in line, so that whoever joins a lookup finds it.
     tickets: HashMap<Feed, Ticket>,
     /// Starts what is due. Ends by itself when the line is empty, or with its runtime.
@@ -110,6 +115,8 @@ impl Queue {
                 overload: Overload::default(),
             }),
             changed: Notify::new(),
+            waits: Waits::default(),
+            rate: pace.rate,
         })
     }
 
@@ -139,12 +146,7 @@ impl Queue {
         receiver.await.unwrap_or_else(|_torn_down| Err(busy(None)))
     }
 
-    fn admit(
-        &self,
-        feed: Feed,
-        request: &LookupRequest,
-        sender: oneshot::Sender<Result<Permit, Failure>>,
-    ) -> Result<Ticket, dispatch::Refused> {
+    fn admit(&self, feed: Feed, request: &LookupRequest, sender: Turn) -> Result<Ticket, dispatch::Refused> {
         let now = now();
         let mut state = self.state.lock();
         let request = state.request(request, now);
@@ -173,7 +175,13 @@ impl Queue {
         loop {
             let next = self.state.lock().dispatcher.next(now());
             match next {
-                Next::Start { payload, permit, .. } => {
+                Next::Start {
+                    payload,
+                    permit,
+                    waited,
+                    ..
+                } => {
+                    self.waits.observe(permit.class(), waited);
                     // One that nobody takes any more gives itself back.
                     let _ = payload.send(Ok(Permit {
                         queue: Arc::clone(self),
@@ -229,7 +237,9 @@ impl Queue {
     /// What a refused lookup is told; and the log, when refusals begin.
     fn refuse(self: &Arc<Self>, refused: dispatch::Refused) -> Failure {
         if self.state.lock().overload.refuse(now()) {
+            // Of no lookup: it is the first of many, and its span would say that it is about this one.
             tracing::warn!(
+                parent: None,
                 retry_after = ?refused.retry_after,
                 "more lookups are asked for than may go out (--upstream-rate, --upstream-concurrency): the rest gets OVERLOADED"
             );
@@ -241,64 +251,13 @@ impl Queue {
                     let Some(queue) = queue.upgrade() else { return };
                     let over = queue.state.lock().overload.end(now());
                     if let Some(over) = over {
-                        tracing::info!(refused = over.refused, lasted = ?over.lasted, "no lookup is refused any more");
+                        tracing::info!(parent: None, refused = over.refused, lasted = ?over.lasted, "no lookup is refused any more");
                         return;
                     }
                 }
             });
         }
         busy(Some(refused.retry_after))
-    }
-
-    /// Makes the numbers known to whoever reads `registry`.
-    pub(super) fn register(self: &Arc<Self>, registry: &mut Registry) {
-        let queue = Arc::clone(self);
-        metric(
-            registry,
-            "upstream_queue",
-            "Lookups that wait for their turn",
-            move || ConstGauge::new(u64::from(queue.state.lock().dispatcher.queued())),
-        );
-        self.register_by_class(
-            registry,
-            "upstream_queued",
-            "Lookups that wait for their turn, by class",
-            |counters| ConstGauge::new(u64::from(counters.queued)),
-        );
-        self.register_by_class(
-            registry,
-            "upstream_admitted",
-            "Lookups that were let into the queue, by class",
-            |counters| ConstCounter::new(counters.admitted),
-        );
-        self.register_by_class(
-            registry,
-            "upstream_refused",
-            "Lookups whose turn would have come too late, by class: their callers get OVERLOADED at once",
-            |counters| ConstCounter::new(counters.refused),
-        );
-        self.register_by_class(
-            registry,
-            "upstream_dropped",
-            "Lookups that left the queue without a turn, by class",
-            |counters| ConstCounter::new(counters.cancelled + counters.expired),
-        );
-    }
-
-    fn register_by_class<M>(
-        self: &Arc<Self>,
-        registry: &mut Registry,
-        name: &'static str,
-        help: &'static str,
-        read: fn(Counters) -> M,
-    ) where
-        M: prometheus_client::encoding::EncodeMetric + prometheus_client::metrics::TypedMetric + 'static,
-    {
-        let queue = Arc::clone(self);
-        family(registry, name, help, "class", move || {
-            let dispatcher = &queue.state.lock().dispatcher;
-            Class::ALL.map(|class| (class_name(class), read(dispatcher.counters(class))))
-        });
     }
 }
 
@@ -322,6 +281,9 @@ impl Permit {
     /// Notes that a request goes out: from now on the permit is used.
     pub(super) fn begin(&mut self) {
         self.outcome = Some(Outcome::Abandoned);
+        if let Some(permit) = &self.inner {
+            self.queue.state.lock().dispatcher.note_sent(permit);
+        }
     }
 
     /// Notes that the source has answered, or that its time is up: that tells how long a fetch takes.
@@ -381,16 +343,6 @@ fn class(request: &LookupRequest) -> Class {
         Purpose::Awaited => Class::AwaitedUnknown,
         Purpose::Refresh => Class::Refresh,
         Purpose::Poll => Class::Poll,
-    }
-}
-
-/// As metrics call it.
-fn class_name(class: Class) -> &'static str {
-    match class {
-        Class::AwaitedKnown => "awaited_known",
-        Class::AwaitedUnknown => "awaited_unknown",
-        Class::Refresh => "refresh",
-        Class::Poll => "poll",
     }
 }
 

@@ -1,6 +1,9 @@
 //! What an HTTP response means: a feed, or how the lookup failed.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use reqwest::{Response, StatusCode, header};
 
@@ -66,6 +69,9 @@ fn retry_after(response: &Response) -> Option<Duration> {
     Some(pause.min(LONGEST_PAUSE))
 }
 
+/// Whether the log has the advice already. It is about this address, and as true of every other lookup.
+static REDIRECT_IS_LOGGED: AtomicBool = AtomicBool::new(false);
+
 /// A redirect. Where it leads is for the operator's eyes, unless it is YouTube's page for addresses that ask too often.
 fn redirect_error(response: &Response) -> UpstreamError {
     let location = response.headers().get(header::LOCATION);
@@ -76,10 +82,14 @@ fn redirect_error(response: &Response) -> UpstreamError {
     if target.is_ok_and(|target| target.path().starts_with("/sorry/")) {
         return UpstreamError::RateLimited(TOO_MANY_REQUESTS);
     }
-    tracing::warn!(
-        location,
-        "the upstream redirects; if that is a consent or login page, feeds are not served to this address without one"
-    );
+    if REDIRECT_IS_LOGGED.swap(true, Ordering::Relaxed) {
+        tracing::debug!(location, "the upstream redirects");
+    } else {
+        tracing::warn!(
+            location,
+            "the upstream redirects; if that is a consent or login page, feeds are not served to this address without one"
+        );
+    }
     UpstreamError::Malformed("it is a redirect".into())
 }
 

@@ -195,6 +195,31 @@ def an_open_breaker_is_told_in_words_and_by_shape(bench):
 
 
 @suite.check
+def the_budget_is_shown_by_class(bench):
+    # A token to begin with, and the next in 100 s.
+    with bench.plaque_and_origin("--upstream-rate", "0.01", synthesise=True) as (plaque, _), status_page(plaque) as page:
+        expect_equal("the budget of the first look", page.text("#budget"), "– sent of 0.01/s")
+        known, *others = ask_and_count(plaque, *[made_up_channel(1)]) + [
+            answer for n in range(2, 5) for answer in ask_and_count(plaque, made_up_channel(n))]
+        expect_ok(known)
+        for answer in others:
+            expect_error(answer, StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        page.look()
+        # In the 2 s of the page's clock.
+        page.wait_for(lambda: page.text("#budget") == "0.5/s sent of 0.01/s", "what was sent")
+        expect_equal("the classes", page.rows("#classes"), [
+            "knownsomebody waits 0 % 0/s 0/s 0", "never foundsomebody waits 5000 % 0.5/s 1.5/s 0",
+            "refreshbehind a stale answer 0 % 0/s 0/s 0", "pollof a watched channel 0 % 0/s 0/s 0"])
+        page.picture("overloaded")
+        widths = page.page.evaluate("[...document.querySelectorAll('#budget-shares i')].map(part => part.style.width)")
+        expect_equal("the bar", widths, ["0%", "5000%", "0%", "0%"])
+        state = page.text("#states")
+        expect_in("the state", "Overloaded: lookups get no turn 3 lookups in the last minute", state)
+        page.expect_no_overflow()
+        page.expect_sane()
+
+
+@suite.check
 def a_store_in_trouble_is_told(bench):
     nobody = f"redis://127.0.0.1:{free_port()}"
     with bench.plaque_and_origin("--store", nobody) as (plaque, _), status_page(plaque) as page:

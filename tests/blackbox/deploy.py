@@ -260,7 +260,7 @@ def plaque_tells_what_alerts_and_dashboard_ask_for(bench):
 
     # One of each thing that is counted by kind, as plaque is silent of what has not happened: calls, lookups, evictions (of 500
     # channels some 30 fit), a connection that ended.
-    flags = "--cache-bytes", "64KiB", "--log", "error"
+    flags = "--cache-bytes", "64KiB", "--log", "error", "--upstream-rate", "10000"
     with tempfile.TemporaryDirectory(prefix="plaque-store-") as folder, \
             bench.plaque_and_origin(*flags, "--store", f"file:{folder}/store", synthesise=True) as (plaque, origin):
         origin.control(latency_ms=0)

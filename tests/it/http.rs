@@ -108,10 +108,18 @@ async fn the_age_is_that_by_which_the_cache_status_goes() {
         };
         latest.get(warm).await.outcome.expect("kept");
         let policy = stores::settings().policy;
-        let http = grpc::Http::new(latest, policy, grpc::Limits::default(), Arc::default());
+        let http = grpc::Http::new(
+            latest,
+            policy,
+            grpc::Limits::default(),
+            Arc::default(),
+            Arc::default(),
+        );
         for how in asked {
             let id = stores::feed().channel.to_string();
-            let response = http.latest_video(id, vec![]).await;
+            let response = http
+                .latest_video(grpc::Peer::default(), &HeaderMap::new(), id, vec![])
+                .await;
             let headers = response.headers();
             let said = format!("{age:?}, {fails}, {headers:?}");
             assert!(

@@ -61,8 +61,14 @@ async fn one_call_too_many_is_refused_at_once() {
             .expect("a pushback"),
         "1000"
     );
+    // Who will not wait as long is told so.
+    let mut hasty = tonic::Request::new(request(CHANNEL));
+    hasty.set_timeout(Duration::from_millis(900));
+    let refused = client.ask(hasty).await.expect_err("there is one already");
+    let pushback = refused.metadata().get("grpc-retry-pushback-ms");
+    assert_eq!(pushback.expect("a pushback"), "-1");
     let (_, metrics) = http_get(server.admin, "/metrics").await;
-    assert!(metrics.contains("\nplaque_calls_shed_total 1\n"), "{metrics}");
+    assert!(metrics.contains("\nplaque_calls_shed_total 2\n"), "{metrics}");
     assert!(metrics.contains("\nplaque_calls 1\n"), "{metrics}");
 
     let mut health = HealthClient::new(server.connection().await);

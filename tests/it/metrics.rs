@@ -167,13 +167,27 @@ async fn lookups_that_wait_for_their_turn_are_told() {
     while metrics(&server).await.get("plaque_upstream_queue") < 1 {
         tokio::task::yield_now().await;
     }
+    let of_class = |told: &Metrics, what: &str| {
+        let class = |class: &str| told.get(&format!("plaque_upstream_{what}{{class=\"{class}\"}}"));
+        ["awaited_known", "awaited_unknown", "refresh", "poll"].map(class)
+    };
+    let told = metrics(&server).await;
+    assert_eq!(of_class(&told, "queue_callers"), [0, 1, 0, 0]);
+    assert_eq!(of_class(&told, "sent_total"), [0, 1, 0, 0]);
+    assert_eq!(of_class(&told, "queue_wait_seconds_count"), [0, 1, 0, 0]);
+    // Without a rate there is no budget to tell of.
+    assert!(!told.0.contains("plaque_upstream_rate_limit"), "{}", told.0);
     fake.release();
     fake.release();
     first.await.expect("no panic").expect("an answer");
     for call in second {
         call.await.expect("no panic").expect("an answer");
     }
-    assert_eq!(metrics(&server).await.get("plaque_upstream_queue"), 0);
+    let told = metrics(&server).await;
+    assert_eq!(told.get("plaque_upstream_queue"), 0);
+    assert_eq!(of_class(&told, "queue_callers"), [0; 4]);
+    assert_eq!(of_class(&told, "sent_total"), [0, 2, 0, 0]);
+    assert_eq!(of_class(&told, "queue_wait_seconds_count"), [0, 2, 0, 0]);
 }
 
 #[tokio::test]
@@ -292,7 +306,9 @@ async fn the_build_is_told() {
 #[tokio::test]
 async fn every_metric_is_in_the_readme() {
     let fake = Fake::open(most).await;
-    let server = fake.serve().await;
+    let server = fake
+        .serve_with(|config| config.upstream.pace.rate = Some(20.0))
+        .await;
     server.client().get(CHANNEL).await.expect("an answer");
     let readme = include_str!("../../README.md");
     let Metrics(text) = metrics(&server).await;

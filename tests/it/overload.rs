@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
+use axum::{http::StatusCode, response::IntoResponse as _};
 use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
 use http::HeaderName;
 use plaque::{
@@ -14,7 +15,7 @@ use tonic::{Code, Request};
 
 use crate::{
     stores::{Fake as Upstream, channel, found, settings, soon},
-    support::{CHANNEL, Fake, feed, http_get, reason, request},
+    support::{CHANNEL, Fake, feed, http_get, http_get_with, reason, request},
 };
 
 fn ids(count: usize) -> Vec<String> {
@@ -71,6 +72,11 @@ async fn lookups_whose_turn_would_come_too_late_are_refused_at_once_and_nothing_
         "plaque_upstream_refused_total{class=\"awaited_unknown\"} 40",
         "plaque_upstream_refused_total{class=\"awaited_known\"} 2",
         "plaque_upstream_dropped_total{class=\"awaited_unknown\"} 0",
+        "plaque_upstream_sent_total{class=\"awaited_unknown\"} 1",
+        "plaque_upstream_sent_total{class=\"awaited_known\"} 0",
+        "plaque_upstream_queue_wait_seconds_count{class=\"awaited_unknown\"} 1",
+        "plaque_upstream_queue_callers{class=\"awaited_unknown\"} 0",
+        "plaque_upstream_rate_limit 0.001",
     ] {
         assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
     }
@@ -285,6 +291,88 @@ async fn a_caller_that_is_named_gets_its_turn_beside_one_that_fills_the_queue() 
         }
         assert!((5..=10).contains(&answered), "{answered}");
     }
+}
+
+#[tokio::test]
+async fn callers_of_the_json_api_are_told_apart_as_those_of_grpc_are() {
+    for (header, gets_in) in [(Some(HeaderName::from_static("x-client")), true), (None, false)] {
+        let fake = Fake::gated(feed).await;
+        let server = fake
+            .serve_with(|config| {
+                config.caller_header = header;
+                config.upstream.pace.concurrency = NonZeroUsize::MIN;
+                config.upstream.pace.queue = NonZeroUsize::MIN.saturating_add(9);
+            })
+            .await;
+        let admin = server.admin;
+        // By HTTP: no more than the admin port has room for.
+        let greedy = ids(20).into_iter().map(|id| {
+            let path = format!("/v1/channels/{id}/latest-video");
+            tokio::spawn(async move { http_get_with(admin, &path, "x-client: greedy\r\n").await })
+        });
+        let greedy: Vec<_> = greedy.collect();
+        let decided = async |count| {
+            loop {
+                let (_, metrics) = http_get(admin, "/metrics").await;
+                let of = |metric| sum(&metrics, metric);
+                if of("plaque_upstream_admitted_total") + of("plaque_upstream_refused_total") == count {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(decided(20)).await;
+        // By either way: a caller has one name.
+        let path = format!("/v1/channels/{CHANNEL}/latest-video");
+        let modest = tokio::spawn(async move { http_get_with(admin, &path, "X-Client: modest\r\n").await });
+        soon(decided(21)).await;
+        let mut same = Request::new(request("UCgrpc5678901234567890AA"));
+        same.metadata_mut()
+            .insert("x-client", "greedy".parse().expect("metadata"));
+        let refused = soon(server.client().ask(same))
+            .await
+            .expect_err("the greedy one's turn");
+        assert_eq!(reason(&refused).0, "OVERLOADED");
+        for _ in 0..20 {
+            fake.release();
+        }
+        let (status, _, body) = soon(modest).await.expect("no panic");
+        assert_eq!(status, if gets_in { 200 } else { 429 }, "{body}");
+        for call in greedy {
+            let (status, ..) = soon(call).await.expect("no panic");
+            assert!([200, 429].contains(&status), "{status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pushback_that_would_outlast_the_deadline_says_not_to_try_again() {
+    let fake = Fake::gated(|lookup| match lookup.channel.as_str() {
+        CHANNEL => StatusCode::TOO_MANY_REQUESTS.into_response(),
+        _ => feed(lookup),
+    })
+    .await;
+    let server = fake.serve().await;
+    let within = async |seconds| {
+        let mut request = Request::new(request(CHANNEL));
+        request.set_timeout(Duration::from_secs(seconds));
+        let refused = server.client().ask(request).await.expect_err("refused");
+        let pushback = refused.metadata().get("grpc-retry-pushback-ms").cloned();
+        let pushback = pushback.expect("a pushback").to_str().expect("ASCII").to_owned();
+        let (reason, details) = reason(&refused);
+        assert_eq!(reason, "UPSTREAM_RATE_LIMITED");
+        let delay = details.retry_info().and_then(|info| info.retry_delay);
+        let delay = delay.expect("the time is told all the same");
+        assert!((28..=30).contains(&delay.as_secs()), "{delay:?}");
+        (pushback, delay.as_millis().to_string())
+    };
+    fake.release();
+    // It waits for a lookup, and then nobody does: the upstream has had enough of us for 30 s.
+    assert_eq!(within(20).await.0, "-1");
+    assert_eq!(within(20).await.0, "-1");
+    // More than the server's own limit for a call, which says nothing of how long the caller waits in all.
+    let (pushback, delay) = within(600).await;
+    assert_eq!(pushback, delay);
 }
 
 /// The sum of a metric over its labels.

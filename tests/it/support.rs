@@ -319,8 +319,13 @@ pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
 
 /// The same, with the status line and the headers as they came.
 pub async fn http_get_whole(address: SocketAddr, path: &str) -> (u16, String, String) {
+    http_get_with(address, path, "").await
+}
+
+/// The same, with `headers` of its own, each with its line's end.
+pub async fn http_get_with(address: SocketAddr, path: &str, headers: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).await.expect("accepted");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: plaque\r\nconnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: plaque\r\nconnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut text = String::new();
     stream.read_to_string(&mut text).await.expect("an answer");

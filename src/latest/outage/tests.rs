@@ -1,4 +1,5 @@
 use super::*;
+use crate::captured_log::CapturedLog;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -19,6 +20,30 @@ mod without_a_canary {
         outage.note(channel(2), false, now);
         assert!(outage.under_way(now));
         assert_eq!(outage.decide(now), Some(true));
+    }
+
+    #[test]
+    fn it_is_logged_when_it_begins_and_when_it_ends_and_of_no_lookup() {
+        let log = CapturedLog::begin();
+        let _span = tracing::info_span!("lookup").entered();
+        let (outage, now) = (Outage::new(false), Instant::now());
+        for number in 1..=5 {
+            outage.note(channel(number), false, now);
+        }
+        let [begin] = &log.lines()[..] else {
+            panic!("one line")
+        };
+        assert_eq!(
+            begin,
+            "WARN feeds of channels that exist answer 404: a channel never seen counts as unavailable, not as missing missing=2 known=2"
+        );
+        for number in 1..=5 {
+            outage.note(channel(number), true, now + SECOND);
+        }
+        assert_eq!(
+            log.lines(),
+            ["INFO feeds of channels that exist are found again not_found=5 lasted=1s"]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@ use std::time::Duration;
 use tokio::time::advance;
 
 use super::*;
+use crate::captured_log::CapturedLog;
 
 fn channel(number: usize) -> ChannelId {
     format!("UC{number:021}A").parse().expect("a channel ID")
@@ -24,7 +25,7 @@ fn guard(good: usize) -> Arc<Guard> {
     let guard = Arc::<Guard>::default();
     for number in 0..good {
         guard
-            .admit(channel(number), false)
+            .admit(channel(number), false, 0)
             .expect("all is well")
             .report(None);
     }
@@ -36,7 +37,7 @@ async fn while_the_upstream_refuses_us_nobody_asks_and_then_one_asks_for_a_good_
     let guard = guard(3);
     let too_many = failure(UpstreamError::RateLimited(429));
     guard
-        .admit(channel(9), false)
+        .admit(channel(9), false, 0)
         .expect("all is well")
         .report(Some(&too_many));
     let refused = guard.check().expect_err("refused");
@@ -49,7 +50,7 @@ async fn while_the_upstream_refuses_us_nobody_asks_and_then_one_asks_for_a_good_
     advance(Duration::from_secs(30)).await;
     guard.check().expect("a probe is due");
     guard
-        .admit(channel(9), false)
+        .admit(channel(9), false, 0)
         .map(drop)
         .expect_err("not of a channel that may be made up");
     let probe = guard.begin_probe().expect("it is time");
@@ -61,10 +62,31 @@ async fn while_the_upstream_refuses_us_nobody_asks_and_then_one_asks_for_a_good_
     assert_eq!(seconds(&guard.check().expect_err("refused")), 30);
 
     advance(Duration::from_secs(30)).await;
-    let probe = guard.admit(channel(1), true).expect("a good channel is a probe");
-    assert!(probe.is_probe());
-    probe.report(None);
-    guard.admit(channel(9), false).map(drop).expect("all is well");
+    let refused = guard.admit(channel(1), true, 0).map(drop);
+    refused.expect_err("a caller cannot choose what is probed, with a good channel neither");
+    guard.begin_probe().expect("it is time").report(None);
+    guard.admit(channel(9), false, 0).map(drop).expect("all is well");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_logged_when_it_begins_and_when_it_ends_and_of_no_lookup() {
+    let log = CapturedLog::begin();
+    let guard = guard(1);
+    let span = tracing::info_span!("lookup").entered();
+    for _ in 0..3 {
+        if let Ok(lookup) = guard.admit(channel(9), false, 0) {
+            lookup.report(Some(&failure(UpstreamError::RateLimited(429))));
+        }
+    }
+    assert_eq!(
+        log.lines(),
+        ["WARN the upstream refuses us: no lookups for a while status=429 pause=30s"]
+    );
+    drop(span);
+    advance(Duration::from_secs(30)).await;
+    let _span = tracing::info_span!("lookup").entered();
+    guard.begin_probe().expect("it is time").report(None);
+    assert_eq!(log.lines(), ["INFO the upstream answers again refused=2"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,13 +95,13 @@ async fn a_403_is_its_channel_s_until_good_channels_get_it_too() {
     let forbidden = failure(UpstreamError::Status(403));
     for _ in 0..5 {
         guard
-            .admit(channel(8), false)
+            .admit(channel(8), false, 0)
             .expect("no reason")
             .report(Some(&forbidden));
         assert!(guard.begin_probe().is_none());
     }
     guard
-        .admit(channel(9), false)
+        .admit(channel(9), false, 0)
         .expect("no reason")
         .report(Some(&forbidden));
     guard.check().expect("a doubt refuses nobody");
@@ -93,15 +115,60 @@ async fn a_403_is_its_channel_s_until_good_channels_get_it_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn probes_are_chosen_from_a_bounded_number_of_channels_that_are_found() {
-    let guard = guard(GOOD_CHANNELS + 100);
-    let good = || guard.state.lock().good.clone();
-    assert_eq!(good().len(), GOOD_CHANNELS);
-    let gone = good()[7];
+async fn a_channel_that_is_not_found_any_more_is_no_probe() {
+    let guard = guard(2);
     let not_found = failure(UpstreamError::NotFound);
-    guard
-        .admit(gone, true)
-        .expect("all is well")
-        .report(Some(&not_found));
-    assert!(good().len() == GOOD_CHANNELS - 1 && !good().contains(&gone));
+    for gone in [channel(0), channel(1)] {
+        assert!(guard.state.lock().good_known(channel(2)));
+        guard
+            .admit(gone, true, 0)
+            .expect("all is well")
+            .report(Some(&not_found));
+    }
+    assert!(!guard.state.lock().good_known(channel(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_was_found_before_is_the_probe_if_no_other_is_known() {
+    let guard = guard(0);
+    let too_many = failure(UpstreamError::RateLimited(429));
+    let first = guard.admit(channel(9), false, 0).expect("all is well");
+    first.report(Some(&too_many));
+    advance(Duration::from_secs(30)).await;
+    assert!(guard.begin_probe().is_none(), "of what?");
+    let probe = guard
+        .admit(channel(1), true, 0)
+        .expect("it was found in another life");
+    assert!(probe.is_probe());
+    probe.report(None);
+    guard.check().expect("all is well");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_with_many_channels_of_its_own_cannot_close_the_upstream_for_others() {
+    let forbidden = failure(UpstreamError::Status(403));
+    let (owner, bystander) = (1, 2);
+    for _ in 0..20 {
+        let guard = Arc::<Guard>::default();
+        let find = |number: usize, caller| {
+            let admission = guard.admit(channel(number), false, caller);
+            admission.expect("all is well").report(None);
+        };
+        find(0, bystander);
+        for number in 1..100 {
+            find(number, owner);
+        }
+        // All of the owner's answer 403 from now on, whoever asks.
+        for number in 1..100 {
+            let lookup = guard
+                .admit(channel(number), true, owner)
+                .expect("nobody is refused");
+            lookup.report(Some(&forbidden));
+            while let Some(probe) = guard.begin_probe() {
+                let is_owners = probe.channel() != channel(0);
+                probe.report(is_owners.then_some(&forbidden));
+            }
+            guard.check().expect("the bystander's channel is found");
+        }
+    }
 }

@@ -1,8 +1,10 @@
 use futures_util::{FutureExt as _, future::join_all};
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::time::advance;
+use tracing::Instrument as _;
 
 use super::*;
-use crate::upstream::Caller;
+use crate::{captured_log::CapturedLog, upstream::Caller};
 
 const NOBODY: Duration = Duration::ZERO;
 
@@ -224,4 +226,85 @@ async fn one_lookup_too_many_in_the_queue_is_told_at_once() {
     for lookup in waiting.into_iter().chain([third]) {
         lookup.await.expect("a turn");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overload_is_logged_when_it_begins_and_when_it_ends_and_of_no_lookup() {
+    let log = CapturedLog::begin();
+    let queue = queue(|pace| {
+        pace.rate = Some(1.0);
+        pace.max_queue_wait = Duration::from_secs(2);
+    });
+    let lookups = (0..20).map(|caller| {
+        let span = tracing::info_span!("lookup", caller);
+        look_up(&queue, caller).instrument(span)
+    });
+    let refused = join_all(lookups).await.into_iter().filter(Result::is_err).count();
+    assert!(refused > 10, "{refused}");
+    let [begin] = &log.lines()[..] else {
+        panic!("one line")
+    };
+    assert!(
+        begin.starts_with("WARN more lookups are asked for than may go out"),
+        "{begin}"
+    );
+    tokio::time::sleep(QUIET * 2).await;
+    let [end] = &log.lines()[..] else {
+        panic!("one line")
+    };
+    assert_eq!(
+        end,
+        &format!("INFO no lookup is refused any more refused={refused} lasted=0ns")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_is_counted_for_the_class_and_what_waited_with_its_wait() {
+    let queue = queue(|pace| pace.rate = Some(1.0));
+    let mut registry = Registry::default();
+    queue.register(&mut registry);
+    let metrics = || {
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("text");
+        text
+    };
+    let expect = |text: &str, lines: &[&str]| {
+        for line in lines {
+            assert!(text.contains(&format!("\n{line}\n")), "{line}: {text}");
+        }
+    };
+    let mut first = queue.permit(feed(1), request(1)).await.expect("a token");
+    first.begin();
+    let mut others = [2, 3].map(|caller| Box::pin(queue.permit(feed(caller), request(caller))));
+    for other in &mut others {
+        assert!(other.now_or_never().is_none(), "no token");
+    }
+    expect(
+        &metrics(),
+        &[
+            "upstream_queue_callers{class=\"awaited_unknown\"} 2",
+            "upstream_queue_callers{class=\"poll\"} 0",
+            "upstream_rate_limit 1.0",
+            "upstream_sent_total{class=\"awaited_unknown\"} 1",
+            "upstream_queue_wait_seconds_count{class=\"awaited_unknown\"} 1",
+            "upstream_queue_wait_seconds_count{class=\"refresh\"} 0",
+        ],
+    );
+    let [second, third] = others;
+    let mut second = second.await.expect("a token a second");
+    second.begin();
+    // One that nothing was sent for gives its token back.
+    drop(third.await.expect("a token a second"));
+    advance(Duration::from_secs(1)).await;
+    assert!(second.try_retry(), "a token");
+    expect(
+        &metrics(),
+        &[
+            "upstream_queue_callers{class=\"awaited_unknown\"} 0",
+            "upstream_sent_total{class=\"awaited_unknown\"} 3",
+            "upstream_queue_wait_seconds_count{class=\"awaited_unknown\"} 3",
+            "upstream_queue_wait_seconds_bucket{le=\"0.5\",class=\"awaited_unknown\"} 1",
+            "upstream_queue_wait_seconds_bucket{le=\"5.0\",class=\"awaited_unknown\"} 3",
+        ],
+    );
 }

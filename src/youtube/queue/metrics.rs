@@ -1,0 +1,148 @@
+//! What the queue and its budget look like, by class: read from the dispatcher when somebody asks.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::EncodeMetric,
+    metrics::{TypedMetric, counter::ConstCounter, family::Family, gauge::ConstGauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use super::Queue;
+use crate::{
+    dispatch::{Class, Counters, Dispatcher},
+    metrics::{family, metric},
+};
+
+/// The bounds of waits, in seconds: most are none, and the longest is usually 5 s.
+const WAITS: [f64; 12] = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0];
+
+type ByClass = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
+
+/// How long lookups waited for their turn, by class.
+#[derive(Clone)]
+pub(super) struct Waits(ByClass);
+
+impl Default for Waits {
+    fn default() -> Self {
+        let waits = ByClass::new_with_constructor(|| Histogram::new(WAITS));
+        for class in Class::ALL {
+            // There from the start: a rate needs a first value.
+            drop(waits.get_or_create(&label(class)));
+        }
+        Self(waits)
+    }
+}
+
+impl Waits {
+    /// Notes that the turn of a lookup has come.
+    pub(super) fn observe(&self, class: Class, waited: Duration) {
+        self.0.get_or_create(&label(class)).observe(waited.as_secs_f64());
+    }
+}
+
+impl Queue {
+    /// Makes the numbers known to whoever reads `registry`.
+    pub(in crate::youtube) fn register(self: &Arc<Self>, registry: &mut Registry) {
+        let queue = Arc::clone(self);
+        metric(
+            registry,
+            "upstream_queue",
+            "Lookups that wait for their turn",
+            move || ConstGauge::new(u64::from(queue.state.lock().dispatcher.queued())),
+        );
+        registry.register_with_unit(
+            "upstream_queue_wait",
+            "How long lookups waited whose turn came, by class",
+            Unit::Seconds,
+            self.waits.0.clone(),
+        );
+        self.register_counters(registry);
+        self.register_by_class(
+            registry,
+            "upstream_queue_callers",
+            "Callers whose lookups wait for their turn, by class",
+            |dispatcher, class| ConstGauge::new(u64::from(dispatcher.callers(class))),
+        );
+        // Without a rate there is no budget.
+        if let Some(rate) = self.rate {
+            metric(
+                registry,
+                "upstream_rate_limit",
+                "Requests a second that may be sent on average, as configured",
+                move || ConstGauge::new(rate),
+            );
+        }
+    }
+
+    fn register_counters(self: &Arc<Self>, registry: &mut Registry) {
+        self.register_by_class(
+            registry,
+            "upstream_queued",
+            "Lookups that wait for their turn, by class",
+            |dispatcher, class| ConstGauge::new(u64::from(dispatcher.counters(class).queued)),
+        );
+        let counters: [(_, _, Count); 4] = [
+            (
+                "upstream_admitted",
+                "Lookups that were let into the queue, by class",
+                |counters| counters.admitted,
+            ),
+            (
+                "upstream_refused",
+                "Lookups whose turn would have come too late, by class: their callers get OVERLOADED at once",
+                |counters| counters.refused,
+            ),
+            (
+                "upstream_dropped",
+                "Lookups that left the queue without a turn, by class",
+                |counters| counters.cancelled + counters.expired,
+            ),
+            (
+                "upstream_sent",
+                "Requests that were sent, by the class in whose turn: what was used of the rate",
+                |counters| counters.sent,
+            ),
+        ];
+        for (name, help, read) in counters {
+            self.register_by_class(registry, name, help, move |dispatcher, class| {
+                ConstCounter::new(read(dispatcher.counters(class)))
+            });
+        }
+    }
+
+    fn register_by_class<M>(
+        self: &Arc<Self>,
+        registry: &mut Registry,
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn(&Waiting, Class) -> M + Send + Sync + 'static,
+    ) where
+        M: EncodeMetric + TypedMetric + 'static,
+    {
+        let queue = Arc::clone(self);
+        family(registry, name, help, "class", move || {
+            let dispatcher = &queue.state.lock().dispatcher;
+            Class::ALL.map(|class| (class_name(class), read(dispatcher, class)))
+        });
+    }
+}
+
+type Waiting = Dispatcher<super::Turn>;
+
+/// One of the counters of a class.
+type Count = fn(Counters) -> u64;
+
+fn label(class: Class) -> [(&'static str, &'static str); 1] {
+    [("class", class_name(class))]
+}
+
+/// As metrics call it.
+fn class_name(class: Class) -> &'static str {
+    match class {
+        Class::AwaitedKnown => "awaited_known",
+        Class::AwaitedUnknown => "awaited_unknown",
+        Class::Refresh => "refresh",
+        Class::Poll => "poll",
+    }
+}
