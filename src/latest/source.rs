@@ -12,6 +12,7 @@ use super::{
     canary::Canary,
     hub::Hubs,
     outage::{self, Outage},
+    remote_updates::LostMessages,
     snapshot,
     timeline::{Health, Trouble},
 };
@@ -44,6 +45,7 @@ pub(super) struct Source {
     canary: Option<Canary>,
     /// Those who watch. Every lookup that ends is published to them.
     pub(super) hubs: Arc<Hubs>,
+    pub(super) lost_messages: LostMessages,
 }
 
 impl Source {
@@ -61,6 +63,7 @@ impl Source {
             outage: Outage::new(settings.canary.is_some()),
             canary: settings.canary.map(Canary::new),
             hubs: Arc::new(Hubs::new(settings.max_watched)),
+            lost_messages: LostMessages::default(),
         }
     }
 
