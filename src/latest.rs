@@ -10,6 +10,7 @@ mod hub;
 mod insight;
 mod outage;
 mod policy;
+mod remote_updates;
 mod reply;
 mod resume;
 mod snapshot;
@@ -22,7 +23,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::StreamExt as _;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +37,7 @@ pub use self::{
 use self::{
     policy::Verdict,
     reply::select_upload,
-    source::{Question, Source, added},
+    source::{Question, Source},
 };
 pub use crate::store::Known;
 use crate::store::Store;
@@ -255,39 +255,6 @@ impl Latest {
                 }
             }
         }
-    }
-
-    /// Takes in what others who share the store find, until this is dropped.
-    pub fn listen(self: &Arc<Self>) {
-        let Some(store) = self.source.store() else {
-            return;
-        };
-        let mut news = store.news();
-        let latest = Arc::downgrade(self);
-        // Owns what is on its way. Ends with the store, or with this.
-        self.runtime.spawn(async move {
-            while let Some(feed) = news.next().await {
-                let Some(latest) = latest.upgrade() else {
-                    return;
-                };
-                latest.hear(feed).await;
-            }
-        });
-    }
-
-    /// Takes in what another has found of `feed`, if somebody here has asked for it or watches it.
-    async fn hear(&self, feed: Feed) {
-        let known = self.coalescer.known(&feed).await;
-        if known.is_none() && !self.source.hubs.is_watched(feed.channel) {
-            return;
-        }
-        let Some(kept) = self.source.kept(feed, known.as_deref()).await else {
-            return;
-        };
-        // A lookup may have ended meanwhile.
-        self.coalescer
-            .update(feed, |known| added(&kept, known.map(Arc::as_ref)))
-            .await;
     }
 
     /// Keeps what is still on its way to the store, for at most `limit`.

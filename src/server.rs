@@ -106,7 +106,7 @@ pub async fn run(
         config.latest,
         Handle::current(),
     ));
-    latest.listen();
+    latest.apply_remote_updates();
     let (stage, stages) = watch::channel(Stage::Serving);
     let load = Arc::new(Load::default());
     let draining = CancellationToken::new();

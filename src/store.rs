@@ -6,6 +6,7 @@
 
 pub mod file;
 pub mod kept;
+pub mod lifetime;
 pub mod redis;
 mod tally;
 
@@ -23,6 +24,16 @@ use crate::{
 /// What is known of a feed.
 pub type Known = Entry<Arc<Channel>, UpstreamError>;
 
+/// What others who share a store have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoteUpdate {
+    /// Another has saved something of this feed.
+    Saved(Feed),
+    /// So many messages before this one were lost; `None` if nobody can tell how many, as after a reconnect. Whatever has to be up to
+    /// date has to be loaded again.
+    Lost(Option<u64>),
+}
+
 /// A second tier.
 pub trait Store: Send + Sync {
     /// What is kept of `feed`, with the age that it has by now. `None` if there is nothing, or the store cannot tell.
@@ -32,11 +43,13 @@ pub trait Store: Send + Sync {
     fn lease(&self, feed: Feed) -> BoxFuture<'_, Lease>;
 
     /// Keeps what was found, and tells others of it; ends the lease under which it was looked up. Something newer than that lease
-    /// stays: then this is false.
+    /// stays: then this is false. A good answer that is there stays for as long as it would, also if `known` is only a failure.
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool>;
 
-    /// Feeds of which others have kept something, from now on. None, where there are no others.
-    fn news(&self) -> BoxStream<'static, Feed>;
+    /// What others save, from now on. Ends at once where there are no others.
+    ///
+    /// Has to be read without delay: what waits is bounded, and then becomes [`RemoteUpdate::Lost`].
+    fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate>;
 
     /// Makes what it counts known to whoever reads `registry`.
     fn register(&self, registry: &mut Registry);

@@ -172,7 +172,7 @@ impl Cells<'_> {
                 let store = store.then(|| self.bench.redis(&format!("replicas-{count}")));
                 let handle = self.bench.runtime.handle().clone();
                 let plaque = Arc::new(Latest::new(Arc::clone(&upstream) as _, store, settings, handle));
-                plaque.listen();
+                plaque.apply_remote_updates();
                 plaque
             })
             .collect();

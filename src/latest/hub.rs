@@ -101,6 +101,11 @@ impl Hubs {
         self.channels.lock().len()
     }
 
+    /// The channels that are watched.
+    pub(super) fn channels(&self) -> Vec<ChannelId> {
+        self.channels.lock().keys().copied().collect()
+    }
+
     /// Whether somebody watches `channel`.
     pub(super) fn is_watched(&self, channel: ChannelId) -> bool {
         self.channels.lock().contains_key(&channel)

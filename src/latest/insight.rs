@@ -166,6 +166,14 @@ impl Latest {
         }
         if let Some(store) = self.source.store() {
             store.register(registry);
+            let latest = Arc::clone(self);
+            let lost = move || ConstCounter::new(latest.source.lost_messages.get());
+            metric(
+                registry,
+                "store_messages_lost",
+                "Messages of other replicas that were lost because there were too many",
+                lost,
+            );
         }
     }
 }

@@ -18,6 +18,7 @@ use super::{
     canary::Canary,
     hub::Hubs,
     outage::{self, Outage},
+    remote_updates::LostMessages,
     snapshot,
     timeline::{Health, Trouble},
 };
@@ -64,6 +65,7 @@ pub(super) struct Source {
     flight_limit: Duration,
     /// Those who watch. Every lookup that ends is published to them.
     pub(super) hubs: Arc<Hubs>,
+    pub(super) lost_messages: LostMessages,
 }
 
 impl Source {
@@ -83,6 +85,7 @@ impl Source {
             canary: settings.canary.map(Canary::new),
             flight_limit,
             hubs: Arc::new(Hubs::new(settings.max_watched)),
+            lost_messages: LostMessages::default(),
         }
     }
 

@@ -11,6 +11,9 @@
 //! times what entries take. So entries may have a sixth of what the file may have ([`SHARE`]). A file that is longer all the same,
 //! since the limit was lowered, is compacted when it is opened.
 //!
+//! What is only a failure has a place of its own ([`FAILURE_SHARE`]), so that no flood of made-up channels pushes an answer out. It is
+//! not given any more when it does not matter ([`super::lifetime`]), and removed within 15 minutes.
+//!
 //! Entries are dated by the wall clock, the only clock that outlives a restart of the machine. If an entry is dated in the future, that
 //! clock was wrong when the entry was saved, or is wrong now: the entry's age is unknown. It is loaded as so old that it is looked up
 //! before it is given, yet can be given if that lookup fails ([`Ages`]), and is evicted before all others. Its date stays as it is: on a
@@ -21,6 +24,7 @@
 
 mod ages;
 mod engine;
+mod failures;
 mod operations;
 #[cfg(test)]
 mod tests;
@@ -46,13 +50,14 @@ use tokio::sync::{Semaphore, watch};
 pub use self::{
     ages::Ages,
     engine::{FORMAT, MIN_BYTES, SHARE},
+    failures::FAILURE_SHARE,
 };
 use self::{
-    engine::{Engine, Key, Refused},
+    engine::{Engine, Key, Refused, Stored},
     operations::{Operations, Part},
     writer::Shared,
 };
-use super::{Known, Lease, Store, kept, tally::Outcome};
+use super::{Known, Lease, RemoteUpdate, Store, kept, lifetime::failure_lifetime, tally::Outcome};
 use crate::{clock, metrics::metric, upstream::Feed};
 
 /// Reads at once. One takes microseconds, unless the disk hangs; then no more threads than these hang with it.
@@ -157,11 +162,16 @@ impl File {
     async fn find(&self, feed: Feed) -> (Outcome, Option<Known>) {
         let key = engine::key(feed);
         let waiting = self.shared.waiting(&key);
-        let found = match waiting {
-            Some(found) => Some(found),
-            None => match tokio::time::timeout(self.budget, self.read(key)).await {
-                Ok(Ok(found)) => found,
-                Ok(Err(skipped)) => return (skipped, None),
+        let stored = if waiting.entry.is_some() {
+            waiting
+        } else {
+            match tokio::time::timeout(self.budget, self.read(key)).await {
+                Ok(Ok(stored)) => Stored {
+                    failure: waiting.failure.or(stored.failure),
+                    ..stored
+                },
+                Ok(Err(skipped)) if waiting.failure.is_none() => return (skipped, None),
+                Ok(Err(_skipped)) => waiting,
                 Err(_elapsed) => {
                     let limit = humantime::format_duration(self.budget);
                     self.shared
@@ -169,23 +179,40 @@ impl File {
                         .down(Part::Reading, format_args!("no answer within {limit}"));
                     return (Outcome::Error, None);
                 }
-            },
-        };
-        let Some((saved, bytes)) = found else {
-            return (Outcome::Miss, None);
-        };
-        match kept::decode(&bytes, self.shared.ages.since(saved), clock::now()) {
-            Ok(known) => (Outcome::Hit, Some(known)),
-            Err(error) => {
-                tracing::debug!(%feed, %error, "what is kept cannot be read, and is removed");
-                self.shared.remove(key, saved);
-                (Outcome::Miss, None)
             }
-        }
+        };
+        let failure = stored
+            .failure
+            .filter(|failure| self.shared.ages.now() < failure.until);
+        let failure = failure.map(|failure| (failure.saved, failure.bytes));
+        let known = self.decode(feed, stored.entry);
+        let failure = self.decode(feed, failure);
+        let known = match known {
+            Some(known) => Some(kept::with_later_failure(known, failure)),
+            None => failure,
+        };
+        let outcome = if known.is_some() {
+            Outcome::Hit
+        } else {
+            Outcome::Miss
+        };
+        (outcome, known)
+    }
+
+    /// What was saved then, if it can be read.
+    fn decode(&self, feed: Feed, saved: Option<(u64, Vec<u8>)>) -> Option<Known> {
+        let (saved, bytes) = saved?;
+        let known = kept::decode(&bytes, self.shared.ages.since(saved), clock::now());
+        known
+            .inspect_err(|error| {
+                tracing::debug!(%feed, %error, "what is kept cannot be read, and is removed");
+                self.shared.remove(engine::key(feed), saved);
+            })
+            .ok()
     }
 
     /// What the file has, or what came of the try.
-    async fn read(&self, key: Key) -> Result<Option<(u64, Vec<u8>)>, Outcome> {
+    async fn read(&self, key: Key) -> Result<Stored, Outcome> {
         let reads = Arc::clone(&self.reads);
         let permit = if self.shared.operations.is_down(Part::Reading) {
             // The disk hangs, perhaps: one try for each thread that it has given back.
@@ -234,15 +261,20 @@ impl Store for File {
 
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
         let begun = Instant::now();
-        if let Some(bytes) = kept::encode(known, clock::now()) {
-            let kept = self.shared.keep(engine::key(feed), bytes);
+        let now = clock::now();
+        if let Some(bytes) = kept::encode(known, now) {
+            let key = engine::key(feed);
+            let kept = match failure_lifetime(known, now) {
+                None => self.shared.keep(key, bytes),
+                Some(lifetime) => self.shared.keep_failure(key, bytes, lifetime),
+            };
             let outcome = if kept { Outcome::Ok } else { Outcome::Skipped };
             self.shared.operations.observe("save", outcome, begun);
         }
         future::ready(true).boxed()
     }
 
-    fn news(&self) -> BoxStream<'static, Feed> {
+    fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate> {
         Box::pin(stream::empty())
     }
 

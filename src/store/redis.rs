@@ -1,15 +1,18 @@
 //! A store that replicas share: Redis 7 or Valkey, one server or a cluster.
 //!
-//! Of each feed there is a hash and, while it is looked up, a lease. The hash has the value `v` (see [`super::kept`]), for how many
-//! milliseconds it is kept `k`, the token `f` under which it was found, and the last token given `n`; it expires. All that must
-//! happen in one step is a script beside this file. One connection carries all commands, without waiting for one another, and all
-//! messages. Whatever goes wrong with it ends it; until another has proved itself, all operations end at once, with nothing.
+//! Of each feed there is a hash and, while it is looked up, a lease. The hash has the value `v` (see [`super::kept`]), for how
+//! many milliseconds it is kept `k`, the token `f` under which it was found, and the last token given `n`; it expires. A failure
+//! whose saver did not know the value's answer is beside it in `e`, with the value's age at that time `a`. What has an answer
+//! expires after [`Settings::keep_for`]; what is only a failure when it does not matter any more ([`super::lifetime`]); what has
+//! only had a lease a few seconds later, for tokens are times and grow by themselves. All that must happen in one step is a
+//! script beside this file. One connection carries all commands, without waiting for one another, and all messages. Whatever goes
+//! wrong with it ends it; until another has proved itself, all operations end at once, with nothing.
 
 mod address;
-mod hearing;
-mod keeper;
+mod lease_renewal;
 mod link;
 mod scripts;
+mod subscription;
 
 use std::{
     sync::Arc,
@@ -33,13 +36,14 @@ pub use self::{
     scripts::{InvalidPrefix, Prefix},
 };
 use self::{
-    hearing::{Event, Hearing, Waiter},
-    keeper::Keeper,
+    lease_renewal::{LeaseRenewal, lease_arguments},
     link::{Link, Trouble},
+    subscription::{Event, Subscription, Waiter},
 };
 use super::{
-    Held, Known, Lease, Store,
-    kept::{self, Since},
+    Held, Known, Lease, RemoteUpdate, Store,
+    kept::{self, Since, Unreadable},
+    lifetime::failure_lifetime,
     tally::{Outcome, Tally},
 };
 use crate::{clock, upstream::Feed};
@@ -53,7 +57,7 @@ pub struct Settings {
     pub prefix: Prefix,
     /// What an operation may take.
     pub budget: Duration,
-    /// How long what was found is kept. Not less than a failure or an answer is of use.
+    /// How long a good answer is kept: not less than it is of use. What is only a failure is kept for a shorter time.
     pub keep_for: Duration,
     /// How long a lease lasts whose holder has died.
     pub lease: Duration,
@@ -81,10 +85,10 @@ pub struct Redis(Arc<Shared>);
 
 struct Shared {
     link: Arc<Link>,
-    hearing: Arc<Hearing>,
-    keepers: TaskTracker,
+    subscription: Arc<Subscription>,
+    renewals: TaskTracker,
     tally: Tally,
-    keep_for: String,
+    keep_for: Duration,
     lease: Duration,
 }
 
@@ -94,14 +98,14 @@ impl Redis {
     pub async fn start(settings: Settings) -> Self {
         // Fails only if a provider is there already, which is then as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let hearing = Hearing::new();
+        let subscription = Subscription::new();
         let shared = Shared {
-            hearing: Arc::clone(&hearing),
-            keepers: TaskTracker::new(),
+            subscription: Arc::clone(&subscription),
+            renewals: TaskTracker::new(),
             tally: Tally::default(),
-            keep_for: settings.keep_for.as_millis().to_string(),
+            keep_for: settings.keep_for,
             lease: settings.lease,
-            link: Arc::new(Link::new(settings, hearing)),
+            link: Arc::new(Link::new(settings, subscription)),
         };
         tokio::spawn(Arc::clone(&shared.link).keep());
         shared.link.tried().await;
@@ -123,19 +127,13 @@ impl Drop for Redis {
 impl Shared {
     async fn load(&self, feed: Feed) -> Option<Known> {
         let began = Instant::now();
-        let loaded = self.link.run(&scripts::LOAD, &scripts::tag(feed), &[]).await;
+        let loaded: Result<Option<Stored>, _> = self.link.run(&scripts::LOAD, &scripts::tag(feed), &[]).await;
         let known = match loaded {
             Ok(None) => Ok(None),
-            Ok(Some((value, since))) => {
-                let (value, since): (Vec<u8>, u64) = (value, since);
-                let since = Since::Known(Duration::from_millis(since));
-                kept::decode(&value, since, clock::now())
-                    .map(Some)
-                    .map_err(|error| {
-                        tracing::debug!(%feed, %error, "what the store has cannot be read");
-                        Trouble::Failed
-                    })
-            }
+            Ok(Some(stored)) => decode(&stored).map(Some).map_err(|error| {
+                tracing::debug!(%feed, %error, "what the store has cannot be read");
+                Trouble::Failed
+            }),
             Err(trouble) => Err(trouble),
         };
         let outcome = known.as_ref().map(|known| match known {
@@ -148,26 +146,26 @@ impl Shared {
 
     async fn lease(&self, feed: Feed) -> Lease {
         let (began, tag) = (Instant::now(), scripts::tag(feed));
-        // Before anything can be said.
-        let waiter = self.hearing.wait(feed);
-        let lasts = self.lease.as_millis().to_string();
-        let arguments = [lasts.as_bytes(), self.keep_for.as_bytes()];
+        // Before there can be a message.
+        let waiter = self.subscription.wait(feed);
+        let (lasts, remembered) = lease_arguments(self.lease);
+        let arguments = [lasts.as_bytes(), remembered.as_bytes()];
         let leased: Result<i64, _> = self.link.run(&scripts::LEASE, &tag, &arguments).await;
         let leased = leased.map(|answer| u64::try_from(answer).map_err(|_| answer.unsigned_abs()));
         let outcome = leased.map(|answer| answer.map_or(Outcome::Miss, |_| Outcome::Ok));
         self.count("lease", outcome, began);
         match leased {
             Ok(Ok(token)) => {
-                let keeper = Keeper {
+                let renewal = LeaseRenewal {
                     link: Arc::clone(&self.link),
-                    message: self.hearing.message(Event::Released, feed),
+                    message: self.subscription.message(Event::Released, feed),
                     lasts: self.lease,
                     tag,
                     token,
                 };
                 Lease::Ours(Held {
                     token,
-                    keeper: Box::new(keeper.start(&self.keepers)),
+                    keeper: Box::new(renewal.start(&self.renewals)),
                 })
             }
             Ok(Err(left)) => Lease::Theirs(Box::pin(wait(Arc::clone(&self.link), waiter, tag, left))),
@@ -176,9 +174,13 @@ impl Shared {
     }
 
     async fn save(&self, feed: Feed, known: &Known, lease: Lease) -> bool {
-        let Some(value) = kept::encode(known, clock::now()) else {
+        let now = clock::now();
+        let Some(value) = kept::encode(known, now) else {
             return true;
         };
+        let keep_for =
+            failure_lifetime(known, now).map_or(self.keep_for, |lifetime| lifetime.min(self.keep_for));
+        let keep_for = keep_for.as_millis().to_string();
         let began = Instant::now();
         let token = if let Lease::Ours(held) = &lease {
             held.token
@@ -186,11 +188,11 @@ impl Shared {
             0
         }
         .to_string();
-        let message = self.hearing.message(Event::Saved, feed);
+        let message = self.subscription.message(Event::Saved, feed);
         let arguments = [
             token.as_bytes(),
             &value,
-            self.keep_for.as_bytes(),
+            keep_for.as_bytes(),
             self.link.channel(),
             message.as_bytes(),
         ];
@@ -214,13 +216,27 @@ impl Shared {
     }
 }
 
+/// What `load.lua` returns: a value and the milliseconds since it was saved; a failure that was saved after it, if that is not empty, and
+/// the milliseconds since then.
+type Stored = (Vec<u8>, u64, Vec<u8>, u64);
+
+fn decode((value, value_since, failure, failure_since): &Stored) -> Result<Known, Unreadable> {
+    let now = clock::now();
+    let decode = |bytes: &[u8], since| kept::decode(bytes, Since::Known(Duration::from_millis(since)), now);
+    let known = decode(value, *value_since)?;
+    Ok(kept::with_later_failure(
+        known,
+        decode(failure, *failure_since).ok(),
+    ))
+}
+
 /// Waits for the end of another's lease, which lasts for another `left` milliseconds if it is not renewed. Or for trouble: messages
 /// may be lost then.
 async fn wait(link: Arc<Link>, mut waiter: Waiter, tag: String, mut left: u64) {
     let Some(session) = link.session() else { return };
     loop {
         tokio::select! {
-            () = &mut waiter.told => return,
+            () = &mut waiter.message => return,
             () = session.over() => return,
             () = sleep(Duration::from_millis(left)) => {}
         }
@@ -248,14 +264,12 @@ impl Store for Redis {
         Box::pin(self.0.save(feed, known, lease))
     }
 
-    fn news(&self) -> BoxStream<'static, Feed> {
-        stream::unfold(self.0.hearing.news(), |mut news| async {
-            loop {
-                match news.recv().await {
-                    Ok(feed) => return Some((feed, news)),
-                    Err(RecvError::Lagged(missed)) => tracing::debug!(missed, "too much news from the store"),
-                    Err(RecvError::Closed) => return None,
-                }
+    fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate> {
+        stream::unfold(self.0.subscription.updates(), |mut updates| async {
+            match updates.recv().await {
+                Ok(update) => Some((update, updates)),
+                Err(RecvError::Lagged(lost)) => Some((RemoteUpdate::Lost(Some(lost)), updates)),
+                Err(RecvError::Closed) => None,
             }
         })
         .boxed()
@@ -268,9 +282,9 @@ impl Store for Redis {
 
     fn close(&self, limit: Duration) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            self.0.keepers.close();
+            self.0.renewals.close();
             // A lease that is not given up in time ends by itself.
-            let _ = timeout(limit, self.0.keepers.wait()).await;
+            let _ = timeout(limit, self.0.renewals.wait()).await;
             self.0.link.end();
         })
     }

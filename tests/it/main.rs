@@ -26,6 +26,7 @@ mod serving;
 mod snapshots;
 mod store_file;
 mod store_memory;
+mod store_messages;
 mod store_program;
 mod store_restart;
 mod tls;

@@ -1,6 +1,7 @@
 //! The store in a file: what outlives a restart, a crash, a full disk and a file that is none.
 
 mod dates;
+mod failures;
 
 use std::{
     env, fs,

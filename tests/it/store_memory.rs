@@ -1,5 +1,5 @@
 //! Replicas of one process that share a store in its memory, which knows no trouble and loses nothing by itself: what they make of
-//! leases and news, without chance.
+//! leases and messages, without chance.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use plaque::{
     clock,
     latest::{Known, Latest, LookupError, Made, Query},
-    store::{Held, Lease, Store, kept},
+    store::{Held, Lease, RemoteUpdate, Store, kept},
     upstream::{Feed, Upstream, UpstreamError},
     video::Kind as VideoKind,
 };
@@ -46,7 +46,7 @@ pub struct Memory(Arc<Inside>);
 struct Inside {
     feeds: Mutex<HashMap<Feed, Place>>,
     /// Who has saved something, and of what.
-    news: broadcast::Sender<(u64, Feed)>,
+    saved: broadcast::Sender<(u64, Feed)>,
     replicas: AtomicU64,
 }
 
@@ -81,7 +81,7 @@ impl Kind for Memory {
     fn new() -> Self {
         Self(Arc::new(Inside {
             feeds: Mutex::default(),
-            news: broadcast::channel(100).0,
+            saved: broadcast::channel(100).0,
             replicas: AtomicU64::new(0),
         }))
     }
@@ -177,18 +177,21 @@ impl Store for Port {
         // Not before: others would find neither a lease nor an answer.
         drop(lease);
         if is_newer == Some(true) {
-            // Fails if nobody wants news.
-            let _ = self.memory.0.news.send((self.replica, feed));
+            // Fails if there is no other replica.
+            let _ = self.memory.0.saved.send((self.replica, feed));
         }
         future::ready(is_newer.unwrap_or(true)).boxed()
     }
 
-    fn news(&self) -> BoxStream<'static, Feed> {
+    fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate> {
         let own = self.replica;
-        let news = stream::unfold(self.memory.0.news.subscribe(), |mut news| async {
-            Some((news.recv().await.ok()?, news))
+        let saved = stream::unfold(self.memory.0.saved.subscribe(), |mut saved| async {
+            Some((saved.recv().await.ok()?, saved))
         });
-        news.filter_map(move |(replica, feed)| future::ready((replica != own).then_some(feed)))
+        saved
+            .filter_map(move |(replica, feed)| {
+                future::ready((replica != own).then_some(RemoteUpdate::Saved(feed)))
+            })
             .boxed()
     }
 
@@ -215,7 +218,7 @@ impl Store for Troubled {
         future::ready(true).boxed()
     }
 
-    fn news(&self) -> BoxStream<'static, Feed> {
+    fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate> {
         stream::empty().boxed()
     }
 
@@ -237,7 +240,7 @@ async fn a_store_in_trouble_is_like_none() {
         });
         let port = Arc::clone(&upstream) as Arc<dyn Upstream>;
         let latest = Arc::new(Latest::new(port, store, settings(), Handle::current()));
-        latest.listen();
+        latest.apply_remote_updates();
         let mut told = Vec::new();
         let short = Query {
             kind: Some(VideoKind::Short),

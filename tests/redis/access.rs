@@ -82,13 +82,13 @@ async fn over_tls_all_is_as_without() {
         soon(Redis::start(secured.settings(&authority))).await,
         soon(Redis::start(secured.settings(&authority))).await,
     );
-    let mut news = other.news();
+    let mut updates = other.remote_updates();
     let held = ours(&one).await;
     let end = theirs(&other).await;
     one.save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
         .await;
     soon(end).await;
-    assert_eq!(soon(news.next()).await, Some(feed()));
+    assert_eq!(soon(updates.next()).await, Some(RemoteUpdate::Saved(feed())));
     assert_eq!(loaded(&other).await.as_deref(), Some("here"));
 }
 
@@ -147,9 +147,9 @@ async fn a_user_needs_few_rights_and_may_lose_them() {
     allow(RIGHTS);
     let store = store(&format!("redis://me:hunter2@127.0.0.1:{}", server.port)).await;
     let other = self::store(&server.url()).await;
-    let mut news = other.news();
+    let mut updates = other.remote_updates();
     is_back(&store).await;
-    assert_eq!(soon(news.next()).await, Some(feed()));
+    assert_eq!(soon(updates.next()).await, Some(RemoteUpdate::Saved(feed())));
     assert_eq!(logged(TROUBLE), 0);
     allow("-@all");
     in_trouble(&store).await;

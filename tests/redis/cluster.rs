@@ -25,7 +25,7 @@ async fn replicas_share_all_nodes() {
         store(&cluster_url(&nodes)).await,
         store(&cluster_url(&nodes)).await,
     );
-    let mut news = other.news();
+    let mut updates = other.remote_updates();
     for feed in feeds() {
         let lease = one.lease(feed).await;
         assert!(matches!(lease, Lease::Ours(_)));
@@ -36,7 +36,7 @@ async fn replicas_share_all_nodes() {
         soon(end).await;
         let known = other.load(feed).await.expect("something");
         assert_eq!(title(&known), "here");
-        assert_eq!(soon(news.next()).await, Some(feed));
+        assert_eq!(soon(updates.next()).await, Some(RemoteUpdate::Saved(feed)));
     }
     for node in &nodes {
         let keys: usize = node.command(&["DBSIZE"]);

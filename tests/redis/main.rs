@@ -3,6 +3,7 @@
 mod access;
 mod behaviour;
 mod cluster;
+mod lifetimes;
 #[path = "../it/pki.rs"]
 #[expect(dead_code, reason = "others need more of it")]
 mod pki;
@@ -21,12 +22,12 @@ use std::{
 
 use plaque::{
     clock,
-    coalesce::Entry,
+    coalesce::{Entry, Failed},
     store::{
-        Held, Known, Lease, Store as _,
+        Held, Known, Lease, RemoteUpdate, Store as _,
         redis::{Redis, Settings},
     },
-    upstream::Feed,
+    upstream::{Feed, UpstreamError},
     video::{Channel, ChannelId},
 };
 use tokio::time::timeout;
@@ -76,6 +77,20 @@ fn found(title: &str, ago: Duration) -> Known {
         .checked_sub(ago)
         .expect("a moment since the machine's start");
     Entry::succeeded(Arc::new(channel), at, SystemTime::now())
+}
+
+/// A lookup that has failed just now, and is not repeated for `pause`.
+fn failed(error: UpstreamError, pause: Duration) -> Known {
+    let now = clock::now();
+    Entry::failed(
+        None,
+        Failed {
+            error,
+            at: now,
+            retry_at: now + pause,
+            streak: 1,
+        },
+    )
 }
 
 fn title(known: &Known) -> &str {

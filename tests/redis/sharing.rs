@@ -106,13 +106,13 @@ async fn a_late_holder_overwrites_nothing_newer() {
         .save(feed(), &found("newer", Duration::ZERO), Lease::Ours(held))
         .await;
     let third = ours(&other).await;
-    let mut news = other.news();
+    let mut updates = other.remote_updates();
     let kept = one
         .save(feed(), &found("late", Duration::ZERO), Lease::Ours(late))
         .await;
     assert!(!kept);
     assert_eq!(loaded(&other).await.as_deref(), Some("newer"));
-    assert!(news.next().now_or_never().is_none());
+    assert!(updates.next().now_or_never().is_none());
     // Nor does it end another's lease.
     drop(theirs(&one).await);
     let kept = other
@@ -127,37 +127,62 @@ async fn a_late_holder_overwrites_nothing_newer() {
 }
 
 #[tokio::test]
+async fn what_only_this_replica_has_met_ends_its_lease_at_once_and_saves_nothing() {
+    let server = Server::start(&[]);
+    let (one, other) = (store(&server.url()).await, store(&server.url()).await);
+    for error in [UpstreamError::Busy, UpstreamError::RateLimited(429)] {
+        let held = ours(&one).await;
+        let end = theirs(&other).await;
+        let began = Instant::now();
+        let known = failed(error, SECOND * 60);
+        one.save(feed(), &known, Lease::Ours(held)).await;
+        soon(end).await;
+        assert!(began.elapsed() < LEASE / 2, "{:?}", began.elapsed());
+        assert_eq!(loaded(&other).await, None);
+    }
+}
+
+#[tokio::test]
 async fn others_hear_of_what_is_found_and_again_after_a_reconnect() {
     let server = Server::start(&[]);
     let (one, other) = (store(&server.url()).await, store(&server.url()).await);
-    let (mut own, mut news) = (one.news(), other.news());
+    let (mut own, mut updates) = (one.remote_updates(), other.remote_updates());
     one.save(feed(), &found("first", Duration::ZERO), Lease::Alone)
         .await;
-    assert_eq!(soon(news.next()).await, Some(feed()));
+    assert_eq!(soon(updates.next()).await, Some(RemoteUpdate::Saved(feed())));
     assert_eq!(loaded(&other).await.as_deref(), Some("first"));
     let killed: i64 = server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     assert_eq!(killed, 2);
     let again = async {
-        loop {
+        let mut got = vec![];
+        while got.len() < 2 {
             one.save(feed(), &found("second", Duration::ZERO), Lease::Alone)
                 .await;
-            if let Ok(news) = timeout(LEASE / 4, news.next()).await {
-                return news;
+            if let Ok(Some(update)) = timeout(LEASE / 4, updates.next()).await
+                && !got.contains(&update)
+            {
+                got.push(update);
             }
         }
+        got
     };
-    assert_eq!(soon(again).await, Some(feed()));
+    // It is told that it has missed something, too.
+    let got = soon(again).await;
+    for update in [RemoteUpdate::Lost(None), RemoteUpdate::Saved(feed())] {
+        assert!(got.contains(&update), "{got:?}");
+    }
     // It hears before it is in use.
     soon(other.up()).await;
     assert_eq!(loaded(&other).await.as_deref(), Some("second"));
-    // Only what others find is news: the next that it hears of is theirs.
-    while news.next().now_or_never().is_some() {}
+    // Only what others find is an update: the next one is theirs.
+    while updates.next().now_or_never().is_some() {}
     one.save(feed(), &found("own", Duration::ZERO), Lease::Alone)
         .await;
     other
         .save(feed(), &found("theirs", Duration::ZERO), Lease::Alone)
         .await;
-    assert_eq!(soon(own.next()).await, Some(feed()));
+    assert_eq!(soon(own.next()).await, Some(RemoteUpdate::Lost(None)));
+    assert_eq!(soon(own.next()).await, Some(RemoteUpdate::Saved(feed())));
     assert_eq!(loaded(&one).await.as_deref(), Some("theirs"));
     assert!(own.next().now_or_never().is_none());
 }
@@ -171,13 +196,13 @@ async fn two_prefixes_do_not_see_each_other() {
         ..settings(&server.url())
     }))
     .await;
-    let mut news = other.news();
+    let mut updates = other.remote_updates();
     let (held, same) = (ours(&one).await, ours(&other).await);
     one.save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
         .await;
     assert_eq!(loaded(&other).await, None);
     drop(same);
-    assert!(news.next().now_or_never().is_none());
+    assert!(updates.next().now_or_never().is_none());
     let keys: Vec<String> = server.command(&["KEYS", "plaque:1:*/all}"]);
     assert_eq!(keys, [KEY]);
 }

@@ -46,8 +46,8 @@ macro_rules! shared_store {
             a_panic_under_a_lease_gives_it_up
             a_caller_who_leaves_while_another_replica_looks_up_changes_nothing
             what_one_replica_finds_the_watchers_of_the_other_are_told
-            older_news_replaces_nothing_and_what_nobody_wants_is_not_loaded
-            news_that_is_slow_to_load_replaces_nothing_newer
+            an_older_remote_update_replaces_nothing_and_an_unwanted_one_is_not_loaded
+            a_remote_update_that_is_slow_to_load_replaces_nothing_newer
         }
     };
 }

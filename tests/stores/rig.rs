@@ -17,7 +17,7 @@ use plaque::{
     clock,
     coalesce::{Entry, Failed},
     latest::{Known, Latest, Made, Policy, Query, Reply, Settings},
-    store::{Held, Lease, Store},
+    store::{Held, Lease, RemoteUpdate, Store},
     upstream::{Failure, Feed, LookupRequest, Upstream, UpstreamError},
     video::{Channel, ChannelId, Kind as VideoKind, Upload},
 };
@@ -263,7 +263,7 @@ impl Replica {
         });
         let (port, upstream) = (Arc::clone(&store) as Arc<dyn Store>, Arc::clone(upstream));
         let latest = Arc::new(Latest::new(upstream, Some(port), settings(), Handle::current()));
-        latest.listen();
+        latest.apply_remote_updates();
         Self { latest, store }
     }
 
@@ -381,8 +381,8 @@ impl Store for Counted {
         })
     }
 
-    fn news(&self) -> BoxStream<'static, Feed> {
-        self.store.news()
+    fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate> {
+        self.store.remote_updates()
     }
 
     fn register(&self, registry: &mut Registry) {

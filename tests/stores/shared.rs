@@ -223,7 +223,7 @@ pub async fn what_one_replica_finds_the_watchers_of_the_other_are_told<K: Shared
     assert_eq!(upstream.lookups(), 1);
 }
 
-pub async fn older_news_replaces_nothing_and_what_nobody_wants_is_not_loaded<K: Shared>() {
+pub async fn an_older_remote_update_replaces_nothing_and_an_unwanted_one_is_not_loaded<K: Shared>() {
     let kind = K::new();
     let watched = channel(1).into();
     kept(&kind, watched, &good(watched, "kept", FRESH)).await;
@@ -239,15 +239,21 @@ pub async fn older_news_replaces_nothing_and_what_nobody_wants_is_not_loaded<K: 
     save(feed(), good(feed(), "older", FRESH)).await;
     let unwanted = channel(2).into();
     save(unwanted, good(unwanted, "unwanted", Duration::ZERO)).await;
-    // News is taken in one after the other: this is the last.
-    let newer = found(2, watched).expect("a channel");
-    save(watched, good_channel(newer, Duration::ZERO)).await;
+    let newer = |number, age| good_channel(found(number, watched).expect("a channel"), age);
+    save(watched, newer(2, FRESH / 2)).await;
     assert_eq!(next(&mut watch).await, "Upload 2");
+    replica
+        .store
+        .until(|counts| counts.loads >= before.loads + 2)
+        .await;
+    // What was saved first would have been loaded by now.
+    save(watched, newer(3, Duration::ZERO)).await;
+    assert_eq!(next(&mut watch).await, "Upload 3");
     assert_eq!(told(&replica.get(query()).await), "lookup 1");
-    assert_eq!(replica.store.counts().loads, before.loads + 2);
+    assert_eq!(replica.store.counts().loads, before.loads + 3);
 }
 
-pub async fn news_that_is_slow_to_load_replaces_nothing_newer<K: Shared>() {
+pub async fn a_remote_update_that_is_slow_to_load_replaces_nothing_newer<K: Shared>() {
     let kind = K::new();
     kept(&kind, feed(), &good(feed(), "kept", FRESH * 2)).await;
     let watched = channel(1).into();
@@ -259,9 +265,9 @@ pub async fn news_that_is_slow_to_load_replaces_nothing_newer<K: Shared>() {
     assert_eq!(next(&mut watch).await, "Upload 1");
 
     let (loaded, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let (told_of, opened) = (Arc::clone(&loaded), Arc::clone(&gate));
+    let (has_loaded, opened) = (Arc::clone(&loaded), Arc::clone(&gate));
     replica.store.after_load(async move {
-        told_of.add_permits(1);
+        has_loaded.add_permits(1);
         opened.acquire().await.expect("never closed").forget();
     });
     let other = kind.open().await;
@@ -269,10 +275,17 @@ pub async fn news_that_is_slow_to_load_replaces_nothing_newer<K: Shared>() {
     save(feed(), good(feed(), "theirs", FRESH)).await;
     loaded.acquire().await.expect("never closed").forget();
     assert_eq!(told(&replica.get(anew()).await), "lookup 1");
-    gate.add_permits(1);
-    // News is taken in one after the other: this is the last.
+    // Others are not held up by it.
     let newer = found(2, watched).expect("a channel");
     save(watched, good_channel(newer, Duration::ZERO)).await;
     assert_eq!(next(&mut watch).await, "Upload 2");
+    // Saved while it is loaded, it is loaded once more, but not before what was loaded first is applied.
+    save(feed(), good(feed(), "theirs", FRESH)).await;
+    let before = replica.store.counts();
+    gate.add_permits(1);
+    replica
+        .store
+        .until(|counts| counts.loads >= before.loads + 2)
+        .await;
     assert_eq!(told(&replica.get(query()).await), "lookup 1");
 }

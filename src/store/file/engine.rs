@@ -15,7 +15,9 @@ use redb::{
     StorageError, TableDefinition, WriteTransaction,
 };
 
+use super::failures::{self, FAILURE_SHARE, Failure};
 use crate::{
+    store::kept::has_answer,
     upstream::Feed,
     video::{ChannelId, Kind},
 };
@@ -30,7 +32,7 @@ pub const MIN_BYTES: u64 = 4 << 20;
 pub const SHARE: u64 = 6;
 
 /// What one entry takes beside its bytes: its key and time in both tables, and its place in them.
-const ENTRY: u64 = 100;
+pub(super) const ENTRY: u64 = 100;
 
 /// redb's own cache. What is read is read once, since memory has it then; the system caches the file.
 const CACHE: usize = 4 << 20;
@@ -45,11 +47,28 @@ pub(super) type Key = [u8; ChannelId::LEN + 1];
 const KEPT: TableDefinition<&Key, (u64, &[u8])> = TableDefinition::new("kept");
 /// The same entries, the oldest first.
 const BY_TIME: TableDefinition<(u64, &Key), ()> = TableDefinition::new("by_time");
-/// The format, and what entries take.
+/// The format, and what answers and failures take.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
-/// What to write.
-pub(super) type Changes = HashMap<Key, Change>;
+/// The key in [`META`] of what answers take.
+const BYTES: &str = "bytes";
+
+/// What to write: of each feed the newest answer, and the newest failure since.
+#[derive(Clone, Default)]
+pub(super) struct Changes {
+    pub(super) entries: HashMap<Key, Change>,
+    pub(super) failures: HashMap<Key, Failure>,
+}
+
+impl Changes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.failures.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() + self.failures.len()
+    }
+}
 
 #[derive(Clone)]
 pub(super) enum Change {
@@ -80,8 +99,16 @@ pub(super) enum Refused {
 
 pub(super) struct Engine {
     database: Database,
-    /// What entries may take.
+    /// What answers may take.
     limit: u64,
+}
+
+/// What there is of a feed.
+pub(super) struct Stored {
+    /// When it was saved, and what it is.
+    pub(super) entry: Option<(u64, Vec<u8>)>,
+    /// What failed since, if that was saved without the answer.
+    pub(super) failure: Option<Failure>,
 }
 
 pub(super) fn key(feed: Feed) -> Key {
@@ -129,7 +156,7 @@ impl Engine {
             };
             let write = engine.database.begin_write().map_err(redb::Error::from)?;
             begin(&write)?;
-            make_room(&write, engine.limit, now)?;
+            engine.make_room(&write, now)?;
             write.commit().map_err(redb::Error::from)?;
             if path.metadata()?.len() > bytes {
                 engine.database.compact().map_err(redb::Error::from)?;
@@ -146,15 +173,16 @@ impl Engine {
         guarded(count).map_or(0, Result::unwrap_or_default)
     }
 
-    /// When an entry was saved, and what it is.
-    pub(super) fn get(&self, key: &Key) -> Result<Option<(u64, Vec<u8>)>, String> {
+    pub(super) fn get(&self, key: &Key) -> Result<Stored, String> {
         flat(|| {
-            let table = self.database.begin_read()?.open_table(KEPT)?;
-            let entry = table.get(key)?;
-            Ok(entry.map(|entry| {
+            let read = self.database.begin_read()?;
+            let table = read.open_table(KEPT)?;
+            let entry = table.get(key)?.map(|entry| {
                 let (saved, bytes) = entry.value();
                 (saved, bytes.to_vec())
-            }))
+            });
+            let failure = failures::get(&read, key)?;
+            Ok(Stored { entry, failure })
         })
     }
 
@@ -163,9 +191,19 @@ impl Engine {
         flat(|| {
             let write = self.database.begin_write()?;
             change(&write, changes)?;
-            make_room(&write, self.limit, now)?;
+            self.make_room(&write, now)?;
             Ok(write.commit()?)
         })
+    }
+
+    fn make_room(&self, write: &WriteTransaction, now: u64) -> Result<(), redb::Error> {
+        let share = self.limit / FAILURE_SHARE;
+        let mut meta = write.open_table(META)?;
+        let mut failures = failures::Tables::open(write, &meta)?;
+        failures.make_room(share, now)?;
+        failures.close(&mut meta)?;
+        drop(meta);
+        make_room(write, self.limit, now)
     }
 
     pub(super) fn close(self) {
@@ -191,36 +229,50 @@ fn begin(write: &WriteTransaction) -> Result<(), Refused> {
     // What is read has to be there.
     write.open_table(KEPT).map_err(redb::Error::from)?;
     write.open_table(BY_TIME).map_err(redb::Error::from)?;
-    Ok(())
+    drop(meta);
+    Ok(failures::begin(write)?)
 }
 
 fn change(write: &WriteTransaction, changes: &Changes) -> Result<(), redb::Error> {
     let mut meta = write.open_table(META)?;
     let mut kept = write.open_table(KEPT)?;
     let mut by_time = write.open_table(BY_TIME)?;
-    let mut total = total(&meta)?;
-    for (key, change) in changes {
-        let before = kept.get(key)?.map(|entry| {
+    let mut failures = failures::Tables::open(write, &meta)?;
+    let mut total = total(&meta, BYTES)?;
+    // What an answer replaces; of what was failures only, what an earlier version kept among the answers.
+    let goes = changes.entries.iter().map(|(key, change)| (key, Some(change)));
+    let goes = goes.chain(changes.failures.keys().map(|key| (key, None)));
+    for (key, change) in goes {
+        let before = kept.get(key)?.and_then(|entry| {
             let (saved, bytes) = entry.value();
-            (saved, cost(bytes))
+            let goes = match change {
+                Some(Change::Keep { .. }) => true,
+                Some(Change::Remove { saved: wanted }) => saved == *wanted,
+                None => !has_answer(bytes),
+            };
+            goes.then_some((saved, cost(bytes)))
         });
-        if let (Change::Remove { saved }, Some((other, _))) = (change, before)
-            && *saved != other
-        {
-            continue;
-        }
         if let Some((saved, cost)) = before {
             kept.remove(key)?;
             by_time.remove((saved, key))?;
             total = total.saturating_sub(cost);
         }
-        if let Change::Keep { saved, bytes } = change {
-            kept.insert(key, (*saved, &bytes[..]))?;
-            by_time.insert((*saved, key), ())?;
-            total += cost(bytes);
+        match change {
+            Some(Change::Keep { saved, bytes }) => {
+                kept.insert(key, (*saved, &bytes[..]))?;
+                by_time.insert((*saved, key), ())?;
+                total += cost(bytes);
+                failures.remove(key, |_saved| true)?;
+            }
+            Some(Change::Remove { saved }) => failures.remove(key, |other| other == *saved)?,
+            None => {}
         }
     }
-    meta.insert("bytes", total)?;
+    for (key, failure) in &changes.failures {
+        failures.insert(key, failure)?;
+    }
+    failures.close(&mut meta)?;
+    meta.insert(BYTES, total)?;
     Ok(())
 }
 
@@ -229,7 +281,7 @@ fn make_room(write: &WriteTransaction, limit: u64, now: u64) -> Result<(), redb:
     let mut meta = write.open_table(META)?;
     let mut kept = write.open_table(KEPT)?;
     let mut by_time = write.open_table(BY_TIME)?;
-    let mut total = total(&meta)?;
+    let mut total = total(&meta, BYTES)?;
     while total > limit {
         let Some((saved, key)) = next_to_go(&by_time, now)? else {
             break;
@@ -239,12 +291,12 @@ fn make_room(write: &WriteTransaction, limit: u64, now: u64) -> Result<(), redb:
             total = total.saturating_sub(cost(entry.value().1));
         }
     }
-    meta.insert("bytes", total)?;
+    meta.insert(BYTES, total)?;
     Ok(())
 }
 
 /// The entry to remove next.
-fn next_to_go(
+pub(super) fn next_to_go(
     by_time: &impl ReadableTable<(u64, &'static Key), ()>,
     now: u64,
 ) -> Result<Option<(u64, Key)>, StorageError> {
@@ -259,8 +311,8 @@ fn next_to_go(
     }))
 }
 
-fn total(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, StorageError> {
-    Ok(meta.get("bytes")?.map_or(0, |total| total.value()))
+pub(super) fn total(meta: &impl ReadableTable<&'static str, u64>, of: &str) -> Result<u64, StorageError> {
+    Ok(meta.get(of)?.map_or(0, |total| total.value()))
 }
 
 fn cost(bytes: &[u8]) -> u64 {

@@ -15,6 +15,7 @@ use super::{
     writer::Shared,
 };
 
+const SECOND: Duration = Duration::from_secs(1);
 const A: Key = [b'A'; _];
 const B: Key = [b'B'; _];
 
@@ -33,7 +34,7 @@ fn shared() -> Shared {
 }
 
 fn bytes(shared: &Shared, key: &Key) -> Option<Vec<u8>> {
-    shared.waiting(key).map(|(_, bytes)| bytes)
+    shared.waiting(key).entry.map(|(_, bytes)| bytes)
 }
 
 #[test]
@@ -74,4 +75,35 @@ fn a_removal_replaces_nothing() {
     assert!(shared.keep(A, vec![1]));
     shared.remove(A, 7);
     assert_eq!(bytes(&shared, &A), Some(vec![1]));
+}
+
+#[test]
+fn failures_have_a_part_of_the_queue_and_take_nothing_from_answers() {
+    let shared = shared();
+    let all = engine::batch_limit(MIN_BYTES);
+    let kept = (0..10_000_u32).filter(|number| {
+        let mut key = A;
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        shared.keep_failure(key, vec![1; 20], SECOND)
+    });
+    let kept = kept.count();
+    assert!(kept > 50 && kept < all / 16 / 100, "{kept}");
+    assert!(shared.keep(A, vec![1; all]), "an answer has all of its room");
+}
+
+#[test]
+fn a_failure_is_beside_an_answer_until_a_newer_one_comes() {
+    let shared = shared();
+    let failure = |key| shared.waiting(key).failure.map(|failure| failure.bytes);
+    assert!(shared.keep(A, vec![1]) && shared.keep_failure(A, vec![2], SECOND));
+    assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![1]), Some(vec![2])));
+    // While it is written, too.
+    let (changes, ..) = shared.turn(Instant::now(), Instant::now());
+    assert_eq!(changes.len(), 2);
+    assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![1]), Some(vec![2])));
+    assert!(shared.keep(A, vec![3]));
+    assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![3]), None));
+    shared.queue.lock().put_back();
+    assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![3]), None));
+    assert_eq!(shared.queue.lock().failure_bytes, 0);
 }

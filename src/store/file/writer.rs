@@ -1,7 +1,6 @@
 //! The thread that writes, and the queue of what it is to write.
 
 use std::{
-    collections::HashMap,
     mem,
     path::PathBuf,
     sync::Arc,
@@ -13,7 +12,8 @@ use tokio::sync::watch;
 
 use super::{
     ages::Ages,
-    engine::{self, Change, Changes, Engine, Key},
+    engine::{self, Change, Changes, Engine, Key, Stored},
+    failures::{FAILURE_SHARE, Failure},
     operations::{Operations, Part},
 };
 
@@ -41,10 +41,11 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 pub(super) struct Queue {
-    /// What to write next: of each feed the newest.
-    pub(super) waiting: HashMap<Key, Change>,
-    /// The bytes of that.
+    /// What to write next.
+    pub(super) waiting: Changes,
+    /// The bytes of that: of answers, and of failures.
     pub(super) bytes: usize,
+    pub(super) failure_bytes: usize,
     /// What is being written.
     pub(super) writing: Arc<Changes>,
     /// Somebody waits for it.
@@ -57,27 +58,60 @@ pub(super) struct Queue {
 
 impl Shared {
     /// What waits to be written of a feed.
-    pub(super) fn waiting(&self, key: &Key) -> Option<(u64, Vec<u8>)> {
+    pub(super) fn waiting(&self, key: &Key) -> Stored {
         let queue = self.queue.lock();
-        match queue.waiting.get(key).or_else(|| queue.writing.get(key))? {
-            Change::Keep { saved, bytes } => Some((*saved, bytes.clone())),
-            Change::Remove { .. } => None,
-        }
+        let (waiting, before) = (&queue.waiting, &*queue.writing);
+        let change = waiting.entries.get(key);
+        let entry = match change.or_else(|| before.entries.get(key)) {
+            Some(Change::Keep { saved, bytes }) => Some((*saved, bytes.clone())),
+            Some(Change::Remove { .. }) | None => None,
+        };
+        let failure = waiting.failures.get(key);
+        // An answer that came after it takes its place.
+        let failure = match (failure, change) {
+            (None, Some(Change::Keep { .. })) => None,
+            (failure, _) => failure.or_else(|| before.failures.get(key)),
+        };
+        let failure = failure.cloned();
+        Stored { entry, failure }
     }
 
     /// Puts an entry in the queue, in place of an older one of the same feed. Not if it has no room.
     pub(super) fn keep(&self, key: Key, bytes: Vec<u8>) -> bool {
         let limit = engine::batch_limit(self.bytes);
         let mut queue = self.queue.lock();
-        let before = queue.waiting.get(&key).map_or(0, Change::len);
+        let before = queue.waiting.entries.get(&key).map_or(0, Change::len);
         let after = queue.bytes - before + bytes.len();
         if queue.closing || after > limit {
             return false;
         }
         let saved = self.ages.now();
-        queue.waiting.insert(key, Change::Keep { saved, bytes });
+        queue.waiting.entries.insert(key, Change::Keep { saved, bytes });
         queue.bytes = after;
+        if let Some(before) = queue.waiting.failures.remove(&key) {
+            queue.failure_bytes -= before.cost();
+        }
         queue.hurry |= after > limit / 2;
+        drop(queue);
+        self.wake.notify_one();
+        true
+    }
+
+    /// Puts a failure in the queue, which matters for `lifetime`, beside the answer of the same feed. Not if failures have no room.
+    pub(super) fn keep_failure(&self, key: Key, bytes: Vec<u8>, lifetime: Duration) -> bool {
+        let limit = engine::batch_limit(self.bytes) / usize::try_from(FAILURE_SHARE).unwrap_or(usize::MAX);
+        let saved = self.ages.now();
+        let lifetime = u64::try_from(lifetime.as_micros()).unwrap_or(u64::MAX);
+        let until = saved.saturating_add(lifetime);
+        let failure = Failure { saved, until, bytes };
+        let mut queue = self.queue.lock();
+        let before = queue.waiting.failures.get(&key).map_or(0, Failure::cost);
+        let after = queue.failure_bytes - before + failure.cost();
+        if queue.closing || after > limit {
+            return false;
+        }
+        queue.waiting.failures.insert(key, failure);
+        queue.failure_bytes = after;
         drop(queue);
         self.wake.notify_one();
         true
@@ -86,8 +120,12 @@ impl Shared {
     /// Has the entry removed that was `saved` then, unless another has come in its place.
     pub(super) fn remove(&self, key: Key, saved: u64) {
         let mut queue = self.queue.lock();
-        if !queue.closing && !queue.writing.contains_key(&key) {
-            queue.waiting.entry(key).or_insert(Change::Remove { saved });
+        if !queue.closing && !queue.writing.entries.contains_key(&key) {
+            queue
+                .waiting
+                .entries
+                .entry(key)
+                .or_insert(Change::Remove { saved });
         }
         drop(queue);
         self.wake.notify_one();
@@ -153,6 +191,7 @@ impl Shared {
             if queue.closing || due.is_some_and(|due| due <= now) {
                 queue.hurry = false;
                 queue.bytes = 0;
+                queue.failure_bytes = 0;
                 queue.writing = Arc::new(mem::take(&mut queue.waiting));
                 let suspect = mem::take(&mut queue.suspect);
                 return (Arc::clone(&queue.writing), suspect, queue.closing);
@@ -197,9 +236,18 @@ impl Shared {
 impl Queue {
     /// What was not written waits again, unless something newer does.
     pub(super) fn put_back(&mut self) {
-        for (key, change) in &*mem::take(&mut self.writing) {
-            self.waiting.entry(*key).or_insert_with(|| change.clone());
+        let not_written = mem::take(&mut self.writing);
+        for (key, failure) in &not_written.failures {
+            if !matches!(self.waiting.entries.get(key), Some(Change::Keep { .. })) {
+                let waiting = self.waiting.failures.entry(*key);
+                waiting.or_insert_with(|| failure.clone());
+            }
         }
-        self.bytes = self.waiting.values().map(Change::len).sum();
+        for (key, change) in &not_written.entries {
+            let waiting = self.waiting.entries.entry(*key);
+            waiting.or_insert_with(|| change.clone());
+        }
+        self.bytes = self.waiting.entries.values().map(Change::len).sum();
+        self.failure_bytes = self.waiting.failures.values().map(Failure::cost).sum();
     }
 }

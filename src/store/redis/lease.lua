@@ -1,5 +1,5 @@
 -- Gives the lease of a feed: its token. Where another has it: how many milliseconds that may last, negative.
--- ARGV: how long a lease lasts, how long the feed is remembered.
+-- ARGV: how long a lease lasts; how long its token has to be remembered.
 local left = redis.call('PTTL', KEYS[2])
 if left > 0 then return -left end
 -- A script that has written may go on to write when memory is full: nothing is deleted that is not there.
@@ -12,5 +12,13 @@ local token = math.max(last + 1, time[1] * 1000 + math.floor(time[2] / 1000))
 local text = string.format('%.0f', token)
 redis.call('SET', KEYS[2], text, 'PX', ARGV[1])
 redis.call('HSET', KEYS[1], 'n', text)
-if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+-- A value that expires earlier stays as long, and as old: its age is k less the time to live. Without an expiry it has no age.
+local lives, remember = redis.call('PTTL', KEYS[1]), tonumber(ARGV[2])
+if lives < remember then
+    local keep_for = tonumber(redis.call('HGET', KEYS[1], 'k') or '')
+    if keep_for then
+        redis.call('HSET', KEYS[1], 'k', lives < 0 and '' or string.format('%.0f', keep_for + remember - lives))
+    end
+    redis.call('PEXPIRE', KEYS[1], remember)
+end
 return token

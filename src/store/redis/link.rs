@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Settings,
     address::Connection,
-    hearing::Hearing,
     scripts::{self, Keys, Source},
+    subscription::Subscription,
 };
 
 /// What connecting may take: names, TLS and a subscription need more than an operation does.
@@ -48,10 +48,10 @@ pub(super) enum Trouble {
 /// The way to Redis. [`Link::keep`] is the task that mends it; whoever runs a command may find that it is broken.
 pub(super) struct Link {
     settings: Settings,
-    hearing: Arc<Hearing>,
-    /// What all hear.
-    news: String,
-    /// What only we hear: our own proofs.
+    subscription: Arc<Subscription>,
+    /// The channel of all replicas' messages.
+    messages: String,
+    /// The channel of this replica's own proofs.
     own: String,
     session: watch::Sender<Option<Session>>,
     /// Where there was trouble, as [`scripts::tag`] has it: in a cluster, other nodes prove nothing.
@@ -111,22 +111,22 @@ impl Session {
 }
 
 impl Link {
-    pub(super) fn new(settings: Settings, hearing: Arc<Hearing>) -> Self {
+    pub(super) fn new(settings: Settings, subscription: Arc<Subscription>) -> Self {
         Self {
-            news: settings.prefix.channel("news"),
-            own: settings.prefix.channel(&hearing.instance),
-            suspect: Mutex::new(hearing.instance.clone()),
+            messages: settings.prefix.channel("news"),
+            own: settings.prefix.channel(&subscription.instance),
+            suspect: Mutex::new(subscription.instance.clone()),
             settings,
-            hearing,
+            subscription,
             session: watch::Sender::new(None),
             tried: CancellationToken::new(),
             ending: CancellationToken::new(),
         }
     }
 
-    /// On which all hear of leases and answers.
+    /// The channel of all replicas' messages about leases and answers.
     pub(super) fn channel(&self) -> &[u8] {
-        self.news.as_bytes()
+        self.messages.as_bytes()
     }
 
     /// The connection, if there is one.
@@ -228,15 +228,15 @@ impl Link {
     /// A session that has proved itself.
     async fn connect(&self) -> Result<Session, String> {
         let state = Arc::<State>::default();
-        let hear = {
-            let (state, hearing) = (Arc::clone(&state), Arc::clone(&self.hearing));
-            let (news, own) = (self.news.clone(), self.own.clone());
+        let receive = {
+            let (state, subscription) = (Arc::clone(&state), Arc::clone(&self.subscription));
+            let (messages, own) = (self.messages.clone(), self.own.clone());
             move |push: PushInfo| {
                 match (push.kind, push.data.as_slice()) {
                     (PushKind::Disconnection, _) => state.end("the connection broke"),
                     (PushKind::Message, [Value::BulkString(channel), Value::BulkString(message)]) => {
-                        if *channel == news.as_bytes() {
-                            hearing.hear(message);
+                        if *channel == messages.as_bytes() {
+                            subscription.receive(message);
                         } else if *channel == own.as_bytes() {
                             state.proved.notify_one();
                         }
@@ -248,9 +248,9 @@ impl Link {
         };
         let connecting = async {
             let authorities = self.settings.authorities.clone();
-            let mut connection = self.settings.address.connect(authorities, hear).await?;
+            let mut connection = self.settings.address.connect(authorities, receive).await?;
             connection
-                .subscribe(&[self.news.clone(), self.own.clone()])
+                .subscribe(&[self.messages.clone(), self.own.clone()])
                 .await?;
             Ok::<_, RedisError>(connection)
         };
@@ -268,6 +268,8 @@ impl Link {
     async fn use_up(&self, session: Session) -> String {
         self.session.send_replace(Some(session.clone()));
         self.tried.cancel();
+        // Not before: whoever loads now finds the store in use.
+        self.subscription.connected();
         while session
             .state
             .over

@@ -1,4 +1,4 @@
-//! What others say: who waits for it, and who wants all of it.
+//! Messages of other replicas: wakes lookups that wait for a lease to end, and passes on what was saved.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -13,14 +13,13 @@ use tokio::sync::{
 };
 
 use super::scripts::{tag, tagged};
-use crate::upstream::Feed;
+use crate::{store::RemoteUpdate, upstream::Feed};
 
-/// As many feeds can be waited for at once. Who comes then hears nothing, and asks when the lease may be over.
+/// Feeds that can be waited for at once. Further waiters get no message, and ask when the lease may be over.
 const MAX_WAITED_FOR: usize = 1 << 16;
 
-/// As much news waits for who is slow to hear it; older is dropped. It names feeds only: what is known of one is read when its turn
-/// comes.
-const MAX_NEWS: usize = 1 << 12;
+/// Messages that a reader may be behind: almost two seconds of 5,000 a second. Older ones are lost, and the reader is told how many.
+const MAX_UPDATES: usize = 1 << 13;
 
 /// What a message says became of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,59 +39,64 @@ impl Event {
     }
 }
 
-/// Spreads messages within this process. Called by the task that reads the connection: it never waits.
-pub(super) struct Hearing {
-    /// Who we are, among all who use the store.
+/// Distributes messages within this process. Called by the task that reads the connection: never waits.
+pub(super) struct Subscription {
+    /// The name of this replica, among all that use the store.
     pub(super) instance: String,
     /// Held for a look-up or a change, never while anything is awaited.
     waiting: Mutex<HashMap<Feed, Arc<Waited>>>,
-    news: broadcast::Sender<Feed>,
+    updates: broadcast::Sender<RemoteUpdate>,
 }
 
 #[derive(Default)]
 struct Waited {
-    told: Arc<Notify>,
+    message: Arc<Notify>,
     /// How many do. Changed under the lock of the map.
     by: Mutex<usize>,
 }
 
-impl Hearing {
+impl Subscription {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             // 122 random bits would be a UUID; 128 are as good.
             instance: format!("{:032x}", fastrand::u128(..)),
             waiting: Mutex::default(),
-            news: broadcast::channel(MAX_NEWS).0,
+            updates: broadcast::channel(MAX_UPDATES).0,
         })
     }
 
-    /// What is said of `feed` from us.
+    /// The message of this replica about `feed`.
     pub(super) fn message(&self, event: Event, feed: Feed) -> String {
         format!("{} {} {}", event.name(), self.instance, tag(feed))
     }
 
-    /// Takes in what was said. What nobody of us says means nothing.
-    pub(super) fn hear(&self, message: &[u8]) {
-        let Some(mut words) = str::from_utf8(message).ok().map(|text| text.split(' ')) else {
+    /// Takes in a message. Ignores what no replica sends.
+    pub(super) fn receive(&self, message: &[u8]) {
+        let Some(mut fields) = str::from_utf8(message).ok().map(|text| text.split(' ')) else {
             return;
         };
         let (Some(event), Some(instance), Some(feed)) =
-            (words.next(), words.next(), words.next().and_then(tagged))
+            (fields.next(), fields.next(), fields.next().and_then(tagged))
         else {
             return;
         };
         if event == Event::Saved.name() && instance != self.instance {
-            // Fails if nobody wants news.
-            let _ = self.news.send(feed);
+            // Fails if nobody subscribes.
+            let _ = self.updates.send(RemoteUpdate::Saved(feed));
         }
         if let Some(waited) = self.waiting.lock().remove(&feed) {
-            waited.told.notify_waiters();
+            waited.message.notify_waiters();
         }
     }
 
-    /// What others find, from now on.
-    pub(super) fn news(&self) -> Receiver<Feed> {
-        self.news.subscribe()
+    /// A connection is in use: what was sent since the one before it ended is lost.
+    pub(super) fn connected(&self) {
+        let _ = self.updates.send(RemoteUpdate::Lost(None));
+    }
+
+    /// What others save, from now on.
+    pub(super) fn updates(&self) -> Receiver<RemoteUpdate> {
+        self.updates.subscribe()
     }
 
     /// Waits, from now on, for the next message about `feed`.
@@ -106,10 +110,10 @@ impl Hearing {
         };
         *waited.by.lock() += 1;
         Waiter {
-            told: Box::pin(Arc::clone(&waited.told).notified_owned()),
+            message: Box::pin(Arc::clone(&waited.message).notified_owned()),
             feed,
             waited,
-            hearing: Arc::clone(self),
+            subscription: Arc::clone(self),
         }
     }
 
@@ -122,16 +126,16 @@ impl Hearing {
 /// Waits for a message about a feed.
 pub(super) struct Waiter {
     /// Ends with that message.
-    pub(super) told: std::pin::Pin<Box<OwnedNotified>>,
+    pub(super) message: std::pin::Pin<Box<OwnedNotified>>,
     feed: Feed,
     waited: Arc<Waited>,
-    hearing: Arc<Hearing>,
+    subscription: Arc<Subscription>,
 }
 
 impl Drop for Waiter {
     /// The last one leaves nothing behind.
     fn drop(&mut self) {
-        let mut waiting = self.hearing.waiting.lock();
+        let mut waiting = self.subscription.waiting.lock();
         let mut by = self.waited.by.lock();
         *by -= 1;
         if *by == 0
@@ -155,18 +159,18 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_hears_of_their_feed_and_leaves_nothing_behind() {
-        let (ours, theirs) = (Hearing::new(), Hearing::new());
+    fn waiters_get_the_message_about_their_feed_and_leave_nothing_behind() {
+        let (ours, theirs) = (Subscription::new(), Subscription::new());
         for event in [Event::Saved, Event::Released] {
             let (mut one, mut other, left) = (ours.wait(feed()), ours.wait(feed()), ours.wait(feed()));
             drop(left);
-            assert_eq!((&mut one.told).now_or_never(), None);
-            ours.hear(theirs.message(event, feed()).as_bytes());
-            assert_eq!((&mut one.told).now_or_never(), Some(()));
-            assert_eq!((&mut other.told).now_or_never(), Some(()));
+            assert_eq!((&mut one.message).now_or_never(), None);
+            ours.receive(theirs.message(event, feed()).as_bytes());
+            assert_eq!((&mut one.message).now_or_never(), Some(()));
+            assert_eq!((&mut other.message).now_or_never(), Some(()));
             let mut late = ours.wait(feed());
             drop((one, other));
-            assert_eq!((&mut late.told).now_or_never(), None);
+            assert_eq!((&mut late.message).now_or_never(), None);
             assert_eq!(ours.waited_for(), 1);
             drop(late);
             assert_eq!(ours.waited_for(), 0);
@@ -174,9 +178,9 @@ mod tests {
     }
 
     #[test]
-    fn news_is_what_others_saved() {
-        let (ours, theirs) = (Hearing::new(), Hearing::new());
-        let mut news = ours.news();
+    fn updates_are_what_others_saved_and_new_connections() {
+        let (ours, theirs) = (Subscription::new(), Subscription::new());
+        let mut updates = ours.updates();
         for message in [
             "",
             "saved",
@@ -184,13 +188,15 @@ mod tests {
             "saved x y z",
             "sung x UCsXVk37bltHxD1rDPwtNM8Q/all",
         ] {
-            ours.hear(message.as_bytes());
+            ours.receive(message.as_bytes());
         }
-        ours.hear(b"\xff");
-        ours.hear(ours.message(Event::Saved, feed()).as_bytes());
-        ours.hear(theirs.message(Event::Released, feed()).as_bytes());
-        news.try_recv().expect_err("nothing of others");
-        ours.hear(theirs.message(Event::Saved, feed()).as_bytes());
-        assert_eq!(news.try_recv().ok(), Some(feed()));
+        ours.receive(b"\xff");
+        ours.receive(ours.message(Event::Saved, feed()).as_bytes());
+        ours.receive(theirs.message(Event::Released, feed()).as_bytes());
+        updates.try_recv().expect_err("nothing of others");
+        ours.receive(theirs.message(Event::Saved, feed()).as_bytes());
+        assert_eq!(updates.try_recv().ok(), Some(RemoteUpdate::Saved(feed())));
+        ours.connected();
+        assert_eq!(updates.try_recv().ok(), Some(RemoteUpdate::Lost(None)));
     }
 }
