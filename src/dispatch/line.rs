@@ -44,6 +44,8 @@ struct Flow {
     queued: u32,
     /// Connections, in a caller's flow.
     members: u32,
+    /// Of a caller's flow: changes with each of its turns.
+    second_turn: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -193,6 +195,12 @@ impl<T> Line<T> {
         Some(self.flows[connection as usize].head)
     }
 
+    /// Whether this is every second turn of the caller whose turn it is.
+    pub(super) fn is_second_turn(&self, class: usize) -> bool {
+        let caller = self.classes[class].head as usize;
+        self.flows.get(caller).is_some_and(|caller| caller.second_turn)
+    }
+
     /// Ends the turn of the flows that `index`, which is about to go out, belongs to.
     pub(super) fn end_turn(&mut self, index: u32) {
         let Some(entry) = self.entry(index) else {
@@ -205,6 +213,7 @@ impl<T> Line<T> {
         }
         if self.classes[class].head == caller {
             self.classes[class].head = self.turns.next(caller);
+            self.flows[caller as usize].second_turn ^= true;
         }
     }
 
@@ -253,6 +262,7 @@ impl<T> Line<T> {
             head: NIL,
             queued: 0,
             members: 0,
+            second_turn: false,
         };
         let index = if let Some(index) = self.free_flows.pop() {
             self.flows[index as usize] = flow;

@@ -21,6 +21,8 @@ pub(super) struct Load {
     pub(super) callers: u64,
     /// Each call comes over a connection of its own.
     pub(super) reconnects: bool,
+    /// So many connections, each of which makes all calls that come at once, at random.
+    pub(super) connections: u64,
     /// The calls come at equal intervals, a tenth more or less.
     pub(super) regular: bool,
     /// So many calls come at once.
@@ -42,6 +44,7 @@ impl Load {
             rate,
             callers: 1,
             reconnects: false,
+            connections: 1,
             regular: false,
             batch: 1,
             patience: class.is_awaited().then_some(30.0),
@@ -204,8 +207,12 @@ impl World {
             }
             match event {
                 Event::Calls(load) => {
+                    let connection = match self.loads[load].connections {
+                        1 => 0,
+                        several => self.rngs[load].u64(..several),
+                    };
                     for _ in 0..self.loads[load].batch {
-                        let call = self.call(load, now);
+                        let call = self.call(load, connection, now);
                         self.offer(call, now);
                     }
                     let next = now + self.gap(load);
@@ -222,12 +229,16 @@ impl World {
         self
     }
 
-    fn call(&mut self, load: usize, now: f64) -> Call {
+    fn call(&mut self, load: usize, connection: u64, now: f64) -> Call {
         let of = self.loads[load];
         Call {
             load,
             caller: self.rngs[load].u64(0..of.callers),
-            connection: if of.reconnects { self.rngs[load].u64(..) } else { 0 },
+            connection: if of.reconnects {
+                self.rngs[load].u64(..)
+            } else {
+                connection
+            },
             deadline: of.patience.map(|patience| now + patience),
             left: of.comes_again,
             again: false,
