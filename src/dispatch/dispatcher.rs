@@ -14,6 +14,9 @@ use super::{
 /// Every second turn of a caller makes up for what its connections have passed, if less than this part of the line's turns would not do.
 const HURRIED: f64 = 0.4;
 
+/// And every turn, likewise.
+const PRESSED: f64 = 0.6;
+
 /// Owns the budget of one source. `T` is what the owner of a lookup wants back when its turn comes.
 #[derive(Debug)]
 pub struct Dispatcher<T> {
@@ -280,12 +283,12 @@ impl<T> Dispatcher<T> {
         // in time, before it becomes urgent and takes other callers'.
         let first = self.line.entry(earliest)?;
         let of_caller = (first.class, first.caller) == (class, entry.caller);
-        let hurried = of_caller && self.line.is_second_turn(class);
-        if hurried
-            && !self
-                .calendar
-                .can_wait(entry.due, now, |within| HURRIED * capacity(within))
-        {
+        let would_do = |part| {
+            self.calendar
+                .can_wait(entry.due, now, |within| part * capacity(within))
+        };
+        let hurried = self.line.is_second_turn(class) && !would_do(HURRIED);
+        if of_caller && (hurried || !would_do(PRESSED)) {
             return Some(earliest);
         }
         Some(index)
