@@ -142,9 +142,11 @@ impl<T> Dispatcher<T> {
         let mut in_places = self.room(class).most();
         let mut patience_left = seconds(patience);
         if place.of_caller > 0 && !redeems {
+            // Half of the places that are left to callers who have none may be taken by connections that have none.
+            let margin = if place.of_connection > 0 { 1.0 } else { 0.5 };
             patience_left *= UNHURRIED;
-            in_time -= (LEFT * capacity(patience)).max(1.0);
-            in_places -= (LEFT * self.places).max(1.0);
+            in_time -= (margin * LEFT * capacity(patience)).max(1.0);
+            in_places -= (margin * LEFT * self.places).max(1.0);
         }
         Estimate {
             late: turns.max(0.0) / class_rate - patience_left,

@@ -68,6 +68,8 @@ struct Callers {
 pub(super) struct Place {
     /// Lookups of the caller that are queued already.
     pub(super) of_caller: u32,
+    /// Of these, those of the connection.
+    pub(super) of_connection: u32,
     /// Turns of the caller until it has gone out, its own included.
     pub(super) in_caller: u32,
     /// Turns of the class, likewise: at most so many, while nobody else comes.
@@ -139,6 +141,7 @@ impl<T> Line<T> {
         let count = callers.count + u32::from(whole.is_none());
         Place {
             of_caller,
+            of_connection,
             in_caller,
             turns: count.saturating_mul(in_caller).min(callers.queued + 1),
         }

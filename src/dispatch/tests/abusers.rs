@@ -102,6 +102,33 @@ fn a_modest_caller_with_less_patience_than_the_abuser_is_not_refused_either() {
 }
 
 #[test]
+fn a_connection_is_not_refused_beside_another_connection_of_its_caller() {
+    // As of two clients behind one proxy, or on one machine.
+    for (batch, rate) in [(1, 300.0), (1, 1000.0), (100, 1000.0)] {
+        let abuser = Load {
+            batch,
+            ..Load::new(Class::AwaitedUnknown, rate)
+        };
+        let modest = Load {
+            regular: true,
+            patience: Some(5.0),
+            connections: 1,
+            caller_of: Some(0),
+            ..Load::new(Class::AwaitedUnknown, 1.0)
+        };
+        let world = World::new(&budget(), 0.1, &[abuser, modest], 11).run(10.0, SECONDS);
+        let modest = &world.tallies[1];
+        assert_eq!(
+            (modest.refused, modest.expired),
+            (0, 0),
+            "{rate} a second by {batch}"
+        );
+        assert!(modest.answered > 25, "{}", modest.answered);
+        assert!(modest.longest_wait() <= 2.0 * LITTLE, "{}", modest.longest_wait());
+    }
+}
+
+#[test]
 fn what_was_promised_to_one_connection_of_an_abuser_is_not_kept_at_the_cost_of_others() {
     // The first of its batches is promised whatever there is. Its other connections, which come later, pass that.
     let abuser = Load {
