@@ -186,8 +186,8 @@ def impatient_callers_cost_one_lookup_and_later_ones_are_answered(bench):
 @suite.check
 def two_hundred_thousand_channels_whose_callers_all_leave_cost_no_memory(bench):
     def given_up(batch):
-        """How many channels got no turn in time, or hung: a batch is answered shortly before its deadline, if the machine is not too busy
-        for that. Those that hang leave no turn to the others, who are told so at once."""
+        """Counts why its channels were given up: a batch is answered shortly before its deadline, if the machine is not too busy. The
+        lookups that hang leave no turn in time to the others, whose callers are told so at once."""
         if batch.code is StatusCode.DEADLINE_EXCEEDED:
             reasons["DEADLINE"] += 100
             return
