@@ -14,7 +14,8 @@ use super::{
 /// longer. A line in which everything has become urgent is served in order of urgency, fairly to nobody.
 const UNHURRIED: f64 = 0.6;
 
-/// The part of the queue's places that is left to callers who have none, likewise: it matters where places are few.
+/// The part of the queue's places that is left to callers who have none, likewise: it matters where places are few. And of the places in
+/// time: what is kept for other classes may make them fewer than the wait alone would.
 const LEFT: f64 = 0.1;
 
 /// The part of the slots' throughput that is promised: how long fetches take is an estimate.
@@ -134,15 +135,18 @@ impl<T> Dispatcher<T> {
         // Those who are in line come again and again, and would pass who takes them for gone.
         let lasting = self.usual_callers[class] * f64::from(place.in_caller);
         let turns = f64::from(place.turns).max(lasting) + held - at_once;
-        let in_time = self
+        let mut in_time = self
             .calendar
             .room(class, due, now, guaranteed(), &capacity)
             .most();
         let mut in_places = self.room(class).most();
         let mut patience_left = seconds(patience);
         if place.of_caller > 0 && !redeems {
+            // Half of the places that are left to callers who have none may be taken by connections that have none.
+            let margin = if place.of_connection > 0 { 1.0 } else { 0.5 };
             patience_left *= UNHURRIED;
-            in_places -= (LEFT * self.places).max(1.0);
+            in_time -= (margin * LEFT * capacity(patience)).max(1.0);
+            in_places -= (margin * LEFT * self.places).max(1.0);
         }
         Estimate {
             late: turns.max(0.0) / class_rate - patience_left,

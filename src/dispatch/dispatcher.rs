@@ -11,6 +11,12 @@ use super::{
     token_bucket::TokenBucket,
 };
 
+/// Every second turn of a caller makes up for what its connections have passed, if less than this part of the line's turns would not do.
+const HURRIED: f64 = 0.4;
+
+/// And every turn, likewise.
+const PRESSED: f64 = 0.6;
+
 /// Owns the budget of one source. `T` is what the owner of a lookup wants back when its turn comes.
 #[derive(Debug)]
 pub struct Dispatcher<T> {
@@ -275,11 +281,24 @@ impl<T> Dispatcher<T> {
         let busy = (0..CLASSES).filter(|class| self.line.queued_of(*class) > 0);
         let class = busy.min_by(|a, b| self.virtual_time[*a].total_cmp(&self.virtual_time[*b]))?;
         let index = self.line.front(class)?;
-        let due = self.line.entry(index)?.due;
-        if self.calendar.can_wait(due, now, self.capacity(now)) {
-            return Some(index);
+        let (entry, earliest) = (self.line.entry(index)?, self.calendar.earliest()?);
+        let capacity = self.capacity(now);
+        if !self.calendar.can_wait(entry.due, now, &capacity) {
+            return Some(earliest);
         }
-        self.calendar.earliest()
+        // Connections that a caller has opened since pass what was promised to another of its. That is made up for by its own turns
+        // in time, before it becomes urgent and takes other callers'.
+        let first = self.line.entry(earliest)?;
+        let of_caller = (first.class, first.caller) == (class, entry.caller);
+        let would_do = |part| {
+            self.calendar
+                .can_wait(entry.due, now, |within| part * capacity(within))
+        };
+        let hurried = self.line.is_second_turn(class) && !would_do(HURRIED);
+        if of_caller && (hurried || !would_do(PRESSED)) {
+            return Some(earliest);
+        }
+        Some(index)
     }
 
     fn start(&mut self, index: u32, now: u64) -> Next<T> {

@@ -45,6 +45,8 @@ struct Flow {
     queued: u32,
     /// Connections, in a caller's flow.
     members: u32,
+    /// Of a caller's flow: changes with each of its turns.
+    second_turn: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +69,8 @@ struct Callers {
 pub(super) struct Place {
     /// Lookups of the caller that are queued already.
     pub(super) of_caller: u32,
+    /// Of these, those of the connection.
+    pub(super) of_connection: u32,
     /// Turns of the caller until it has gone out, its own included.
     pub(super) in_caller: u32,
     /// Turns of the class, likewise: at most so many, while nobody else comes.
@@ -138,6 +142,7 @@ impl<T> Line<T> {
         let count = callers.count + u32::from(whole.is_none());
         Place {
             of_caller,
+            of_connection,
             in_caller,
             turns: count.saturating_mul(in_caller).min(callers.queued + 1),
         }
@@ -194,6 +199,12 @@ impl<T> Line<T> {
         Some(self.flows[connection as usize].head)
     }
 
+    /// Whether this is every second turn of the caller whose turn it is.
+    pub(super) fn is_second_turn(&self, class: usize) -> bool {
+        let caller = self.classes[class].head as usize;
+        self.flows.get(caller).is_some_and(|caller| caller.second_turn)
+    }
+
     /// Ends the turn of the flows that `index`, which is about to go out, belongs to.
     pub(super) fn end_turn(&mut self, index: u32) {
         let Some(entry) = self.entry(index) else {
@@ -206,6 +217,7 @@ impl<T> Line<T> {
         }
         if self.classes[class].head == caller {
             self.classes[class].head = self.turns.next(caller);
+            self.flows[caller as usize].second_turn ^= true;
         }
     }
 
@@ -254,6 +266,7 @@ impl<T> Line<T> {
             head: NIL,
             queued: 0,
             members: 0,
+            second_turn: false,
         };
         let index = if let Some(index) = self.free_flows.pop() {
             self.flows[index as usize] = flow;

@@ -109,11 +109,15 @@ class SnapshotServer:
     Runs in a thread of its own until the block ends. 404 for what it is not to show.
     """
 
-    def __init__(self, fallback=None):
+    def __init__(self, fallback=None, latency=0):
         self.loop = asyncio.new_event_loop()
+        # In seconds.
+        self.latency = latency
         # Guards what follows: a request is counted in the same step in which it is answered.
         self.lock = threading.Lock()
         self.shown, self.requests = {}, Counter()
+        # Requests whose answer nobody waited for.
+        self.abandoned = 0
         # What is shown of all others: a function of their IDs.
         self.fallback = fallback or (lambda _: NOT_FOUND)
         self.port = None
@@ -132,6 +136,10 @@ class SnapshotServer:
     def count(self, key):
         with self.lock:
             return self.requests[key]
+
+    def total(self):
+        with self.lock:
+            return self.requests.total()
 
     def wait_for_polls(self, *keys, polls=3, seconds=40):
         """Waits until so many lookups of each that see what is shown now have come, and been taken in: until one more has begun."""
@@ -196,4 +204,15 @@ class Conversation(asyncio.Protocol):
         while (end := self.received.find(b"\r\n\r\n")) >= 0:
             path = self.received[:self.received.index(b"\r\n")].decode().split(" ")[1]
             self.received = self.received[end + 4:]
-            self.transport.write(self.server.reply(path))
+            reply = self.server.reply(path)
+            if self.server.latency:
+                self.server.loop.call_later(self.server.latency, self.answer, reply)
+            else:
+                self.answer(reply)
+
+    def answer(self, reply):
+        if self.transport.is_closing():
+            with self.server.lock:
+                self.server.abandoned += 1
+        else:
+            self.transport.write(reply)

@@ -589,7 +589,9 @@ def after_a_restart_in_a_404_spell_all_that_was_known_is_told_with_its_age(bench
         origin.control(mode="status:404")
         time.sleep(1.1)
         looked_up = origin.lookups()
-        with Replica(bench, *settings, "--upstream-rate", rate, "--stale-while-revalidate", "1h") as replica:
+        # Long enough for all of them: a refresh whose turn would come later is not begun.
+        pace = "--upstream-rate", rate, "--max-queue-wait", "30s"
+        with Replica(bench, *settings, *pace, "--stale-while-revalidate", "1h") as replica:
             expect_clean(replica, path)
             # What a refresh of everything would need to begin.
             time.sleep(1)

@@ -436,6 +436,7 @@ class Bench:
         words.add_argument("--plaque", type=Path, required=True, help="the program under test")
         words.add_argument("--shared", type=Path, required=True, help="the folder with captures/ and origin/")
         words.add_argument("--grpcurl", default=shutil.which("grpcurl"), help="default: the one in PATH")
+        words.add_argument("--only", default="", help="runs the checks whose name has this in it")
         for name, default in numbers.items():
             words.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
         said = words.parse_args()
@@ -444,6 +445,7 @@ class Bench:
         self.captures = said.shared.resolve() / "captures"
         self.origin_script = said.shared.resolve() / "origin" / "origin.py"
         self.grpcurl_program = said.grpcurl
+        self.only = said.only
 
     @contextmanager
     def plaque(self, upstream, *flags, under=()):
@@ -513,13 +515,14 @@ class Suite:
         """
         # As an exception, so that the child processes are killed on the way out.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        checks = [check for check in self.checks if bench.only in check[0]]
         if at_once == 1:
-            results = [passes(bench, *check) for check in self.checks]
+            results = [passes(bench, *check) for check in checks]
         else:
             with ThreadPoolExecutor(at_once) as pool:
-                results = list(pool.map(lambda check: passes(bench, *check), self.checks))
+                results = list(pool.map(lambda check: passes(bench, *check), checks))
         failed = results.count(False)
-        print(f"{len(self.checks) - failed} passed, {failed} failed", flush=True)
+        print(f"{len(checks) - failed} passed, {failed} failed", flush=True)
         sys.exit(1 if failed else 0)
 
 

@@ -71,6 +71,96 @@ fn beside_one_abuser_of_any_kind_a_modest_caller_waits_two_turns_longer_at_most(
 }
 
 #[test]
+fn a_modest_caller_with_less_patience_than_the_abuser_is_not_refused_either() {
+    for patience in [1.0, 2.0, 4.0, 5.0, 5.3] {
+        let impatient = Load {
+            regular: true,
+            patience: Some(patience),
+            ..Load::new(Class::AwaitedUnknown, 1.0)
+        };
+        // It refreshes what it gave stale, and polls.
+        let other = |class| Load {
+            regular: true,
+            ..Load::new(class, 0.5)
+        };
+        for (kind, abuser) in abusers() {
+            for rate in [abuser.rate, 1000.0] {
+                let abuser = Load { rate, ..abuser };
+                let loads = [impatient, abuser, other(Class::Refresh), other(Class::Poll)];
+                let world = World::new(&budget(), 0.1, &loads, 11).run(10.0, SECONDS);
+                let modest = &world.tallies[0];
+                assert_eq!(
+                    (modest.refused, modest.expired),
+                    (0, 0),
+                    "{kind}, {rate} a second, {patience} s"
+                );
+                assert!(modest.answered > 25, "{kind}: {}", modest.answered);
+                assert!(world.tallies[1].started as f64 > 17.0 * SECONDS, "{kind}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_connection_is_not_refused_beside_another_connection_of_its_caller() {
+    // As of two clients behind one proxy, or on one machine.
+    for (batch, rate) in [(1, 300.0), (1, 1000.0), (100, 1000.0)] {
+        let abuser = Load {
+            batch,
+            ..Load::new(Class::AwaitedUnknown, rate)
+        };
+        let modest = Load {
+            regular: true,
+            patience: Some(5.0),
+            connections: 1,
+            caller_of: Some(0),
+            ..Load::new(Class::AwaitedUnknown, 1.0)
+        };
+        let world = World::new(&budget(), 0.1, &[abuser, modest], 11).run(10.0, SECONDS);
+        let modest = &world.tallies[1];
+        assert_eq!(
+            (modest.refused, modest.expired),
+            (0, 0),
+            "{rate} a second by {batch}"
+        );
+        assert!(modest.answered > 25, "{}", modest.answered);
+        assert!(modest.longest_wait() <= 2.0 * LITTLE, "{}", modest.longest_wait());
+    }
+}
+
+#[test]
+fn what_was_promised_to_one_connection_of_an_abuser_is_not_kept_at_the_cost_of_others() {
+    // The first of its batches is promised whatever there is. Its other connections, which come later, pass that.
+    let abuser = Load {
+        batch: 100,
+        connections: 10,
+        from: 5.0,
+        ..Load::new(Class::AwaitedUnknown, 1000.0)
+    };
+    let regular = |class, rate| Load {
+        regular: true,
+        ..Load::new(class, rate)
+    };
+    let modest = [
+        regular(Class::AwaitedUnknown, 1.0),
+        regular(Class::Refresh, 0.5),
+        regular(Class::Poll, 0.5),
+    ];
+    for seed in 0..5 {
+        let mut loads = modest.to_vec();
+        loads.push(abuser);
+        let world = World::new(&budget(), 0.1, &loads, seed).run(0.0, 20.0);
+        for tally in &world.tallies[..modest.len()] {
+            assert_eq!((tally.refused, tally.expired), (0, 0));
+            // Four turns: at first those of the bucket, too, are in use.
+            assert!(tally.longest_wait() <= 2.0 * LITTLE, "{}", tally.longest_wait());
+        }
+        let abuser = &world.tallies[modest.len()];
+        assert_eq!((abuser.late, abuser.expired), (0, 0));
+    }
+}
+
+#[test]
 fn where_places_are_the_limit_the_same_holds() {
     let few = Budget {
         places: NonZeroU32::new(20).expect("not 0"),

@@ -21,6 +21,10 @@ pub(super) struct Load {
     pub(super) callers: u64,
     /// Each call comes over a connection of its own.
     pub(super) reconnects: bool,
+    /// So many connections, each of which makes all calls that come at once, at random.
+    pub(super) connections: u64,
+    /// The callers are not this load's own but those of that one, over other connections.
+    pub(super) caller_of: Option<usize>,
     /// The calls come at equal intervals, a tenth more or less.
     pub(super) regular: bool,
     /// So many calls come at once.
@@ -42,6 +46,8 @@ impl Load {
             rate,
             callers: 1,
             reconnects: false,
+            connections: 1,
+            caller_of: None,
             regular: false,
             batch: 1,
             patience: class.is_awaited().then_some(30.0),
@@ -204,8 +210,12 @@ impl World {
             }
             match event {
                 Event::Calls(load) => {
+                    let connection = match self.loads[load].connections {
+                        1 => load as u64,
+                        several => self.rngs[load].u64(..several),
+                    };
                     for _ in 0..self.loads[load].batch {
-                        let call = self.call(load, now);
+                        let call = self.call(load, connection, now);
                         self.offer(call, now);
                     }
                     let next = now + self.gap(load);
@@ -222,12 +232,16 @@ impl World {
         self
     }
 
-    fn call(&mut self, load: usize, now: f64) -> Call {
+    fn call(&mut self, load: usize, connection: u64, now: f64) -> Call {
         let of = self.loads[load];
         Call {
             load,
             caller: self.rngs[load].u64(0..of.callers),
-            connection: if of.reconnects { self.rngs[load].u64(..) } else { 0 },
+            connection: if of.reconnects {
+                self.rngs[load].u64(..)
+            } else {
+                connection
+            },
             deadline: of.patience.map(|patience| now + patience),
             left: of.comes_again,
             again: false,
@@ -239,7 +253,8 @@ impl World {
     fn offer(&mut self, mut call: Call, now: f64) {
         let counts = now >= self.warm;
         let at = self.at(now);
-        let load = self.loads[call.load];
+        let index = call.load;
+        let load = self.loads[index];
         if call.again {
             call.deadline = load.patience.map(|patience| now + patience);
         }
@@ -247,7 +262,7 @@ impl World {
         let latest_start = call.deadline.map(|deadline| deadline - usual);
         let request = Request {
             class: load.class,
-            caller: call.load as u64 * 1_000_000 + call.caller,
+            caller: load.caller_of.unwrap_or(call.load) as u64 * 1_000_000 + call.caller,
             connection: call.connection,
             // Before the beginning of time there is nothing.
             latest_start: latest_start.map(|latest| self.epoch + Duration::from_secs_f64(latest.max(0.0))),
@@ -278,7 +293,7 @@ impl World {
         if !counts {
             return;
         }
-        let tally = &mut self.tallies[load_of(&request)];
+        let tally = &mut self.tallies[index];
         tally.offered += u64::from(!again);
         tally.came_again += u64::from(again);
         tally.came_reserved += u64::from(again && reserved);
@@ -368,11 +383,6 @@ impl World {
     fn at(&self, now: f64) -> Instant {
         self.epoch + Duration::from_secs_f64(now)
     }
-}
-
-/// The load whose caller this is.
-fn load_of(request: &Request) -> usize {
-    usize::try_from(request.caller / 1_000_000).expect("few")
 }
 
 /// Jain's index of fairness: 1 if all get the same, 1 ÷ n if one gets everything.
