@@ -17,6 +17,7 @@ mod line;
 pub mod polls;
 mod returns;
 mod rings;
+mod room;
 mod token_bucket;
 
 #[cfg(test)]
@@ -199,6 +200,8 @@ pub struct Counters {
     pub expired: u64,
     /// Permits that came back unused; they count as started, too.
     pub returned: u64,
+    /// Second attempts under the same permit, each of which took one more of the rate.
+    pub retried: u64,
     /// The sum of the waits of those that have gone out.
     pub waited: Duration,
 }

@@ -8,6 +8,7 @@ use super::{
     fetch_time::FetchTime,
     line::{Entry, Line},
     returns::Returns,
+    room::Room,
     token_bucket::TokenBucket,
 };
 
@@ -31,6 +32,8 @@ pub struct Dispatcher<T> {
     /// How many callers each class has had in line over about the longest wait.
     pub(super) usual_callers: [f64; CLASSES],
     pub(super) counters: [Counters; CLASSES],
+    /// What callers took lately.
+    pub(super) room: Room,
 }
 
 impl<T> Dispatcher<T> {
@@ -52,6 +55,7 @@ impl<T> Dispatcher<T> {
             current: 0.0,
             usual_callers: [0.0; CLASSES],
             counters: Default::default(),
+            room: Room::default(),
         }
     }
 
@@ -220,6 +224,7 @@ impl<T> Dispatcher<T> {
             bucket.take(now);
         }
         self.virtual_time[permit.class as usize] += permit.class.share().recip();
+        self.counters[permit.class as usize].retried += 1;
         Ok(())
     }
 

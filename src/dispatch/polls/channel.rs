@@ -22,8 +22,10 @@ pub(super) struct Channel<K> {
     pub(super) looked_up: Option<u64>,
     /// The same by the clock on the wall.
     pub(super) really: u64,
-    /// It was a poll, or one before was.
+    /// It was a poll, or not the first lookup: somebody else's, or another replica's.
     pub(super) polled: bool,
+    /// The last poll got no turn: the next one is due at once.
+    pub(super) waits: bool,
     /// The source wants it to be left alone until then.
     pub(super) not_before: u64,
     /// Its key in the agenda, or among the first.
@@ -57,6 +59,9 @@ impl<K> Channel<K> {
     /// When its next poll is due by the agenda's clock, with an interval in seconds that has the given limits.
     pub(super) fn due(&self, index: u32, interval: f64, (every, at_most): (f64, f64)) -> u64 {
         let looked_up = self.looked_up.unwrap_or(0);
+        if self.waits {
+            return looked_up;
+        }
         let chance = chance(index, looked_up);
         let after = if self.polled {
             let jittered = interval * (1.0 + JITTER * (2.0 * chance - 1.0));
@@ -72,7 +77,7 @@ impl<K> Channel<K> {
     /// Before when it is not polled, whatever the agenda says.
     pub(super) fn allowed_at(&self, every: Duration) -> u64 {
         let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
-        let earliest = if self.polled {
+        let earliest = if self.polled && !self.waits {
             self.really.saturating_add(every)
         } else {
             0

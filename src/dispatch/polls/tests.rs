@@ -1,6 +1,8 @@
 //! The planner in simulations: virtual time, uneven upload rates, the delay from upload to poll.
 
+mod replicas;
 mod steps;
+mod together;
 
 use fastrand::Rng;
 
