@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 
 use super::{Known, Latest};
@@ -157,12 +157,27 @@ impl Latest {
                 latest.coalescer.begun()
             }),
             ("polls", "Looks at watched channels", |latest| {
-                latest.source.hubs.polls()
+                latest.source.hubs.polling.polls()
             }),
         ];
         for (name, help, value) in counters {
             let read = reader(value);
             metric(registry, name, help, move || ConstCounter::new(read()));
+        }
+        let hubs = &self.source.hubs;
+        for (name, help, histogram) in [
+            (
+                "poll_interval",
+                "The time between two polls of a watched channel",
+                hubs.polling.intervals(),
+            ),
+            (
+                "notice_delay",
+                "From an upload's publication to when it was noticed, of those that appeared while watched",
+                &hubs.notice_delays,
+            ),
+        ] {
+            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         }
         if let Some(store) = self.source.store() {
             store.register(registry);

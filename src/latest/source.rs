@@ -12,6 +12,7 @@ use super::{
     canary::Canary,
     hub::Hubs,
     outage::{self, Outage},
+    polling::Polling,
     snapshot,
     timeline::{Health, Trouble},
 };
@@ -60,7 +61,7 @@ impl Source {
             cache,
             outage: Outage::new(settings.canary.is_some()),
             canary: settings.canary.map(Canary::new),
-            hubs: Arc::new(Hubs::new(settings.max_watched)),
+            hubs: Arc::new(Hubs::new(settings.max_watched, Polling::new(settings))),
         }
     }
 
@@ -163,6 +164,9 @@ impl Source {
             Ok(channel) => self.found(feed, channel, known).await,
             Err(failure) => self.failed(feed, failure, known).await,
         };
+        if question.purpose == Purpose::Poll {
+            self.hubs.polling.asked(feed.channel, &entry);
+        }
         self.publish(feed, &entry);
         Arc::new(entry)
     }
@@ -309,6 +313,11 @@ impl Source {
             streak,
         };
         Entry::failed(good, failed)
+    }
+
+    /// How many polls a second there is room for just now. `None`: as many as are wanted.
+    pub(super) fn room_for_polls(&self) -> Option<f64> {
+        self.upstream.room_for_polls()
     }
 
     /// The lookups of the canary so far, by outcome.

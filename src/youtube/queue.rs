@@ -229,6 +229,11 @@ impl Queue {
         busy(Some(refused.retry_after))
     }
 
+    /// How many polls a second there is room for just now. `None`: there is no rate.
+    pub(super) fn room_for_polls(&self) -> Option<f64> {
+        self.state.lock().dispatcher.room_for_polls(now())
+    }
+
     /// Makes the numbers known to whoever reads `registry`.
     pub(super) fn register(self: &Arc<Self>, registry: &mut Registry) {
         let queue = Arc::clone(self);

@@ -133,7 +133,7 @@ fn play(scene: &Scene) -> Seen {
             let admitted = dispatcher.admit(&request, Job::Call(now), at(now), rng.f64());
             seen.refused_calls += u32::from(admitted.is_err());
         }
-        let planned = loop {
+        let next_poll = loop {
             match planner.next(at(now)) {
                 Next::Poll(key) if std::mem::replace(&mut under_way[key as usize], true) => {
                     planner.give_back();
@@ -151,7 +151,7 @@ fn play(scene: &Scene) -> Seen {
                 Next::Idle => break f64::INFINITY,
             }
         };
-        let dispatched = loop {
+        let next_start = loop {
             match dispatcher.next(at(now)) {
                 dispatch::Next::Start { payload, permit, .. } => {
                     if let Job::Call(came) = payload {
@@ -177,8 +177,8 @@ fn play(scene: &Scene) -> Seen {
             }
         };
         let ended = ends.peek().map_or(f64::INFINITY, |end| f64::from_bits(end.0.0));
-        now = planned
-            .min(dispatched)
+        now = next_poll
+            .min(next_start)
             .min(ended)
             .min(next_call)
             .min(next_budget)
@@ -187,8 +187,12 @@ fn play(scene: &Scene) -> Seen {
     let mut delays = 0.0;
     for (index, (sum, half_squares)) in sums.iter().enumerate() {
         let key = u32::try_from(index).expect("few");
-        let planned = planner.interval(key).expect("it is watched").as_secs_f64();
-        let delay = if *sum > 0.0 { half_squares / sum } else { planned / 2.0 };
+        let interval = planner.interval(key).expect("it is watched").as_secs_f64();
+        let delay = if *sum > 0.0 {
+            half_squares / sum
+        } else {
+            interval / 2.0
+        };
         delays += scene.uploads[index] * delay;
     }
     // What is uploaded during a fetch may be missed by it.
@@ -215,7 +219,10 @@ fn six_hundred_new_watches_are_all_polled_within_33_seconds_and_none_is_refused(
         until: 40.0,
         seed: 1,
     });
-    let found = seen.first_found.iter().map(|found| found.unwrap_or(f64::INFINITY));
+    let found = seen
+        .first_found
+        .iter()
+        .map(|found| found.unwrap_or(f64::INFINITY));
     let last = found.fold(0.0, f64::max);
     assert!(last < 33.0, "{last}");
     assert_eq!(seen.refused_polls, 0);
