@@ -18,7 +18,10 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::{
+    metrics::histogram::Histogram,
+    registry::{Registry, Unit},
+};
 use slab::Slab;
 
 use super::{
@@ -47,7 +50,7 @@ pub(super) struct Hubs {
     /// When each is polled. Told of every lookup of a watched channel.
     pub(super) polling: Polling,
     /// From an upload's publication to when its hub took it in.
-    pub(super) notice_delays: Histogram,
+    notice_delays: Histogram,
 }
 
 impl Hubs {
@@ -116,6 +119,17 @@ impl Hubs {
     /// Whether somebody watches `channel`.
     pub(super) fn is_watched(&self, channel: ChannelId) -> bool {
         self.channels.lock().contains_key(&channel)
+    }
+
+    /// Makes what is measured known to whoever reads `registry`.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        self.polling.register(registry);
+        registry.register_with_unit(
+            "notice_delay",
+            "From an upload's publication to when it was noticed, of those that appeared while watched",
+            Unit::Seconds,
+            self.notice_delays.clone(),
+        );
     }
 
     /// The number of watched channels, counted once for each watch.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
-    registry::{Registry, Unit},
+    registry::Registry,
 };
 
 use super::{Known, Latest};
@@ -164,21 +164,7 @@ impl Latest {
             let read = reader(value);
             metric(registry, name, help, move || ConstCounter::new(read()));
         }
-        let hubs = &self.source.hubs;
-        for (name, help, histogram) in [
-            (
-                "poll_interval",
-                "The time between two polls of a watched channel",
-                hubs.polling.intervals(),
-            ),
-            (
-                "notice_delay",
-                "From an upload's publication to when it was noticed, of those that appeared while watched",
-                &hubs.notice_delays,
-            ),
-        ] {
-            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
-        }
+        self.source.hubs.register(registry);
         if let Some(store) = self.source.store() {
             store.register(registry);
         }

@@ -13,7 +13,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::{
+    metrics::histogram::Histogram,
+    registry::{Registry, Unit},
+};
 use tokio::{sync::Notify, task::AbortHandle, time::sleep_until};
 
 use super::{
@@ -158,9 +161,14 @@ impl Polling {
         self.polls.load(Relaxed)
     }
 
-    /// The times between two polls of a channel.
-    pub(super) fn intervals(&self) -> &Histogram {
-        &self.intervals
+    /// Makes what is measured known to whoever reads `registry`.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "poll_interval",
+            "The time between two polls of a watched channel",
+            Unit::Seconds,
+            self.intervals.clone(),
+        );
     }
 
     /// The channel to poll now. If there is none, when to look again; `None`: when something has changed.
@@ -273,14 +281,13 @@ impl Poll {
             Some(Came::Nothing) | None => {
                 polling.planner.lock().give_back();
                 let known = latest.coalescer.known(&feed).await;
-                match known.filter(|known| will_do(known, begun.1, max_age)) {
-                    // As old as it is, it is new to the plan, and to who watches.
-                    Some(known) => latest.source.publish(feed, &known),
+                if let Some(known) = known.filter(|known| will_do(known, begun.1, max_age)) {
+                    // As old as it is, it may be new to the plan and to those who watch.
+                    latest.source.publish(feed, &known);
+                } else {
                     // It had joined a lookup that got no turn.
-                    None => {
-                        let retry_after = reply.retry_after.unwrap_or(OVERLOAD_PAUSE);
-                        polling.planner.lock().no_turn(self.channel, retry_after, now());
-                    }
+                    let retry_after = reply.retry_after.unwrap_or(OVERLOAD_PAUSE);
+                    polling.planner.lock().no_turn(self.channel, retry_after, now());
                 }
             }
         }

@@ -146,13 +146,7 @@ pub(in crate::cli) struct Args {
     watch_at_most: Duration,
 
     /// How many channels may be watched, counted once for each watch; a watch that would exceed it fails with OVERLOADED
-    #[arg(
-        long,
-        env = "PLAQUE_MAX_WATCHED",
-        default_value = "100000",
-        value_name = "COUNT",
-        value_parser = values::count
-    )]
+    #[arg(long, env = "PLAQUE_MAX_WATCHED", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
     max_watched: NonZeroUsize,
 
     /// Serving threads [default: the number of cores]

@@ -153,7 +153,7 @@ fn assert_nothing_is_left(latest: &Latest) {
 async fn new_watches_are_polled_at_the_rate_that_there_is_room_for_and_callers_take_turns() {
     let upstream = Arc::new(Fake::new(Some(20.0)));
     let latest = latest(&upstream, None, 60);
-    let _many = six_hundred(&latest);
+    let many = six_hundred(&latest);
     sleep(Duration::from_secs(5)).await;
     let few = watch(&latest, 1000..1003, 2);
     sleep(Duration::from_secs(28)).await;
@@ -168,7 +168,7 @@ async fn new_watches_are_polled_at_the_rate_that_there_is_room_for_and_callers_t
     for (_, at) in lookups.iter().filter(|(id, _)| *id >= channel(1000)) {
         assert!(*at < Duration::from_millis(5500), "{at:?}");
     }
-    drop((few, _many));
+    drop((few, many));
     assert_nothing_is_left(&latest);
 }
 
