@@ -2,7 +2,7 @@
 //!
 //! Intervals follow the square-root rule (`polls/spread.rs`) over upload rates that the feeds' own dates tell (`polls/upload_rate.rs`).
 //! A caller's weight is one, divided among the channels that it watches: who watches ten thousand does not slow down who watches ten.
-//! A channel takes some 170 bytes, and each further caller of the same channel 8; a poll costs O(log n), and all intervals are settled
+//! A channel takes some 170 bytes, and each watch of it 8 if they are of several callers; a poll costs O(log n), and all intervals are settled
 //! anew once a second if anything has changed.
 
 mod agenda;
@@ -152,7 +152,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         let rate = upload_rate::UNKNOWN as f32;
         self.channels[index as usize] = Some(Channel {
             key,
-            callers: Callers::One(caller),
+            callers: Callers::One(caller, 1),
             weight,
             rate,
             importance: NO_IMPORTANCE,

@@ -136,8 +136,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_MAX_WAITERS", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
     max_waiters: NonZeroUsize,
 
-    /// How often a watched channel is polled, however many watch it, while the rate has room for all; if not, busy channels are polled more
-    /// often than others
+    /// How often a watched channel is polled while the rate has room for all; if not, channels that upload more are polled more often
     #[arg(long, env = "PLAQUE_WATCH_EVERY", default_value = "60s", value_name = "DURATION", value_parser = values::time_limit)]
     watch_every: Duration,
 
@@ -279,14 +278,12 @@ fn directives(text: &str) -> Result<String, String> {
 impl Args {
     /// The settings that the flags make.
     pub(super) fn config(&self) -> Result<Config, String> {
-        if self.watch_at_most < self.watch_every {
-            return Err(format!(
-                "--watch-at-most {} is less than --watch-every {}: the longest time between two polls of a channel cannot be less than \
-                 the shortest",
-                humantime::format_duration(self.watch_at_most),
-                humantime::format_duration(self.watch_every)
-            ));
-        }
+        values::in_order(
+            "--watch-every",
+            self.watch_every,
+            "--watch-at-most",
+            self.watch_at_most,
+        )?;
         Ok(Config {
             listen: self.listen,
             upstream: youtube::Settings {

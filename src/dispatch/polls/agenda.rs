@@ -129,8 +129,10 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     /// Takes in how many channels its callers watch by now.
     pub(super) fn add_up_weight(&mut self, index: u32) {
         if let Some(channel) = &mut self.channels[index as usize] {
-            let watches = channel.callers.iter().map(|caller| self.callers.get(caller));
-            let weights = watches.map(|of| f64::from(of.map_or(1, |of| of.watches)).recip());
+            let weights = channel.callers.iter().map(|(caller, watches)| {
+                let all = self.callers.get(&caller).map_or(1, |of| of.watches);
+                f64::from(watches) / f64::from(all)
+            });
             channel.weight = weights.sum();
         }
     }

@@ -40,10 +40,12 @@ pub(super) enum Standing {
     Found,
 }
 
-/// Most channels have one.
+/// Most channels have one, however many watches of theirs there are.
 #[derive(Debug)]
 pub(super) enum Callers {
-    One(u64),
+    /// So many watches of one.
+    One(u64, u32),
+    /// The caller of each watch.
     Many(Vec<u64>),
 }
 
@@ -87,24 +89,34 @@ impl<K> Channel<K> {
 }
 
 impl Callers {
-    pub(super) fn iter(&self) -> impl Iterator<Item = &u64> {
-        match self {
-            Self::One(caller) => std::slice::from_ref(caller).iter(),
-            Self::Many(callers) => callers.iter(),
-        }
+    /// The callers, and for how many watches each counts. One may come more than once.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u32)> {
+        let (one, many) = match self {
+            Self::One(caller, watches) => (Some((*caller, *watches)), &[][..]),
+            Self::Many(callers) => (None, &callers[..]),
+        };
+        one.into_iter().chain(many.iter().map(|caller| (*caller, 1)))
     }
 
     pub(super) fn add(&mut self, caller: u64) {
         match self {
-            Self::One(first) => *self = Self::Many(vec![*first, caller]),
+            Self::One(only, watches) if *only == caller => *watches += 1,
+            Self::One(first, watches) => {
+                let mut callers = vec![*first; *watches as usize];
+                callers.push(caller);
+                *self = Self::Many(callers);
+            }
             Self::Many(callers) => callers.push(caller),
         }
     }
 
-    /// How many are left; `None` if `caller` is none of them.
+    /// How many watches are left; `None` if `caller` has none of them.
     pub(super) fn remove(&mut self, caller: u64) -> Option<usize> {
         match self {
-            Self::One(only) => (*only == caller).then_some(0),
+            Self::One(only, watches) => {
+                *watches -= u32::from(*only == caller);
+                (*only == caller).then_some(*watches as usize)
+            }
             Self::Many(callers) => {
                 let position = callers.iter().position(|other| *other == caller)?;
                 callers.swap_remove(position);

@@ -293,3 +293,21 @@ fn a_budget_that_changes_each_second_is_kept() {
     }
     assert!((515..=530).contains(&made), "{made}");
 }
+
+#[test]
+fn a_channel_is_polled_until_the_last_watch_of_the_last_caller_has_ended() {
+    let epoch = Instant::now();
+    for callers in [[1, 1, 1], [1, 1, 2], [1, 2, 1], [2, 1, 1], [1, 2, 3]] {
+        let mut planner = Planner::new(limits(20.0), epoch);
+        for caller in callers {
+            planner.insert(1, caller);
+        }
+        for caller in callers {
+            assert_eq!(planner.len(), 1, "{callers:?}");
+            planner.remove(1, 9);
+            planner.remove(1, caller);
+        }
+        assert!(planner.is_empty(), "{callers:?}");
+        assert!(planner.callers.is_empty(), "{callers:?}");
+    }
+}
