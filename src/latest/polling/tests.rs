@@ -281,6 +281,8 @@ async fn polls_end_with_the_service() {
     sleep(Duration::from_secs(1)).await;
     let hubs = Arc::downgrade(&latest.source.hubs);
     drop(watches);
+    // By now the task waits for a watch.
+    sleep(Duration::from_secs(5)).await;
     drop(latest);
     sleep(Duration::from_secs(1)).await;
     assert!(hubs.upgrade().is_none());
