@@ -131,7 +131,7 @@ fn table_of_replicas() {
     );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for (budget, count) in [(0.5, 400)] {
-        for replicas in [10_u32, 3, 1] {
+        for replicas in [1_u32, 3, 10] {
             let mut rng = Rng::with_seed(5);
             let rates = rates(count, 2.0, &mut rng);
             let shared = share(replicas as usize, &rates, budget, 1200.0, 2400.0);
