@@ -17,6 +17,7 @@ mod line;
 pub mod polls;
 mod returns;
 mod rings;
+mod room;
 mod token_bucket;
 
 #[cfg(test)]
@@ -201,6 +202,8 @@ pub struct Counters {
     pub returned: u64,
     /// Requests that were sent, second attempts included: what was used of the rate.
     pub sent: u64,
+    /// Second attempts under the same permit, each of which took one more of the rate.
+    pub retried: u64,
     /// The sum of the waits of those that have gone out.
     pub waited: Duration,
 }

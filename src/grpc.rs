@@ -323,8 +323,10 @@ impl LatestVideo for Service {
         request: Request<WatchLatestVideoRequest>,
     ) -> Result<Response<WatchStream>, Status> {
         let asked = deadline::timeout(request.metadata().as_ref()).ok().flatten();
+        let metadata = request.metadata().as_ref();
+        let caller = self.callers.caller(peer(&request), metadata, None);
         let query = convert::watch(&request.into_inner()).map_err(|error| status::from(&error, None))?;
-        let watch = self.latest.watch(&query);
+        let watch = self.latest.watch_for(&query, &caller);
         let watch = watch.map_err(|error| status::from(&error, Some(OVERLOAD_PAUSE)))?;
         let events = watch.map(|event| match event {
             Ok(event) => Ok(convert::event(&event)),

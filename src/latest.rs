@@ -10,6 +10,7 @@ mod hub;
 mod insight;
 mod outage;
 mod policy;
+mod polling;
 mod remote_updates;
 mod reply;
 mod resume;
@@ -36,6 +37,7 @@ pub use self::{
 };
 use self::{
     policy::Verdict,
+    polling::Poller,
     reply::select_upload,
     source::{Question, Source},
 };
@@ -71,8 +73,10 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// Callers who may wait for lookups at once.
     pub max_waiters: usize,
-    /// How often a watched channel is looked up.
+    /// How often a watched channel is polled while there is room for all.
     pub watch_every: Duration,
+    /// How often at least, unless there is no room even for that; no less than `watch_every`.
+    pub watch_at_most: Duration,
     /// Channels that may be watched, counted once for each watch.
     pub max_watched: usize,
     /// A channel that exists: it is looked up where nobody can tell whether a 404 means anything. `None`: then the channels that are
@@ -85,7 +89,8 @@ pub struct Latest {
     source: Arc<Source>,
     policy: Policy,
     coalescer: Arc<Coalescer<Feed, Arc<Known>>>,
-    watch_every: Duration,
+    /// Polls the channels that are watched. Begins with the first watch.
+    poller: Poller,
     runtime: Handle,
     /// Ends all watches.
     closing: CancellationToken,
@@ -130,7 +135,7 @@ impl Latest {
             )),
             policy: settings.policy,
             coalescer,
-            watch_every: settings.watch_every,
+            poller: Poller::default(),
             runtime,
             closing: CancellationToken::new(),
         }

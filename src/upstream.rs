@@ -34,6 +34,12 @@ pub trait Upstream: Send + Sync {
     /// What a lookup takes at most: by then it has failed by itself.
     fn time_limit(&self) -> Duration;
 
+    /// How many polls of watched channels a second there is room for just now, beside all else that is looked up: a positive number.
+    /// `None`: as many as are wanted. Asked about once a second.
+    fn room_for_polls(&self) -> Option<f64> {
+        None
+    }
+
     /// Makes what it counts known to whoever reads `registry`.
     fn register(&self, _registry: &mut Registry) {}
 }

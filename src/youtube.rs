@@ -349,6 +349,10 @@ impl Upstream for YouTube {
         self.longest()
     }
 
+    fn room_for_polls(&self) -> Option<f64> {
+        self.queue.room_for_polls()
+    }
+
     fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "upstream_request_duration",

@@ -198,6 +198,7 @@ fn settings() -> Settings {
         cache_bytes: 256 << 20,
         max_waiters: 1_000,
         watch_every: long,
+        watch_at_most: long,
         max_watched: 100_000,
         canary: None,
     }

@@ -163,6 +163,7 @@ impl Cells<'_> {
             cache_bytes: 256 << 20,
             max_waiters: 100_000,
             watch_every: Duration::from_mins(1),
+            watch_at_most: Duration::from_hours(1),
             max_watched: 100_000,
             canary: None,
         };

@@ -166,6 +166,7 @@ impl Stage {
                 cache_bytes: 64 << 20,
                 max_waiters: 100_000,
                 watch_every: Duration::from_mins(1),
+                watch_at_most: Duration::from_hours(1),
                 max_watched: 100_000,
                 canary: None,
             },

@@ -25,6 +25,17 @@ pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Checks that the second of two flags is not less than the first.
+pub(super) fn in_order(least: &str, at_least: Duration, most: &str, at_most: Duration) -> Result<(), String> {
+    if at_least <= at_most {
+        return Ok(());
+    }
+    let [at_least, at_most] = [at_least, at_most].map(humantime::format_duration);
+    Err(format!(
+        "{most} {at_most} is less than {least} {at_least}; expected at least as much"
+    ))
+}
+
 /// The name of request metadata. Names of binary metadata are none: nobody could write down their values.
 pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
     match text.parse::<HeaderName>() {

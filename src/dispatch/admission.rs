@@ -19,7 +19,7 @@ const UNHURRIED: f64 = 0.6;
 const LEFT: f64 = 0.1;
 
 /// The part of the slots' throughput that is promised: how long fetches take is an estimate.
-const SLOTS_IN_USE: f64 = 0.95;
+pub(super) const SLOTS_IN_USE: f64 = 0.95;
 
 /// Of the places that could be promised, at most this part is held for callers who were told to come again, so that the line
 /// does not run dry if none of them does.

@@ -8,6 +8,7 @@ use super::{
     fetch_time::FetchTime,
     line::{Entry, Line},
     returns::Returns,
+    room::Room,
     token_bucket::TokenBucket,
 };
 
@@ -37,6 +38,8 @@ pub struct Dispatcher<T> {
     /// How many callers each class has had in line over about the longest wait.
     pub(super) usual_callers: [f64; CLASSES],
     pub(super) counters: [Counters; CLASSES],
+    /// What callers took lately.
+    pub(super) room: Room,
 }
 
 impl<T> Dispatcher<T> {
@@ -58,6 +61,7 @@ impl<T> Dispatcher<T> {
             current: 0.0,
             usual_callers: [0.0; CLASSES],
             counters: Default::default(),
+            room: Room::default(),
         }
     }
 
@@ -233,6 +237,7 @@ impl<T> Dispatcher<T> {
         }
         self.virtual_time[permit.class as usize] += permit.class.share().recip();
         self.note_sent(permit);
+        self.counters[permit.class as usize].retried += 1;
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Intervals follow the square-root rule (`polls/spread.rs`) over upload rates that the feeds' own dates tell (`polls/upload_rate.rs`).
 //! A caller's weight is one, divided among the channels that it watches: who watches ten thousand does not slow down who watches ten.
-//! A channel takes some 170 bytes, and each further caller of the same channel 8; a poll costs O(log n), and all intervals are settled
+//! A channel takes some 170 bytes, and each watch of it 8 if they are of several callers; a poll costs O(log n), and all intervals are settled
 //! anew once a second if anything has changed.
 
 mod agenda;
@@ -101,7 +101,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         let spread = spread(&histogram, &limits);
         Self {
             epoch: now,
-            bucket: bucket(limits.budget),
+            bucket: TokenBucket::new(limits.budget, burst(limits.budget)),
             limits,
             indices: HashMap::new(),
             channels: Vec::new(),
@@ -123,9 +123,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     pub fn set_budget(&mut self, budget: f64, now: Instant) {
         let now = self.nanos(now);
         self.limits.budget = budget;
-        self.bucket = bucket(budget);
-        // Not a burst for each change.
-        self.bucket.take(now);
+        self.bucket.change(budget, burst(budget), now);
         self.changed();
     }
 
@@ -154,13 +152,14 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         let rate = upload_rate::UNKNOWN as f32;
         self.channels[index as usize] = Some(Channel {
             key,
-            callers: Callers::One(caller),
+            callers: Callers::One(caller, 1),
             weight,
             rate,
             importance: NO_IMPORTANCE,
             looked_up: None,
             really: 0,
             polled: false,
+            waits: false,
             not_before: 0,
             at,
             standing: Standing::Unknown,
@@ -202,7 +201,8 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         self.changed();
     }
 
-    /// Takes in what a channel's feed shows, whoever has looked it up: the ages of its uploads, in any order.
+    /// Takes in what a channel's feed showed at `now`, which may be past, whoever has looked it up: the ages of its uploads, in any
+    /// order.
     pub fn observed(&mut self, key: K, ages: impl IntoIterator<Item = Duration>, now: Instant) {
         self.rated(key, upload_rate::from_ages(ages), now);
     }
@@ -218,7 +218,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         });
     }
 
-    /// Takes in that a lookup of a channel has failed. It is not polled again before `retry_after` and its interval are over.
+    /// Takes in that a lookup of a channel has failed at `now`, which may be past. It is not polled again before `retry_after` and its interval are over.
     pub fn failed(&mut self, key: K, why: Failed, retry_after: Option<Duration>, now: Instant) {
         let now = self.nanos(now);
         let pause = u64::try_from(retry_after.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
@@ -228,6 +228,29 @@ impl<K: Copy + Eq + Hash> Planner<K> {
                 channel.standing = Standing::NeverFound;
             }
         });
+    }
+
+    /// Takes in that the last poll of a channel got no turn: it is polled again after `retry_after`, whatever its interval.
+    pub fn no_turn(&mut self, key: K, retry_after: Duration, now: Instant) {
+        let now = self.nanos(now);
+        let pause = u64::try_from(retry_after.as_nanos()).unwrap_or(u64::MAX);
+        let Some(index) = self.indices.get(&key).copied() else {
+            return;
+        };
+        let Some(channel) = &mut self.channels[index as usize] else {
+            return;
+        };
+        // One that was forgotten and added again meanwhile is among the first already.
+        if channel.looked_up.is_some() {
+            channel.waits = true;
+            channel.not_before = now.saturating_add(pause);
+            self.put(index, self.clock(now).saturating_add(pause), now);
+        }
+    }
+
+    /// Takes back a poll for which nothing was looked up: another may have its place in the budget.
+    pub fn give_back(&mut self) {
+        self.bucket.give_back();
     }
 
     /// What to do next. To be called until it says to wait; and again when that time has come, or a channel has been added.
@@ -320,8 +343,8 @@ fn spread(histogram: &Histogram, limits: &Limits) -> Spread {
 }
 
 /// A tenth of a second's worth at once, so that a planner which is asked a little late does not fall behind.
-fn bucket(budget: f64) -> TokenBucket {
-    TokenBucket::new(budget, (0.1 * budget).max(2.0))
+fn burst(budget: f64) -> f64 {
+    (0.1 * budget).max(2.0)
 }
 
 #[cfg(test)]

@@ -47,6 +47,21 @@ impl TokenBucket {
         one.saturating_sub(self.capacity).max(now)
     }
 
+    /// Changes the rate and the burst. What is in it stays, as far as it fits.
+    pub(super) fn change(&mut self, rate: f64, burst: f64, now: u64) {
+        let tokens = self.tokens(now);
+        *self = Self::new(rate, burst);
+        let burst = self.tokens(u64::MAX);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "what is missing is no less than none, and far below 10^18"
+        )]
+        let missing = ((burst - tokens).max(0.0) * self.interval as f64) as u64;
+        self.full_at = now.saturating_add(missing);
+    }
+
     /// Takes a token.
     pub(super) fn take(&mut self, now: u64) {
         self.full_at = self.full_at.max(now).saturating_add(self.interval);
@@ -82,6 +97,25 @@ mod tests {
             (bucket.tokens(later) - 20.0).abs() < 1e-9,
             "no more than the burst"
         );
+    }
+
+    #[test]
+    fn what_is_in_it_stays_when_the_rate_changes() {
+        let mut bucket = TokenBucket::new(20.0, 4.0);
+        let now = 5_000 * MILLIS;
+        for _ in 0..3 {
+            bucket.take(now);
+        }
+        bucket.change(10.0, 3.0, now);
+        assert!((bucket.tokens(now) - 1.0).abs() < 1e-6, "{}", bucket.tokens(now));
+        bucket.take(now);
+        assert_eq!(bucket.ready_at(now), now + 100 * MILLIS);
+        // One that owes a token goes on owing it.
+        bucket.take(now);
+        bucket.change(20.0, 2.0, now);
+        assert_eq!(bucket.ready_at(now), now + 100 * MILLIS);
+        bucket.change(20.0, 2.0, now + 60_000 * MILLIS);
+        assert!((bucket.tokens(now + 60_000 * MILLIS) - 2.0).abs() < 1e-6);
     }
 
     #[test]

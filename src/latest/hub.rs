@@ -7,27 +7,38 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Weak,
         atomic::{
             AtomicU64, AtomicUsize,
             Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
+use prometheus_client::{
+    metrics::histogram::Histogram,
+    registry::{Registry, Unit},
+};
 use slab::Slab;
-use tokio::task::AbortHandle;
 
 use super::{
     Known,
+    polling::Polling,
     timeline::{Health, Timeline},
 };
-use crate::video::ChannelId;
+use crate::video::{ChannelId, Moment};
 
 /// Watches that are woken before others get a hub's list: some tens of microseconds.
 const WOKEN_AT_ONCE: usize = 256;
+
+/// The bounds of how late uploads are noticed, in seconds: from the best that a short interval can do to a channel whose polls are far
+/// apart, or have failed for hours.
+const DELAYS: [f64; 14] = [
+    1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0, 7200.0, 21_600.0,
+];
 
 /// The hubs of all channels that are watched.
 pub(super) struct Hubs {
@@ -36,48 +47,52 @@ pub(super) struct Hubs {
     /// Watched channels, counted once for each watch; and how many there may be.
     watched: AtomicUsize,
     limit: usize,
-    polls: AtomicU64,
+    /// When each is polled. Told of every lookup of a watched channel.
+    pub(super) polling: Polling,
+    /// From an upload's publication to when its hub took it in.
+    notice_delays: Histogram,
 }
 
 impl Hubs {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize, polling: Polling) -> Self {
         Self {
             channels: Mutex::default(),
             watched: AtomicUsize::new(0),
             limit,
-            polls: AtomicU64::new(0),
+            polling,
+            notice_delays: Histogram::new(DELAYS),
         }
     }
 
     /// Takes in a lookup that has ended.
     pub(super) fn publish(&self, channel: ChannelId, known: &Known, health: impl FnOnce() -> Health) {
-        let hub = self.channels.lock().get(&channel).and_then(Weak::upgrade);
-        if let Some(hub) = hub {
+        if let Some(hub) = self.get(channel) {
+            self.polling.looked_up(channel, known);
             hub.publish(known, health());
         }
     }
 
-    /// The hub of a channel. If it has none, makes one, which the task that `poll` starts polls.
-    pub(super) fn hub(
-        self: &Arc<Self>,
-        channel: ChannelId,
-        poll: impl FnOnce(Weak<Hub>) -> AbortHandle,
-    ) -> Arc<Hub> {
+    /// The hub of a channel that is watched.
+    pub(super) fn get(&self, channel: ChannelId) -> Option<Arc<Hub>> {
+        self.channels.lock().get(&channel).and_then(Weak::upgrade)
+    }
+
+    /// The hub of a channel, and whether it was made just now.
+    pub(super) fn get_or_make(self: &Arc<Self>, channel: ChannelId) -> (Arc<Hub>, bool) {
         let mut hubs = self.channels.lock();
         if let Some(hub) = hubs.get(&channel).and_then(Weak::upgrade) {
-            return hub;
+            return (hub, false);
         }
         let hub = Arc::new(Hub {
             channel,
+            since: Moment::new(Some(SystemTime::now())),
             timeline: RwLock::default(),
             watches: Mutex::default(),
+            polled: Mutex::default(),
             hubs: Arc::clone(self),
-            poll: OnceLock::new(),
         });
         hubs.insert(channel, Arc::downgrade(&hub));
-        drop(hubs);
-        hub.poll.get_or_init(|| poll(Arc::downgrade(&hub)));
-        hub
+        (hub, true)
     }
 
     /// Room for a watch of so many channels.
@@ -111,19 +126,20 @@ impl Hubs {
         self.channels.lock().contains_key(&channel)
     }
 
+    /// Makes what is measured known to whoever reads `registry`.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        self.polling.register(registry);
+        registry.register_with_unit(
+            "notice_delay",
+            "From an upload's publication to when it was noticed, of those that appeared while watched",
+            Unit::Seconds,
+            self.notice_delays.clone(),
+        );
+    }
+
     /// The number of watched channels, counted once for each watch.
     pub(super) fn watched(&self) -> usize {
         self.watched.load(Relaxed)
-    }
-
-    /// Counts a poll.
-    pub(super) fn polled(&self) {
-        self.polls.fetch_add(1, Relaxed);
-    }
-
-    /// The number of polls so far.
-    pub(super) fn polls(&self) -> u64 {
-        self.polls.load(Relaxed)
     }
 }
 
@@ -142,14 +158,16 @@ impl Drop for Reserved {
 /// One watched channel.
 pub(super) struct Hub {
     pub(super) channel: ChannelId,
+    /// When somebody began to watch it.
+    since: Moment,
     /// Written by lookups that have ended, read by each watch for as long as it takes to find its next event.
     timeline: RwLock<Timeline>,
     /// Who watches, and as which of its channels. Held by a watch that begins or ends, and to wake some of them; taken while
     /// `timeline` is not.
     watches: Mutex<Slab<(Arc<Inbox>, u8)>>,
+    /// When it was last polled.
+    polled: Mutex<Option<Instant>>,
     hubs: Arc<Hubs>,
-    /// Polls the channel. Ended by the hub's drop.
-    poll: OnceLock<AbortHandle>,
 }
 
 impl Hub {
@@ -163,6 +181,17 @@ impl Hub {
         self.watches.lock().remove(place);
     }
 
+    /// Takes in that it is polled at `now`. Returns how long ago that was the last time.
+    pub(super) fn polled(&self, now: Instant) -> Option<Duration> {
+        let before = self.polled.lock().replace(now)?;
+        Some(now.saturating_duration_since(before))
+    }
+
+    /// Takes in that a caller watches the channel no longer, or once less.
+    pub(super) fn unplan(&self, caller: u64) {
+        self.hubs.polling.remove(self.channel, caller);
+    }
+
     /// Looks at the timeline.
     pub(super) fn read<T>(&self, look: impl FnOnce(&Timeline) -> T) -> T {
         look(&self.timeline.read())
@@ -170,7 +199,22 @@ impl Hub {
 
     /// Takes in a lookup that has ended.
     fn publish(&self, known: &Known, health: Health) {
-        if !self.timeline.write().apply(known, health) {
+        let (changed, delays) = {
+            let mut timeline = self.timeline.write();
+            let is_first = timeline.channel().is_none();
+            let (newest, oldest) = (timeline.newest(), timeline.oldest());
+            let changed = timeline.apply(known, health);
+            let delays = if is_first {
+                Vec::new()
+            } else {
+                notice_delays(&timeline, newest, oldest.max(self.since))
+            };
+            (changed, delays)
+        };
+        for delay in delays {
+            self.hubs.notice_delays.observe(delay.as_secs_f64());
+        }
+        if !changed {
             return;
         }
         // A watch that joins meanwhile has yet to read the timeline; one that leaves frees its place, which nobody else moves to.
@@ -191,11 +235,20 @@ impl Hub {
     }
 }
 
+/// How late those uploads are noticed that appeared after the one with the number `newest` and were published after `since`: no older
+/// ones that moved up, and none that somebody could have noticed before the channel was watched.
+fn notice_delays(timeline: &Timeline, newest: u32, since: Moment) -> Vec<Duration> {
+    let appeared = timeline.shown().filter(|shown| shown.number > newest);
+    let published = appeared.filter_map(|shown| timeline.channel()?.upload(shown.index)?.published());
+    published
+        .filter(|published| Moment::new(Some(*published)) > since)
+        // A clock that is ahead of ours makes no delay.
+        .map(|published| published.elapsed().unwrap_or_default())
+        .collect()
+}
+
 impl Drop for Hub {
     fn drop(&mut self) {
-        if let Some(poll) = self.poll.get() {
-            poll.abort();
-        }
         let mut hubs = self.hubs.channels.lock();
         // Under its name there may be a newer hub by now, whose watches came after this one's last had left.
         let is_mine = |weak: &Weak<Self>| std::ptr::eq(weak.as_ptr(), self);

@@ -157,13 +157,14 @@ impl Latest {
                 latest.coalescer.begun()
             }),
             ("polls", "Looks at watched channels", |latest| {
-                latest.source.hubs.polls()
+                latest.source.hubs.polling.polls()
             }),
         ];
         for (name, help, value) in counters {
             let read = reader(value);
             metric(registry, name, help, move || ConstCounter::new(read()));
         }
+        self.source.hubs.register(registry);
         if let Some(store) = self.source.store() {
             store.register(registry);
             let latest = Arc::clone(self);

@@ -18,6 +18,7 @@ use super::{
     canary::Canary,
     hub::Hubs,
     outage::{self, Outage},
+    polling::Polling,
     remote_updates::LostMessages,
     snapshot,
     timeline::{Health, Trouble},
@@ -84,7 +85,7 @@ impl Source {
             outage: Outage::new(settings.canary.is_some()),
             canary: settings.canary.map(Canary::new),
             flight_limit,
-            hubs: Arc::new(Hubs::new(settings.max_watched)),
+            hubs: Arc::new(Hubs::new(settings.max_watched, Polling::new(settings))),
             lost_messages: LostMessages::default(),
         }
     }
@@ -118,8 +119,7 @@ impl Source {
                 };
                 // A failure like any other: the next callers do not start it again at once.
                 let entry = source.failure(error.into(), known.as_deref(), clock::now());
-                source.publish(question.feed, &entry);
-                Arc::new(entry)
+                source.note_end(&question, entry)
             })
         }
     }
@@ -155,10 +155,10 @@ impl Source {
             };
             let lookup = match turn {
                 Ok(lookup) => lookup,
-                Err(failure) => return self.ended(feed, Err(failure), known.as_deref()).await,
+                Err(failure) => return self.ended(&question, Err(failure), known.as_deref()).await,
             };
             let Some(store) = &self.store else {
-                return self.ended(feed, lookup.await, known.as_deref()).await;
+                return self.ended(&question, lookup.await, known.as_deref()).await;
             };
             // Not while it waited for its turn: nobody else has to wait for our queue.
             let lease = if is_patient {
@@ -184,7 +184,7 @@ impl Source {
                 }
                 Lease::Alone => {}
             }
-            let found = self.ended(feed, lookup.await, known.as_deref()).await;
+            let found = self.ended(&question, lookup.await, known.as_deref()).await;
             if store.save(feed, &found, lease).await {
                 return found;
             }
@@ -231,15 +231,22 @@ impl Source {
     /// Takes in what came of a lookup.
     async fn ended(
         &self,
-        feed: Feed,
+        question: &Question,
         looked_up: Result<Channel, Failure>,
         known: Option<&Known>,
     ) -> Arc<Known> {
         let entry = match looked_up {
-            Ok(channel) => self.found(feed, channel, known).await,
-            Err(failure) => self.failed(feed, failure, known).await,
+            Ok(channel) => self.found(question.feed, channel, known).await,
+            Err(failure) => self.failed(question.feed, failure, known).await,
         };
-        self.publish(feed, &entry);
+        self.note_end(question, entry)
+    }
+
+    fn note_end(&self, question: &Question, entry: Known) -> Arc<Known> {
+        if question.purpose == Purpose::Poll {
+            self.hubs.polling.asked(question.feed.channel, &entry);
+        }
+        self.publish(question.feed, &entry);
         Arc::new(entry)
     }
 
@@ -385,6 +392,11 @@ impl Source {
             streak,
         };
         Entry::failed(good, failed)
+    }
+
+    /// How many polls a second there is room for just now. `None`: as many as are wanted.
+    pub(super) fn room_for_polls(&self) -> Option<f64> {
+        self.upstream.room_for_polls()
     }
 
     /// The lookups of the canary so far, by outcome.

@@ -160,6 +160,11 @@ impl Timeline {
         self.newest
     }
 
+    /// When the oldest upload that is remembered was published; none if none has a date.
+    pub(super) fn oldest(&self) -> Moment {
+        self.seen.last().map_or(Moment::NONE, |oldest| oldest.published)
+    }
+
     /// Why lookups fail, if they do.
     pub(super) fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_deref()

@@ -1,34 +1,30 @@
 //! Watching channels: each new upload once, however many watch and however slowly they read.
 //!
-//! A watched channel is polled as long as somebody watches: one poll a channel, none when the last watch has ended. A watch is one
-//! stream over all its channels. For each it keeps a [`Cursor`], and it reads the newest timeline when its reader gets to it: a slow
-//! reader costs nobody anything.
+//! A watched channel is polled as long as somebody watches (`polling.rs`): one poll a channel, none when the last watch has ended. A
+//! watch is one stream over all its channels. For each it keeps a [`Cursor`], and it reads the newest timeline when its reader gets to
+//! it: a slow reader costs nobody anything.
 
 use std::{
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
-use futures_util::Stream;
+use futures_util::{FutureExt as _, Stream};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
-    Latest, LookupError, Query, ResumeToken,
+    Latest, LookupError, ResumeToken,
     cursor::{Cursor, Step},
     hub::{Hub, Inbox, MAX_CHANNELS, Reserved},
-    jittered,
     timeline::Timeline,
 };
 use crate::{
     clock,
-    upstream::{Caller, Purpose},
+    upstream::Caller,
     video::{Channel, ChannelId, Kind, Moment, Video},
 };
-
-/// Polls vary by a tenth either way, so that channels that are watched from one moment do not all ask at one moment.
-const JITTER: f64 = 0.1;
 
 /// What to watch.
 #[derive(Clone, Debug)]
@@ -91,12 +87,21 @@ impl Event {
 }
 
 impl Latest {
-    /// Watches channels, from now on until the stream is dropped or the server stops.
+    /// Watches channels, for nobody in particular: see [`Self::watch_for`].
     ///
     /// # Errors
     ///
     /// If more channels would be watched than may be.
     pub fn watch(self: &Arc<Self>, query: &WatchQuery) -> Result<Watch, LookupError> {
+        self.watch_for(query, &Caller::default())
+    }
+
+    /// Watches channels, from now on until the stream is dropped or the server stops. Polls are shared fairly between callers.
+    ///
+    /// # Errors
+    ///
+    /// If more channels would be watched than may be.
+    pub fn watch_for(self: &Arc<Self>, query: &WatchQuery, caller: &Caller) -> Result<Watch, LookupError> {
         let mut channels = query.channels.clone();
         channels.sort_unstable();
         channels.dedup();
@@ -107,14 +112,13 @@ impl Latest {
             .map_err(LookupError::TooManyWatched)?;
         let inbox = Arc::<Inbox>::default();
         let after = query.published_after.map(Moment::nearest);
+        hubs.polling.add(&channels, caller.id);
         let mut watched = Vec::with_capacity(channels.len());
         watched.extend((0..).zip(channels).map(|(index, channel)| {
-            let hub = hubs.hub(channel, |hub| {
-                let latest = Arc::downgrade(self);
-                // Owns nothing that keeps the hub or the service alive. Ended by the hub's drop.
-                let polling = self.runtime.spawn(poll(latest, hub, channel, self.watch_every));
-                polling.abort_handle()
-            });
+            let (hub, is_new) = hubs.get_or_make(channel);
+            if is_new {
+                self.publish_what_is_known(channel);
+            }
             let token = query.resume_tokens.iter().rfind(|token| token.is_of(channel));
             Watched {
                 place: hub.join(&inbox, index),
@@ -122,6 +126,7 @@ impl Latest {
                 hub,
             }
         }));
+        self.poll_watched();
         Ok(Watch {
             // Each is looked at once before anything changes.
             changed: watched.iter().fold(0, |bits, _| bits << 1 | 1),
@@ -130,8 +135,19 @@ impl Latest {
             kind: query.kind,
             closing: self.closing.clone(),
             closed: None,
+            caller: caller.id,
             _reserved: reserved,
         })
+    }
+
+    /// Publishes what the cache has of a channel that begins to be watched. So it is told at once, and the next poll is planned from when
+    /// the channel was looked up.
+    fn publish_what_is_known(&self, channel: ChannelId) {
+        let feed = channel.into();
+        // It would have to wait only where a writer was cancelled halfway. Then the first poll publishes it.
+        if let Some(Some(known)) = self.coalescer.known(&feed).now_or_never() {
+            self.source.publish(feed, &known);
+        }
     }
 
     /// The number of channels that are watched.
@@ -139,50 +155,6 @@ impl Latest {
     pub fn watched(&self) -> usize {
         self.source.hubs.len()
     }
-}
-
-/// Looks `channel` up again and again, unless somebody else has just done so.
-async fn poll(latest: Weak<Latest>, hub: Weak<Hub>, channel: ChannelId, every: Duration) {
-    let mut max_age = None;
-    loop {
-        // In a box of its own, so that a channel costs little while it waits.
-        let Some(refused) = Box::pin(poll_once(&latest, &hub, channel, max_age)).await else {
-            return;
-        };
-        max_age = Some(every / 2);
-        let interval = jittered(every, JITTER, fastrand::f64());
-        let pause = refused.map_or(interval, |retry_after| retry_after.min(interval));
-        tokio::time::sleep(pause).await;
-    }
-}
-
-/// `None` when nobody is left. If there was no turn for the lookup, and nothing is known: when there will be one.
-async fn poll_once(
-    latest: &Weak<Latest>,
-    hub: &Weak<Hub>,
-    channel: ChannelId,
-    max_age: Option<Duration>,
-) -> Option<Option<Duration>> {
-    let latest = latest.upgrade()?;
-    let query = Query {
-        channel,
-        kind: None,
-        max_age,
-    };
-    latest.source.hubs.polled();
-    let reply = latest
-        .answer(query, channel.into(), Purpose::Poll, &Caller::default)
-        .await;
-    // A lookup is published by itself; what was known already is published here.
-    if let Some(known) = latest.coalescer.known(&channel.into()).await
-        && hub.strong_count() > 0
-    {
-        latest.source.publish(channel.into(), &known);
-    }
-    Some(match reply.outcome {
-        Err(LookupError::Upstream(error)) if error.is_local_condition() => reply.retry_after,
-        _ => None,
-    })
 }
 
 /// What happens to the channels of a watch, from when it began. Ends with an error when the server stops.
@@ -195,6 +167,8 @@ pub struct Watch {
     closing: CancellationToken,
     /// Completes when the server stops. Made when there is nothing to be told for the first time.
     closed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Who watches.
+    caller: u64,
     _reserved: Reserved,
 }
 
@@ -292,6 +266,7 @@ impl Watch {
     fn end(&mut self) {
         for watched in &std::mem::take(&mut self.watched) {
             watched.hub.leave(watched.place);
+            watched.hub.unplan(self.caller);
         }
     }
 }

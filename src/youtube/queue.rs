@@ -259,6 +259,11 @@ impl Queue {
         }
         busy(Some(refused.retry_after))
     }
+
+    /// How many polls a second there is room for just now. `None`: there is no rate.
+    pub(super) fn room_for_polls(&self) -> Option<f64> {
+        self.state.lock().dispatcher.room_for_polls(now())
+    }
 }
 
 impl State {

@@ -33,7 +33,7 @@ SETTLING = 20
 # As polls of each channel, with the right snapshot.
 SETTLED_AFTER = 3
 FLAGS = (
-    "--watch-every", "1s", "--fresh-for", "200ms", "--stale-while-revalidate", "0s", "--negative-for", "1s",
+    "--watch-every", "1s", "--watch-at-most", "1s", "--fresh-for", "200ms", "--stale-while-revalidate", "0s", "--negative-for", "1s",
     "--store-timeout", "500ms")
 # No more is sent ahead of a reader than this.
 WINDOW = ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16 << 10)

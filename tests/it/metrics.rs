@@ -260,6 +260,31 @@ async fn watches_are_counted_as_long_as_somebody_watches() {
 }
 
 #[tokio::test]
+async fn the_time_between_two_polls_is_measured() {
+    let fake = Fake::open(feed).await;
+    let server = fake
+        .serve_with(|config| config.latest.watch_every = Duration::from_millis(5))
+        .await;
+    let request = WatchLatestVideoRequest {
+        channel_ids: vec![CHANNEL.into()],
+        ..WatchLatestVideoRequest::default()
+    };
+    let watch = server.client().0.watch_latest_video(request).await;
+    let _watch = watch.expect("a watch");
+    for _ in 0..3 {
+        fake.arrival().await;
+    }
+    // Two have ended, and so their interval is known.
+    let intervals = async || metrics(&server).await.get("plaque_poll_interval_seconds_count");
+    while intervals().await == 0 {
+        tokio::task::yield_now().await;
+    }
+    let told = metrics(&server).await;
+    assert!(told.seconds("plaque_poll_interval_seconds_sum") >= 0.005);
+    assert_eq!(told.get("plaque_notice_delay_seconds_count"), 0);
+}
+
+#[tokio::test]
 async fn a_call_that_its_caller_gives_up_is_counted_as_cancelled() {
     let fake = Fake::gated(feed).await;
     let server = fake.serve().await;

@@ -148,7 +148,8 @@ async fn a_watch_goes_on_through_refusals_of_our_own() {
         };
         Err(Failure {
             error,
-            retry_after: Some(Duration::from_mins(1)),
+            // Polls come again then.
+            retry_after: Some(Duration::from_millis(1)),
         })
     });
     let settings = Settings {

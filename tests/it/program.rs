@@ -98,6 +98,7 @@ async fn a_bad_flag_names_the_flag_the_value_and_what_is_expected() {
         ("--store-prefix", "{plaque}", "1 to 64 characters"),
         ("--store-timeout", "0s", "more than 0"),
         ("--watch-every", "0s", "more than 0"),
+        ("--watch-at-most", "0s", "more than 0"),
         ("--drain-timeout", "soon", "a duration with its unit"),
         ("--log-format", "xml", "pretty, tree, json"),
         ("--log", "plaque=loud", "a level such as info"),
@@ -120,6 +121,19 @@ async fn a_bad_flag_names_the_flag_the_value_and_what_is_expected() {
         let variable = format!("PLAQUE_{}", flag[2..].to_uppercase().replace('-', "_"));
         command.arg("serve").env(variable, value);
         assert_refused(command, 2, &[flag, value, expected]).await;
+    }
+}
+
+#[tokio::test]
+async fn polls_cannot_be_at_most_as_far_apart_as_less_than_they_are_at_least() {
+    for (flags, shown) in [
+        (&["--watch-every=2h"][..], ["2h", "1h"]),
+        (&["--watch-every=5m", "--watch-at-most=1m"], ["5m", "1m"]),
+    ] {
+        let mut command = plaque();
+        command.arg("serve").args(flags);
+        let parts = ["--watch-every", "--watch-at-most", shown[0], shown[1]];
+        assert_refused(command, 2, &parts).await;
     }
 }
 

@@ -21,6 +21,7 @@ use plaque::{
     video::Kind,
     youtube::{self, YouTube},
 };
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{runtime::Handle, time::timeout};
 use tokio_stream::StreamExt as _;
 use tonic::Code;
@@ -309,6 +310,42 @@ async fn an_upload_that_turns_out_to_be_a_short_is_sent_to_who_watches_shorts() 
     studio.uploads.lock()[0].short = false;
     studio.assert_quiet_for_three_looks(&mut shorts).await;
     studio.assert_quiet_for_three_looks(&mut videos).await;
+}
+
+#[tokio::test]
+async fn how_late_a_new_upload_is_noticed_is_measured_and_of_nothing_else() {
+    let studio = Studio::start().await;
+    let mut registry = Registry::default();
+    studio.latest.register(&mut registry);
+    let noticed = || {
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("text");
+        let count = text
+            .lines()
+            .find_map(|line| line.strip_prefix("notice_delay_seconds_count "));
+        count.expect("a histogram").parse::<u32>().expect("a number")
+    };
+    let mut watch = studio.watch();
+    next(&mut watch).await;
+    assert_eq!(noticed(), 0, "what a watch begins with");
+    for number in 1..=3 {
+        studio.upload(&format!("newnewnew{number}A"), 15 + u64::from(number), false);
+        studio.look_up().await;
+        assert_eq!(noticed(), number);
+    }
+    // One of them is deleted: older ones move up. It comes back: it is not new.
+    let deleted = studio.hide(1);
+    let older = studio.hide(12);
+    studio.look_up().await;
+    studio.show(1, deleted);
+    studio.show(12, older);
+    studio.look_up().await;
+    assert_eq!(noticed(), 3);
+    // One of before the watch, which the feed had not shown.
+    studio.uploads.lock()[5].id = "beforebeforA".into();
+    studio.uploads.lock()[5].published = SystemTime::now() - Duration::from_mins(1);
+    studio.look_up().await;
+    assert_eq!(noticed(), 3);
 }
 
 #[tokio::test]

@@ -238,6 +238,7 @@ pub fn settings() -> Settings {
         cache_bytes: 16 << 20,
         max_waiters: 100_000,
         watch_every: LONG,
+        watch_at_most: LONG,
         max_watched: 100_000,
         canary: None,
     }

@@ -180,6 +180,7 @@ fn settings() -> Settings {
         cache_bytes: 1 << 20,
         max_waiters: 1,
         watch_every: long,
+        watch_at_most: long,
         max_watched: 100_000,
         canary: None,
     }

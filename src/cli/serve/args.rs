@@ -136,18 +136,16 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_MAX_WAITERS", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
     max_waiters: NonZeroUsize,
 
-    /// How often a watched channel is looked up, however many watch it
+    /// How often a watched channel is polled while the rate has room for all; if not, channels that upload more are polled more often
     #[arg(long, env = "PLAQUE_WATCH_EVERY", default_value = "60s", value_name = "DURATION", value_parser = values::time_limit)]
     watch_every: Duration,
 
+    /// How long a watched channel waits for its next poll at most, unless the rate has no room even for that; no less than --watch-every
+    #[arg(long, env = "PLAQUE_WATCH_AT_MOST", default_value = "1h", value_name = "DURATION", value_parser = values::time_limit)]
+    watch_at_most: Duration,
+
     /// How many channels may be watched, counted once for each watch; a watch that would exceed it fails with OVERLOADED
-    #[arg(
-        long,
-        env = "PLAQUE_MAX_WATCHED",
-        default_value = "100000",
-        value_name = "COUNT",
-        value_parser = values::count
-    )]
+    #[arg(long, env = "PLAQUE_MAX_WATCHED", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
     max_watched: NonZeroUsize,
 
     /// Serving threads [default: the number of cores]
@@ -280,6 +278,12 @@ fn directives(text: &str) -> Result<String, String> {
 impl Args {
     /// The settings that the flags make.
     pub(super) fn config(&self) -> Result<Config, String> {
+        values::in_order(
+            "--watch-every",
+            self.watch_every,
+            "--watch-at-most",
+            self.watch_at_most,
+        )?;
         Ok(Config {
             listen: self.listen,
             upstream: youtube::Settings {
@@ -302,6 +306,7 @@ impl Args {
                 cache_bytes: self.cache_bytes,
                 max_waiters: self.max_waiters.get(),
                 watch_every: self.watch_every,
+                watch_at_most: self.watch_at_most,
                 max_watched: self.max_watched.get(),
                 canary: self.canary.0,
             },

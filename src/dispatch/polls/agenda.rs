@@ -13,7 +13,11 @@ const LOOKED_AT_EVERY: u64 = 120 * SECOND;
 const BEHIND: u64 = 5 * SECOND;
 
 /// And when it is looked whether one can be polled early.
-const LOOKS_AHEAD: usize = 32;
+const LOOKS_AHEAD: usize = 64;
+
+/// How often it is looked while the budget has room and those that were looked at may not be polled yet. That is so where other
+/// replicas poll the same channels.
+const LOOKS_AHEAD_EVERY: u64 = SECOND / 50;
 
 /// How many channels are looked at in one step at most: some milliseconds.
 const LOOKS: usize = 1000;
@@ -50,18 +54,10 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             return None;
         }
         for _ in 0..LOOKS_AHEAD {
-            let (look_at, index) = self.agenda.first().copied()?;
-            let clock = self.clock(now);
-            let blocked = self.allowed_at(index).saturating_sub(now);
-            if blocked > 0 && clock + blocked <= look_at {
-                // All others come later still.
-                return None;
-            }
-            if blocked > 0 {
-                self.put(index, clock + blocked, now);
-                continue;
-            }
-            let early = look_at.saturating_sub(clock);
+            // Those that may not be polled yet are passed, and put off when the clock has come to them.
+            let mut ahead = self.agenda.iter().take(LOOKS_AHEAD);
+            let (look_at, _) = ahead.find(|(_, index)| self.allowed_at(*index) <= now)?;
+            let early = look_at.saturating_sub(self.clock(now));
             self.ahead = self.ahead.saturating_add_unsigned(early);
             if let Some(due) = self.overdue(now) {
                 return Some(due);
@@ -76,7 +72,9 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         };
         let mut until = now + look_at.saturating_sub(self.clock(now));
         if self.spread.is_limited() {
-            until = until.min(self.bucket.ready_at(now).max(self.allowed_at(*index)));
+            // The first may be blocked, and those behind it were not all looked at.
+            let blocked = self.allowed_at(*index).min(now + LOOKS_AHEAD_EVERY);
+            until = until.min(self.bucket.ready_at(now).max(blocked));
         }
         // There may be more to look at than was looked at.
         Next::WaitUntil(self.instant(until.max(now + SHORTEST_WAIT)))
@@ -109,7 +107,8 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             return;
         };
         change(channel);
-        channel.polled |= as_poll;
+        channel.polled |= as_poll || channel.looked_up.is_some();
+        channel.waits = false;
         channel.really = now;
         let (before, at) = (channel.looked_up.replace(clock), channel.at);
         self.agenda_of(before).remove(&(at, index));
@@ -130,8 +129,10 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     /// Takes in how many channels its callers watch by now.
     pub(super) fn add_up_weight(&mut self, index: u32) {
         if let Some(channel) = &mut self.channels[index as usize] {
-            let watches = channel.callers.iter().map(|caller| self.callers.get(caller));
-            let weights = watches.map(|of| f64::from(of.map_or(1, |of| of.watches)).recip());
+            let weights = channel.callers.iter().map(|(caller, watches)| {
+                let all = self.callers.get(&caller).map_or(1, |of| of.watches);
+                f64::from(watches) / f64::from(all)
+            });
             channel.weight = weights.sum();
         }
     }

@@ -22,8 +22,10 @@ pub(super) struct Channel<K> {
     pub(super) looked_up: Option<u64>,
     /// The same by the clock on the wall.
     pub(super) really: u64,
-    /// It was a poll, or one before was.
+    /// It was a poll, or not the first lookup: somebody else's, or another replica's.
     pub(super) polled: bool,
+    /// The last poll got no turn: the next one is due at once.
+    pub(super) waits: bool,
     /// The source wants it to be left alone until then.
     pub(super) not_before: u64,
     /// Its key in the agenda, or among the first.
@@ -38,10 +40,12 @@ pub(super) enum Standing {
     Found,
 }
 
-/// Most channels have one.
+/// Most channels have one, however many watches of theirs there are.
 #[derive(Debug)]
 pub(super) enum Callers {
-    One(u64),
+    /// So many watches of one.
+    One(u64, u32),
+    /// The caller of each watch.
     Many(Vec<u64>),
 }
 
@@ -57,6 +61,9 @@ impl<K> Channel<K> {
     /// When its next poll is due by the agenda's clock, with an interval in seconds that has the given limits.
     pub(super) fn due(&self, index: u32, interval: f64, (every, at_most): (f64, f64)) -> u64 {
         let looked_up = self.looked_up.unwrap_or(0);
+        if self.waits {
+            return looked_up;
+        }
         let chance = chance(index, looked_up);
         let after = if self.polled {
             let jittered = interval * (1.0 + JITTER * (2.0 * chance - 1.0));
@@ -72,7 +79,7 @@ impl<K> Channel<K> {
     /// Before when it is not polled, whatever the agenda says.
     pub(super) fn allowed_at(&self, every: Duration) -> u64 {
         let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
-        let earliest = if self.polled {
+        let earliest = if self.polled && !self.waits {
             self.really.saturating_add(every)
         } else {
             0
@@ -82,24 +89,34 @@ impl<K> Channel<K> {
 }
 
 impl Callers {
-    pub(super) fn iter(&self) -> impl Iterator<Item = &u64> {
-        match self {
-            Self::One(caller) => std::slice::from_ref(caller).iter(),
-            Self::Many(callers) => callers.iter(),
-        }
+    /// The callers, and for how many watches each counts. One may come more than once.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u32)> {
+        let (one, many) = match self {
+            Self::One(caller, watches) => (Some((*caller, *watches)), &[][..]),
+            Self::Many(callers) => (None, &callers[..]),
+        };
+        one.into_iter().chain(many.iter().map(|caller| (*caller, 1)))
     }
 
     pub(super) fn add(&mut self, caller: u64) {
         match self {
-            Self::One(first) => *self = Self::Many(vec![*first, caller]),
+            Self::One(only, watches) if *only == caller => *watches += 1,
+            Self::One(first, watches) => {
+                let mut callers = vec![*first; *watches as usize];
+                callers.push(caller);
+                *self = Self::Many(callers);
+            }
             Self::Many(callers) => callers.push(caller),
         }
     }
 
-    /// How many are left; `None` if `caller` is none of them.
+    /// How many watches are left; `None` if `caller` has none of them.
     pub(super) fn remove(&mut self, caller: u64) -> Option<usize> {
         match self {
-            Self::One(only) => (*only == caller).then_some(0),
+            Self::One(only, watches) => {
+                *watches -= u32::from(*only == caller);
+                (*only == caller).then_some(*watches as usize)
+            }
             Self::Many(callers) => {
                 let position = callers.iter().position(|other| *other == caller)?;
                 callers.swap_remove(position);

@@ -1,6 +1,8 @@
 //! The planner in simulations: virtual time, uneven upload rates, the delay from upload to poll.
 
+mod replicas;
 mod steps;
+mod together;
 
 use fastrand::Rng;
 
@@ -232,7 +234,7 @@ fn with_room_for_all_every_channel_is_polled_at_the_shortest_interval() {
     );
 }
 
-/// The table in docs/dispatch.md: `cargo test --release --lib table_of_delays -- --ignored --nocapture`.
+/// The table in docs/watching.md: `cargo test --release --lib table_of_delays -- --ignored --nocapture`.
 #[test]
 #[ignore = "prints a table"]
 #[expect(clippy::print_stdout, reason = "it is what it is for")]

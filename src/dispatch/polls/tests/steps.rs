@@ -225,3 +225,89 @@ fn a_channel_takes_little_memory() {
         size_of::<Option<Channel<u64>>>()
     );
 }
+
+#[test]
+fn a_poll_that_got_no_turn_comes_again_when_it_was_told_to() {
+    let epoch = Instant::now();
+    let at = |seconds| epoch + Duration::from_secs(seconds);
+    let mut planner = Planner::new(limits(20.0), epoch);
+    planner.insert(1, 1);
+    assert_eq!(planner.next(epoch), Next::Poll(1));
+    planner.no_turn(1, Duration::from_secs(7), epoch);
+    assert_eq!(planner.next(at(6)), Next::WaitUntil(at(7)));
+    assert_eq!(planner.next(at(7)), Next::Poll(1));
+    // Once more, and then it is looked up: from there on it has its interval.
+    planner.no_turn(1, Duration::from_secs(200), at(7));
+    let wait = planner.next(at(100));
+    assert!(
+        matches!(wait, Next::WaitUntil(until) if until <= at(207)),
+        "{wait:?}"
+    );
+    assert_eq!(planner.next(at(207)), Next::Poll(1));
+    planner.rated(1, 1.0 / DAY, at(208));
+    assert!(matches!(planner.next(at(260)), Next::WaitUntil(_)));
+    assert_eq!(polls(&mut planner, epoch, 261.0, 280.0).len(), 1);
+    // What is not watched any more has nothing to come again for.
+    planner.remove(1, 1);
+    planner.no_turn(1, Duration::ZERO, at(280));
+    assert_eq!(planner.next(at(280)), Next::Idle);
+}
+
+#[test]
+fn a_poll_that_cost_nothing_leaves_its_place_to_another() {
+    let epoch = Instant::now();
+    let mut planner = Planner::new(limits(1.0), epoch);
+    (0..100).for_each(|key| planner.insert(key, 1));
+    for key in 0..100 {
+        assert_eq!(planner.next(epoch), Next::Poll(key));
+        planner.give_back();
+    }
+    assert!(matches!(planner.next(epoch), Next::WaitUntil(_)));
+}
+
+#[test]
+fn a_lookup_of_the_past_counts_from_when_it_was_made() {
+    let epoch = Instant::now();
+    let at = |seconds| epoch + Duration::from_secs(seconds);
+    let mut planner = Planner::new(limits(20.0), epoch);
+    planner.insert(1, 1);
+    assert_eq!(planner.next(at(1000)), Next::Poll(1));
+    // It found an answer of half a minute ago.
+    planner.give_back();
+    planner.observed(1, [], at(970));
+    assert!(matches!(planner.next(at(1029)), Next::WaitUntil(_)));
+    let next = polls(&mut planner, epoch, 1030.0, 1037.0);
+    assert_eq!(next.len(), 1, "{next:?}");
+}
+
+#[test]
+fn a_budget_that_changes_each_second_is_kept() {
+    let epoch = Instant::now();
+    let mut planner = Planner::new(limits(5.0), epoch);
+    (0..5000).for_each(|key| planner.insert(key, 1));
+    let mut made = 0;
+    for second in 0..100_u32 {
+        let budget = if second % 2 == 0 { 5.0 } else { 5.5 };
+        planner.set_budget(budget, epoch + Duration::from_secs(second.into()));
+        made += polls(&mut planner, epoch, second.into(), f64::from(second) + 1.0).len();
+    }
+    assert!((515..=530).contains(&made), "{made}");
+}
+
+#[test]
+fn a_channel_is_polled_until_the_last_watch_of_the_last_caller_has_ended() {
+    let epoch = Instant::now();
+    for callers in [[1, 1, 1], [1, 1, 2], [1, 2, 1], [2, 1, 1], [1, 2, 3]] {
+        let mut planner = Planner::new(limits(20.0), epoch);
+        for caller in callers {
+            planner.insert(1, caller);
+        }
+        for caller in callers {
+            assert_eq!(planner.len(), 1, "{callers:?}");
+            planner.remove(1, 9);
+            planner.remove(1, caller);
+        }
+        assert!(planner.is_empty(), "{callers:?}");
+        assert!(planner.callers.is_empty(), "{callers:?}");
+    }
+}

@@ -1,0 +1,104 @@
+//! How many lookups a second polls of watched channels may be planned with: what callers have left of the rate lately.
+
+use std::time::Instant;
+
+use super::{Class, Dispatcher, admission::SLOTS_IN_USE, dispatcher::seconds, token_bucket::TokenBucket};
+
+/// What callers take is averaged over about as many seconds: less, and a batch of a hundred would look like a new load; more, and polls
+/// would be planned for long with what callers take by now.
+const AVERAGED_OVER: f64 = 10.0;
+
+/// Polls in line are planned to be gone within as many seconds: as long as a lookup may wait by default.
+const DRAINED_WITHIN: f64 = 5.0;
+
+/// What others than polls take of the rate, averaged.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Lookups a second.
+    taken: f64,
+    /// How many they were in all, when that was last counted.
+    counted: u64,
+    counted_at: u64,
+}
+
+impl Room {
+    /// Takes in that others have taken so many lookups in all by `now`, in nanoseconds.
+    #[expect(clippy::cast_precision_loss, reason = "an average")]
+    fn count(&mut self, taken: u64, now: u64) {
+        let passed = seconds(now.saturating_sub(self.counted_at));
+        if passed <= 0.0 {
+            return;
+        }
+        let rate = taken.saturating_sub(self.counted) as f64 / passed;
+        let weight = 1.0 - (-passed / AVERAGED_OVER).exp();
+        self.taken += weight * (rate - self.taken);
+        (self.counted, self.counted_at) = (taken, now);
+    }
+}
+
+/// What is left of `capacity` for polls, of which so many are in line: never less than their share. All are lookups a second.
+fn left(capacity: f64, taken: f64, queued: u32) -> f64 {
+    let backlog = f64::from(queued) / DRAINED_WITHIN;
+    (capacity - taken - backlog).max(Class::Poll.share() * capacity)
+}
+
+impl<T> Dispatcher<T> {
+    /// How many polls a second there is room for just now: the rate, or what the slots let through, less what callers' lookups and
+    /// second attempts took lately; never less than the share of polls. `None` without a rate: then there is room for all. To be asked
+    /// every second or so.
+    pub fn room_for_polls(&mut self, now: Instant) -> Option<f64> {
+        let now = self.nanos(now);
+        let taken = Class::ALL.iter().map(|class| {
+            let counters = &self.counters[*class as usize];
+            let used = if *class == Class::Poll {
+                0
+            } else {
+                counters.started.saturating_sub(counters.returned)
+            };
+            used + counters.retried
+        });
+        self.room.count(taken.sum(), now);
+        let rate = self.bucket.as_ref().map(TokenBucket::rate)?;
+        let capacity = rate.min(SLOTS_IN_USE * self.fetches.rate(now));
+        let queued = self.line.queued_of(Class::Poll as usize);
+        Some(left(capacity, self.room.taken, queued))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn is_near(left: f64, expected: f64) -> bool {
+        (left - expected).abs() < 0.02 * expected
+    }
+
+    #[test]
+    fn what_callers_take_is_averaged_over_seconds() {
+        let mut room = Room::default();
+        for second in 1..=60 {
+            room.count(6 * second, second * SECOND);
+        }
+        assert!(is_near(room.taken, 6.0), "{}", room.taken);
+        // Asked late, it has missed nothing; a batch counts for what it is in a quarter of a minute.
+        room.count(6 * 120, 120 * SECOND);
+        assert!(is_near(room.taken, 6.0), "{}", room.taken);
+        room.count(6 * 121 + 100, 121 * SECOND);
+        assert!((10.0..20.0).contains(&room.taken), "{}", room.taken);
+        for second in 122..=180 {
+            room.count(6 * 121 + 100, second * SECOND);
+        }
+        assert!(room.taken < 0.1, "{}", room.taken);
+    }
+
+    #[test]
+    fn polls_get_what_is_left_less_what_waits_and_never_less_than_their_share() {
+        assert!(is_near(left(20.0, 0.0, 0), 20.0));
+        assert!(is_near(left(20.0, 6.0, 0), 14.0));
+        assert!(is_near(left(20.0, 6.0, 20), 10.0));
+        assert!(is_near(left(20.0, 19.0, 0), 5.0));
+        assert!(is_near(left(20.0, 0.0, 1000), 5.0));
+    }
+}
