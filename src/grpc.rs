@@ -193,6 +193,7 @@ where
             });
         }
         if method == Method::WatchLatestVideo {
+            request.extensions_mut().insert(self.peer);
             let mut grpc = Grpc::new(WatchCodec).max_decoding_message_size(self.limits.message_bytes);
             return Box::pin(async move {
                 let watch = service_fn(|request| service.watch_latest_video(request));

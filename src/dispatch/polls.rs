@@ -1,7 +1,8 @@
 //! When each watched channel is polled: as often as its uploads are worth, within a budget.
 //!
 //! Intervals follow the square-root rule (`polls/spread.rs`) over upload rates that the feeds' own dates tell (`polls/upload_rate.rs`).
-//! A caller's weight is one, divided among the channels that it watches: who watches ten thousand does not slow down who watches ten.
+//! A channel's weight is 1/n² for each caller that watches it among n: so each caller gets the same part of the budget, whatever n is,
+//! and who watches ten thousand channels does not slow down who watches ten.
 //! A channel takes some 170 bytes, and each watch of it 8 if they are of several callers; a poll costs O(log n), and all intervals are settled
 //! anew once a second if anything has changed.
 
@@ -74,6 +75,8 @@ pub struct Planner<K> {
     /// When that has to be made anew; `None` while nothing has changed.
     stale_at: Option<u64>,
     settled: u64,
+    /// A caller watches twice as many channels as when they were weighed.
+    reweigh: bool,
     /// How much the agenda's clock is ahead.
     ahead: i64,
     /// Channels that were polled, by when they are to be looked at by that clock.
@@ -110,6 +113,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             histogram,
             spread,
             stale_at: None,
+            reweigh: false,
             settled: 0,
             ahead: 0,
             agenda: BTreeSet::new(),
@@ -133,12 +137,14 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         let turn = self.turn;
         let of = self.callers.entry(caller).or_default();
         of.watches += 1;
-        let weight = f64::from(of.watches).recip();
+        let weight = weight(1, of.watches);
+        // What its channels weighed before is far too much by now.
+        self.reweigh |= of.watches.is_power_of_two();
         if let Some(index) = self.indices.get(&key).copied() {
             if let Some(channel) = &mut self.channels[index as usize] {
                 channel.callers.add(caller);
-                channel.weight += weight;
             }
+            self.add_up_weight(index);
             self.weigh(index);
             return;
         }
@@ -182,13 +188,13 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             return;
         };
         if let Some(of) = self.callers.get_mut(&caller) {
-            channel.weight -= f64::from(of.watches).recip();
             of.watches -= 1;
             if of.watches == 0 {
                 self.callers.remove(&caller);
             }
         }
         if left > 0 {
+            self.add_up_weight(index);
             self.weigh(index);
             return;
         }
@@ -311,7 +317,20 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     /// Settles all intervals anew, if it is time.
     fn settle(&mut self, now: u64) {
         if self.stale_at.is_some_and(|stale_at| stale_at <= now) {
+            let all = 0..u32::try_from(self.channels.len()).unwrap_or(u32::MAX);
+            let reweigh = std::mem::take(&mut self.reweigh);
+            if reweigh {
+                for index in all.clone() {
+                    self.add_up_weight(index);
+                    self.weigh(index);
+                }
+            }
             self.spread = spread(&self.histogram, &self.limits);
+            if reweigh {
+                for index in all {
+                    self.replan(index, now);
+                }
+            }
             self.stale_at = None;
             self.settled = now;
         }
@@ -335,6 +354,11 @@ impl Limits {
         let every = self.every.as_secs_f64().max(0.001);
         (every, self.at_most.as_secs_f64().max(every))
     }
+}
+
+/// What so many of a caller's `all` watches give to the channel that they are of.
+fn weight(watches: u32, all: u32) -> f64 {
+    (f64::from(watches) / f64::from(all)).powi(2)
 }
 
 fn spread(histogram: &Histogram, limits: &Limits) -> Spread {

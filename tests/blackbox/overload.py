@@ -411,7 +411,7 @@ def refused_calls_touch_no_store(bench):
                 end
                 return endless .. ' ' .. longest"""
             # Made-up channels begin with this.
-            made_up = f"{MADE_UP:021}"[:14]
+            made_up = f"UC{MADE_UP:021}"[:16]
             endless, longest = map(int, redis.cli("eval", script, 0, made_up).split())
             expect(endless == 0 and longest <= 900, f"{endless} keys without a TTL, the longest is {longest} s")
             expect(max(seen.cold) < 2 and not seen.failures, f"the bystander: {seen}, {seen.failures[:3]}")

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, hash::Hash};
 
-use super::{Channel, Next, Planner, SECOND};
+use super::{Channel, Next, Planner, SECOND, weight};
 
 /// A channel that waits for longer is looked at again after this time: its interval may have become shorter.
 const LOOKED_AT_EVERY: u64 = 120 * SECOND;
@@ -126,12 +126,21 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         }
     }
 
+    /// Puts a channel that was looked up where it belongs on the agenda.
+    pub(super) fn replan(&mut self, index: u32, now: u64) {
+        let channel = self.channels[index as usize].as_ref();
+        if channel.is_some_and(|channel| channel.looked_up.is_some()) {
+            let wanted = self.weigh(index);
+            self.put(index, wanted, now);
+        }
+    }
+
     /// Takes in how many channels its callers watch by now.
     pub(super) fn add_up_weight(&mut self, index: u32) {
         if let Some(channel) = &mut self.channels[index as usize] {
             let weights = channel.callers.iter().map(|(caller, watches)| {
                 let all = self.callers.get(&caller).map_or(1, |of| of.watches);
-                f64::from(watches) / f64::from(all)
+                weight(watches, all)
             });
             channel.weight = weights.sum();
         }
