@@ -1,126 +1,147 @@
-//! What operators, their machines and curl ask over HTTP/1.1: a status page, probes, metrics, and answers as JSON.
+//! What operators and their machines ask over HTTP/1.1: a status page, probes, metrics.
 
 mod busy;
+mod host;
+mod scrape;
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Json, Router,
-    extract::{Path, Query},
-    http::{HeaderMap, StatusCode, header},
-    response::{Html, IntoResponse},
+    Json, Router,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn_with_state, map_response},
+    response::{Html, IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use prometheus_client::{encoding::text, registry::Registry};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use prometheus_client::registry::Registry;
+use ring::digest::{SHA256, digest};
 use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
 
-use self::busy::Busy;
+use self::{busy::Busy, scrape::Scrape};
 use crate::{
-    accept::accept,
-    grpc::{Http, Peer},
+    api,
+    grpc::{Callers, Http},
+    http1::{self, Limits, Port},
     latest::Latest,
-    lifecycle::{Stage, Stages},
+    lifecycle::Stages,
 };
 
 /// What is told.
 pub struct Told {
     /// What goes on.
     pub latest: Arc<Latest>,
-    /// Answers.
-    pub http: Http,
+    /// Who asks.
+    pub callers: Arc<Callers>,
+    /// Answers, if they are given here.
+    pub http: Option<Arc<Http>>,
     /// Metrics.
     pub registry: Registry,
     /// Whether calls are taken.
     pub stages: Stages,
+    /// What the port may be called, beside addresses and `localhost`.
+    pub names: Arc<[String]>,
 }
-
-/// What OpenMetrics calls itself.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The most that may be connected: operators' machines are few, and need none of the connections that callers need.
-pub const CONNECTIONS: usize = 32;
+pub const CONNECTIONS: usize = 64;
 
-/// How long a peer may be silent before its request is complete.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Requests for the API that may be answered at once. Those can take long; the other places are for probes and metrics.
+const LOOKUPS: usize = 16;
 
-/// Nothing of the page comes from anywhere else, and nothing of it goes anywhere.
-const PAGE_MAY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
-                        connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const LIMITS: Limits = Limits {
+    connections: CONNECTIONS,
+    handshake: Duration::from_secs(10),
+    read: Duration::from_secs(10),
+    write: Duration::from_secs(10),
+    age: Duration::from_mins(5),
+    linger: Duration::from_secs(40),
+};
 
-const NO_SUCH_PAGE: &str = "no such page; there are /, /livez, /readyz, /metrics, /busy and \
-                            /v1/channels/{channel_id}/latest-video?kind=&max_age=\n";
+const PAGE: &str = include_str!("admin/page.html");
 
-fn router(latest: Arc<Latest>, http: Arc<Http>, registry: Registry, stages: Stages) -> Router {
-    let registry = Arc::new(registry);
-    let busy = Arc::new(Busy::new(Arc::clone(&latest)));
-    let answer = move |Extension(peer): Extension<Peer>,
-                       Path(channel): Path<String>,
-                       Query(parameters): Query<Vec<(String, String)>>,
-                       headers: HeaderMap| async move {
-        http.latest_video(peer, &headers, channel, parameters).await
-    };
-    let page = (
-        [(header::CONTENT_SECURITY_POLICY, PAGE_MAY)],
-        Html(include_str!("admin/page.html")),
-    );
-    Router::new()
-        .route("/", get(|| async { page }))
-        .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(move || async move { ready(&stages) }))
-        .route(
-            "/metrics",
-            get(move || async move { metrics(&latest, &registry).await }),
+const NO_SUCH_PAGE: &str = "no such page; there are /, /livez, /readyz, /metrics and /busy. Answers as JSON are served by --http-listen\n";
+
+const NOT_OUR_NAME: &str =
+    "this port answers to IP addresses, to localhost, and to the names in --admin-host\n";
+
+/// What the page may do: run its own style and script, known by their hashes, and ask this port. Nothing of it comes from anywhere
+/// else, and nothing of it goes anywhere.
+fn page_policy() -> String {
+    let source = |element: &str| {
+        let (open, close) = (format!("<{element}>"), format!("</{element}>"));
+        let text = PAGE
+            .split_once(&open)
+            .and_then(|(_, rest)| rest.split_once(&close));
+        let text = text.map_or("", |(text, _)| text);
+        format!(
+            "'sha256-{}'",
+            BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes()))
         )
-        .route("/busy", get(move || async move { Json(busy.tell().await) }))
-        .route("/v1/channels/{channel_id}/latest-video", get(answer))
-        .fallback((StatusCode::NOT_FOUND, NO_SUCH_PAGE))
+    };
+    format!(
+        "default-src 'none'; script-src {}; style-src {}; img-src data:; connect-src 'self'; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
+        source("script"),
+        source("style")
+    )
 }
 
-/// Serves all that, for ever.
-pub async fn serve(listener: TcpListener, told: Told) {
+fn router(told: Told) -> Router {
     let Told {
         latest,
         http,
         registry,
         stages,
+        names,
+        ..
     } = told;
-    let callers = Arc::new(http);
-    let router = router(latest, Arc::clone(&callers), registry, stages);
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let stream = accept(&listener).await;
-        let peer = callers.peer(stream.peer_addr().ok().map(|address| address.ip()));
-        let service = TowerToHyperService::new(router.clone().layer(Extension(peer)));
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        // Owns one connection. Ended by its peer, or its silence.
-        tokio::spawn(async move {
-            // How it ends is the peer's business.
-            let _ = connection.await;
-            drop(place);
-        });
+    let scrape = Arc::new(Scrape::new(Arc::clone(&latest), registry));
+    let busy = Arc::new(Busy::new(latest));
+    let page = ([(header::CONTENT_SECURITY_POLICY, page_policy())], Html(PAGE));
+    let ours = Router::new()
+        .route("/", get(|| async { page }))
+        .route("/metrics", get(move || async move { scrape.metrics().await }))
+        .route("/busy", get(move || async move { Json(busy.tell().await) }));
+    let ours = match http {
+        Some(http) => ours.merge(api::latest_video(
+            http,
+            Arc::new(Semaphore::new(LOOKUPS)),
+            LOOKUPS,
+        )),
+        None => ours,
+    };
+    ours.fallback((StatusCode::NOT_FOUND, NO_SUCH_PAGE))
+        .layer(from_fn_with_state(names, only_ours))
+        // Not these: they say nothing to anybody, and a load balancer may know us by any name.
+        .merge(api::probes(stages))
+        .layer(map_response(async |mut response: Response| {
+            let nosniff = HeaderValue::from_static("nosniff");
+            response
+                .headers_mut()
+                .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+            response
+        }))
+}
+
+async fn only_ours(State(names): State<Arc<[String]>>, request: Request, next: Next) -> Response {
+    if host::is_ours(request.uri(), request.headers(), &names) {
+        next.run(request).await
+    } else {
+        (StatusCode::MISDIRECTED_REQUEST, NOT_OUR_NAME).into_response()
     }
 }
 
-fn ready(stages: &Stages) -> (StatusCode, &'static str) {
-    match *stages.borrow() {
-        Stage::Serving => (StatusCode::OK, "ready\n"),
-        Stage::Draining | Stage::Closing => (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
-    }
-}
-
-async fn metrics(latest: &Latest, registry: &Registry) -> impl IntoResponse + use<> {
-    latest.tidy().await;
-    let mut text = String::new();
-    match text::encode(&mut text, registry) {
-        Ok(()) => Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text)),
-        Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
-    }
+/// Serves all that, for ever.
+pub async fn serve(listener: TcpListener, told: Told) {
+    let port = Port {
+        listener,
+        tls: None,
+        limits: LIMITS,
+        closing: CancellationToken::new(),
+    };
+    let callers = Arc::clone(&told.callers);
+    http1::serve(port, router(told), callers).await;
 }

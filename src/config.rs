@@ -51,6 +51,10 @@ pub struct Config {
     pub caller_header: Option<HeaderName>,
     /// What connections may take.
     pub connections: Connections,
+    /// Open connections of the port for JSON.
+    pub http_connections: NonZeroUsize,
+    /// What the admin port may be called, beside addresses and `localhost`: names without a port.
+    pub admin_names: Vec<String>,
     /// Whose pages may call from a browser, by gRPC-Web, if any may.
     pub grpc_web: Option<Origins>,
     /// Serving threads.
@@ -141,6 +145,28 @@ fn origin(text: &str) -> Result<HeaderValue, BadOrigin> {
         return Err(bad());
     }
     origin.parse().map_err(|_| bad())
+}
+
+/// Open connections of the port for JSON, by default.
+pub const HTTP_CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
+
+/// A text is not the name of a host.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no host name; expected a name without a port, such as plaque.example")]
+pub struct BadHost(String);
+
+/// Parses the name of a host, as it is in the header `Host` without its port. A dot at its end is not part of it.
+///
+/// # Errors
+///
+/// If it has another character than letters, digits, hyphens, underscores and dots, or none.
+pub fn host_name(text: &str) -> Result<String, BadHost> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let may_be = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if name.is_empty() || !name.bytes().all(may_be) {
+        return Err(BadHost(text.into()));
+    }
+    Ok(name.into())
 }
 
 /// What connections may take of a server.

@@ -25,6 +25,11 @@ pub mod grpc;
 pub mod lifecycle;
 pub mod proto;
 
+mod api;
+pub mod tls;
+
+mod http1;
+
 pub mod admin;
 pub mod config;
 pub mod server;

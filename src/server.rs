@@ -8,7 +8,6 @@ mod calls;
 mod connection;
 mod load;
 mod span;
-pub mod tls;
 mod turn;
 mod web;
 mod workers;
@@ -25,15 +24,17 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{connection::Context, load::Load, tls::Tls, workers::Workers};
+use self::{connection::Context, load::Load, workers::Workers};
 use crate::{
     accept::accept,
     admin::{self, Told},
+    api,
     config::{Config, Connections},
     grpc::{self, Tally},
     latest::Latest,
     lifecycle::Stage,
     store::Store,
+    tls::Tls,
     upstream::Upstream,
 };
 
@@ -45,7 +46,9 @@ const STORE_LIMIT: Duration = Duration::from_secs(3);
 pub struct Listeners {
     /// gRPC.
     pub grpc: TcpListener,
-    /// TLS on the former.
+    /// Answers as JSON. Without it they are given on `admin`, unless clients have to show a certificate.
+    pub http: Option<TcpListener>,
+    /// TLS on the former two.
     pub tls: Option<Arc<Tls>>,
     /// Metrics and probes.
     pub admin: Option<TcpListener>,
@@ -142,30 +145,29 @@ pub async fn run(
         load: Arc::clone(&load),
         max_connections: config.connections.at_once.get(),
     };
-    let mut registry = Registry::default();
-    grpc::register(tallies, &mut registry);
-    let own = registry.sub_registry_with_prefix("plaque");
-    own.register(
-        "build",
-        "What runs",
-        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
-    );
-    load.register(own);
-    Load::register_limits(config, own);
-    latest.register(own);
-    upstream.register(own);
+    let registry = registry(config, tallies, &load, &latest, &*upstream);
+    let http = Arc::new(grpc::Http::new(
+        Arc::clone(&latest),
+        config.latest.policy,
+        config.calls,
+        Arc::clone(&callers),
+        by_http,
+    ));
+    let knows_clients = listeners.tls.as_ref().is_some_and(|tls| tls.knows_clients());
     let told = Told {
-        http: grpc::Http::new(
-            Arc::clone(&latest),
-            config.latest.policy,
-            config.calls,
-            Arc::clone(&callers),
-            by_http,
-        ),
+        http: (listeners.http.is_none() && !knows_clients).then(|| Arc::clone(&http)),
         latest: Arc::clone(&latest),
+        callers: Arc::clone(&callers),
         registry,
-        stages,
+        stages: stages.clone(),
+        names: config.admin_names.as_slice().into(),
     };
+    let json = listeners.http.map(|listener| {
+        let tls = listeners.tls.clone();
+        let port = api::port(listener, tls, config, draining.clone());
+        // Owns the port and its connections. Ended by the drain, or with the time for that.
+        tokio::spawn(api::serve(port, http, callers, stages, config.drain.timeout))
+    });
     let admin = listeners.admin.map(|listener| {
         // Owns the probes and metrics. Ended below, when there is nothing left to tell.
         tokio::spawn(admin::serve(listener, told))
@@ -185,12 +187,39 @@ pub async fn run(
     let workers = acceptor.close(listener).await;
     stage.send_replace(Stage::Closing);
     latest.close();
-    let cut_off = workers.drain(config.drain.timeout).await;
+    let mut cut_off = workers.drain(config.drain.timeout).await;
+    if let Some(json) = json {
+        // It has drained meanwhile.
+        cut_off += json.await.unwrap_or(0);
+    }
     latest.close_store(STORE_LIMIT).await;
     if let Some(admin) = admin {
         admin.abort();
     }
     Ok(Drained { cut_off })
+}
+
+/// All that is counted.
+fn registry(
+    config: &Config,
+    tallies: Vec<Arc<Tally>>,
+    load: &Load,
+    latest: &Arc<Latest>,
+    upstream: &dyn Upstream,
+) -> Registry {
+    let mut registry = Registry::default();
+    grpc::register(tallies, &mut registry);
+    let own = registry.sub_registry_with_prefix("plaque");
+    own.register(
+        "build",
+        "What runs",
+        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+    );
+    load.register(own);
+    Load::register_limits(config, own);
+    latest.register(own);
+    upstream.register(own);
+    registry
 }
 
 /// Serves one connection that was made already, over any stream: one in memory, for example. Returns when it has ended.

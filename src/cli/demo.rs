@@ -29,7 +29,7 @@ use super::{
     values,
 };
 use crate::{
-    config::{Config, Connections, Drain},
+    config::{Config, Connections, Drain, HTTP_CONNECTIONS},
     grpc,
     latest::{Policy, Settings},
     origin::{self, Lookup, Origin},
@@ -173,6 +173,8 @@ impl Stage {
             calls: grpc::Limits::default(),
             caller_header: None,
             connections: Connections::default(),
+            http_connections: HTTP_CONNECTIONS,
+            admin_names: vec![],
             workers: cores(),
             grpc_web: None,
             store: None,
@@ -184,6 +186,7 @@ impl Stage {
         let sources = Sources::from(Buggy(YouTube::new(config.upstream.clone())?));
         let listeners = Listeners {
             grpc: listen(config.listen, "--listen").await?,
+            http: None,
             tls: None,
             admin: None,
         };

@@ -23,18 +23,20 @@ use super::{Outcome, Unusable};
 use crate::{
     admin,
     config::{self, Config},
-    server::{self, Drained, Listeners, Sources, tls::Tls},
+    server::{self, Drained, Listeners, Sources},
     store::{
         Store,
         file::{Ages, File},
         redis::Redis,
     },
     telemetry::{self, Format, Telemetry},
+    tls::Tls,
     youtube::YouTube,
 };
 
-/// Files that may be open beside connections and lookups: listeners, event loops, operators' connections.
-const OTHER_FILES: usize = 32 + admin::CONNECTIONS;
+/// Files that may be open beside connections and lookups: listeners, event loops, operators' connections, and as many of these that
+/// are shed.
+const OTHER_FILES: usize = 32 + 2 * admin::CONNECTIONS;
 
 /// Where probes and metrics are by default.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3780);
@@ -54,13 +56,13 @@ pub(super) fn run(args: &Args) -> Outcome {
     let files = args.tls_files();
     let tls = files.map(Tls::load).transpose();
     let tls = tls.map_err(|error| format!("--tls-cert, --tls-key, --tls-client-ca: {error}"))?;
-    leave_files_for_lookups(&mut config);
+    leave_files_for_lookups(&mut config, args.http_listen.is_some());
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(UPSTREAM_THREADS)
         .thread_name("upstream")
         .enable_all()
         .build()?;
-    let drained = runtime.block_on(serve(&config, args.admin_listen, tls.map(Arc::new)));
+    let drained = runtime.block_on(serve(&config, args, tls.map(Arc::new)));
     // Lookups whose callers are all gone need not be waited for. They end here, and with them their spans.
     runtime.shutdown_timeout(LOOKUPS_END);
     drop(telemetry);
@@ -79,13 +81,17 @@ pub(super) fn run(args: &Args) -> Outcome {
 
 async fn serve(
     config: &Config,
-    admin: Option<SocketAddr>,
+    args: &Args,
     tls: Option<Arc<Tls>>,
 ) -> Result<Drained, Box<dyn std::error::Error>> {
     let youtube = YouTube::new(config.upstream.clone())?;
     let listeners = Listeners {
         grpc: listen(config.listen, "--listen").await?,
-        admin: listen_for_admins(admin).await?,
+        http: match args.http_listen {
+            Some(address) => Some(listen(address, "--http-listen").await?),
+            None => None,
+        },
+        admin: listen_for_admins(args.admin_listen).await?,
         tls,
     };
     let store = match &config.store {
@@ -117,7 +123,7 @@ async fn open_store(store: &config::Store, unknown_age: Duration) -> Result<Arc<
 
 /// Every connection is an open file, and the usual soft limit is for programs that have few. Callers must not use up what lookups
 /// need.
-fn leave_files_for_lookups(config: &mut Config) {
+fn leave_files_for_lookups(config: &mut Config, http: bool) {
     let may_be_open = match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
         Err(error) => {
@@ -125,7 +131,13 @@ fn leave_files_for_lookups(config: &mut Config) {
             return;
         }
     };
-    let others = OTHER_FILES + config.upstream.pace.concurrency.get();
+    // Those that are shed may be open a moment longer.
+    let http = if http {
+        2 * config.http_connections.get()
+    } else {
+        0
+    };
+    let others = OTHER_FILES + http + config.upstream.pace.concurrency.get();
     let left = may_be_open
         .saturating_sub(others)
         .try_into()
@@ -173,12 +185,21 @@ async fn listen_for_admins(address: Option<SocketAddr>) -> Result<Option<TcpList
 fn announce(listeners: &Listeners) -> io::Result<()> {
     let address = listeners.grpc.local_addr()?;
     let version = env!("CARGO_PKG_VERSION");
-    let secured = if listeners.tls.is_some() { " with TLS" } else { "" };
+    let (secured, scheme) = match listeners.tls {
+        Some(_) => (" with TLS", "https"),
+        None => ("", "http"),
+    };
     let mut lines = vec![format!("plaque {version} serves gRPC on {address}{secured}")];
     if let Some(admin) = &listeners.admin {
         let admin = admin.local_addr()?;
         lines.push(format!(
             "admin: http://{admin}/metrics, /livez, /readyz; a page to look at: http://{admin}/"
+        ));
+    }
+    if let Some(http) = &listeners.http {
+        let http = http.local_addr()?;
+        lines.push(format!(
+            "answers as JSON: {scheme}://{http}/v1/channels/{EXAMPLE}/latest-video"
         ));
     }
     if listeners.tls.is_none() {

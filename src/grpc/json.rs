@@ -1,6 +1,6 @@
 //! The same answers over HTTP, as canonical protobuf JSON: for curl and whoever has no gRPC.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::time::{Instant, timeout};
@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 
 use super::{Callers, Limits, Peer, Service, Tally, cache_status, convert, status};
 use crate::{
-    latest::{Answer, Latest, LookupError, Policy, Reply},
+    latest::{Answer, Latest, LookupError, OVERLOAD_PAUSE, Policy, Reply},
     proto::{self, v1},
 };
 
@@ -42,10 +42,13 @@ impl Http {
         }
     }
 
-    /// The peer of a new connection.
+    /// The answer to one request more than the `limit` that may be in progress.
     #[must_use]
-    pub fn peer(&self, address: Option<IpAddr>) -> Peer {
-        self.service.callers.peer(address)
+    pub fn too_many(&self, limit: usize) -> Response<String> {
+        refused(&status::from(
+            &LookupError::TooManyCalls(limit),
+            Some(OVERLOAD_PAUSE),
+        ))
     }
 
     /// The newest upload of the channel `channel_id`, for a caller that is known by its connection and its request's headers. `parameters` are the

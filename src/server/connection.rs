@@ -23,7 +23,6 @@ use tower_http::cors::CorsLayer;
 use super::{
     calls::{Activity, Calls},
     load::{Counted, End, Load},
-    tls::Tls,
     turn::{Begun, poll_connection},
     web,
 };
@@ -31,6 +30,7 @@ use crate::{
     config::Connections,
     grpc::{self, Tally},
     latest::jittered,
+    tls::{Protocol, Tls},
 };
 
 /// What every HTTP/2 client says first is so long.
@@ -82,7 +82,7 @@ impl Context {
         let Some(tls) = &self.tls else {
             return self.converse(stream, peer, deadline).await;
         };
-        let handshake = timeout_at(deadline, tls.accept(stream));
+        let handshake = timeout_at(deadline, tls.accept(stream, Protocol::Grpc));
         tokio::select! {
             shaken = handshake => match shaken {
                 Ok(Ok(stream)) => self.converse(stream, peer, deadline).await,

@@ -6,10 +6,13 @@ Needs h2spec in PATH. During each attack a well-behaved client calls over a conn
 """
 
 import copy
+import errno
+import http.client
 import itertools
 import os
 import random
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -26,7 +29,7 @@ import h2
 from h2 import END_HEADERS, END_STREAM, ErrorCode, Kind, Setting
 from support import (
     KURZGESAGT, SCISHOW, Answer, Bench, Stopwatch, Suite, batch_request, expect, expect_a_hint_when_to_retry, expect_equal,
-    expect_error, expect_in, expect_ok, made_up_channel, request, run, services, wait_until, watch_request,
+    expect_error, expect_in, expect_ok, made_up_channel, make_certificate, request, run, services, wait_until, watch_request,
 )
 
 StatusCode = grpc.StatusCode
@@ -655,7 +658,7 @@ def few_file_descriptors(bench, count):
 
 @suite.check
 def running_out_of_file_descriptors_harms_no_open_connection(bench):
-    with few_file_descriptors(bench, 150) as limited, under_attack(limited, synthesise=True) as scene:
+    with few_file_descriptors(bench, 250) as limited, under_attack(limited, synthesise=True) as scene:
         first = [scene.connect() for _ in range(4)]
         for connection in first:
             scene.expect_still_served(connection)
@@ -844,6 +847,160 @@ def h2spec_finds_nothing_new(bench):
     expect(len(cases) >= 146, f"h2spec ran {len(cases)} cases only")
     better = sorted(title for title in TRIAGED - missed)
     return f"{len(cases) - len(missed)} of {len(cases)} passed" + (f", among them triaged ones: {better}" if better else "")
+
+
+# The ports that speak HTTP/1.1
+
+
+def asked(path):
+    return f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()
+
+
+def json_path(channel_id):
+    return f"/v1/channels/{channel_id}/latest-video"
+
+
+# What each peer sends, of a path that is answered at once and one that is not.
+HTTP_PEERS = {
+    "say nothing": lambda quick, slow: b"",
+    "send half a request": lambda quick, slow: asked(quick)[:-2] + b"x-half: ",
+    "read no answer": lambda quick, slow: asked(quick) * 400,
+    "wait for a lookup": lambda quick, slow: asked(slow),
+}
+
+
+class HttpPeers:
+    """A hundred peers of one kind. Who is sent away comes again at once."""
+
+    def __init__(self, address, message, reads):
+        self.address, self.message, self.reads = address, message, reads
+        self.peers = [None] * 100
+        self.connected, self.heard = 0, Counter()
+        self.leaving = threading.Event()
+        self.thread = threading.Thread(target=self.stay, daemon=True)
+
+    def stay(self):
+        while not self.leaving.wait(0.005):
+            for place, peer in enumerate(self.peers):
+                if peer is None or self.is_gone(peer):
+                    self.peers[place] = self.come()
+
+    def come(self):
+        peer = socket.socket()
+        peer.setblocking(False)
+        peer.connect_ex(self.address)
+        self.connected += 1
+        return [peer, self.message]
+
+    def is_gone(self, peer):
+        connection, left = peer
+        try:
+            if left:
+                # Who reads no answer asks for more.
+                peer[1] = left[connection.send(left):] or (b"" if self.reads else self.message)
+            if self.reads:
+                answer = connection.recv(1 << 16)
+                if not answer:
+                    connection.close()
+                    return True
+                self.heard[answer[9:12].decode()] += 1
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # not yet
+                connection.close()
+                return True
+        return False
+
+    def __enter__(self):
+        self.thread.start()
+        wait_until(lambda: None not in self.peers, "a hundred have come")
+        return self
+
+    def __exit__(self, *_):
+        self.leaving.set()
+        self.thread.join()
+        for connection, _ in self.peers:
+            connection.close()
+
+
+def http_ports_answer(bench, peers, own_port, seconds=4):
+    """Every probe, and whatever else is answered at once, within a second."""
+    flags = ("--http-listen", "127.0.0.1:0", "--http-max-connections", "64") if own_port else ()
+    with bench.plaque_and_origin(*flags) as (plaque, origin):
+        expect_ok(plaque.ask(KURZGESAGT))
+        origin.control(mode="hang", channels=[SCISHOW])
+        admin = urllib.parse.urlsplit(plaque.admin)
+        attacked = urllib.parse.urlsplit(plaque.http) if own_port else admin
+        probes = [(admin, path) for path in ("/livez", "/readyz", "/metrics")]
+        if own_port:
+            probes += [(attacked, path) for path in ("/livez", "/readyz")]
+        before = plaque.memory_kib()
+        message = HTTP_PEERS[peers](json_path(KURZGESAGT) if own_port else "/metrics", json_path(SCISHOW))
+        with HttpPeers((attacked.hostname, attacked.port), message, reads=peers != "read no answer") as attackers:
+            watch, took = Stopwatch(), []
+            while watch.seconds() < seconds:
+                for port, path in probes:
+                    one = Stopwatch()
+                    expect_equal(f"{path}'s status", status_within(port, path, 1), 200)
+                    took.append(one.seconds())
+                    expect(took[-1] < 1, f"{path} took {took[-1]:.2f} s")
+        growth = (plaque.memory_kib("VmHWM") - before) // 1024
+        expect(growth <= GROWTH, f"the peak of memory is {growth} MiB higher than before")
+    heard = f", {dict(attackers.heard)}" if attackers.heard else ""
+    return (f"{len(took)} probes, the longest {max(took) * 1000:.0f} ms; {attackers.connected} connections of the attackers{heard}; "
+            f"peak memory +{growth} MiB")
+
+
+def status_within(port, path, seconds, headers=None):
+    connection = http.client.HTTPConnection(port.hostname, port.port, timeout=seconds)
+    try:
+        connection.request("GET", path, headers=headers or {})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    except (OSError, http.client.HTTPException) as error:
+        return f"{type(error).__name__} {error}"
+    finally:
+        connection.close()
+
+
+for peers in HTTP_PEERS:
+    suite.add(f"a hundred on the admin port {peers}", http_ports_answer, peers, False)
+    suite.add(f"a hundred on the JSON port {peers}", http_ports_answer, peers, True)
+
+
+@suite.check
+def a_name_that_points_to_the_admin_port_reads_nothing_there(bench):
+    with bench.plaque_and_origin() as (plaque, origin):
+        port = urllib.parse.urlsplit(plaque.admin)
+        rebound = {"host": f"evil.example:{port.port}"}
+        for path in "/", "/metrics", "/busy", json_path(KURZGESAGT):
+            expect_equal(f"the status of {path} by another name", status_within(port, path, 5, rebound), 421)
+        expect_equal("the lookups", origin.lookups(KURZGESAGT), 0)
+        # As the kubelet, Prometheus and browsers ask.
+        for host in f"127.0.0.1:{port.port}", "10.244.0.7:3780", "[::1]:3780", "localhost":
+            expect_equal(f"the status by {host}", status_within(port, "/metrics", 5, {"host": host}), 200)
+
+
+@suite.check
+def nothing_is_looked_up_for_who_has_no_certificate(bench):
+    with tempfile.TemporaryDirectory(prefix="plaque-blackbox-") as folder:
+        certificate, key = make_certificate(Path(folder))
+        flags = "--tls-cert", certificate, "--tls-key", key, "--tls-client-ca", certificate
+        with bench.plaque_and_origin(*flags) as (plaque, origin):
+            port = urllib.parse.urlsplit(plaque.admin)
+            expect_equal("the status of JSON", status_within(port, json_path(KURZGESAGT), 5), 404)
+            expect_equal("the status of a probe", status_within(port, "/livez", 5), 200)
+            expect_equal("the lookups", origin.lookups(), 0)
+        with bench.plaque_and_origin(*flags, "--http-listen", "127.0.0.1:0") as (plaque, origin):
+            expect(plaque.http.startswith("https://"), f"{plaque.http} is not TLS")
+            url = f"{plaque.http}{json_path(KURZGESAGT)}"
+            done = run("curl", "--silent", "--show-error", "--insecure", "--max-time", 5, url)
+            expect(done.returncode != 0 and not done.stdout, f"curl without a certificate got {done.stdout!r}")
+            expect_equal("the lookups", origin.lookups(), 0)
+            done = run("curl", "--silent", "--show-error", "--insecure", "--max-time", 5, "--cert", certificate, "--key", key, url)
+            expect_in("the answer to a client with a certificate", KURZGESAGT, done.stdout)
 
 
 if __name__ == "__main__":

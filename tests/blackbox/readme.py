@@ -112,6 +112,7 @@ def outcome(command, lines, environment, folder):
 
 def check(bench, command, plaque, origin, folder):
     text = command.text.replace("127.0.0.1:3779", plaque.address).replace("http://127.0.0.1:3780", plaque.admin)
+    text = text.replace("http://127.0.0.1:3781", plaque.http).replace("127.0.0.1:3781", "127.0.0.1:0")
     text = text.replace("cargo run --release -- ", "plaque ")
     environment = {
         **ENVIRONMENT,
@@ -134,7 +135,8 @@ def check(bench, command, plaque, origin, folder):
 def every_command_does_what_it_says(bench):
     ci = (REPOSITORY / ".ci" / "run").read_text()
     count = 0
-    with tempfile.TemporaryDirectory(prefix="plaque-readme-") as name, bench.plaque_and_origin() as (plaque, origin):
+    with tempfile.TemporaryDirectory(prefix="plaque-readme-") as name, \
+            bench.plaque_and_origin("--http-listen", "127.0.0.1:0") as (plaque, origin):
         folder = Path(name)
         (folder / "bin").mkdir()
         (folder / "bin" / "plaque").symlink_to(bench.program)

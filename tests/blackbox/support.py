@@ -344,6 +344,8 @@ class Plaque:
         expect(found, f"plaque's first line is {said!r}")
         self.address = found.group(1)
         self.admin = re.search(r"^admin: (http://\S+)/metrics", program.out.read_text(), re.M).group(1)
+        http = re.search(r"^answers as JSON: (https?://[^/]+)/v1/", program.out.read_text(), re.M)
+        self.http = http and http.group(1)
         self.channel = self.connect()
 
     def connect(self, *options):

@@ -305,11 +305,10 @@ async fn callers_of_the_json_api_are_told_apart_as_those_of_grpc_are() {
                 config.upstream.pace.queue = NonZeroUsize::MIN.saturating_add(9);
             })
             .await;
-        let admin = server.admin;
-        // By HTTP: no more than the admin port has room for.
+        let (admin, http) = (server.admin, server.http);
         let greedy = ids(20).into_iter().map(|id| {
             let path = format!("/v1/channels/{id}/latest-video");
-            tokio::spawn(async move { http_get_with(admin, &path, "x-client: greedy\r\n").await })
+            tokio::spawn(async move { http_get_with(http, &path, "x-client: greedy\r\n").await })
         });
         let greedy: Vec<_> = greedy.collect();
         let decided = async |count| {
@@ -325,7 +324,7 @@ async fn callers_of_the_json_api_are_told_apart_as_those_of_grpc_are() {
         soon(decided(20)).await;
         // By either way: a caller has one name.
         let path = format!("/v1/channels/{CHANNEL}/latest-video");
-        let modest = tokio::spawn(async move { http_get_with(admin, &path, "X-Client: modest\r\n").await });
+        let modest = tokio::spawn(async move { http_get_with(http, &path, "X-Client: modest\r\n").await });
         soon(decided(21)).await;
         let mut same = Request::new(request("UCgrpc5678901234567890AA"));
         same.metadata_mut()

@@ -16,12 +16,13 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use plaque::{
-    config::{Config, Connections, Drain},
+    config::{Config, Connections, Drain, HTTP_CONNECTIONS},
     grpc,
     latest::{Policy, Settings},
     origin::{self, Lookup, Origin},
     proto::v1::{GetLatestVideoRequest, GetLatestVideoResponse, latest_video_client::LatestVideoClient},
-    server::{self, Drained, Listeners, ServerError, Sources, tls::Tls},
+    server::{self, Drained, Listeners, ServerError, Sources},
+    tls::Tls,
     upstream::Upstream,
     video::ChannelId,
     youtube::{self, Pace, YouTube},
@@ -132,6 +133,8 @@ impl Fake {
             },
             caller_header: None,
             connections: Connections::default(),
+            http_connections: HTTP_CONNECTIONS,
+            admin_names: vec![],
             workers: NonZeroUsize::MIN.saturating_add(1),
             grpc_web: None,
             store: None,
@@ -184,23 +187,33 @@ pub fn settings() -> Settings {
 pub struct Server {
     pub address: SocketAddr,
     pub admin: SocketAddr,
+    pub http: SocketAddr,
     stop: oneshot::Sender<()>,
     running: JoinHandle<Result<Drained, ServerError>>,
 }
 
 impl Server {
     pub async fn start(config: Config, upstream: Arc<dyn Upstream>) -> Self {
-        Self::start_with(config, upstream, None).await
+        Self::start_with(config, upstream, None, true).await
     }
 
-    pub async fn start_with(config: Config, upstream: Arc<dyn Upstream>, tls: Option<Arc<Tls>>) -> Self {
+    /// With a port for JSON, or without.
+    pub async fn start_with(
+        config: Config,
+        upstream: Arc<dyn Upstream>,
+        tls: Option<Arc<Tls>>,
+        json: bool,
+    ) -> Self {
         let bind = async |address: SocketAddr| TcpListener::bind(address).await.expect("a free port");
         let grpc = bind(config.listen).await;
         let admin = bind((Ipv4Addr::LOCALHOST, 0).into()).await;
+        let http = bind((Ipv4Addr::LOCALHOST, 0).into()).await;
         let address = grpc.local_addr().expect("it is bound");
+        let http_address = http.local_addr().expect("it is bound");
         let admin_address = admin.local_addr().expect("it is bound");
         let listeners = Listeners {
             grpc,
+            http: json.then_some(http),
             tls,
             admin: Some(admin),
         };
@@ -218,6 +231,7 @@ impl Server {
         Self {
             address,
             admin: admin_address,
+            http: http_address,
             stop,
             running,
         }
@@ -326,7 +340,7 @@ pub async fn http_get_whole(address: SocketAddr, path: &str) -> (u16, String, St
 /// The same, with `headers` of its own, each with its line's end.
 pub async fn http_get_with(address: SocketAddr, path: &str, headers: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).await.expect("accepted");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: plaque\r\nconnection: close\r\n{headers}\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut text = String::new();
     stream.read_to_string(&mut text).await.expect("an answer");

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use plaque::server::tls::{Files, Tls};
+use plaque::tls::{Files, Tls};
 use rustls::ClientConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -21,7 +21,7 @@ use crate::{
     pki::{Authority, Identity},
     program::{assert_refused, plaque, plaque_serve},
     raw::{HELLO, PING},
-    support::{CHANNEL, Fake, Server, feed, youtube},
+    support::{CHANNEL, Fake, Server, feed, http_get, youtube},
 };
 
 /// A folder with a server's certificates, which is gone when the test is over.
@@ -75,7 +75,7 @@ impl Drop for Folder {
 async fn serve(fake: &Fake, tls: &Arc<Tls>) -> Server {
     let config = fake.config();
     let youtube = youtube(&config);
-    Server::start_with(config, Arc::new(youtube), Some(Arc::clone(tls))).await
+    Server::start_with(config, Arc::new(youtube), Some(Arc::clone(tls)), true).await
 }
 
 /// A client that trusts `authority`, shows `identity` if it has one, and asks for `alpn`.
@@ -167,6 +167,61 @@ async fn a_client_without_an_acceptable_certificate_is_not_let_in() {
     assert!(!is_let_in(&server, &authority, None).await);
     assert!(!is_let_in(&server, &authority, Some(&others.issue("localhost"))).await);
     assert!(is_let_in(&server, &authority, Some(&clients.issue("localhost"))).await);
+}
+
+/// What the port for JSON answers to this client, if it lets it in.
+async fn json(
+    server: &Server,
+    authority: &Authority,
+    identity: Option<&Identity>,
+    alpn: &[&str],
+) -> Option<String> {
+    let path =
+        format!("GET /v1/channels/{CHANNEL}/latest-video HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let mut stream = connect(server.http, authority, identity, alpn).await.ok()?;
+    stream.write_all(path.as_bytes()).await.ok()?;
+    let mut answer = Vec::new();
+    // That it ends without a closing alert is no matter: the headers tell the length.
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).expect("JSON");
+    answer.lines().next().map(Into::into)
+}
+
+#[tokio::test]
+async fn json_has_the_tls_of_grpc() {
+    let (fake, authority) = (Fake::open(feed).await, Authority::new());
+    let folder = Folder::new(&authority.issue("localhost"), None);
+    let server = serve(&fake, &folder.load()).await;
+    for alpn in [&[][..], &["http/1.1"], &["h2", "http/1.1"]] {
+        let status = json(&server, &authority, None, alpn).await;
+        assert_eq!(status.as_deref(), Some("HTTP/1.1 200 OK"), "{alpn:?}");
+    }
+    assert_eq!(json(&server, &authority, None, &["h2"]).await, None);
+    assert!(is_let_in(&server, &authority, None).await);
+}
+
+#[tokio::test]
+async fn nothing_is_looked_up_for_a_client_without_a_certificate() {
+    let fake = Fake::open(feed).await;
+    let (authority, clients, others) = (Authority::new(), Authority::new(), Authority::new());
+    let folder = Folder::new(&authority.issue("localhost"), Some(&clients));
+    let server = serve(&fake, &folder.load()).await;
+    let other = others.issue("localhost");
+    for stranger in [None, Some(&other)] {
+        assert_eq!(json(&server, &authority, stranger, &["http/1.1"]).await, None);
+    }
+    // Nor by the way of the release before, without a port for JSON.
+    let config = fake.config();
+    let youtube = Arc::new(youtube(&config));
+    let without = Server::start_with(config, youtube, Some(folder.load()), false).await;
+    let (status, _) = http_get(without.admin, &format!("/v1/channels/{CHANNEL}/latest-video")).await;
+    assert_eq!(status, 404);
+    assert_eq!(http_get(without.admin, "/livez").await.0, 200);
+    assert_eq!(fake.lookups(CHANNEL), 0);
+
+    let client = clients.issue("localhost");
+    let status = json(&server, &authority, Some(&client), &["http/1.1"]).await;
+    assert_eq!(status.as_deref(), Some("HTTP/1.1 200 OK"));
 }
 
 #[tokio::test]

@@ -18,9 +18,8 @@ use crate::{
     config::{self, Canary, Config, Connections, Drain, Origins, StoreAddress},
     grpc,
     latest::{Policy, Settings},
-    server::tls,
     store::redis,
-    telemetry,
+    telemetry, tls,
     youtube::{self, Pace},
 };
 
@@ -31,9 +30,23 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_LISTEN", default_value = "127.0.0.1:3779", value_name = "ADDRESS", value_parser = values::socket)]
     listen: SocketAddr,
 
-    /// Where to answer over HTTP/1.1: a status page at /, /metrics, /livez, /readyz, and answers as JSON [default: 127.0.0.1:3780, if nothing listens there]
+    /// Where to answer operators over HTTP/1.1: a status page at /, /metrics, /livez, /readyz [default: 127.0.0.1:3780, if nothing listens there]
     #[arg(long, env = "PLAQUE_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = values::socket)]
     pub(super) admin_listen: Option<SocketAddr>,
+
+    /// Names by which operators may ask there, such as plaque.example: pages that point other names there (DNS rebinding) read nothing. IP addresses
+    /// and localhost need not be named
+    #[arg(long, env = "PLAQUE_ADMIN_HOST", value_name = "NAME", value_delimiter = ',', value_parser = config::host_name)]
+    admin_host: Vec<String>,
+
+    /// Where to answer over HTTP/1.1 as JSON, with TLS and client certificates as for gRPC [default: nowhere; until the next release on --admin-listen,
+    /// unless there is --tls-client-ca]
+    #[arg(long, env = "PLAQUE_HTTP_LISTEN", value_name = "ADDRESS", value_parser = values::socket)]
+    pub(super) http_listen: Option<SocketAddr>,
+
+    /// How many connections may be open there; one more ends the one that was idle longest
+    #[arg(long, env = "PLAQUE_HTTP_MAX_CONNECTIONS", default_value_t = config::HTTP_CONNECTIONS, value_name = "COUNT", value_parser = values::count, requires = "http_listen")]
+    http_max_connections: NonZeroUsize,
 
     /// Where the feeds are; channel_id=… or playlist_id=… is appended
     #[arg(long, env = "PLAQUE_UPSTREAM", default_value = config::YOUTUBE, value_name = "URL", value_parser = config::upstream_url)]
@@ -332,6 +345,8 @@ impl Args {
                 age: unless_zero(self.max_connection_age),
                 ..Connections::default()
             },
+            http_connections: self.http_max_connections,
+            admin_names: self.admin_host.clone(),
             grpc_web: self.grpc_web.then(|| {
                 self.grpc_web_origins
                     .clone()

@@ -13,7 +13,7 @@ use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{ServerSessionMemoryCache, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tokio::{
     net::TcpStream,
@@ -22,14 +22,26 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::{Stream, StreamExt as _, wrappers::IntervalStream};
 
-/// The only protocol that is spoken.
-const ALPN: &[u8] = b"h2";
+/// What HTTP/2 is called in a handshake (ALPN).
+const HTTP2: &[u8] = b"h2";
 
-/// What browsers may say, for gRPC-Web.
+/// What HTTP/1.1 is called.
 const HTTP1: &[u8] = b"http/1.1";
+
+/// What a port speaks behind TLS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Protocol {
+    /// gRPC over HTTP/2, and gRPC-Web over HTTP/1.1 if that is on.
+    Grpc,
+    /// HTTP/1.1 alone.
+    Http1,
+}
 
 /// How often the files are looked at. They change every few weeks, and are valid for a while before and after.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// TLS sessions that are remembered: rustls's own number.
+const SESSIONS: usize = 256;
 
 /// Where the certificates are, all in PEM, and what is spoken behind them.
 #[derive(Clone, Debug)]
@@ -40,7 +52,7 @@ pub struct Files {
     pub key: PathBuf,
     /// The authorities of clients. If there are any, a client has to show a certificate of theirs.
     pub client_ca: Option<PathBuf>,
-    /// Whether clients may ask for HTTP/1.1, too.
+    /// Whether clients of gRPC may ask for HTTP/1.1, too: browsers do, for gRPC-Web.
     pub http1: bool,
 }
 
@@ -79,7 +91,14 @@ pub struct Tls {
 struct Current {
     /// What was read last, good or bad.
     read: Contents,
-    config: Arc<ServerConfig>,
+    configs: Configs,
+}
+
+/// The same certificates for each protocol: only what is agreed upon in the handshake differs.
+#[derive(Debug)]
+struct Configs {
+    grpc: Arc<ServerConfig>,
+    http1: Arc<ServerConfig>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -97,10 +116,10 @@ impl Tls {
     /// If one of them cannot be read, or they cannot be used.
     pub fn load(files: Files) -> Result<Self, TlsError> {
         let read = read(&files)?;
-        let config = configure(&files, &read)?;
+        let configs = configure(&files, &read)?;
         Ok(Self {
             files,
-            current: Mutex::new(Current { read, config }),
+            current: Mutex::new(Current { read, configs }),
         })
     }
 
@@ -115,10 +134,10 @@ impl Tls {
         if self.current.lock().read == read {
             return Ok(false);
         }
-        let config = configure(&self.files, &read);
+        let configs = configure(&self.files, &read);
         let mut current = self.current.lock();
         current.read = read;
-        current.config = config?;
+        current.configs = configs?;
         Ok(true)
     }
 
@@ -135,16 +154,33 @@ impl Tls {
         }
     }
 
-    /// The handshake.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let config = Arc::clone(&self.current.lock().config);
+    /// The handshake, after which `protocol` is spoken.
+    pub(crate) async fn accept(
+        &self,
+        stream: TcpStream,
+        protocol: Protocol,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let config = {
+            let current = self.current.lock();
+            Arc::clone(match protocol {
+                Protocol::Grpc => &current.configs.grpc,
+                Protocol::Http1 => &current.configs.http1,
+            })
+        };
         let stream = TlsAcceptor::from(config).accept(stream).await?;
-        // A client that does not ask for any protocol could mean any.
-        match stream.get_ref().1.alpn_protocol() {
-            Some(ALPN) => Ok(stream),
-            Some(HTTP1) if self.files.http1 => Ok(stream),
-            _ => Err(io::Error::other("the client does not ask for HTTP/2 (ALPN h2)")),
+        match (protocol, stream.get_ref().1.alpn_protocol()) {
+            // Without ALPN it was always HTTP/1.1.
+            (Protocol::Grpc, Some(HTTP2)) | (Protocol::Http1, Some(HTTP1) | None) => Ok(stream),
+            (Protocol::Grpc, Some(HTTP1)) if self.files.http1 => Ok(stream),
+            // A client that does not ask for any protocol could mean any.
+            (Protocol::Grpc, _) => Err(io::Error::other("the client does not ask for HTTP/2 (ALPN h2)")),
+            (Protocol::Http1, _) => Err(io::Error::other("the client does not ask for HTTP/1.1")),
         }
+    }
+
+    /// Whether clients have to show a certificate.
+    pub(crate) fn knows_clients(&self) -> bool {
+        self.files.client_ca.is_some()
     }
 }
 
@@ -162,7 +198,7 @@ fn read(files: &Files) -> Result<Contents, TlsError> {
     })
 }
 
-fn configure(files: &Files, read: &Contents) -> Result<Arc<ServerConfig>, TlsError> {
+fn configure(files: &Files, read: &Contents) -> Result<Configs, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let key = PrivateKeyDer::from_pem_slice(&read.key).map_err(|_| missing(&files.key, "private key"))?;
     let clients: Arc<dyn ClientCertVerifier> = match (&files.client_ca, &read.client_ca) {
@@ -182,11 +218,18 @@ fn configure(files: &Files, read: &Contents) -> Result<Arc<ServerConfig>, TlsErr
         .with_client_cert_verifier(clients)
         .with_single_cert(certificates(&files.cert, &read.cert)?, key)
         .map_err(unusable)?;
-    config.alpn_protocols = vec![ALPN.into()];
+    let mut http1 = config.clone();
+    // A session of one port is none of the other's.
+    http1.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    http1.alpn_protocols = vec![HTTP1.into()];
+    config.alpn_protocols = vec![HTTP2.into()];
     if files.http1 {
         config.alpn_protocols.push(HTTP1.into());
     }
-    Ok(Arc::new(config))
+    Ok(Configs {
+        grpc: Arc::new(config),
+        http1: Arc::new(http1),
+    })
 }
 
 fn certificates(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -1,0 +1,110 @@
+//! Answers as JSON over HTTP: the API's routes, on a port of its own or, until that is given, on the admin port.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Router,
+    extract::{Path, Query},
+    http::{HeaderMap, Response, StatusCode},
+    routing::get,
+};
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    grpc::{Callers, Http, Peer},
+    http1::{self, Limits, Port},
+    lifecycle::{Stage, Stages},
+    tls::Tls,
+};
+
+/// Proxies keep connections for the next request.
+const READ: Duration = Duration::from_mins(1);
+
+/// How old a connection may become without `--max-connection-age`. Its peer might read nothing, and need not stay.
+const AGE: Duration = Duration::from_hours(1);
+
+const NO_SUCH_PAGE: &str =
+    "no such page; there are /v1/channels/{channel_id}/latest-video?kind=&max_age=, /livez and /readyz\n";
+
+/// The API alone. At most `at_once` requests wait for an answer, each of which has one of `places`; one more is refused.
+pub(crate) fn latest_video(http: Arc<Http>, places: Arc<Semaphore>, at_once: usize) -> Router {
+    let answer = async move |Extension(peer): Extension<Peer>,
+                             Path(channel): Path<String>,
+                             Query(parameters): Query<Vec<(String, String)>>,
+                             headers: HeaderMap|
+                -> Response<String> {
+        match places.try_acquire() {
+            Ok(_place) => http.latest_video(peer, &headers, channel, parameters).await,
+            Err(_full) => http.too_many(at_once),
+        }
+    };
+    Router::new().route("/v1/channels/{channel_id}/latest-video", get(answer))
+}
+
+/// The probes: whether the process lives, and whether it takes calls.
+pub(crate) fn probes(stages: Stages) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(move || async move { ready(&stages) }))
+}
+
+/// A port of the API's own.
+pub(crate) fn port(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    config: &Config,
+    closing: CancellationToken,
+) -> Port {
+    let limits = config.connections;
+    let limits = Limits {
+        connections: config.http_connections.get(),
+        handshake: limits.preface,
+        read: READ,
+        write: limits.pong,
+        age: limits.age.unwrap_or(AGE),
+        linger: config.calls.deadline.saturating_add(limits.pong),
+    };
+    Port {
+        listener,
+        tls,
+        limits,
+        closing,
+    }
+}
+
+/// Serves the API and the probes on a port of their own. Once that is closed, its connections have so long to end. Returns how many
+/// requests were still in progress then, and were cut off.
+pub(crate) async fn serve(
+    port: Port,
+    http: Arc<Http>,
+    callers: Arc<Callers>,
+    stages: Stages,
+    drain: Duration,
+) -> usize {
+    // Some connections are left for who does not have to wait: probes, and those who are told that there are too many.
+    let connections = port.limits.connections;
+    let at_once = (connections - connections.div_ceil(8)).max(1);
+    let places = Arc::new(Semaphore::new(at_once));
+    let router = latest_video(http, Arc::clone(&places), at_once)
+        .merge(probes(stages))
+        .fallback((StatusCode::NOT_FOUND, NO_SUCH_PAGE));
+    let closing = port.closing.clone();
+    let end = async {
+        closing.cancelled().await;
+        sleep(drain).await;
+    };
+    tokio::select! {
+        biased;
+        () = http1::serve(port, router, callers) => 0,
+        () = end => at_once - places.available_permits(),
+    }
+}
+
+fn ready(stages: &Stages) -> (StatusCode, &'static str) {
+    match *stages.borrow() {
+        Stage::Serving => (StatusCode::OK, "ready\n"),
+        Stage::Draining | Stage::Closing => (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
+    }
+}
