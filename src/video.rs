@@ -3,15 +3,19 @@
 //! Identifiers are parsed once, where they enter the program. Behind that edge a [`ChannelId`] is valid by construction, is
 //! copied like a number and needs no allocation.
 
+mod bounds;
 mod channel;
 mod moment;
 
 use std::{fmt, str, str::FromStr, time::SystemTime};
 
 pub use self::{
+    bounds::MAX_TEXT,
     channel::{Channel, MAX_UPLOADS, Picture, Video},
     moment::Moment,
 };
+
+pub(crate) use self::bounds::{message, steers};
 
 /// The first two characters of every channel ID; a playlist that YouTube makes for a channel has others in their place.
 const CHANNEL_PREFIX: &str = "UC";

@@ -11,7 +11,10 @@ use anstyle::{AnsiColor, Style};
 use http::Uri;
 use prost_types::Timestamp;
 
-use crate::proto::v1::{Freshness, LookupFailure, LookupResult, Video, VideoKind, lookup_result::Outcome};
+use crate::{
+    proto::v1::{Freshness, LookupFailure, LookupResult, Video, VideoKind, lookup_result::Outcome},
+    video::steers,
+};
 
 const TITLE: Style = Style::new().bold();
 const DETAILS: Style = Style::new().dimmed();
@@ -131,7 +134,6 @@ fn when(time: Option<Timestamp>, now: SystemTime) -> String {
 /// One line that does not steer the terminal: without control characters, other ends of lines, and changes of direction that go
 /// on beyond the text.
 fn printable(text: &str) -> String {
-    let steers = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.replace(steers, " ")
 }
 

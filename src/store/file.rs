@@ -202,7 +202,7 @@ impl File {
     /// What was saved then, if it can be read.
     fn decode(&self, feed: Feed, saved: Option<(u64, Vec<u8>)>) -> Option<Known> {
         let (saved, bytes) = saved?;
-        let known = kept::decode(&bytes, self.shared.ages.since(saved), clock::now());
+        let known = kept::decode(&bytes, feed, self.shared.ages.since(saved), clock::now());
         known
             .inspect_err(|error| {
                 tracing::debug!(%feed, %error, "what is kept cannot be read, and is removed");

@@ -10,13 +10,26 @@ use std::{
 
 use prost::Message as _;
 
-use super::Known;
+use super::{Known, lifetime::LONGEST_FAILURE};
 use crate::{
     coalesce::{Entry, Failed, Good},
     proto::store::{self, failure::Error},
-    upstream::UpstreamError,
-    video::{Channel, Kind, MAX_UPLOADS, Thumbnail, Upload},
+    upstream::{Feed, UpstreamError},
+    video::{self, Channel, Kind, MAX_UPLOADS, Moment, Thumbnail, Upload},
 };
+
+/// The most bytes that [`encode`] makes, and more: 15 uploads with the longest titles and addresses that a [`Channel`] has take 48 KiB, a
+/// failure one.
+pub const MAX_BYTES: usize = 64 << 10;
+
+/// In a second.
+const NANOS: u32 = 1_000_000_000;
+
+/// Nothing is older: there was no YouTube.
+const LONGEST_AGE: Duration = Duration::from_hours(100 * 366 * 24);
+
+/// Longer than any time limit that can be set.
+const LONGEST_LIMIT: Duration = Duration::from_hours(366 * 24);
 
 /// Bytes that are nothing that was kept.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +37,9 @@ pub enum Unreadable {
     /// They are no such message.
     #[error("it is no plaque.store.v1.Kept: {0}")]
     Encoding(#[from] prost::DecodeError),
+    /// They are more than this version writes, see [`MAX_BYTES`].
+    #[error("it has {0} bytes")]
+    TooLong(usize),
     /// A field has a value that it cannot have.
     #[error("its {0} cannot be")]
     Field(&'static str),
@@ -98,23 +114,29 @@ pub fn with_later_failure(known: Known, later: Option<Known>) -> Known {
     }
 }
 
-/// What was known when `bytes` were written, `since` then, as of `now`. Without a failure of a kind that only a later version knows: what
-/// was good before it still is.
+/// What was known of `feed` when `bytes` were written, `since` then, as of `now`. Without a failure of a kind that only a later version
+/// knows: what was good before it still is.
+///
+/// Whoever can write to the store may have written them. All that they can do is to have `feed` looked up, or not looked up for as long as
+/// a failure of our own does.
 ///
 /// # Errors
 ///
-/// If they are not what [`encode`] makes, and say nothing else either.
-pub fn decode(bytes: &[u8], since: Since, now: Instant) -> Result<Known, Unreadable> {
+/// If they are not what [`encode`] makes of that feed, and say nothing else either.
+pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Known, Unreadable> {
+    if bytes.len() > MAX_BYTES {
+        return Err(Unreadable::TooLong(bytes.len()));
+    }
     let kept = store::Kept::decode(bytes)?;
     let ago = |age: Option<prost_types::Duration>, what| {
-        let age = age
-            .and_then(|age| age.try_into().ok())
-            .ok_or(Unreadable::Field(what))?;
-        now.checked_sub(since.older(age)).ok_or(Unreadable::Field(what))
+        let age = age.and_then(known_duration).ok_or(Unreadable::Field(what))?;
+        let age = Some(since.older(age)).filter(|age| *age <= LONGEST_AGE);
+        age.and_then(|age| now.checked_sub(age))
+            .ok_or(Unreadable::Field(what))
     };
     let good = kept.channel.map(|channel| -> Result<_, Unreadable> {
         Ok(Good {
-            value: Arc::new(known_channel(channel)?),
+            value: Arc::new(known_channel(channel, feed)?),
             at: ago(kept.age, "age")?,
             time: time(kept.fetch_time).ok_or(Unreadable::Field("fetch_time"))?,
         })
@@ -124,8 +146,9 @@ pub fn decode(bytes: &[u8], since: Since, now: Instant) -> Result<Known, Unreada
         .and_then(|failure| Some((failure.error.clone()?, failure)));
     let failed = failure.map(|(error, failure)| -> Result<_, Unreadable> {
         let at = ago(failure.age, "failure.age")?;
-        let pause: Option<Duration> = failure.retry_in.and_then(|pause| pause.try_into().ok());
-        let pause = since.left(pause.ok_or(Unreadable::Field("failure.retry_in"))?);
+        let pause: Option<Duration> = failure.retry_in.and_then(known_duration);
+        let pause = pause.ok_or(Unreadable::Field("failure.retry_in"))?;
+        let pause = since.left(pause.min(LONGEST_FAILURE));
         Ok(Failed {
             error: known_error(error)?,
             at,
@@ -169,14 +192,21 @@ fn channel(channel: &Channel) -> store::Channel {
     }
 }
 
-fn known_channel(channel: store::Channel) -> Result<Channel, Unreadable> {
+fn known_channel(channel: store::Channel, feed: Feed) -> Result<Channel, Unreadable> {
+    if channel.channel_id != feed.channel.as_str() {
+        return Err(Unreadable::Field("channel_id"));
+    }
     let uploads = channel.uploads.into_iter().map(|upload| {
+        let kind = if upload.short { Kind::Short } else { Kind::Video };
+        if feed.kind.is_some_and(|only| only != kind) {
+            return Err(Unreadable::Field("short"));
+        }
         Ok(Upload {
             id: upload
                 .video_id
                 .parse()
                 .map_err(|_| Unreadable::Field("video_id"))?,
-            kind: if upload.short { Kind::Short } else { Kind::Video },
+            kind,
             title: upload.title,
             published: time(upload.publish_time),
             updated: time(upload.update_time),
@@ -188,13 +218,9 @@ fn known_channel(channel: store::Channel) -> Result<Channel, Unreadable> {
             views: upload.view_count,
         })
     });
-    let id = channel
-        .channel_id
-        .parse()
-        .map_err(|_| Unreadable::Field("channel_id"))?;
     let uploads = uploads.collect::<Result<_, Unreadable>>()?;
     let entries = if channel.full { MAX_UPLOADS } else { 0 };
-    Ok(Channel::new(id, &channel.title, uploads).with_entries(entries))
+    Ok(Channel::new(feed.channel, &channel.title, uploads).with_entries(entries))
 }
 
 fn error(error: &UpstreamError) -> Option<Error> {
@@ -214,18 +240,17 @@ fn known_error(error: Error) -> Result<UpstreamError, Unreadable> {
     Ok(match error {
         Error::NotFound(_) => UpstreamError::NotFound,
         Error::Outage(_) => UpstreamError::Outage,
-        Error::Status(status) => UpstreamError::Status(
-            status
-                .try_into()
-                .map_err(|_| Unreadable::Field("failure.status"))?,
-        ),
-        Error::Unreachable(how) => UpstreamError::Unreachable(how.into()),
-        Error::TimedOut(limit) => UpstreamError::TimedOut(
-            limit
-                .try_into()
-                .map_err(|_| Unreadable::Field("failure.timed_out"))?,
-        ),
-        Error::Malformed(how) => UpstreamError::Malformed(how.into()),
+        // All that HTTP has.
+        Error::Status(status) => match status.try_into() {
+            Ok(status @ 100..=999) => UpstreamError::Status(status),
+            _ => return Err(Unreadable::Field("failure.status")),
+        },
+        Error::Unreachable(how) => UpstreamError::Unreachable(video::message(&how)),
+        Error::TimedOut(limit) => match known_duration(limit) {
+            Some(limit) if limit <= LONGEST_LIMIT => UpstreamError::TimedOut(limit),
+            _ => return Err(Unreadable::Field("failure.timed_out")),
+        },
+        Error::Malformed(how) => UpstreamError::Malformed(video::message(&how)),
         Error::SuspectSnapshot(_) => UpstreamError::SuspectSnapshot,
     })
 }
@@ -234,6 +259,16 @@ fn duration(duration: Duration) -> Option<prost_types::Duration> {
     duration.try_into().ok()
 }
 
+/// Not prost's conversion, which negates what cannot be negated.
+fn known_duration(duration: prost_types::Duration) -> Option<Duration> {
+    let nanos = u32::try_from(duration.nanos).ok()?;
+    (nanos < NANOS).then_some(Duration::new(duration.seconds.try_into().ok()?, nanos))
+}
+
+/// A time that a [`Channel`] can have.
 fn time(time: Option<prost_types::Timestamp>) -> Option<SystemTime> {
-    time.and_then(|time| time.try_into().ok())
+    let time = time?;
+    let nanos = Some(i64::from(time.nanos)).filter(|nanos| (0..NANOS.into()).contains(nanos))?;
+    let moment = time.seconds.checked_mul(NANOS.into())?.checked_add(nanos)?;
+    Moment::from_nanos(moment).time()
 }

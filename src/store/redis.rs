@@ -127,10 +127,14 @@ impl Drop for Redis {
 impl Shared {
     async fn load(&self, feed: Feed) -> Option<Known> {
         let began = Instant::now();
-        let loaded: Result<Option<Stored>, _> = self.link.run(&scripts::LOAD, &scripts::tag(feed), &[]).await;
+        let most = kept::MAX_BYTES.to_string();
+        let loaded: Result<Option<Stored>, _> = self
+            .link
+            .run(&scripts::LOAD, &scripts::tag(feed), &[most.as_bytes()])
+            .await;
         let known = match loaded {
             Ok(None) => Ok(None),
-            Ok(Some(stored)) => decode(&stored).map(Some).map_err(|error| {
+            Ok(Some(stored)) => decode(&stored, feed).map(Some).map_err(|error| {
                 tracing::debug!(%feed, %error, "what the store has cannot be read");
                 Trouble::Failed
             }),
@@ -220,9 +224,10 @@ impl Shared {
 /// the milliseconds since then.
 type Stored = (Vec<u8>, u64, Vec<u8>, u64);
 
-fn decode((value, value_since, failure, failure_since): &Stored) -> Result<Known, Unreadable> {
+fn decode((value, value_since, failure, failure_since): &Stored, feed: Feed) -> Result<Known, Unreadable> {
     let now = clock::now();
-    let decode = |bytes: &[u8], since| kept::decode(bytes, Since::Known(Duration::from_millis(since)), now);
+    let decode =
+        |bytes: &[u8], since| kept::decode(bytes, feed, Since::Known(Duration::from_millis(since)), now);
     let known = decode(value, *value_since)?;
     Ok(kept::with_later_failure(
         known,

@@ -11,7 +11,7 @@ mod tests;
 use std::{cmp::Reverse, collections::HashSet, fmt, ops::Range, time::SystemTime};
 
 use self::record::{OddThumbnail, Record, Still};
-use super::{ChannelId, Kind, Moment, Thumbnail, Upload, VideoId};
+use super::{ChannelId, Kind, Moment, Thumbnail, Upload, VideoId, bounds};
 
 /// As many uploads of a channel are kept, the newest: as many as its feed shows. From another upstream there could be any number,
 /// and the memory of an entry, and of a watcher that has fallen behind, would have no bound.
@@ -35,11 +35,8 @@ impl Channel {
     /// The channel `id` with these uploads.
     ///
     /// They are sorted: newest first; those without a date come last. The first [`MAX_UPLOADS`] are kept, each once. A time more
-    /// than 292 years from 1970 counts as none. If there are fewer uploads than entries in the feed, see [`Self::with_entries`].
-    ///
-    /// # Panics
-    ///
-    /// If the texts have 4 GiB or more. A feed has at most a two-thousandth of that.
+    /// than 292 years from 1970 counts as none. Of a longer title the first [`MAX_TEXT`](super::MAX_TEXT) bytes are kept, or up to three
+    /// less: whole characters. A thumbnail whose address is not of `https`, or has other characters than addresses have, is none. If there are fewer uploads than entries in the feed, see [`Self::with_entries`].
     #[must_use]
     pub fn new(id: ChannelId, title: &str, mut uploads: Vec<Upload>) -> Self {
         // Stable, so that entries of one moment keep the feed's order; `NONE` is less than any time and comes last.
@@ -47,6 +44,14 @@ impl Channel {
         let mut kept = HashSet::with_capacity(MAX_UPLOADS);
         uploads.retain(|upload| kept.len() < MAX_UPLOADS && kept.insert(upload.id));
         let full = uploads.len() >= MAX_UPLOADS;
+        let title = bounds::cut(title);
+        for upload in &mut uploads {
+            let length = bounds::cut(&upload.title).len();
+            upload.title.truncate(length);
+            upload
+                .thumbnail
+                .take_if(|thumbnail| !bounds::is_address(&thumbnail.url));
+        }
 
         let length: usize = uploads.iter().map(|upload| upload.title.len()).sum();
         let mut texts = String::with_capacity(title.len() + length);
@@ -320,7 +325,7 @@ impl fmt::Debug for Video<'_> {
 }
 
 fn number(length: usize) -> u32 {
-    u32::try_from(length).expect("a channel with less than 4 GiB of texts")
+    u32::try_from(length).expect("the texts of 16 titles and 15 addresses")
 }
 
 /// What the allocator takes for `bytes` of heap memory: mimalloc rounds up to 16 bytes, and from 64 bytes on to one of four sizes

@@ -15,7 +15,7 @@ use crate::{
     cause::innermost,
     dispatch::breaker::{LONGEST_PAUSE, TOO_MANY_REQUESTS},
     upstream::{Failure, UpstreamError},
-    video::{Channel, Kind},
+    video::{self, Channel, Kind},
 };
 
 /// The longest body that is read, after decompression. The largest feed seen has 80 kB; 500 entries of that size have 2.6 MB,
@@ -47,7 +47,7 @@ pub(super) async fn read(mut response: Response, list: List) -> Result<Channel, 
         }
         body.extend_from_slice(&chunk);
     }
-    let malformed = |error: FeedError| UpstreamError::Malformed(error.to_string().into());
+    let malformed = |error: FeedError| UpstreamError::Malformed(video::message(&error.to_string()));
     if list.prefix == Some(list::STREAMS) {
         // A mirror may know no streams, and show all uploads: no Short is one.
         let all = feed::parse(&body, list.feed.channel).map_err(malformed)?;
@@ -94,5 +94,5 @@ fn redirect_error(response: &Response) -> UpstreamError {
 }
 
 pub(super) fn unreachable(error: &reqwest::Error) -> UpstreamError {
-    UpstreamError::Unreachable(innermost(error).to_string().into())
+    UpstreamError::Unreachable(video::message(&innermost(error).to_string()))
 }

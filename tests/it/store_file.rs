@@ -21,7 +21,7 @@ use plaque::{
         file::{Ages, FORMAT, File, MIN_BYTES, OpenError, SHARE},
     },
     upstream::Feed,
-    video::{Channel, ChannelId, Kind, Upload},
+    video::{Channel, ChannelId, Kind, MAX_TEXT, Upload},
 };
 use prometheus_client::registry::Registry;
 use redb::{
@@ -71,16 +71,26 @@ fn known(number: usize, title: &str) -> Known {
 }
 
 fn known_since(number: usize, title: &str, at: Instant) -> Known {
-    let upload = Upload {
-        id: "0123456789A".parse().expect("an ID"),
-        kind: Kind::Video,
-        title: "A title".into(),
-        published: None,
-        updated: None,
-        thumbnail: None,
-        views: None,
-    };
-    let channel = Channel::new(id(number), title, vec![upload]);
+    // What no title has room for is in those of uploads.
+    let (title, rest) = title.split_at(title.len().min(MAX_TEXT));
+    let rest = rest
+        .as_bytes()
+        .chunks(MAX_TEXT)
+        .map(|text| String::from_utf8_lossy(text).into());
+    let uploads = ["A title".into()]
+        .into_iter()
+        .chain(rest)
+        .enumerate()
+        .map(|(place, title)| Upload {
+            id: format!("01234567{place:02}A").parse().expect("an ID"),
+            kind: Kind::Video,
+            title,
+            published: None,
+            updated: None,
+            thumbnail: None,
+            views: None,
+        });
+    let channel = Channel::new(id(number), title, uploads.collect());
     Entry::succeeded(Arc::new(channel), at, SystemTime::now())
 }
 
@@ -166,14 +176,14 @@ async fn what_was_saved_is_there_after_a_restart_with_its_age() {
     let path = folder("restart").join("store");
     let began = Instant::now();
     let hour = Duration::from_hours(1);
-    let short = Feed {
+    let videos = Feed {
         channel: id(1),
-        kind: Some(Kind::Short),
+        kind: Some(Kind::Video),
     };
     let store = open(&path);
     let old = known_since(1, "One", began.checked_sub(hour).expect("an earlier time"));
     store.save(feed(1), &old, Lease::Alone).await;
-    store.save(short, &known(1, "Shorts of one"), Lease::Alone).await;
+    store.save(videos, &known(1, "Videos of one"), Lease::Alone).await;
     store.close(LIMIT).await;
 
     let store = open(&path);
@@ -184,8 +194,8 @@ async fn what_was_saved_is_there_after_a_restart_with_its_age() {
     // The wall clock, in which it is reckoned, may not run like the other.
     let off = Duration::from_secs(5);
     assert!(age + off > hour && age < hour + began.elapsed() + off, "{age:?}");
-    let shorts = store.load(short).await.expect("kept").good.expect("good");
-    assert_eq!(shorts.value.title(), "Shorts of one");
+    let found = store.load(videos).await.expect("kept").good.expect("good");
+    assert_eq!(found.value.title(), "Videos of one");
     assert!(store.load(feed(2)).await.is_none());
     store.close(LIMIT).await;
 }
@@ -350,16 +360,38 @@ fn a_file_that_cannot_be_is_an_error() {
 
 #[tokio::test]
 async fn an_entry_that_cannot_be_read_is_absent_and_removed() {
-    let path = folder("entry").join("store");
+    is_removed("entry", |_| b"\xff\xff".to_vec()).await;
+}
+
+#[tokio::test]
+async fn an_entry_of_another_channel_is_absent_and_removed() {
+    is_removed("another", |other| other).await;
+}
+
+/// Replaces the entry of one channel by what `spoil` makes of another's.
+async fn is_removed(name: &str, spoil: fn(Vec<u8>) -> Vec<u8>) {
+    let path = folder(name).join("store");
     filled(&path).await;
-    let mut key = [b'-'; 25];
-    key[..24].copy_from_slice(id(3).as_ref());
+    let key = |number| {
+        let mut key = [b'-'; 25];
+        key[..24].copy_from_slice(id(number).as_ref());
+        key
+    };
+    let (key, other) = (key(3), key(4));
     let database = Database::open(&path).expect("a database");
     let write = database.begin_write().expect("a transaction");
     {
         let mut kept = write.open_table(KEPT).expect("a table");
         let saved = kept.get(&key).expect("readable").expect("an entry").value().0;
-        kept.insert(&key, (saved, &b"\xff\xff"[..])).expect("written");
+        let bytes = spoil(
+            kept.get(&other)
+                .expect("readable")
+                .expect("an entry")
+                .value()
+                .1
+                .to_vec(),
+        );
+        kept.insert(&key, (saved, &bytes[..])).expect("written");
     }
     write.commit().expect("written");
     drop(database);

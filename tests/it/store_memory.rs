@@ -131,7 +131,7 @@ impl Store for Port {
         let known = found.and_then(|(bytes, saved)| {
             let now = clock::now();
             let since = kept::Since::Known(now.saturating_duration_since(saved));
-            kept::decode(&bytes, since, now).ok()
+            kept::decode(&bytes, feed, since, now).ok()
         });
         future::ready(known).boxed()
     }

@@ -32,7 +32,8 @@ async fn replicas_share_all_nodes() {
         let Lease::Theirs(end) = other.lease(feed).await else {
             panic!("another has it");
         };
-        one.save(feed, &found("here", Duration::ZERO), lease).await;
+        one.save(feed, &found_of(feed, "here", Duration::ZERO), lease)
+            .await;
         soon(end).await;
         let known = other.load(feed).await.expect("something");
         assert_eq!(title(&known), "here");

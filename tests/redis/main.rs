@@ -7,6 +7,7 @@ mod lifetimes;
 #[path = "../it/pki.rs"]
 #[expect(dead_code, reason = "others need more of it")]
 mod pki;
+mod poison;
 mod proxy;
 mod replies;
 mod server;
@@ -72,7 +73,12 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 
 /// A channel of this title, found `ago`.
 fn found(title: &str, ago: Duration) -> Known {
-    let channel = Channel::new(feed().channel, title, vec![]);
+    found_of(feed(), title, ago)
+}
+
+/// The same of another feed.
+fn found_of(feed: Feed, title: &str, ago: Duration) -> Known {
+    let channel = Channel::new(feed.channel, title, vec![]);
     let at = clock::now()
         .checked_sub(ago)
         .expect("a moment since the machine's start");

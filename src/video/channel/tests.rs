@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::video::MAX_TEXT;
 
 fn id() -> ChannelId {
     "UC0123456789abcdefghijkA".parse().expect("valid")
@@ -95,15 +96,13 @@ fn nothing_is_lost_of_what_is_out_of_the_ordinary() {
     let hard = vec![
         titled(""),
         titled("größte 日本 🌊"),
-        titled(&"🌊".repeat(100_000)),
+        titled(&"🌊".repeat(MAX_TEXT / 4)),
         counted(0),
         counted(u64::MAX),
-        pictured("", 0, 0),
         pictured("https://i", 0, 0),
         pictured(&usual, 0, u32::from(u16::MAX)),
         pictured(&usual, 480, 65_536),
         pictured(&usual, u32::MAX, 360),
-        pictured(&usual.replace("https", "http"), 480, 360),
         pictured(&usual.replace("i3", "i"), 480, 360),
         pictured(&usual.replace("i3", "i10"), 480, 360),
         pictured(&usual.replace("i3", "iß"), 480, 360),
@@ -277,4 +276,28 @@ fn allocations_are_rounded_to_the_allocators_sizes() {
         sizes,
         [0, 16, 16, 32, 64, 80, 96, 128, 160, 192, 256, 320, 1024, 1280]
     );
+}
+
+#[test]
+fn what_is_beyond_the_bounds_is_cut_or_left_out() {
+    let spoiled = |url: &str| Upload {
+        title: "€".repeat(1000),
+        thumbnail: Some(thumbnail(url, 1, 1)),
+        ..upload(1)
+    };
+    for url in [
+        "",
+        "http://example.com/",
+        "javascript:alert(1)",
+        "https://example.com/\n",
+    ] {
+        let channel = Channel::new(id(), &"x".repeat(MAX_TEXT + 1), vec![spoiled(url)]);
+        assert_eq!(channel.title(), "x".repeat(MAX_TEXT));
+        let video = channel.upload(0).expect("one");
+        assert_eq!(
+            (video.title(), video.thumbnail()),
+            ("€".repeat(MAX_TEXT / 3).as_str(), None),
+            "{url:?}"
+        );
+    }
 }

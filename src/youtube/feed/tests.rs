@@ -6,6 +6,7 @@ use proptest::{
 };
 
 use super::*;
+use crate::video::MAX_TEXT;
 
 const CHANNEL: &str = "UC0123456789abcdefghijkA";
 
@@ -534,5 +535,35 @@ proptest! {
         if let Ok(channel) = parse(&xml, CHANNEL.parse::<ChannelId>().expect("valid")) {
             prop_assert!(channel.len() <= ids.len());
         }
+    }
+}
+
+#[test]
+fn texts_are_cut_and_thumbnails_are_of_https() {
+    let of = |address: &str| {
+        let picture = group("").replace("http://i1.ytimg.com/vi/x/hqdefault.jpg", address);
+        let long = entry(
+            "0123456789A",
+            "watch?v=0123456789A",
+            "2026-01-04T00:00:00+00:00",
+            &picture,
+        );
+        let title = format!("<title>{}", "ü".repeat(5000));
+        let channel = parse_entries(&long.replace("<title>", &title)).expect("a feed");
+        let video = channel.upload(0).expect("one");
+        assert_eq!(video.title(), "ü".repeat(MAX_TEXT / 2));
+        video.thumbnail().map(|thumbnail| thumbnail.url)
+    };
+    assert_eq!(
+        of("http://e.example/a.jpg").as_deref(),
+        Some("https://e.example/a.jpg")
+    );
+    for bad in [
+        "javascript:alert(1)",
+        "ftp://e.example/",
+        "https://e.example/&#x85;a",
+        "https://e.example/&#x202e;a",
+    ] {
+        assert_eq!(of(bad), None, "{bad}");
     }
 }
