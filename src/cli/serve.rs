@@ -1,6 +1,7 @@
 //! `plaque serve`: from flags to a running server.
 
 mod args;
+mod log_flags;
 
 use std::{
     env,
@@ -17,8 +18,8 @@ use tokio_stream::StreamExt as _;
 #[cfg(unix)]
 use tokio_stream::wrappers::SignalStream;
 
-use self::args::LogFormat;
 pub(super) use self::args::{Args, cores};
+use self::log_flags::LogFormat;
 use super::{Outcome, Unusable};
 use crate::{
     admin,

@@ -935,6 +935,8 @@ def http_ports_answer(bench, peers, own_port, seconds=4):
         probes = [(admin, path) for path in ("/livez", "/readyz", "/metrics")]
         if own_port:
             probes += [(attacked, path) for path in ("/livez", "/readyz")]
+            if peers != "wait for a lookup":  # which takes the places of requests that may have to wait
+                probes.append((attacked, json_path(KURZGESAGT)))
         before = plaque.memory_kib()
         message = HTTP_PEERS[peers](json_path(KURZGESAGT) if own_port else "/metrics", json_path(SCISHOW))
         with HttpPeers((attacked.hostname, attacked.port), message, reads=peers != "read no answer") as attackers:

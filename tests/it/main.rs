@@ -17,6 +17,7 @@ mod freshness;
 mod grpc_web;
 mod health;
 mod http;
+mod http_ports;
 mod kinds;
 mod limits;
 mod metrics;

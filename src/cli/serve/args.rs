@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
-use clap::{ValueEnum, value_parser};
+use clap::value_parser;
 use http::HeaderName;
 use reqwest::Url;
 use rustls::RootCertStore;
 
+use super::log_flags::{LogFormat, directives};
 use crate::{
     cli::{pem::Pem, values},
     config::{self, Canary, Config, Connections, Drain, Origins, StoreAddress},
@@ -267,25 +268,6 @@ pub(in crate::cli) struct Args {
     /// What is logged: off, error, warn, info, debug, trace, or directives such as plaque=debug,h2=warn [default: RUST_LOG, or info]
     #[arg(long, env = "PLAQUE_LOG", value_name = "FILTER", value_parser = directives)]
     pub(super) log: Option<String>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub(super) enum LogFormat {
-    /// For people
-    Pretty,
-    /// For people who develop: spans with what happens in them, indented; most are there from the level debug
-    Tree,
-    /// One object a line
-    Json,
-}
-
-fn directives(text: &str) -> Result<String, String> {
-    match telemetry::filter(text) {
-        Ok(_) => Ok(text.into()),
-        Err(error) => Err(format!(
-            "{error}; expected a level such as info, or directives such as plaque=debug"
-        )),
-    }
 }
 
 impl Args {

@@ -1,0 +1,159 @@
+//! The ports that speak HTTP/1.1: what is served where and to whom, how many may come, and the drain.
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use plaque::server::Drained;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{
+    http::error_info,
+    support::{CHANNEL, Fake, Server, feed, http_get, http_get_whole, youtube},
+};
+
+#[tokio::test]
+async fn json_is_served_on_the_admin_port_until_it_has_a_port_of_its_own() {
+    let fake = Fake::open(feed).await;
+    let path = format!("/v1/channels/{CHANNEL}/latest-video");
+    let with = fake.serve().await;
+    for page in [&path[..], "/v1/channels"] {
+        let (status, body) = http_get(with.admin, page).await;
+        assert_eq!(status, 404, "{body}");
+        assert!(body.contains("--http-listen"), "{body}");
+    }
+    for page in ["/metrics", "/busy", "/"] {
+        let (status, body) = http_get(with.http, page).await;
+        assert_eq!(status, 404, "{body}");
+        assert!(body.contains("/v1/channels/{channel_id}/latest-video"), "{body}");
+    }
+    for port in [with.http, with.admin] {
+        assert_eq!(http_get(port, "/livez").await, (200, "alive\n".into()));
+        assert_eq!(http_get(port, "/readyz").await, (200, "ready\n".into()));
+    }
+    let config = fake.config();
+    let youtube = Arc::new(youtube(&config));
+    let without = Server::start_with(config, youtube, None, false).await;
+    assert_eq!(http_get(without.admin, &path).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_name_that_points_here_reads_nothing_of_the_admin_port() {
+    let fake = Fake::open(feed).await;
+    let config = plaque::config::Config {
+        admin_names: vec!["plaque.shop.svc".into()],
+        ..fake.config()
+    };
+    let youtube = Arc::new(youtube(&config));
+    let server = Server::start_with(config, youtube, None, false).await;
+    let path = format!("/v1/channels/{CHANNEL}/latest-video");
+    let status = async |path: &str, host: &str| {
+        let mut stream = TcpStream::connect(server.admin).await.expect("accepted");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        assert!(
+            answer.contains("\r\nx-content-type-options: nosniff\r\n"),
+            "{answer}"
+        );
+        answer[9..12].parse::<u16>().expect("a status")
+    };
+    for page in ["/", "/metrics", "/busy", &path, "/nothing"] {
+        assert_eq!(status(page, "evil.example").await, 421, "{page}");
+    }
+    assert_eq!(fake.lookups(CHANNEL), 0);
+    for host in [
+        "127.0.0.1",
+        "localhost:3780",
+        "[::1]:3780",
+        "plaque.shop.svc:3780",
+    ] {
+        assert_eq!(status("/metrics", host).await, 200, "{host}");
+    }
+    for probe in ["/livez", "/readyz"] {
+        assert_eq!(status(probe, "balancer.example").await, 200, "{probe}");
+    }
+}
+
+#[tokio::test]
+async fn silent_peers_keep_nobody_out() {
+    let fake = Fake::open(feed).await;
+    let server = fake
+        .serve_with(|config| config.http_connections = NonZeroUsize::MIN.saturating_add(7))
+        .await;
+    for (port, peers) in [(server.admin, 100), (server.http, 20)] {
+        let mut silent = vec![];
+        for _ in 0..peers {
+            let mut peer = TcpStream::connect(port).await.expect("accepted");
+            peer.write_all(b"GET /livez HTTP/1.1\r\n").await.expect("sent");
+            silent.push(peer);
+        }
+        let (status, _) = http_get(port, "/livez").await;
+        assert_eq!(status, 200);
+        // The one that was idle longest made room, long before its time was over.
+        let mut first = silent.remove(0);
+        let end = timeout(Duration::from_secs(5), first.read_to_end(&mut vec![])).await;
+        assert!(!matches!(end, Err(_) | Ok(Ok(1..))), "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_lookups_keeps_no_probe_out() {
+    let fake = Fake::gated(feed).await;
+    let server = fake
+        .serve_with(|config| config.http_connections = NonZeroUsize::MIN.saturating_add(7))
+        .await;
+    let path = format!("/v1/channels/{CHANNEL}/latest-video");
+    let (path, http) = (&path, server.http);
+    let mut waiting: FuturesUnordered<_> = (0..8).map(|_| http_get_whole(http, path)).collect();
+    // Seven may wait.
+    let (status, head, body) = waiting.next().await.expect("eight");
+    assert_eq!(status, 429, "{body}");
+    assert!(head.contains("\r\nretry-after: 1"), "{head}");
+    let body: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(error_info(&body), ("plaque", "OVERLOADED"));
+    fake.arrival().await;
+    assert_eq!(http_get(http, "/livez").await.0, 200);
+    fake.release();
+    while let Some((status, ..)) = waiting.next().await {
+        assert_eq!(status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_request_for_json_is_cut_off_at_the_drain_timeout() {
+    let fake = Fake::gated(feed).await;
+    let server = fake
+        .serve_with(|config| config.drain.timeout = Duration::from_millis(20))
+        .await;
+    let mut asked = TcpStream::connect(server.http).await.expect("accepted");
+    let request = format!("GET /v1/channels/{CHANNEL}/latest-video HTTP/1.1\r\nhost: x\r\n\r\n");
+    asked.write_all(request.as_bytes()).await.expect("sent");
+    fake.arrival().await;
+    assert_eq!(server.stop().ended().await, Drained { cut_off: 1 });
+    let mut answer = vec![];
+    assert!(asked.read_to_end(&mut answer).await.is_err() || answer.is_empty());
+}
+
+#[tokio::test]
+async fn a_request_for_json_is_answered_before_the_server_stops() {
+    let fake = Fake::gated(feed).await;
+    let server = fake.serve().await;
+    let idle = TcpStream::connect(server.http).await.expect("accepted");
+    let (admin, http) = (server.admin, server.http);
+    let asked =
+        tokio::spawn(async move { http_get(http, &format!("/v1/channels/{CHANNEL}/latest-video")).await });
+    fake.arrival().await;
+    let stopping = server.stop();
+    while http_get(admin, "/readyz").await.0 != 503 {}
+    while TcpStream::connect(http).await.is_ok() {}
+    fake.release();
+    assert_eq!(asked.await.expect("no panic").0, 200);
+    assert_eq!(stopping.ended().await, Drained { cut_off: 0 });
+    drop(idle);
+}
