@@ -8,6 +8,7 @@ mod cursor;
 mod error;
 mod hub;
 mod insight;
+mod lookup;
 mod outage;
 mod policy;
 mod polling;
@@ -35,12 +36,7 @@ pub use self::{
     resume::{InvalidResumeToken, ResumeToken},
     watch::{Event, Watch, WatchEvent, WatchQuery},
 };
-use self::{
-    policy::Verdict,
-    polling::Poller,
-    reply::select_upload,
-    source::{Question, Source},
-};
+use self::{lookup::Question, policy::Verdict, polling::Poller, reply::select_upload, source::Source};
 pub use crate::store::Known;
 use crate::store::Store;
 use crate::{

@@ -89,15 +89,31 @@ where
     }
 
     pub(super) async fn get(&self, key: &K) -> Option<V> {
-        let found = match get_at_once(&self.main, key) {
-            Poll::Ready(None) => match get_at_once(&self.minor, key) {
-                Poll::Ready(found) => found,
-                Poll::Pending => Box::pin(self.minor.get(key)).await,
-            },
+        match self.get_at_once(key) {
             Poll::Ready(found) => found,
-            Poll::Pending => Box::pin(self.main.get(key)).await,
+            Poll::Pending => Box::pin(self.get_in_time(key)).await,
+        }
+    }
+
+    /// Polls moka once for each place: it has to wait only where a writer was cancelled halfway.
+    ///
+    /// Its future is 700 bytes. Here it lives on the stack; awaited, every caller would carry the room for it for as long as it
+    /// waits for a flight.
+    #[inline]
+    fn get_at_once(&self, key: &K) -> Poll<Option<V>> {
+        match poll_once(&self.main, key) {
+            Poll::Ready(Some(entry)) => Poll::Ready(Some(entry.value)),
+            Poll::Ready(None) => poll_once(&self.minor, key).map(|found| Some(found?.value)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    async fn get_in_time(&self, key: &K) -> Option<V> {
+        let found = match self.main.get(key).await {
+            Some(found) => Some(found),
+            None => self.minor.get(key).await,
         };
-        found.map(|entry| entry.value)
+        Some(found?.value)
     }
 
     /// Makes known what a lookup has found that began at `stamp`, unless something newer is known or it is not `wanted` any more. Returns
@@ -197,11 +213,8 @@ where
     }
 }
 
-/// Polls moka once: it has to wait only where a writer was cancelled halfway.
-///
-/// Its future is 700 bytes. Here it lives on the stack; awaited, every caller would carry the room for it for as long as it
-/// waits for a flight.
-fn get_at_once<K, V>(entries: &Entries<K, V>, key: &K) -> Poll<Option<Stamped<V>>>
+#[inline]
+fn poll_once<K, V>(entries: &Entries<K, V>, key: &K) -> Poll<Option<Stamped<V>>>
 where
     K: Copy + Eq + Hash + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,

@@ -18,6 +18,9 @@ const HURRIED: f64 = 0.4;
 /// And every turn, likewise.
 const PRESSED: f64 = 0.6;
 
+/// Who has no more lookups in line than this asks for little.
+const MODEST: u32 = 2;
+
 /// Owns the budget of one source. `T` is what the owner of a lookup wants back when its turn comes.
 #[derive(Debug)]
 pub struct Dispatcher<T> {
@@ -38,6 +41,8 @@ pub struct Dispatcher<T> {
     /// How many callers each class has had in line over about the longest wait.
     pub(super) usual_callers: [f64; CLASSES],
     pub(super) counters: [Counters; CLASSES],
+    /// The last lookup that went out has passed one that may be late for it.
+    pub(super) passed: bool,
     /// What callers took lately.
     pub(super) room: Room,
 }
@@ -61,6 +66,7 @@ impl<T> Dispatcher<T> {
             current: 0.0,
             usual_callers: [0.0; CLASSES],
             counters: Default::default(),
+            passed: false,
             room: Room::default(),
         }
     }
@@ -282,14 +288,22 @@ impl<T> Dispatcher<T> {
     }
 
     /// The lookup that goes out next: the one whose turn it is, unless another would be late then.
-    fn pick(&self, now: u64) -> Option<u32> {
+    fn pick(&mut self, now: u64) -> Option<u32> {
         let busy = (0..CLASSES).filter(|class| self.line.queued_of(*class) > 0);
         let class = busy.min_by(|a, b| self.virtual_time[*a].total_cmp(&self.virtual_time[*b]))?;
         let index = self.line.front(class)?;
         let (entry, earliest) = (self.line.entry(index)?, self.calendar.earliest()?);
         let capacity = self.capacity(now);
         if !self.calendar.can_wait(entry.due, now, &capacity) {
-            return Some(earliest);
+            // What was promised to somebody who has much in line, when the rate had fewer takers, does not hold up those who have
+            // hardly anything in it: every second lookup may be theirs.
+            let modest = (!self.passed && !self.is_modest(earliest)).then(|| {
+                let fronts = (0..CLASSES).filter_map(|class| self.line.front(class));
+                fronts.into_iter().find(|front| self.is_modest(*front))
+            });
+            let modest = modest.flatten();
+            self.passed = modest.is_some();
+            return Some(modest.unwrap_or(earliest));
         }
         // Connections that a caller has opened since pass what was promised to another of its. That is made up for by its own turns
         // in time, before it becomes urgent and takes other callers'.
@@ -304,6 +318,12 @@ impl<T> Dispatcher<T> {
             return Some(earliest);
         }
         Some(index)
+    }
+
+    /// Whether the lookup is of a caller who has little in line.
+    fn is_modest(&self, index: u32) -> bool {
+        let entry = self.line.entry(index);
+        entry.is_some_and(|entry| self.line.queued_by(entry.class, entry.caller) <= MODEST)
     }
 
     fn start(&mut self, index: u32, now: u64) -> Next<T> {

@@ -148,6 +148,11 @@ impl<T> Line<T> {
         }
     }
 
+    /// How many lookups a caller has in line.
+    pub(super) fn queued_by(&self, class: usize, caller: u64) -> u32 {
+        self.flow(class, caller, None).map_or(0, |flow| flow.queued)
+    }
+
     /// Appends a lookup to its flow. Returns its index.
     pub(super) fn push(&mut self, mut entry: Entry<T>, connection: u64) -> u32 {
         let index = self.free_slots.pop().unwrap_or_else(|| {

@@ -18,7 +18,7 @@ use std::{
 };
 
 use self::{
-    channel::{Callers, Channel, NO_IMPORTANCE, Standing},
+    channel::{BACKED_OFF, Callers, Channel, NO_IMPORTANCE, Standing},
     spread::{Histogram, Spread},
 };
 use super::token_bucket::TokenBucket;
@@ -228,11 +228,16 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     pub fn failed(&mut self, key: K, why: Failed, retry_after: Option<Duration>, now: Instant) {
         let now = self.nanos(now);
         let pause = u64::try_from(retry_after.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
+        let (every, at_most) = self.limits.seconds();
         self.looked_up(key, now, false, |channel| {
             channel.not_before = now.saturating_add(pause);
-            if why == Failed::NotFound && channel.standing == Standing::Unknown {
-                channel.standing = Standing::NeverFound;
-            }
+            let misses = match channel.standing {
+                Standing::Unknown if why == Failed::NotFound => 0,
+                // The same failure may be told several times.
+                Standing::NotFound(misses) if why == Failed::NotFound && now > channel.really => misses,
+                _ => return,
+            };
+            channel.standing = Standing::NotFound(next_miss(misses, every, at_most));
         });
     }
 
@@ -295,7 +300,10 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     pub fn interval(&self, key: K) -> Option<Duration> {
         let index = self.indices.get(&key)?;
         let channel = self.channels[*index as usize].as_ref()?;
-        Some(Duration::from_secs_f64(self.spread.interval(channel.importance)))
+        let interval = self.spread.interval(channel.importance);
+        Some(Duration::from_secs_f64(
+            interval.max(channel.back_off(self.limits.seconds())),
+        ))
     }
 
     /// Channels that are watched.
@@ -353,6 +361,16 @@ impl Limits {
     fn seconds(&self) -> (f64, f64) {
         let every = self.every.as_secs_f64().max(0.001);
         (every, self.at_most.as_secs_f64().max(every))
+    }
+}
+
+/// One more lookup that has not found a channel, after so many.
+fn next_miss(misses: u8, every: f64, at_most: f64) -> u8 {
+    let misses = (misses + 1).min(BACKED_OFF);
+    if every * f64::from(1 << (misses - 1)) < at_most {
+        misses
+    } else {
+        BACKED_OFF
     }
 }
 

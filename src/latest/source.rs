@@ -1,22 +1,15 @@
-//! What a flight does: looks once more at what is known, asks upstream, and notes what came of it.
+//! All that lookups need, and what becomes of what they bring: what is kept, published, and told to the outage.
 
 use std::{
-    panic::AssertUnwindSafe,
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use futures_util::{
-    FutureExt as _,
-    future::{BoxFuture, pending},
-};
-use tokio::time::{timeout, timeout_at};
-
 use super::{
-    FLIGHT_GRACE, Known, LookupError, Policy, Settings, Verdict,
+    Known, LookupError, Policy, Settings,
     canary::Canary,
     hub::Hubs,
+    lookup::Question,
     outage::{self, Outage},
     polling::Polling,
     remote_updates::LostMessages,
@@ -25,45 +18,23 @@ use super::{
 };
 use crate::{
     clock,
-    coalesce::{Asked, Coalescer, Entry, Failed, Good, Start},
+    coalesce::{Asked, Coalescer, Entry, Failed, Good},
     store::{Lease, Store},
-    upstream::{Caller, Failure, Feed, LookupRequest, Purpose, Upstream, UpstreamError},
+    upstream::{Failure, Feed, Purpose, Upstream, UpstreamError},
     video::{Channel, Kind},
 };
 
-/// What a flight is started for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Question {
-    pub(super) feed: Feed,
-    /// The greatest age that will do; by default what the policy calls fresh.
-    pub(super) max_age: Option<Duration>,
-    pub(super) purpose: Purpose,
-    pub(super) caller: Caller,
-}
-
-impl Question {
-    /// What the upstream's queue has to know of the lookup.
-    fn request(&self, known: Option<&Known>) -> LookupRequest {
-        LookupRequest {
-            purpose: self.purpose,
-            // A feed of a kind is asked for only where the channel's own has been found.
-            found_before: self.feed.kind.is_some() || known.is_some_and(|known| known.good.is_some()),
-            caller: self.caller,
-        }
-    }
-}
-
 /// All that is needed to look a channel up. Shared by every flight; holds nothing of any caller's.
 pub(super) struct Source {
-    upstream: Arc<dyn Upstream>,
-    store: Option<Arc<dyn Store>>,
-    policy: Policy,
+    pub(super) upstream: Arc<dyn Upstream>,
+    pub(super) store: Option<Arc<dyn Store>>,
+    pub(super) policy: Policy,
     /// What is known, of this feed and of others.
     cache: Arc<Coalescer<Feed, Arc<Known>>>,
     outage: Outage,
     canary: Option<Canary>,
     /// What a lookup may take, with all that it waits for.
-    flight_limit: Duration,
+    pub(super) flight_limit: Duration,
     /// Those who watch. Every lookup that ends is published to them.
     pub(super) hubs: Arc<Hubs>,
     pub(super) lost_messages: LostMessages,
@@ -94,129 +65,6 @@ impl Source {
         self.store.as_deref()
     }
 
-    /// The lookup of a flight that is started for `question`, by a caller who came at `asked`.
-    pub(super) fn lookup(
-        self: &Arc<Self>,
-        question: Question,
-        asked: Instant,
-    ) -> impl FnOnce(Start<Feed, Arc<Known>>) -> BoxFuture<'static, Arc<Known>> + Send + 'static {
-        let source = Arc::clone(self);
-        move |Start { known, waiters }| {
-            Box::pin(async move {
-                let unwanted = async {
-                    match question.purpose {
-                        Purpose::Awaited => waiters.all_left().await,
-                        // Nobody has to wait for these.
-                        Purpose::Refresh | Purpose::Poll => pending().await,
-                    }
-                };
-                let looked_up = source.look_up(question, asked, known.clone(), unwanted);
-                let looked_up = AssertUnwindSafe(timeout(source.flight_limit, looked_up));
-                let error = match looked_up.catch_unwind().await {
-                    Ok(Ok(known)) => return known,
-                    Ok(Err(_elapsed)) => UpstreamError::TimedOut(source.flight_limit),
-                    Err(_panic) => UpstreamError::Panicked,
-                };
-                // A failure like any other: the next callers do not start it again at once.
-                let entry = source.failure(error.into(), known.as_deref(), clock::now());
-                source.note_end(&question, entry)
-            })
-        }
-    }
-
-    /// Looks up, unless what is known by then will do, or all callers have left (`unwanted`) before it is their turn.
-    async fn look_up(
-        &self,
-        question: Question,
-        asked: Instant,
-        mut known: Option<Arc<Known>>,
-        unwanted: impl Future<Output = ()>,
-    ) -> Arc<Known> {
-        let feed = question.feed;
-        let mut unwanted = pin!(unwanted);
-        if let Some(known) = known.take_if(|known| self.will_do(known, &question, asked, false)) {
-            return known;
-        }
-        // Others may take as long as a lookup takes at most. If one hangs, there is time left for one of our own.
-        let patience = tokio::time::Instant::now() + self.upstream.time_limit() + FLIGHT_GRACE / 2;
-        let mut is_patient = true;
-        loop {
-            if let Some(kept) = self.kept(feed, known.as_deref()).await {
-                if self.will_do(&kept, &question, asked, true) {
-                    return kept;
-                }
-                known = Some(kept);
-            }
-            let request = question.request(known.as_deref());
-            let turn = tokio::select! {
-                biased;
-                () = &mut unwanted => return self.without_turn(known.as_deref()),
-                turn = self.upstream.admit(feed, request) => turn,
-            };
-            let lookup = match turn {
-                Ok(lookup) => lookup,
-                Err(failure) => return self.ended(&question, Err(failure), known.as_deref()).await,
-            };
-            let Some(store) = &self.store else {
-                return self.ended(&question, lookup.await, known.as_deref()).await;
-            };
-            // Not while it waited for its turn: nobody else has to wait for our queue.
-            let lease = if is_patient {
-                store.lease(feed).await
-            } else {
-                Lease::Alone
-            };
-            match lease {
-                Lease::Theirs(ended) => {
-                    // Gives the turn back.
-                    drop(lookup);
-                    is_patient = timeout_at(patience, ended).await.is_ok();
-                    continue;
-                }
-                // Its last holder may have saved something between our look and our lease.
-                Lease::Ours(_) => {
-                    if let Some(kept) = self.kept(feed, known.as_deref()).await {
-                        if self.will_do(&kept, &question, asked, true) {
-                            return kept;
-                        }
-                        known = Some(kept);
-                    }
-                }
-                Lease::Alone => {}
-            }
-            let found = self.ended(&question, lookup.await, known.as_deref()).await;
-            if store.save(feed, &found, lease).await {
-                return found;
-            }
-            // We took longer than our lease, and what another has found since is there.
-            return self.kept(feed, known.as_deref()).await.unwrap_or(found);
-        }
-    }
-
-    /// Whether what is `known` makes the lookup for `question` needless. What a caller is given at once is given at once if it is
-    /// `from_store`: they will ask for what is newer behind it.
-    fn will_do(&self, known: &Known, question: &Question, asked: Instant, from_store: bool) -> bool {
-        match self
-            .policy
-            .judge(Some(known), question.max_age, asked, clock::now())
-        {
-            Verdict::Answer { refresh, .. } => !refresh || from_store && question.purpose == Purpose::Awaited,
-            Verdict::Fallback(..) | Verdict::Refuse(_) => true,
-            Verdict::LookUp(_) => false,
-        }
-    }
-
-    /// Tells the upstream that one more caller waits for a lookup, which may be in its queue.
-    pub(super) fn joined(&self, question: &Question, known: Option<&Known>) {
-        let request = question.request(known);
-        self.upstream.joined(question.feed, request);
-    }
-
-    /// The entry of a lookup that did not get its turn, for nobody. It is not kept.
-    fn without_turn(&self, known: Option<&Known>) -> Arc<Known> {
-        Arc::new(self.failure(UpstreamError::Busy.into(), known, clock::now()))
-    }
-
     /// What the store has of `feed` beside what is `known`, if that is anything new.
     pub(super) async fn kept(&self, feed: Feed, known: Option<&Known>) -> Option<Arc<Known>> {
         let kept = self.store.as_ref()?.load(feed).await?;
@@ -229,7 +77,7 @@ impl Source {
     }
 
     /// Takes in what came of a lookup.
-    async fn ended(
+    pub(super) async fn ended(
         &self,
         question: &Question,
         looked_up: Result<Channel, Failure>,
@@ -242,7 +90,7 @@ impl Source {
         self.note_end(question, entry)
     }
 
-    fn note_end(&self, question: &Question, entry: Known) -> Arc<Known> {
+    pub(super) fn note_end(&self, question: &Question, entry: Known) -> Arc<Known> {
         if question.purpose == Purpose::Poll {
             self.hubs.polling.asked(question.feed.channel, &entry);
         }
@@ -374,7 +222,7 @@ impl Source {
         }
     }
 
-    fn failure(&self, failure: Failure, before: Option<&Known>, now: Instant) -> Known {
+    pub(super) fn failure(&self, failure: Failure, before: Option<&Known>, now: Instant) -> Known {
         let Failure { error, retry_after } = failure;
         let good = before.and_then(|known| known.good.clone());
         let before = before.and_then(|known| known.failed.as_ref());

@@ -100,7 +100,7 @@ impl Guard {
         if !state.breaker.probe_is_due(now) {
             return None;
         }
-        let (channel, caller) = state.good.choose(&state.breaker.excluded())?;
+        let (channel, caller) = state.good.choose(&state.breaker.excluded(), now)?;
         let pass = state.breaker.admit(channel, Standing::Good, now).ok()?;
         Some(self.admission(channel, caller, pass))
     }
@@ -126,7 +126,8 @@ impl Guard {
         match report {
             Report::Success => state.good.remember(channel, caller),
             Report::Answered => state.good.forget(channel),
-            Report::Forbidden { .. } | Report::Refused { .. } | Report::Silent => {}
+            Report::Forbidden { .. } => state.good.distrust(channel, now),
+            Report::Refused { .. } | Report::Silent => {}
         }
         match state.breaker.report(channel, pass, report, now) {
             Some(Change::Opened { status, pause }) => {

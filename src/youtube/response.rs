@@ -61,6 +61,8 @@ fn retry_after(response: &Response) -> Option<Duration> {
     let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let pause = match value.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
+        // More than fits.
+        Err(_) if value.bytes().all(|byte| byte.is_ascii_digit()) && !value.is_empty() => LONGEST_PAUSE,
         Err(_) => httpdate::parse_http_date(value)
             .ok()?
             .duration_since(std::time::SystemTime::now())

@@ -1,6 +1,6 @@
 //! More lookups than may go out: what callers, watches and metrics see of it.
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use axum::{http::StatusCode, response::IntoResponse as _};
 use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
@@ -15,7 +15,7 @@ use tonic::{Code, Request};
 
 use crate::{
     stores::{Fake as Upstream, channel, found, settings, soon},
-    support::{CHANNEL, Fake, feed, http_get, http_get_with, reason, request},
+    support::{CHANNEL, Fake, Server, feed, http_get, http_get_with, reason, request},
 };
 
 fn ids(count: usize) -> Vec<String> {
@@ -236,17 +236,33 @@ async fn lookups_in_the_queue_when_the_server_stops_are_made() {
     assert_eq!(stopping.ended().await, Drained { cut_off: 0 });
 }
 
+/// One lookup at a time, and ten in line.
+async fn serve_one_at_a_time(fake: &Fake, header: Option<HeaderName>) -> Server {
+    fake.serve_with(|config| {
+        config.caller_header = header;
+        config.upstream.pace.concurrency = NonZeroUsize::MIN;
+        config.upstream.pace.queue = NonZeroUsize::MIN.saturating_add(9);
+    })
+    .await
+}
+
+/// Waits until so many lookups were let into the queue or refused.
+async fn decided(admin: SocketAddr, count: u64) {
+    loop {
+        let (_, metrics) = http_get(admin, "/metrics").await;
+        let of = |metric| sum(&metrics, metric);
+        if of("plaque_upstream_admitted_total") + of("plaque_upstream_refused_total") == count {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn a_caller_that_is_named_gets_its_turn_beside_one_that_fills_the_queue() {
     for (header, gets_in) in [(Some(HeaderName::from_static("x-client")), true), (None, false)] {
         let fake = Fake::gated(feed).await;
-        let server = fake
-            .serve_with(|config| {
-                config.caller_header = header;
-                config.upstream.pace.concurrency = NonZeroUsize::MIN;
-                config.upstream.pace.queue = NonZeroUsize::MIN.saturating_add(9);
-            })
-            .await;
+        let server = serve_one_at_a_time(&fake, header).await;
         let ask = |id: &str, name: &str| {
             let mut request = Request::new(request(id));
             let name = name.parse().expect("metadata");
@@ -254,19 +270,10 @@ async fn a_caller_that_is_named_gets_its_turn_beside_one_that_fills_the_queue() 
             let client = server.client();
             tokio::spawn(async move { client.ask(request).await })
         };
-        let decided = async |count| {
-            let decided = |metrics: &str| {
-                let of = |metric| sum(metrics, metric);
-                of("plaque_upstream_admitted_total") + of("plaque_upstream_refused_total") == count
-            };
-            while !decided(&http_get(server.admin, "/metrics").await.1) {
-                tokio::task::yield_now().await;
-            }
-        };
         let greedy: Vec<_> = ids(40).iter().map(|id| ask(id, "greedy")).collect();
-        soon(decided(40)).await;
+        soon(decided(server.admin, 40)).await;
         let modest = ask(CHANNEL, "modest");
-        soon(decided(41)).await;
+        soon(decided(server.admin, 41)).await;
         if gets_in {
             // The one under way, one of the greedy caller's turns, its own.
             for _ in 0..3 {
@@ -298,34 +305,18 @@ async fn a_caller_that_is_named_gets_its_turn_beside_one_that_fills_the_queue() 
 async fn callers_of_the_json_api_are_told_apart_as_those_of_grpc_are() {
     for (header, gets_in) in [(Some(HeaderName::from_static("x-client")), true), (None, false)] {
         let fake = Fake::gated(feed).await;
-        let server = fake
-            .serve_with(|config| {
-                config.caller_header = header;
-                config.upstream.pace.concurrency = NonZeroUsize::MIN;
-                config.upstream.pace.queue = NonZeroUsize::MIN.saturating_add(9);
-            })
-            .await;
+        let server = serve_one_at_a_time(&fake, header).await;
         let (admin, http) = (server.admin, server.http);
         let greedy = ids(20).into_iter().map(|id| {
             let path = format!("/v1/channels/{id}/latest-video");
             tokio::spawn(async move { http_get_with(http, &path, "x-client: greedy\r\n").await })
         });
         let greedy: Vec<_> = greedy.collect();
-        let decided = async |count| {
-            loop {
-                let (_, metrics) = http_get(admin, "/metrics").await;
-                let of = |metric| sum(&metrics, metric);
-                if of("plaque_upstream_admitted_total") + of("plaque_upstream_refused_total") == count {
-                    break;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        soon(decided(20)).await;
+        soon(decided(admin, 20)).await;
         // By either way: a caller has one name.
         let path = format!("/v1/channels/{CHANNEL}/latest-video");
         let modest = tokio::spawn(async move { http_get_with(http, &path, "X-Client: modest\r\n").await });
-        soon(decided(21)).await;
+        soon(decided(admin, 21)).await;
         let mut same = Request::new(request("UCgrpc5678901234567890AA"));
         same.metadata_mut()
             .insert("x-client", "greedy".parse().expect("metadata"));

@@ -5,7 +5,10 @@ use std::time::Duration;
 /// Intervals vary by this part either way, so that channels which were polled together do not stay together.
 const JITTER: f64 = 0.1;
 
-/// Below the histogram: a channel that was never found gets the longest interval.
+/// After so many lookups that have not found a channel it has the longest interval, however short the shortest is.
+pub(super) const BACKED_OFF: u8 = 12;
+
+/// Below the histogram: a channel that was not found for long gets the longest interval.
 pub(super) const NO_IMPORTANCE: f64 = 0.0;
 
 #[derive(Debug)]
@@ -36,7 +39,8 @@ pub(super) struct Channel<K> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     Unknown,
-    NeverFound,
+    /// So many lookups have not found it, and none has.
+    NotFound(u8),
     Found,
 }
 
@@ -53,14 +57,29 @@ impl<K> Channel<K> {
     /// Its importance: what intervals are inverse to.
     pub(super) fn worth(&self) -> f64 {
         match self.standing {
-            Standing::NeverFound => NO_IMPORTANCE,
-            Standing::Unknown | Standing::Found => (self.weight.max(0.0) * f64::from(self.rate)).sqrt(),
+            Standing::NotFound(BACKED_OFF..) => NO_IMPORTANCE,
+            Standing::NotFound(misses) => self.importance() / f64::from(1 << misses),
+            Standing::Unknown | Standing::Found => self.importance(),
+        }
+    }
+
+    fn importance(&self) -> f64 {
+        (self.weight.max(0.0) * f64::from(self.rate)).sqrt()
+    }
+
+    /// The least that its interval is, in seconds, whatever the budget has room for: it doubles with each lookup that has not found it.
+    pub(super) fn back_off(&self, (every, at_most): (f64, f64)) -> f64 {
+        match self.standing {
+            Standing::NotFound(BACKED_OFF..) => at_most,
+            Standing::NotFound(misses) => (every * f64::from(1 << misses.saturating_sub(1))).min(at_most),
+            Standing::Unknown | Standing::Found => 0.0,
         }
     }
 
     /// When its next poll is due by the agenda's clock, with an interval in seconds that has the given limits.
     pub(super) fn due(&self, index: u32, interval: f64, (every, at_most): (f64, f64)) -> u64 {
         let looked_up = self.looked_up.unwrap_or(0);
+        let interval = interval.max(self.back_off((every, at_most)));
         if self.waits {
             return looked_up;
         }

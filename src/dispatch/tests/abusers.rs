@@ -161,6 +161,32 @@ fn what_was_promised_to_one_connection_of_an_abuser_is_not_kept_at_the_cost_of_o
 }
 
 #[test]
+fn what_was_promised_to_an_abuser_before_polls_came_does_not_hold_up_others() {
+    // Batches on ten connections fill the line while there are no polls; then polls take their share.
+    let abuser = Load {
+        batch: 100,
+        connections: 10,
+        from: 3.0,
+        ..Load::new(Class::AwaitedUnknown, 200.0)
+    };
+    let polls = Load {
+        from: 3.2,
+        ..Load::new(Class::Poll, 40.0)
+    };
+    let modest = Load {
+        regular: true,
+        patience: Some(10.0),
+        ..Load::new(Class::AwaitedUnknown, 1.0)
+    };
+    for seed in 0..5 {
+        let world = World::new(&budget(), 0.05, &[modest, abuser, polls], seed).run(0.0, 20.0);
+        let modest = &world.tallies[0];
+        assert_eq!((modest.refused, modest.expired), (0, 0));
+        assert!(modest.longest_wait() <= 1.0, "{}", modest.longest_wait());
+    }
+}
+
+#[test]
 fn where_places_are_the_limit_the_same_holds() {
     let few = Budget {
         places: NonZeroU32::new(20).expect("not 0"),

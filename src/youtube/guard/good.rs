@@ -3,20 +3,29 @@
 //! Nobody can win the probes with channels of theirs, which answer 403 when it suits them. Each caller's channels take a fair part of the
 //! places: where there is no place left, one of the caller's goes that has the most. A probe asks for a channel of a caller that is chosen
 //! first, each with the same chance, and not of one whose channel was just forbidden as long as there is another. So two probes in a row
-//! are never of one caller's channels, if anybody else has had a single channel found.
+//! are never of one caller's channels, if anybody else has had a single channel found. And a caller of whose channels one was forbidden
+//! within [`DISTRUSTED_FOR`] is asked for nothing as long as there is another: who has channels that are found and then forbidden can
+//! open the breaker with them once, and not keep it open.
 //!
 //! Polls are nobody's in particular: of the watched channels, too, anybody may own many. They are asked for where nothing else is left.
+
+use std::time::{Duration, Instant};
 
 use crate::video::ChannelId;
 
 /// More than can be excluded at a time (three), for several callers. A lookup's end looks through all of them.
 pub(super) const MOST: usize = 64;
 
+/// How long a forbidden channel tells against its caller. Longer than the first pauses of the breaker.
+const DISTRUSTED_FOR: Duration = Duration::from_mins(10);
+
 #[derive(Clone, Copy)]
 struct Good {
     channel: ChannelId,
     /// Who asked for it, as a keyed hash.
     caller: u64,
+    /// When it was last forbidden.
+    forbidden: Option<Instant>,
 }
 
 /// Whose channels those are that were found by polls: [`crate::upstream::Caller::default`]'s.
@@ -29,11 +38,15 @@ pub(super) struct GoodChannels(Vec<Good>);
 impl GoodChannels {
     /// Takes in that `channel` was found for `caller`.
     pub(super) fn remember(&mut self, channel: ChannelId, caller: u64) {
-        let good = Good { channel, caller };
+        let good = Good {
+            channel,
+            caller,
+            forbidden: None,
+        };
         if let Some(index) = self.0.iter().position(|known| known.channel == channel) {
             // Who has fewer may have it: a crowd's channels are not one caller's for having been asked for by that one first.
             if self.count(caller) + 1 < self.count(self.0[index].caller) {
-                self.0[index] = good;
+                self.0[index].caller = caller;
             }
         } else if self.0.len() < MOST {
             self.0.push(good);
@@ -47,6 +60,13 @@ impl GoodChannels {
         self.0.retain(|good| good.channel != channel);
     }
 
+    /// Takes in that `channel` was forbidden.
+    pub(super) fn distrust(&mut self, channel: ChannelId, now: Instant) {
+        if let Some(good) = self.0.iter_mut().find(|good| good.channel == channel) {
+            good.forbidden = Some(now);
+        }
+    }
+
     /// Whether there is one besides `channel` and the `excluded` ones.
     pub(super) fn has_another(&self, channel: ChannelId, excluded: &[Option<ChannelId>]) -> bool {
         let mut channels = self.0.iter().map(|good| good.channel);
@@ -54,7 +74,7 @@ impl GoodChannels {
     }
 
     /// One to probe that is not among the `excluded` ones, and its caller.
-    pub(super) fn choose(&self, excluded: &[Option<ChannelId>]) -> Option<(ChannelId, u64)> {
+    pub(super) fn choose(&self, excluded: &[Option<ChannelId>], now: Instant) -> Option<(ChannelId, u64)> {
         let (forbidden, fit): (Vec<_>, Vec<_>) = self
             .0
             .iter()
@@ -64,11 +84,19 @@ impl GoodChannels {
         callers.sort_unstable();
         callers.dedup();
         let unsuspected = |caller: &&u64| forbidden.iter().all(|good| good.caller != **caller);
+        let lately = |good: &&Good| {
+            let forbidden = good.forbidden;
+            forbidden.is_some_and(|at| now.saturating_duration_since(at) < DISTRUSTED_FOR)
+        };
+        let distrusted: Vec<_> = self.0.iter().filter(lately).map(|good| good.caller).collect();
+        let trusted = |caller: &&u64| !distrusted.contains(caller);
         let named = callers
             .iter()
             .filter(unsuspected)
             .filter(|caller| **caller != NOBODY);
-        let caller = fastrand::choice(named.collect::<Vec<_>>())
+        let caller = fastrand::choice(named.clone().filter(trusted).collect::<Vec<_>>())
+            .or_else(|| callers.iter().filter(unsuspected).find(trusted))
+            .or_else(|| fastrand::choice(named.collect::<Vec<_>>()))
             .or_else(|| callers.iter().find(unsuspected))
             .or_else(|| fastrand::choice(&callers))?;
         let of_caller = fit.iter().filter(|good| good.caller == *caller);
@@ -152,7 +180,9 @@ mod tests {
         assert!(good.0.iter().any(|good| good.channel == channel(1000)));
         let [first, second] = [0, 1].map(|index| Some(good.0[index].channel));
         for _ in 0..100 {
-            let (chosen, caller) = good.choose(&[first, second, None]).expect("others");
+            let (chosen, caller) = good
+                .choose(&[first, second, None], Instant::now())
+                .expect("others");
             assert!(caller == GREEDY && ![first, second].contains(&Some(chosen)));
         }
         good.forget(channel(1000));
@@ -168,11 +198,41 @@ mod tests {
         find(&mut good, NOBODY, 5000, 1000);
         let mut firsts = [0; 2];
         for _ in 0..1000 {
-            let (first, caller) = good.choose(&[None; 3]).expect("many");
+            let (first, caller) = good.choose(&[None; 3], Instant::now()).expect("many");
             firsts[usize::from(caller == GREEDY)] += 1;
-            let (_, second) = good.choose(&[Some(first), None, None]).expect("many");
+            let (_, second) = good
+                .choose(&[Some(first), None, None], Instant::now())
+                .expect("many");
             assert_ne!(caller, second);
         }
         assert!(firsts.iter().all(|count| *count > 400), "{firsts:?}");
+    }
+
+    #[test]
+    fn callers_whose_channels_were_forbidden_lately_are_asked_for_nothing_as_long_as_there_is_another() {
+        let now = Instant::now();
+        let mut good = GoodChannels::default();
+        for attacker in 10..15 {
+            find(
+                &mut good,
+                attacker,
+                1000 * usize::try_from(attacker).expect("small"),
+                3,
+            );
+        }
+        find(&mut good, MODEST, 0, 5);
+        for attacker in 10..15 {
+            good.distrust(channel(1000 * attacker), now);
+            // Found again, it is not trusted again.
+            good.remember(channel(1000 * attacker), attacker as u64);
+        }
+        let chosen = |good: &GoodChannels, now| good.choose(&[None; 3], now).expect("many").1;
+        for _ in 0..100 {
+            assert_eq!(chosen(&good, now + Duration::from_mins(9)), MODEST);
+        }
+        assert!((0..1000).any(|_| chosen(&good, now + Duration::from_mins(11)) != MODEST));
+        // Where everybody's are, there is nothing else to go by.
+        good.distrust(channel(0), now);
+        assert!((0..1000).any(|_| chosen(&good, now) != MODEST));
     }
 }

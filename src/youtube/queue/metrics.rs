@@ -95,8 +95,8 @@ impl Queue {
             ),
             (
                 "upstream_dropped",
-                "Lookups that left the queue without a turn, by class",
-                |counters| counters.cancelled + counters.expired,
+                "Lookups that left the queue and were not sent, by class",
+                |counters| counters.cancelled + counters.expired + counters.returned,
             ),
             (
                 "upstream_sent",

@@ -1,0 +1,98 @@
+//! Requests: one is sent, counted, and has a span.
+
+use prometheus_client::metrics::{family::Family, histogram::Histogram};
+use reqwest::{StatusCode, header};
+use tokio::time::Instant;
+use tracing::{Instrument as _, Span, field::Empty};
+
+use super::{YouTube, list::List, response};
+use crate::{
+    trace_context,
+    upstream::{Failure, UpstreamError},
+    video::Channel,
+};
+
+/// How long requests took, by what came of them.
+pub(super) type Requests = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
+
+impl YouTube {
+    /// One request, counted, and in a span by OpenTelemetry's conventions for HTTP.
+    pub(super) async fn send(&self, list: List, resend: Option<u32>) -> Result<Channel, Failure> {
+        let mut counted = Counted {
+            requests: &self.requests,
+            begun: Instant::now(),
+            outcome: "timeout",
+        };
+        let span = tracing::debug_span!(
+            "request",
+            otel.name = "GET",
+            otel.kind = "client",
+            otel.status_code = Empty,
+            http.request.method = "GET",
+            http.request.resend_count = resend,
+            http.response.status_code = Empty,
+            server.address = self.feeds.host_str(),
+            server.port = self.feeds.port_or_known_default(),
+            url.full = %list.public(&self.feeds),
+            "error.type" = Empty,
+        );
+        let fetched = self.request(list).instrument(span.clone()).await;
+        counted.outcome = match &fetched {
+            Ok(_) => "found",
+            Err(Failure { error, .. }) => {
+                let status = error.http_status().map(|status| status.to_string());
+                span.record("error.type", status.as_deref().unwrap_or("_OTHER"));
+                span.record("otel.status_code", "ERROR");
+                outcome(error)
+            }
+        };
+        fetched
+    }
+
+    async fn request(&self, list: List) -> Result<Channel, Failure> {
+        let span = Span::current();
+        let mut url = self.feeds.clone();
+        list.ask(&mut url);
+        let mut headers = header::HeaderMap::new();
+        trace_context::pass_on(&span, &mut headers);
+        let response = self.client.get(url).headers(headers).send().await;
+        let response = response.map_err(|error| response::unreachable(&error))?;
+        let status = response.status();
+        span.record("http.response.status_code", status.as_u16());
+        if status == StatusCode::OK {
+            return Ok(response::read(response, list).await?);
+        }
+        Err(response::failure(&response))
+    }
+}
+
+/// A request that is counted when it ends, however it ends.
+struct Counted<'a> {
+    requests: &'a Requests,
+    begun: Instant,
+    /// That of one that is dropped at the end of its time.
+    outcome: &'static str,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        self.requests
+            .get_or_create(&[("outcome", self.outcome)])
+            .observe(seconds);
+    }
+}
+
+/// What came of a request that failed, as metrics call it.
+fn outcome(error: &UpstreamError) -> &'static str {
+    match error {
+        UpstreamError::NotFound | UpstreamError::Outage => "not_found",
+        UpstreamError::RateLimited(_) => "rate_limited",
+        UpstreamError::Malformed(_) | UpstreamError::SuspectSnapshot => "malformed",
+        UpstreamError::TimedOut(_) => "timeout",
+        UpstreamError::Busy
+        | UpstreamError::Status(_)
+        | UpstreamError::Unreachable(_)
+        | UpstreamError::Panicked => "error",
+    }
+}
