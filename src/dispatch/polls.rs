@@ -224,7 +224,8 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         });
     }
 
-    /// Takes in that a lookup of a channel has failed at `now`, which may be past. It is not polled again before `retry_after` and its interval are over.
+    /// Takes in that a lookup of a channel has failed at `now`, which may be past. It is not polled again before `retry_after` and its
+    /// interval are over.
     pub fn failed(&mut self, key: K, why: Failed, retry_after: Option<Duration>, now: Instant) {
         let now = self.nanos(now);
         let pause = u64::try_from(retry_after.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);

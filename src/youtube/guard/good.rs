@@ -83,22 +83,26 @@ impl GoodChannels {
         let mut callers: Vec<_> = fit.iter().map(|good| good.caller).collect();
         callers.sort_unstable();
         callers.dedup();
-        let unsuspected = |caller: &&u64| forbidden.iter().all(|good| good.caller != **caller);
-        let lately = |good: &&Good| {
-            let forbidden = good.forbidden;
-            forbidden.is_some_and(|at| now.saturating_duration_since(at) < DISTRUSTED_FOR)
+        let suspected = |caller| forbidden.iter().any(|good| good.caller == caller);
+        let distrusted = |caller| {
+            let mut times = self
+                .0
+                .iter()
+                .filter(|good| good.caller == caller)
+                .filter_map(|good| good.forbidden);
+            times.any(|at| now.saturating_duration_since(at) < DISTRUSTED_FOR)
         };
-        let distrusted: Vec<_> = self.0.iter().filter(lately).map(|good| good.caller).collect();
-        let trusted = |caller: &&u64| !distrusted.contains(caller);
-        let named = callers
-            .iter()
-            .filter(unsuspected)
-            .filter(|caller| **caller != NOBODY);
-        let caller = fastrand::choice(named.clone().filter(trusted).collect::<Vec<_>>())
-            .or_else(|| callers.iter().filter(unsuspected).find(trusted))
-            .or_else(|| fastrand::choice(named.collect::<Vec<_>>()))
-            .or_else(|| callers.iter().find(unsuspected))
-            .or_else(|| fastrand::choice(&callers))?;
+        // The least is best.
+        let rank = |caller: u64| {
+            if suspected(caller) {
+                (true, false, false)
+            } else {
+                (false, distrusted(caller), caller == NOBODY)
+            }
+        };
+        let best = callers.iter().copied().map(rank).min()?;
+        callers.retain(|caller| rank(*caller) == best);
+        let caller = fastrand::choice(&callers)?;
         let of_caller = fit.iter().filter(|good| good.caller == *caller);
         let good = fastrand::choice(of_caller.collect::<Vec<_>>())?;
         Some((good.channel, good.caller))
