@@ -3,7 +3,10 @@
 //! Each layer has a filter of its own. The spans of calls and flights have the level `debug`: where only the log is written, and
 //! that from `info`, their callsites are off, and cost one comparison.
 
+mod escape;
 mod export;
+mod log;
+mod throttle;
 
 use std::{
     fmt::Write as _,
@@ -19,13 +22,15 @@ use tracing_error::{ErrorLayer, SpanTrace};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     filter::{ParseError, Targets},
-    fmt,
+    fmt::writer::BoxMakeWriter,
     layer::SubscriberExt as _,
 };
-use tracing_tree::HierarchicalLayer;
 
 pub use self::export::{BadEndpoint, endpoint};
-use self::export::{Export, Lasting};
+use self::{
+    export::{Export, Lasting},
+    log::{Repeats, Teller},
+};
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +81,9 @@ pub enum SetupError {
     /// The system gave no thread.
     #[error("--otlp-endpoint: cannot start a thread for the export: {0}")]
     Thread(io::Error),
+    /// The system gave no thread for the log.
+    #[error("cannot start a thread for the log: {0}")]
+    LogThread(io::Error),
     /// The file for Perfetto cannot be written.
     #[error("--trace-chrome: cannot write {0}: {1}")]
     Chrome(String, io::Error),
@@ -84,8 +92,10 @@ pub enum SetupError {
 /// Exports until it is dropped, which waits for what is left to get out, for a few seconds at most.
 #[must_use = "when it is dropped, no more is exported"]
 pub struct Telemetry {
+    // Before the log's: it may tell of trouble at the end.
     _export: Option<Export>,
     _chrome: Option<FlushGuard>,
+    _log: Teller,
 }
 
 type AnyLayer = Box<dyn Layer<Registry> + Send + Sync>;
@@ -107,7 +117,8 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
 pub fn start(settings: Settings<'_>) -> Result<Telemetry, SetupError> {
     let (export, exported) = settings.otlp_endpoint.map(Export::start).transpose()?.unzip();
     let (written, chrome) = settings.chrome.map(chrome).transpose()?.unzip();
-    let mut layers = vec![log(settings.format, settings.filter)];
+    let (teller, repeats) = Teller::start().map_err(SetupError::LogThread)?;
+    let mut layers = vec![log(settings.format, settings.filter, repeats)];
     layers.extend(exported.map(|layer| layer.with_filter(ours()).boxed()));
     layers.extend(written.map(|layer| layer.with_filter(ours()).boxed()));
     #[cfg(all(feature = "tokio-console", tokio_unstable))]
@@ -123,22 +134,14 @@ pub fn start(settings: Settings<'_>) -> Result<Telemetry, SetupError> {
     Ok(Telemetry {
         _export: export,
         _chrome: chrome,
+        _log: teller,
     })
 }
 
-fn log(format: Format, filter: EnvFilter) -> AnyLayer {
+/// The log, what of it is wanted, and the spans of a panic.
+fn log(format: Format, filter: EnvFilter, repeats: Repeats) -> AnyLayer {
     let colors = io::stderr().is_terminal();
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(colors);
-    let log = match format {
-        Format::Pretty => lines.with_target(false).boxed(),
-        Format::Tree => HierarchicalLayer::new(2)
-            .with_writer(io::stderr)
-            .with_ansi(colors)
-            .with_indent_lines(true)
-            .with_bracketed_fields(true)
-            .boxed(),
-        Format::Json => lines.json().boxed(),
-    };
+    let log = log::layer(format, BoxMakeWriter::new(io::stderr), colors, repeats);
     log.and_then(ErrorLayer::default()).with_filter(filter).boxed()
 }
 
@@ -194,8 +197,9 @@ mod tests {
     fn a_panic_tells_in_which_spans_it_happened() {
         for format in [Format::Pretty, Format::Tree, Format::Json] {
             let filter = filter("info").expect("a level");
+            let (_teller, repeats) = Teller::start().expect("a thread");
             let layers = vec![
-                log(format, filter),
+                log(format, filter, repeats),
                 ChromeLayerBuilder::new()
                     .writer(io::sink())
                     .build()

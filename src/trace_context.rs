@@ -22,7 +22,11 @@ pub(crate) fn take(headers: &HeaderMap, span: &Span) {
     }
 }
 
-/// Names `span` to whoever is sent `headers`, unless spans are not exported.
+/// The header that names a span.
+const TRACE_PARENT: &str = "traceparent";
+
+/// Names `span` to whoever is sent `headers`, unless spans are not exported. What callers have sent beside their own span's name
+/// (`tracestate`, `baggage`) stays here.
 pub(crate) fn pass_on(span: &Span, headers: &mut HeaderMap) {
     TraceContextPropagator::new().inject_context(&span.context(), &mut Sent(headers));
 }
@@ -43,8 +47,8 @@ struct Sent<'a>(&'a mut HeaderMap);
 
 impl Injector for Sent<'_> {
     fn set(&mut self, name: &str, value: String) {
-        // A trace without a state has an empty one.
-        if value.is_empty() {
+        // Beside it there is the state, which callers and whoever is between us and them leave for each other.
+        if name != TRACE_PARENT {
             return;
         }
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {

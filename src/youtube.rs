@@ -4,6 +4,8 @@
 //! addresses for hours, and sends no `Retry-After`, `ETag` or `Last-Modified`. Everything here is bounded: the time of a lookup,
 //! the bytes of an answer, the lookups at once and a second.
 
+mod body;
+mod client;
 pub mod feed;
 mod guard;
 mod list;
@@ -14,15 +16,19 @@ mod response;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use http::HeaderValue;
 use prometheus_client::{
     metrics::{family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use reqwest::{Certificate, Client, Url, redirect};
+use reqwest::{Client, Url};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, Span};
 
-pub use self::queue::Pace;
+pub use self::{
+    client::{BadProxy, IpVersion, Proxy, SetupError, USER_AGENT},
+    queue::Pace,
+};
 use self::{
     guard::{Admission, Guard},
     list::List,
@@ -30,14 +36,10 @@ use self::{
     requests::Requests,
 };
 use crate::{
-    cause::innermost,
     metrics::SECONDS,
     upstream::{Caller, Failure, Feed, Lookup, LookupRequest, Purpose, Upstream, UpstreamError},
     video::{Channel, Kind},
 };
-
-/// How we introduce ourselves, so that whoever runs the upstream can tell who asks.
-const USER_AGENT: &str = concat!("plaque/", env!("CARGO_PKG_VERSION"));
 
 /// Before the second attempt: what refused a connection at this moment may be back in the next.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -66,6 +68,12 @@ pub struct Settings {
     pub pace: Pace,
     /// Authorities that are trusted beside those of the system: PEM.
     pub authorities: Option<Vec<u8>>,
+    /// What they are asked through, if not directly.
+    pub proxy: Option<Proxy>,
+    /// By which protocol.
+    pub ip_version: IpVersion,
+    /// How we introduce ourselves.
+    pub user_agent: HeaderValue,
 }
 
 impl Settings {
@@ -77,22 +85,11 @@ impl Settings {
             time_limit: Duration::from_secs(10),
             pace: Pace::default(),
             authorities: None,
+            proxy: None,
+            ip_version: IpVersion::Any,
+            user_agent: HeaderValue::from_static(USER_AGENT),
         }
     }
-}
-
-/// The HTTP client could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// The authorities' certificates are none.
-    #[error("--upstream-ca: no certificate in PEM format could be read: {}", .0.as_ref().map_or("the file has none".into(), |error| innermost(error).to_string()))]
-    Authorities(Option<reqwest::Error>),
-    /// All else.
-    #[error(
-        "cannot set up TLS for the upstream (are the system's CA certificates installed?): {}",
-        innermost(.0)
-    )]
-    Tls(reqwest::Error),
 }
 
 impl YouTube {
@@ -100,29 +97,10 @@ impl YouTube {
     ///
     /// # Errors
     ///
-    /// If they are at an `https` address and there is no usable certificate store, or the authorities cannot be read.
+    /// If they or the proxy are at an `https` address and there is no usable certificate store, or the authorities cannot be read.
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
-        // Fails only if a provider is there already, which is then as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = Client::builder()
-            .user_agent(USER_AGENT)
-            // A redirect leads to a consent page or a login, never to a feed.
-            .redirect(redirect::Policy::none())
-            .no_proxy();
-        if settings.feeds.scheme() == "http" {
-            // No certificate will be looked at; a machine without any must not keep us from starting.
-            client = client.tls_certs_only([]);
-        }
-        if let Some(pem) = settings.authorities {
-            let authorities =
-                Certificate::from_pem_bundle(&pem).map_err(|error| SetupError::Authorities(Some(error)))?;
-            if authorities.is_empty() {
-                return Err(SetupError::Authorities(None));
-            }
-            client = client.tls_certs_merge(authorities);
-        }
         Ok(Self {
-            client: client.build().map_err(SetupError::Tls)?,
+            client: client::client(&settings)?,
             feeds: settings.feeds,
             time_limit: settings.time_limit,
             max_queue_wait: settings.pace.max_queue_wait,

@@ -1,10 +1,6 @@
 //! `plaque get`: prints what channels uploaded last.
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
 use tonic::{Request, transport::Channel};
 
@@ -55,7 +51,7 @@ pub(super) async fn run(args: Args) -> Outcome {
             }
             if args.json {
                 let json = proto::to_json("LookupResult", &result).ok_or("cannot write JSON")?;
-                writeln!(io::stdout(), "{json}")?;
+                show::json(&json)?;
             } else {
                 show::result(&result)?;
             }

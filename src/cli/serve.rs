@@ -2,6 +2,7 @@
 
 mod args;
 mod log_flags;
+mod upstream_flags;
 
 use std::{
     env,

@@ -3,6 +3,7 @@
 //! What comes from the network may hold anything. Nothing of it is printed but through [`printable`].
 
 use std::{
+    fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
     time::SystemTime,
 };
@@ -30,6 +31,11 @@ pub(super) fn upload(video: &Video, freshness: Option<Freshness>) -> io::Result<
     } else {
         writeln!(io::stdout(), "{}", fields(video))
     }
+}
+
+/// Prints a message in protobuf's JSON to standard output, as one line.
+pub(super) fn json(json: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{}", harmless_json(json))
 }
 
 /// Prints a failure to standard error.
@@ -135,6 +141,21 @@ fn when(time: Option<Timestamp>, now: SystemTime) -> String {
 /// on beyond the text.
 fn printable(text: &str) -> String {
     text.replace(steers, " ")
+}
+
+/// The same JSON, but that no character in it steers the terminal: outside of strings there is none, and within them each
+/// can be written by its number.
+fn harmless_json(json: &str) -> String {
+    let mut harmless = String::with_capacity(json.len());
+    for c in json.chars() {
+        if steers(c) {
+            // Writing to a String does not fail, and they are all of the first 65,536.
+            let _ = write!(harmless, "\\u{:04x}", u32::from(c));
+        } else {
+            harmless.push(c);
+        }
+    }
+    harmless
 }
 
 #[cfg(test)]
@@ -262,6 +283,20 @@ mod tests {
         assert_eq!(
             fields(&bare),
             "aaaaaaaaaaA\tUC0123456789abcdefghijkA\t-\tvideo\thttps://www.youtube.com/shorts/aaaaaaaaaaA\t"
+        );
+    }
+
+    #[test]
+    fn json_steers_nothing_and_says_the_same() {
+        let title = "a\u{1b}[31mb\tc\r\nd\u{9b}2Je\u{85}f\u{2028}g\u{202e}h\u{7}i\u{200f}j\u{7f}k\u{61c}lü€✈\u{fe0f}\"\\";
+        let json = serde_json::json!({ "title": title, "number": 7 }).to_string();
+        let harmless = harmless_json(&json);
+        assert!(json.contains(steers) && !harmless.contains(steers), "{harmless}");
+        assert!(harmless.contains("ü€✈"), "{harmless}");
+        let read: serde_json::Value = serde_json::from_str(&harmless).expect("JSON");
+        assert_eq!(
+            read,
+            serde_json::from_str::<serde_json::Value>(&json).expect("JSON")
         );
     }
 

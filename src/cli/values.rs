@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use bytesize::ByteSize;
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
 /// Longer than any setting makes sense for, and short enough to be added to any moment without overflow.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
@@ -41,6 +41,15 @@ pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
     match text.parse::<HeaderName>() {
         Ok(name) if !name.as_str().ends_with("-bin") => Ok(name),
         _ => Err("expected the name of a header, such as l5d-client-id".into()),
+    }
+}
+
+/// How a client introduces itself: visible characters, and blanks between them.
+pub(super) fn user_agent(text: &str) -> Result<HeaderValue, String> {
+    let is_visible = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    match HeaderValue::from_str(text) {
+        Ok(value) if is_visible && !text.is_empty() && text.trim() == text => Ok(value),
+        _ => Err("expected visible ASCII characters, such as plaque/1.0 (+https://plaque.example)".into()),
     }
 }
 

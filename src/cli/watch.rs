@@ -6,7 +6,6 @@ mod tests;
 use std::{
     collections::BTreeMap,
     error::Error,
-    io::{self, Write as _},
     time::{Duration, SystemTime},
 };
 
@@ -189,7 +188,7 @@ fn may_pass(code: Code, _asked: bool) -> bool {
 fn print(event: &WatchLatestVideoResponse, json: bool) -> Result<(), Box<dyn Error>> {
     if json {
         let json = proto::to_json("WatchLatestVideoResponse", event).ok_or("cannot write JSON")?;
-        writeln!(io::stdout(), "{json}")?;
+        show::json(&json)?;
         return Ok(());
     }
     match &event.event {

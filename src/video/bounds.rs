@@ -31,7 +31,8 @@ pub(crate) fn message(text: &str) -> Box<str> {
 
 /// Whether a character does something to the line that it is in, instead of being shown.
 pub(crate) fn steers(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

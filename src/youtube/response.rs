@@ -8,6 +8,7 @@ use std::{
 use reqwest::{Response, StatusCode, header};
 
 use super::{
+    body,
     feed::{self, FeedError},
     list::{self, List},
 };
@@ -17,10 +18,6 @@ use crate::{
     upstream::{Failure, UpstreamError},
     video::{self, Channel, Kind},
 };
-
-/// The longest body that is read, after decompression. The largest feed seen has 80 kB; 500 entries of that size have 2.6 MB,
-/// but a feed has 15.
-const MAX_BODY: usize = 2 << 20;
 
 /// The failure that a status other than 200 means.
 pub(super) fn failure(response: &Response) -> Failure {
@@ -37,16 +34,8 @@ pub(super) fn failure(response: &Response) -> Failure {
 }
 
 /// The feed in a response with status 200.
-pub(super) async fn read(mut response: Response, list: List) -> Result<Channel, UpstreamError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
-        if body.len() + chunk.len() > MAX_BODY {
-            return Err(UpstreamError::Malformed(
-                format!("it is longer than {MAX_BODY} bytes").into(),
-            ));
-        }
-        body.extend_from_slice(&chunk);
-    }
+pub(super) async fn read(response: Response, list: List) -> Result<Channel, UpstreamError> {
+    let body = body::read(response).await?;
     let malformed = |error: FeedError| UpstreamError::Malformed(video::message(&error.to_string()));
     if list.prefix == Some(list::STREAMS) {
         // A mirror may know no streams, and show all uploads: no Short is one.

@@ -23,6 +23,7 @@ mod limits;
 mod metrics;
 mod overload;
 mod program;
+mod proxies;
 mod serving;
 mod snapshots;
 mod store_file;

@@ -1,10 +1,13 @@
 //! Authorities of the tests' own, and what they vouch for.
 
+use std::sync::Arc;
+
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
+use tokio_rustls::TlsAcceptor;
 
 /// An authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -41,6 +44,19 @@ impl Authority {
             cert: cert.pem(),
             key: key.serialize_pem(),
         }
+    }
+
+    /// Speaks TLS as `name`.
+    pub fn acceptor(&self, name: &str) -> TlsAcceptor {
+        let (chain, key) = self.issue(name).der();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("TLS versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("they belong together");
+        TlsAcceptor::from(Arc::new(config))
     }
 
     /// Its certificate.

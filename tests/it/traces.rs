@@ -169,6 +169,7 @@ impl Caller {
         let metadata = request.metadata_mut();
         metadata.insert("traceparent", parent.parse().expect("ASCII"));
         metadata.insert("tracestate", "shop=1".parse().expect("ASCII"));
+        metadata.insert("baggage", "customer=ann".parse().expect("ASCII"));
         request
     }
 }
@@ -209,13 +210,13 @@ fn links_to(span: &Span, other: &Span) -> bool {
 }
 
 /// `plaque serve` over a fake upstream.
-struct Program {
+pub struct Program {
     child: Child,
     address: SocketAddr,
 }
 
 impl Program {
-    async fn start(fake: &Fake, adjust: impl FnOnce(&mut Command)) -> Self {
+    pub async fn start(fake: &Fake, adjust: impl FnOnce(&mut Command)) -> Self {
         let mut command = plaque_serve();
         command.args(["--upstream", fake.origin.url().as_str()]);
         adjust(&mut command);
@@ -239,12 +240,12 @@ impl Program {
         .await
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         Client::of(self.address)
     }
 
     /// Stops it, which goes well. Returns what it has logged.
-    async fn stop(self) -> String {
+    pub async fn stop(self) -> String {
         let (code, log) = self.end().await;
         assert_eq!(code, Some(0), "{log}");
         log
@@ -263,7 +264,7 @@ impl Program {
     }
 }
 
-/// A feed whose title says which trace the lookup was part of.
+/// A feed whose title says which trace the lookup was part of, and nothing else that was told of it.
 fn traced_feed(lookup: &Lookup) -> Response {
     let header = |name| {
         lookup
@@ -271,7 +272,7 @@ fn traced_feed(lookup: &Lookup) -> Response {
             .get(name)
             .map_or("none", |v| v.to_str().expect("ASCII"))
     };
-    let title = format!("{} {}", header("traceparent"), header("tracestate"));
+    let title = ["traceparent", "tracestate", "baggage"].map(header).join(" ");
     origin::feed(&lookup.channel, &title, &origin::uploads(SystemTime::now(), 1))
 }
 
@@ -358,7 +359,7 @@ async fn a_trace_shows_who_waited_for_whom() {
     );
     assert_eq!(
         seen,
-        format!("00-{}-{}-01 shop=1", first.trace, hex(&request.span_id))
+        format!("00-{}-{}-01 none none", first.trace, hex(&request.span_id))
     );
 
     let hit = trace.call_of(&hit);

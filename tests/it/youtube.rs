@@ -9,6 +9,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
+    http::HeaderValue,
     response::{IntoResponse as _, Redirect, Response},
 };
 use flate2::{Compression, write::GzEncoder};
@@ -24,7 +25,6 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
     pki::Authority,
@@ -47,11 +47,14 @@ async fn answered(reply: fn(&Lookup) -> Response) -> Result<Channel, UpstreamErr
     look_up(&Fake::open(reply).await.origin, LONG).await
 }
 
-fn gzip(bytes: &[u8]) -> Response {
+fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).expect("in memory");
-    let body = encoder.finish().expect("in memory");
-    ([("content-encoding", "gzip")], body).into_response()
+    encoder.finish().expect("in memory")
+}
+
+fn packed(bytes: &[u8]) -> Response {
+    ([("content-encoding", "gzip")], gzip(bytes)).into_response()
 }
 
 #[tokio::test]
@@ -71,9 +74,28 @@ async fn it_says_who_asks_and_takes_gzip() {
         assert!(header("accept-encoding").contains("gzip"));
         let link = format!("<link href=\"https://www.youtube.com/channel/{CHANNEL}\"/>");
         let xml = format!("<feed xmlns=\"http://www.w3.org/2005/Atom\"><title>Zipped</title>{link}</feed>");
-        gzip(xml.as_bytes())
+        packed(xml.as_bytes())
     });
     assert_eq!(seen.await.expect("a feed").title(), "Zipped");
+}
+
+#[tokio::test]
+async fn it_introduces_itself_as_it_is_told_to() {
+    let fake = Fake::open(|lookup| {
+        assert_eq!(lookup.headers["user-agent"], "tide/2 (+https://tide.example)");
+        feed(lookup)
+    })
+    .await;
+    let settings = Settings {
+        user_agent: HeaderValue::from_static("tide/2 (+https://tide.example)"),
+        ..upstream(&fake.origin)
+    };
+    let youtube = YouTube::new(settings).expect("an http client");
+    let request = LookupRequest::of(Purpose::Awaited);
+    youtube
+        .look_up(channel(CHANNEL).into(), request)
+        .await
+        .expect("a feed");
 }
 
 #[tokio::test]
@@ -101,8 +123,36 @@ async fn a_body_without_end_is_cut_off() {
 
 #[tokio::test]
 async fn a_body_that_swells_when_unpacked_is_cut_off() {
-    let seen = answered(|_| gzip(&vec![b' '; 64 << 20]));
+    let seen = answered(|_| packed(&vec![b' '; 64 << 20]));
     assert!(matches!(seen.await, Err(UpstreamError::Malformed(_))));
+}
+
+#[tokio::test]
+async fn all_members_of_gzip_are_read_and_no_other_coding() {
+    let seen = answered(|lookup| {
+        let link = format!("<link href=\"https://www.youtube.com/channel/{CHANNEL}\"/>");
+        let xml = format!("<feed xmlns=\"http://www.w3.org/2005/Atom\"><title>Of two</title>{link}</feed>");
+        assert_eq!(lookup.number, 1);
+        let (one, other) = xml.as_bytes().split_at(60);
+        let members = [gzip(one), gzip(other)].concat();
+        ([("content-encoding", "gzip")], members).into_response()
+    });
+    assert_eq!(seen.await.expect("a feed").title(), "Of two");
+    for (coding, told) in [("br", "packed by br"), ("gzip, gzip", "packed by gzip, gzip")] {
+        let fake = Fake::open(match coding {
+            "br" => |_| ([("content-encoding", "br")], "<feed/>").into_response(),
+            _ => |_| ([("content-encoding", "gzip, gzip")], "<feed/>").into_response(),
+        })
+        .await;
+        let seen = look_up(&fake.origin, LONG).await;
+        let why = seen.expect_err("it was not asked for").to_string();
+        assert!(why.contains(told), "{why}");
+        assert_eq!(
+            fake.lookups(CHANNEL),
+            1,
+            "what cannot be read is not asked for again"
+        );
+    }
 }
 
 #[tokio::test]
@@ -179,18 +229,9 @@ async fn of_a_feed_of_500_uploads_the_newest_15_are_kept() {
     assert_eq!(found.len(), 15);
 }
 
-/// An `https` origin with a certificate of its own authority's; and that authority, in PEM. It answers one request.
-async fn https_origin() -> (String, Vec<u8>) {
-    let authority = Authority::new();
-    let (chain, key) = authority.issue("127.0.0.1").der();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("TLS versions")
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .expect("they belong together");
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+/// An `https` origin that `authority` vouches for.
+pub async fn https_origin(authority: &Authority) -> String {
+    let acceptor = authority.acceptor("127.0.0.1");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("https://{}/feeds", listener.local_addr().expect("bound"));
     // Ends with its answer, or with the test's runtime.
@@ -213,12 +254,13 @@ async fn https_origin() -> (String, Vec<u8>) {
             stream.shutdown().await.expect("it listens");
         }
     });
-    (url, authority.pem().into_bytes())
+    url
 }
 
 #[tokio::test]
 async fn a_private_authority_is_trusted_if_it_is_named() {
-    let (url, authority) = https_origin().await;
+    let authority = Authority::new();
+    let url = https_origin(&authority).await;
     let look_up = async |authorities| {
         let settings = Settings {
             authorities,
@@ -230,7 +272,7 @@ async fn a_private_authority_is_trusted_if_it_is_named() {
             .await;
         found.map(|channel| channel.title().to_owned())
     };
-    let trusted = look_up(Some(authority)).await;
+    let trusted = look_up(Some(authority.pem().into_bytes())).await;
     assert_eq!(trusted, Ok("Private".to_owned()));
     let unknown = look_up(None).await.expect_err("nobody vouches for it").error;
     assert!(matches!(unknown, UpstreamError::Unreachable(_)), "{unknown}");

@@ -10,10 +10,12 @@ use std::{
 
 use clap::value_parser;
 use http::HeaderName;
-use reqwest::Url;
 use rustls::RootCertStore;
 
-use super::log_flags::{LogFormat, directives};
+use super::{
+    log_flags::{LogFormat, directives},
+    upstream_flags::UpstreamArgs,
+};
 use crate::{
     cli::{pem::Pem, values},
     config::{self, Canary, Config, Connections, Drain, Origins, StoreAddress},
@@ -21,7 +23,6 @@ use crate::{
     latest::{Policy, Settings},
     store::redis,
     telemetry, tls,
-    youtube::{self, Pace},
 };
 
 /// Serves plaque.v1.LatestVideo over gRPC (HTTP/2, with TLS if given a certificate), until SIGTERM or Ctrl-C.
@@ -49,45 +50,8 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_HTTP_MAX_CONNECTIONS", default_value_t = config::HTTP_CONNECTIONS, value_name = "COUNT", value_parser = values::count, requires = "http_listen")]
     http_max_connections: NonZeroUsize,
 
-    /// Where the feeds are; channel_id=… or playlist_id=… is appended
-    #[arg(long, env = "PLAQUE_UPSTREAM", default_value = config::YOUTUBE, value_name = "URL", value_parser = config::upstream_url)]
-    upstream: Url,
-
-    /// The time that one lookup may take from the moment it goes out: connecting, and the whole answer
-    #[arg(long, env = "PLAQUE_UPSTREAM_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = values::time_limit)]
-    upstream_timeout: Duration,
-
-    /// How many lookups may be under way at once
-    #[arg(
-        long,
-        env = "PLAQUE_UPSTREAM_CONCURRENCY",
-        default_value = "32",
-        value_name = "COUNT",
-        value_parser = values::count
-    )]
-    upstream_concurrency: NonZeroUsize,
-
-    /// How many lookups may go out a second, on average; a second's worth may go out at once; 0 for no limit
-    #[arg(long, env = "PLAQUE_UPSTREAM_RATE", default_value = "20", value_name = "COUNT", value_parser = values::rate)]
-    upstream_rate: f64,
-
-    /// How many lookups may wait for their turn; callers of further ones get OVERLOADED
-    #[arg(
-        long,
-        env = "PLAQUE_UPSTREAM_QUEUE",
-        default_value = "1000",
-        value_name = "COUNT",
-        value_parser = values::count
-    )]
-    upstream_queue: NonZeroUsize,
-
-    /// The longest that a lookup waits for its turn; if its turn would come later, its callers get OVERLOADED at once
-    #[arg(long, env = "PLAQUE_MAX_QUEUE_WAIT", default_value = "5s", value_name = "DURATION", value_parser = values::time_limit)]
-    max_queue_wait: Duration,
-
-    /// Certificates of authorities to trust beside the system's, in PEM: for an upstream with a private CA
-    #[arg(long, env = "PLAQUE_UPSTREAM_CA", value_name = "FILE")]
-    upstream_ca: Option<PathBuf>,
+    #[command(flatten)]
+    upstream: UpstreamArgs,
 
     /// How old an answer may be and still be given without a lookup
     #[arg(long, env = "PLAQUE_FRESH_FOR", default_value = "60s", value_name = "DURATION", value_parser = values::duration)]
@@ -281,21 +245,7 @@ impl Args {
         )?;
         Ok(Config {
             listen: self.listen,
-            upstream: youtube::Settings {
-                feeds: self.upstream.clone(),
-                time_limit: self.upstream_timeout,
-                pace: Pace {
-                    concurrency: self.upstream_concurrency,
-                    rate: (self.upstream_rate > 0.0).then_some(self.upstream_rate),
-                    queue: self.upstream_queue,
-                    max_queue_wait: self.max_queue_wait,
-                },
-                authorities: self
-                    .upstream_ca
-                    .as_deref()
-                    .map(|file| Pem::read("--upstream-ca", file).map(|pem| pem.content))
-                    .transpose()?,
-            },
+            upstream: self.upstream.settings()?,
             latest: Settings {
                 policy: self.policy(),
                 cache_bytes: self.cache_bytes,

@@ -1,0 +1,137 @@
+//! The flags of `plaque serve` that say where feeds are looked up, and how.
+
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use clap::ValueEnum;
+use http::HeaderValue;
+use reqwest::Url;
+
+use crate::{
+    cli::{pem::Pem, values},
+    config,
+    youtube::{self, IpVersion, Pace, Proxy},
+};
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Ip {
+    /// Whichever connects first
+    Any,
+    /// IPv4 only
+    #[value(name = "4")]
+    V4,
+    /// IPv6 only
+    #[value(name = "6")]
+    V6,
+}
+
+#[derive(clap::Args)]
+pub(super) struct UpstreamArgs {
+    /// Where the feeds are; channel_id=… or playlist_id=… is appended
+    #[arg(long, env = "PLAQUE_UPSTREAM", default_value = config::YOUTUBE, value_name = "URL", value_parser = config::upstream_url)]
+    upstream: Url,
+
+    /// The time that one lookup may take from the moment it goes out: connecting, and the whole answer
+    #[arg(long, env = "PLAQUE_UPSTREAM_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = values::time_limit)]
+    upstream_timeout: Duration,
+
+    /// How many lookups may be under way at once
+    #[arg(
+        long,
+        env = "PLAQUE_UPSTREAM_CONCURRENCY",
+        default_value = "32",
+        value_name = "COUNT",
+        value_parser = values::count
+    )]
+    upstream_concurrency: NonZeroUsize,
+
+    /// How many lookups may go out a second, on average; a second's worth may go out at once; 0 for no limit
+    #[arg(long, env = "PLAQUE_UPSTREAM_RATE", default_value = "20", value_name = "COUNT", value_parser = values::rate)]
+    upstream_rate: f64,
+
+    /// How many lookups may wait for their turn; callers of further ones get OVERLOADED
+    #[arg(
+        long,
+        env = "PLAQUE_UPSTREAM_QUEUE",
+        default_value = "1000",
+        value_name = "COUNT",
+        value_parser = values::count
+    )]
+    upstream_queue: NonZeroUsize,
+
+    /// The longest that a lookup waits for its turn; if its turn would come later, its callers get OVERLOADED at once
+    #[arg(long, env = "PLAQUE_MAX_QUEUE_WAIT", default_value = "5s", value_name = "DURATION", value_parser = values::time_limit)]
+    max_queue_wait: Duration,
+
+    /// Certificates of authorities to trust beside the system's, in PEM: for an upstream with a private CA
+    #[arg(long, env = "PLAQUE_UPSTREAM_CA", value_name = "FILE")]
+    upstream_ca: Option<PathBuf>,
+
+    /// A proxy to look feeds up through: http, https, socks5 (names are resolved here) or socks5h (there), as in socks5h://[USER:PASSWORD@]HOST[:PORT].
+    /// HTTP_PROXY and the like are not heeded [default: none]
+    // Parsed later: what clap says of a bad value has the value in it, and this may have a password.
+    #[arg(
+        long,
+        env = "PLAQUE_UPSTREAM_PROXY",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    upstream_proxy: Option<String>,
+
+    /// How lookups introduce themselves
+    #[arg(long, env = "PLAQUE_UPSTREAM_USER_AGENT", default_value = youtube::USER_AGENT, value_name = "TEXT", value_parser = values::user_agent)]
+    upstream_user_agent: HeaderValue,
+
+    /// By which protocol to connect to the upstream, or to its proxy
+    #[arg(
+        long,
+        env = "PLAQUE_UPSTREAM_IP",
+        default_value = "any",
+        value_name = "VERSION"
+    )]
+    upstream_ip: Ip,
+}
+
+impl UpstreamArgs {
+    /// The settings that the flags make.
+    pub(super) fn settings(&self) -> Result<youtube::Settings, String> {
+        let proxy = self
+            .upstream_proxy
+            .as_deref()
+            .map(str::parse::<Proxy>)
+            .transpose();
+        let proxy = proxy.map_err(|error| format!("invalid value of --upstream-proxy: {error}"))?;
+        let ip_version = match self.upstream_ip {
+            Ip::Any => IpVersion::Any,
+            Ip::V4 => IpVersion::V4,
+            Ip::V6 => IpVersion::V6,
+        };
+        let (flag, first_hop) = match &proxy {
+            Some(proxy) => ("--upstream-proxy", proxy.url()),
+            None => ("--upstream", &self.upstream),
+        };
+        if !ip_version.reaches(first_hop) {
+            return Err(format!(
+                "--upstream-ip: {flag} is at {}, an address of the other protocol; expected any",
+                first_hop.host_str().unwrap_or_default()
+            ));
+        }
+        Ok(youtube::Settings {
+            feeds: self.upstream.clone(),
+            time_limit: self.upstream_timeout,
+            pace: Pace {
+                concurrency: self.upstream_concurrency,
+                rate: (self.upstream_rate > 0.0).then_some(self.upstream_rate),
+                queue: self.upstream_queue,
+                max_queue_wait: self.max_queue_wait,
+            },
+            authorities: self
+                .upstream_ca
+                .as_deref()
+                .map(|file| Pem::read("--upstream-ca", file).map(|pem| pem.content))
+                .transpose()?,
+            proxy,
+            ip_version,
+            user_agent: self.upstream_user_agent.clone(),
+        })
+    }
+}

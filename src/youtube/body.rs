@@ -1,0 +1,118 @@
+//! The body of a response, as it was before it was packed, within a bound.
+
+use std::{borrow::Cow, io::Read as _};
+
+use flate2::read::MultiGzDecoder;
+use reqwest::{Response, header};
+
+use super::response;
+use crate::{upstream::UpstreamError, video};
+
+/// The longest body that is read, packed and unpacked. The largest feed seen has 80 kB; 500 entries of that size have 2.6 MB,
+/// but a feed has 15.
+const MAX_BODY: usize = 2 << 20;
+
+/// Reads a body to its end.
+pub(super) async fn read(mut response: Response) -> Result<Vec<u8>, UpstreamError> {
+    let is_packed = is_packed(&response)?;
+    let mut body = Vec::new();
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| response::unreachable(&error))?
+    {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(too_long());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    if is_packed { unpack(&body) } else { Ok(body) }
+}
+
+/// Whether it is packed by gzip, which is all that was asked for.
+fn is_packed(response: &Response) -> Result<bool, UpstreamError> {
+    let mut codings = response.headers().get_all(header::CONTENT_ENCODING).iter();
+    let coding = match (codings.next(), codings.next()) {
+        (None, _) => return Ok(false),
+        (Some(coding), None) => String::from_utf8_lossy(coding.as_bytes()),
+        (Some(_), Some(_)) => Cow::Borrowed("more than one coding"),
+    };
+    match coding.trim().to_ascii_lowercase().as_str() {
+        "gzip" | "x-gzip" => Ok(true),
+        "identity" | "" => Ok(false),
+        other => Err(malformed(&format!(
+            "it is packed by {other}, which was not asked for"
+        ))),
+    }
+}
+
+/// Unpacks all members of a gzip file (RFC 1952, section 2.2). What is none, also after them, makes it unreadable.
+fn unpack(packed: &[u8]) -> Result<Vec<u8>, UpstreamError> {
+    let mut body = Vec::new();
+    // One byte more than may be tells that it goes on.
+    let mut unpacked = MultiGzDecoder::new(packed).take(MAX_BODY as u64 + 1);
+    unpacked
+        .read_to_end(&mut body)
+        .map_err(|error| malformed(&format!("it cannot be unpacked: {error}")))?;
+    if body.len() > MAX_BODY {
+        return Err(too_long());
+    }
+    Ok(body)
+}
+
+fn too_long() -> UpstreamError {
+    malformed(&format!("it is longer than {MAX_BODY} bytes"))
+}
+
+fn malformed(why: &str) -> UpstreamError {
+    UpstreamError::Malformed(video::message(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).expect("in memory");
+        encoder.finish().expect("in memory")
+    }
+
+    fn why(packed: &[u8]) -> String {
+        unpack(packed).expect_err("unreadable").to_string()
+    }
+
+    #[test]
+    fn all_members_are_read() {
+        let members = [gzip(b"<fe"), gzip(b""), gzip(b"ed/>")].concat();
+        assert_eq!(unpack(&members), Ok(b"<feed/>".to_vec()));
+    }
+
+    #[test]
+    fn what_is_no_member_makes_it_unreadable() {
+        let whole = gzip(b"<feed/>");
+        for packed in [
+            b"<feed/>".to_vec(),
+            whole[..whole.len() - 1].to_vec(),
+            [&whole[..], b"rubbish after the end"].concat(),
+        ] {
+            assert!(why(&packed).contains("cannot be unpacked"), "{packed:?}");
+        }
+    }
+
+    #[test]
+    fn as_much_is_unpacked_as_may_be() {
+        assert_eq!(unpack(&gzip(&vec![b' '; MAX_BODY])), Ok(vec![b' '; MAX_BODY]));
+        for packed in [
+            gzip(&vec![b' '; MAX_BODY + 1]),
+            [gzip(&vec![b' '; MAX_BODY]), gzip(b" ")].concat(),
+            gzip(&vec![b' '; 64 * MAX_BODY]),
+        ] {
+            assert!(why(&packed).contains("longer than"));
+        }
+    }
+}
