@@ -3,18 +3,18 @@
 //! Each layer has a filter of its own. The spans of calls and flights have the level `debug`: where only the log is written, and
 //! that from `info`, their callsites are off, and cost one comparison.
 
+mod chrome;
 mod export;
 
 use std::{
     fmt::Write as _,
-    fs::File,
     io::{self, IsTerminal as _},
     panic,
     path::Path,
 };
 
 use tracing::{level_filters::LevelFilter, subscriber::SetGlobalDefaultError};
-use tracing_chrome::{ChromeLayerBuilder, FlushGuard, TraceStyle};
+use tracing_chrome::FlushGuard;
 use tracing_error::{ErrorLayer, SpanTrace};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
@@ -24,8 +24,8 @@ use tracing_subscriber::{
 };
 use tracing_tree::HierarchicalLayer;
 
+use self::export::Export;
 pub use self::export::{BadEndpoint, endpoint};
-use self::export::{Export, Lasting};
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,10 +106,10 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
 /// If an exporter cannot be set up. What is wrong with a collector shows later, and in the log.
 pub fn start(settings: Settings<'_>) -> Result<Telemetry, SetupError> {
     let (export, exported) = settings.otlp_endpoint.map(Export::start).transpose()?.unzip();
-    let (written, chrome) = settings.chrome.map(chrome).transpose()?.unzip();
+    let (written, chrome) = settings.chrome.map(chrome::layer).transpose()?.unzip();
     let mut layers = vec![log(settings.format, settings.filter)];
     layers.extend(exported.map(|layer| layer.with_filter(ours()).boxed()));
-    layers.extend(written.map(|layer| layer.with_filter(ours()).boxed()));
+    layers.extend(written);
     #[cfg(all(feature = "tokio-console", tokio_unstable))]
     layers.push(console_subscriber::spawn().boxed());
     // Without a bridge from the crate `log`: what that asks about makes layers with a filter of their own lose what comes next.
@@ -140,18 +140,6 @@ fn log(format: Format, filter: EnvFilter) -> AnyLayer {
         Format::Json => lines.json().boxed(),
     };
     log.and_then(ErrorLayer::default()).with_filter(filter).boxed()
-}
-
-fn chrome(file: &Path) -> Result<(impl Layer<Registry> + use<>, FlushGuard), SetupError> {
-    let writer = File::create(file).map_err(|error| SetupError::Chrome(file.display().to_string(), error))?;
-    Ok(ChromeLayerBuilder::new()
-        .writer(Lasting::new(writer))
-        .include_args(true)
-        // Spans last while they wait, and go on on other threads.
-        .trace_style(TraceStyle::Async)
-        // Of one category: what a call does is shown within it, from whichever module.
-        .category_fn(Box::new(|_| env!("CARGO_CRATE_NAME").into()))
-        .build())
 }
 
 /// Spans of ours. Those of the libraries would tell of the export, too, and be exported.
@@ -188,6 +176,8 @@ fn span_trace() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use tracing_chrome::ChromeLayerBuilder;
+
     use super::*;
 
     #[test]
