@@ -25,6 +25,7 @@ mod overload;
 mod program;
 mod serving;
 mod snapshots;
+mod starting;
 mod store_file;
 mod store_memory;
 mod store_messages;
