@@ -4,7 +4,7 @@ mod busy;
 mod host;
 mod scrape;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -17,7 +17,11 @@ use axum::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use prometheus_client::registry::Registry;
 use ring::digest::{SHA256, digest};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{busy::Busy, scrape::Scrape};
@@ -26,7 +30,7 @@ use crate::{
     grpc::{Callers, Http},
     http1::{self, Limits, Port},
     latest::Latest,
-    lifecycle::Stages,
+    lifecycle::{Stage, Stages},
 };
 
 /// What is told.
@@ -59,6 +63,9 @@ const LIMITS: Limits = Limits {
     age: Duration::from_mins(5),
     linger: Duration::from_secs(40),
 };
+
+/// How long connections of the time before have to read their answers. Their requests take no time.
+const HANDOVER: Duration = Duration::from_millis(100);
 
 const PAGE: &str = include_str!("admin/page.html");
 
@@ -144,4 +151,32 @@ pub async fn serve(listener: TcpListener, told: Told) {
     };
     let callers = Arc::clone(&told.callers);
     http1::serve(port, router(told), callers).await;
+}
+
+/// Until `work` has come to an end: answers at `listener` that the process lives, and is not ready. Whoever connects then waits for
+/// [`serve`] on the same listener.
+pub async fn while_starting<T>(listener: &TcpListener, work: impl Future<Output = T>) -> T {
+    let (_stage, stages) = watch::channel(Stage::Starting);
+    let router = Router::new()
+        .fallback((StatusCode::SERVICE_UNAVAILABLE, api::STARTING))
+        .merge(api::probes(stages));
+    let closing = CancellationToken::new();
+    let port = Port {
+        listener,
+        tls: None,
+        limits: Limits {
+            linger: HANDOVER,
+            ..LIMITS
+        },
+        closing: closing.clone(),
+    };
+    let mut serving = pin!(http1::serve(port, router, Arc::default()));
+    let mut work = pin!(work);
+    let done = tokio::select! {
+        done = &mut work => done,
+        () = &mut serving => return work.await,
+    };
+    closing.cancel();
+    let _ = timeout(2 * HANDOVER, serving).await;
+    done
 }

@@ -28,6 +28,9 @@ const AGE: Duration = Duration::from_hours(1);
 const NO_SUCH_PAGE: &str =
     "no such page; there are /v1/channels/{channel_id}/latest-video?kind=&max_age=, /livez and /readyz\n";
 
+/// What there is to say before anything else can be asked.
+pub(crate) const STARTING: &str = "starting: the store is being opened\n";
+
 /// The API alone. At most `at_once` requests wait for an answer, each of which has one of `places`; one more is refused.
 pub(crate) fn latest_video(http: Arc<Http>, places: Arc<Semaphore>, at_once: usize) -> Router {
     let answer = async move |Extension(peer): Extension<Peer>,
@@ -104,6 +107,7 @@ pub(crate) async fn serve(
 
 fn ready(stages: &Stages) -> (StatusCode, &'static str) {
     match *stages.borrow() {
+        Stage::Starting => (StatusCode::SERVICE_UNAVAILABLE, STARTING),
         Stage::Serving => (StatusCode::OK, "ready\n"),
         Stage::Draining | Stage::Closing => (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
     }

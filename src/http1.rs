@@ -2,7 +2,7 @@
 
 mod places;
 
-use std::{convert::Infallible, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{borrow::Borrow, convert::Infallible, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use http::{Request, Response};
@@ -52,9 +52,9 @@ pub(crate) struct Limits {
     pub(crate) linger: Duration,
 }
 
-/// Where requests come from.
-pub(crate) struct Port {
-    pub(crate) listener: TcpListener,
+/// Where requests come from. One that only borrows its listener leaves the port open when it ends.
+pub(crate) struct Port<L = TcpListener> {
+    pub(crate) listener: L,
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) limits: Limits,
     /// Tells every connection to finish its request, and to take no further one.
@@ -62,7 +62,7 @@ pub(crate) struct Port {
 }
 
 /// Answers requests by `router`, with the [`Peer`] as an extension. Returns when `port` is closed and the last connection has ended.
-pub(crate) async fn serve(port: Port, router: Router, callers: Arc<Callers>) {
+pub(crate) async fn serve<L: Borrow<TcpListener>>(port: Port<L>, router: Router, callers: Arc<Callers>) {
     let Port {
         listener,
         tls,
@@ -84,7 +84,7 @@ pub(crate) async fn serve(port: Port, router: Router, callers: Arc<Callers>) {
     });
     // Aborts those that are left when this is dropped.
     let mut connections = JoinSet::new();
-    while let Some(stream) = context.next(&listener).await {
+    while let Some(stream) = context.next(listener.borrow()).await {
         let place = places.take().await;
         let context = Arc::clone(&context);
         // Owns one connection and its place. Ended by its peer, its limits, the end of the port, or a connection that needs the place.

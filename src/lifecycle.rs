@@ -5,6 +5,8 @@ use tokio::sync::watch;
 /// Where a server is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Takes no calls yet: the store is being opened.
+    Starting,
     /// Takes calls.
     Serving,
     /// Takes calls still, and says to whoever asks that they had better go elsewhere.

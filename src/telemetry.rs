@@ -3,6 +3,7 @@
 //! Each layer has a filter of its own. The spans of calls and flights have the level `debug`: where only the log is written, and
 //! that from `info`, their callsites are off, and cost one comparison.
 
+mod chrome;
 mod escape;
 mod export;
 mod log;
@@ -10,14 +11,13 @@ mod throttle;
 
 use std::{
     fmt::Write as _,
-    fs::File,
     io::{self, IsTerminal as _},
     panic,
     path::Path,
 };
 
 use tracing::{level_filters::LevelFilter, subscriber::SetGlobalDefaultError};
-use tracing_chrome::{ChromeLayerBuilder, FlushGuard, TraceStyle};
+use tracing_chrome::FlushGuard;
 use tracing_error::{ErrorLayer, SpanTrace};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
@@ -28,7 +28,7 @@ use tracing_subscriber::{
 
 pub use self::export::{BadEndpoint, endpoint};
 use self::{
-    export::{Export, Lasting},
+    export::Export,
     log::{Repeats, Teller},
 };
 
@@ -116,11 +116,11 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
 /// If an exporter cannot be set up. What is wrong with a collector shows later, and in the log.
 pub fn start(settings: Settings<'_>) -> Result<Telemetry, SetupError> {
     let (export, exported) = settings.otlp_endpoint.map(Export::start).transpose()?.unzip();
-    let (written, chrome) = settings.chrome.map(chrome).transpose()?.unzip();
+    let (written, chrome) = settings.chrome.map(chrome::layer).transpose()?.unzip();
     let (teller, repeats) = Teller::start().map_err(SetupError::LogThread)?;
     let mut layers = vec![log(settings.format, settings.filter, repeats)];
     layers.extend(exported.map(|layer| layer.with_filter(ours()).boxed()));
-    layers.extend(written.map(|layer| layer.with_filter(ours()).boxed()));
+    layers.extend(written);
     #[cfg(all(feature = "tokio-console", tokio_unstable))]
     layers.push(console_subscriber::spawn().boxed());
     // Without a bridge from the crate `log`: what that asks about makes layers with a filter of their own lose what comes next.
@@ -143,18 +143,6 @@ fn log(format: Format, filter: EnvFilter, repeats: Repeats) -> AnyLayer {
     let colors = io::stderr().is_terminal();
     let log = log::layer(format, BoxMakeWriter::new(io::stderr), colors, repeats);
     log.and_then(ErrorLayer::default()).with_filter(filter).boxed()
-}
-
-fn chrome(file: &Path) -> Result<(impl Layer<Registry> + use<>, FlushGuard), SetupError> {
-    let writer = File::create(file).map_err(|error| SetupError::Chrome(file.display().to_string(), error))?;
-    Ok(ChromeLayerBuilder::new()
-        .writer(Lasting::new(writer))
-        .include_args(true)
-        // Spans last while they wait, and go on on other threads.
-        .trace_style(TraceStyle::Async)
-        // Of one category: what a call does is shown within it, from whichever module.
-        .category_fn(Box::new(|_| env!("CARGO_CRATE_NAME").into()))
-        .build())
 }
 
 /// Spans of ours. Those of the libraries would tell of the export, too, and be exported.
@@ -191,6 +179,8 @@ fn span_trace() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use tracing_chrome::ChromeLayerBuilder;
+
     use super::*;
 
     #[test]

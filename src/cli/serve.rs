@@ -6,15 +6,22 @@ mod upstream_flags;
 
 use std::{
     env,
+    fmt::Display,
     io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
+    pin::pin,
     process::{self, ExitCode},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
-use tokio::{net::TcpListener, runtime};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    runtime,
+    sync::oneshot,
+};
 use tokio_stream::StreamExt as _;
 #[cfg(unix)]
 use tokio_stream::wrappers::SignalStream;
@@ -42,6 +49,9 @@ const OTHER_FILES: usize = 32 + 2 * admin::CONNECTIONS;
 
 /// Where probes and metrics are by default.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3780);
+
+/// Connections that the system keeps until they are accepted: tokio's own choice.
+const BACKLOG: u32 = 1024;
 
 /// A channel that everybody can look up: Kurzgesagt.
 const EXAMPLE: &str = "UCsXVk37bltHxD1rDPwtNM8Q";
@@ -87,39 +97,71 @@ async fn serve(
     tls: Option<Arc<Tls>>,
 ) -> Result<Drained, Box<dyn std::error::Error>> {
     let youtube = YouTube::new(config.upstream.clone())?;
-    let listeners = Listeners {
-        grpc: listen(config.listen, "--listen").await?,
-        http: match args.http_listen {
-            Some(address) => Some(listen(address, "--http-listen").await?),
-            None => None,
-        },
-        admin: listen_for_admins(args.admin_listen).await?,
-        tls,
+    let grpc = Bound::new(config.listen, "--listen")?;
+    let http = args
+        .http_listen
+        .map(|address| Bound::new(address, "--http-listen"));
+    let http = http.transpose()?;
+    let admin = listen_for_admins(args.admin_listen).await?;
+    // Before the address is told, so that whoever reads it can also stop us.
+    let mut shutdown = pin!(shutdown_signal()?);
+    keep_current(tls.clone())?;
+    let store = tokio::select! {
+        store = open_store(config, admin.as_ref()) => store?,
+        // Nothing is under way. What opens a file changes nothing that a restart could not do again.
+        () = &mut shutdown => return Ok(Drained { cut_off: 0 }),
     };
-    let store = match &config.store {
-        Some(store) => Some(open_store(store, config.latest.policy.unknown_age()).await?),
-        None => None,
+    let listeners = Listeners {
+        grpc: grpc.listen()?,
+        http: http.map(Bound::listen).transpose()?,
+        admin,
+        tls,
     };
     let sources = Sources {
         upstream: Arc::new(youtube),
         store,
     };
-    // Before the address is told, so that whoever reads it can also stop us.
-    let shutdown = shutdown_signal()?;
-    keep_current(listeners.tls.clone())?;
     announce(&listeners)?;
     Ok(server::run(listeners, config, sources, shutdown).await?)
 }
 
-/// Opens the store. In a file, entries dated in the future get the `unknown_age`.
-async fn open_store(store: &config::Store, unknown_age: Duration) -> Result<Arc<dyn Store>, Unusable> {
-    Ok(match store {
-        config::Store::File { path, bytes, budget } => {
-            let file = File::open(path, *bytes, *budget, Ages::new(unknown_age))
-                .map_err(|error| Unusable(format!("--store: {error}")))?;
-            Arc::new(file)
+/// Opens the store, if there is to be one. Meanwhile `admin` says that we live.
+async fn open_store(
+    config: &Config,
+    admin: Option<&TcpListener>,
+) -> Result<Option<Arc<dyn Store>>, Box<dyn std::error::Error>> {
+    let Some(store) = &config.store else {
+        return Ok(None);
+    };
+    let open = open(store, config.latest.policy.unknown_age());
+    let opened = match admin {
+        None => open.await,
+        Some(admin) => {
+            let address = admin.local_addr()?;
+            tracing::info!(
+                "opening the store; until then http://{address}/readyz says that plaque is not ready"
+            );
+            admin::while_starting(admin, open).await
         }
-        config::Store::Redis(settings) => Arc::new(Redis::start(settings.clone()).await),
+    };
+    Ok(Some(opened?))
+}
+
+/// Opens the store. In a file, entries dated in the future get the `unknown_age`.
+async fn open(store: &config::Store, unknown_age: Duration) -> Result<Arc<dyn Store>, Unusable> {
+    Ok(match store.clone() {
+        config::Store::File { path, bytes, budget } => {
+            let unusable = |error: &dyn Display| Unusable(format!("--store: {error}"));
+            let (done, opened) = oneshot::channel();
+            // Reads the file, which takes seconds if it is large, and ends then, or with the process: no end waits for it.
+            let opening = thread::Builder::new().name("store-open".into()).spawn(move || {
+                let _ = done.send(File::open(&path, bytes, budget, Ages::new(unknown_age)));
+            });
+            opening.map_err(|error| unusable(&error))?;
+            let opened = opened.await.map_err(|error| unusable(&error))?;
+            Arc::new(opened.map_err(|error| unusable(&error))?)
+        }
+        config::Store::Redis(settings) => Arc::new(Redis::start(settings).await),
     })
 }
 
@@ -155,20 +197,60 @@ fn leave_files_for_lookups(config: &mut Config, http: bool) {
 }
 
 /// Listens on `address`, which `flag` gave, or says what to do.
-pub(super) async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener, String> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let advice = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                "another program listens there, perhaps another plaque; stop it, or choose another port"
-            }
-            io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose another port",
-            io::ErrorKind::AddrNotAvailable => {
-                "this machine has no such address; choose one such as 127.0.0.1"
-            }
-            _ => "choose another address",
+pub(super) async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, String> {
+    Bound::new(address, flag)?.listen()
+}
+
+/// An address that is ours, where nobody can connect yet.
+struct Bound {
+    socket: TcpSocket,
+    address: SocketAddr,
+    flag: &'static str,
+}
+
+impl Bound {
+    /// Takes `address`, which `flag` gave, or says what to do.
+    fn new(address: SocketAddr, flag: &'static str) -> Result<Self, String> {
+        let bind = || {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            // So that a restart need not wait for the last connections to be forgotten. Elsewhere it means something else.
+            #[cfg(unix)]
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
         };
-        format!("cannot listen on {address}: {error}; {advice} with {flag}")
-    })
+        let socket = bind().map_err(|error| cannot_listen(address, flag, &error))?;
+        Ok(Self {
+            socket,
+            address,
+            flag,
+        })
+    }
+
+    fn listen(self) -> Result<TcpListener, String> {
+        let Self {
+            socket,
+            address,
+            flag,
+        } = self;
+        let listening = socket.listen(BACKLOG);
+        listening.map_err(|error| cannot_listen(address, flag, &error))
+    }
+}
+
+fn cannot_listen(address: SocketAddr, flag: &str, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program listens there, perhaps another plaque; stop it, or choose another port"
+        }
+        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose another port",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address; choose one such as 127.0.0.1",
+        _ => "choose another address",
+    };
+    format!("cannot listen on {address}: {error}; {advice} with {flag}")
 }
 
 /// Listens for probes and the like. Nobody asked for the default address: if it is taken, plaque does without.

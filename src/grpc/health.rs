@@ -28,7 +28,7 @@ fn status_of(service: &str, stage: Stage) -> ServingStatus {
     match stage {
         _ if !SERVICES.contains(&service) => ServingStatus::ServiceUnknown,
         Stage::Serving => ServingStatus::Serving,
-        Stage::Draining | Stage::Closing => ServingStatus::NotServing,
+        Stage::Starting | Stage::Draining | Stage::Closing => ServingStatus::NotServing,
     }
 }
 

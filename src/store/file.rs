@@ -4,8 +4,9 @@
 //! copies on write and swaps two roots, so that a process that is killed leaves the last commit whole. (fjall has folders and
 //! threads for more writes than pacing lets come; heed binds LMDB's C; sled has not left its alpha.)
 //!
-//! `save` leaves bytes in a queue; a thread commits what is there twice a second, with one fsync for all. What waits for that is
-//! what `load` finds first.
+//! `save` leaves bytes in a queue; a thread commits what is there every ten seconds, or sooner if much is, with one fsync for all. What
+//! waits for that is what `load` finds first. Each commit writes the way from the roots to what it changes anew, so that many small ones
+//! wear a disk out (`benches/REPORT.md`).
 //!
 //! What redb frees it uses again, but the file grows by doubling, and pages are half full or worse: it comes to two to four and a half
 //! times what entries take. So entries may have a sixth of what the file may have ([`SHARE`]). A file that is longer all the same,
@@ -23,9 +24,11 @@
 //! asked for.
 
 mod ages;
+mod by_time;
 mod engine;
 mod failures;
 mod operations;
+mod place;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -72,6 +75,14 @@ pub enum OpenError {
         .0.display()
     )]
     Locked(PathBuf),
+    /// It is something else than a file.
+    #[error("the store {} is {what}; it has to be a file that plaque may write, in a folder that is there", path.display())]
+    NoFile {
+        /// Which.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// It cannot be opened, and never could without somebody's doing.
     #[error("cannot open the store {}: {error}; it has to be a file that plaque may write, in a folder that is there", path.display())]
     Io {
@@ -110,6 +121,10 @@ impl File {
                 Some(engine)
             }
             Err(Refused::Locked) => return Err(OpenError::Locked(path.into())),
+            Err(Refused::NoFile(what)) => {
+                let path = path.into();
+                return Err(OpenError::NoFile { path, what });
+            }
             Err(Refused::Io(error)) if is_for_somebody_to_mend(&error) => {
                 let path = path.into();
                 return Err(OpenError::Io { path, error });
@@ -297,7 +312,7 @@ impl Store for File {
             let ended = turns.wait_for(|last| *last);
             if tokio::time::timeout(limit, ended).await.is_err() {
                 tracing::warn!(
-                    "the store {} is not written yet; its last second is lost",
+                    "the store {} is not written yet; what was found last is lost",
                     self.shared.path.display()
                 );
             }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    io::{self, Write},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -183,76 +182,5 @@ impl SpanExporter for Watched {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.inner.set_resource(resource);
-    }
-}
-
-/// A file that goes on when it cannot be written any more, on a full disk for one: tracing-chrome would panic. What is lost is the
-/// rest of the trace.
-pub(super) struct Lasting<W> {
-    inner: W,
-    failed: bool,
-}
-
-impl<W> Lasting<W> {
-    pub(super) fn new(inner: W) -> Self {
-        Self { inner, failed: false }
-    }
-
-    fn bear<T>(&mut self, outcome: io::Result<T>, instead: T) -> io::Result<T> {
-        outcome.or_else(|error| {
-            self.failed = true;
-            tracing::warn!(%error, "--trace-chrome: cannot write any more; the trace ends here");
-            Ok(instead)
-        })
-    }
-}
-
-impl<W: Write> Write for Lasting<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.failed {
-            return Ok(bytes.len());
-        }
-        let written = self.inner.write(bytes);
-        self.bear(written, bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.failed {
-            return Ok(());
-        }
-        let flushed = self.inner.flush();
-        self.bear(flushed, ())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A disk with room for so many bytes.
-    struct Disk(usize);
-
-    impl Write for Disk {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 = self
-                .0
-                .checked_sub(bytes.len())
-                .ok_or(io::ErrorKind::StorageFull)?;
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_full_disk_ends_the_trace_and_nothing_else() {
-        let mut file = Lasting::new(Disk(5));
-        for part in ["abc", "def", "g"] {
-            file.write_all(part.as_bytes()).expect("it goes on");
-        }
-        file.flush().expect("it goes on");
-        assert_eq!(file.inner.0, 2, "nothing comes after the gap");
     }
 }

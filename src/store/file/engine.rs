@@ -3,19 +3,23 @@
 use std::{
     any::Any,
     collections::HashMap,
-    ffi::OsString,
     fmt::Display,
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
+use parking_lot::Mutex;
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _,
-    StorageError, TableDefinition, WriteTransaction,
+    StorageError, TableDefinition, WriteTransaction, backends::FileBackend,
 };
 
-use super::failures::{self, FAILURE_SHARE, Failure};
+use super::{
+    by_time::{BY_TIME, Rows, Stale},
+    failures::{self, FAILURE_SHARE, Failure},
+    place::{self, Identity},
+};
 use crate::{
     store::kept::has_answer,
     upstream::Feed,
@@ -37,16 +41,11 @@ pub(super) const ENTRY: u64 = 100;
 /// redb's own cache. What is read is read once, since memory has it then; the system caches the file.
 const CACHE: usize = 4 << 20;
 
-/// Files that could not be read, beside the one in use. The last of them makes room.
-const SET_ASIDE: u32 = 5;
-
 /// A channel's ID, and the kind.
 pub(super) type Key = [u8; ChannelId::LEN + 1];
 
 /// When an entry was saved, by this machine's clock, and [`kept`](crate::store::kept).
-const KEPT: TableDefinition<&Key, (u64, &[u8])> = TableDefinition::new("kept");
-/// The same entries, the oldest first.
-const BY_TIME: TableDefinition<(u64, &Key), ()> = TableDefinition::new("by_time");
+pub(super) const KEPT: TableDefinition<&Key, (u64, &[u8])> = TableDefinition::new("kept");
 /// The format, and what answers and failures take.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
@@ -90,6 +89,9 @@ impl Change {
 pub(super) enum Refused {
     #[error("another program has it")]
     Locked,
+    /// What is there is none, and stays as it is.
+    #[error("it is {0}")]
+    NoFile(&'static str),
     #[error("{0}")]
     Io(#[from] io::Error),
     /// It is set aside, unless that is what failed.
@@ -99,8 +101,11 @@ pub(super) enum Refused {
 
 pub(super) struct Engine {
     database: Database,
+    file: Identity,
     /// What answers may take.
     limit: u64,
+    /// Whoever writes has it meanwhile. After a failure nobody does: then it is not to be written.
+    stale: Mutex<Option<Stale>>,
 }
 
 /// What there is of a feed.
@@ -134,7 +139,7 @@ impl Engine {
             Err(Refused::Unreadable(why)) => why,
             outcome => return outcome,
         };
-        let aside = free_name(path);
+        let aside = place::free_name(path);
         fs::rename(path, &aside)?;
         tracing::warn!(
             "the store {} cannot be read ({why}): it is {} now, and a new one begins",
@@ -149,21 +154,32 @@ impl Engine {
             let mut builder = Builder::new();
             // Without the check redb trusts a file that was closed, and may panic at what something else did to it.
             builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
-            let database = builder.create(path)?;
+            let (file, identity) = place::open(path)?;
+            let database = builder.create_with_backend(FileBackend::new(file)?)?;
             let mut engine = Self {
                 database,
+                file: identity,
                 limit: bytes / SHARE,
+                stale: Mutex::default(),
             };
             let write = engine.database.begin_write().map_err(redb::Error::from)?;
             begin(&write)?;
-            engine.make_room(&write, now)?;
+            let mut stale = Stale::default();
+            remove_left(&write, &mut stale)?;
+            engine.make_room(&write, now, &mut stale)?;
             write.commit().map_err(redb::Error::from)?;
+            *engine.stale.lock() = Some(stale);
             if path.metadata()?.len() > bytes {
                 engine.database.compact().map_err(redb::Error::from)?;
             }
             Ok(engine)
         })
         .unwrap_or_else(|panic| Err(Refused::Unreadable(panic)))
+    }
+
+    /// Whether `path` does not lead to its file any more.
+    pub(super) fn has_lost(&self, path: &Path) -> bool {
+        place::is_gone(path, self.file)
     }
 
     /// How many entries there are.
@@ -189,26 +205,43 @@ impl Engine {
     /// Writes `changes` at `now`, all or none, and waits for the disk.
     pub(super) fn apply(&self, changes: &Changes, now: u64) -> Result<(), String> {
         flat(|| {
+            let mut stale = self.stale.lock().take().ok_or(redb::Error::PreviousIo)?;
             let write = self.database.begin_write()?;
-            change(&write, changes)?;
-            self.make_room(&write, now)?;
-            Ok(write.commit()?)
+            change(&write, changes, &mut stale)?;
+            self.make_room(&write, now, &mut stale)?;
+            write.commit()?;
+            *self.stale.lock() = Some(stale);
+            Ok(())
         })
     }
 
-    fn make_room(&self, write: &WriteTransaction, now: u64) -> Result<(), redb::Error> {
+    fn make_room(&self, write: &WriteTransaction, now: u64, stale: &mut Stale) -> Result<(), redb::Error> {
         let share = self.limit / FAILURE_SHARE;
         let mut meta = write.open_table(META)?;
         let mut failures = failures::Tables::open(write, &meta)?;
         failures.make_room(share, now)?;
         failures.close(&mut meta)?;
         drop(meta);
-        make_room(write, self.limit, now)
+        make_room(write, self.limit, now, stale)
     }
 
     pub(super) fn close(self) {
         // What was committed is in the file, whatever happens here.
+        let _ = self.tidy();
         let _ = guarded(|| self.database.close());
+    }
+
+    /// Leaves a file of which other versions, too, know what is the oldest.
+    fn tidy(&self) -> Result<(), String> {
+        let stale = self.stale.lock().take().filter(|stale| !stale.is_empty());
+        let Some(mut stale) = stale else {
+            return Ok(());
+        };
+        flat(|| {
+            let write = self.database.begin_write()?;
+            Rows::open(&write, &mut stale)?.remove_stale()?;
+            Ok(write.commit()?)
+        })
     }
 }
 
@@ -233,10 +266,15 @@ fn begin(write: &WriteTransaction) -> Result<(), Refused> {
     Ok(failures::begin(write)?)
 }
 
-fn change(write: &WriteTransaction, changes: &Changes) -> Result<(), redb::Error> {
+fn remove_left(write: &WriteTransaction, stale: &mut Stale) -> Result<(), redb::Error> {
+    let kept = write.open_table(KEPT)?;
+    Ok(Rows::open(write, stale)?.remove_left(&kept)?)
+}
+
+fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Result<(), redb::Error> {
     let mut meta = write.open_table(META)?;
     let mut kept = write.open_table(KEPT)?;
-    let mut by_time = write.open_table(BY_TIME)?;
+    let mut by_time = Rows::open(write, stale)?;
     let mut failures = failures::Tables::open(write, &meta)?;
     let mut total = total(&meta, BYTES)?;
     // What an answer replaces; of what was failures only, what an earlier version kept among the answers.
@@ -254,13 +292,13 @@ fn change(write: &WriteTransaction, changes: &Changes) -> Result<(), redb::Error
         });
         if let Some((saved, cost)) = before {
             kept.remove(key)?;
-            by_time.remove((saved, key))?;
+            by_time.outdate(saved, key);
             total = total.saturating_sub(cost);
         }
         match change {
             Some(Change::Keep { saved, bytes }) => {
                 kept.insert(key, (*saved, &bytes[..]))?;
-                by_time.insert((*saved, key), ())?;
+                by_time.insert(*saved, key)?;
                 total += cost(bytes);
                 failures.remove(key, |_saved| true)?;
             }
@@ -273,42 +311,29 @@ fn change(write: &WriteTransaction, changes: &Changes) -> Result<(), redb::Error
     }
     failures.close(&mut meta)?;
     meta.insert(BYTES, total)?;
-    Ok(())
+    Ok(by_time.tidy(kept.len()?)?)
 }
 
 /// Removes entries until all take no more than `limit`: first those dated later than `now`, whose age is unknown, then the oldest.
-fn make_room(write: &WriteTransaction, limit: u64, now: u64) -> Result<(), redb::Error> {
+fn make_room(write: &WriteTransaction, limit: u64, now: u64, stale: &mut Stale) -> Result<(), redb::Error> {
     let mut meta = write.open_table(META)?;
     let mut kept = write.open_table(KEPT)?;
-    let mut by_time = write.open_table(BY_TIME)?;
+    let mut by_time = Rows::open(write, stale)?;
     let mut total = total(&meta, BYTES)?;
     while total > limit {
-        let Some((saved, key)) = next_to_go(&by_time, now)? else {
+        let Some((saved, key)) = by_time.take_next(now)? else {
             break;
         };
-        by_time.remove((saved, &key))?;
-        if let Some(entry) = kept.remove(&key)? {
-            total = total.saturating_sub(cost(entry.value().1));
+        let entry = kept
+            .get(&key)?
+            .map(|entry| (entry.value().0, cost(entry.value().1)));
+        if let Some((_, cost)) = entry.filter(|(current, _)| *current == saved) {
+            kept.remove(&key)?;
+            total = total.saturating_sub(cost);
         }
     }
     meta.insert(BYTES, total)?;
     Ok(())
-}
-
-/// The entry to remove next.
-pub(super) fn next_to_go(
-    by_time: &impl ReadableTable<(u64, &'static Key), ()>,
-    now: u64,
-) -> Result<Option<(u64, Key)>, StorageError> {
-    let ahead = by_time.range((now.saturating_add(1), &[0; _])..)?.next();
-    let next = match ahead {
-        Some(ahead) => Some(ahead?),
-        None => by_time.first()?,
-    };
-    Ok(next.map(|(next, _)| {
-        let (saved, key) = next.value();
-        (saved, *key)
-    }))
 }
 
 pub(super) fn total(meta: &impl ReadableTable<&'static str, u64>, of: &str) -> Result<u64, StorageError> {
@@ -344,19 +369,6 @@ impl From<redb::Error> for Refused {
             error => Self::Unreadable(error.to_string()),
         }
     }
-}
-
-/// A file's name for when it could not be read.
-fn free_name(path: &Path) -> PathBuf {
-    let name = |number: u32| {
-        let mut name = OsString::from(path);
-        name.push(format!(".bad-{number}"));
-        PathBuf::from(name)
-    };
-    (1..SET_ASIDE)
-        .map(name)
-        .find(|name| !name.exists())
-        .unwrap_or_else(|| name(SET_ASIDE))
 }
 
 fn flat<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {

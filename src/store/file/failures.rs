@@ -5,7 +5,10 @@ use redb::{
     ReadTransaction, ReadableTable, StorageError, Table, TableDefinition, TableError, WriteTransaction,
 };
 
-use super::engine::{ENTRY, Key, next_to_go, total};
+use super::{
+    by_time::next_to_go,
+    engine::{ENTRY, Key, total},
+};
 use crate::store::lifetime::LONGEST_FAILURE;
 
 /// They may take one byte for so many that answers may take, in addition.

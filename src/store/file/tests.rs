@@ -1,7 +1,9 @@
 //! What waits to be written, without the thread that writes.
 
 use std::{
+    env, fs,
     path::PathBuf,
+    process,
     time::{Duration, Instant},
 };
 
@@ -12,8 +14,9 @@ use super::{
     Ages, MIN_BYTES,
     engine::{self, Key},
     operations::Operations,
-    writer::Shared,
+    writer::{COMMIT_EVERY, COMMIT_SOONEST, MUCH, Shared},
 };
+use crate::captured_log::CapturedLog;
 
 const SECOND: Duration = Duration::from_secs(1);
 const A: Key = [b'A'; _];
@@ -58,7 +61,7 @@ fn a_full_queue_takes_only_what_replaces_something() {
 fn what_is_being_written_is_seen_and_comes_back_if_it_could_not_be() {
     let shared = shared();
     assert!(shared.keep(A, vec![1]) && shared.keep(B, vec![1]));
-    let (changes, suspect, last) = shared.turn(Instant::now(), Instant::now());
+    let (changes, suspect, last) = shared.turn(None, Instant::now());
     assert_eq!((changes.len(), suspect, last), (2, false, false));
     assert_eq!(bytes(&shared, &A), Some(vec![1]));
     assert!(shared.keep(A, vec![2, 2]));
@@ -98,7 +101,7 @@ fn a_failure_is_beside_an_answer_until_a_newer_one_comes() {
     assert!(shared.keep(A, vec![1]) && shared.keep_failure(A, vec![2], SECOND));
     assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![1]), Some(vec![2])));
     // While it is written, too.
-    let (changes, ..) = shared.turn(Instant::now(), Instant::now());
+    let (changes, ..) = shared.turn(None, Instant::now());
     assert_eq!(changes.len(), 2);
     assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![1]), Some(vec![2])));
     assert!(shared.keep(A, vec![3]));
@@ -106,4 +109,96 @@ fn a_failure_is_beside_an_answer_until_a_newer_one_comes() {
     shared.queue.lock().put_back();
     assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![3]), None));
     assert_eq!(shared.queue.lock().failure_bytes, 0);
+}
+
+/// IDs that are no neighbours.
+fn key(number: usize) -> Key {
+    let mut key = A;
+    key[..8].copy_from_slice(&number.wrapping_mul(2_654_435_761).to_be_bytes());
+    key
+}
+
+#[test]
+fn commits_are_rare_until_much_waits_or_somebody_does() {
+    let now = Instant::now();
+    let limit = engine::batch_limit(1 << 30);
+    let shared = Shared {
+        bytes: 1 << 30,
+        ..shared()
+    };
+    let due = |committed| shared.queue.lock().due(committed, now, limit);
+    assert_eq!(due(Some(now)), None, "there is nothing to write");
+    assert!(shared.keep(key(0), vec![1; 2000]));
+    assert_eq!(due(None), Some(now));
+    for number in 1..MUCH {
+        assert_eq!(due(Some(now)), Some(now + COMMIT_EVERY), "{number}");
+        assert!(shared.keep(key(number), vec![1; 2000]));
+        // The same once more is no more to write.
+        assert!(shared.keep(key(0), vec![1; 2000]));
+    }
+    assert_eq!(due(Some(now)), Some(now + COMMIT_SOONEST));
+    shared.queue.lock().hurry = true;
+    assert_eq!(due(Some(now)), Some(now));
+}
+
+#[test]
+fn failures_are_written_before_their_part_of_a_small_queue_is_full() {
+    let now = Instant::now();
+    let shared = shared();
+    let due = || {
+        shared
+            .queue
+            .lock()
+            .due(Some(now), now, engine::batch_limit(MIN_BYTES))
+    };
+    let soon = (0..MUCH).find(|number| {
+        assert!(shared.keep_failure(key(*number), vec![1; 20], SECOND), "{number}");
+        due() == Some(now + COMMIT_SOONEST)
+    });
+    assert!(soon.is_some_and(|soon| soon < MUCH / 2), "{soon:?}");
+}
+
+#[test]
+fn a_file_that_is_removed_or_replaced_is_said_once_and_another_begins() {
+    let folder = env::temp_dir().join(format!("plaque-lost-{}", process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let log = CapturedLog::begin();
+    let shared = Shared {
+        path: folder.join("store"),
+        ..shared()
+    };
+    let write = |key: Key| {
+        assert!(shared.keep(key, vec![1]));
+        let (changes, ..) = shared.turn(None, Instant::now());
+        shared.write(&changes).expect("written");
+        let engine = shared.engine.read();
+        let entries = engine.as_ref().map(engine::Engine::entries);
+        (entries.expect("a file"), log.lines())
+    };
+    assert_eq!(write(A), (1, vec![]));
+    assert_eq!(write(B), (2, vec![]));
+    fs::remove_file(&shared.path).expect("it is there");
+    let (entries, lines) = write(A);
+    assert_eq!(entries, 1, "the file is a new one");
+    assert!(shared.path.exists());
+    assert!(
+        lines.len() == 1 && lines[0].contains("removed or replaced"),
+        "{lines:?}"
+    );
+    assert_eq!(write(B), (2, vec![]), "it was said");
+    let other = Shared {
+        path: folder.join("other"),
+        ..self::shared()
+    };
+    assert!(other.keep(key(1), vec![1]));
+    other.write(&other.turn(None, Instant::now()).0).expect("written");
+    other.engine.write().take().expect("a file").close();
+    fs::rename(&other.path, &shared.path).expect("renamed");
+    let (entries, lines) = write(A);
+    assert_eq!(
+        (entries, lines.len()),
+        (2, 1),
+        "what is there now goes on: {lines:?}"
+    );
+    fs::remove_dir_all(&folder).expect("removable");
 }

@@ -17,8 +17,14 @@ use super::{
     operations::{Operations, Part},
 };
 
-/// From one commit to the next. With the time that a commit takes, what is saved is safe within a second.
-const COMMIT_EVERY: Duration = Duration::from_millis(500);
+/// From one commit to the next. What is lost with a killed process is looked up again, at the default rate within the same time.
+pub(super) const COMMIT_EVERY: Duration = Duration::from_secs(10);
+
+/// From one commit to the next if much waits. With the time that a commit takes, what is saved is safe within a second.
+pub(super) const COMMIT_SOONEST: Duration = Duration::from_millis(500);
+
+/// That is much: more would save little of what a commit writes, and be a loss.
+pub(super) const MUCH: usize = 256;
 
 /// The pause after a failure, doubling with each to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(1);
@@ -99,7 +105,7 @@ impl Shared {
 
     /// Puts a failure in the queue, which matters for `lifetime`, beside the answer of the same feed. Not if failures have no room.
     pub(super) fn keep_failure(&self, key: Key, bytes: Vec<u8>, lifetime: Duration) -> bool {
-        let limit = engine::batch_limit(self.bytes) / usize::try_from(FAILURE_SHARE).unwrap_or(usize::MAX);
+        let limit = failure_limit(engine::batch_limit(self.bytes));
         let saved = self.ages.now();
         let lifetime = u64::try_from(lifetime.as_micros()).unwrap_or(u64::MAX);
         let until = saved.saturating_add(lifetime);
@@ -138,15 +144,15 @@ impl Shared {
 
     /// The thread that writes, to its end.
     pub(super) fn write_behind(&self) {
-        let mut next_commit = Instant::now();
-        let mut retry_at = next_commit;
+        let mut committed = None;
+        let mut retry_at = Instant::now();
         let mut pause = PAUSE;
         loop {
-            let (changes, suspect, last) = self.turn(next_commit, retry_at);
+            let (changes, suspect, last) = self.turn(committed, retry_at);
             if suspect {
                 self.close_engine();
             }
-            next_commit = Instant::now() + COMMIT_EVERY;
+            committed = Some(Instant::now());
             match self.write(&changes) {
                 Ok(()) => {
                     self.queue.lock().writing = Arc::default();
@@ -175,18 +181,15 @@ impl Shared {
     }
 
     /// Waits until there is something to do, and takes it: what to write, whether to open the file anew before, whether it is the end.
-    pub(super) fn turn(&self, next_commit: Instant, retry_at: Instant) -> (Arc<Changes>, bool, bool) {
+    /// The last commit was at `committed`.
+    pub(super) fn turn(&self, committed: Option<Instant>, retry_at: Instant) -> (Arc<Changes>, bool, bool) {
         let mut queue = self.queue.lock();
         loop {
             let now = Instant::now();
             let due = if self.operations.is_down(Part::Writing) || queue.suspect {
                 Some(retry_at)
-            } else if queue.waiting.is_empty() {
-                None
-            } else if queue.hurry {
-                Some(now)
             } else {
-                Some(next_commit)
+                queue.due(committed, now, engine::batch_limit(self.bytes))
             };
             if queue.closing || due.is_some_and(|due| due <= now) {
                 queue.hurry = false;
@@ -203,7 +206,15 @@ impl Shared {
         }
     }
 
-    fn write(&self, changes: &Changes) -> Result<(), String> {
+    pub(super) fn write(&self, changes: &Changes) -> Result<(), String> {
+        let is_lost = |engine: &Engine| engine.has_lost(&self.path);
+        if self.engine.read().as_ref().is_some_and(is_lost) {
+            tracing::warn!(
+                "the store {} was removed or replaced: what was in it is lost, and plaque goes on with what is there now, or a new one",
+                self.path.display()
+            );
+            self.close_engine();
+        }
         if self.engine.read().is_none() {
             self.open_engine()?;
         }
@@ -234,6 +245,19 @@ impl Shared {
 }
 
 impl Queue {
+    /// When to commit what waits, of which `limit` bytes may, after a commit at `committed`.
+    pub(super) fn due(&self, committed: Option<Instant>, now: Instant, limit: usize) -> Option<Instant> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        if self.hurry {
+            return Some(now);
+        }
+        let is_much = self.waiting.len() >= MUCH || self.failure_bytes > failure_limit(limit) / 2;
+        let pause = if is_much { COMMIT_SOONEST } else { COMMIT_EVERY };
+        Some(committed.map_or(now, |committed| committed + pause))
+    }
+
     /// What was not written waits again, unless something newer does.
     pub(super) fn put_back(&mut self) {
         let not_written = mem::take(&mut self.writing);
@@ -250,4 +274,9 @@ impl Queue {
         self.bytes = self.waiting.entries.values().map(Change::len).sum();
         self.failure_bytes = self.waiting.failures.values().map(Failure::cost).sum();
     }
+}
+
+/// Of a queue that may have `limit` bytes of answers, what failures may have in addition.
+fn failure_limit(limit: usize) -> usize {
+    limit / usize::try_from(FAILURE_SHARE).unwrap_or(usize::MAX)
 }

@@ -1,0 +1,124 @@
+//! The file as the system has it: what may be opened as a store, for whom, and whether it is still where it was.
+
+use std::{
+    ffi::OsString,
+    fs::{File, FileType, Metadata, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::engine::Refused;
+
+/// Files that could not be read, beside the one in use. The last of them makes room.
+const SET_ASIDE: u32 = 5;
+
+/// Which file it is, under whatever name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+/// Opens the file at `path`, or a new one that only this user can read.
+///
+/// Looks before it opens: opening a FIFO could wait for ever, and opening a device could do anything. A link is none of plaque's
+/// files: it would lead to a file that is renamed if it is no store.
+pub(super) fn open(path: &Path) -> Result<(File, Identity), Refused> {
+    match path.symlink_metadata() {
+        Ok(there) => check(there.file_type())?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+
+        use rustix::fs::OFlags;
+        // For what has come there since.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        options.mode(ONLY_OURS).custom_flags(flags.bits().cast_signed());
+    }
+    let file = options.open(path)?;
+    let opened = file.metadata()?;
+    check(opened.file_type())?;
+    tighten(path, &file, &opened);
+    let identity = identity(&opened);
+    Ok((file, identity))
+}
+
+/// Whether `path` leads to another file than this one by now, or to none.
+pub(super) fn is_gone(path: &Path, was: Identity) -> bool {
+    match path.symlink_metadata() {
+        Ok(there) => identity(&there) != was,
+        // Otherwise nobody can tell.
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// A file's name for when it could not be read.
+pub(super) fn free_name(path: &Path) -> PathBuf {
+    let name = |number: u32| {
+        let mut name = OsString::from(path);
+        name.push(format!(".bad-{number}"));
+        PathBuf::from(name)
+    };
+    (1..SET_ASIDE)
+        .map(name)
+        .find(|name| !name.exists())
+        .unwrap_or_else(|| name(SET_ASIDE))
+}
+
+fn check(kind: FileType) -> Result<(), Refused> {
+    if kind.is_file() {
+        return Ok(());
+    }
+    if kind.is_dir() {
+        return Err(Refused::NoFile("a folder"));
+    }
+    if kind.is_symlink() {
+        return Err(Refused::NoFile("a symbolic link: name the file that it leads to"));
+    }
+    Err(Refused::NoFile("a FIFO, a socket or a device"))
+}
+
+/// What a store's file is to be.
+#[cfg(unix)]
+const ONLY_OURS: u32 = 0o600;
+
+/// Takes the file from other users, who could see in it what was asked for, and write to it what callers are told.
+#[cfg(unix)]
+fn tighten(path: &Path, file: &File, opened: &Metadata) {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
+
+    let mode = opened.permissions().mode() & 0o777;
+    if mode & !ONLY_OURS == 0 {
+        return;
+    }
+    let path = path.display();
+    match file.set_permissions(Permissions::from_mode(ONLY_OURS)) {
+        Ok(()) => tracing::info!(
+            "the store {path} was open to other users (mode {mode:04o}): it is {ONLY_OURS:04o} now"
+        ),
+        Err(error) => tracing::warn!("the store {path} is open to other users (mode {mode:04o}): {error}"),
+    }
+}
+
+#[cfg(unix)]
+fn identity(file: &Metadata) -> Identity {
+    use std::os::unix::fs::MetadataExt as _;
+    Identity {
+        device: file.dev(),
+        inode: file.ino(),
+    }
+}
+
+#[cfg(not(unix))]
+fn tighten(_path: &Path, _file: &File, _opened: &Metadata) {}
+
+#[cfg(not(unix))]
+fn identity(_file: &Metadata) -> Identity {
+    // Such systems do not let an open file be removed.
+    Identity { device: 0, inode: 0 }
+}
