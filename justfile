@@ -52,6 +52,7 @@ lock-python:
         (cd $folder && uv pip compile --quiet --upgrade --universal --generate-hashes requirements.in -o requirements.txt); \
     done
 
-# Any bytes as a feed, for so many runs. Needs cargo-fuzz (`cargo install cargo-fuzz`); a stable toolchain will do.
-fuzz runs='10000000':
-    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none feed -- -runs={{runs}} -max_len=4096 -timeout=1 -malloc_limit_mb=64
+# Any bytes into whatever reads what comes from outside, for so many seconds each: all of fuzz/fuzz_targets, or one. Needs cargo-fuzz
+# (`cargo install --locked cargo-fuzz`).
+fuzz seconds='60' *targets='':
+    .ci/fuzz {{seconds}} {{targets}}

@@ -5,6 +5,8 @@
 //! the bytes of an answer, the lookups at once and a second.
 
 pub mod feed;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod guard;
 mod list;
 mod queue;
