@@ -14,38 +14,45 @@ demo:
 
 # plaque beside other caches, on this machine; `benches/REPORT.md` says how to read it. A part of it: `just bench waves`.
 bench part='':
-    cargo bench --bench coalesce -- {{part}}
+    cargo bench --locked --bench coalesce -- {{part}}
 
 # What a hit costs, in instructions, beside the figures of the last change that meant to change them; `--save` makes these the last.
 # Needs perf, or valgrind where perf may not count.
 bench-call *options='':
-    cargo run --release -p call -- {{options}}
+    cargo run --locked --release -p call -- {{options}}
 
 # What a hit adds to moka's own `get`. Needs perf, or valgrind where perf may not count.
 bench-hit-instructions:
-    cargo bench --bench coalesce -- instructions
+    cargo bench --locked --bench coalesce -- instructions
 
 # What reading a feed costs beside bare feed-rs, on the recorded feeds in a folder.
 bench-feed folder='../shared/captures':
-    cargo bench --bench feed -- {{folder}}
+    cargo bench --locked --bench feed -- {{folder}}
 
 # What a lookup's way through the dispatcher costs, beside a plain queue.
 bench-dispatch:
-    cargo bench --bench dispatch
+    cargo bench --locked --bench dispatch
 
 # What a store costs, and what replicas that share one spare the upstream: some eight minutes. Needs redis-server. A part of it: `just
 # bench-store cost` (`replicas`).
 bench-store *options='':
-    cargo bench --bench store -- {{options}}
+    cargo bench --locked --bench store -- {{options}}
 
 # plaque's server beside a stock tonic, a bare one, the obvious one and a Go service: half an hour on a quiet machine, 4 GB. Needs
 # h2load (Debian: nghttp2-client) and Go. A part of it: `just bench-server hits` (`burst`, `million`, `watches`).
 bench-server part='all' *options='':
-    cargo build --release
+    cargo build --locked --release
     python3 -m venv target/ci/python
-    target/ci/python/bin/pip install --quiet --disable-pip-version-check -r tests/blackbox/requirements.txt
+    target/ci/python/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/blackbox/requirements.txt
     target/ci/python/bin/python benches/server.py {{part}} {{options}}
 
-# Any bytes as a feed, for so many runs. Needs cargo-fuzz (`cargo install cargo-fuzz`); a stable toolchain will do.
-fuzz runs='10000000':
-    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none feed -- -runs={{runs}} -max_len=4096 -timeout=1 -malloc_limit_mb=64
+# What Python packages CI installs, of what the .in files name: newer ones that these allow, and the hashes of all.
+lock-python:
+    for folder in tests/blackbox examples/clients/python; do \
+        (cd $folder && uv pip compile --quiet --upgrade --universal --generate-hashes requirements.in -o requirements.txt); \
+    done
+
+# Any bytes into whatever reads what comes from outside, for so many seconds each: all of fuzz/fuzz_targets, or one. Needs cargo-fuzz
+# (`cargo install --locked cargo-fuzz`).
+fuzz seconds='60' *targets='':
+    .ci/fuzz {{seconds}} {{targets}}

@@ -5,6 +5,8 @@ mod caller;
 mod codec;
 mod convert;
 mod deadline;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod health;
 mod json;
 mod method;

@@ -6,6 +6,8 @@ mod batch;
 mod canary;
 mod cursor;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod hub;
 mod insight;
 mod lookup;

@@ -38,3 +38,7 @@ pub mod cli;
 pub mod telemetry;
 
 pub mod origin;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -7,6 +7,8 @@
 mod body;
 mod client;
 pub mod feed;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod guard;
 mod list;
 mod queue;

@@ -1,5 +1,5 @@
-//! Any bytes as a feed: no panic, no hang, no memory beyond what the bytes are worth. `just fuzz` runs it, on a stable toolchain
-//! too.
+//! Any bytes as a feed: no panic, no hang, no memory beyond what the bytes are worth. The other targets are in
+//! src/fuzzing.rs; this one needs nothing that is not public.
 
 #![no_main]
 

@@ -186,7 +186,7 @@ fn before(allowed: Duration) -> Duration {
     allowed.saturating_sub(ON_ITS_WAY.min(allowed / 2))
 }
 
-const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct InvalidTimeout;

@@ -107,7 +107,7 @@ impl Http {
     }
 }
 
-fn request(
+pub(super) fn request(
     channel_id: String,
     parameters: Vec<(String, String)>,
 ) -> Result<v1::GetLatestVideoRequest, LookupError> {
@@ -128,7 +128,7 @@ fn request(
 }
 
 /// An error as a `google.rpc.Status`.
-fn refused(status: &Status) -> Response<String> {
+pub(super) fn refused(status: &Status) -> Response<String> {
     let mut response = json(
         http_status(status.code()),
         proto::status_to_json(status.details()),

@@ -203,7 +203,7 @@ impl ResumeToken {
 }
 
 /// The lower bits, which differ whenever a single byte does.
-fn check_sum(bytes: &[u8]) -> [u8; CHECK] {
+pub(super) fn check_sum(bytes: &[u8]) -> [u8; CHECK] {
     let [.., first, second] = fingerprint(bytes).to_be_bytes();
     [first, second]
 }

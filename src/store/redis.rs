@@ -9,6 +9,8 @@
 //! wrong with it ends it; until another has proved itself, all operations end at once, with nothing.
 
 mod address;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod lease_renewal;
 mod link;
 mod scripts;

@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use reqwest::{Response, StatusCode, header};
@@ -23,7 +23,7 @@ use crate::{
 pub(super) fn failure(response: &Response) -> Failure {
     let status = response.status();
     Failure {
-        retry_after: retry_after(response),
+        retry_after: retry_after(response).and_then(|value| pause(value, SystemTime::now())),
         error: match status {
             StatusCode::NOT_FOUND => UpstreamError::NotFound,
             StatusCode::TOO_MANY_REQUESTS => UpstreamError::RateLimited(status.as_u16()),
@@ -45,17 +45,20 @@ pub(super) async fn read(response: Response, list: List) -> Result<Channel, Upst
     feed::parse(&body, list.feed).map_err(malformed)
 }
 
-/// `Retry-After`, in seconds or as a date.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let pause = match value.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        // More than fits.
-        Err(_) if value.bytes().all(|byte| byte.is_ascii_digit()) && !value.is_empty() => LONGEST_PAUSE,
-        Err(_) => httpdate::parse_http_date(value)
-            .ok()?
-            .duration_since(std::time::SystemTime::now())
-            .unwrap_or_default(),
+fn retry_after(response: &Response) -> Option<&str> {
+    response.headers().get(header::RETRY_AFTER)?.to_str().ok()
+}
+
+/// The pause that a `Retry-After` asks for at `now`: in seconds, or until a date.
+pub(super) fn pause(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    let pause = if is_number {
+        // More than fits is long enough.
+        value.parse().map_or(LONGEST_PAUSE, Duration::from_secs)
+    } else {
+        let date = httpdate::parse_http_date(value).ok()?;
+        date.duration_since(now).unwrap_or_default()
     };
     Some(pause.min(LONGEST_PAUSE))
 }
@@ -86,4 +89,32 @@ fn redirect_error(response: &Response) -> UpstreamError {
 
 pub(super) fn unreachable(error: &reqwest::Error) -> UpstreamError {
     UpstreamError::Unreachable(video::message(&innermost(error).to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_a_number_of_seconds_or_ends_at_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_mins(29_876_128);
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for (value, expected) in [
+            ("0", seconds(0)),
+            (" 7 ", seconds(7)),
+            ("3600", seconds(3600)),
+            ("3601", Some(LONGEST_PAUSE)),
+            ("99999999999999999999", Some(LONGEST_PAUSE)),
+            ("Wed, 21 Oct 2026 07:28:30 GMT", seconds(30)),
+            ("Wed, 21 Oct 2026 07:27:30 GMT", seconds(0)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(LONGEST_PAUSE)),
+            ("", None),
+            ("+5", None),
+            ("-5", None),
+            ("1.5", None),
+            ("soon", None),
+        ] {
+            assert_eq!(pause(value, now), expected, "{value:?}");
+        }
+    }
 }

@@ -56,6 +56,21 @@ PORTS = {key: port["containerPort"] for port in CONTAINER["ports"] for key in (p
 
 
 @suite.check
+def images_of_others_are_named_by_digest(_bench):
+    """A tag may name something else tomorrow. plaque's own image is the operator's to name."""
+    files = {path: path.read_text() for path in (DEPLOY / "Dockerfile", *DEPLOY.rglob("*.yaml"))}
+    images = [
+        (path.name, image)
+        for path, text in files.items()
+        for image in re.findall(r"^FROM (\S+)|^\s*(?:- )?image: (\S+)", text, re.M)
+    ]
+    images = [(name, first or second) for name, (first, second) in images if not second.startswith("plaque:")]
+    expect_equal("how many there are", len(images), 3)
+    by_tag = [image for image in images if not re.search(r":[\w.-]+@sha256:[0-9a-f]{64}$", image[1])]
+    expect_equal("those with a tag alone", by_tag, [])
+
+
+@suite.check
 def the_manifests_match_the_schemas_of_kubernetes(_bench):
     for version in KUBERNETES:
         for document in [*MANIFESTS.values(), *VALKEY.values()]:

@@ -68,10 +68,10 @@ def the_base_has_the_libraries_of_the_binary(bench):
 
 @suite.check
 def it_is_built_with_a_rust_and_a_glibc_that_are_new_and_old_enough(_bench):
-    rust, debian = re.search(r"^FROM rust:([\d.]+)-(\w+) AS build$", DOCKERFILE, re.M).groups()
+    rust, debian = re.search(r"^FROM rust:([\d.]+)-(\w+)@sha256:[0-9a-f]{64} AS build$", DOCKERFILE, re.M).groups()
     wanted = re.search(r'^rust-version = "([\d.]+)"', (REPOSITORY / "Cargo.toml").read_text(), re.M).group(1)
     expect(version(rust) >= version(wanted), f"the image is built with Rust {rust}, and Cargo.toml wants {wanted}")
-    base = re.findall(r"^FROM (\S+)$", DOCKERFILE, re.M)
+    base = re.findall(r"^FROM (\S+)@sha256:[0-9a-f]{64}$", DOCKERFILE, re.M)
     expect_equal("its base", base, ["gcr.io/distroless/cc-debian12:nonroot"])
     expect_equal("the Debian that it is built on", debian, "bookworm")
 

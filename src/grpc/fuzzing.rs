@@ -1,0 +1,89 @@
+//! See [`crate::fuzzing`].
+
+#![expect(clippy::missing_panics_doc, reason = "it is how they find something")]
+
+use std::time::Duration;
+
+use axum::extract::Query;
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+
+use super::{
+    PUSHBACK, convert,
+    deadline::{self, InvalidTimeout, refuse_at_once},
+    json, status,
+};
+use crate::{fuzzing::CHANNEL, latest::LookupError};
+
+/// A `grpc-timeout`.
+pub fn grpc_timeout(bytes: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(bytes) else {
+        return;
+    };
+    let headers = HeaderMap::from_iter([(deadline::TIMEOUT, value)]);
+    let asked = deadline::timeout(&headers);
+    assert_eq!(asked, allowed(bytes).map(Some));
+
+    let pause = Duration::from_millis(bytes.iter().map(|byte| u64::from(*byte)).sum());
+    let response = refuse_at_once(&LookupError::Overloaded(1), pause, &headers);
+    let pushback = response
+        .headers()
+        .get(PUSHBACK)
+        .and_then(|text| text.to_str().ok());
+    let milliseconds = pause.as_millis().to_string();
+    let expected = match asked {
+        _ if pause.is_zero() => None,
+        Ok(Some(asked)) if pause >= asked => Some("-1"),
+        _ => Some(milliseconds.as_str()),
+    };
+    assert_eq!(pushback, expected);
+}
+
+/// The time that a `grpc-timeout` names, by the words of the specification.
+fn allowed(text: &[u8]) -> Result<Duration, InvalidTimeout> {
+    let text = str::from_utf8(text).map_err(|_| InvalidTimeout)?;
+    let units = [
+        ('H', 3_600_000_000_000),
+        ('M', 60_000_000_000),
+        ('S', 1_000_000_000),
+        ('m', 1_000_000),
+        ('u', 1000),
+        ('n', 1_u128),
+    ];
+    let of_unit = |(unit, nanos)| Some((text.strip_suffix(unit)?, nanos));
+    let (digits, nanos) = units.into_iter().find_map(of_unit).ok_or(InvalidTimeout)?;
+    if !(1..=8).contains(&digits.len()) || digits.contains(|c: char| !c.is_ascii_digit()) {
+        return Err(InvalidTimeout);
+    }
+    let amount: u128 = digits.parse().map_err(|_| InvalidTimeout)?;
+    Ok(Duration::from_nanos_u128(amount * nanos))
+}
+
+/// The query of `/v1/channels/{channel_id}/latest-video`.
+pub fn json_query(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return;
+    };
+    let uri = format!("/v1/channels/{CHANNEL}/latest-video?{text}").parse::<Uri>();
+    let Some(Query(parameters)) = uri.ok().and_then(|uri| Query::try_from_uri(&uri).ok()) else {
+        return;
+    };
+    let request = json::request(CHANNEL.into(), parameters);
+    match request.and_then(|request| Ok((convert::query(&request)?, request))) {
+        Ok((query, request)) => {
+            assert_eq!(query.channel.as_str(), CHANNEL);
+            let again = request.max_age.map(|max_age| max_age.to_string());
+            let again = again.map(|text| ("maxAge".into(), text)).into_iter();
+            let kind = ("kind".into(), request.kind.to_string());
+            let again = json::request(CHANNEL.into(), again.chain([kind]).collect());
+            assert_eq!(again.ok(), Some(request), "it says something else in other words");
+        }
+        Err(error) => {
+            let response = json::refused(&status::from(&error, None));
+            assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+            let body: serde_json::Value = serde_json::from_str(response.body()).expect("JSON");
+            assert_eq!(body["code"], 3, "INVALID_ARGUMENT");
+            // What was sent is sent back once as a message, and once as that of the field.
+            assert!(response.body().len() < 2000 + 20 * text.len());
+        }
+    }
+}
