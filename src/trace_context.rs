@@ -22,9 +22,6 @@ pub(crate) fn take(headers: &HeaderMap, span: &Span) {
     }
 }
 
-/// The header that names a span.
-const TRACE_PARENT: &str = "traceparent";
-
 /// The span that headers name, as the only thing in a context; none that is valid if they name none.
 pub(crate) fn caller(headers: &HeaderMap) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &Received(headers))
@@ -36,6 +33,7 @@ pub(crate) fn pass_on(span: &Span, headers: &mut HeaderMap) {
     TraceContextPropagator::new().inject_context(&span.context(), &mut Sent(headers));
 }
 
+/// The header that names a span.
 const TRACEPARENT: &str = "traceparent";
 
 /// Whether this has the form of a `traceparent`: version, trace, parent and flags, each with all of its digits, and more only in a version
@@ -68,7 +66,7 @@ struct Sent<'a>(&'a mut HeaderMap);
 impl Injector for Sent<'_> {
     fn set(&mut self, name: &str, value: String) {
         // Beside it there is the state, which callers and whoever is between us and them leave for each other.
-        if name != TRACE_PARENT {
+        if name != TRACEPARENT {
             return;
         }
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
