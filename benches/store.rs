@@ -1,7 +1,7 @@
 //! What a store costs, and what replicas that share one spare the upstream: `just bench-store`. `benches/REPORT.md` says how to read
 //! it.
 //!
-//! `cargo bench --bench store -- PART` runs one part: `cost` or `replicas`; `--quick` takes seconds, for trying. Needs redis-server.
+//! `cargo bench --bench store -- PART` runs one part: `cost`, `replicas` or `writes`; `--quick` takes seconds, for trying. Needs redis-server.
 
 #[path = "store/cost.rs"]
 mod cost;
@@ -19,6 +19,8 @@ mod replicas;
 mod server;
 #[path = "common/table.rs"]
 mod table;
+#[path = "store/writes.rs"]
+mod writes;
 
 use std::{
     env, fs,
@@ -79,6 +81,7 @@ fn main() -> io::Result<()> {
     for (name, report) in [
         ("cost", cost::report as fn(&Bench) -> String),
         ("replicas", replicas::report),
+        ("writes", writes::report),
     ] {
         if part.is_none_or(|part| part == name) {
             writeln!(out, "{}\n", report(&bench))?;

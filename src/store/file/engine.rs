@@ -139,6 +139,11 @@ impl Engine {
             Err(Refused::Unreadable(why)) => why,
             outcome => return outcome,
         };
+        if place::is_unfinished(path) {
+            fs::remove_file(path)?;
+            tracing::info!("the store {} was never whole, and begins anew", path.display());
+            return Self::open_as_it_is(path, bytes, now);
+        }
         let aside = place::free_name(path);
         fs::rename(path, &aside)?;
         tracing::warn!(

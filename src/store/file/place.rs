@@ -3,11 +3,11 @@
 use std::{
     ffi::OsString,
     fs::{File, FileType, Metadata, OpenOptions},
-    io,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
-use super::engine::Refused;
+use super::engine::{MIN_BYTES, Refused};
 
 /// Files that could not be read, beside the one in use. The last of them makes room.
 const SET_ASIDE: u32 = 5;
@@ -55,6 +55,16 @@ pub(super) fn is_gone(path: &Path, was: Identity) -> bool {
         // Otherwise nobody can tell.
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
+}
+
+/// Whether the making of this file was cut off by the end of a process: its first bytes, which redb writes last, are not there.
+pub(super) fn is_unfinished(path: &Path) -> bool {
+    let mut first = [1; 8];
+    let read = File::open(path).and_then(|mut file| {
+        file.read_exact(&mut first)?;
+        Ok(file.metadata()?.len())
+    });
+    read.is_ok_and(|length| first == [0; 8] && length <= MIN_BYTES)
 }
 
 /// A file's name for when it could not be read.

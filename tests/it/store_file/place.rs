@@ -85,3 +85,20 @@ async fn what_is_no_file_is_named_at_once_and_stays_as_it_is() {
     assert_eq!(fs::read_to_string(at("text")).expect("a file"), "no store");
     assert!(!at("nothing").exists());
 }
+
+#[tokio::test]
+async fn a_file_that_was_not_made_to_its_end_begins_anew() {
+    let path = folder("unfinished").join("store");
+    // As redb leaves it when it is killed then: it has its length, and no header.
+    fs::write(&path, vec![0; 73_728]).expect("written");
+    let (store, log) = open_logged(&path);
+    assert!(!log.contains("WARN"), "{log}");
+    assert!(!set_aside(&path).exists());
+    save(&store, 1, "One").await;
+    assert_eq!(title(&store, 1).await.as_deref(), Some("One"));
+    store.close(LIMIT).await;
+    // One that is larger was in use.
+    fs::write(&path, vec![0; 5 << 20]).expect("written");
+    open(&path).close(LIMIT).await;
+    assert!(set_aside(&path).exists());
+}
