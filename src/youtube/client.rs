@@ -126,6 +126,8 @@ pub(super) fn client(settings: &Settings) -> Result<Client, SetupError> {
         .default_headers(packed)
         // A redirect leads to a consent page or a login, never to a feed.
         .redirect(redirect::Policy::none())
+        // Over HTTP/2 it would keep connections on which an upstream may send without end.
+        .http1_only()
         .local_address(settings.ip_version.local_address())
         // What the environment says of proxies is meant for others.
         .no_proxy();

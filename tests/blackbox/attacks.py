@@ -5,11 +5,9 @@
 Needs h2spec in PATH. During each attack a well-behaved client calls over a connection of its own; see `under_attack`.
 """
 
-import copy
 import errno
 import http.client
 import itertools
-import os
 import random
 import shutil
 import socket
@@ -29,7 +27,8 @@ import h2
 from h2 import END_HEADERS, END_STREAM, ErrorCode, Kind, Setting
 from support import (
     KURZGESAGT, SCISHOW, Answer, Bench, Stopwatch, Suite, batch_request, expect, expect_a_hint_when_to_retry, expect_equal,
-    expect_error, expect_in, expect_ok, made_up_channel, make_certificate, request, run, services, wait_until, watch_request,
+    expect_error, expect_in, expect_ok, few_file_descriptors, made_up_channel, make_certificate, processor_seconds, request, run,
+    services, wait_until, watch_request,
 )
 
 StatusCode = grpc.StatusCode
@@ -645,17 +644,6 @@ def more_calls_than_may_be_are_refused_at_once(bench):
     return f"refused in {took * 1000:.0f} ms, to come again in {hint} ms"
 
 
-@contextmanager
-def few_file_descriptors(bench, count):
-    """A bench whose plaque may open so many files, and cannot allow itself more."""
-    with tempfile.TemporaryDirectory(prefix="plaque-blackbox-") as folder:
-        limited = copy.copy(bench)
-        limited.program = Path(folder) / "plaque"
-        limited.program.write_text(f"""#!/bin/sh\nulimit -n {count} && exec '{bench.program}' "$@"\n""")
-        limited.program.chmod(0o755)
-        yield limited
-
-
 @suite.check
 def running_out_of_file_descriptors_harms_no_open_connection(bench):
     with few_file_descriptors(bench, 250) as limited, under_attack(limited, synthesise=True) as scene:
@@ -685,12 +673,6 @@ def running_out_of_file_descriptors_harms_no_open_connection(bench):
         for connection in many:
             connection.socket.close()
     return scene.note(f"{served} of {len(many)} more served, {spent:.2f} s of processor time a second")
-
-
-def processor_seconds(pid):
-    # After the name, which may have spaces in it, user and system time are the 12th and 13th.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 @suite.check

@@ -4,6 +4,7 @@ Nothing here links with plaque: the suites know its command line, its proto and 
 """
 
 import argparse
+import copy
 import http.client
 import importlib
 import json
@@ -315,6 +316,12 @@ def make_certificate(folder):
     return certificate, key
 
 
+def processor_seconds(pid):
+    # After the name, which may have spaces in it, user and system time are the 12th and 13th.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 class Clocks:
     """Clocks that a check moves, of the programs that run `under` them: see clocks.c. Needs a C compiler."""
 
@@ -491,6 +498,17 @@ class Bench:
         expect(self.grpcurl_program, "no grpcurl in PATH: name one with --grpcurl")
         body = [] if data is None else ["-d", json.dumps(data)]
         return run(self.grpcurl_program, "-plaintext", "-max-time", 15, *body, plaque.address, *arguments)
+
+
+@contextmanager
+def few_file_descriptors(bench, count):
+    """A bench whose plaque may open so many files, and cannot allow itself more."""
+    with tempfile.TemporaryDirectory(prefix="plaque-blackbox-") as folder:
+        limited = copy.copy(bench)
+        limited.program = Path(folder) / "plaque"
+        limited.program.write_text(f"""#!/bin/sh\nulimit -n {count} && exec '{bench.program}' "$@"\n""")
+        limited.program.chmod(0o755)
+        yield limited
 
 
 # The runner
