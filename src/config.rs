@@ -188,6 +188,9 @@ pub struct Connections {
     pub pong: Duration,
     /// How old one may become.
     pub age: Option<Duration>,
+    /// A peer is told to begin no more calls, and some time later which was the last that counts: when none has begun for so long, or
+    /// after ten times as long; in a drain once there are no calls.
+    pub notice: Duration,
     /// A peer that was told to go may have sent a call before it heard, or be slow to read its last answer. One that stays for so
     /// long without a call in progress, or for up to twice as long, is dead or hostile, and is not waited for.
     pub linger: Duration,
@@ -197,13 +200,15 @@ impl Default for Connections {
     fn default() -> Self {
         Self {
             at_once: NonZeroUsize::MIN.saturating_add(9_999),
-            streams: 200,
+            streams: 1000,
             header_bytes: 16 << 10,
             preface: Duration::from_secs(10),
             idle: Some(Duration::from_mins(5)),
             keepalive: Some(Duration::from_mins(1)),
             pong: Duration::from_secs(20),
             age: Some(Duration::from_hours(1)),
+            // Many times what a busy client takes between its read of a GOAWAY and its next write; Envoy's is 5 s.
+            notice: Duration::from_secs(1),
             linger: Duration::from_secs(5),
         }
     }

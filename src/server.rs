@@ -6,6 +6,7 @@
 
 mod calls;
 mod connection;
+mod goaway;
 mod load;
 mod span;
 mod turn;

@@ -67,6 +67,17 @@ impl Activity {
             }
         }
     }
+
+    /// Waits until no call has begun for `pause`, or ten times as long: a peer may go on for as long as it likes.
+    pub(super) async fn none_begins_for(&self, pause: Duration) {
+        for _ in 0..10 {
+            let begun = self.begun.load(Relaxed);
+            tokio::time::sleep(pause).await;
+            if self.begun.load(Relaxed) == begun {
+                return;
+            }
+        }
+    }
 }
 
 /// A call that is in progress as long as this is there.

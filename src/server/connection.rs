@@ -1,6 +1,12 @@
 //! One connection's life: handshakes in time, calls, and an end that its peer cannot put off.
 
-use std::{convert::Infallible, future::poll_fn, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::{Request, Response};
@@ -13,6 +19,7 @@ use prost::bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    task::yield_now,
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_io_timeout::TimeoutWriter;
@@ -22,6 +29,7 @@ use tower_http::cors::CorsLayer;
 
 use super::{
     calls::{Activity, Calls},
+    goaway::{Notice, Noticing},
     load::{Counted, End, Load},
     turn::{Begun, poll_connection},
     web,
@@ -163,6 +171,8 @@ impl Context {
         let limits = self.limits;
         let heard = Arc::clone(&activity);
         let stream = InspectReader::new(stream, move |bytes: &[u8]| heard.heard(bytes.len()));
+        let notice = Notice::default();
+        let stream = Noticing::new(stream, notice.clone());
         // hyper waits for a GOAWAY to be sent to the peer that answers no ping, which may take nothing at all.
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(limits.pong));
@@ -170,10 +180,13 @@ impl Context {
         tokio::pin!(connection);
 
         // Polled when it is woken, and not whenever the connection is: there are some things to wait for in it.
-        let mut leaving = FuturesUnordered::from_iter([self.time_to_leave(&activity, deadline)]);
+        let told = OnceLock::new();
+        let mut leaving = FuturesUnordered::from_iter([self.leave(&activity, deadline, &notice, &told)]);
         let reason = tokio::select! {
             biased;
-            ended = poll_fn(|context| poll_connection(connection.as_mut(), context, self.alone())) => return end(ended, End::Peer),
+            ended = poll_fn(|context| poll_connection(connection.as_mut(), context, self.alone())) => {
+                return end(ended, told.get().copied().unwrap_or(End::Peer));
+            }
             Some(reason) = leaving.next() => reason,
         };
         if matches!(reason, End::Preface) {
@@ -184,6 +197,32 @@ impl Context {
             ended = poll_fn(|context| poll_connection(connection.as_mut(), context, self.alone())) => end(ended, reason),
             () = activity.quiet_for(limits.linger) => reason,
         }
+    }
+
+    /// Waits for the moment at which the connection has to end, notes in `told` why, gives notice, and waits until the peer has no more
+    /// calls for this connection: those that it had begun before it was told, and those that it keeps for when others end.
+    async fn leave(
+        &self,
+        activity: &Activity,
+        deadline: Instant,
+        notice: &Notice,
+        told: &OnceLock<End>,
+    ) -> End {
+        let reason = self.time_to_leave(activity, deadline).await;
+        if !matches!(reason, End::Age | End::Drain) {
+            return reason;
+        }
+        told.get_or_init(|| reason);
+        notice.give();
+        // The connection, which has its turn before this, has it once more.
+        yield_now().await;
+        let pause = self.limits.notice;
+        tokio::select! {
+            () = activity.none_begins_for(pause) => {}
+            // Somebody waits for a drain: it goes on as soon as there are no calls.
+            () = activity.quiet_for(pause / 20), if matches!(reason, End::Drain) => {}
+        }
+        reason
     }
 
     /// Waits for the moment at which the connection has to end, and says why.

@@ -320,7 +320,7 @@ def an_outage_of_the_upstream_ejects_nobody(bench):
 
 @suite.check
 def more_calls_than_the_circuit_breaker_lets_through_fail_at_once(bench):
-    # 200 calls on a connection are HTTP/2's limit here.
+    # 200 calls on a connection are Envoy's limit here.
     connections, on_each = 12, 190
     count, refused_after = connections * on_each, []
 

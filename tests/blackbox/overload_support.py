@@ -19,7 +19,7 @@ from support import (
 
 # The metadata that names a caller.
 HEADER = "x-caller"
-# HTTP/2's limit is 200 calls on a connection.
+# Below the 1000 calls that a connection may have at once.
 CONNECTIONS = 10
 # Channels of a batch or a watch.
 MANY = 100

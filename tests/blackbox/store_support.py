@@ -18,7 +18,7 @@ from support import (
 LEASE = 2
 # Far longer than any call here takes, so that a call that waits for the store shows.
 STORE_TIMEOUT = 0.5
-# HTTP/2's limit is 200 calls on a connection.
+# Below the 1000 calls that a connection may have at once.
 ON_A_CONNECTION = 170
 
 

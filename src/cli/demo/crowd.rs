@@ -19,7 +19,7 @@ use crate::{
     video::ChannelId,
 };
 
-/// 100 callers on each: below the 200 calls at once that a connection may have, above which the client itself would queue.
+/// 100 callers on each: below the 1000 calls at once that a connection may have, above which the client itself would queue.
 const CONNECTIONS: usize = 10;
 
 /// Open connections to the server, which the callers share.

@@ -160,7 +160,7 @@ pub(in crate::cli) struct Args {
     max_connections: NonZeroUsize,
 
     /// How many calls may be in progress on one connection
-    #[arg(long, env = "PLAQUE_MAX_STREAMS", default_value = "200", value_name = "COUNT", value_parser = value_parser!(u32).range(1..))]
+    #[arg(long, env = "PLAQUE_MAX_STREAMS", default_value = "1000", value_name = "COUNT", value_parser = value_parser!(u32).range(1..))]
     max_streams: u32,
 
     /// The time for a connection's TLS handshake and HTTP/2 preface; without them it is closed

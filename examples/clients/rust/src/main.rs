@@ -26,6 +26,9 @@ type Client = LatestVideoClient<Channel>;
 /// A call without a deadline waits for as long as the server lets it.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How often a call is made when connections are lost that it was to go over.
+const ATTEMPTS: usize = 4;
+
 /// Before a watch is resumed. It doubles until an event comes.
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(15);
@@ -58,7 +61,7 @@ async fn get(client: &mut Client, channel_id: String) -> Result<(), Status> {
         channel_id,
         ..Default::default()
     };
-    let answer = client.get_latest_video(in_time(asked)).await?;
+    let answer = again(async || client.get_latest_video(in_time(asked.clone())).await).await?;
     let made = answer
         .metadata()
         .get("cache-status")
@@ -81,12 +84,30 @@ async fn batch(client: &mut Client, channel_ids: Vec<String>) -> Result<(), Stat
         channel_ids,
         ..Default::default()
     };
-    let answer = client.batch_get_latest_videos(in_time(asked)).await?.into_inner();
+    let answer = again(async || client.batch_get_latest_videos(in_time(asked.clone())).await).await?;
+    let answer = answer.into_inner();
     // The call succeeds although some of its channels fail.
     for LookupResult { channel_id, outcome } in answer.results {
         println!("batch: {channel_id} {}", describe(outcome));
     }
     Ok(())
+}
+
+/// Makes a call once more if its connection was lost. Other gRPC clients do so by themselves when a server ends a connection because of
+/// its age; tonic fails every call that it has not sent by then. Calls of plaque only read, so two are as good as one.
+async fn again<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
+    for _ in 1..ATTEMPTS {
+        match call().await {
+            Err(status) if is_of_the_connection(&status) => {}
+            result => return result,
+        }
+    }
+    call().await
+}
+
+/// Whether tonic made this status, of any code, because it lost the connection: only those have a source.
+fn is_of_the_connection(status: &Status) -> bool {
+    status.source().is_some()
 }
 
 fn describe(outcome: Option<Outcome>) -> String {
@@ -155,9 +176,8 @@ fn describe_event(event: Event, initial: bool) -> (String, String) {
 
 /// Whether a watch goes on after this.
 fn is_transient(status: &Status) -> bool {
-    // Of a lost connection tonic makes a status of its own, of any code: only those have a source. Internal is what a proxy
-    // answers when it loses the server.
-    status.source().is_some()
+    // Internal is what a proxy answers when it loses the server.
+    is_of_the_connection(status)
         || matches!(
             status.code(),
             Code::Unavailable | Code::DeadlineExceeded | Code::Internal

@@ -1,0 +1,39 @@
+// Command aged makes many calls over one connection, and prints how they ended: `aged ADDRESS CALLS RATE`.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"plaque-client/plaquev1"
+)
+
+func main() {
+	calls, _ := strconv.Atoi(os.Args[2])
+	rate, _ := strconv.Atoi(os.Args[3])
+	connection, err := grpc.NewClient(os.Args[1], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		panic(err)
+	}
+	client := plaquev1.NewLatestVideoClient(connection)
+	var all sync.WaitGroup
+	began := time.Now()
+	for n := range calls {
+		time.Sleep(time.Until(began.Add(time.Duration(n) * time.Second / time.Duration(rate))))
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			_, err := client.GetLatestVideo(ctx, &plaquev1.GetLatestVideoRequest{ChannelId: fmt.Sprintf("UC%021dA", n)})
+			fmt.Println(status.Code(err), status.Convert(err).Message())
+		})
+	}
+	all.Wait()
+}
