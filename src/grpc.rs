@@ -214,7 +214,7 @@ where
                 .call(request);
             return Box::pin(called.map_ok(status::explained));
         }
-        Box::pin(self.others.call(request))
+        Box::pin(self.others.call(request).map_ok(status::explained))
     }
 }
 

@@ -1,7 +1,5 @@
 //! HTTP/1.1 ports: every connection ends whatever its peer does, and one more than there may be sheds the one that was idle longest.
 
-mod places;
-
 use std::{borrow::Borrow, convert::Infallible, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
@@ -18,10 +16,10 @@ use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use self::places::{Place, Places};
 use crate::{
     accept::accept,
     grpc::{Callers, Peer},
+    places::{Place, Places},
     tls::{Protocol, Tls},
 };
 

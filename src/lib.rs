@@ -28,6 +28,8 @@ pub mod proto;
 mod api;
 pub mod tls;
 
+mod places;
+
 mod http1;
 
 pub mod admin;

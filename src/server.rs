@@ -4,9 +4,11 @@
 //! an acceptor hands connections to workers, each a current-thread runtime on a thread of its own, so that a call is served on
 //! the core that read it. Lookups run on the runtime that calls [`run`]: no serving thread ever parses a feed.
 
+mod activity;
 mod calls;
 mod connection;
 mod goaway;
+mod handover;
 mod load;
 mod span;
 mod turn;
@@ -25,7 +27,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{connection::Context, load::Load, workers::Workers};
+use self::{
+    connection::{Admitted, Context},
+    load::{End, Load},
+    workers::Workers,
+};
 use crate::{
     accept::accept,
     admin::{self, Told},
@@ -34,6 +40,7 @@ use crate::{
     grpc::{self, Tally},
     latest::Latest,
     lifecycle::Stage,
+    places::Places,
     store::Store,
     tls::Tls,
     upstream::Upstream,
@@ -41,6 +48,14 @@ use crate::{
 
 /// How long the end waits for what is on its way to the store.
 const STORE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Connections beyond `--max-connections`, on which nothing but a health check is answered: for probes that make a connection of their
+/// own, as Kubernetes' do.
+pub(crate) const PROBES: usize = 128;
+
+/// For how long each of them keeps its place while others need it: enough for a probe, whose request is there within milliseconds. While
+/// peers connect without end, so many are accepted in a second (8,000) that a probe gets through the system's queue in time.
+const PROBE_GRACE: Duration = Duration::from_millis(16);
 
 /// Where a server is reached.
 #[derive(Debug)]
@@ -132,6 +147,7 @@ pub async fn run(
             load: Arc::clone(&load),
             tls: listeners.tls.clone(),
             web: config.grpc_web.as_ref().map(web::cors),
+            for_probes: false,
             draining: draining.clone(),
             connections: TaskTracker::new(),
         })
@@ -145,6 +161,7 @@ pub async fn run(
         workers: Workers::start(contexts, Arc::clone(&load), draining.clone())?,
         load: Arc::clone(&load),
         max_connections: config.connections.at_once.get(),
+        probes: Places::new(PROBES, PROBE_GRACE),
     };
     let registry = registry(config, tallies, &load, &latest, &*upstream);
     let http = Arc::new(grpc::Http::new(
@@ -185,7 +202,7 @@ pub async fn run(
         () = acceptor.accept(&listener) => {}
         () = tokio::time::sleep(config.drain.delay) => {}
     }
-    let workers = acceptor.close(listener).await;
+    let workers = acceptor.close(listener);
     stage.send_replace(Stage::Closing);
     latest.close();
     let mut cut_off = workers.drain(config.drain.timeout).await;
@@ -239,6 +256,7 @@ pub async fn converse(
         tally: Arc::default(),
         tls: None,
         web: None,
+        for_probes: false,
         draining: CancellationToken::new(),
         connections: TaskTracker::new(),
     };
@@ -250,36 +268,46 @@ struct Acceptor {
     workers: Workers,
     load: Arc<Load>,
     max_connections: usize,
+    /// For connections beyond that.
+    probes: Arc<Places>,
 }
 
 impl Acceptor {
     /// Accepts for ever.
     async fn accept(&self, listener: &TcpListener) {
-        loop {
-            // Off this runtime's event loop; a worker puts it on its own.
-            self.take(accept(listener).await.into_std()).await;
-        }
+        let accepting = async {
+            loop {
+                // Off this runtime's event loop; a worker puts it on its own.
+                let stream = accept(listener).await.into_std();
+                let admitted = match self.load.connected(self.max_connections) {
+                    Some(counted) => Admitted::ToAll(counted),
+                    None => Admitted::ForProbes(self.probes.take().await),
+                };
+                self.hand_over(stream, admitted);
+            }
+        };
+        tokio::join!(accepting, self.workers.relieve());
     }
 
-    async fn take(&self, stream: io::Result<TcpStream>) {
-        // One too many is closed at once: its client can go elsewhere.
-        let Some(counted) = self.load.connected(self.max_connections) else {
-            return;
-        };
-        let handed_over = match stream {
-            Ok(stream) => self.workers.serve(stream, counted).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = handed_over {
+    fn hand_over(&self, stream: io::Result<TcpStream>, admitted: Admitted) {
+        if let Err(error) = stream.and_then(|stream| self.workers.serve(stream, admitted)) {
             tracing::warn!(%error, "a connection could not be handed over");
         }
     }
 
     /// Stops listening. Connections that were made already are accepted: their clients may have sent calls.
-    async fn close(self, listener: TcpListener) -> Workers {
+    fn close(self, listener: TcpListener) -> Workers {
         if let Ok(listener) = listener.into_std() {
             while let Ok((stream, _peer)) = listener.accept() {
-                self.take(stream.set_nonblocking(true).map(|()| stream)).await;
+                // Who comes to look how the server is need not wait for its end.
+                let Some(counted) = self.load.connected(self.max_connections) else {
+                    self.load.closed(End::Limit);
+                    continue;
+                };
+                self.hand_over(
+                    stream.set_nonblocking(true).map(|()| stream),
+                    Admitted::ToAll(counted),
+                );
             }
         }
         self.workers

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use http::Response;
+use http::{HeaderName, Response};
 use tonic::{Code, Status, body::Body, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -27,6 +27,8 @@ const UNREADABLE: [&str; 3] = [
     "Missing request message",
 ];
 
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
 /// The code and reason of an error.
 fn classify(error: &LookupError) -> (Code, &'static str) {
     use LookupError as E;
@@ -38,6 +40,7 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
         E::InvalidResumeToken(_) => (Code::InvalidArgument, "INVALID_RESUME_TOKEN"),
         E::InvalidTimeout => (Code::InvalidArgument, "INVALID_TIMEOUT"),
         E::MalformedMessage(_) => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
+        E::Compressed => (Code::Unimplemented, "COMPRESSED_MESSAGE"),
         E::UnknownParameter(_) => (Code::InvalidArgument, "UNKNOWN_PARAMETER"),
         E::NoChannels(_) => (Code::InvalidArgument, "NO_CHANNELS"),
         E::TooManyChannels { .. } => (Code::InvalidArgument, "TOO_MANY_CHANNELS"),
@@ -56,9 +59,11 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
                 (Code::Unavailable, "UPSTREAM_ERROR")
             }
         },
-        E::Overloaded(_) | E::TooManyCalls(_) | E::TooManyWatched(_) => {
+        E::Overloaded(_) | E::TooManyCalls(_) | E::TooManyHealthWatches(_) | E::TooManyWatched(_) => {
             (Code::ResourceExhausted, "OVERLOADED")
         }
+        // The code that a client sees when its connection is refused.
+        E::TooManyConnections => (Code::Unavailable, "TOO_MANY_CONNECTIONS"),
         E::Deadline | E::WatchedLong => (Code::DeadlineExceeded, "DEADLINE"),
         E::CallPanicked => (Code::Internal, "CALL_PANICKED"),
         E::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
@@ -109,22 +114,36 @@ pub fn from(error: &LookupError, retry_after: Option<Duration>) -> Status {
     status
 }
 
-/// Replaces tonic's response to a request that it cannot decode with a MALFORMED_MESSAGE; returns any other `response` unchanged.
+/// Replaces tonic's response to a request that it cannot decode with a MALFORMED_MESSAGE, and gives that to a compressed one its reason;
+/// returns any other `response` unchanged.
 ///
 /// tonic ends such a call before the service sees it, with INTERNAL and no details, as if the server had failed. The message text is the
 /// only thing that tells these apart from other INTERNALs. A codec would see the undecodable protobuf, but not the truncated frame.
-pub(super) fn explained(response: Response<Body>) -> Response<Body> {
+pub(super) fn explained(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
-    let is_internal = headers
-        .get(Status::GRPC_STATUS)
-        .is_some_and(|code| Code::from_bytes(code.as_bytes()) == Code::Internal);
-    if !is_internal || headers.contains_key(Status::GRPC_STATUS_DETAILS) {
+    let Some(code) = headers.get(Status::GRPC_STATUS) else {
+        return response;
+    };
+    if headers.contains_key(Status::GRPC_STATUS_DETAILS) {
         return response;
     }
-    match Status::from_header_map(headers) {
-        Some(status) if UNREADABLE.iter().any(|text| status.message().starts_with(text)) => {
-            from(&LookupError::MalformedMessage(status.message().into()), None).into_http()
-        }
+    match Code::from_bytes(code.as_bytes()) {
+        Code::Internal => match Status::from_header_map(headers) {
+            Some(status) if UNREADABLE.iter().any(|text| status.message().starts_with(text)) => {
+                from(&LookupError::MalformedMessage(status.message().into()), None).into_http()
+            }
+            _ => response,
+        },
+        Code::Unimplemented => match headers.get(ACCEPT_ENCODING) {
+            // gRPC's specification asks for this header beside the code: what the server does read.
+            Some(accepted) => {
+                let accepted = accepted.clone();
+                response = from(&LookupError::Compressed, None).into_http();
+                response.headers_mut().insert(ACCEPT_ENCODING, accepted);
+                response
+            }
+            None => response,
+        },
         _ => response,
     }
 }

@@ -37,6 +37,9 @@ pub enum LookupError {
     /// The request's message cannot be decoded.
     #[error("the message is malformed: {0}")]
     MalformedMessage(Box<str>),
+    /// The request's message is compressed.
+    #[error("the message is compressed (grpc-encoding), which is not supported; send it as it is")]
+    Compressed,
     /// The request has something that it cannot have.
     #[error("there is no parameter {0:?}; expected kind or max_age")]
     UnknownParameter(Box<str>),
@@ -71,6 +74,16 @@ pub enum LookupError {
     /// As many calls are in progress as may.
     #[error("the server is overloaded: {0} calls are in progress already")]
     TooManyCalls(usize),
+    /// As many connections are open as may be. This one is for a probe.
+    #[error(
+        "the server is overloaded: it has as many connections as it may, and this one, which is over that, is for health checks only"
+    )]
+    TooManyConnections,
+    /// As many health watches are open as may be.
+    #[error(
+        "the server is overloaded: of its {0} health watches beside the first of each connection too few are left; watch over a connection of its own, or check"
+    )]
+    TooManyHealthWatches(usize),
     /// As many channels are watched as may be.
     #[error("the server is overloaded: {0} channels are watched already, counted once for each watch")]
     TooManyWatched(usize),

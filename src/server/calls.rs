@@ -4,10 +4,7 @@ use std::{
     convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -18,67 +15,15 @@ use hyper::service::Service;
 use pin_project_lite::pin_project;
 use tonic::{Status, body::Body};
 
-use super::{load::Load, span::CallSpan, turn};
+use super::{
+    activity::{Activity, Taken},
+    span::CallSpan,
+    turn,
+};
 use crate::{
-    grpc::{self, Ended, Method, Tally},
+    grpc::{self, Ended, Method},
     latest::{LookupError, OVERLOAD_PAUSE},
 };
-
-/// What has happened on one connection.
-#[derive(Debug)]
-pub(super) struct Activity {
-    load: Arc<Load>,
-    tally: Arc<Tally>,
-    begun: AtomicUsize,
-    in_progress: AtomicUsize,
-    bytes_heard: AtomicUsize,
-}
-
-impl Activity {
-    pub(super) fn new(load: Arc<Load>, tally: Arc<Tally>) -> Arc<Self> {
-        Arc::new(Self {
-            load,
-            tally,
-            begun: AtomicUsize::new(0),
-            in_progress: AtomicUsize::new(0),
-            bytes_heard: AtomicUsize::new(0),
-        })
-    }
-
-    /// Notes that the peer has sent so many bytes.
-    pub(super) fn heard(&self, bytes: usize) {
-        self.bytes_heard.fetch_add(bytes, Relaxed);
-    }
-
-    /// What the peer has sent so far.
-    pub(super) fn bytes_heard(&self) -> usize {
-        self.bytes_heard.load(Relaxed)
-    }
-
-    /// Waits until no call was in progress for `pause`, or for up to twice as long.
-    ///
-    /// Looks now and then, so that calls, of which there are many, need not tell.
-    pub(super) async fn quiet_for(&self, pause: Duration) {
-        loop {
-            let begun = self.begun.load(Relaxed);
-            tokio::time::sleep(pause).await;
-            if self.in_progress.load(Relaxed) == 0 && self.begun.load(Relaxed) == begun {
-                return;
-            }
-        }
-    }
-
-    /// Waits until no call has begun for `pause`, or ten times as long: a peer may go on for as long as it likes.
-    pub(super) async fn none_begins_for(&self, pause: Duration) {
-        for _ in 0..10 {
-            let begun = self.begun.load(Relaxed);
-            tokio::time::sleep(pause).await;
-            if self.begun.load(Relaxed) == begun {
-                return;
-            }
-        }
-    }
-}
 
 /// A call that is in progress as long as this is there.
 #[derive(Debug)]
@@ -88,29 +33,12 @@ struct Place {
     begun: Instant,
     /// Told before the answer's end is sent.
     ended: Ended,
-    /// Not if there were as many calls as may be.
-    taken: bool,
+    /// Nothing by a call that is refused.
+    taken: Option<Taken>,
     span: CallSpan,
 }
 
 impl Place {
-    /// Begins a call; one that is refused if `limit` others are in progress.
-    fn take(activity: &Arc<Activity>, method: Method, limit: usize, span: CallSpan) -> Self {
-        let taken = activity.load.begin_call(limit);
-        if taken {
-            activity.begun.fetch_add(1, Relaxed);
-            activity.in_progress.fetch_add(1, Relaxed);
-        }
-        Self {
-            activity: Arc::clone(activity),
-            method,
-            begun: Instant::now(),
-            ended: Ended::CANCELLED,
-            taken,
-            span,
-        }
-    }
-
     /// Notes what the headers of an answer or its trailers say: with the status that is in one of them the call ends.
     fn hear(&mut self, headers: &HeaderMap) {
         self.span.note(headers);
@@ -124,9 +52,8 @@ impl Drop for Place {
         activity
             .tally
             .ended(self.method, self.ended, self.begun.elapsed());
-        if self.taken {
-            activity.in_progress.fetch_sub(1, Relaxed);
-            activity.load.end_call();
+        if let Some(taken) = self.taken {
+            activity.end(taken);
         }
         self.span.end(self.ended);
     }
@@ -169,25 +96,27 @@ where
 
     fn call(&self, request: Request<B>) -> Self::Future {
         let method = Method::of(request.uri().path());
-        let at_once = self.limits.at_once;
-        let limit = if method.is_health() {
-            usize::MAX
-        } else {
-            at_once.get()
-        };
         let span = CallSpan::begin(method, &request);
-        let place = Place::take(&self.activity, method, limit, span);
-        let refused = (!place.taken).then(|| {
-            let error = LookupError::TooManyCalls(at_once.get());
-            Box::new(grpc::refuse_at_once(&error, OVERLOAD_PAUSE, request.headers()))
-        });
+        let begun = self.activity.begin(method, self.limits);
+        let refused = begun
+            .as_ref()
+            .err()
+            .map(|error| Box::new(grpc::refuse_at_once(error, OVERLOAD_PAUSE, request.headers())));
+        let place = Place {
+            activity: Arc::clone(&self.activity),
+            method,
+            begun: Instant::now(),
+            ended: Ended::CANCELLED,
+            taken: begun.ok(),
+            span,
+        };
         let sending = if method.is_stream() {
             self.limits.watch.map(|watch| watch + self.limits.deadline)
         } else {
             Some(self.limits.deadline)
         };
         Call {
-            inner: place.taken.then(|| self.inner.clone().call(request)),
+            inner: place.taken.map(|_| self.inner.clone().call(request)),
             refused,
             place: Some(place),
             sending,
@@ -313,13 +242,13 @@ mod tests {
     use http_body::Body as _;
     use tower::service_fn;
 
-    use super::*;
+    use super::{super::load::Load, *};
 
     fn calls<S>(inner: S, load: &Arc<Load>) -> Calls<S> {
         Calls::new(
             inner,
             grpc::Limits::default(),
-            Activity::new(Arc::clone(load), Arc::default()),
+            Activity::new(Arc::clone(load), Arc::default(), false),
         )
     }
 

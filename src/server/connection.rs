@@ -28,16 +28,18 @@ use tower::BoxError;
 use tower_http::cors::CorsLayer;
 
 use super::{
-    calls::{Activity, Calls},
+    activity::Activity,
+    calls::Calls,
     goaway::{Notice, Noticing},
     load::{Counted, End, Load},
-    turn::{Begun, poll_connection},
+    turn::{Begun, Turns},
     web,
 };
 use crate::{
     config::Connections,
     grpc::{self, Tally},
     latest::jittered,
+    places::Place,
     tls::{Protocol, Tls},
 };
 
@@ -54,6 +56,23 @@ const STREAM_BUFFER: usize = 4 << 10;
 /// Connections of one age vary by a tenth either way, so that those opened together do not all come back together.
 const AGE_JITTER: f64 = 0.1;
 
+/// A connection for probes is told to go after so long. A probe is over within milliseconds; one that keeps its connection makes another.
+const PROBE_AGE: Duration = Duration::from_secs(1);
+
+/// It ends after so long, whatever its peer does.
+const LONGEST_PROBE: Duration = Duration::from_secs(2);
+
+/// Checks at once on it. A probe makes one.
+const PROBE_STREAMS: u32 = 4;
+
+/// What a connection is let in for.
+pub(super) enum Admitted {
+    /// All calls.
+    ToAll(Counted),
+    /// Health checks, since there are as many connections as may be.
+    ForProbes(Place),
+}
+
 /// What all connections have in common.
 #[derive(Clone)]
 pub(super) struct Context {
@@ -65,6 +84,8 @@ pub(super) struct Context {
     pub(super) tls: Option<Arc<Tls>>,
     /// Lets pages in browsers call.
     pub(super) web: Option<CorsLayer>,
+    /// Whether they are for health checks only.
+    pub(super) for_probes: bool,
     /// Tells every connection to finish what it has, and to take nothing more.
     pub(super) draining: CancellationToken,
     /// All connections of the worker.
@@ -73,15 +94,39 @@ pub(super) struct Context {
 
 impl Context {
     /// Serves a connection to its end.
-    pub(super) async fn serve(&self, stream: std::net::TcpStream, _counted: Counted) {
+    pub(super) async fn serve(&self, stream: std::net::TcpStream, admitted: Admitted) {
         let end = match TcpStream::from_std(stream) {
-            Ok(stream) => self.begin(stream).await,
+            Ok(stream) => match admitted {
+                Admitted::ToAll(_counted) => self.begin(stream).await,
+                Admitted::ForProbes(place) => self.for_probes().probe(stream, &place).await,
+            },
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken over");
                 End::Error
             }
         };
         self.load.closed(end);
+    }
+
+    /// The same for a connection for probes.
+    fn for_probes(&self) -> Self {
+        let mut context = self.clone();
+        context.for_probes = true;
+        context.limits.age = Some(PROBE_AGE);
+        context.limits.preface = context.limits.preface.min(PROBE_AGE);
+        context.limits.streams = PROBE_STREAMS;
+        context
+    }
+
+    /// Serves a connection for probes, which ends at once if another needs its place.
+    async fn probe(&self, stream: TcpStream, place: &Place) -> End {
+        place.begin();
+        tokio::select! {
+            _end = self.begin(stream) => {}
+            () = place.shed() => {}
+            () = sleep(LONGEST_PROBE) => {}
+        }
+        End::Limit
     }
 
     async fn begin(&self, stream: TcpStream) -> End {
@@ -121,7 +166,7 @@ impl Context {
         peer: Option<IpAddr>,
         deadline: Instant,
     ) -> End {
-        let activity = Activity::new(Arc::clone(&self.load), Arc::clone(&self.tally));
+        let activity = Activity::new(Arc::clone(&self.load), Arc::clone(&self.tally), self.for_probes);
         let calls = Calls::new(self.service.for_peer(peer), self.calls, Arc::clone(&activity));
         let http = self.http();
         match &self.web {
@@ -178,13 +223,14 @@ impl Context {
         stream.set_timeout(Some(limits.pong));
         let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
         tokio::pin!(connection);
+        let mut turns = Turns::default();
 
         // Polled when it is woken, and not whenever the connection is: there are some things to wait for in it.
         let told = OnceLock::new();
         let mut leaving = FuturesUnordered::from_iter([self.leave(&activity, deadline, &notice, &told)]);
         let reason = tokio::select! {
             biased;
-            ended = poll_fn(|context| poll_connection(connection.as_mut(), context, self.alone())) => {
+            ended = poll_fn(|context| turns.poll(connection.as_mut(), context, self.alone(), std::time::Instant::now)) => {
                 return end(ended, told.get().copied().unwrap_or(End::Peer));
             }
             Some(reason) = leaving.next() => reason,
@@ -194,7 +240,7 @@ impl Context {
         }
         connection.as_mut().graceful_shutdown();
         tokio::select! {
-            ended = poll_fn(|context| poll_connection(connection.as_mut(), context, self.alone())) => end(ended, reason),
+            ended = poll_fn(|context| turns.poll(connection.as_mut(), context, self.alone(), std::time::Instant::now)) => end(ended, reason),
             () = activity.quiet_for(limits.linger) => reason,
         }
     }
@@ -232,6 +278,7 @@ impl Context {
         tokio::select! {
             () = self.draining.cancelled() => End::Drain,
             () = silent(activity, deadline) => End::Preface,
+            () = activity.refused() => End::Limit,
             () = after(age) => End::Age,
             () = idle(activity, self.limits.idle) => End::Idle,
         }

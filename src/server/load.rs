@@ -1,5 +1,7 @@
 //! How much is going on: the numbers that limits go by, and that metrics tell.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
@@ -15,12 +17,14 @@ pub(super) struct Load {
     closed: Family<[(&'static str, &'static str); 1], Counter>,
     calls: Gauge,
     shed: Counter,
+    /// Beside the first of each connection.
+    health_watches: AtomicUsize,
 }
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
-    /// There were as many as may be.
+    /// There were as many as may be: it was for a probe, or for none.
     Limit,
     /// The TLS handshake failed.
     Tls,
@@ -125,11 +129,7 @@ impl Load {
         self.accepted.inc();
         let before = self.connections.inc();
         let counted = Counted(self.connections.clone());
-        if before < i64::try_from(limit).unwrap_or(i64::MAX) {
-            return Some(counted);
-        }
-        self.closed(End::Limit);
-        None
+        (before < i64::try_from(limit).unwrap_or(i64::MAX)).then_some(counted)
     }
 
     /// Counts a connection that has ended.
@@ -146,6 +146,21 @@ impl Load {
             self.shed.inc();
         }
         begins
+    }
+
+    /// Counts one more health watch of a connection that has `own` already beside those of others, of `limit` in all. Not if fewer are left.
+    pub(super) fn begin_health_watch(&self, own: usize, limit: usize) -> bool {
+        let begins = |all: usize| (all + own <= limit && all < limit).then_some(all + 1);
+        let begun = self.health_watches.try_update(Relaxed, Relaxed, begins);
+        if begun.is_err() {
+            self.shed.inc();
+        }
+        begun.is_ok()
+    }
+
+    /// Counts such a one that has ended.
+    pub(super) fn end_health_watch(&self) {
+        self.health_watches.fetch_sub(1, Relaxed);
     }
 
     /// Counts a call that has ended.

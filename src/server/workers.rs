@@ -1,20 +1,24 @@
 //! The serving threads.
 
-use std::{io, net::TcpStream, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    net::TcpStream,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
 use super::{
-    connection::Context,
-    load::{Counted, Load},
+    connection::{Admitted, Context},
+    handover::{Handover, PATIENCE, choose},
+    load::Load,
 };
-
-/// Connections on their way to a worker. A worker takes them within microseconds; if it does not, accepting waits.
-const HANDOVER: usize = 64;
 
 /// All serving threads. They end when this is dropped, without waiting for calls in progress; see [`Workers::drain`].
 pub(super) struct Workers {
@@ -23,10 +27,12 @@ pub(super) struct Workers {
     draining: CancellationToken,
     /// Tells the workers to end, whatever their connections do.
     ending: CancellationToken,
+    /// Told when a connection is handed over. [`Workers::relieve`] waits for it.
+    handed_over: Notify,
 }
 
 struct Worker {
-    handover: mpsc::Sender<Arriving>,
+    handover: Arc<Handover<Arriving>>,
     /// Counts the worker's connections, those on their way to it too.
     connections: TaskTracker,
     /// Closed when the thread has ended.
@@ -36,7 +42,7 @@ struct Worker {
 /// A connection on its way to a worker.
 struct Arriving {
     stream: TcpStream,
-    counted: Counted,
+    admitted: Admitted,
     token: TaskTrackerToken,
 }
 
@@ -51,11 +57,11 @@ impl Workers {
         let all = (0..)
             .zip(contexts)
             .map(|(number, context): (usize, _)| {
-                let (handover, arriving) = mpsc::channel(HANDOVER);
+                let handover = Arc::new(Handover::new());
                 let (end, ended) = oneshot::channel();
                 let connections = context.connections.clone();
                 let served = connections.clone();
-                let work = work(arriving, context, ending.clone());
+                let work = work(Arc::clone(&handover), context, ending.clone());
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .on_thread_park(move || let_others_go_first(&served))
@@ -79,29 +85,74 @@ impl Workers {
             load,
             draining,
             ending,
+            handed_over: Notify::new(),
         })
     }
 
     /// Gives a connection to the worker that has the fewest.
-    pub(super) async fn serve(&self, stream: TcpStream, counted: Counted) -> io::Result<()> {
+    pub(super) fn serve(&self, stream: TcpStream, admitted: Admitted) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let Some(worker) = self.all.iter().min_by_key(|w| w.connections.len()) else {
-            return Err(io::ErrorKind::NotConnected.into());
+        self.hand_over(stream, admitted, Instant::now());
+        self.handed_over.notify_one();
+        Ok(())
+    }
+
+    fn hand_over(&self, stream: TcpStream, admitted: Admitted, now: Instant) {
+        let loads = self.all.iter();
+        let loads = loads.map(|worker| (worker.handover.is_held_up(now), worker.connections.len()));
+        let Some(worker) = choose(loads).and_then(|index| self.all.get(index)) else {
+            return;
         };
         let arriving = Arriving {
             stream,
-            counted,
+            admitted,
             token: worker.connections.token(),
         };
-        let handed_over = worker.handover.send(arriving).await;
-        handed_over.map_err(|_| io::ErrorKind::BrokenPipe.into())
+        worker.handover.push(arriving, now);
+    }
+
+    /// Gives the connections that a worker does not take to others, for ever: its thread may be busy with something else.
+    pub(super) async fn relieve(&self) {
+        loop {
+            self.handed_over.notified().await;
+            while self.all.iter().any(|worker| !worker.handover.is_empty()) {
+                tokio::time::sleep(PATIENCE).await;
+                self.relieve_once(Instant::now());
+            }
+        }
+    }
+
+    fn relieve_once(&self, now: Instant) {
+        let (held_up, well): (Vec<_>, Vec<_>) = self
+            .all
+            .iter()
+            .partition(|worker| worker.handover.is_held_up(now));
+        if well.is_empty() {
+            return;
+        }
+        for worker in held_up {
+            let mut moved = 0;
+            for Arriving { stream, admitted, .. } in worker.handover.take_back() {
+                self.hand_over(stream, admitted, now);
+                moved += 1;
+            }
+            if moved > 0 {
+                tracing::warn!(
+                    connections = moved,
+                    "a serving thread is held up; others take its new connections"
+                );
+            }
+        }
     }
 
     /// Lets every connection finish its calls, for at most `limit`. Returns how many calls were cut off.
     pub(super) async fn drain(mut self, limit: Duration) -> usize {
         self.draining.cancel();
-        // Dropping the handovers tells the workers that nothing more arrives.
-        let ended: Vec<_> = self.all.drain(..).map(|worker| worker.ended).collect();
+        let close = |worker: Worker| {
+            worker.handover.close();
+            worker.ended
+        };
+        let ended: Vec<_> = self.all.drain(..).map(close).collect();
         let all_ended = async {
             for worker in ended {
                 // It is only ever closed.
@@ -135,18 +186,18 @@ fn let_others_go_first(connections: &TaskTracker) {
 }
 
 /// One worker's life.
-async fn work(mut arriving: mpsc::Receiver<Arriving>, context: Context, ending: CancellationToken) {
+async fn work(handover: Arc<Handover<Arriving>>, context: Context, ending: CancellationToken) {
     let connections = context.connections.clone();
     let all_served = async {
         while let Some(Arriving {
             stream,
-            counted,
+            admitted,
             token,
-        }) = arriving.recv().await
+        }) = handover.next().await
         {
             let context = context.clone();
             // Owns one connection. Ended by its peer, by its limits, by the drain, or with the runtime.
-            connections.spawn(async move { context.serve(stream, counted).await });
+            connections.spawn(async move { context.serve(stream, admitted).await });
             drop(token);
         }
         connections.close();

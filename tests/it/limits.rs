@@ -20,6 +20,8 @@ use crate::{
 
 const SHORT: Duration = Duration::from_millis(20);
 const GET: &str = "plaque.v1.LatestVideo/GetLatestVideo";
+const CHECK_HEALTH: &str = "grpc.health.v1.Health/Check";
+const WATCH_HEALTH: &str = "grpc.health.v1.Health/Watch";
 
 /// Waits until the server closes the connection, cleanly or by a reset.
 async fn closed(mut peer: TcpStream) {
@@ -81,23 +83,102 @@ async fn one_call_too_many_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_closed_at_once() {
+async fn one_connection_too_many_is_for_health_checks_only() {
     let fake = Fake::open(feed).await;
     let server = fake
         .serve_with(|config| config.connections.at_once = NonZeroUsize::MIN)
         .await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
+
+    let mut health = HealthClient::new(server.connection().await);
+    let healthy = health.check(HealthCheckRequest::default()).await;
+    healthy.expect("a full server is alive");
+
+    let refused = server.client().get(CHANNEL).await.expect_err("too many");
+    let (name, details) = reason(&refused);
+    assert_eq!(
+        (refused.code(), name.as_str()),
+        (Code::Unavailable, "TOO_MANY_CONNECTIONS")
+    );
+    assert!(details.retry_info().is_some());
+    let mut peer = Raw::connect(server.address).await;
+    let refused = peer.call(WATCH_HEALTH, &HealthCheckRequest::default()).await;
+    assert_eq!(refused.headers()["grpc-status"], "14");
+    // Who wants something else is sent away at once, and who wants nothing soon.
+    peer.told_to_go().await;
+    peer.running.await.expect("no panic").expect("no error");
     closed(TcpStream::connect(server.address).await.expect("accepted")).await;
+
     client.get(CHANNEL).await.expect("the first is unharmed");
     let (_, metrics) = http_get(server.admin, "/metrics").await;
     for line in [
         "plaque_connections 1",
-        "plaque_connections_accepted_total 2",
-        "plaque_connections_closed_total{reason=\"limit\"} 1",
+        "plaque_connections_accepted_total 5",
         "plaque_limit{of=\"connections\"} 1",
     ] {
         assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
+    }
+    assert!(
+        metrics.contains("\nplaque_connections_closed_total{reason=\"limit\"} "),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_probe_gets_in_whatever_others_hold() {
+    let fake = Fake::open(feed).await;
+    let server = fake
+        .serve_with(|config| config.connections.at_once = NonZeroUsize::MIN)
+        .await;
+    server.client().get(CHANNEL).await.expect("an answer");
+    // More than there are places for probes: some say nothing, some begin a check that they do not finish.
+    let mut silent = vec![];
+    let mut hanging = vec![];
+    for _ in 0..150 {
+        silent.push(TcpStream::connect(server.address).await.expect("accepted"));
+        let mut peer = Raw::connect(server.address).await;
+        let begun = peer.begin(CHECK_HEALTH);
+        hanging.push((peer, begun));
+    }
+    let mut health = HealthClient::new(server.connection().await);
+    let healthy = health.check(HealthCheckRequest::default()).await;
+    healthy.expect("a full server is alive");
+    // None of them stays.
+    for silent in silent {
+        closed(silent).await;
+    }
+    for (peer, _begun) in hanging {
+        let _ = peer.running.await.expect("no panic");
+    }
+}
+
+#[tokio::test]
+async fn health_watches_have_a_bound_and_every_connection_its_first() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let mut held = vec![];
+    let refused = 'all: loop {
+        let mut greedy = Raw::connect(server.address).await;
+        for _ in 0..150 {
+            let watch = greedy.call(WATCH_HEALTH, &HealthCheckRequest::default()).await;
+            if watch.headers().contains_key("grpc-status") {
+                break 'all watch;
+            }
+            held.push(watch.into_body());
+        }
+        assert!(held.len() < 1500, "without a bound");
+    };
+    assert_eq!(refused.headers()["grpc-status"], "8");
+    assert!(held.len() > 500, "{}", held.len());
+    let mut health = HealthClient::new(server.connection().await);
+    for _ in 0..2 {
+        let watch = health
+            .watch(HealthCheckRequest::default())
+            .await
+            .expect("a watch");
+        let mut watch = watch.into_inner();
+        watch.message().await.expect("no error").expect("a status");
     }
 }
 

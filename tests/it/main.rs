@@ -11,6 +11,7 @@ mod canary;
 mod client;
 mod coalescer;
 mod coalescing;
+mod compressed;
 mod drain;
 mod errors;
 mod freshness;

@@ -59,13 +59,24 @@ impl Raw {
 
     /// Begins a gRPC call, whose message is yet to be sent.
     pub fn begin(&mut self, method: &str) -> (ResponseFuture, SendStream<Bytes>) {
-        let request = Request::builder()
+        self.begin_with(method, &[])
+    }
+
+    /// The same, with headers of its own.
+    pub fn begin_with(
+        &mut self,
+        method: &str,
+        headers: &[(&str, &str)],
+    ) -> (ResponseFuture, SendStream<Bytes>) {
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(format!("http://plaque/{method}"))
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .expect("a request");
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).expect("a request");
         self.send.send_request(request, false).expect("room for a call")
     }
 

@@ -155,7 +155,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_MAX_HEADER_BYTES", default_value = "16KiB", value_name = "SIZE", value_parser = values::small_size)]
     max_header_bytes: u32,
 
-    /// How many connections may be open; one more is closed at once
+    /// How many connections may be open; one more answers health checks only, for 2 s at most
     #[arg(long, env = "PLAQUE_MAX_CONNECTIONS", default_value = "10000", value_name = "COUNT", value_parser = values::count)]
     max_connections: NonZeroUsize,
 

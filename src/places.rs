@@ -1,4 +1,4 @@
-//! The places that connections have, and which of them gives up its own for one more.
+//! The places that connections have, and which of them gives up its own for one more: of the HTTP/1.1 ports, and of gRPC those over the limit.
 
 #[cfg(test)]
 mod tests;
@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// So many places. A connection that needs one when all are taken sheds another; see [`Table::step`].
-pub(super) struct Places {
+pub(crate) struct Places {
     most: usize,
     grace: Duration,
     /// Held for a look through all places at most, which are a thousand.
@@ -23,17 +23,17 @@ pub(super) struct Places {
 }
 
 /// The place of a connection, which is free again when this is dropped.
-pub(super) struct Place {
+pub(crate) struct Place {
     places: Arc<Places>,
     number: u64,
     shed: CancellationToken,
 }
 
 /// A request that is being answered, until this is dropped.
-pub(super) struct Busy<'a>(&'a Place);
+pub(crate) struct Busy<'a>(&'a Place);
 
 impl Places {
-    pub(super) fn new(most: usize, grace: Duration) -> Arc<Self> {
+    pub(crate) fn new(most: usize, grace: Duration) -> Arc<Self> {
         Arc::new(Self {
             most,
             grace,
@@ -44,7 +44,7 @@ impl Places {
 
     /// A place for a new connection. For a moment there may be as many connections again that have been shed and have not ended yet:
     /// a busy runtime takes its time for that, and whoever comes need not wait for it.
-    pub(super) async fn take(self: &Arc<Self>) -> Place {
+    pub(crate) async fn take(self: &Arc<Self>) -> Place {
         loop {
             let step = self.table.lock().step(self.most, self.grace, Instant::now());
             match step {
@@ -67,7 +67,7 @@ impl Places {
 
 impl Place {
     /// The connection is attended to from now on, and no sooner is it shed: its request may have come already.
-    pub(super) fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.change(|held, now| {
             held.begun = Some(now);
             held.idle_since = Some(now);
@@ -75,12 +75,12 @@ impl Place {
     }
 
     /// Waits until another connection needs the place.
-    pub(super) async fn shed(&self) {
+    pub(crate) async fn shed(&self) {
         self.shed.cancelled().await;
     }
 
     /// Begins to answer a request.
-    pub(super) fn busy(&self) -> Busy<'_> {
+    pub(crate) fn busy(&self) -> Busy<'_> {
         self.change(|held, _now| held.idle_since = None);
         Busy(self)
     }
