@@ -67,19 +67,15 @@ impl<K: Hash + Eq + Clone, S> Throttle<K, S> {
             kind.left -= 1;
             return Verdict::Tell;
         }
-        match &mut kind.withheld {
-            Some(withheld) => {
-                withheld.count += 1;
-                Verdict::Withhold
-            }
-            None => {
-                kind.withheld = Some(Withheld {
-                    count: 1,
-                    sample: sample(),
-                });
-                Verdict::WithholdFirst
-            }
+        if let Some(withheld) = &mut kind.withheld {
+            withheld.count += 1;
+            return Verdict::Withhold;
         }
+        kind.withheld = Some(Withheld {
+            count: 1,
+            sample: sample(),
+        });
+        Verdict::WithholdFirst
     }
 
     /// What has been withheld in windows that have ended. For each of these another begins.
@@ -127,7 +123,7 @@ mod tests {
         assert_eq!(throttle.next_due(), None);
         assert_eq!(told(&mut throttle, 'a', start, 10_000), 5);
         assert_eq!(throttle.next_due(), Some(start + WINDOW));
-        let before = start + WINDOW - Duration::from_nanos(1);
+        let before = start + WINDOW.mul_f64(0.999);
         assert_eq!(throttle.due(before), []);
         let first = Withheld {
             count: 9_995,
