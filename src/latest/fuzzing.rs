@@ -22,6 +22,9 @@ use crate::{
 /// The longest token.
 const MAX_TOKEN: usize = 128;
 
+/// Enough for every upload to show and vanish, and few enough for many watches a second.
+const MAX_LOOKS: u64 = 32;
+
 /// An hour of the channel is so many seconds.
 const HOUR: u64 = 3600;
 
@@ -74,7 +77,7 @@ fn watch(token: &ResumeToken, kind: Option<Kind>, happenings: &[u8]) {
     let (began, mut sent) = (Instant::now(), HashSet::new());
     // A look is a byte of how many uploads follow, and their two bytes each; or that the lookup fails.
     let mut bytes = happenings.iter().copied();
-    for look in 1.. {
+    for look in 1..=MAX_LOOKS {
         let Some(count) = bytes.next() else { break };
         let now = began + Duration::from_secs(look);
         let health = match count {
