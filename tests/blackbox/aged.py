@@ -17,7 +17,7 @@ import h2
 from clients import Client, it_is_built_as_its_readme_says
 from h2 import ErrorCode, Kind
 from support import (
-    REPOSITORY, Bench, Suite, expect, expect_equal, free_port, made_up_channel, request, run, running, services,
+    REPOSITORY, Bench, Suite, expect, expect_equal, made_up_channel, request, run, running, services, wait_until,
 )
 
 GET = b"/plaque.v1.LatestVideo/GetLatestVideo"
@@ -71,8 +71,7 @@ def a_call_that_was_begun_before_the_goaway_is_served_and_ends_no_other(bench):
         client.answer()
         calls = [client.begin(0)]
         # It is still in progress then. Another was begun before the GOAWAY was read, and is written after it.
-        while not client.goaways:
-            client.receive()
+        wait_until(lambda: client.receive() or client.goaways or client.closed, "a GOAWAY", 5)
         calls.append(client.begin(1))
         expect_equal("how the calls end", [client.status(call) for call in calls], [0, 0])
         client.wait_closed(seconds=10)
