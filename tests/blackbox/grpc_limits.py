@@ -113,8 +113,8 @@ def batches_of_one_connection_do_not_hold_up_another(bench):
     def told(took):
         return ", ".join(f"p{part} {1000 * took[len(took) * part // 100]:.1f} ms" for part in (50, 90, 99)) + (
             f", max {1000 * took[-1]:.1f} ms")
-    # 0.1 ms and two or three turns; much more is for a machine that is busy.
-    limit = 0.01 + alone[len(alone) * 99 // 100]
+    # 0.1 ms and two or three turns make 3 ms; the rest is for a machine that is busy.
+    limit = 0.03 + alone[len(alone) * 99 // 100]
     p90 = beside[len(beside) * 9 // 10]
     expect(p90 < limit, f"a tenth of the bystander's calls took {1000 * p90:.1f} ms or longer")
     return f"alone: {told(alone)}; beside {waves.value} waves: {told(beside)}"

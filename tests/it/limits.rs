@@ -165,7 +165,9 @@ async fn health_watches_have_a_bound_and_every_connection_its_first() {
             if watch.headers().contains_key("grpc-status") {
                 break 'all watch;
             }
-            held.push(watch.into_body());
+            let mut statuses = watch.into_body();
+            statuses.data().await.expect("a status").expect("no error");
+            held.push(statuses);
         }
         assert!(held.len() < 1500, "without a bound");
     };
