@@ -89,9 +89,10 @@ async fn save(file: &File, number: u32, like: Channel) -> u64 {
     kept::encode(&known, clock::now()).map_or(0, |bytes| bytes.len() as u64)
 }
 
-/// What this process has written to disks, in bytes.
+/// What this process has handed to the system to write, in bytes: little but the file. What the system counts as written to disks
+/// (`write_bytes`) goes by its larger pages where it has some, and can be ten times that.
 fn written() -> u64 {
     let io = fs::read_to_string("/proc/self/io").expect("Linux");
-    let bytes = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    let bytes = io.lines().find_map(|line| line.strip_prefix("wchar: "));
     bytes.and_then(|bytes| bytes.parse().ok()).expect("a number")
 }
