@@ -1,9 +1,6 @@
 use std::{
     future::{pending, poll_fn},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
 };
 
 use parking_lot::Mutex;
@@ -131,42 +128,6 @@ async fn what_a_turn_has_left_comes_first_in_the_next() {
     let order = order.lock();
     assert_eq!(*order, Vec::from_iter(0..order.len()));
     assert!(!turns.left.is_empty());
-}
-
-#[tokio::test]
-async fn others_are_looked_for_between_the_turns_of_one_that_never_waits() {
-    let looked = Arc::new(AtomicUsize::new(0));
-    // Stands for a socket: only the driver wakes it.
-    let (mut wakes, woken) = std::os::unix::net::UnixStream::pair().expect("a pair");
-    woken.set_nonblocking(true).expect("a setting");
-    let woken = tokio::net::UnixStream::from_std(woken).expect("a stream");
-    let count = Arc::clone(&looked);
-    let other = tokio::spawn(async move {
-        woken.readable().await.expect("readable");
-        count.load(Relaxed)
-    });
-    yield_now().await;
-    std::io::Write::write_all(&mut wakes, b"x").expect("written");
-    let mut turns = Turns::default();
-    let mut connection = Box::pin(poll_fn(|_context| -> Poll<()> {
-        looked.fetch_add(1, Relaxed);
-        (0..2 * CALLS_BETWEEN_LOOKS).for_each(|_| Begun.execute(async {}));
-        Poll::Pending
-    }));
-    let clock = Mutex::new(Instant::now());
-    let slow = || {
-        *clock.lock() += LONGEST_TURN;
-        *clock.lock()
-    };
-    let busy = poll_fn(|context| turns.poll(connection.as_mut(), context, false, slow));
-    let turns_before = tokio::select! {
-        () = busy => unreachable!("it never ends"),
-        turns = other => turns.expect("no panic"),
-    };
-    assert!(
-        turns_before <= 2,
-        "{turns_before} turns before the other connection's"
-    );
 }
 
 #[tokio::test]
