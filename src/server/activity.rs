@@ -221,7 +221,9 @@ mod tests {
             let late = connection(&load);
             assert!(watches(&late, 3).len() > 1, "{wanted}");
             for (connection, taken) in greedy.iter().zip(taken) {
-                taken.into_iter().for_each(|taken| connection.end(taken));
+                for taken in taken {
+                    connection.end(taken);
+                }
             }
             let alone = connection(&load);
             assert!(watches(&alone, FURTHER_HEALTH_WATCHES).len() >= FURTHER_HEALTH_WATCHES / 2 - 1);

@@ -120,7 +120,7 @@ mod tests {
         assert!(handover.is_held_up(now + PATIENCE));
         assert_eq!(handover.next().now_or_never(), Some(Some(1)));
         assert!(!handover.is_held_up(now + PATIENCE));
-        assert_eq!(Vec::from_iter(handover.take_back()), [2]);
+        assert_eq!(handover.take_back().collect::<Vec<_>>(), [2]);
         assert!(handover.is_empty() && handover.is_held_up(now));
         // It comes for more.
         assert_eq!(handover.next().now_or_never(), None);

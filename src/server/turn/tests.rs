@@ -86,7 +86,7 @@ async fn turns(calls: usize, each: Duration) -> Vec<Duration> {
         }
     })
     .await;
-    assert_eq!(*order.lock(), Vec::from_iter(0..calls));
+    assert_eq!(*order.lock(), (0..calls).collect::<Vec<_>>());
     assert!(turns.left.is_empty());
     // Without the rests between them.
     took.retain(|turn| !turn.is_zero());
@@ -126,7 +126,7 @@ async fn what_a_turn_has_left_comes_first_in_the_next() {
         let _ = turns.poll(connection.as_mut(), context, true, || *clock.lock());
     }
     let order = order.lock();
-    assert_eq!(*order, Vec::from_iter(0..order.len()));
+    assert_eq!(*order, (0..order.len()).collect::<Vec<_>>());
     assert!(!turns.left.is_empty());
 }
 
