@@ -9,8 +9,8 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, header},
-    middleware::{Next, from_fn_with_state, map_response},
+    http::{StatusCode, header},
+    middleware::{Next, from_fn_with_state},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
@@ -124,13 +124,6 @@ fn router(told: Told) -> Router {
         .layer(from_fn_with_state(names, only_ours))
         // Not these: they say nothing to anybody, and a load balancer may know us by any name.
         .merge(api::probes(stages))
-        .layer(map_response(async |mut response: Response| {
-            let nosniff = HeaderValue::from_static("nosniff");
-            response
-                .headers_mut()
-                .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-            response
-        }))
 }
 
 async fn only_ours(State(names): State<Arc<[String]>>, request: Request, next: Next) -> Response {

@@ -3,7 +3,7 @@
 use std::{borrow::Borrow, convert::Infallible, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -161,7 +161,13 @@ impl Context {
         yield_now().await;
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
-        self.router.clone().oneshot(request).await
+        let mut response = self.router.clone().oneshot(request).await?;
+        // A browser believes what an answer says that it is.
+        let nosniff = HeaderValue::from_static("nosniff");
+        response
+            .headers_mut()
+            .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+        Ok(response)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Texts from outside in what is logged, made harmless. An upstream's words or a caller's header are data: they break no line, turn no
-//! line around and steer no terminal, in any format.
+//! line around and steer no terminal, in any format; and they are no longer than a person reads.
 //!
 //! The formats do not see to it: of what tracing-subscriber writes ESC and C1 do nothing, but lines break; its JSON has U+2028 and C1 as they are,
 //! and tracing-tree has everything.
@@ -20,8 +20,49 @@ use crate::video::steers;
 /// The most fields that an event or a span has, of those that the macros make.
 const MOST_FIELDS: usize = 32;
 
+/// The bytes of a text that are logged. Whatever plaque itself says is shorter; a store may say 512 MiB.
+const LONGEST: usize = 4 << 10;
+
+/// A text as far as it is logged, and its whole length.
+#[derive(Default)]
+struct Shown {
+    text: String,
+    length: usize,
+}
+
+impl fmt::Write for Shown {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // Nothing more after the first that was cut.
+        if self.text.len() == self.length {
+            let room = LONGEST.saturating_sub(self.length);
+            self.text.push_str(&text[..text.floor_char_boundary(room)]);
+        }
+        self.length += text.len();
+        Ok(())
+    }
+}
+
+impl Shown {
+    fn of(value: fmt::Arguments<'_>) -> Self {
+        let mut shown = Self::default();
+        // It does not fail, and what a value's own code does is its own.
+        let _ = shown.write_fmt(value);
+        shown
+    }
+
+    /// As it is logged.
+    fn harmless(&self) -> String {
+        let text = escape(&self.text);
+        if self.text.len() == self.length {
+            text.into_owned()
+        } else {
+            format!("{text}… ({} bytes)", self.length)
+        }
+    }
+}
+
 /// `text` with `\n`, `\u{1b}` or `\u{202e}` where it has such a character.
-pub(super) fn escape(text: &str) -> Cow<'_, str> {
+fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(steers) {
         return Cow::Borrowed(text);
     }
@@ -38,7 +79,10 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
 
 /// The values of an event or a span as they may be logged. None if they may be as they are, which is nearly always.
 pub(super) fn escaped(record: impl Fn(&mut dyn Visit)) -> Option<Values> {
-    let mut search = Search { found: false };
+    let mut search = Search {
+        found: false,
+        length: 0,
+    };
     record(&mut search);
     search.found.then(|| {
         let mut values = Values(Vec::new());
@@ -47,33 +91,43 @@ pub(super) fn escaped(record: impl Fn(&mut dyn Visit)) -> Option<Values> {
     })
 }
 
-/// Looks for a character to escape.
+/// Looks for a character to escape, and for a text that is too long.
 struct Search {
     found: bool,
+    /// Of the value that is being looked at.
+    length: usize,
+}
+
+impl Search {
+    fn look_at(&mut self, value: fmt::Arguments<'_>) {
+        self.length = 0;
+        // It does not fail, and what a value's own code does is its own.
+        let _ = self.write_fmt(value);
+    }
 }
 
 impl fmt::Write for Search {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.found |= text.contains(steers);
+        self.length += text.len();
+        self.found |= self.length > LONGEST || text.contains(steers);
         Ok(())
     }
 }
 
 impl Visit for Search {
     fn record_debug(&mut self, _: &Field, value: &dyn fmt::Debug) {
-        // It does not fail, and what a value's own code does is its own.
-        let _ = write!(self, "{value:?}");
+        self.look_at(format_args!("{value:?}"));
     }
 
     fn record_str(&mut self, _: &Field, value: &str) {
-        self.found |= value.contains(steers);
+        self.look_at(format_args!("{value}"));
     }
 
     /// The formats tell its causes, too.
     fn record_error(&mut self, _: &Field, value: &(dyn Error + 'static)) {
         let mut cause = Some(value);
         while let Some(error) = cause {
-            let _ = write!(self, "{error}");
+            self.look_at(format_args!("{error}"));
             cause = error.source();
         }
     }
@@ -103,12 +157,12 @@ impl Values {
 
 impl Visit for Values {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let shown = format!("{value:?}");
-        self.push(field, field::display(escape(&shown).into_owned()));
+        let shown = Shown::of(format_args!("{value:?}"));
+        self.push(field, field::display(shown.harmless()));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.push(field, escape(value).into_owned());
+        self.push(field, Shown::of(format_args!("{value}")).harmless());
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {

@@ -179,3 +179,17 @@ fn what_is_left_is_told_at_the_end() {
     drop(teller);
     assert_eq!(repeats.throttle.lock().next_due(), None);
 }
+
+#[test]
+fn a_text_without_end_is_cut() {
+    for format in ALL {
+        let long = "ü".repeat(1 << 20);
+        let (written, ..) = logged(format, false, || {
+            let _call = tracing::info_span!("call", title = long).entered();
+            tracing::warn!(error = %long, title = long, "told: {long}");
+        });
+        let text = written.take();
+        assert!(text.contains("üü… (2097152 bytes)"), "{format:?}");
+        assert!(text.len() < 24 << 10, "{format:?}: {} bytes", text.len());
+    }
+}
