@@ -1,6 +1,12 @@
 //! Answers as JSON over HTTP: the API's routes, on a port of its own or, until that is given, on the admin port.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use axum::{
     Extension, Router,
@@ -38,8 +44,13 @@ pub(crate) fn latest_video(http: Arc<Http>, places: Arc<Semaphore>, at_once: usi
                              Query(parameters): Query<Vec<(String, String)>>,
                              headers: HeaderMap|
                 -> Response<String> {
+        let mut answer = pin!(http.latest_video(peer, &headers, channel, parameters));
+        // What is known is answered at once, whoever waits.
+        if let Poll::Ready(answer) = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await {
+            return answer;
+        }
         match places.try_acquire() {
-            Ok(_place) => http.latest_video(peer, &headers, channel, parameters).await,
+            Ok(_place) => answer.await,
             Err(_full) => http.too_many(at_once),
         }
     };

@@ -103,13 +103,17 @@ async fn silent_peers_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn who_waits_for_lookups_keeps_no_probe_out() {
+async fn who_waits_for_lookups_keeps_out_neither_probes_nor_hits() {
     let fake = Fake::gated(feed).await;
     let server = fake
         .serve_with(|config| config.http_connections = NonZeroUsize::MIN.saturating_add(7))
         .await;
-    let path = format!("/v1/channels/{CHANNEL}/latest-video");
-    let (path, http) = (&path, server.http);
+    let path_of = |channel| format!("/v1/channels/{channel}/latest-video");
+    let known = path_of("UCknown6789abcdefghijklA");
+    fake.release();
+    assert_eq!(http_get(server.http, &known).await.0, 200);
+    fake.arrival().await;
+    let (path, http) = (&path_of(CHANNEL), server.http);
     let mut waiting: FuturesUnordered<_> = (0..8).map(|_| http_get_whole(http, path)).collect();
     // Seven may wait.
     let (status, head, body) = waiting.next().await.expect("eight");
@@ -119,6 +123,7 @@ async fn who_waits_for_lookups_keeps_no_probe_out() {
     assert_eq!(error_info(&body), ("plaque", "OVERLOADED"));
     fake.arrival().await;
     assert_eq!(http_get(http, "/livez").await.0, 200);
+    assert_eq!(http_get(http, &known).await.0, 200);
     fake.release();
     while let Some((status, ..)) = waiting.next().await {
         assert_eq!(status, 200);
