@@ -139,7 +139,7 @@ impl Engine {
             Err(Refused::Unreadable(why)) => why,
             outcome => return outcome,
         };
-        if place::is_unfinished(path) {
+        if place::is_blank(path) {
             fs::remove_file(path)?;
             tracing::info!("the store {} was never whole, and begins anew", path.display());
             return Self::open_as_it_is(path, bytes, now);
@@ -159,7 +159,8 @@ impl Engine {
             let mut builder = Builder::new();
             // Without the check redb trusts a file that was closed, and may panic at what something else did to it.
             builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
-            let (file, identity) = place::open(path)?;
+            let (mut file, identity) = place::open(path)?;
+            place::expect_name(&mut file)?;
             let database = builder.create_with_backend(FileBackend::new(file)?)?;
             let mut engine = Self {
                 database,

@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsString,
-    fs::{File, FileType, Metadata, OpenOptions},
-    io::{self, Read as _},
+    fs::{self, File, FileType, Metadata, OpenOptions},
+    io::{self, Read as _, Seek as _},
     path::{Path, PathBuf},
 };
 
@@ -57,14 +57,23 @@ pub(super) fn is_gone(path: &Path, was: Identity) -> bool {
     }
 }
 
-/// Whether the making of this file was cut off by the end of a process: its first bytes, which redb writes last, are not there.
-pub(super) fn is_unfinished(path: &Path) -> bool {
+/// Refuses a file that has something in it, and zeros where redb has its name: redb itself would take it for a new one.
+pub(super) fn expect_name(file: &mut File) -> Result<(), Refused> {
     let mut first = [1; 8];
-    let read = File::open(path).and_then(|mut file| {
-        file.read_exact(&mut first)?;
-        Ok(file.metadata()?.len())
-    });
-    read.is_ok_and(|length| first == [0; 8] && length <= MIN_BYTES)
+    let read = file.read_exact(&mut first);
+    file.rewind()?;
+    match read {
+        Ok(()) if first == [0; 8] => Err(Refused::Unreadable("it begins with zeros".into())),
+        // It has less.
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Whether there is nothing in this file: its making was cut off by the end of a process when it had its length only.
+pub(super) fn is_blank(path: &Path) -> bool {
+    let is_short = path.metadata().is_ok_and(|there| there.len() <= MIN_BYTES);
+    is_short && fs::read(path).is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 0))
 }
 
 /// A file's name for when it could not be read.

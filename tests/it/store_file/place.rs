@@ -97,8 +97,18 @@ async fn a_file_that_was_not_made_to_its_end_begins_anew() {
     save(&store, 1, "One").await;
     assert_eq!(title(&store, 1).await.as_deref(), Some("One"));
     store.close(LIMIT).await;
-    // One that is larger was in use.
-    fs::write(&path, vec![0; 5 << 20]).expect("written");
-    open(&path).close(LIMIT).await;
-    assert!(set_aside(&path).exists());
+    // One that is larger was in use, and so was one with anything in it.
+    for lost in [vec![0; 5 << 20], lost_beginning(&path, 8), lost_beginning(&path, 4096)] {
+        fs::write(&path, &lost).expect("written");
+        open(&path).close(LIMIT).await;
+        assert_eq!(fs::read(set_aside(&path)).expect("a file"), lost);
+        fs::remove_file(set_aside(&path)).expect("it is there");
+    }
+}
+
+/// A store's bytes, of which the first are zeros.
+fn lost_beginning(path: &Path, bytes: usize) -> Vec<u8> {
+    let mut lost = fs::read(path).expect("a store");
+    lost[..bytes].fill(0);
+    lost
 }
