@@ -98,7 +98,11 @@ async fn a_file_that_was_not_made_to_its_end_begins_anew() {
     assert_eq!(title(&store, 1).await.as_deref(), Some("One"));
     store.close(LIMIT).await;
     // One that is larger was in use, and so was one with anything in it.
-    for lost in [vec![0; 5 << 20], lost_beginning(&path, 8), lost_beginning(&path, 4096)] {
+    for lost in [
+        vec![0; 5 << 20],
+        lost_beginning(&path, 8),
+        lost_beginning(&path, 4096),
+    ] {
         fs::write(&path, &lost).expect("written");
         open(&path).close(LIMIT).await;
         assert_eq!(fs::read(set_aside(&path)).expect("a file"), lost);
