@@ -12,10 +12,13 @@ use crate::{upstream::UpstreamError, video};
 /// but a feed has 15.
 const MAX_BODY: usize = 2 << 20;
 
+/// The most pieces in which it may come. Each costs some 1.5 µs, whatever is in it; those of servers have kilobytes.
+const MAX_PIECES: usize = 16 << 10;
+
 /// Reads a body to its end.
 pub(super) async fn read(mut response: Response) -> Result<Vec<u8>, UpstreamError> {
     let is_packed = is_packed(&response)?;
-    let mut body = Vec::new();
+    let (mut body, mut pieces) = (Vec::new(), 0);
     while let Some(chunk) = response
         .chunk()
         .await
@@ -23,6 +26,10 @@ pub(super) async fn read(mut response: Response) -> Result<Vec<u8>, UpstreamErro
     {
         if body.len() + chunk.len() > MAX_BODY {
             return Err(too_long());
+        }
+        pieces += 1;
+        if pieces > MAX_PIECES {
+            return Err(malformed(&format!("it comes in more than {MAX_PIECES} pieces")));
         }
         body.extend_from_slice(&chunk);
     }

@@ -122,6 +122,16 @@ async fn a_body_without_end_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_body_in_pieces_of_a_byte_is_cut_off_long_before_its_end() {
+    let seen = answered(|_| {
+        let spaces = stream::repeat(Ok::<_, std::convert::Infallible>(Bytes::from_static(b" ")));
+        Body::from_stream(spaces.take(1 << 20)).into_response()
+    });
+    let why = "it comes in more than 16384 pieces".into();
+    assert_eq!(seen.await, Err(UpstreamError::Malformed(why)));
+}
+
+#[tokio::test]
 async fn a_body_that_swells_when_unpacked_is_cut_off() {
     let seen = answered(|_| packed(&vec![b' '; 64 << 20]));
     assert!(matches!(seen.await, Err(UpstreamError::Malformed(_))));
