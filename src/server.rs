@@ -11,6 +11,7 @@ mod goaway;
 mod handover;
 mod load;
 mod span;
+mod stream;
 mod turn;
 mod web;
 mod workers;

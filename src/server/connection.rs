@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_io_timeout::TimeoutWriter;
-use tokio_util::{io::InspectReader, sync::CancellationToken, task::TaskTracker};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::BoxError;
 use tower_http::cors::CorsLayer;
 
@@ -32,6 +32,7 @@ use super::{
     calls::Calls,
     goaway::{Notice, Noticing},
     load::{Counted, End, Load},
+    stream::Stream,
     turn::{Begun, Turns},
     web,
 };
@@ -149,11 +150,6 @@ impl Context {
         }
     }
 
-    /// Whether the worker has no connection but this one.
-    fn alone(&self) -> bool {
-        self.connections.len() <= 1
-    }
-
     async fn told_to_go(&self, then: Duration) {
         self.draining.cancelled().await;
         sleep(then).await;
@@ -214,8 +210,7 @@ impl Context {
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let limits = self.limits;
-        let heard = Arc::clone(&activity);
-        let stream = InspectReader::new(stream, move |bytes: &[u8]| heard.heard(bytes.len()));
+        let stream = Stream::new(stream, Arc::clone(&activity));
         let notice = Notice::default();
         let stream = Noticing::new(stream, notice.clone());
         // hyper waits for a GOAWAY to be sent to the peer that answers no ping, which may take nothing at all.
@@ -230,7 +225,7 @@ impl Context {
         let mut leaving = FuturesUnordered::from_iter([self.leave(&activity, deadline, &notice, &told)]);
         let reason = tokio::select! {
             biased;
-            ended = poll_fn(|context| turns.poll(connection.as_mut(), context, self.alone(), std::time::Instant::now)) => {
+            ended = poll_fn(|context| turns.poll(connection.as_mut(), context, std::time::Instant::now)) => {
                 return end(ended, told.get().copied().unwrap_or(End::Peer));
             }
             Some(reason) = leaving.next() => reason,
@@ -240,7 +235,7 @@ impl Context {
         }
         connection.as_mut().graceful_shutdown();
         tokio::select! {
-            ended = poll_fn(|context| turns.poll(connection.as_mut(), context, self.alone(), std::time::Instant::now)) => end(ended, reason),
+            ended = poll_fn(|context| turns.poll(connection.as_mut(), context, std::time::Instant::now)) => end(ended, reason),
             () = activity.quiet_for(limits.linger) => reason,
         }
     }

@@ -57,14 +57,10 @@ impl Turns {
     ///
     /// Most of those are hits, which end at once: none of them needs a task, and all answers to what one read has brought are there
     /// when the connection, which they wake, is next polled and sends them in one write. A call that has to wait becomes a task.
-    ///
-    /// If a worker has no connection but this, its peer waits for it and it waits for the peer. So it sends a part of the answers while
-    /// it makes the others: with 1 connection of 10 calls there are 1.6 times as many calls a second for that.
     pub(super) fn poll<C: Future>(
         &mut self,
         mut connection: Pin<&mut C>,
         context: &mut Context<'_>,
-        alone: bool,
         now: impl Fn() -> Instant,
     ) -> Poll<C::Output> {
         if mem::take(&mut self.resting) {
@@ -73,7 +69,7 @@ impl Turns {
             let _ = pin!(yield_now()).poll(context);
             return Poll::Pending;
         }
-        let mut ended = connection.as_mut().poll(context);
+        let ended = connection.as_mut().poll(context);
         if !self.left.is_empty() {
             // Those come first.
             BEGUN.with_borrow_mut(|begun| {
@@ -81,11 +77,6 @@ impl Turns {
                 mem::swap(begun, &mut self.left);
             });
         }
-        let part = if alone {
-            (BEGUN.with_borrow(VecDeque::len) / 4).max(2)
-        } else {
-            usize::MAX
-        };
         let mut polled = 0;
         let mut since = None;
         while let Some(mut call) = BEGUN.with_borrow_mut(VecDeque::pop_front) {
@@ -95,9 +86,6 @@ impl Turns {
                 tokio::spawn(call);
             }
             polled += 1;
-            if polled % part == 0 && ended.is_pending() {
-                ended = connection.as_mut().poll(context);
-            }
             if polled % CALLS_BETWEEN_LOOKS == 0 {
                 let now = now();
                 if now - *since.get_or_insert(now) >= LONGEST_TURN {

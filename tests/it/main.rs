@@ -36,4 +36,5 @@ mod store_restart;
 mod tls;
 mod traces;
 mod watching;
+mod writes;
 mod youtube;

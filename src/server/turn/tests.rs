@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::*;
 
 /// A connection's turn in which it begins `calls`. Returns how often it was polled.
-fn turn(calls: impl IntoIterator<Item = impl Future<Output = ()> + Send + 'static>, alone: bool) -> usize {
+fn turn(calls: impl IntoIterator<Item = impl Future<Output = ()> + Send + 'static>) -> usize {
     let (mut calls, mut polls) = (calls.into_iter(), 0);
     let mut connection = Box::pin(poll_fn(|_context| -> Poll<()> {
         polls += 1;
@@ -19,11 +19,7 @@ fn turn(calls: impl IntoIterator<Item = impl Future<Output = ()> + Send + 'stati
     let context = &mut Context::from_waker(Waker::noop());
     let mut turns = Turns::default();
     let begun = Instant::now();
-    assert!(
-        turns
-            .poll(connection.as_mut(), context, alone, || begun)
-            .is_pending()
-    );
+    assert!(turns.poll(connection.as_mut(), context, || begun).is_pending());
     assert!(turns.left.is_empty());
     drop(connection);
     polls
@@ -37,7 +33,7 @@ async fn a_call_that_waits_becomes_a_task() {
         told.await.expect("it is told");
         end.send(()).expect("somebody waits for it");
     };
-    turn([waits], false);
+    turn([waits]);
     tell.send(()).expect("the call goes on");
     ended.await.expect("the call ends");
 }
@@ -49,7 +45,7 @@ async fn a_call_that_panics_fails_alone() {
         Box::pin(async { panic!("a bug") }),
         Box::pin(async { end.send(()).expect("somebody waits for it") }),
     ];
-    turn(calls, false);
+    turn(calls);
     ended.await.expect("the other call ends");
 }
 
@@ -71,7 +67,7 @@ async fn turns(calls: usize, each: Duration) -> Vec<Duration> {
     let (mut turns, mut took) = (Turns::default(), vec![]);
     poll_fn(|context| {
         let before = *clock.lock();
-        let polled = turns.poll(connection.as_mut(), context, false, || *clock.lock());
+        let polled = turns.poll(connection.as_mut(), context, || *clock.lock());
         assert!(polled.is_pending());
         assert!(
             BEGUN.with_borrow(VecDeque::is_empty),
@@ -110,7 +106,7 @@ async fn what_a_turn_has_left_comes_first_in_the_next() {
     let (clock, order) = (Arc::new(Mutex::new(Instant::now())), Arc::new(Mutex::new(vec![])));
     let mut numbers = 0..;
     let mut connection = Box::pin(poll_fn(|_context| -> Poll<()> {
-        for number in numbers.by_ref().take(2 * CALLS_BETWEEN_LOOKS) {
+        for number in numbers.by_ref().take(3 * CALLS_BETWEEN_LOOKS) {
             let (clock, order) = (Arc::clone(&clock), Arc::clone(&order));
             Begun.execute(async move {
                 *clock.lock() += LONGEST_TURN;
@@ -123,7 +119,7 @@ async fn what_a_turn_has_left_comes_first_in_the_next() {
     let context = &mut Context::from_waker(Waker::noop());
     for _ in 0..6 {
         // Each turn brings more calls than it has time for.
-        let _ = turns.poll(connection.as_mut(), context, true, || *clock.lock());
+        let _ = turns.poll(connection.as_mut(), context, || *clock.lock());
     }
     let order = order.lock();
     assert_eq!(*order, (0..order.len()).collect::<Vec<_>>());
@@ -152,20 +148,18 @@ async fn calls_that_are_left_end_with_their_connection() {
         *clock.lock() += LONGEST_TURN;
         *clock.lock()
     };
-    assert!(turns.poll(connection.as_mut(), context, false, slow).is_pending());
+    assert!(turns.poll(connection.as_mut(), context, slow).is_pending());
     assert!(Arc::strong_count(&call) > 1);
     // A rest.
-    assert!(turns.poll(connection.as_mut(), context, false, slow).is_pending());
-    assert!(turns.poll(connection.as_mut(), context, false, slow).is_ready());
+    assert!(turns.poll(connection.as_mut(), context, slow).is_pending());
+    assert!(turns.poll(connection.as_mut(), context, slow).is_ready());
     drop(turns);
     assert_eq!(Arc::strong_count(&call), 1);
     assert!(BEGUN.with_borrow(VecDeque::is_empty));
 }
 
 #[tokio::test]
-async fn answers_are_sent_together_unless_the_peer_has_the_worker_for_itself() {
-    let answers = || (0..10).map(|_| async {});
-    assert_eq!(turn(answers(), false), 1);
-    assert_eq!(turn(answers(), true), 1 + 5);
-    assert_eq!(turn([pending()], true), 1);
+async fn answers_are_sent_together() {
+    assert_eq!(turn((0..10).map(|_| async {})), 1);
+    assert_eq!(turn([pending()]), 1);
 }

@@ -1,0 +1,190 @@
+//! What answers cost in writes: those to calls that came together leave together, whatever their size.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use h2::client::SendRequest;
+use http::Request;
+use plaque::{
+    config::Connections,
+    grpc,
+    latest::Latest,
+    lifecycle::Stage,
+    server,
+    upstream::{Failure, Feed, LookupRequest, Upstream},
+    video::{Channel, Kind, Upload},
+};
+use prost::{Message as _, bytes::Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex},
+    runtime::Handle,
+    sync::watch,
+};
+
+use crate::support::{self, CHANNEL};
+
+/// Calls that come together.
+const CALLS: usize = 10;
+
+/// Knows one upload of every channel, with a title of so many bytes.
+struct Titled(usize);
+
+impl Upstream for Titled {
+    fn look_up(&self, feed: Feed, _request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>> {
+        let upload = Upload {
+            id: "0123456789A".parse().expect("a video ID"),
+            kind: Kind::Video,
+            title: "t".repeat(self.0),
+            published: None,
+            updated: None,
+            thumbnail: None,
+            views: None,
+        };
+        async move { Ok(Channel::new(feed.channel, "A channel", vec![upload])) }.boxed()
+    }
+
+    fn time_limit(&self) -> Duration {
+        support::LONG
+    }
+}
+
+/// Counts writes, of which it offers the vectored kind as a socket does.
+struct Counted {
+    inner: DuplexStream,
+    writes: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Relaxed);
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Relaxed);
+        Pin::new(&mut self.inner).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// A client of a server that knows [`Titled`] channels, and the server's writes.
+async fn connect(title: usize) -> (SendRequest<Bytes>, Arc<AtomicUsize>) {
+    let latest = Latest::new(
+        Arc::new(Titled(title)),
+        None,
+        support::settings(),
+        Handle::current(),
+    );
+    let (stage, stages) = watch::channel(Stage::Serving);
+    let (calls, callers) = (grpc::Limits::default(), Arc::new(grpc::Callers::new(None)));
+    let service = grpc::serve(Arc::new(latest), calls, callers, stages, Arc::default()).expect("descriptors");
+    let (client, inner) = duplex(1 << 20);
+    let writes = Arc::new(AtomicUsize::new(0));
+    let stream = Counted {
+        inner,
+        writes: Arc::clone(&writes),
+    };
+    tokio::spawn(async move {
+        server::converse(stream, service, calls, Connections::default()).await;
+        drop(stage);
+    });
+    let (requests, connection) = h2::client::handshake(client).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    (requests.ready().await.expect("a connection"), writes)
+}
+
+/// Makes so many calls of one method at once. Returns the bytes of each answer.
+async fn call(requests: &mut SendRequest<Bytes>, method: &str, message: &[u8], times: usize) -> Vec<usize> {
+    let framed = [
+        &[0],
+        &u32::to_be_bytes(message.len().try_into().expect("short"))[..],
+        message,
+    ]
+    .concat();
+    let framed = Bytes::from(framed);
+    let begun: Vec<_> = (0..times)
+        .map(|_| {
+            let request = Request::post(format!("http://plaque/plaque.v1.LatestVideo/{method}"))
+                .header("content-type", "application/grpc")
+                .header("te", "trailers");
+            let request = request.body(()).expect("a request");
+            let (answer, mut body) = requests.send_request(request, false).expect("a stream");
+            body.send_data(framed.clone(), true).expect("room");
+            answer
+        })
+        .collect();
+    let mut lengths = vec![];
+    for answer in begun {
+        let mut body = answer.await.expect("an answer").into_body();
+        let mut length = 0;
+        while let Some(piece) = body.data().await {
+            let piece = piece.expect("a piece");
+            body.flow_control()
+                .release_capacity(piece.len())
+                .expect("room again");
+            length += piece.len();
+        }
+        let trailers = body.trailers().await.expect("an end").expect("trailers");
+        assert_eq!(trailers["grpc-status"], "0");
+        lengths.push(length);
+    }
+    lengths
+}
+
+#[tokio::test]
+async fn answers_to_calls_that_came_together_leave_together_whatever_their_size() {
+    let message = support::request(CHANNEL).encode_to_vec();
+    for title in [1, 100, 150, 160, 200, 300, 600, 900, 950, 1024] {
+        let (mut requests, writes) = connect(title).await;
+        let [length] = call(&mut requests, "GetLatestVideo", &message, 1).await[..] else {
+            panic!("not one answer");
+        };
+        assert!(length > title);
+        let before = writes.load(Relaxed);
+        let lengths = call(&mut requests, "GetLatestVideo", &message, CALLS).await;
+        assert_eq!(lengths, [length; CALLS]);
+        let written = writes.load(Relaxed) - before;
+        assert!(
+            written <= 2,
+            "{CALLS} answers of {length} bytes took {written} writes"
+        );
+    }
+}
