@@ -33,7 +33,7 @@ use super::{
     goaway::{Notice, Noticing},
     load::{Counted, End, Load},
     stream::Stream,
-    turn::{Begun, Turns},
+    turn::{Begun, TurnTimer, Turns},
     web,
 };
 use crate::{
@@ -186,7 +186,7 @@ impl Context {
             .header_read_timeout(limits.preface)
             .max_buf_size((limits.header_bytes as usize).max(SMALLEST_BUFFER));
         http.http2()
-            .timer(TokioTimer::new())
+            .timer(TurnTimer)
             .auto_date_header(false)
             .max_concurrent_streams(limits.streams)
             .max_send_buf_size(STREAM_BUFFER)

@@ -14,7 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyper::rt::Executor;
+use hyper::rt::{Executor, Sleep as HyperSleep, Timer};
+use hyper_util::rt::TokioTimer;
 use pin_project_lite::pin_project;
 use tokio::{
     task::{coop::has_budget_remaining, yield_now},
@@ -29,6 +30,9 @@ thread_local! {
 
     /// How long the answer may take that has begun in the call that is being polled.
     static ANSWERED: Cell<Option<Duration>> = const { Cell::new(None) };
+
+    /// When the turn began that this thread is in.
+    static TURN_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Says of the call that is being polled that its answer begins, and has to be sent within `limit`.
@@ -69,6 +73,7 @@ impl Turns {
             let _ = pin!(yield_now()).poll(context);
             return Poll::Pending;
         }
+        TURN_BEGAN.set(Some(tokio::time::Instant::now().into_std()));
         let ended = connection.as_mut().poll(context);
         if !self.left.is_empty() {
             // Those come first.
@@ -93,6 +98,7 @@ impl Turns {
                 }
             }
         }
+        TURN_BEGAN.set(None);
         // Each connection has its own again. Nobody waits for those of one that has ended.
         BEGUN.with_borrow_mut(|begun| {
             if !begun.is_empty() {
@@ -121,6 +127,28 @@ where
 {
     fn execute(&self, call: F) {
         BEGUN.with_borrow_mut(|begun| begun.push_back(Box::pin(Sending { call, limit: None })));
+    }
+}
+
+/// tokio's timer, by which a turn takes no time: hyper, which sends pings, asks it for each frame when that came.
+#[derive(Clone, Debug)]
+pub(super) struct TurnTimer;
+
+impl Timer for TurnTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn HyperSleep>> {
+        TokioTimer::new().sleep(duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn HyperSleep>> {
+        TokioTimer::new().sleep_until(deadline)
+    }
+
+    fn reset(&self, sleep: &mut Pin<Box<dyn HyperSleep>>, deadline: Instant) {
+        TokioTimer::new().reset(sleep, deadline);
+    }
+
+    fn now(&self) -> Instant {
+        TURN_BEGAN.get().unwrap_or_else(|| TokioTimer::new().now())
     }
 }
 

@@ -60,11 +60,9 @@ impl Workers {
                 let handover = Arc::new(Handover::new());
                 let (end, ended) = oneshot::channel();
                 let connections = context.connections.clone();
-                let served = connections.clone();
                 let work = work(Arc::clone(&handover), context, ending.clone());
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
-                    .on_thread_park(move || let_others_go_first(&served))
                     .build()?;
                 thread::Builder::new()
                     .name(format!("serve-{number}"))
@@ -173,15 +171,6 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         self.ending.cancel();
-    }
-}
-
-/// Before a worker sleeps, whoever else is ready may have its core: on a busy machine more has arrived by then, and it need not sleep.
-/// With 10 connections of 1 call each a call takes 0.88 of the CPU time, and there are 1.2 times as many. With one connection
-/// there is nobody else's call to wait for.
-fn let_others_go_first(connections: &TaskTracker) {
-    if connections.len() > 1 {
-        thread::yield_now();
     }
 }
 
