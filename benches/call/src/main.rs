@@ -1,8 +1,10 @@
-//! What a hit costs, in instructions: what is known looked at, the answer encoded, and a whole call over a pipe in memory.
+//! What a hit costs, in instructions and system calls: what is known looked at, the answer encoded, a whole call over a pipe in memory,
+//! and calls over a TCP connection whose answers are of several sizes.
 //!
-//! `cargo run --release -p call` prints them beside those in `instructions.txt`, the figures of the last change that meant to change
-//! them; with `-- --save` it writes them there. Times differ from machine to machine and from run to run; instructions hardly do,
-//! and a change that adds some to every call shows. Needs perf, or valgrind where perf may not count.
+//! `cargo run --release -p call` prints them beside those in `costs.txt`, the figures of the last change that meant to change
+//! them; with `-- --save` it writes them there. Times differ from machine to machine and from run to run; these hardly do, and a
+//! change that adds some to every call shows. It fails if a part takes a tenth more than recorded, or if a size of answer falls off a
+//! cliff. Needs perf, or valgrind where perf may not count, and strace.
 //!
 //! A store is no matter of hits: with one they take as many, or this fails. It is a file, since the connection to Redis proves itself
 //! once a second, which is instructions by time and not by hits.
@@ -12,6 +14,8 @@
 #[path = "../../common/instructions.rs"]
 mod instructions;
 mod pipe;
+#[path = "../../common/syscalls.rs"]
+mod syscalls;
 
 use std::{
     env,
@@ -40,7 +44,12 @@ use plaque::{
     upstream::{Failure, Feed, LookupRequest, Upstream},
     video::{Channel, ChannelId, Kind, Thumbnail, Upload, VideoId},
 };
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    runtime::Handle,
+    sync::watch,
+};
 
 use self::instructions::difference;
 
@@ -49,16 +58,94 @@ use self::instructions::difference;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What is counted. Each is a child's work.
-const PARTS: [&str; 3] = ["known", "encode", "call"];
+const PARTS: [Part; 11] = [
+    Part::of("known"),
+    Part::of("encode"),
+    Part::of("call"),
+    Part::over_tcp("title-1", 1),
+    Part::over_tcp("title-55", 1),
+    Part::over_tcp("title-100", 1),
+    Part::over_tcp("title-400", 1),
+    Part::over_tcp("title-1000", 1),
+    Part::over_tcp("batch-1", 1),
+    Part::over_tcp("batch-10", 10),
+    Part::over_tcp("batch-100", 100),
+];
 
 /// What is counted once more with a store, which may add a hundredth: from run to run they differ by less.
 const STORED: [&str; 2] = ["known", "call"];
 const MAY_ADD: u64 = 100;
 
+/// What a part may take more than recorded. Compilers differ by a few percent.
+const MAY_GROW: u64 = 10;
+
+/// How much more a call may take than that of the next smaller answer, in percent: a byte costs next to nothing.
+const CLIFF: u64 = 30;
+
+/// What a hundred calls may take in system calls besides: what one read brings is the system's choice. A write of its own for each
+/// answer would be 90 more.
+const UNEVEN: u64 = 50;
+
 /// How often a child does it; the longer run has ten times as many.
 const TIMES: u64 = 2_000;
 
-const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt");
+const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/costs.txt");
+
+/// The title that all but the parts named for theirs have.
+const TITLE: &str = "An upload, with a title of as many bytes as is common!!";
+
+struct Part {
+    name: &'static str,
+    /// System calls are counted, too.
+    socket: bool,
+    /// The hits in each call.
+    hits: u64,
+}
+
+impl Part {
+    const fn of(name: &'static str) -> Self {
+        Self {
+            name,
+            socket: false,
+            hits: 1,
+        }
+    }
+
+    const fn over_tcp(name: &'static str, hits: u64) -> Self {
+        Self {
+            name,
+            socket: true,
+            hits,
+        }
+    }
+
+    /// How often it is done in the shorter run.
+    fn times(&self) -> u64 {
+        (TIMES / self.hits).max(pipe::AT_ONCE)
+    }
+
+    /// Whether the part before it differs by the answer's size alone.
+    fn is_longer(&self) -> bool {
+        self.name.starts_with("title") && self.name != "title-1"
+    }
+}
+
+/// Of one part: instructions of one of its calls, and system calls of a hundred.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    instructions: u64,
+    syscalls: u64,
+}
+
+impl Cost {
+    /// Why it is too much beside another, of which it may be so much more.
+    fn excess(self, other: Self, percent: u64) -> Option<String> {
+        let most = |other: u64| other + other * percent / 100;
+        let (instructions, syscalls) = (most(other.instructions), most(other.syscalls) + UNEVEN);
+        (self.instructions > instructions || self.syscalls > syscalls)
+            .then(|| format!("more than {instructions} instructions or {syscalls} system calls of a hundred"))
+    }
+}
 
 const CHANNEL: &str = "UC0123456789abcdefghijkA";
 
@@ -86,42 +173,87 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let recorded = fs::read_to_string(RECORD).unwrap_or_default();
+    let save = arguments.iter().any(|argument| argument == "--save");
     let mut record = String::new();
+    let mut shorter = Cost::default();
     let mut out = io::stdout().lock();
     for part in PARTS {
-        let count = |child: &[&str]| difference(child, TIMES).ok_or("neither perf nor valgrind counts here");
-        let (without, tool) = count(&["child", part])?;
-        writeln!(record, "{part} {without}")?;
-        let before = recorded
-            .lines()
-            .find_map(|line| line.strip_prefix(part)?.trim().parse::<u64>().ok());
+        let name = part.name;
+        let count =
+            |child: &[&str]| difference(child, part.times()).ok_or("neither perf nor valgrind counts here");
+        let (instructions, tool) = count(&["child", name])?;
+        let mut cost = Cost {
+            instructions,
+            syscalls: 0,
+        };
+        if part.socket {
+            cost.syscalls =
+                syscalls::of_a_hundred(&["child", name], part.times()).ok_or("strace does not count here")?;
+        }
+        writeln!(record, "{name} {instructions} {}", cost.syscalls)?;
+        let before = recorded.lines().find_map(|line| before(line, name));
         let beside = before.map_or("none recorded".into(), |before| {
-            format!("{} of the {before} recorded", ratio(without, before))
+            format!(
+                "{} of the {} recorded",
+                ratio(instructions, before.instructions),
+                before.instructions
+            )
         });
-        writeln!(out, "{part}: {without} instructions, by {tool}; {beside}")?;
-        if STORED.contains(&part) {
-            let may_be = without + without / MAY_ADD;
-            let (mut with, _tool) = count(&["child", part, "stored"])?;
+        write!(out, "{name}: {instructions} instructions, by {tool}; {beside}")?;
+        if part.socket {
+            let a_hit = instructions / part.hits;
+            write!(
+                out,
+                "; {a_hit} a hit; {} system calls of a hundred calls",
+                cost.syscalls
+            )?;
+        }
+        writeln!(out)?;
+        if let Some(before) = before
+            && !save
+            && let Some(why) = cost.excess(before, MAY_GROW)
+        {
+            return Err(format!("{name} takes {why}: `--save` records what is meant to cost more").into());
+        }
+        if part.is_longer()
+            && let Some(why) = cost.excess(shorter, CLIFF)
+        {
+            return Err(format!("{name} takes {why}, and the next shorter answer does not").into());
+        }
+        shorter = cost;
+        if STORED.contains(&name) {
+            let may_be = instructions + instructions / MAY_ADD;
+            let (mut with, _tool) = count(&["child", name, "stored"])?;
             // The store's thread works by the clock, and is counted too: on a slow machine it does more meanwhile.
             for _ in 0..2 {
                 if with > may_be {
-                    with = with.min(count(&["child", part, "stored"])?.0);
+                    with = with.min(count(&["child", name, "stored"])?.0);
                 }
             }
-            let beside = ratio(with, without);
+            let beside = ratio(with, instructions);
             writeln!(
                 out,
-                "{part}, with a store: {with} instructions; {beside} of those without"
+                "{name}, with a store: {with} instructions; {beside} of those without"
             )?;
             if with > may_be {
                 return Err("a hit has to do with the store, which is for misses".into());
             }
         }
     }
-    if arguments.iter().any(|argument| argument == "--save") {
+    if save {
         fs::write(RECORD, record)?;
     }
     Ok(())
+}
+
+/// What a line of the record says of a part, if it is the part's: `name instructions syscalls`.
+fn before(line: &str, name: &str) -> Option<Cost> {
+    let mut words = line.split_whitespace();
+    (words.next()? == name).then_some(())?;
+    Some(Cost {
+        instructions: words.next()?.parse().ok()?,
+        syscalls: words.next()?.parse().ok()?,
+    })
 }
 
 /// In thousandths.
@@ -131,8 +263,15 @@ fn ratio(count: u64, other: u64) -> String {
 }
 
 async fn run(part: &str, file: Option<Arc<File>>, times: u64) {
+    let (kind, number) = part.split_once('-').unwrap_or((part, ""));
+    let number = number.parse().unwrap_or(1);
+    let title = if kind == "title" {
+        "t".repeat(number)
+    } else {
+        TITLE.into()
+    };
     let latest = Arc::new(Latest::new(
-        Arc::new(OneChannel),
+        Arc::new(OneChannel(title)),
         file.clone().map(|file| file as Arc<dyn Store>),
         settings(),
         Handle::current(),
@@ -147,7 +286,7 @@ async fn run(part: &str, file: Option<Arc<File>>, times: u64) {
         // Or it would be while hits are counted.
         file.written().await;
     }
-    match part {
+    match kind {
         "known" => {
             for _ in 0..times {
                 black_box(latest.get(black_box(query)).await);
@@ -161,17 +300,54 @@ async fn run(part: &str, file: Option<Arc<File>>, times: u64) {
                 buffer.clear();
             }
         }
-        _ => {
-            let calls = grpc::Limits::default();
-            let (_stage, stages) = watch::channel(Stage::Serving);
-            let callers = Arc::new(grpc::Callers::new(None));
-            let service = grpc::serve(latest, calls, callers, stages, Arc::default()).expect("descriptors");
+        "call" => {
             let (client, server) = tokio::io::duplex(64 << 10);
-            tokio::spawn(server::converse(server, service, calls, Connections::default()));
-            let message = [&[0x0a, 24], CHANNEL.as_bytes()].concat();
-            pipe::call(client, "/plaque.v1.LatestVideo/GetLatestVideo", &message, times).await;
+            serve(latest, server);
+            pipe::call(client, GET, &request(1), times).await;
         }
+        "title" => {
+            let answer = pipe::call(over_tcp(latest).await, GET, &request(1), times).await;
+            assert!(answer > number, "the title is in no answer");
+        }
+        "batch" => {
+            let answer = pipe::call(over_tcp(latest).await, BATCH_GET, &request(number), times).await;
+            assert!(answer > number * TITLE.len(), "some channels are in no answer");
+        }
+        other => panic!("{other} is no part"),
     }
+}
+
+const GET: &str = "/plaque.v1.LatestVideo/GetLatestVideo";
+const BATCH_GET: &str = "/plaque.v1.LatestVideo/BatchGetLatestVideos";
+
+/// A request for so many channels.
+fn request(channels: usize) -> Vec<u8> {
+    let ids = (0..channels).map(|number| format!("UC{number:010}abcdefghijkA"));
+    ids.flat_map(|id| [&[0x0a, 24], id.as_bytes()].concat()).collect()
+}
+
+fn serve(latest: Arc<Latest>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let calls = grpc::Limits::default();
+    let (stage, stages) = watch::channel(Stage::Serving);
+    let callers = Arc::new(grpc::Callers::new(None));
+    let service = grpc::serve(latest, calls, callers, stages, Arc::default()).expect("descriptors");
+    tokio::spawn(async move {
+        server::converse(stream, service, calls, Connections::default()).await;
+        drop(stage);
+    });
+}
+
+/// A TCP connection to a server of its own.
+async fn over_tcp(latest: Arc<Latest>) -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let client = TcpStream::connect(address).await.expect("a connection");
+    let (server, _peer) = listener.accept().await.expect("the same connection");
+    for end in [&client, &server] {
+        end.set_nodelay(true).expect("a socket");
+    }
+    serve(latest, server);
+    client
 }
 
 fn settings() -> Settings {
@@ -193,12 +369,12 @@ fn settings() -> Settings {
     }
 }
 
-/// Knows one channel, with one upload, of common lengths.
-struct OneChannel;
+/// Knows one upload of every channel, with this title.
+struct OneChannel(String);
 
 impl Upstream for OneChannel {
     fn look_up(&self, feed: Feed, _request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>> {
-        Box::pin(async move { Ok(channel(feed.channel)) })
+        Box::pin(async move { Ok(channel(feed.channel, self.0.clone())) })
     }
 
     fn time_limit(&self) -> Duration {
@@ -206,13 +382,13 @@ impl Upstream for OneChannel {
     }
 }
 
-fn channel(id: ChannelId) -> Channel {
+fn channel(id: ChannelId, title: String) -> Channel {
     let video: VideoId = "0123456789A".parse().expect("a video ID");
     let published = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
     let upload = Upload {
         id: video,
         kind: Kind::Video,
-        title: "An upload, with a title of as many bytes as is common!!".into(),
+        title,
         published: Some(published),
         updated: Some(published + Duration::from_hours(1)),
         thumbnail: Some(Thumbnail {

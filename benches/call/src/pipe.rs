@@ -1,13 +1,14 @@
 //! A client that costs next to nothing: its frames were written beforehand, and of the server's it reads the headers.
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// The calls that are in progress at once.
-const BATCH: u64 = 10;
+pub const AT_ONCE: u64 = 10;
 
-/// What every HTTP/2 client says first, settings that change nothing, and as much room for answers as there can be.
-const HELLO: &[u8] =
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x04\x08\0\0\0\0\0\x7f\xff\0\0";
+/// What every HTTP/2 client says first, its settings with as large a window for each answer as there can be, and as much room for all.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+    \0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff\
+    \0\0\x04\x08\0\0\0\0\0\x7f\xff\0\0";
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -49,28 +50,36 @@ fn frame(frames: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8])
     frames.extend(payload);
 }
 
-/// Calls `path` with `message` so many times, and reads the answers.
-pub async fn call(mut pipe: DuplexStream, path: &str, message: &[u8], times: u64) {
+/// Calls `path` with `message` so many times, and reads the answers. Returns the bytes of one, with gRPC's five before it.
+pub async fn call(
+    mut pipe: impl AsyncRead + AsyncWrite + Unpin,
+    path: &str,
+    message: &[u8],
+    times: u64,
+) -> usize {
     let length = u32::try_from(message.len()).expect("a short message");
     let data = [&[0], &length.to_be_bytes()[..], message].concat();
     let mut answers = Answers::default();
     pipe.write_all(HELLO).await.expect("the server reads");
     let (mut headers, mut stream) = (first_headers(path), 1);
-    for _ in 0..times / BATCH {
+    let mut received = 0;
+    for _ in 0..times / AT_ONCE {
         let mut frames = vec![];
-        for _ in 0..BATCH {
+        for _ in 0..AT_ONCE {
             frame(&mut frames, HEADERS, END_HEADERS, stream, &headers);
             frame(&mut frames, DATA, END_STREAM, stream, &data);
             headers = HEADERS_AGAIN.into();
             stream += 2;
         }
-        let room = u32::try_from(answers.take_bytes()).expect("less than a window");
+        received = answers.take_bytes();
+        let room = u32::try_from(received).expect("less than a window");
         if room > 0 {
             frame(&mut frames, WINDOW_UPDATE, 0, 0, &room.to_be_bytes());
         }
         pipe.write_all(&frames).await.expect("the server reads");
-        answers.read(&mut pipe, BATCH).await;
+        answers.read(&mut pipe, AT_ONCE).await;
     }
+    received / usize::try_from(AT_ONCE).expect("a small number")
 }
 
 /// What the server has sent.
@@ -87,7 +96,7 @@ impl Answers {
     }
 
     /// Reads until so many calls have ended.
-    async fn read(&mut self, pipe: &mut DuplexStream, mut calls: u64) {
+    async fn read(&mut self, pipe: &mut (impl AsyncRead + Unpin), mut calls: u64) {
         while calls > 0 {
             let read = pipe.read_buf(&mut self.buffer).await.expect("the server answers");
             assert!(read > 0, "the server has closed the connection");
