@@ -5,7 +5,8 @@ from contextlib import ExitStack
 
 from support import KURZGESAGT, expect_equal, made_up_channel
 
-from .load import h2load, in_turn
+from .load import get, grpc_work, h2load, in_turn
+from .programs import METHOD
 from .report import progress, spread, table
 
 CONNECTIONS, STREAMS = 100, 100
@@ -25,7 +26,7 @@ def run(programs, said):
         for server in servers:
             # As many calls at once, all hits: so that the memory for connections and callers is there.
             server.ask(KURZGESAGT)
-            h2load(programs, server, KURZGESAGT, CONNECTIONS, STREAMS, "-n", CALLERS)
+            h2load(server, get(programs, server, KURZGESAGT), CONNECTIONS, STREAMS, "-n", CALLERS)
         for number in range(said.rounds):
             progress(f"burst: round {number + 1} of {said.rounds}")
             for place, server in enumerate(in_turn(servers, number)):
@@ -43,7 +44,8 @@ def run(programs, said):
 
 def one(programs, origin, server, channel):
     """Milliseconds from the upstream's answer to the last caller's, milliseconds of the server's CPU time, lookups."""
-    load = h2load(programs, server, channel, CONNECTIONS, STREAMS, "-n", CALLERS)
+    _, framed = programs.requests(channel)
+    load = h2load(server, grpc_work(METHOD, framed, None), CONNECTIONS, STREAMS, "-n", CALLERS)
     expect_equal("the number of answers", load.calls, CALLERS)
     took_ms = (max(end for _, end in load.times) - min(begin for begin, _ in load.times)) / 1000
     return took_ms - LATENCY_MS, load.cpu * 1000, origin.lookups(channel)

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 from support import KURZGESAGT, expect_equal
 
-from .load import ghz, h2load, in_turn
+from .load import get, ghz, h2load, in_turn
 from .report import progress, ratios, spread, table
 
 POINTS = [(connections, streams) for connections in (1, 10, 100) for streams in (1, 10, 100)]
@@ -25,13 +25,13 @@ def run(programs, said):
         servers = [plaque, *map(running.enter_context, peers)]
         for server in servers:
             expect_equal(f"the answer of {server.name}", server.ask(KURZGESAGT), programs.answer.read_bytes())
-            h2load(programs, server, KURZGESAGT, 10, 10, *WARM_UP)
+            h2load(server, get(programs, server, KURZGESAGT), 10, 10, *WARM_UP)
         for number in range(said.rounds):
             order = in_turn(servers, number)
             for point in POINTS:
                 progress(f"hits: round {number + 1} of {said.rounds}, {named(point)}")
                 for server in order:
-                    load = h2load(programs, server, KURZGESAGT, *point, "-D", said.seconds)
+                    load = h2load(server, get(programs, server, KURZGESAGT), *point, "-D", said.seconds)
                     loads["h2load", point, server.name].append(columns(load))
             for server in order:
                 load = ghz(programs, server, KURZGESAGT, *SECOND_OPINION, said.seconds)

@@ -11,6 +11,8 @@ from .report import progress, ratios, spread, table
 
 CONNECTIONS, STREAMS = 10, 10
 WARM_UP_SECONDS = 1
+# As many channels as a busy server is asked about, most of them seldom.
+POPULAR = 10_000
 # A million channels of 15 uploads take 2.3 GB. `fill` has 1,000 lookups under way. At `info` each of them would be a line in
 # the log; a hit is none.
 FLAGS = "--cache-bytes", "4GiB", "--upstream-concurrency", "64", "--upstream-queue", "2000", "--log", "warn"
@@ -28,9 +30,9 @@ def run(programs, said):
         client(programs, "fill", full, "--channels", said.channels, within=3600)
         each = (full.resident_bytes() - empty) / said.channels
         one, many = "the only channel", f"of {said.channels:,}"
-        every = "--channels", said.channels
+        every, popular = ("--channels", said.channels), ("--channels", POPULAR, "--zipf")
         loads = [(one, single, ["--channels", 1]), (f"one {many}", full, ["--channels", 1]),
-                 (f"any {many}, by Zipf's law", full, [*every, "--zipf"]), (f"any {many}, evenly", full, every)]
+                 (f"of {POPULAR:,}, by Zipf's law", full, popular), (f"any {many}, by Zipf's law", full, [*every, "--zipf"]), (f"any {many}, evenly", full, every)]
         for _, plaque, choice in loads:
             cpu_us_a_call(programs, plaque, choice, WARM_UP_SECONDS)
         for number in range(said.rounds):

@@ -17,6 +17,7 @@ PEERS = REPOSITORY / "benches" / "peers"
 GHZ = "github.com/bojand/ghz/cmd/ghz@v0.93.0"
 PROTO = "plaque/v1/latest_video.proto"
 METHOD = "/plaque.v1.LatestVideo/GetLatestVideo"
+BATCH_METHOD = "/plaque.v1.LatestVideo/BatchGetLatestVideos"
 # Longer than any part takes: what is cached stays a hit.
 FRESH = "--fresh-for", "24h"
 
@@ -63,8 +64,11 @@ class Server:
 
     def ask(self, channel_id, max_age=None):
         """Calls it as any client does, and returns the answer as encoded. Raises what the call ends with if not with OK."""
-        call = self.channel.unary_unary(METHOD, request_serializer=lambda message: message.SerializeToString())
-        return call(request(channel_id, max_age=max_age), timeout=20)
+        return self.call(METHOD, request(channel_id, max_age=max_age).SerializeToString())
+
+    def call(self, method, message):
+        """The same with any method, and an encoded message."""
+        return self.channel.unary_unary(method)(message, timeout=20)
 
     def cpu_seconds(self):
         """The CPU time that it has taken so far, in user and kernel mode, all threads together."""
@@ -145,10 +149,18 @@ class Programs:
         """Asks plaque, and keeps what it says for the peers to say the same."""
         self.answer.write_bytes(plaque.ask(KURZGESAGT))
 
+    def request(self, channel_id):
+        return request(channel_id).SerializeToString()
+
+    def framed(self, name, message):
+        """A file with a message as gRPC frames it."""
+        path = self.folder / f"framed-{name}"
+        path.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        return path
+
     def requests(self, channel_id):
         """Files with a request for this channel: as it is, and as gRPC frames it."""
-        message = request(channel_id).SerializeToString()
-        bare, framed = self.folder / "request", self.folder / "framed-request"
+        message = self.request(channel_id)
+        bare = self.folder / f"request-{channel_id}"
         bare.write_bytes(message)
-        framed.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
-        return bare, framed
+        return bare, self.framed(channel_id, message)
