@@ -1,6 +1,17 @@
 //! HTTP/1.1 ports: every connection ends whatever its peer does, and one more than there may be sheds the one that was idle longest.
 
-use std::{borrow::Borrow, convert::Infallible, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    borrow::Borrow,
+    convert::Infallible,
+    future::{Future as _, poll_fn},
+    net::IpAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::{Router, body::Body};
 use http::{HeaderValue, Request, Response, header};
@@ -71,7 +82,9 @@ pub(crate) async fn serve<L: Borrow<TcpListener>>(port: Port<L>, router: Router,
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.read)
-        .max_buf_size(HEADER_BYTES);
+        .max_buf_size(HEADER_BYTES)
+        // To copy a short body costs less than to write two pieces.
+        .writev(false);
     let context = Arc::new(Context {
         router,
         callers,
@@ -137,12 +150,17 @@ impl Context {
     async fn converse(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, place: &Place) {
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(self.limits.write));
-        let service = service_fn(|request| self.answer(request, peer, place));
+        let answered = AtomicBool::new(false);
+        let service = service_fn(|request| self.answer(request, peer, place, &answered));
         let stream = TokioIo::new(Box::pin(stream));
         let mut connection = pin!(self.http.serve_connection(stream, service));
+        let polled = poll_fn(|context| {
+            answered.store(false, Relaxed);
+            connection.as_mut().poll(context)
+        });
         // How it ends is the peer's business.
         tokio::select! {
-            _ended = connection.as_mut() => return,
+            _ended = polled => return,
             () = sleep(self.limits.age) => {}
             () = self.closing.cancelled() => {}
         }
@@ -150,15 +168,20 @@ impl Context {
         let _ = timeout(self.limits.linger, connection).await;
     }
 
+    /// Answers a request, unless another one was `answered` in the same turn: in the next.
     async fn answer(
         &self,
         request: Request<Incoming>,
         peer: Peer,
         place: &Place,
+        answered: &AtomicBool,
     ) -> Result<Response<Body>, Infallible> {
         let _busy = place.busy();
         // A peer may send many requests at once, of which hyper answers 16 in one go. The others' come in between.
-        yield_now().await;
+        if answered.swap(true, Relaxed) {
+            yield_now().await;
+            answered.store(true, Relaxed);
+        }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
         let mut response = self.router.clone().oneshot(request).await?;

@@ -282,7 +282,11 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::video::{Channel, Kind, Thumbnail, Upload as Listed};
+    use crate::{
+        grpc::json,
+        proto,
+        video::{Channel, Kind, Thumbnail, Upload as Listed},
+    };
 
     /// Within 292 years before and after 1970, to the nanosecond.
     fn time() -> impl Strategy<Value = SystemTime> {
@@ -335,7 +339,10 @@ mod tests {
             let answer = Answer::made_up(Channel::new(id, &title, vec![upload]), fetched, stale);
             let mut written = vec![];
             encode(&answer, &mut written);
-            prop_assert_eq!(written, convert::response(&answer).encode_to_vec());
+            let message = convert::response(&answer);
+            prop_assert_eq!(written, message.encode_to_vec());
+            let json = proto::to_json("GetLatestVideoResponse", &message);
+            prop_assert_eq!(json::answer::line(&answer), json.expect("JSON") + "\n");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The same answers over HTTP, as canonical protobuf JSON: for curl and whoever has no gRPC.
 
+pub(super) mod answer;
+
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -16,7 +18,8 @@ use crate::{
 pub struct Http {
     service: Service,
     deadline: Duration,
-    policy: Policy,
+    /// What caches on the way may do with an answer.
+    keep: HeaderValue,
 }
 
 impl Http {
@@ -29,6 +32,13 @@ impl Http {
         callers: Arc<Callers>,
         tally: Arc<Tally>,
     ) -> Self {
+        // Caches reckon as plaque does: from the age, how long the answer is fresh, and what to do with it then.
+        let keep = format!(
+            "public, max-age={}, stale-while-revalidate={}, stale-if-error={}",
+            policy.fresh_for.as_secs(),
+            policy.stale_while_revalidate.as_secs(),
+            policy.stale_if_error.as_secs(),
+        );
         Self {
             service: Service {
                 latest,
@@ -38,7 +48,7 @@ impl Http {
                 tally,
             },
             deadline: limits.deadline,
-            policy,
+            keep: HeaderValue::try_from(keep).expect("words and numbers"),
         }
     }
 
@@ -87,22 +97,12 @@ impl Http {
     }
 
     fn found(&self, answer: &Answer) -> Response<String> {
-        let mut response = json(
-            StatusCode::OK,
-            proto::to_json("GetLatestVideoResponse", &convert::response(answer)),
-        );
+        let mut response = json(StatusCode::OK, answer::line(answer));
         // Rounded up, since `ttl` is rounded down: their sum is `max-age`.
         let age = answer.age.as_secs() + u64::from(answer.age.subsec_nanos() > 0);
-        // Caches on the way reckon as plaque does: from the age, how long the answer is fresh, and what to do with it then.
-        let keep = format!(
-            "public, max-age={}, stale-while-revalidate={}, stale-if-error={}",
-            self.policy.fresh_for.as_secs(),
-            self.policy.stale_while_revalidate.as_secs(),
-            self.policy.stale_if_error.as_secs(),
-        );
         let headers = response.headers_mut();
         headers.insert(header::AGE, age.into());
-        insert(headers, header::CACHE_CONTROL, keep);
+        headers.insert(header::CACHE_CONTROL, self.keep.clone());
         response
     }
 }
@@ -129,10 +129,12 @@ pub(super) fn request(
 
 /// An error as a `google.rpc.Status`.
 pub(super) fn refused(status: &Status) -> Response<String> {
-    let mut response = json(
-        http_status(status.code()),
-        proto::status_to_json(status.details()),
-    );
+    let details = proto::status_to_json(status.details());
+    // Only if the descriptors that the build made are broken.
+    let (code, body) = details.map_or((StatusCode::INTERNAL_SERVER_ERROR, String::new()), |details| {
+        (http_status(status.code()), details + "\n")
+    });
+    let mut response = json(code, body);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let pause = status.metadata().get(status::PUSHBACK);
@@ -155,20 +157,10 @@ fn http_status(code: Code) -> StatusCode {
     }
 }
 
-fn json(status: StatusCode, body: Option<String>) -> Response<String> {
-    // Only if the descriptors that the build made are broken.
-    let (status, body) = body.map_or((StatusCode::INTERNAL_SERVER_ERROR, String::new()), |body| {
-        (status, body + "\n")
-    });
+fn json(status: StatusCode, body: String) -> Response<String> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
-}
-
-fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: String) {
-    if let Ok(value) = HeaderValue::try_from(value) {
-        headers.insert(name, value);
-    }
 }
