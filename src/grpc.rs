@@ -40,7 +40,7 @@ pub use self::{
     tally::{Tally, register},
 };
 use self::{
-    codec::{AnswerCodec, WatchCodec},
+    codec::{AnswerCodec, BatchCodec, Looked, WatchCodec},
     deadline::{AnswerBy, Deadlines},
     health::Health,
 };
@@ -51,9 +51,8 @@ use crate::{
         self,
         health::health_server::HealthServer,
         v1::{
-            BatchGetLatestVideosRequest, BatchGetLatestVideosResponse, GetLatestVideoRequest,
-            GetLatestVideoResponse, WatchLatestVideoRequest, WatchLatestVideoResponse,
-            latest_video_server::{LatestVideo, LatestVideoServer, SERVICE_NAME},
+            BatchGetLatestVideosRequest, GetLatestVideoRequest, WatchLatestVideoRequest,
+            WatchLatestVideoResponse,
         },
     },
     upstream::Caller,
@@ -107,7 +106,6 @@ pub fn serve(
     let service = Arc::new(Service {
         latest,
         callers,
-        longest_call: limits.deadline,
         longest_watch: limits.watch,
         tally,
     });
@@ -133,8 +131,8 @@ pub fn serve(
     Ok(Deadlines::new(services, limits.deadline))
 }
 
-/// All services. Calls of `LatestVideo` do not go through a router; those of `GetLatestVideo`, which are nearly all, and watches not through
-/// generated code either: that knows no other answers than generated messages.
+/// All services. Calls of `LatestVideo` do not go through a router, nor through generated code: that knows no other answers than generated
+/// messages.
 #[derive(Clone)]
 pub struct Services {
     /// Whose calls these are. Part of the service, so that a call has it at no cost.
@@ -167,7 +165,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let method = Method::of(request.uri().path());
         let service = Arc::clone(&self.service);
         if method == Method::GetLatestVideo {
@@ -195,24 +193,22 @@ where
             });
         }
         if method == Method::WatchLatestVideo {
-            request.extensions_mut().insert(self.peer);
+            let peer = self.peer;
             let mut grpc = Grpc::new(WatchCodec).max_decoding_message_size(self.limits.message_bytes);
             return Box::pin(async move {
-                let watch = service_fn(|request| service.watch_latest_video(request));
+                let watch = service_fn(|request| service.watch(request, peer));
                 Ok(status::explained(grpc.server_streaming(watch, request).await))
             });
         }
-        if request.uri().path().split('/').nth(1) == Some(SERVICE_NAME) {
-            request.extensions_mut().insert(self.peer);
-            if method == Method::BatchGetLatestVideos {
-                // Before the message is read: the caller's deadline includes that time.
-                let answer_by = AnswerBy::new(request.headers(), self.limits.deadline);
-                request.extensions_mut().insert(answer_by);
-            }
-            let called = LatestVideoServer::from_arc(service)
-                .max_decoding_message_size(self.limits.message_bytes)
-                .call(request);
-            return Box::pin(called.map_ok(status::explained));
+        if method == Method::BatchGetLatestVideos {
+            // Before the message is read: the caller's deadline includes that time.
+            let answer_by = AnswerBy::new(request.headers(), self.limits.deadline);
+            let peer = self.peer;
+            let mut grpc = Grpc::new(BatchCodec).max_decoding_message_size(self.limits.message_bytes);
+            return Box::pin(async move {
+                let get = service_fn(|request| service.get_batch(request, peer, answer_by));
+                Ok(status::explained(grpc.unary(get, request).await))
+            });
         }
         Box::pin(self.others.call(request).map_ok(status::explained))
     }
@@ -222,7 +218,6 @@ where
 pub struct Service {
     latest: Arc<Latest>,
     callers: Arc<Callers>,
-    longest_call: Duration,
     longest_watch: Option<Duration>,
     tally: Arc<Tally>,
 }
@@ -244,90 +239,57 @@ impl Service {
         self.tally.answered(&reply);
         Ok(reply)
     }
-}
 
-/// The other end of the connection on which a request came.
-fn peer<T>(request: &Request<T>) -> Peer {
-    request.extensions().get().copied().unwrap_or_default()
-}
-
-fn answer(reply: Reply) -> Result<Answer, Status> {
-    reply
-        .outcome
-        .map_err(|error| status::from(&error, reply.retry_after))
-}
-
-#[tonic::async_trait]
-impl LatestVideo for Service {
-    async fn get_latest_video(
-        &self,
-        request: Request<GetLatestVideoRequest>,
-    ) -> Result<Response<GetLatestVideoResponse>, Status> {
-        let peer = peer(&request);
-        let caller = || {
-            self.callers
-                .of_call(peer, request.metadata().as_ref(), self.longest_call)
-        };
-        let reply = self.get(request.get_ref(), &caller).await?;
-        let made = reply.made;
-        let mut response = answer(reply).map(|answer| Response::new(convert::response(&answer)));
-        let metadata = match &mut response {
-            Ok(response) => response.metadata_mut(),
-            Err(status) => status.metadata_mut(),
-        };
-        cache_status::tell(made, metadata.as_mut());
-        response
-    }
-
-    async fn batch_get_latest_videos(
+    async fn get_batch(
         &self,
         request: Request<BatchGetLatestVideosRequest>,
-    ) -> Result<Response<BatchGetLatestVideosResponse>, Status> {
-        let (peer, answer_by) = (peer(&request), request.extensions().get::<AnswerBy>().copied());
+        peer: Peer,
+        answer_by: AnswerBy,
+    ) -> Result<Response<Vec<Looked>>, Status> {
         let (metadata, _, request) = request.into_parts();
         let queries = convert::queries(&request).map_err(|error| status::from(&error, None))?;
         let asked: Vec<_> = queries.iter().flatten().copied().collect();
-        let within = answer_by.map_or(Duration::MAX, |by| by.left());
-        let deadline = answer_by.and_then(|by| by.at());
-        let caller = || self.callers.caller(peer, metadata.as_ref(), deadline);
-        let replies = self.latest.get_all_for(&asked, within, &caller).await;
+        let caller = || self.callers.caller(peer, metadata.as_ref(), answer_by.at());
+        let replies = self.latest.get_all_for(&asked, answer_by.left(), &caller).await;
         let mut replies = replies.into_iter();
 
         let (mut hits, mut forwarded) = (0, 0);
-        let results = request.channel_ids.into_iter().zip(queries).map(|(id, query)| {
+        let results = request.channel_ids.into_iter().zip(queries);
+        let results = results.map(|(channel_id, query)| {
             // A reply for each query that was asked, in their order.
-            match query.map(|_| replies.next().flatten()) {
+            let outcome = match query.map(|_| replies.next().flatten()) {
                 Ok(Some(reply)) => {
                     self.tally.answered(&reply);
                     match reply.made {
                         Made::Hit { .. } => hits += 1,
                         Made::Forwarded { .. } => forwarded += 1,
                     }
-                    convert::result(id, reply.outcome.as_ref(), reply.retry_after)
+                    reply
+                        .outcome
+                        .map_err(|error| status::failure(&error, reply.retry_after))
                 }
                 // Its lookup goes on.
                 Ok(None) => {
                     forwarded += 1;
-                    convert::result(id, Err(&LookupError::Deadline), None)
+                    Err(status::failure(&LookupError::Deadline, None))
                 }
-                Err(error) => convert::result(id, Err(&error), None),
-            }
+                Err(error) => Err(status::failure(&error, None)),
+            };
+            Looked { channel_id, outcome }
         });
-        let results = results.collect();
-        let mut response = Response::new(BatchGetLatestVideosResponse { results });
+        let mut response = Response::new(results.collect());
         cache_status::tell_batch(hits, forwarded, response.metadata_mut().as_mut());
         Ok(response)
     }
 
-    type WatchLatestVideoStream = WatchStream;
-
-    async fn watch_latest_video(
+    async fn watch(
         &self,
         request: Request<WatchLatestVideoRequest>,
+        peer: Peer,
     ) -> Result<Response<WatchStream>, Status> {
         let asked = deadline::timeout(request.metadata().as_ref()).ok().flatten();
         let metadata = request.metadata().as_ref();
-        let caller = self.callers.caller(peer(&request), metadata, None);
+        let caller = self.callers.caller(peer, metadata, None);
         let query = convert::watch(&request.into_inner()).map_err(|error| status::from(&error, None))?;
         let watch = self.latest.watch_for(&query, &caller);
         let watch = watch.map_err(|error| status::from(&error, Some(OVERLOAD_PAUSE)))?;
@@ -346,6 +308,12 @@ impl LatestVideo for Service {
         cache_status::tell_watch(response.metadata_mut().as_mut());
         Ok(response)
     }
+}
+
+fn answer(reply: Reply) -> Result<Answer, Status> {
+    reply
+        .outcome
+        .map_err(|error| status::from(&error, reply.retry_after))
 }
 
 /// What happens to the watched channels, as it is sent.

@@ -5,11 +5,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use prost_types::Timestamp;
+
 use super::status;
 use crate::{
     latest::{Answer, Event, InvalidResumeToken, LookupError, Query, ResumeToken, WatchEvent, WatchQuery},
     proto::v1::{self, lookup_result::Outcome, watch_latest_video_response::Event as Happened},
-    video::{Channel, ChannelId, Kind, Thumbnail, Video},
+    video::{Channel, ChannelId, Kind, Moment, Thumbnail, Video},
 };
 
 /// The most channels that one request may name.
@@ -181,6 +183,16 @@ fn video(channel: &Channel, video: Video<'_>) -> v1::Video {
         thumbnail: video.thumbnail().map(thumbnail),
         view_count: video.views(),
     }
+}
+
+/// As what is sent; none if there is none.
+pub(super) fn timestamp(moment: Moment) -> Option<Timestamp> {
+    const SECOND: i64 = 1_000_000_000;
+    let nanos = moment.to_nanos();
+    moment.is_some().then(|| Timestamp {
+        seconds: nanos.div_euclid(SECOND),
+        nanos: i32::try_from(nanos.rem_euclid(SECOND)).unwrap_or_default(),
+    })
 }
 
 pub(super) fn video_kind(kind: Kind) -> v1::VideoKind {

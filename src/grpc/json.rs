@@ -43,7 +43,6 @@ impl Http {
             service: Service {
                 latest,
                 callers,
-                longest_call: limits.deadline,
                 longest_watch: limits.watch,
                 tally,
             },

@@ -23,7 +23,7 @@ impl Latest {
         within: Duration,
         caller: &(impl Fn() -> Caller + Sync),
     ) -> Vec<Option<Reply>> {
-        let mut first = HashMap::new();
+        let mut first = HashMap::with_capacity(queries.len());
         let firsts: Vec<_> = queries
             .iter()
             .enumerate()

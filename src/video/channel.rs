@@ -262,6 +262,12 @@ impl<'a> Video<'a> {
         self.record().updated.time()
     }
 
+    /// The same, as a number.
+    #[must_use]
+    pub fn updated_moment(&self) -> Moment {
+        self.record().updated
+    }
+
     /// A still picture.
     #[must_use]
     pub fn picture(&self) -> Option<Picture<'a>> {

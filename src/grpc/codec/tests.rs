@@ -1,0 +1,81 @@
+use std::time::{Duration, SystemTime};
+
+use proptest::{option, prelude::*};
+
+use super::*;
+use crate::{
+    grpc::{json, status},
+    latest::LookupError,
+    proto::{self, v1::BatchGetLatestVideosResponse},
+    video::{Channel, Kind, Thumbnail, Upload as Listed},
+};
+
+/// Within 292 years before and after 1970, to the nanosecond.
+fn time() -> impl Strategy<Value = SystemTime> {
+    any::<i64>().prop_map(|nanos| {
+        let apart = Duration::from_nanos(nanos.unsigned_abs());
+        match nanos {
+            0.. => SystemTime::UNIX_EPOCH + apart,
+            _ => SystemTime::UNIX_EPOCH - apart,
+        }
+    })
+}
+
+fn thumbnail() -> impl Strategy<Value = Thumbnail> {
+    let url = prop_oneof![
+        "https://i[0-9]\\.ytimg\\.com/vi/0123456789A/hqdefault\\.jpg",
+        ".{0,300}"
+    ];
+    (url, any::<u32>(), any::<u32>()).prop_map(|(url, width, height)| Thumbnail { url, width, height })
+}
+
+fn upload() -> impl Strategy<Value = Listed> {
+    (
+        prop_oneof![Just(Kind::Video), Just(Kind::Short)],
+        ".{0,300}",
+        option::of(time()),
+        option::of(time()),
+        option::of(thumbnail()),
+        option::of(any::<u64>()),
+    )
+        .prop_map(|(kind, title, published, updated, thumbnail, views)| Listed {
+            id: "0123456789A".parse().expect("a video ID"),
+            kind,
+            title,
+            published,
+            updated,
+            thumbnail,
+            views,
+        })
+}
+
+proptest! {
+    #[test]
+    fn an_answer_is_written_as_its_message(
+        title in ".{0,300}",
+        upload in upload(),
+        fetched in time(),
+        stale: bool,
+    ) {
+        let id = "UC0123456789abcdefghijkA".parse().expect("a channel ID");
+        let answer = Answer::made_up(Channel::new(id, &title, vec![upload]), fetched, stale);
+        let mut written = vec![];
+        encode(&answer, &mut written);
+        let message = convert::response(&answer);
+        prop_assert_eq!(written, message.encode_to_vec());
+        let json = proto::to_json("GetLatestVideoResponse", &message);
+        prop_assert_eq!(json::answer::line(&answer), json.expect("JSON") + "\n");
+
+        let error = LookupError::ChannelNotFound(id);
+        let outcomes = [("", Err(&error)), ("one", Ok(&answer)), (&title, Err(&error))];
+        let batch = outcomes.map(|(id, outcome)| Looked {
+            channel_id: id.into(),
+            outcome: outcome.cloned().map_err(|error| status::failure(error, None)),
+        });
+        let results = outcomes.map(|(id, outcome)| convert::result(id.into(), outcome, None));
+        let mut written = vec![];
+        encode_batch(&batch, &mut written);
+        let message = BatchGetLatestVideosResponse { results: results.into() };
+        prop_assert_eq!(written, message.encode_to_vec());
+    }
+}
