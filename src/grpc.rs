@@ -196,7 +196,7 @@ where
             let peer = self.peer;
             let mut grpc = Grpc::new(WatchCodec).max_decoding_message_size(self.limits.message_bytes);
             return Box::pin(async move {
-                let watch = service_fn(|request| service.watch(request, peer));
+                let watch = service_fn(async |request: Request<_>| service.watch(request, peer));
                 Ok(status::explained(grpc.server_streaming(watch, request).await))
             });
         }
@@ -282,7 +282,7 @@ impl Service {
         Ok(response)
     }
 
-    async fn watch(
+    fn watch(
         &self,
         request: Request<WatchLatestVideoRequest>,
         peer: Peer,

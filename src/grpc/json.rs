@@ -25,6 +25,7 @@ pub struct Http {
 impl Http {
     /// Answers as [`super::serve`] does, to the same `callers`.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "words and numbers")]
     pub fn new(
         latest: Arc<Latest>,
         policy: Policy,
@@ -47,7 +48,7 @@ impl Http {
                 tally,
             },
             deadline: limits.deadline,
-            keep: HeaderValue::try_from(keep).expect("words and numbers"),
+            keep: HeaderValue::try_from(keep).expect("a header's value"),
         }
     }
 
