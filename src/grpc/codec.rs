@@ -8,7 +8,7 @@ mod tests;
 use prost::{
     Message as _,
     bytes::BufMut,
-    encoding::{WireType, encode_varint, encoded_len_varint},
+    encoding::{WireType, encoded_len_varint},
 };
 use prost_types::Timestamp;
 use tonic::{
@@ -202,13 +202,17 @@ impl Written {
         self.0.push(0);
         write(self);
         let end = self.0.len();
-        let length = (end - begin - 1) as u64;
+        let mut length = (end - begin - 1) as u64;
         let more = encoded_len_varint(length) - 1;
         if more > 0 {
             self.0.resize(end + more, 0);
             self.0.copy_within(begin + 1..end, begin + 1 + more);
         }
-        encode_varint(length, &mut &mut self.0[begin..]);
+        for byte in &mut self.0[begin..begin + more] {
+            *byte = lowest(length) | 0x80;
+            length >>= 7;
+        }
+        self.0[begin + more] = lowest(length);
     }
 
     /// Zero, as everything that is the default of its type, is left out.
@@ -234,10 +238,16 @@ impl Written {
         self.varint(u64::from(field << 3 | wire_type as u32));
     }
 
-    fn varint(&mut self, number: u64) {
-        match u8::try_from(number) {
-            Ok(byte @ ..0x80) => self.0.push(byte),
-            _ => encode_varint(number, &mut self.0),
+    /// Not prost's, which appends each byte as a slice.
+    fn varint(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.0.push(lowest(number) | 0x80);
+            number >>= 7;
         }
+        self.0.push(lowest(number));
     }
+}
+
+fn lowest(number: u64) -> u8 {
+    number.to_le_bytes()[0]
 }

@@ -1,8 +1,9 @@
 //! Batches: several queries at once, with one deadline.
 
-use std::{collections::HashMap, pin::pin, time::Duration};
+use std::{collections::HashMap, future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::{Latest, Made, Query, Reply};
 use crate::upstream::Caller;
@@ -29,13 +30,27 @@ impl Latest {
             .enumerate()
             .map(|(index, query)| *first.entry(*query).or_insert(index))
             .collect();
-        let mut asked: FuturesUnordered<_> = firsts
-            .iter()
-            .enumerate()
-            .filter(|(index, first)| index == *first)
-            .map(async |(index, _)| (index, self.get_for(queries[index], caller).await))
-            .collect();
         let mut answered: Vec<Option<Reply>> = queries.iter().map(|_| None).collect();
+        let mut asked = FuturesUnordered::new();
+        let mut spare = None;
+        for (index, _) in firsts.iter().enumerate().filter(|(index, first)| index == *first) {
+            let ask = async move { (index, self.get_for(queries[index], caller).await) };
+            let mut asking = match spare.take() {
+                None => ReusableBoxFuture::new(ask),
+                Some(mut used) => {
+                    ReusableBoxFuture::set(&mut used, ask);
+                    used
+                }
+            };
+            // What is known is answered at once, all in one place.
+            match poll_fn(|context| Poll::Ready(asking.poll(context))).await {
+                Poll::Ready((index, reply)) => {
+                    answered[index] = Some(reply);
+                    spare = Some(asking);
+                }
+                Poll::Pending => asked.push(asking),
+            }
+        }
         let mut over = pin!(tokio::time::sleep(within));
         loop {
             tokio::select! {
