@@ -12,9 +12,9 @@ fmt:
 demo:
     cargo run --release -- demo
 
-# plaque beside other caches, on this machine; `benches/REPORT.md` says how to read it. A part of it: `just bench waves`.
+# The coalescer beside other caches, on this machine; `benches/REPORT.md` says how to read it. A part of it: `just bench waves`.
 bench part='':
-    cargo bench --locked --bench coalesce -- {{part}}
+    cargo bench --locked -p coalesce-benches --bench coalesce -- {{part}}
 
 # What a hit costs, in instructions, beside the figures of the last change that meant to change them; `--save` makes these the last.
 # Needs perf, or valgrind where perf may not count.
@@ -23,20 +23,20 @@ bench-call *options='':
 
 # What a hit adds to moka's own `get`. Needs perf, or valgrind where perf may not count.
 bench-hit-instructions:
-    cargo bench --locked --bench coalesce -- instructions
+    cargo bench --locked -p coalesce-benches --bench coalesce -- instructions
 
 # What reading a feed costs beside bare feed-rs, on the recorded feeds in a folder.
 bench-feed folder='../shared/captures':
-    cargo bench --locked --bench feed -- {{folder}}
+    cargo bench --locked -p benches --bench feed -- {{folder}}
 
 # What a lookup's way through the dispatcher costs, beside a plain queue.
 bench-dispatch:
-    cargo bench --locked --bench dispatch
+    cargo bench --locked -p benches --bench dispatch
 
 # What a store costs, and what replicas that share one spare the upstream: some eight minutes. Needs redis-server. A part of it: `just
 # bench-store cost` (`replicas`).
 bench-store *options='':
-    cargo bench --locked --bench store -- {{options}}
+    cargo bench --locked -p benches --bench store -- {{options}}
 
 # plaque's server beside a stock tonic, a bare one, the obvious one and a Go service: half an hour on a quiet machine, 4 GB. Needs
 # h2load (Debian: nghttp2-client) and Go. A part of it: `just bench-server hits` (`burst`, `million`, `watches`).

@@ -1,4 +1,4 @@
-//! What the dispatcher costs a lookup, beside a plain bounded queue with a token bucket: `cargo bench --bench dispatch`.
+//! What the dispatcher costs a lookup, beside a plain bounded queue with a token bucket: `cargo bench -p benches --bench dispatch`.
 //!
 //! Each lookup is admitted, started when there is a token, and finished, while so many others wait. The time is virtual: none of it is
 //! waiting. Memory is measured in processes of their own, since what one frees the next would take.

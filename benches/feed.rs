@@ -1,4 +1,4 @@
-//! What reading a feed costs, beside bare feed-rs on the same bytes: `cargo bench --bench feed -- --bench FOLDER`, or `just
+//! What reading a feed costs, beside bare feed-rs on the same bytes: `cargo bench -p benches --bench feed -- --bench FOLDER`, or `just
 //! bench-feed`. The folder has recorded feeds (`*.xml`).
 //!
 //! Times by criterion, and instructions by perf or valgrind, whichever may count on this machine.

@@ -1,7 +1,7 @@
-//! What a cached channel costs, as the system counts it: `cargo bench --bench memory`.
+//! What a cached channel costs, as the system counts it: `cargo bench -p benches --bench memory`.
 //!
 //! Fills the cache the way a lookup does, from the bytes of a feed to the entry, and compares the growth of the process's
-//! resident memory with what the weigher says. An argument sets the number of channels: `cargo bench --bench memory -- 50000`.
+//! resident memory with what the weigher says. An argument sets the number of channels: `cargo bench -p benches --bench memory -- 50000`.
 
 #[path = "common/feeds.rs"]
 mod feeds;
@@ -13,13 +13,14 @@ use std::{
     error::Error,
     io::{self, Write as _},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
+use coalesce::Coalescer;
 use mimalloc::MiMalloc;
 use plaque::{
+    cache_entry::CacheEntry,
     clock,
-    coalesce::{Coalescer, Entry, Limits},
     latest::{self, Known},
     upstream::Feed,
 };
@@ -75,7 +76,7 @@ async fn measure(channels: u32) -> Result<(), Box<dyn Error>> {
 
     let mut kept = 0;
     for number in 0..channels {
-        kept += u32::from(cache.known(&id(number).into()).await.is_some());
+        kept += u32::from(cache.get(&id(number).into()).await.is_some());
     }
     let each = |bytes: usize| bytes / channels.max(1) as usize;
     let mut out = io::stdout().lock();
@@ -92,21 +93,18 @@ async fn measure(channels: u32) -> Result<(), Box<dyn Error>> {
 
 /// A cache as `Latest` makes it, with room for `channels`.
 fn cache(channels: u32) -> Coalescer<Feed, Arc<Known>> {
-    let limits = Limits {
-        weight: u64::from(channels) * ROOM,
-        ..Limits::default()
-    };
-    Coalescer::new(
-        limits,
-        |_feed, known: &Arc<Known>| latest::weight(known),
-        Handle::current(),
-    )
+    Coalescer::builder(u64::from(channels) * ROOM)
+        .low_priority_capacity(4 << 20)
+        .weigher(|_feed, known: &Arc<Known>| latest::weight(known))
+        .time_to_live(Duration::from_hours(24))
+        .runtime(Handle::current())
+        .build()
 }
 
 /// Looks up a channel as `Latest` does: the lookup reads its feed.
 async fn look_up(cache: &Coalescer<Feed, Arc<Known>>, number: u32) -> Result<Arc<Known>, Box<dyn Error>> {
-    let waiter = cache.join(id(number).into(), move |_known| async move {
-        Arc::new(Entry::succeeded(
+    let waiter = cache.join(id(number).into(), move |_context| async move {
+        Arc::new(CacheEntry::succeeded(
             Arc::new(channel(number)),
             clock::now(),
             SystemTime::now(),

@@ -1,7 +1,7 @@
 //! What a store costs, and what replicas that share one spare the upstream: `just bench-store`. `benches/REPORT.md` says how to read
 //! it.
 //!
-//! `cargo bench --bench store -- PART` runs one part: `cost`, `replicas` or `writes`; `--quick` takes seconds, for trying. Needs redis-server.
+//! `cargo bench -p benches --bench store -- PART` runs one part: `cost`, `replicas` or `writes`; `--quick` takes seconds, for trying. Needs redis-server.
 
 #[path = "store/cost.rs"]
 mod cost;

@@ -27,8 +27,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use coalesce::{Coalescer, FlightError, Overloaded, Retention};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use tracing::{Id, Span, field::Empty};
 
 pub use self::{
     error::LookupError,
@@ -42,8 +44,8 @@ use self::{lookup::Question, policy::Verdict, polling::Poller, reply::select_upl
 pub use crate::store::Known;
 use crate::store::Store;
 use crate::{
+    cache_entry::{Failure, Success},
     clock,
-    coalesce::{Coalescer, Failed, FlightError, Good, Keep, Limits, Overloaded},
     upstream::{Caller, Feed, Purpose, Upstream, UpstreamError},
     video::{Channel, ChannelId},
 };
@@ -86,7 +88,7 @@ pub struct Settings {
 pub struct Latest {
     source: Arc<Source>,
     policy: Policy,
-    coalescer: Arc<Coalescer<Feed, Arc<Known>>>,
+    coalescer: Coalescer<Feed, Arc<Known>>,
     /// Polls the channels that are watched. Begins with the first watch.
     poller: Poller,
     runtime: Handle,
@@ -112,25 +114,19 @@ impl Latest {
         let lookups = 1 + u32::from(store.is_some()) + u32::from(settings.canary.is_some());
         let flight = upstream.time_limit() * lookups + FLIGHT_GRACE;
         let minor = settings.cache_bytes / MINOR_PART;
-        let limits = Limits {
-            weight: settings.cache_bytes - minor,
-            minor_weight: minor,
-            keep_for: settings.policy.keep_for(),
+        let coalescer = Coalescer::<Feed, Arc<Known>>::builder(settings.cache_bytes - minor)
+            .low_priority_capacity(minor)
+            .weigher(|_feed, known| weight(known))
+            .retention(|_feed, known| retention(known))
+            .time_to_live(settings.policy.keep_for())
             // The lookup itself ends before, which is a failure of its feed.
-            flight: flight + FLIGHT_GRACE,
-            waiters: settings.max_waiters,
-        };
-        let weigh = |_feed: &Feed, known: &Arc<Known>| weight(known);
-        let coalescer = Coalescer::new(limits, weigh, runtime.clone()).keeping(keep);
-        let coalescer = Arc::new(coalescer);
+            .flight_timeout(flight + FLIGHT_GRACE)
+            .max_waiters(settings.max_waiters)
+            .runtime(runtime.clone())
+            .make_span_with(flight_span)
+            .build();
         Self {
-            source: Arc::new(Source::new(
-                upstream,
-                store,
-                Arc::clone(&coalescer),
-                &settings,
-                flight,
-            )),
+            source: Arc::new(Source::new(upstream, store, coalescer.clone(), &settings, flight)),
             policy: settings.policy,
             coalescer,
             poller: Poller::default(),
@@ -178,7 +174,7 @@ impl Latest {
         caller: &impl Fn() -> Caller,
     ) -> Reply {
         let asked = clock::now();
-        let mut known = self.coalescer.known(&feed).await;
+        let mut known = self.coalescer.get(&feed).await;
         let mut now = asked;
         let mut trip = None;
         // Comes round once for a lookup. Again only if it joined a flight that found an answer new enough for whoever started
@@ -189,7 +185,7 @@ impl Latest {
                 && purpose == Purpose::Awaited
                 && !matches!(verdict, Verdict::LookUp(_))
             {
-                known.asked.once_more();
+                known.hits.increment();
             }
             match verdict {
                 Verdict::Answer { good, refresh } => {
@@ -242,7 +238,7 @@ impl Latest {
                                     now = clock::now();
                                     continue;
                                 }
-                                Err(error) => torn(error),
+                                Err(error) => map_flight_error(error),
                             }
                         }
                         Err(Overloaded(waiters)) => LookupError::Overloaded(waiters),
@@ -275,19 +271,19 @@ impl Latest {
     /// The number of lookups in progress.
     #[must_use]
     pub fn flights(&self) -> usize {
-        self.coalescer.flights()
+        self.coalescer.flight_count()
     }
 
     /// The number of callers who wait for lookups.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.coalescer.waiting()
+        self.coalescer.waiter_count()
     }
 
     /// The answer that is kept. It is stale if it is older than fresh, and was not looked up since the caller came.
     fn keep(
         &self,
-        good: &Good<Arc<Channel>>,
+        good: &Success<Arc<Channel>>,
         query: Query,
         asked: Instant,
         now: Instant,
@@ -305,7 +301,7 @@ impl Latest {
         }
     }
 
-    fn refuse(&self, failed: &Failed<UpstreamError>, feed: Feed, trip: Option<Trip>, now: Instant) -> Reply {
+    fn refuse(&self, failed: &Failure<UpstreamError>, feed: Feed, trip: Option<Trip>, now: Instant) -> Reply {
         let left = failed.retry_at.saturating_duration_since(now);
         let error = failed.error.clone();
         Reply {
@@ -348,21 +344,31 @@ fn made(trip: Option<Trip>, ttl: i64, status: Option<u16>) -> Made {
     }
 }
 
-fn torn(error: FlightError) -> LookupError {
+/// The span of a flight, as a part of what its first caller does. Made here, so that filters for plaque's spans include it.
+fn flight_span(parent: Option<Id>) -> Span {
+    tracing::debug_span!(
+        parent: parent,
+        "flight",
+        otel.status_code = Empty,
+        otel.status_description = Empty,
+    )
+}
+
+fn map_flight_error(error: FlightError) -> LookupError {
     match error {
         FlightError::Panicked => LookupError::Upstream(UpstreamError::Panicked),
         FlightError::TimedOut(limit) => LookupError::Upstream(UpstreamError::TimedOut(limit)),
-        FlightError::Abandoned => LookupError::ShuttingDown,
+        FlightError::Aborted => LookupError::ShuttingDown,
     }
 }
 
-/// What is remembered of what a lookup brought, and where. What happens to lookups here says nothing of the channel; and anybody can
-/// make up channels that are not found.
-fn keep(known: &Arc<Known>) -> Keep {
+/// Whether the cache keeps what a lookup brought, and where. What happens to lookups on this side says nothing about the channel; and
+/// anybody can make up channels that are not found.
+fn retention(known: &Known) -> Retention {
     match (&known.good, &known.failed) {
-        (_, Some(failed)) if failed.error.is_local_condition() => Keep::No,
-        (Some(_), _) => Keep::Yes,
-        (None, _) => Keep::Apart,
+        (_, Some(failed)) if failed.error.is_local_condition() => Retention::Discard,
+        (Some(_), _) => Retention::Keep,
+        (None, _) => Retention::LowPriority,
     }
 }
 

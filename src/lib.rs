@@ -16,7 +16,7 @@ pub mod dispatch;
 pub mod upstream;
 pub mod youtube;
 
-pub mod coalesce;
+pub mod cache_entry;
 pub mod store;
 
 pub mod latest;

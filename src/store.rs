@@ -16,13 +16,13 @@ use futures_util::{future::BoxFuture, stream::BoxStream};
 use prometheus_client::registry::Registry;
 
 use crate::{
-    coalesce::Entry,
+    cache_entry::CacheEntry,
     upstream::{Feed, UpstreamError},
     video::Channel,
 };
 
 /// What is known of a feed.
-pub type Known = Entry<Arc<Channel>, UpstreamError>;
+pub type Known = CacheEntry<Arc<Channel>, UpstreamError>;
 
 /// What others who share a store have done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,8 +38,8 @@ impl Busy {
         let flights = self.latest.in_progress().into_iter().take(FLIGHTS);
         let tell = flights.map(|flight| {
             let mut told = feed(flight.key);
-            told["ageSeconds"] = flight.begun.elapsed().as_secs_f64().into();
-            told["waiters"] = flight.waiting.into();
+            told["ageSeconds"] = flight.started_at.elapsed().as_secs_f64().into();
+            told["waiters"] = flight.waiters.into();
             told
         });
         tell.collect()

@@ -13,7 +13,7 @@ use super::{
     timeline::{Health, Timeline, Trouble},
 };
 use crate::{
-    coalesce::Entry,
+    cache_entry::CacheEntry,
     fuzzing::CHANNEL,
     upstream::UpstreamError,
     video::{Channel, Kind, MAX_UPLOADS, Moment, Upload},
@@ -91,7 +91,7 @@ fn watch(token: &ResumeToken, kind: Option<Kind>, happenings: &[u8]) {
         let uploads: Vec<_> = uploads.take(usize::from(count) % (MAX_UPLOADS + 1)).collect();
         let channel = Channel::new(CHANNEL.parse().expect("an ID"), "", uploads);
         timeline.apply(
-            &Entry::succeeded(Arc::new(channel), now, SystemTime::UNIX_EPOCH),
+            &CacheEntry::succeeded(Arc::new(channel), now, SystemTime::UNIX_EPOCH),
             health,
         );
 

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use coalesce::FlightInfo;
 use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
@@ -10,7 +11,6 @@ use prometheus_client::{
 use super::{Known, Latest};
 use crate::{
     clock,
-    coalesce::InProgress,
     metrics::{family, metric},
     upstream::Feed,
 };
@@ -34,9 +34,9 @@ pub struct Demand {
 impl Latest {
     /// The lookups in progress, the oldest first.
     #[must_use]
-    pub fn in_progress(&self) -> Vec<InProgress<Feed>> {
-        let mut flights = self.coalescer.in_progress();
-        flights.sort_by_key(|flight| flight.begun);
+    pub fn in_progress(&self) -> Vec<FlightInfo<Feed>> {
+        let mut flights = self.coalescer.flights();
+        flights.sort_by_key(|flight| flight.started_at);
         flights
     }
 
@@ -45,8 +45,8 @@ impl Latest {
     #[must_use]
     pub fn busiest(&self, most: usize) -> Vec<Demand> {
         let now = clock::now();
-        let asked = self.coalescer.all().map(|(feed, known)| {
-            let times = known.asked.times();
+        let asked = self.coalescer.iter().map(|(feed, known)| {
+            let times = known.hits.count();
             let since = known
                 .last_attempt()
                 .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
@@ -71,7 +71,7 @@ impl Latest {
 
     /// Lets the cache count what it holds.
     pub async fn tidy(&self) {
-        self.coalescer.tidy().await;
+        self.coalescer.run_pending_tasks().await;
     }
 
     /// Makes the numbers known to whoever reads `registry`.
@@ -86,7 +86,7 @@ impl Latest {
                 .in_progress()
                 .first()
                 .map_or(ConstGauge::new(0.0), |oldest| {
-                    ConstGauge::new(oldest.begun.elapsed().as_secs_f64())
+                    ConstGauge::new(oldest.started_at.elapsed().as_secs_f64())
                 })
         };
         metric(
@@ -98,8 +98,8 @@ impl Latest {
         let latest = Arc::clone(self);
         let evictions = move || {
             [
-                ("size", ConstCounter::new(latest.coalescer.evicted())),
-                ("expired", ConstCounter::new(latest.coalescer.expired())),
+                ("size", ConstCounter::new(latest.coalescer.evictions())),
+                ("expired", ConstCounter::new(latest.coalescer.expirations())),
             ]
         };
         family(
@@ -131,10 +131,10 @@ impl Latest {
                 latest.waiting() as u64
             }),
             ("cache_entries", "Feeds of which something is known", |latest| {
-                latest.coalescer.entries()
+                latest.coalescer.entry_count()
             }),
             ("cache_weight_bytes", "The memory that they take", |latest| {
-                latest.coalescer.weight()
+                latest.coalescer.weighted_size()
             }),
             ("watched_channels", "Channels that are watched", |latest| {
                 latest.watched() as u64
@@ -154,7 +154,7 @@ impl Latest {
         }
         let counters: [(_, _, Number); 2] = [
             ("flights_started", "Lookups begun", |latest| {
-                latest.coalescer.begun()
+                latest.coalescer.flights_started()
             }),
             ("polls", "Looks at watched channels", |latest| {
                 latest.source.hubs.polling.polls()

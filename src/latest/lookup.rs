@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use coalesce::FetchContext;
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, pending},
@@ -16,7 +17,6 @@ use tokio::time::{timeout, timeout_at};
 use super::{FLIGHT_GRACE, Known, Verdict, source::Source};
 use crate::{
     clock,
-    coalesce::Start,
     store::Lease,
     upstream::{Caller, Feed, LookupRequest, Purpose, UpstreamError},
 };
@@ -49,9 +49,13 @@ impl Source {
         self: &Arc<Self>,
         question: Question,
         asked: Instant,
-    ) -> impl FnOnce(Start<Feed, Arc<Known>>) -> BoxFuture<'static, Arc<Known>> + Send + 'static {
+    ) -> impl FnOnce(FetchContext<Feed, Arc<Known>>) -> BoxFuture<'static, Arc<Known>> + Send + 'static {
         let source = Arc::clone(self);
-        move |Start { known, waiters }| {
+        move |FetchContext {
+                  cached: known,
+                  waiters,
+                  ..
+              }| {
             Box::pin(async move {
                 let unwanted = async {
                     match question.purpose {

@@ -10,7 +10,7 @@ use std::{
 
 use super::{Known, Why, seconds};
 use crate::{
-    coalesce::{Failed, Good},
+    cache_entry::{Failure, Success},
     upstream::UpstreamError,
     video::Channel,
 };
@@ -51,14 +51,14 @@ pub struct Policy {
 pub(super) enum Verdict<'a> {
     /// Give this answer.
     Answer {
-        good: &'a Good<Arc<Channel>>,
+        good: &'a Success<Arc<Channel>>,
         /// And look up behind it.
         refresh: bool,
     },
     /// Give this answer, for want of a better: the last lookup failed.
-    Fallback(&'a Good<Arc<Channel>>, &'a Failed<UpstreamError>),
+    Fallback(&'a Success<Arc<Channel>>, &'a Failure<UpstreamError>),
     /// Give this failure.
-    Refuse(&'a Failed<UpstreamError>),
+    Refuse(&'a Failure<UpstreamError>),
     /// Look up, and wait for it.
     LookUp(Why),
 }
@@ -163,7 +163,7 @@ impl Policy {
     /// "Not found" has pauses of its own, and so a streak of its own: six time-outs make no 404 a seventh one. A 404 in an outage
     /// is one of them: whether it counts as an outage may change with each, as other channels come and go. A suspect snapshot came from
     /// an upstream that works.
-    pub(super) fn streak(before: Option<&Failed<UpstreamError>>, error: &UpstreamError) -> u32 {
+    pub(super) fn streak(before: Option<&Failure<UpstreamError>>, error: &UpstreamError) -> u32 {
         use UpstreamError::{NotFound, Outage, SuspectSnapshot};
         let goes_on = |before: &UpstreamError| match (before, error) {
             (NotFound | Outage, NotFound | Outage) => true,
@@ -176,7 +176,7 @@ impl Policy {
     }
 
     /// The seconds until `good` is no longer fresh; below zero: since.
-    pub(super) fn ttl(&self, good: &Good<Arc<Channel>>, now: Instant) -> i64 {
+    pub(super) fn ttl(&self, good: &Success<Arc<Channel>>, now: Instant) -> i64 {
         let age = good.age(now);
         if let Some(left) = self.fresh_for.checked_sub(age) {
             return seconds(left);

@@ -280,7 +280,7 @@ impl Poll {
             }
             Some(Came::Nothing) | None => {
                 polling.planner.lock().give_back();
-                let known = latest.coalescer.known(&feed).await;
+                let known = latest.coalescer.get(&feed).await;
                 if let Some(known) = known.filter(|known| will_do(known, begun.1, max_age)) {
                     // As old as it is, it may be new to the plan and to those who watch.
                     latest.source.publish(feed, &known);

@@ -102,12 +102,12 @@ impl Latest {
         if feed.kind.is_none() && self.source.hubs.is_watched(feed.channel) {
             return Some(Interest::Watched);
         }
-        self.coalescer.known(&feed).await.map(|_| Interest::Cached)
+        self.coalescer.get(&feed).await.map(|_| Interest::Cached)
     }
 
     /// Applies what the store has of `feed`, if that is new.
     async fn apply_stored(&self, feed: Feed) {
-        let known = self.coalescer.known(&feed).await;
+        let known = self.coalescer.get(&feed).await;
         let Some(stored) = self.source.kept(feed, known.as_deref()).await else {
             return;
         };

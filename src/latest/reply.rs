@@ -7,7 +7,7 @@ use std::{
 
 use super::LookupError;
 use crate::{
-    coalesce::Good,
+    cache_entry::Success,
     video::{Channel, ChannelId, Kind, Video},
 };
 
@@ -109,7 +109,7 @@ pub enum Why {
 }
 
 pub(super) fn select_upload(
-    good: &Good<Arc<Channel>>,
+    good: &Success<Arc<Channel>>,
     query: Query,
     age: Duration,
     stale: bool,

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use coalesce::Coalescer;
+
 use super::{
     Known, LookupError, Policy, Settings,
     canary::Canary,
@@ -17,10 +19,10 @@ use super::{
     timeline::{Health, Trouble},
 };
 use crate::{
+    cache_entry::{CacheEntry, Failure, HitCount, Success},
     clock,
-    coalesce::{Asked, Coalescer, Entry, Failed, Good},
     store::{Lease, Store},
-    upstream::{Failure, Feed, Purpose, Upstream, UpstreamError},
+    upstream::{self, Feed, Purpose, Upstream, UpstreamError},
     video::{Channel, Kind},
 };
 
@@ -30,7 +32,7 @@ pub(super) struct Source {
     pub(super) store: Option<Arc<dyn Store>>,
     pub(super) policy: Policy,
     /// What is known, of this feed and of others.
-    cache: Arc<Coalescer<Feed, Arc<Known>>>,
+    cache: Coalescer<Feed, Arc<Known>>,
     outage: Outage,
     canary: Option<Canary>,
     /// What a lookup may take, with all that it waits for.
@@ -44,7 +46,7 @@ impl Source {
     pub(super) fn new(
         upstream: Arc<dyn Upstream>,
         store: Option<Arc<dyn Store>>,
-        cache: Arc<Coalescer<Feed, Arc<Known>>>,
+        cache: Coalescer<Feed, Arc<Known>>,
         settings: &Settings,
         flight_limit: Duration,
     ) -> Self {
@@ -80,7 +82,7 @@ impl Source {
     pub(super) async fn ended(
         &self,
         question: &Question,
-        looked_up: Result<Channel, Failure>,
+        looked_up: Result<Channel, upstream::Failure>,
         known: Option<&Known>,
     ) -> Arc<Known> {
         let entry = match looked_up {
@@ -114,7 +116,7 @@ impl Source {
             }
             Some(failed) => {
                 let (now, error) = (clock::now(), failed.error.clone());
-                let can_be_given = |good: &Good<_>| good.age(now) <= self.policy.usable_for();
+                let can_be_given = |good: &Success<_>| good.age(now) <= self.policy.usable_for();
                 let error = if known.good.as_ref().is_some_and(can_be_given) {
                     self.refusal(error, feed, now)
                 } else {
@@ -143,17 +145,17 @@ impl Source {
                 }
             }
         }
-        Entry::succeeded(Arc::new(channel), now, SystemTime::now())
+        CacheEntry::succeeded(Arc::new(channel), now, SystemTime::now())
     }
 
     /// Keeps the uploads of a kind that the channel's own feed shows no more, as what is known of the kind's feed: to be given if that
     /// cannot be looked up.
-    async fn remember(&self, kind: Kind, good: &Good<Arc<Channel>>) {
+    async fn remember(&self, kind: Kind, good: &Success<Arc<Channel>>) {
         let feed = Feed {
             channel: good.value.id(),
             kind: Some(kind),
         };
-        let remembered = Arc::new(Entry::succeeded(
+        let remembered = Arc::new(CacheEntry::succeeded(
             Arc::new(good.value.only(kind)),
             good.at,
             good.time,
@@ -191,7 +193,7 @@ impl Source {
         canary == Some(feed)
     }
 
-    async fn failed(&self, feed: Feed, failure: Failure, before: Option<&Known>) -> Known {
+    async fn failed(&self, feed: Feed, failure: upstream::Failure, before: Option<&Known>) -> Known {
         if failure.error != UpstreamError::NotFound {
             return self.failure(failure, before, clock::now());
         }
@@ -210,7 +212,7 @@ impl Source {
         } else {
             UpstreamError::NotFound
         };
-        self.failure(Failure { error, ..failure }, before, clock::now())
+        self.failure(upstream::Failure { error, ..failure }, before, clock::now())
     }
 
     /// Whether a 404 that came just now says nothing. Asks the canary if need be.
@@ -222,8 +224,8 @@ impl Source {
         }
     }
 
-    pub(super) fn failure(&self, failure: Failure, before: Option<&Known>, now: Instant) -> Known {
-        let Failure { error, retry_after } = failure;
+    pub(super) fn failure(&self, failure: upstream::Failure, before: Option<&Known>, now: Instant) -> Known {
+        let upstream::Failure { error, retry_after } = failure;
         let good = before.and_then(|known| known.good.clone());
         let before = before.and_then(|known| known.failed.as_ref());
         let streak = Policy::streak(before, &error);
@@ -233,13 +235,13 @@ impl Source {
             Some(asked) => pause.max(asked),
             None => pause,
         };
-        let failed = Failed {
+        let failed = Failure {
             error,
             at: now,
             retry_at: now + pause,
             streak,
         };
-        Entry::failed(good, failed)
+        CacheEntry::failed(good, failed)
     }
 
     /// How many polls a second there is room for just now. `None`: as many as are wanted.
@@ -315,9 +317,9 @@ fn joined(kept: &Known, known: &Known) -> Option<Known> {
     };
     // What failed before the answer came says nothing more.
     let since = good.as_ref().map(|good| good.at);
-    Some(Entry {
+    Some(CacheEntry {
         good: good.clone(),
         failed: failed.clone().filter(|failed| Some(failed.at) >= since),
-        asked: Asked::default(),
+        hits: HitCount::default(),
     })
 }

@@ -145,7 +145,7 @@ impl Latest {
     fn publish_what_is_known(&self, channel: ChannelId) {
         let feed = channel.into();
         // It would have to wait only where a writer was cancelled halfway. Then the first poll publishes it.
-        if let Some(Some(known)) = self.coalescer.known(&feed).now_or_never() {
+        if let Some(Some(known)) = self.coalescer.get(&feed).now_or_never() {
             self.source.publish(feed, &known);
         }
     }

@@ -12,7 +12,7 @@ use prost::Message as _;
 
 use super::{Known, lifetime::LONGEST_FAILURE};
 use crate::{
-    coalesce::{Entry, Failed, Good},
+    cache_entry::{CacheEntry, Failure, Success},
     proto::store::{self, failure::Error},
     upstream::{Feed, UpstreamError},
     video::{self, Channel, Kind, MAX_UPLOADS, Moment, Thumbnail, Upload},
@@ -109,7 +109,7 @@ pub fn has_answer(bytes: &[u8]) -> bool {
 #[must_use]
 pub fn with_later_failure(known: Known, later: Option<Known>) -> Known {
     match later.and_then(|later| later.failed) {
-        Some(failed) if Some(failed.at) >= known.last_attempt() => Entry::failed(known.good, failed),
+        Some(failed) if Some(failed.at) >= known.last_attempt() => CacheEntry::failed(known.good, failed),
         _ => known,
     }
 }
@@ -135,7 +135,7 @@ pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Kn
             .ok_or(Unreadable::Field(what))
     };
     let good = kept.channel.map(|channel| -> Result<_, Unreadable> {
-        Ok(Good {
+        Ok(Success {
             value: Arc::new(known_channel(channel, feed)?),
             at: ago(kept.age, "age")?,
             time: time(kept.fetch_time).ok_or(Unreadable::Field("fetch_time"))?,
@@ -149,7 +149,7 @@ pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Kn
         let pause: Option<Duration> = failure.retry_in.and_then(known_duration);
         let pause = pause.ok_or(Unreadable::Field("failure.retry_in"))?;
         let pause = since.left(pause.min(LONGEST_FAILURE));
-        Ok(Failed {
+        Ok(Failure {
             error: known_error(error)?,
             at,
             retry_at: now
@@ -161,9 +161,9 @@ pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Kn
     let (good, failed) = (good.transpose()?, failed.transpose()?);
     match failed {
         None => good
-            .map(|good| Entry::succeeded(good.value, good.at, good.time))
+            .map(|good| CacheEntry::succeeded(good.value, good.at, good.time))
             .ok_or(Unreadable::Field("channel")),
-        Some(failed) => Ok(Entry::failed(good, failed)),
+        Some(failed) => Ok(CacheEntry::failed(good, failed)),
     }
 }
 

@@ -31,15 +31,15 @@ mod tests {
 
     use super::*;
     use crate::{
-        coalesce::{Entry, Failed, Good},
+        cache_entry::{CacheEntry, Failure, Success},
         upstream::UpstreamError,
         video::Channel,
     };
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn failed(pause: Duration, now: Instant) -> Failed<UpstreamError> {
-        Failed {
+    fn failed(pause: Duration, now: Instant) -> Failure<UpstreamError> {
+        Failure {
             error: UpstreamError::NotFound,
             at: now,
             retry_at: now + pause,
@@ -51,7 +51,7 @@ mod tests {
     fn a_failure_is_kept_for_twice_its_pause_within_bounds() {
         let now = Instant::now();
         for (pause, lifetime) in [(0, 1), (1, 2), (30, 60), (450, 900), (900, 900), (1 << 20, 900)] {
-            let known = Entry::failed(None, failed(Duration::from_secs(pause), now));
+            let known = CacheEntry::failed(None, failed(Duration::from_secs(pause), now));
             assert_eq!(failure_lifetime(&known, now), Some(SECOND * lifetime), "{pause}");
         }
     }
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn only_what_is_left_of_a_pause_counts() {
         let now = Instant::now();
-        let known = Entry::failed(None, failed(SECOND * 30, now));
+        let known = CacheEntry::failed(None, failed(SECOND * 30, now));
         assert_eq!(failure_lifetime(&known, now + SECOND * 20), Some(SECOND * 20));
         assert_eq!(failure_lifetime(&known, now + SECOND * 40), Some(SECOND));
     }
@@ -68,12 +68,12 @@ mod tests {
     fn a_good_answer_is_not_bounded_by_its_failure() {
         let now = Instant::now();
         let id = "UCsXVk37bltHxD1rDPwtNM8Q".parse().expect("an ID");
-        let good = Good {
+        let good = Success {
             value: Arc::new(Channel::new(id, "A channel", vec![])),
             at: now,
             time: SystemTime::UNIX_EPOCH,
         };
-        let known = Entry::failed(Some(good), failed(SECOND, now));
+        let known = CacheEntry::failed(Some(good), failed(SECOND, now));
         assert_eq!(failure_lifetime(&known, now), None);
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use plaque::{
-    coalesce::{Entry, Failed},
+    cache_entry::{self, CacheEntry},
     latest::{Latest, LookupError, Query, Reply, Settings},
     store::Known,
     upstream::{Failure, Feed, LookupRequest, Upstream, UpstreamError},
@@ -359,13 +359,13 @@ async fn a_404_that_was_remembered_before_says_no_more_than_the_others() {
     let test = async {
         let unknown: Feed = channel(0).into();
         let now = plaque::clock::now();
-        let failed = Failed {
+        let failed = cache_entry::Failure {
             error: UpstreamError::NotFound,
             at: now,
             retry_at: now + Duration::from_mins(10),
             streak: 1,
         };
-        let known = [(unknown, Entry::failed(None, failed)), old(1)];
+        let known = [(unknown, CacheEntry::failed(None, failed)), old(1)];
         let spell = Spell::over([channel(1), canary()]);
         let plaque = plaque_that_knows(spell.upstream(), with_canary(), &known).await;
         assert!(is_not_found(&get(&plaque, channel(0)).await));

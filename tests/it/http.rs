@@ -11,9 +11,8 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use plaque::{
-    clock,
-    coalesce::Entry,
-    grpc,
+    cache_entry::CacheEntry,
+    clock, grpc,
     latest::{Latest, Query},
     proto::v1::WatchLatestVideoRequest,
     upstream::UpstreamError,
@@ -90,7 +89,7 @@ async fn the_age_is_that_by_which_the_cache_status_goes() {
         let at = clock::now().checked_sub(age).expect("the machine runs since");
         let channel = Channel::new(stores::feed().channel, "kept", vec![upload(1, Kind::Video)]);
         // Whatever the wall clock said.
-        let known = Entry::succeeded(Arc::new(channel), at, SystemTime::UNIX_EPOCH);
+        let known = CacheEntry::succeeded(Arc::new(channel), at, SystemTime::UNIX_EPOCH);
         stores::kept(&memory, stores::feed(), &known).await;
         let upstream = if fails {
             stores::Fake::open(stores::fails(UpstreamError::Status(503)))

@@ -9,7 +9,6 @@ mod support;
 mod batch;
 mod canary;
 mod client;
-mod coalescer;
 mod coalescing;
 mod compressed;
 mod drain;

@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use plaque::{
-    coalesce::{Entry, Failed},
+    cache_entry::{self, CacheEntry},
     latest::{LookupError, Made, Query, Reply, WatchEvent, WatchQuery},
     store::{Lease, Store as _},
     upstream::{Failure, Feed, UpstreamError},
@@ -80,12 +80,12 @@ impl Plaque {
         let before = upstream.lookups();
         let other = self.memory.open().await;
         let kept = other.load(feed()).await.expect("kept");
-        let failed = Failed {
+        let failed = cache_entry::Failure {
             at: plaque::clock::now(),
             retry_at: plaque::clock::now(),
             ..kept.failed.expect("it has failed")
         };
-        let over = Entry::failed(kept.good, failed);
+        let over = CacheEntry::failed(kept.good, failed);
         other.save(feed(), &over, Lease::Alone).await;
         loop {
             let told = self.told().await;

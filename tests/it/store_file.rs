@@ -15,8 +15,8 @@ use std::{
 };
 
 use plaque::{
+    cache_entry::CacheEntry,
     clock,
-    coalesce::Entry,
     latest::Known,
     store::{
         Lease, Store as _,
@@ -93,7 +93,7 @@ fn known_since(number: usize, title: &str, at: Instant) -> Known {
             views: None,
         });
     let channel = Channel::new(id(number), title, uploads.collect());
-    Entry::succeeded(Arc::new(channel), at, SystemTime::now())
+    CacheEntry::succeeded(Arc::new(channel), at, SystemTime::now())
 }
 
 async fn save(store: &File, number: usize, title: &str) {

@@ -17,8 +17,8 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 use plaque::{
+    cache_entry::CacheEntry,
     clock,
-    coalesce::Entry,
     latest::{Event, Known, Latest, Query, Watch, WatchQuery},
     store::{Lease, RemoteUpdate, Store},
     upstream::{Feed, Upstream},
@@ -76,7 +76,7 @@ impl Slow {
     fn found(version: usize, feed: Feed) -> Known {
         let uploads = (version.saturating_sub(15)..version).map(|number| upload(number + 1, Kind::Video));
         let channel = Channel::new(feed.channel, "a channel", uploads.collect()).with_entries(15);
-        Entry::succeeded(Arc::new(channel), clock::now(), SystemTime::now())
+        CacheEntry::succeeded(Arc::new(channel), clock::now(), SystemTime::now())
     }
 
     fn loads(&self, feeds: impl Iterator<Item = usize>) -> usize {

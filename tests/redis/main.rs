@@ -22,8 +22,8 @@ use std::{
 };
 
 use plaque::{
+    cache_entry::{CacheEntry, Failure},
     clock,
-    coalesce::{Entry, Failed},
     store::{
         Held, Known, Lease, RemoteUpdate, Store as _,
         redis::{Redis, Settings},
@@ -82,15 +82,15 @@ fn found_of(feed: Feed, title: &str, ago: Duration) -> Known {
     let at = clock::now()
         .checked_sub(ago)
         .expect("a moment since the machine's start");
-    Entry::succeeded(Arc::new(channel), at, SystemTime::now())
+    CacheEntry::succeeded(Arc::new(channel), at, SystemTime::now())
 }
 
 /// A lookup that has failed just now, and is not repeated for `pause`.
 fn failed(error: UpstreamError, pause: Duration) -> Known {
     let now = clock::now();
-    Entry::failed(
+    CacheEntry::failed(
         None,
-        Failed {
+        Failure {
             error,
             at: now,
             retry_at: now + pause,

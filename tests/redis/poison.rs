@@ -67,7 +67,7 @@ async fn another_channel_s_entry_is_not_served() {
     let store = store(&server.url()).await;
     let other: ChannelId = OTHER.parse().expect("an ID");
     let channel = Channel::new(other, "another's", vec![]);
-    let known = Entry::succeeded(Arc::new(channel), clock::now(), SystemTime::now());
+    let known = CacheEntry::succeeded(Arc::new(channel), clock::now(), SystemTime::now());
     store.save(other.into(), &known, Lease::Alone).await;
     let () = server.command(&["COPY", &KEY.replace(feed().channel.as_str(), OTHER), KEY]);
     is_looked_up_again(&server, &store, "another's").await;

@@ -14,8 +14,8 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 use plaque::{
+    cache_entry::{self, CacheEntry},
     clock,
-    coalesce::{Entry, Failed},
     latest::{Known, Latest, Made, Policy, Query, Reply, Settings},
     store::{Held, Lease, RemoteUpdate, Store},
     upstream::{Failure, Feed, LookupRequest, Upstream, UpstreamError},
@@ -110,19 +110,19 @@ pub fn good(feed: Feed, title: &str, age: Duration) -> Known {
 
 pub fn good_channel(channel: Channel, age: Duration) -> Known {
     let at = clock::now().checked_sub(age).expect("the machine runs since");
-    Entry::succeeded(Arc::new(channel), at, SystemTime::now() - age)
+    CacheEntry::succeeded(Arc::new(channel), at, SystemTime::now() - age)
 }
 
 /// What is known of a feed that has failed so often, the last time as long `ago`, and is not to be looked up for another `pause`.
 pub fn bad(error: UpstreamError, streak: u32, ago: Duration, pause: Duration) -> Known {
     let now = clock::now();
-    let failed = Failed {
+    let failed = cache_entry::Failure {
         error,
         at: now.checked_sub(ago).expect("the machine runs since"),
         retry_at: now + pause,
         streak,
     };
-    Entry::failed(None, failed)
+    CacheEntry::failed(None, failed)
 }
 
 /// A plaque was there before, and kept this.

@@ -10,7 +10,7 @@ use proptest::{prelude::*, test_runner::RngSeed};
 
 use super::*;
 use crate::{
-    coalesce::{Entry as CacheEntry, Failed},
+    cache_entry::{CacheEntry, Failure},
     latest::{
         LookupError, ResumeToken, resume,
         timeline::{Health, Trouble},
@@ -253,7 +253,7 @@ impl World {
             (Some(shown), None) => CacheEntry::succeeded(channel(shown), now, SystemTime::UNIX_EPOCH),
             (_, failure) => CacheEntry::failed(
                 None,
-                Failed {
+                Failure {
                     error: UpstreamError::Status(failure.unwrap_or(500)),
                     at: now,
                     retry_at: now,

@@ -8,7 +8,7 @@ use proptest::{
 };
 
 use super::*;
-use crate::coalesce::Asked;
+use crate::cache_entry::HitCount;
 
 /// The same cases every time; what fails is written to no file.
 fn config(cases: u32) -> Config {
@@ -101,7 +101,7 @@ impl Case {
     }
 
     fn known(&self, epoch: Instant) -> Option<Known> {
-        let good = self.good.map(|ago| Good {
+        let good = self.good.map(|ago| Success {
             value: Arc::new(Channel::new(
                 "UC0123456789abcdefghijkA".parse().expect("valid"),
                 "",
@@ -110,7 +110,7 @@ impl Case {
             at: moment(epoch, -ago),
             time: SystemTime::UNIX_EPOCH,
         });
-        let failed = self.failed.map(|(ago, retry_in)| Failed {
+        let failed = self.failed.map(|(ago, retry_in)| Failure {
             error: UpstreamError::NotFound,
             at: moment(epoch, -ago),
             retry_at: moment(epoch, retry_in),
@@ -119,7 +119,7 @@ impl Case {
         (good.is_some() || failed.is_some()).then_some(Known {
             good,
             failed,
-            asked: Asked::default(),
+            hits: HitCount::default(),
         })
     }
 }
@@ -260,7 +260,7 @@ fn a_404_is_the_first_one_however_many_other_failures_came_before() {
     let other = UpstreamError::TimedOut(Duration::from_secs(10));
     let after = |error: &UpstreamError, streak, next: &UpstreamError| {
         let now = Instant::now();
-        let failed = Failed {
+        let failed = Failure {
             error: error.clone(),
             at: now,
             retry_at: now,
@@ -297,7 +297,7 @@ fn an_answer_of_an_unknown_age_is_looked_up_before_it_is_given_and_given_if_that
         let now = Instant::now() + day * 30;
         let at = now.checked_sub(age).expect("a moment");
         let known = Known {
-            good: Some(Good {
+            good: Some(Success {
                 value: Arc::new(Channel::new(
                     "UC0123456789abcdefghijkA".parse().expect("an ID"),
                     "",
@@ -306,13 +306,13 @@ fn an_answer_of_an_unknown_age_is_looked_up_before_it_is_given_and_given_if_that
                 at,
                 time: SystemTime::UNIX_EPOCH,
             }),
-            failed: has_failed.then_some(Failed {
+            failed: has_failed.then_some(Failure {
                 error: UpstreamError::Status(503),
                 at: now,
                 retry_at: now + minute,
                 streak: 1,
             }),
-            asked: Asked::default(),
+            hits: HitCount::default(),
         };
         match policy.judge(Some(&known), None, now, now) {
             Verdict::LookUp(Why::Stale) => "looked up",

@@ -12,7 +12,7 @@ use tokio::{runtime::Handle, time::sleep};
 
 use super::*;
 use crate::{
-    coalesce::Entry,
+    cache_entry::CacheEntry,
     latest::{Policy, Watch, WatchQuery},
     store::{Lease, RemoteUpdate, Store},
     upstream::{Failure, Feed, LookupRequest, Upstream},
@@ -68,7 +68,7 @@ struct Full;
 impl Store for Full {
     fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
         let channel = Channel::new(feed.channel, "another's", Vec::new());
-        let known = Entry::succeeded(Arc::new(channel), clock::now(), SystemTime::now());
+        let known = CacheEntry::succeeded(Arc::new(channel), clock::now(), SystemTime::now());
         Box::pin(async move { Some(known) })
     }
 

@@ -9,7 +9,7 @@ fn feed() -> Feed {
     channel.into()
 }
 
-fn good(now: Instant) -> Good<Arc<Channel>> {
+fn good(now: Instant) -> Success<Arc<Channel>> {
     let id = "UCsXVk37bltHxD1rDPwtNM8Q".parse().expect("an ID");
     let upload = |id: &str, kind, thumbnail| Upload {
         id: id.parse().expect("an ID"),
@@ -29,7 +29,7 @@ fn good(now: Instant) -> Good<Arc<Channel>> {
         upload("0123456789A", Kind::Video, Some(odd)),
         upload("0123456789B", Kind::Short, None),
     ];
-    Good {
+    Success {
         value: Arc::new(Channel::new(id, "A channel", uploads)),
         at: ago(now, SECOND * 10),
         time: SystemTime::UNIX_EPOCH + SECOND * 1_800_000_000,
@@ -40,8 +40,8 @@ fn ago(now: Instant, age: Duration) -> Instant {
     now.checked_sub(age).expect("the machine runs since")
 }
 
-fn failed(error: UpstreamError, now: Instant) -> Failed<UpstreamError> {
-    Failed {
+fn failed(error: UpstreamError, now: Instant) -> Failure<UpstreamError> {
+    Failure {
         error,
         at: ago(now, SECOND * 2),
         retry_at: now + SECOND * 30,
@@ -61,7 +61,7 @@ fn what_is_kept_comes_back_older_by_what_has_passed() {
         UpstreamError::Malformed("not XML".into()),
         UpstreamError::SuspectSnapshot,
     ] {
-        let known = Entry::failed(Some(good(now)), failed(error.clone(), now));
+        let known = CacheEntry::failed(Some(good(now)), failed(error.clone(), now));
         let bytes = encode(&known, now).expect("something to keep");
         let later = now + SECOND * 5;
         let back = decode(&bytes, feed(), Since::Known(SECOND * 5), later).expect("readable");
@@ -78,7 +78,7 @@ fn whether_the_feed_was_full_is_kept_and_15_uploads_say_so_themselves() {
     let now = Instant::now();
     for entries in [2, MAX_UPLOADS] {
         let channel = good(now).value.as_ref().clone().with_entries(entries);
-        let known = Entry::succeeded(Arc::new(channel), now, SystemTime::now());
+        let known = CacheEntry::succeeded(Arc::new(channel), now, SystemTime::now());
         let bytes = encode(&known, now).expect("something to keep");
         let back = decode(&bytes, feed(), Since::Known(Duration::ZERO), now).expect("readable");
         assert_eq!(back.good.expect("good").value.is_full(), entries == MAX_UPLOADS);
@@ -101,10 +101,10 @@ fn the_first_byte_tells_whether_there_is_a_good_answer() {
     let now = Instant::now();
     let unavailable = || failed(UpstreamError::Status(503), now);
     for (known, has) in [
-        (Entry::failed(None, unavailable()), false),
-        (Entry::failed(Some(good(now)), unavailable()), true),
+        (CacheEntry::failed(None, unavailable()), false),
+        (CacheEntry::failed(Some(good(now)), unavailable()), true),
         (
-            Entry::failed(Some(good(now)), failed(UpstreamError::Busy, now)),
+            CacheEntry::failed(Some(good(now)), failed(UpstreamError::Busy, now)),
             true,
         ),
     ] {
@@ -116,7 +116,7 @@ fn the_first_byte_tells_whether_there_is_a_good_answer() {
 #[test]
 fn a_pause_that_is_over_is_over() {
     let now = Instant::now();
-    let known = Entry::failed(None, failed(UpstreamError::NotFound, now));
+    let known = CacheEntry::failed(None, failed(UpstreamError::NotFound, now));
     let bytes = encode(&known, now).expect("something to keep");
     let later = now + SECOND * 50;
     let back = decode(&bytes, feed(), Since::Known(SECOND * 50), later).expect("readable");
@@ -126,7 +126,7 @@ fn a_pause_that_is_over_is_over() {
 #[test]
 fn what_was_kept_nobody_knows_how_long_is_at_least_so_old_and_its_pause_is_over() {
     let now = Instant::now();
-    let known = Entry::failed(Some(good(now)), failed(UpstreamError::Status(503), now));
+    let known = CacheEntry::failed(Some(good(now)), failed(UpstreamError::Status(503), now));
     let bytes = encode(&known, now).expect("something to keep");
     for (at_least, ages) in [(SECOND * 60, [60, 60]), (SECOND * 5, [10, 5]), (SECOND, [10, 2])] {
         let later = now + SECOND * 1000;
@@ -145,8 +145,8 @@ fn what_was_kept_nobody_knows_how_long_is_at_least_so_old_and_its_pause_is_over(
 fn what_the_upstream_thinks_of_us_is_nothing_for_others() {
     let now = Instant::now();
     let refused = || failed(UpstreamError::RateLimited(429), now);
-    assert_eq!(encode(&Entry::failed(None, refused()), now), None);
-    let bytes = encode(&Entry::failed(Some(good(now)), refused()), now).expect("something to keep");
+    assert_eq!(encode(&CacheEntry::failed(None, refused()), now), None);
+    let bytes = encode(&CacheEntry::failed(Some(good(now)), refused()), now).expect("something to keep");
     let back = decode(&bytes, feed(), AT_ONCE, now).expect("readable");
     assert!(back.good.is_some() && back.failed.is_none());
 }
@@ -180,7 +180,10 @@ fn what_a_later_version_adds_is_ignored() {
 #[test]
 fn an_answer_may_be_older_than_the_machine_runs() {
     let now = Instant::now();
-    let bytes = encode(&Entry::succeeded(good(now).value, now, SystemTime::now()), now);
+    let bytes = encode(
+        &CacheEntry::succeeded(good(now).value, now, SystemTime::now()),
+        now,
+    );
     let years = Duration::from_hours(10 * 365 * 24);
     let back = decode(
         &bytes.expect("something to keep"),
@@ -199,7 +202,7 @@ fn bytes_that_are_nothing_are_refused() {
         decode(bytes, feed(), AT_ONCE, now).expect_err("nothing");
     }
     let bytes = encode(
-        &Entry::failed(Some(good(now)), failed(UpstreamError::NotFound, now)),
+        &CacheEntry::failed(Some(good(now)), failed(UpstreamError::NotFound, now)),
         now,
     );
     let bytes = bytes.expect("something to keep");
@@ -212,7 +215,7 @@ fn bytes_that_are_nothing_are_refused() {
 /// An entry that is fine, for tests to spoil.
 fn entry() -> store::Kept {
     let now = Instant::now();
-    let known = Entry::failed(Some(good(now)), failed(UpstreamError::Status(503), now));
+    let known = CacheEntry::failed(Some(good(now)), failed(UpstreamError::Status(503), now));
     store::Kept::decode(&encode(&known, now).expect("something to keep")[..]).expect("ours")
 }
 
@@ -379,12 +382,12 @@ fn the_longest_entry_of_ours_is_readable_and_a_longer_one_is_not_read() {
         &"t".repeat(10_000),
         (10..25).map(upload).collect(),
     );
-    let good = Good {
+    let good = Success {
         value: Arc::new(channel),
         ..good(now)
     };
     let error = UpstreamError::Malformed(video::message(&"m".repeat(10_000)));
-    let known = Entry::failed(Some(good), failed(error, now));
+    let known = CacheEntry::failed(Some(good), failed(error, now));
     let bytes = encode(&known, now).expect("something to keep");
     assert!(bytes.len() < MAX_BYTES);
     let back = decode(&bytes, feed(), AT_ONCE, now).expect("readable");

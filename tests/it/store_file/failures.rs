@@ -6,7 +6,7 @@ use std::{
 };
 
 use plaque::{
-    coalesce::Failed,
+    cache_entry::Failure,
     store::{file::FAILURE_SHARE, lifetime::LONGEST_FAILURE},
     upstream::UpstreamError,
 };
@@ -19,13 +19,13 @@ const MINUTE: Duration = Duration::from_mins(1);
 
 fn failure(pause: Duration) -> Known {
     let now = clock::now();
-    let failed = Failed {
+    let failed = Failure {
         error: UpstreamError::NotFound,
         at: now,
         retry_at: now + pause,
         streak: 3,
     };
-    Entry::failed(None, failed)
+    CacheEntry::failed(None, failed)
 }
 
 async fn fail(store: &File, number: usize, pause: Duration) {

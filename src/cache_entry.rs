@@ -1,53 +1,53 @@
-//! What a cache keeps of one key: the last good answer, and what has gone wrong since.
+//! What is cached for a feed: the last successful lookup, and the failure since.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
-/// A last good answer and a last failure. At least one of them is there.
+/// The last success and the last failure. At least one of them is there.
 ///
-/// Ages are reckoned from [`Instant`]s, which no change of the wall clock disturbs.
+/// Ages are computed from [`Instant`]s, which no change of the wall clock disturbs.
 #[derive(Debug)]
-pub struct Entry<T, E> {
-    /// The last good answer.
-    pub good: Option<Good<T>>,
+pub struct CacheEntry<T, E> {
+    /// The last lookup that succeeded.
+    pub good: Option<Success<T>>,
     /// The lookup that failed since, if one did.
-    pub failed: Option<Failed<E>>,
-    /// How often it was asked for.
-    pub asked: Asked,
+    pub failed: Option<Failure<E>>,
+    /// How often it was served since.
+    pub hits: HitCount,
 }
 
-/// Counts who asks for an entry. It lies beside the count of the entry's owners, which whoever asks changes anyway.
+/// Counts how often an entry is served. It lies beside the reference count of the entry, which every caller changes anyway.
 #[derive(Debug, Default)]
-pub struct Asked(AtomicU32);
+pub struct HitCount(AtomicU32);
 
-impl Asked {
-    /// Counts one more.
-    pub fn once_more(&self) {
+impl HitCount {
+    /// Adds one.
+    pub fn increment(&self) {
         self.0.fetch_add(1, Relaxed);
     }
 
-    /// How many there were.
-    pub fn times(&self) -> u32 {
+    /// The count.
+    pub fn count(&self) -> u32 {
         self.0.load(Relaxed)
     }
 }
 
-/// A good answer.
+/// A successful lookup.
 #[derive(Clone, Debug)]
-pub struct Good<T> {
+pub struct Success<T> {
     /// The answer.
     pub value: T,
     /// When it came.
     pub at: Instant,
-    /// When it came, by the wall clock: to be told, never to be reckoned with.
+    /// When it came, by the wall clock: to be shown, never to be computed with.
     pub time: SystemTime,
 }
 
 /// A failed lookup.
 #[derive(Clone, Debug)]
-pub struct Failed<E> {
+pub struct Failure<E> {
     /// Why it failed.
     pub error: E,
     /// When.
@@ -58,22 +58,22 @@ pub struct Failed<E> {
     pub streak: u32,
 }
 
-impl<T, E> Entry<T, E> {
+impl<T, E> CacheEntry<T, E> {
     /// The entry of a lookup that succeeded at `now`. Earlier failures are forgotten.
     pub fn succeeded(value: T, now: Instant, time: SystemTime) -> Self {
         Self {
-            good: Some(Good { value, at: now, time }),
+            good: Some(Success { value, at: now, time }),
             failed: None,
-            asked: Asked::default(),
+            hits: HitCount::default(),
         }
     }
 
     /// The entry of a lookup that failed. The last good answer stays.
-    pub fn failed(good: Option<Good<T>>, failed: Failed<E>) -> Self {
+    pub fn failed(good: Option<Success<T>>, failed: Failure<E>) -> Self {
         Self {
             good,
             failed: Some(failed),
-            asked: Asked::default(),
+            hits: HitCount::default(),
         }
     }
 
@@ -86,7 +86,7 @@ impl<T, E> Entry<T, E> {
     }
 }
 
-impl<T> Good<T> {
+impl<T> Success<T> {
     /// How old the answer is.
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {

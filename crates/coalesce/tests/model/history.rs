@@ -27,7 +27,7 @@ impl Ending {
             Self::Panic => Err(FlightError::Panicked),
             // As many seconds as tell which flight it was.
             Self::TimeOut => Err(FlightError::TimedOut(Duration::from_secs(number as u64))),
-            Self::Dropped => Err(FlightError::Abandoned),
+            Self::Dropped => Err(FlightError::Aborted),
         }
     }
 }

@@ -1,20 +1,20 @@
-//! plaque's coalescer beside other caches, on the same work in the same run. `benches/REPORT.md` says how to read it.
+//! `coalesce` beside other caches, on the same work in the same run. The repository's `benches/REPORT.md` says how to read it.
 //!
-//! `cargo bench --bench coalesce -- PART` runs one part: `hit`, `miss`, `waves`, `waiters`, `instructions` or `faults`.
+//! `cargo bench -p coalesce-benches --bench coalesce -- PART` runs one part: `hit`, `miss`, `waves`, `waiters`, `instructions` or `faults`.
 
 #[path = "coalesce/children.rs"]
 mod children;
 #[path = "coalesce/crowd.rs"]
 mod crowd;
-#[path = "common/instructions.rs"]
+#[path = "../../../benches/common/instructions.rs"]
 mod instructions;
 #[path = "coalesce/peers.rs"]
 mod peers;
 #[path = "coalesce/report.rs"]
 mod report;
-#[path = "common/resident.rs"]
+#[path = "../../../benches/common/resident.rs"]
 mod resident;
-#[path = "common/table.rs"]
+#[path = "../../../benches/common/table.rs"]
 mod table;
 
 use std::{
@@ -30,10 +30,10 @@ use tokio::runtime::{Builder, Runtime};
 use self::{
     children::{current_thread, filled},
     crowd::Waves,
-    peers::{Bare, Cached, Foyer, Moka, Peer, Plaque, QuickCache, Uniflight},
+    peers::{Bare, Cached, Coalesce, Foyer, Moka, Peer, QuickCache, Uniflight},
 };
 
-/// The program's.
+/// plaque's.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -68,7 +68,7 @@ fn two_workers() -> Runtime {
 
 /// One key, which is there.
 fn hits(criterion: &mut Criterion) {
-    hit::<Plaque>(criterion);
+    hit::<Coalesce>(criterion);
     hit::<Moka>(criterion);
     hit::<Foyer>(criterion);
     hit::<QuickCache>(criterion);
@@ -79,7 +79,7 @@ fn hit<P: Cached>(criterion: &mut Criterion) {
     let cache = P::new(runtime.handle());
     let key = runtime.block_on(filled(&cache));
     criterion.bench_function(&format!("hit/{}", P::NAME), |bencher| {
-        bencher.to_async(&runtime).iter(|| cache.known(&key));
+        bencher.to_async(&runtime).iter(|| cache.cached(&key));
     });
 }
 
@@ -87,7 +87,7 @@ fn hit<P: Cached>(criterion: &mut Criterion) {
 fn misses(criterion: &mut Criterion, runtime: &Runtime) {
     for callers in [1, 100] {
         miss::<Bare>(criterion, runtime, callers);
-        miss::<Plaque>(criterion, runtime, callers);
+        miss::<Coalesce>(criterion, runtime, callers);
         miss::<Moka>(criterion, runtime, callers);
         miss::<Foyer>(criterion, runtime, callers);
         miss::<QuickCache>(criterion, runtime, callers);

@@ -8,7 +8,7 @@ use tokio::{runtime, task::yield_now};
 use super::{
     crowd::Gate,
     instructions::difference,
-    peers::{Bare, Cached, Foyer, Key, Moka, Peer, Plaque, QuickCache, Uniflight, Value, key},
+    peers::{Bare, Cached, Coalesce, Foyer, Key, Moka, Peer, QuickCache, Uniflight, Value, key},
     resident::resident,
 };
 
@@ -34,14 +34,14 @@ pub fn run() -> Option<String> {
     Some(match (what.as_str(), of.as_str()) {
         ("waiters", Bare::NAME) => waiters::<Bare>(),
         ("waiters", ONLY_WAITS) => tasks_that_only_wait(),
-        ("waiters", Plaque::NAME) => waiters::<Plaque>(),
+        ("waiters", Coalesce::NAME) => waiters::<Coalesce>(),
         ("waiters", Moka::NAME) => waiters::<Moka>(),
         ("waiters", Foyer::NAME) => waiters::<Foyer>(),
         ("waiters", QuickCache::NAME) => waiters::<QuickCache>(),
         ("waiters", Uniflight::NAME) => waiters::<Uniflight>(),
-        ("hits", Plaque::NAME) => hits(Plaque::new, count),
+        ("hits", Coalesce::NAME) => hits(Coalesce::new, count),
         ("hits", Moka::NAME) => hits(Moka::new, count),
-        ("hits", LIKE_PLAQUES) => hits(|_runtime| Moka::like_plaques(), count),
+        ("hits", CONFIGURED_ALIKE) => hits(|_runtime| Moka::configured_alike(), count),
         unknown => format!("no such child: {unknown:?}"),
     })
 }
@@ -50,7 +50,7 @@ pub fn run() -> Option<String> {
 pub const ONLY_WAITS: &str = "plaque, a task that only waits";
 
 /// moka with plaque's configuration.
-pub const LIKE_PLAQUES: &str = "moka, weighed and with a time to live";
+pub const CONFIGURED_ALIKE: &str = "moka, weighed and with a time to live";
 
 fn command(what: &str, of: &str) -> Vec<String> {
     let program = env::current_exe().expect("this program has a path");
@@ -94,7 +94,7 @@ fn waiters<P: Peer>() -> String {
 fn tasks_that_only_wait() -> String {
     let runtime = current_thread();
     runtime.block_on(async {
-        let Plaque(coalescer) = Plaque::new(runtime.handle());
+        let Coalesce(coalescer) = Coalesce::new(runtime.handle());
         let before = resident();
         for _ in 0..WAITERS {
             let waiter = coalescer.join(key(0), |_known| pending());
@@ -122,7 +122,7 @@ fn hits<P: Cached>(new: impl Fn(&runtime::Handle) -> P, count: Option<u64>) -> S
         let cache = new(runtime.handle());
         let key = filled(&cache).await;
         for _ in 0..count.unwrap_or(HITS) {
-            black_box(cache.known(black_box(&key)).await);
+            black_box(cache.cached(black_box(&key)).await);
         }
     });
     String::new()

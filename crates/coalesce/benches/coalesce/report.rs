@@ -5,9 +5,9 @@ use std::{fmt::Write as _, time::Duration};
 use tokio::runtime::{Handle, Runtime};
 
 use super::{
-    children::{LIKE_PLAQUES, ONLY_WAITS, bytes_a_waiter, instructions_a_hit},
+    children::{CONFIGURED_ALIKE, ONLY_WAITS, bytes_a_waiter, instructions_a_hit},
     crowd::{Toll, Wave, Waves, panics, storm},
-    peers::{Bare, Foyer, Moka, Peer, Plaque, QuickCache, Uniflight},
+    peers::{Bare, Coalesce, Foyer, Moka, Peer, QuickCache, Uniflight},
     table::table,
 };
 
@@ -72,7 +72,7 @@ fn waves(runtime: &Runtime) -> String {
         let runtime = runtime.handle();
         let mut contenders = [
             contender::<Bare>(runtime),
-            contender::<Plaque>(runtime),
+            contender::<Coalesce>(runtime),
             contender::<Moka>(runtime),
             contender::<Foyer>(runtime),
             contender::<QuickCache>(runtime),
@@ -113,7 +113,7 @@ fn waiters(_runtime: &Runtime) -> String {
     let peers = [
         Bare::NAME,
         ONLY_WAITS,
-        Plaque::NAME,
+        Coalesce::NAME,
         Moka::NAME,
         Foyer::NAME,
         QuickCache::NAME,
@@ -126,7 +126,7 @@ fn waiters(_runtime: &Runtime) -> String {
 }
 
 fn instructions(_runtime: &Runtime) -> String {
-    let caches = [Plaque::NAME, Moka::NAME, LIKE_PLAQUES];
+    let caches = [Coalesce::NAME, Moka::NAME, CONFIGURED_ALIKE];
     let mut counts = caches.map(|_cache| Vec::new());
     let mut tool = "";
     for _ in 0..ROUNDS {
@@ -158,7 +158,7 @@ fn instructions(_runtime: &Runtime) -> String {
 
 fn faults(runtime: &Runtime) -> String {
     let storms = [
-        runtime.block_on(storm::<Plaque>()),
+        runtime.block_on(storm::<Coalesce>()),
         runtime.block_on(storm::<Moka>()),
         runtime.block_on(storm::<Foyer>()),
         runtime.block_on(storm::<QuickCache>()),
@@ -167,7 +167,7 @@ fn faults(runtime: &Runtime) -> String {
     // They are many, and meant.
     std::panic::set_hook(Box::new(|_panic| {}));
     let panics = [
-        (Plaque::NAME, runtime.block_on(panics::<Plaque>())),
+        (Coalesce::NAME, runtime.block_on(panics::<Coalesce>())),
         (Moka::NAME, runtime.block_on(panics::<Moka>())),
         (Foyer::NAME, runtime.block_on(panics::<Foyer>())),
         (QuickCache::NAME, runtime.block_on(panics::<QuickCache>())),

@@ -1,4 +1,4 @@
-//! The twin of `src/coalesce/sync.rs`: what the flight map is built of, with a scheduling point at each step that other threads
+//! The twin of `src/sync.rs`: what the flight map is built of, with a scheduling point at each step that other threads
 //! could see.
 //!
 //! `Arc` and `Weak` are the real ones: what the map does with them stands beside a lock's step, so their counts change in every

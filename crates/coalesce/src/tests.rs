@@ -4,7 +4,14 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 
-use super::flight::{Flight, Flights, Joined, SHARD_KEEPS, SHARDS, Waiter};
+use super::{
+    flight::{Flight, Flights, Joined, SHARD_KEEPS, SHARDS, Waiter},
+    span::SpanMaker,
+};
+
+fn flights(max_waiters: usize) -> Arc<Flights<u32, u32>> {
+    Flights::new(max_waiters, SpanMaker::default())
+}
 
 fn open(flights: &Arc<Flights<u32, u32>>, key: u32) -> (Flight<u32, u32>, Waiter<u32>) {
     match flights.join(key) {
@@ -16,7 +23,7 @@ fn open(flights: &Arc<Flights<u32, u32>>, key: u32) -> (Flight<u32, u32>, Waiter
 
 #[test]
 fn a_flight_takes_nothing_but_itself_out_of_the_map() {
-    let flights = Flights::new(10);
+    let flights = flights(10);
     let (old, _) = open(&flights, 1);
     flights.detach(&1);
     let (new, _) = open(&flights, 1);
@@ -28,16 +35,16 @@ fn a_flight_takes_nothing_but_itself_out_of_the_map() {
 
 #[test]
 fn a_flight_that_is_dropped_leaves_its_key_free() {
-    let flights = Flights::new(10);
+    let flights = flights(10);
     let (flight, _waiter) = open(&flights, 1);
     drop(flight);
     assert_eq!(flights.len(), 0);
-    open(&flights, 1);
+    let _another = open(&flights, 1);
 }
 
 #[test]
 fn whoever_finds_a_flight_hears_from_it() {
-    let flights = Flights::new(10);
+    let flights = flights(10);
     let (flight, first) = open(&flights, 1);
     let Ok(Joined::Existing(second)) = flights.join(1) else {
         panic!("the flight is in the map");
@@ -51,10 +58,14 @@ fn whoever_finds_a_flight_hears_from_it() {
 
 #[test]
 fn the_map_gives_its_memory_back() {
-    let flights = Flights::new(200_000);
+    let flights = flights(200_000);
     let many: Vec<_> = (0..200_000).map(|key| open(&flights, key)).collect();
-    assert!(flights.room() >= 200_000);
+    assert!(flights.capacity() >= 200_000);
     drop(many);
-    assert_eq!((flights.len(), flights.waiting()), (0, 0));
-    assert!(flights.room() <= SHARDS * 2 * SHARD_KEEPS, "{}", flights.room());
+    assert_eq!((flights.len(), flights.waiter_count()), (0, 0));
+    assert!(
+        flights.capacity() <= SHARDS * 2 * SHARD_KEEPS,
+        "{}",
+        flights.capacity()
+    );
 }

@@ -18,11 +18,11 @@ use std::{
     time::Duration,
 };
 
+use coalesce::Coalescer;
 use futures_util::FutureExt as _;
-use plaque::coalesce::{Coalescer, Limits};
 use tokio::{runtime::Handle, sync::broadcast};
 
-/// As large as a channel ID; plaque's own keys.
+/// As large as a channel ID, which is plaque's key.
 pub type Key = [u8; 24];
 
 /// As in plaque: a pointer, cloned for every caller.
@@ -62,21 +62,21 @@ pub trait Peer: Send + Sync + 'static {
 /// Keeps what the lookups brought.
 pub trait Cached: Peer {
     /// What is cached for `key`.
-    fn known(&self, key: &Key) -> impl Future<Output = Option<Value>> + Send;
+    fn cached(&self, key: &Key) -> impl Future<Output = Option<Value>> + Send;
 }
 
-pub struct Plaque(pub Coalescer<Key, Value>);
+pub struct Coalesce(pub Coalescer<Key, Value>);
 
-impl Peer for Plaque {
-    const NAME: &'static str = "plaque";
+impl Peer for Coalesce {
+    const NAME: &'static str = "coalesce";
 
     fn new(runtime: &Handle) -> Self {
-        let limits = Limits {
-            weight: ENTRIES.into(),
-            keep_for: KEEP_FOR,
-            ..Limits::default()
-        };
-        Self(Coalescer::new(limits, |_key, _value| 1, runtime.clone()))
+        let builder = Coalescer::builder(ENTRIES.into())
+            .low_priority_capacity(ENTRIES.into())
+            .weigher(|_key, _value| 1)
+            .time_to_live(KEEP_FOR)
+            .runtime(runtime.clone());
+        Self(builder.build())
     }
 
     fn ask<L, F>(&self, key: Key, lookup: L) -> impl Future<Output = Result<Value, Failed>> + Send
@@ -85,29 +85,29 @@ impl Peer for Plaque {
         F: Future<Output = Value> + Send + 'static,
     {
         async move {
-            if let Some(value) = self.0.known(&key).await {
+            if let Some(value) = self.0.get(&key).await {
                 return Ok(value);
             }
             let waiter = self
                 .0
-                .join(key, |_known| lookup())
+                .join(key, |_context| lookup())
                 .map_err(|_overloaded| Failed)?;
             waiter.outcome().await.map_err(|_flight| Failed)
         }
     }
 }
 
-impl Cached for Plaque {
-    fn known(&self, key: &Key) -> impl Future<Output = Option<Value>> + Send {
-        self.0.known(key)
+impl Cached for Coalesce {
+    fn cached(&self, key: &Key) -> impl Future<Output = Option<Value>> + Send {
+        self.0.get(key)
     }
 }
 
 pub struct Moka(pub moka::future::Cache<Key, Value>);
 
 impl Moka {
-    /// Configured as plaque configures its own: weighed, and with a time to live, which every `get` has to look at.
-    pub fn like_plaques() -> Self {
+    /// Configured as the coalescer's: weighed, and with a time to live, which every `get` has to look at.
+    pub fn configured_alike() -> Self {
         let builder = moka::future::Cache::builder()
             .max_capacity(ENTRIES.into())
             .weigher(|_key, _value| 1)
@@ -134,7 +134,7 @@ impl Peer for Moka {
 }
 
 impl Cached for Moka {
-    fn known(&self, key: &Key) -> impl Future<Output = Option<Value>> + Send {
+    fn cached(&self, key: &Key) -> impl Future<Output = Option<Value>> + Send {
         self.0.get(key)
     }
 }
@@ -163,7 +163,7 @@ impl Peer for Foyer {
 }
 
 impl Cached for Foyer {
-    fn known(&self, key: &Key) -> impl Future<Output = Option<Value>> + Send {
+    fn cached(&self, key: &Key) -> impl Future<Output = Option<Value>> + Send {
         ready(self.0.get(key).map(|entry| Arc::clone(&entry)))
     }
 }
@@ -188,7 +188,7 @@ impl Peer for QuickCache {
 }
 
 impl Cached for QuickCache {
-    fn known(&self, key: &Key) -> impl Future<Output = Option<Value>> + Send {
+    fn cached(&self, key: &Key) -> impl Future<Output = Option<Value>> + Send {
         ready(self.0.get(key))
     }
 }

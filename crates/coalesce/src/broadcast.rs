@@ -1,0 +1,144 @@
+//! A broadcast channel for a single message.
+//!
+//! tokio's `broadcast` keeps a queue, and a receiver takes the queue's lock when it leaves. For one message there is no queue:
+//! a receiver takes no lock to get it, and is smaller.
+
+use super::sync::{Arc, AtomicUsize, Notify, OnceLock, Ordering::Relaxed};
+
+/// As many callers wait as are allowed to, which is this many. See `Builder::max_waiters`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} callers wait already")]
+pub struct Overloaded(pub usize);
+
+/// Limits the receivers of all channels together.
+pub(super) struct WaiterLimit {
+    waiters: AtomicUsize,
+    max: usize,
+}
+
+/// Permission for one receiver, which gives it back when it is dropped.
+#[must_use]
+pub(super) struct WaiterPermit(());
+
+/// Sends the message. Dropped without one, it closes the channel.
+pub(super) struct Sender<T>(Arc<Channel<T>>);
+
+/// Receives the message. Counts as a waiter until it is dropped.
+pub(super) struct Receiver<T>(Arc<Channel<T>>);
+
+struct Channel<T> {
+    /// `None` within: closed without a message.
+    message: OnceLock<Option<T>>,
+    sent: Notify,
+    limit: Arc<WaiterLimit>,
+    receivers: AtomicUsize,
+    /// The last receiver was dropped. Others may have subscribed since.
+    all_left: Notify,
+}
+
+/// Counts the receivers. Is none, and does not keep the channel open.
+pub(super) struct Receivers<T>(Arc<Channel<T>>);
+
+impl WaiterLimit {
+    pub(super) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            waiters: AtomicUsize::new(0),
+            max,
+        })
+    }
+
+    pub(super) fn waiters(&self) -> usize {
+        self.waiters.load(Relaxed)
+    }
+
+    pub(super) fn acquire(&self) -> Result<WaiterPermit, Overloaded> {
+        let more = |waiters: usize| (waiters < self.max).then_some(waiters + 1);
+        match self.waiters.fetch_update(Relaxed, Relaxed, more) {
+            Ok(_before) => Ok(WaiterPermit(())),
+            Err(_max) => Err(Overloaded(self.max)),
+        }
+    }
+}
+
+impl<T> Sender<T> {
+    pub(super) fn new(limit: &Arc<WaiterLimit>) -> Self {
+        Self(Arc::new(Channel {
+            message: OnceLock::new(),
+            sent: Notify::new(),
+            limit: Arc::clone(limit),
+            receivers: AtomicUsize::new(0),
+            all_left: Notify::new(),
+        }))
+    }
+
+    /// Receives what this sender is going to send.
+    pub(super) fn subscribe(&self, _permit: WaiterPermit) -> Receiver<T> {
+        self.0.receivers.fetch_add(1, Relaxed);
+        Receiver(Arc::clone(&self.0))
+    }
+
+    pub(super) fn receiver_count(&self) -> usize {
+        self.0.receivers.load(Relaxed)
+    }
+
+    pub(super) fn receivers(&self) -> Receivers<T> {
+        Receivers(Arc::clone(&self.0))
+    }
+
+    /// Only the first message counts.
+    pub(super) fn send(&self, message: T) {
+        self.0.end(Some(message));
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        self.0.end(None);
+    }
+}
+
+impl<T> Channel<T> {
+    fn end(&self, message: Option<T>) {
+        if self.message.set(message).is_ok() {
+            self.sent.notify_waiters();
+        }
+    }
+}
+
+impl<T: Clone> Receiver<T> {
+    /// The message; `None` if the sender was dropped without one.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn would keep `self` twice: as the argument, and as what is used"
+    )]
+    pub(super) fn recv(self) -> impl Future<Output = Option<T>> {
+        async move {
+            // Created before the message is checked: it hears of one that is sent in between.
+            let sent = self.0.sent.notified();
+            if self.0.message.get().is_none() {
+                sent.await;
+            }
+            self.0.message.get().cloned().flatten()
+        }
+    }
+}
+
+impl<T> Receivers<T> {
+    pub(super) fn count(&self) -> usize {
+        self.0.receivers.load(Relaxed)
+    }
+
+    /// Waits until the last receiver is dropped, after the last call of this. Others may have subscribed by then.
+    pub(super) async fn all_left(&self) {
+        self.0.all_left.notified().await;
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        self.0.limit.waiters.fetch_sub(1, Relaxed);
+        if self.0.receivers.fetch_sub(1, Relaxed) == 1 {
+            self.0.all_left.notify_one();
+        }
+    }
+}
