@@ -42,20 +42,20 @@ pub fn grpc_timeout(bytes: &[u8]) {
 fn allowed(text: &[u8]) -> Result<Duration, InvalidTimeout> {
     let text = str::from_utf8(text).map_err(|_| InvalidTimeout)?;
     let units = [
-        ('H', 3_600_000_000_000),
-        ('M', 60_000_000_000),
-        ('S', 1_000_000_000),
-        ('m', 1_000_000),
-        ('u', 1000),
-        ('n', 1_u128),
+        ('H', Duration::from_hours(1)),
+        ('M', Duration::from_mins(1)),
+        ('S', Duration::from_secs(1)),
+        ('m', Duration::from_millis(1)),
+        ('u', Duration::from_micros(1)),
+        ('n', Duration::from_nanos(1)),
     ];
-    let of_unit = |(unit, nanos)| Some((text.strip_suffix(unit)?, nanos));
-    let (digits, nanos) = units.into_iter().find_map(of_unit).ok_or(InvalidTimeout)?;
+    let of_unit = |(letter, unit)| Some((text.strip_suffix(letter)?, unit));
+    let (digits, unit) = units.into_iter().find_map(of_unit).ok_or(InvalidTimeout)?;
     if !(1..=8).contains(&digits.len()) || digits.contains(|c: char| !c.is_ascii_digit()) {
         return Err(InvalidTimeout);
     }
-    let amount: u128 = digits.parse().map_err(|_| InvalidTimeout)?;
-    Ok(Duration::from_nanos_u128(amount * nanos))
+    let amount: u32 = digits.parse().map_err(|_| InvalidTimeout)?;
+    Ok(unit * amount)
 }
 
 /// The query of `/v1/channels/{channel_id}/latest-video`.

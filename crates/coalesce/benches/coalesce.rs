@@ -33,7 +33,7 @@ use self::{
     peers::{Bare, Cached, Coalesce, Foyer, Moka, Peer, QuickCache, Uniflight},
 };
 
-/// plaque's.
+/// That of plaque, for which this was made.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

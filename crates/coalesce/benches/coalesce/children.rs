@@ -46,10 +46,10 @@ pub fn run() -> Option<String> {
     })
 }
 
-/// plaque, asked by somebody else than the task that waits.
-pub const ONLY_WAITS: &str = "plaque, a task that only waits";
+/// A waiter of coalesce that was joined by somebody else than the task that waits.
+pub const ONLY_WAITS: &str = "coalesce, a task that only waits";
 
-/// moka with plaque's configuration.
+/// moka, configured as coalesce configures it.
 pub const CONFIGURED_ALIKE: &str = "moka, weighed and with a time to live";
 
 fn command(what: &str, of: &str) -> Vec<String> {
@@ -90,7 +90,7 @@ fn waiters<P: Peer>() -> String {
     })
 }
 
-/// As [`waiters`], but the tasks are plaque's futures and nothing around them: no key, no cache, no gate.
+/// As [`waiters`], but the tasks are the futures of waiters and nothing around them: no key, no cache, no gate.
 fn tasks_that_only_wait() -> String {
     let runtime = current_thread();
     runtime.block_on(async {

@@ -22,16 +22,16 @@ use coalesce::Coalescer;
 use futures_util::FutureExt as _;
 use tokio::{runtime::Handle, sync::broadcast};
 
-/// As large as a channel ID, which is plaque's key.
+/// As large as the key of plaque, for which this was made.
 pub type Key = [u8; 24];
 
-/// As in plaque: a pointer, cloned for every caller.
+/// A pointer, cloned for every caller.
 pub type Value = Arc<u64>;
 
 /// More than are ever used: nothing is evicted.
 const ENTRIES: u32 = 1 << 20;
 
-/// How long plaque keeps an answer.
+/// Longer than any run.
 const KEEP_FOR: Duration = Duration::from_hours(7 * 24);
 
 /// The caller was told that the lookup failed.

@@ -90,7 +90,7 @@ fn waves(runtime: &Runtime) -> String {
             }
         }
         let mut table = table(&["", "last", "p99", "p99 / bare", "p99 / moka"]);
-        let [bare, _plaque, moka, ..] = &contenders;
+        let [bare, _coalesce, moka, ..] = &contenders;
         for contender in &contenders {
             table.add_row([
                 contender.name.to_owned(),
@@ -138,7 +138,7 @@ fn instructions(_runtime: &Runtime) -> String {
             tool = counted_by;
         }
     }
-    let mut table = table(&["", "instructions a hit", "plaque / it"]);
+    let mut table = table(&["", "instructions a hit", "coalesce / it"]);
     let medians = counts.each_mut().map(|counts| {
         counts.sort_unstable();
         counts[counts.len() / 2]
