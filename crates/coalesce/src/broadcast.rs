@@ -1,7 +1,7 @@
 //! A broadcast channel for a single message.
 //!
-//! tokio's `broadcast` keeps a queue, and a receiver takes the queue's lock when it leaves. For one message there is no queue:
-//! a receiver takes no lock to get it, and is smaller.
+//! tokio's `broadcast` keeps a queue, and a receiver takes the queue's lock when it leaves. For one message
+//! there is no queue: a receiver takes no lock to get it, and is smaller.
 
 use super::sync::{Arc, AtomicUsize, Notify, OnceLock, Ordering::Relaxed};
 

@@ -20,8 +20,8 @@ pub(crate) type Decide<K, V, T> = Arc<dyn Fn(&K, &V) -> T + Send + Sync>;
 pub enum Retention {
     /// It is cached.
     Keep,
-    /// It is cached, with a [capacity of its own](Builder::low_priority_capacity), where it can evict only values like it. Without that capacity,
-    /// the same as [`Keep`](Self::Keep).
+    /// It is cached, with a [capacity of its own](Builder::low_priority_capacity), where it can evict only
+    /// values like it. Without that capacity, the same as [`Keep`](Self::Keep).
     ///
     /// A key that has a value in the main capacity stays there.
     LowPriority,
@@ -136,11 +136,12 @@ impl<K, V> Builder<K, V> {
         self
     }
 
-    /// Sets how the span of a flight is made, from the ID of the caller's span; `None` for a flight that nobody waits for, as that of
-    /// [`refresh`](Coalescer::refresh). By default it is `debug_span!("flight")` with the target `coalesce`.
+    /// Sets how the span of a flight is made, from the ID of the caller's span; `None` for a flight that
+    /// nobody waits for, as that of [`refresh`](Coalescer::refresh). By default it is `debug_span!("flight")`
+    /// with the target `coalesce`.
     ///
-    /// If the flight fails, the fields `otel.status_code` and `otel.status_description` are recorded, which tracing-opentelemetry
-    /// reads, as far as the span has them.
+    /// If the flight fails, the fields `otel.status_code` and `otel.status_description` are recorded, which
+    /// tracing-opentelemetry reads, as far as the span has them.
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();

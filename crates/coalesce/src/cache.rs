@@ -18,8 +18,8 @@ use super::{Builder, Retention, builder::Decide};
 
 /// The cached value of each key.
 ///
-/// A key is in one of the two segments, but for moments. Its entry in `main` is the gate through which all writers of the key go, for
-/// either segment; readers look there first.
+/// A key is in one of the two segments, but for moments. Its entry in `main` is the gate through which all
+/// writers of the key go, for either segment; readers look there first.
 pub(super) struct Cache<K, V> {
     main: Segment<K, V>,
     low_priority: Option<Segment<K, V>>,
@@ -80,8 +80,8 @@ where
 
     /// Polls moka once for each segment. It has to wait only where a writer was cancelled halfway.
     ///
-    /// Its future is 700 bytes. Here it lives on the stack; awaited, every caller would carry the room for it for as long as it
-    /// waits for a flight.
+    /// Its future is 700 bytes. Here it lives on the stack; awaited, every caller would carry the room for it
+    /// for as long as it waits for a flight.
     #[inline]
     fn get_now<Q>(&self, key: &Q) -> Poll<Option<V>>
     where
@@ -111,8 +111,8 @@ where
         Some(found?.value)
     }
 
-    /// Caches the result of a flight that started at `sequence`, unless there is a newer value or the flight is not current any more.
-    /// Returns the newer one.
+    /// Caches the result of a flight that started at `sequence`, unless there is a newer value or the flight
+    /// is not current any more. Returns the newer one.
     pub(super) async fn put_if_newer(
         &self,
         key: &K,

@@ -39,8 +39,8 @@ struct Inner<K, V> {
 /// What a fetch starts with.
 #[non_exhaustive]
 pub struct FetchContext<K, V> {
-    /// The value that is cached when the flight starts. It may be newer than what the caller saw: another flight may have landed in
-    /// between.
+    /// The value that is cached when the flight starts. It may be newer than what the caller saw: another
+    /// flight may have landed in between.
     pub cached: Option<V>,
     /// Those who wait for the flight.
     pub waiters: Waiters<K, V>,
@@ -68,7 +68,8 @@ where
         Self::builder(max_capacity).build()
     }
 
-    /// Starts to build a coalescer with a capacity of `max_capacity`, in entries unless there is a [weigher](Builder::weigher).
+    /// Starts to build a coalescer with a capacity of `max_capacity`, in entries unless there is a
+    /// [weigher](Builder::weigher).
     pub fn builder(max_capacity: u64) -> Builder<K, V> {
         Builder::new(max_capacity)
     }
@@ -94,7 +95,7 @@ where
 
     /// Returns the cached value of `key`, or else what `fetch` returns, which runs once for all who call this at one time.
     ///
-    /// To be dropped at any time; the fetch goes on.
+    /// May be dropped at any time; the fetch goes on.
     ///
     /// # Errors
     ///
@@ -170,7 +171,8 @@ where
         inner.flights_started.fetch_add(1, Relaxed);
         let span = flight.span().clone();
         let waiters = flight.waiters();
-        // Owns the flight. Ended by its fetch, its time limit or the runtime's shutdown; dropping `flight` cleans up after all three.
+        // Owns the flight. Ended by its fetch, its time limit or the runtime's shutdown; dropping `flight`
+        // cleans up after all three.
         let task = async move {
             let cache = &inner.cache;
             let fetched = async {
@@ -213,8 +215,8 @@ where
         self.0.cache.update(&key, change).await;
     }
 
-    /// Removes the value of `key`. A flight in progress goes on for those who wait for it, but its result is not cached; the next
-    /// caller starts another.
+    /// Removes the value of `key`. A flight in progress goes on for those who wait for it, but its result is
+    /// not cached; the next caller starts another.
     pub async fn invalidate(&self, key: &K) {
         // In this order: what a flight caches after this, it has found detached; what it cached before, is removed now.
         self.0.flights.detach(key);

@@ -59,8 +59,8 @@ pub struct FlightInfo<K> {
 
 /// All flights in progress, and the number of callers who wait for them.
 ///
-/// Each shard's lock is held for a lookup or an insertion in a map and never across an `await`. No foreign code runs under it but the key's
-/// `Hash`, `Eq`, `Clone` and `Drop`. It does not poison.
+/// Each shard's lock is held for a lookup or an insertion in a map and never across an `await`. No foreign
+/// code runs under it but the key's `Hash`, `Eq`, `Clone` and `Drop`. It does not poison.
 pub(super) struct Flights<K, V> {
     shards: Box<[Mutex<Shard<K, V>>]>,
     hasher: RandomState,
@@ -92,8 +92,8 @@ impl<K: Clone + Eq + Hash, V: Clone> Flights<K, V> {
         let permit = self.limit.acquire()?;
         let mut shard = self.shard(&key).lock();
         if let Some(flight) = shard.get(&key).and_then(Weak::upgrade) {
-            // Under the lock: a flight removes itself from the map, under the lock, before it sends. Whoever finds it in the map
-            // therefore hears from it.
+            // Under the lock: a flight removes itself from the map, under the lock, before it sends. Whoever
+            // finds it in the map therefore hears from it.
             let receiver = flight.sender.subscribe(permit);
             drop(shard);
             flight.span.link(&caller);
@@ -164,8 +164,8 @@ impl<K: Eq + Hash, V> Flights<K, V> {
         self.limit.waiters()
     }
 
-    /// The flights in progress, shard by shard: some may have ended meanwhile. A flight is upgraded under the lock under which it
-    /// removes itself from the map, so it is never dropped here.
+    /// The flights in progress, shard by shard: some may have ended meanwhile. A flight is upgraded under the
+    /// lock under which it removes itself from the map, so it is never dropped here.
     pub(super) fn in_progress(&self) -> Vec<FlightInfo<K>>
     where
         K: Clone,
@@ -194,9 +194,9 @@ impl<K: Eq + Hash, V> Flights<K, V> {
 
 /// One fetch in progress, owned by the task that runs it.
 ///
-/// Dropping it removes it from the map, whether its fetch has ended, panicked, or was aborted with the runtime. Without that,
-/// a flight that ends early would leave a dead entry forever. It removes itself and nothing else: there may be another flight
-/// for its key by now.
+/// Dropping it removes it from the map, whether its fetch has ended, panicked, or was aborted with the
+/// runtime. Without that, a flight that ends early would leave a dead entry forever. It removes itself and
+/// nothing else: there may be another flight for its key by now.
 pub(super) struct Flight<K: Eq + Hash, V> {
     key: K,
     /// The only lasting `Arc`; joining callers upgrade the map's `Weak` for the length of a subscription.

@@ -1,17 +1,18 @@
 //! A cache for async Rust with single-flight fetches that survive cancelled callers and panics.
 //!
-//! A [`Coalescer`] is a [moka] cache in front of a slow, fallible or rate-limited source. Concurrent misses for one key share one
-//! fetch, called a *flight*. A task owns the flight; callers only subscribe to it. So a caller may time out, lose a
-//! `select!` or disconnect at any moment without ending the fetch for everybody else.
+//! A [`Coalescer`] is a [moka] cache in front of a slow, fallible or rate-limited source. Concurrent misses
+//! for one key share one fetch, called a *flight*. A task owns the flight; callers only subscribe to it. So a
+//! caller may time out, lose a `select!` or disconnect at any moment without ending the fetch for everybody
+//! else.
 //!
 //! # When to use it
 //!
 //! Use it when many callers want few keys, fetches are slow, costly or limited, and callers are impatient.
 //!
-//! **moka alone is enough** if callers are never cancelled in the middle of a fetch, and a panic may simply be tried again by the next
-//! caller. [`moka::future::Cache::get_with`] runs the fetch inside the future of one of its callers: when that is dropped, the
-//! next waiting caller starts over. With deadlines shorter than a fetch, nobody is ever answered. The README has measurements of
-//! both, and of other crates.
+//! **moka alone is enough** if callers are never cancelled in the middle of a fetch, and a panic may simply
+//! be tried again by the next caller. [`moka::future::Cache::get_with`] runs the fetch inside the future of
+//! one of its callers: when that is dropped, the next waiting caller starts over. With deadlines shorter than
+//! a fetch, nobody is ever answered. The README has measurements of both, and of other crates.
 //!
 //! # Quick start
 //!
@@ -39,19 +40,21 @@
 //!
 //! - **One flight per key.** Whoever asks while a flight is in progress joins it.
 //! - **A caller that goes away does not end the flight.** Its result is cached, and newcomers join it.
-//! - **A panic reaches all who wait**, once, as [`FlightError::Panicked`]. So do a time-out and the end of the runtime. None of them
-//!   leaves anything behind: the next caller starts a new flight.
+//! - **A panic reaches all who wait**, once, as [`FlightError::Panicked`]. So do a time-out and the end of
+//!   the runtime. None of them leaves anything behind: the next caller starts a new flight.
 //! - **A result is cached before its waiters wake**, so that nobody who comes after them fetches again.
 //! - **Older results never replace newer values.** See [below](#updates-and-invalidation).
-//! - **Memory is bounded.** Cached values by [capacity](Builder::weigher), waiting callers by [`Builder::max_waiters`].
+//! - **Memory is bounded.** Cached values by [capacity](Builder::weigher), waiting callers by
+//!   [`Builder::max_waiters`].
 //! - **Progress is independent.** No lock is held during a fetch, and keys do not wait for each other.
 //!
 //! The flight map is model-checked with [shuttle](https://docs.rs/shuttle).
 //!
 //! # Fetches that fail
 //!
-//! A fetch returns a value, whatever that is. If it can fail, let the value be a `Result`: all who wait get the same error, and
-//! [`Builder::retention`] decides whether it is cached, and where. [`Builder::expire_after_write`] decides for how long.
+//! A fetch returns a value, whatever that is. If it can fail, let the value be a `Result`: all who wait get
+//! the same error, and [`Builder::retention`] decides whether it is cached, and where.
+//! [`Builder::expire_after_write`] decides for how long.
 //!
 //! ```
 //! use std::time::Duration;
@@ -86,11 +89,11 @@
 //! # Freshness
 //!
 //! Whether a cached value is fresh enough is the caller's decision: [`get`](Coalescer::get) returns it,
-//! [`join`](Coalescer::join) fetches a newer one, and [`refresh`](Coalescer::refresh) does so in the background. This is what
-//! stale-while-revalidate is made of; `examples/stale_while_revalidate.rs` shows it.
+//! [`join`](Coalescer::join) fetches a newer one, and [`refresh`](Coalescer::refresh) does so in the
+//! background. This is what stale-while-revalidate is made of; `examples/stale_while_revalidate.rs` shows it.
 //!
-//! `join` and `refresh` pass the fetch a [`FetchContext`] with the value that is cached when the flight starts, which may be newer
-//! than what the caller saw.
+//! `join` and `refresh` pass the fetch a [`FetchContext`] with the value that is cached when the flight
+//! starts, which may be newer than what the caller saw.
 //!
 //! ```
 //! # use coalesce::Coalescer;
@@ -126,8 +129,9 @@
 //!
 //! Since callers do not end a flight, [`Builder::flight_timeout`] does: 30 s by default.
 //!
-//! A fetch that only waits for its turn, for a permit or in a queue, is of no use once all its callers have left. It can find out
-//! with [`Waiters::all_left`] and give up; nobody joins it any more, and its result is not cached.
+//! A fetch that only waits for its turn, for a permit or in a queue, is of no use once all its callers have
+//! left. It can find out with [`Waiters::all_left`] and give up; nobody joins it any more, and its result is
+//! not cached.
 //!
 //! ```
 //! # use coalesce::Coalescer;
@@ -149,9 +153,9 @@
 //!
 //! # Updates and invalidation
 //!
-//! Flights and writes for a key have an order: that in which they started. A flight's result is cached unless a newer value was written
-//! meanwhile ([`insert`](Coalescer::insert), [`update`](Coalescer::update)), which its waiters get instead, or the key was
-//! [invalidated](Coalescer::invalidate) meanwhile.
+//! Flights and writes for a key have an order: that in which they started. A flight's result is cached unless
+//! a newer value was written meanwhile ([`insert`](Coalescer::insert), [`update`](Coalescer::update)), which
+//! its waiters get instead, or the key was [invalidated](Coalescer::invalidate) meanwhile.
 //!
 //! ```
 //! # use coalesce::Coalescer;
@@ -177,29 +181,31 @@
 //!
 //! # Runtime
 //!
-//! Flights are tokio tasks. They run on [`Builder::runtime`], or else on the runtime of the caller that starts them. Name one if callers
-//! live on short-lived runtimes, or if fetches must not share threads with them. A flight timeout needs a runtime with its timer
-//! enabled ([`enable_time`](tokio::runtime::Builder::enable_time)).
+//! Flights are tokio tasks. They run on [`Builder::runtime`], or else on the runtime of the caller that
+//! starts them. Name one if callers live on short-lived runtimes, or if fetches must not share threads with
+//! them. A flight timeout needs a runtime with its timer enabled
+//! ([`enable_time`](tokio::runtime::Builder::enable_time)).
 //!
 //! # Features
 //!
-//! - `tracing` (off by default): each flight runs in a span that is linked with the spans of all its callers (`follows_from`, both
-//!   ways). `Builder::make_span_with` sets what span that is.
+//! - `tracing` (off by default): each flight runs in a span that is linked with the spans of all its callers
+//!   (`follows_from`, both ways). `Builder::make_span_with` sets what span that is.
 //!
 //! # Cost
 //!
-//! A hit is one `get` of moka's plus about 3 % of instructions. A miss takes one sharded lock for a few instructions; starting a flight spawns a task, joining
-//! one subscribes to its channel. A [`Waiter`] is 16 bytes, and 88 as a future. The waiters of a flight wake without taking a
-//! lock.
+//! A hit is one `get` of moka's plus about 3 % of instructions. A miss takes one sharded lock for a few
+//! instructions; starting a flight spawns a task, joining one subscribes to its channel. A [`Waiter`] is 16
+//! bytes, and 88 as a future. The waiters of a flight wake without taking a lock.
 //!
 //! # How it works
 //!
-//! - *moka's future cache* owns the values. Its `and_compute_with` serializes all writers of a key and hands each the current entry,
-//!   so that the newer value wins whoever comes first. It is not held during a fetch: neither an update nor an invalidation
-//!   waits for a slow source.
-//! - The *flight map* (sharded; key → `Weak` broadcast channel) owns the waiters. Callers subscribe under a shard's lock. A flight removes itself from
-//!   the map, under that lock, before it sends: it can be joined exactly as long as it will be heard. The
-//!   task that runs a flight owns the only lasting `Arc`, so a flight that is gone cannot be joined.
+//! - *moka's future cache* owns the values. Its `and_compute_with` serializes all writers of a key and hands
+//!   each the current entry, so that the newer value wins whoever comes first. It is not held during a fetch:
+//!   neither an update nor an invalidation waits for a slow source.
+//! - The *flight map* (sharded; key → `Weak` broadcast channel) owns the waiters. Callers subscribe under a
+//!   shard's lock. A flight removes itself from the map, under that lock, before it sends: it can be joined
+//!   exactly as long as it will be heard. The task that runs a flight owns the only lasting `Arc`, so a
+//!   flight that is gone cannot be joined.
 
 mod broadcast;
 mod builder;

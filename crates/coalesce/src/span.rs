@@ -48,12 +48,12 @@ pub(crate) fn record(error: &FlightError) {
     span.record("otel.status_description", error.to_string());
 }
 
-/// The span of a flight. Whoever opens the flight makes it, and so may a caller that joins before that; never under a shard's lock,
-/// since it runs the subscriber's code.
+/// The span of a flight. Whoever opens the flight makes it, and so may a caller that joins before that; never
+/// under a shard's lock, since it runs the subscriber's code.
 pub(crate) struct FlightSpan {
     maker: SpanMaker,
-    /// The span of the caller that opens the flight, which is there until [`get`](Self::get) has returned to it. Not held on to: a caller
-    /// that leaves is done.
+    /// The span of the caller that opens the flight, which is there until [`get`](Self::get) has returned to
+    /// it. Not held on to: a caller that leaves is done.
     parent: Option<Id>,
     span: OnceLock<Span>,
 }
@@ -87,8 +87,9 @@ impl FlightSpan {
         let caller = &caller.0;
         if !caller.is_disabled() {
             let flight = &self.get().0;
-            // First the caller's: whoever links to a span starts it, and one that is started keeps no more links than it may. The
-            // other way round a crowd's would pile up until the flight's task gets its turn.
+            // First the caller's: whoever links to a span starts it, and one that is started keeps no more
+            // links than it may. The other way round a crowd's would pile up until the flight's task gets its
+            // turn.
             caller.follows_from(flight);
             flight.follows_from(caller);
         }

@@ -1,4 +1,5 @@
-//! What the flight map is built of. The model checker (`tests/model.rs`) builds it of instrumented twins: `tests/model/sync.rs`.
+//! What the flight map is built of. The model checker (`tests/model.rs`) builds it of instrumented twins:
+//! `tests/model/sync.rs`.
 
 pub(super) use std::{
     collections::hash_map::RandomState,

@@ -120,7 +120,8 @@ async fn low_priority_values_evict_only_each_other() {
         "{}",
         coalescer.entry_count()
     );
-    // What is not kept changes nothing; what was found after all is no minor value any more, and minor once more when that is gone.
+    // What is not kept changes nothing; what was found after all is no minor value any more, and minor once
+    // more when that is gone.
     let last = coalescer
         .iter()
         .map(|(key, _)| key)

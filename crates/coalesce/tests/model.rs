@@ -1,8 +1,10 @@
-//! Model checking of the flight map (`src/flight.rs`) and its channel (`broadcast.rs`), those very files, over primitives that shuttle schedules.
+//! Model checking of the flight map (`src/flight.rs`) and its channel (`broadcast.rs`), those very files,
+//! over primitives that shuttle schedules.
 //!
-//! Small scenarios are tried in every interleaving there is; larger ones in some thousands, chosen by chance from a fixed seed.
-//! A waiter that is never told shows as a deadlock, which shuttle reports; all else is asserted in [`history`] and [`World`].
-//! Not modelled: weak memory. Nothing leans on it: atomics only count, all else is done under locks or by `OnceLock` and `Notify`.
+//! Small scenarios are tried in every interleaving there is; larger ones in some thousands, chosen by chance
+//! from a fixed seed. A waiter that is never told shows as a deadlock, which shuttle reports; all else is
+//! asserted in [`history`] and [`World`]. Not modelled: weak memory. Nothing leans on it: atomics only count,
+//! all else is done under locks or by `OnceLock` and `Notify`.
 
 #[path = "../src/broadcast.rs"]
 mod broadcast;

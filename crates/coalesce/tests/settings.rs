@@ -184,3 +184,14 @@ async fn a_flight_has_one_span_however_many_wait() {
     }
     assert_eq!(MADE.load(Relaxed), 1);
 }
+
+#[tokio::test]
+async fn a_waiting_caller_takes_little_memory() {
+    let cache = Coalescer::<[u8; 64], [u8; 64]>::new(10);
+    let waiter = cache
+        .join([0; 64], |_context| future::pending())
+        .expect("there is room");
+    assert!(size_of_val(&waiter) <= 16, "{}", size_of_val(&waiter));
+    let outcome = waiter.outcome();
+    assert!(size_of_val(&outcome) <= 88, "{}", size_of_val(&outcome));
+}
