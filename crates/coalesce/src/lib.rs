@@ -193,7 +193,7 @@
 //!
 //! # Cost
 //!
-//! A hit is one `get` of moka's plus about 3 % of instructions. A miss takes one sharded lock for a few
+//! A hit is one `get` of moka's plus 2 to 5 % of instructions. A miss takes one sharded lock for a few
 //! instructions; starting a flight spawns a task, joining one subscribes to its channel. A [`Waiter`] is 16
 //! bytes, and 88 as a future. The waiters of a flight wake without taking a lock.
 //!
