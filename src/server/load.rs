@@ -151,7 +151,7 @@ impl Load {
     /// Counts one more health watch of a connection that has `own` already beside those of others, of `limit` in all. Not if fewer are left.
     pub(super) fn begin_health_watch(&self, own: usize, limit: usize) -> bool {
         let begins = |all: usize| (all + own <= limit && all < limit).then_some(all + 1);
-        let begun = self.health_watches.try_update(Relaxed, Relaxed, begins);
+        let begun = self.health_watches.fetch_update(Relaxed, Relaxed, begins);
         if begun.is_err() {
             self.shed.inc();
         }
