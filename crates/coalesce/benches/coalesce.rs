@@ -30,7 +30,7 @@ use tokio::runtime::{Builder, Runtime};
 use self::{
     children::{current_thread, filled},
     crowd::Waves,
-    peers::{Bare, Cached, Coalesce, Foyer, Moka, Peer, QuickCache, Uniflight},
+    peers::{Bare, Cached, Coalesce, Foyer, Moka, Peer, QuickCache, SpawnedMoka, Uniflight},
 };
 
 /// That of plaque, for which this was made.
@@ -89,6 +89,7 @@ fn misses(criterion: &mut Criterion, runtime: &Runtime) {
         miss::<Bare>(criterion, runtime, callers);
         miss::<Coalesce>(criterion, runtime, callers);
         miss::<Moka>(criterion, runtime, callers);
+        miss::<SpawnedMoka>(criterion, runtime, callers);
         miss::<Foyer>(criterion, runtime, callers);
         miss::<QuickCache>(criterion, runtime, callers);
         miss::<Uniflight>(criterion, runtime, callers);

@@ -8,7 +8,7 @@ use tokio::{runtime, task::yield_now};
 use super::{
     crowd::Gate,
     instructions::difference,
-    peers::{Bare, Cached, Coalesce, Foyer, Key, Moka, Peer, QuickCache, Uniflight, Value, key},
+    peers::{Bare, Cached, Coalesce, Foyer, Key, Moka, Peer, QuickCache, SpawnedMoka, Uniflight, Value, key},
     resident::resident,
 };
 
@@ -36,6 +36,7 @@ pub fn run() -> Option<String> {
         ("waiters", ONLY_WAITS) => tasks_that_only_wait(),
         ("waiters", Coalesce::NAME) => waiters::<Coalesce>(),
         ("waiters", Moka::NAME) => waiters::<Moka>(),
+        ("waiters", SpawnedMoka::NAME) => waiters::<SpawnedMoka>(),
         ("waiters", Foyer::NAME) => waiters::<Foyer>(),
         ("waiters", QuickCache::NAME) => waiters::<QuickCache>(),
         ("waiters", Uniflight::NAME) => waiters::<Uniflight>(),

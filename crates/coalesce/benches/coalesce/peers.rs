@@ -139,6 +139,43 @@ impl Cached for Moka {
     }
 }
 
+/// moka with each caller's question in a task of its own: so a flight goes on when the caller that began it goes away, as the coalescer's
+/// do, and a panic is the task's.
+pub struct SpawnedMoka {
+    cache: moka::future::Cache<Key, Value>,
+    runtime: Handle,
+}
+
+impl Peer for SpawnedMoka {
+    const NAME: &'static str = "moka, spawned";
+
+    fn new(runtime: &Handle) -> Self {
+        Self {
+            cache: moka::future::Cache::new(ENTRIES.into()),
+            runtime: runtime.clone(),
+        }
+    }
+
+    fn ask<L, F>(&self, key: Key, lookup: L) -> impl Future<Output = Result<Value, Failed>> + Send
+    where
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Value> + Send + 'static,
+    {
+        async move {
+            if let Some(value) = self.cache.get(&key).await {
+                return Ok(value);
+            }
+            let cache = self.cache.clone();
+            let asked = self.runtime.spawn(async move {
+                let lookup = async move { Ok::<_, Infallible>(lookup().await) };
+                cache.try_get_with(key, lookup).await
+            });
+            let answer = asked.await.map_err(|_panicked| Failed)?;
+            answer.map_err(|_error| Failed)
+        }
+    }
+}
+
 pub struct Foyer(foyer::Cache<Key, Value>);
 
 impl Peer for Foyer {

@@ -7,7 +7,7 @@ use tokio::runtime::{Handle, Runtime};
 use super::{
     children::{CONFIGURED_ALIKE, ONLY_WAITS, bytes_a_waiter, instructions_a_hit},
     crowd::{Toll, Wave, Waves, panics, storm},
-    peers::{Bare, Coalesce, Foyer, Moka, Peer, QuickCache, Uniflight},
+    peers::{Bare, Coalesce, Foyer, Moka, Peer, QuickCache, SpawnedMoka, Uniflight},
     table::table,
 };
 
@@ -74,6 +74,7 @@ fn waves(runtime: &Runtime) -> String {
             contender::<Bare>(runtime),
             contender::<Coalesce>(runtime),
             contender::<Moka>(runtime),
+            contender::<SpawnedMoka>(runtime),
             contender::<Foyer>(runtime),
             contender::<QuickCache>(runtime),
             contender::<Uniflight>(runtime),
@@ -115,6 +116,7 @@ fn waiters(_runtime: &Runtime) -> String {
         ONLY_WAITS,
         Coalesce::NAME,
         Moka::NAME,
+        SpawnedMoka::NAME,
         Foyer::NAME,
         QuickCache::NAME,
         Uniflight::NAME,
@@ -160,6 +162,7 @@ fn faults(runtime: &Runtime) -> String {
     let storms = [
         runtime.block_on(storm::<Coalesce>()),
         runtime.block_on(storm::<Moka>()),
+        runtime.block_on(storm::<SpawnedMoka>()),
         runtime.block_on(storm::<Foyer>()),
         runtime.block_on(storm::<QuickCache>()),
         runtime.block_on(storm::<Uniflight>()),
@@ -169,6 +172,7 @@ fn faults(runtime: &Runtime) -> String {
     let panics = [
         (Coalesce::NAME, runtime.block_on(panics::<Coalesce>())),
         (Moka::NAME, runtime.block_on(panics::<Moka>())),
+        (SpawnedMoka::NAME, runtime.block_on(panics::<SpawnedMoka>())),
         (Foyer::NAME, runtime.block_on(panics::<Foyer>())),
         (QuickCache::NAME, runtime.block_on(panics::<QuickCache>())),
         (Uniflight::NAME, runtime.block_on(panics::<Uniflight>())),
