@@ -15,7 +15,7 @@ WARM_UP_SECONDS = 1
 POPULAR = 10_000
 # A million channels of 15 uploads take 2.3 GB. `fill` has 1,000 lookups under way. At `info` each of them would be a line in
 # the log; a hit is none.
-FLAGS = "--cache-bytes", "4GiB", "--upstream-concurrency", "64", "--upstream-queue", "2000", "--log", "warn"
+FLAGS = "--cache-bytes", "4GiB", "--upstream-concurrency", "64", "--upstream-queue", "20000", "--log", "warn"
 
 
 def run(programs, said):
