@@ -1,8 +1,7 @@
-# What CI runs.
-check:
-    .ci/run
+# What must hold before a change lands. While you work: `just check fast`.
+check form='':
+    .ci/run {{form}}
 
-# The fast part of it.
 test:
     cargo test
 
