@@ -1,10 +1,8 @@
 //! What this thread writes to the log, for tests.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
+use std::{io, sync::Arc};
 
+use parking_lot::Mutex;
 use tracing::{Level, subscriber::DefaultGuard};
 
 /// The log as it grows, as long as this lives.
@@ -18,7 +16,7 @@ struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Written {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").write(bytes)
+        self.0.lock().write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -46,7 +44,7 @@ impl CapturedLog {
 
     /// The lines since the last call.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let bytes = std::mem::take(&mut *self.written.0.lock().expect("no panic"));
+        let bytes = std::mem::take(&mut *self.written.0.lock());
         let text = String::from_utf8(bytes).expect("UTF-8");
         text.lines().map(|line| line.trim().to_owned()).collect()
     }

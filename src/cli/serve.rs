@@ -332,6 +332,10 @@ fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
         tokio::spawn(async move {
             let name = signals.next().await;
             tracing::warn!("{name} again: ending at once");
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "whoever sends a second signal wants no drain"
+            )]
             process::exit(1);
         });
     })

@@ -68,6 +68,10 @@ enum Wake {
 impl Repeats {
     /// With what wakes [`tell`](Self::tell).
     fn new() -> (Self, mpsc::Receiver<Wake>) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a message for each callsite and window at most"
+        )]
         let (wake, woken) = mpsc::channel();
         let throttle = Arc::new(Mutex::new(Throttle::new()));
         (Self { throttle, wake }, woken)

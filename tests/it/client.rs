@@ -287,6 +287,7 @@ fn growing(lookup: &Lookup) -> axum::response::Response {
 
 /// What a program says, line by line.
 fn lines(said: impl io::Read + Send + 'static) -> mpsc::UnboundedReceiver<String> {
+    #[expect(clippy::disallowed_methods, reason = "as many as the program prints")]
     let (tell, lines) = mpsc::unbounded_channel();
     // Ends with the program.
     spawn_blocking(move || {

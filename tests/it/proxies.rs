@@ -2,11 +2,12 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
-    sync::{Arc, Mutex},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use parking_lot::Mutex;
 use plaque::{
     config::upstream_url,
     origin,
@@ -15,7 +16,7 @@ use plaque::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, lookup_host},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -66,7 +67,7 @@ impl Proxy {
 
     /// What it was asked since the last call.
     fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut self.asked.lock().expect("no panic"))
+        std::mem::take(&mut self.asked.lock())
     }
 
     fn url(&self, scheme: &str, password: &str) -> String {
@@ -79,7 +80,7 @@ impl Proxy {
 }
 
 async fn serve(mut stream: Box<dyn Stream>, seen: &Mutex<Vec<String>>) -> io::Result<()> {
-    let note = |asked: String| seen.lock().expect("no panic").push(asked);
+    let note = |asked: String| seen.lock().push(asked);
     let first = stream.read_u8().await?;
     if first == 5 {
         return serve_socks(stream, note).await;
@@ -251,8 +252,8 @@ async fn only_the_protocol_that_is_wanted_is_used() {
     let Some(port) = on_both(["four", "six"]).await else {
         return; // a machine without IPv6
     };
-    let names: Vec<SocketAddr> = ("localhost", port)
-        .to_socket_addrs()
+    let names: Vec<SocketAddr> = lookup_host(("localhost", port))
+        .await
         .expect("a known name")
         .collect();
     let [has_v4, has_v6] = [SocketAddr::is_ipv4, SocketAddr::is_ipv6].map(|is| names.iter().any(is));

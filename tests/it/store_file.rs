@@ -10,10 +10,11 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
+use parking_lot::Mutex;
 use plaque::{
     cache_entry::CacheEntry,
     clock,
@@ -124,7 +125,7 @@ fn open_logged(path: &Path) -> (File, String) {
     struct Log(Arc<Mutex<Vec<u8>>>);
     impl io::Write for Log {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("no panic").write(bytes)
+            self.0.lock().write(bytes)
         }
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
@@ -137,7 +138,7 @@ fn open_logged(path: &Path) -> (File, String) {
         .with_writer(move || writer.clone())
         .finish();
     let store = tracing::subscriber::with_default(subscriber, || open(path));
-    let log = String::from_utf8(log.0.lock().expect("no panic").clone()).expect("UTF-8");
+    let log = String::from_utf8(log.0.lock().clone()).expect("UTF-8");
     (store, log)
 }
 

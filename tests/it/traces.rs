@@ -76,6 +76,7 @@ impl Collector {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("bound"));
+        #[expect(clippy::disallowed_methods, reason = "as many as one test exports")]
         let (sender, batches) = mpsc::unbounded_channel();
         let refuses = Arc::new(AtomicBool::new(false));
         let service = TraceServiceServer::from_arc(Arc::new(Service {

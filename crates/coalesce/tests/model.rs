@@ -6,6 +6,11 @@
 //! asserted in [`history`] and [`World`]. Not modelled: weak memory. Nothing leans on it: atomics only count,
 //! all else is done under locks or by `OnceLock` and `Notify`.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "a history is not to be read after an assertion failed while it was written"
+)]
+
 #[path = "../src/broadcast.rs"]
 mod broadcast;
 #[expect(dead_code, reason = "the tasks of flights are not modelled")]

@@ -1,5 +1,10 @@
 //! Crowds of callers: what they wait for, how they are woken, and what they get under faults.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the main thread has no runtime, and must leave both cores to the tasks"
+)]
+
 use std::{
     future::poll_fn,
     mem,
