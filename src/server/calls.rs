@@ -199,10 +199,11 @@ pin_project! {
     }
 }
 
-/// As much of a message as h2 copies into what it writes next, together with other calls' answers: it writes a longer DATA frame by
-/// itself, in two writes of its own. Of long messages that is the cheaper way.
+/// As much of a message as h2 copies into what it writes next, together with other calls' answers: a longer DATA frame is the end of a
+/// write. Of long messages that is the cheaper way. A message in pieces is no longer than what a stream may have waiting
+/// (`STREAM_BUFFER`): h2 takes all of it at once.
 const PIECE: usize = 1023;
-const LONG: usize = 8 * PIECE;
+const LONG: usize = 4 * PIECE;
 
 /// The next piece to be sent of a message.
 fn piece(of: &mut Bytes) -> Bytes {

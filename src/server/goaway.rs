@@ -8,7 +8,7 @@
 //! told some time before h2 tells them, and have sent by then what they had begun.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     pin::Pin,
     sync::{
         Arc,
@@ -100,6 +100,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Noticing<S> {
         ready!(self.poll_end_notice(context))?;
         self.note(bytes);
         Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    /// The first write is none of these.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_end_notice(context))?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     /// h2 flushes when it has written whole frames, and each time that it is polled.

@@ -19,6 +19,7 @@ use plaque::{
     grpc,
     latest::Latest,
     lifecycle::Stage,
+    proto::v1::BatchGetLatestVideosRequest,
     server,
     upstream::{Failure, Feed, LookupRequest, Upstream},
     video::{Channel, Kind, Upload},
@@ -116,7 +117,7 @@ async fn connect(title: usize) -> (SendRequest<Bytes>, Arc<AtomicUsize>) {
     let (stage, stages) = watch::channel(Stage::Serving);
     let (calls, callers) = (grpc::Limits::default(), Arc::new(grpc::Callers::new(None)));
     let service = grpc::serve(Arc::new(latest), calls, callers, stages, Arc::default()).expect("descriptors");
-    let (client, inner) = duplex(1 << 20);
+    let (client, inner) = duplex(1 << 22);
     let writes = Arc::new(AtomicUsize::new(0));
     let stream = Counted {
         inner,
@@ -126,7 +127,11 @@ async fn connect(title: usize) -> (SendRequest<Bytes>, Arc<AtomicUsize>) {
         server::converse(stream, service, calls, Connections::default()).await;
         drop(stage);
     });
-    let (requests, connection) = h2::client::handshake(client).await.expect("HTTP/2");
+    // Room for all answers at once.
+    let mut http = h2::client::Builder::new();
+    http.initial_window_size(1 << 20)
+        .initial_connection_window_size(1 << 24);
+    let (requests, connection) = http.handshake(client).await.expect("HTTP/2");
     tokio::spawn(connection);
     (requests.ready().await.expect("a connection"), writes)
 }
@@ -184,6 +189,33 @@ async fn answers_to_calls_that_came_together_leave_together_whatever_their_size(
         let written = writes.load(Relaxed) - before;
         assert!(
             written <= 2,
+            "{CALLS} answers of {length} bytes took {written} writes"
+        );
+    }
+}
+
+#[tokio::test]
+async fn long_answers_take_a_write_each_at_most() {
+    let (mut requests, writes) = connect(1000).await;
+    for channels in [3, 4, 5, 8, 20, 100] {
+        let ids = (0..channels).map(|number| format!("UC{number:010}abcdefghijkA"));
+        let request = BatchGetLatestVideosRequest {
+            channel_ids: ids.collect(),
+            ..BatchGetLatestVideosRequest::default()
+        };
+        let message = request.encode_to_vec();
+        let [length] = call(&mut requests, "BatchGetLatestVideos", &message, 1).await[..] else {
+            panic!("not one answer");
+        };
+        assert!(length > channels * 1000);
+        let before = writes.load(Relaxed);
+        let lengths = call(&mut requests, "BatchGetLatestVideos", &message, CALLS).await;
+        assert_eq!(lengths, [length; CALLS]);
+        let written = writes.load(Relaxed) - before;
+        // A frame has 16 KiB at most, and so has h2's buffer.
+        let frames = length.div_ceil(16 << 10);
+        assert!(
+            written <= CALLS * frames + 2,
             "{CALLS} answers of {length} bytes took {written} writes"
         );
     }
