@@ -37,8 +37,8 @@ bench-dispatch:
 bench-store *options='':
     cargo bench --locked -p benches --bench store -- {{options}}
 
-# plaque's server beside a stock tonic, a bare one, the obvious one and a Go service: half an hour on a quiet machine, 4 GB. Needs
-# h2load (Debian: nghttp2-client) and Go. A part of it: `just bench-server hits` (`burst`, `million`, `watches`).
+# plaque's server beside other gRPC servers and servers of files: half an hour on a quiet machine, 4 GB. Needs Go, h2load, nghttpd and h2o
+# (Debian: nghttp2-client, nghttp2-server, h2o). A part of it: `just bench-server answers` (`open`, `hits`, `burst`, `million`, `watches`).
 bench-server part='all' *options='':
     cargo build --locked --release
     python3 -m venv target/ci/python
