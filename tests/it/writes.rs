@@ -36,6 +36,10 @@ use crate::support::{self, CHANNEL};
 /// Calls that come together.
 const CALLS: usize = 10;
 
+/// A turn ends when the clock says so, and makes four calls at least: on a slow machine the answers come in up to three turns, each of
+/// which ends with a write.
+const FURTHER_TURNS: usize = CALLS.div_ceil(4) - 1;
+
 /// Knows one upload of every channel, with a title of so many bytes.
 struct Titled(usize);
 
@@ -188,7 +192,7 @@ async fn answers_to_calls_that_came_together_leave_together_whatever_their_size(
         assert_eq!(lengths, [length; CALLS]);
         let written = writes.load(Relaxed) - before;
         assert!(
-            written <= 2,
+            written <= 2 + FURTHER_TURNS,
             "{CALLS} answers of {length} bytes took {written} writes"
         );
     }
@@ -215,7 +219,8 @@ async fn long_answers_take_a_write_each_at_most() {
         // A frame has 16 KiB at most, and so has h2's buffer.
         let frames = length.div_ceil(16 << 10);
         assert!(
-            written <= CALLS * frames + 2,
+            // And the last trailers.
+            written <= CALLS * frames + 1 + FURTHER_TURNS,
             "{CALLS} answers of {length} bytes took {written} writes"
         );
     }
