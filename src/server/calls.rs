@@ -199,11 +199,16 @@ pin_project! {
     }
 }
 
+/// What a stream may have waiting for its connection. A single answer is taken whole, whatever its size; of a watch's first events only
+/// as many as fit, so that many watches that begin at once do not have all of theirs in memory.
+pub(super) const STREAM_BUFFER: usize = 4 << 10;
+
 /// As much of a message as h2 copies into what it writes next, together with other calls' answers: a longer DATA frame is the end of a
-/// write. Of long messages that is the cheaper way. A message in pieces is no longer than what a stream may have waiting
-/// (`STREAM_BUFFER`): h2 takes all of it at once.
+/// write.
 const PIECE: usize = 1023;
-const LONG: usize = 4 * PIECE;
+
+/// A longer message is sent in one piece, which is the cheaper way: what a stream may have waiting would not take all of its pieces at once.
+const LONG: usize = STREAM_BUFFER / PIECE * PIECE;
 
 /// The next piece to be sent of a message.
 fn piece(of: &mut Bytes) -> Bytes {

@@ -29,7 +29,7 @@ use tower_http::cors::CorsLayer;
 
 use super::{
     activity::Activity,
-    calls::Calls,
+    calls::{Calls, STREAM_BUFFER},
     goaway::{Notice, Noticing},
     load::{Counted, End, Load},
     stream::Stream,
@@ -49,10 +49,6 @@ const PREFACE: usize = 24;
 
 /// hyper reads HTTP/1.1 into no smaller one.
 const SMALLEST_BUFFER: usize = 8 << 10;
-
-/// What a stream may have waiting for its connection. A single answer is taken whole, whatever its size; of a watch's first events only
-/// as many as fit, so that many watches that begin at once do not have all of theirs in memory.
-const STREAM_BUFFER: usize = 4 << 10;
 
 /// Connections of one age vary by a tenth either way, so that those opened together do not all come back together.
 const AGE_JITTER: f64 = 0.1;
