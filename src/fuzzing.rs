@@ -19,6 +19,7 @@ use tracing::Dispatch;
 use tracing_subscriber::{Registry, layer::SubscriberExt as _};
 
 pub use crate::{
+    channel_name::fuzzing::channel_name,
     grpc::fuzzing::{grpc_timeout, json_query},
     latest::fuzzing::resume_token,
     store::redis::fuzzing::redis_message,

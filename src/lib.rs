@@ -12,6 +12,8 @@ mod metrics;
 mod trace_context;
 pub mod video;
 
+pub mod channel_name;
+
 pub mod dispatch;
 pub mod upstream;
 pub mod youtube;
