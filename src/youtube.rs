@@ -11,6 +11,7 @@ pub mod feed;
 pub(crate) mod fuzzing;
 mod guard;
 mod list;
+pub mod pages;
 mod queue;
 mod requests;
 mod response;

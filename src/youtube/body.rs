@@ -37,7 +37,7 @@ pub(super) async fn read(mut response: Response) -> Result<Vec<u8>, UpstreamErro
 }
 
 /// Whether it is packed by gzip, which is all that was asked for.
-fn is_packed(response: &Response) -> Result<bool, UpstreamError> {
+pub(super) fn is_packed(response: &Response) -> Result<bool, UpstreamError> {
     let mut codings = response.headers().get_all(header::CONTENT_ENCODING).iter();
     let coding = match (codings.next(), codings.next()) {
         (None, _) => return Ok(false),
