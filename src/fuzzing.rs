@@ -23,7 +23,7 @@ pub use crate::{
     grpc::fuzzing::{grpc_timeout, json_query},
     latest::fuzzing::resume_token,
     store::redis::fuzzing::redis_message,
-    youtube::{fuzzing::retry_after, pages::fuzzing::channel_page},
+    youtube::{data_api::fuzzing::data_api_answer, fuzzing::retry_after, pages::fuzzing::channel_page},
 };
 use crate::{
     store::{

@@ -6,6 +6,7 @@
 
 mod body;
 mod client;
+pub mod data_api;
 pub mod feed;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;

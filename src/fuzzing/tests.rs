@@ -28,4 +28,4 @@ macro_rules! corpus {
     };
 }
 
-corpus!(channel_name channel_page stored_entry resume_token grpc_timeout traceparent json_query retry_after redis_message);
+corpus!(channel_name channel_page data_api_answer stored_entry resume_token grpc_timeout traceparent json_query retry_after redis_message);

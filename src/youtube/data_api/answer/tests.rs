@@ -1,0 +1,136 @@
+use std::time::Duration;
+
+use super::*;
+
+pub(in crate::youtube::data_api) const ID: &str = "UC_x5XG1OV2P6uZZ5FSM9Ttw";
+
+/// The bytes of a fixture.
+macro_rules! fixture {
+    ($name:literal) => {
+        include_bytes!(concat!("../fixtures/", $name, ".json")).as_slice()
+    };
+}
+
+fn channel() -> ChannelId {
+    ID.parse().expect("an ID")
+}
+
+fn read(json: &[u8], kind: Option<Kind>) -> UploadsPage {
+    uploads(json, channel(), kind).expect("an answer")
+}
+
+fn seconds(upload: &Upload) -> u64 {
+    let published = upload.published.expect("a date");
+    published
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs()
+}
+
+#[test]
+fn uploads_are_sorted_by_when_they_were_published() {
+    let page = read(fixture!("playlist_items"), None);
+    assert_eq!((page.title.as_str(), page.items), ("A channel for tests", 6));
+    assert_eq!(page.next_page.as_deref(), Some("EAAaBlBUOkNBVQ"));
+    let ids: Vec<&str> = page.uploads.iter().map(|upload| upload.id.as_str()).collect();
+    assert_eq!(
+        ids,
+        ["bbbbbbbbbbb", "eeeeeeeeeee", "aaaaaaaaaaa"],
+        "without the private one, the collaboration, and what has no video ID"
+    );
+    let first = &page.uploads[0];
+    assert_eq!(first.title, "Added before & published last → ü");
+    assert_eq!(seconds(first), 1_689_966_015);
+    assert_eq!(
+        first.thumbnail,
+        Some(Thumbnail {
+            url: "https://i.ytimg.com/vi/bbbbbbbbbbb/hqdefault.jpg".into(),
+            width: 480,
+            height: 360
+        })
+    );
+    assert_eq!(
+        (first.views, first.updated, first.kind),
+        (None, None, Kind::Video)
+    );
+}
+
+#[test]
+fn a_list_of_a_kind_has_uploads_of_that_kind() {
+    let page = read(fixture!("playlist_items"), Some(Kind::Short));
+    assert!(page.uploads.iter().all(|upload| upload.kind == Kind::Short) && !page.uploads.is_empty());
+}
+
+#[test]
+fn without_details_the_date_is_when_it_was_added() {
+    let page = read(fixture!("playlist_items_snippet"), None);
+    assert_eq!(page.next_page, None);
+    assert_eq!(page.uploads[0].id.as_str(), "fffffffffff");
+    assert_eq!(seconds(&page.uploads[0]), 1_574_469_905);
+}
+
+#[test]
+fn channels_and_uploaders_are_read() {
+    let found = channels(fixture!("channels")).expect("an answer");
+    let expected = ResolvedChannel {
+        id: channel(),
+        title: "A channel for tests".into(),
+    };
+    assert_eq!(found, std::slice::from_ref(&expected));
+    assert_eq!(channels(fixture!("no_channels")), Ok(vec![]));
+    assert_eq!(uploader(fixture!("videos")), Ok(Some(expected)));
+    assert_eq!(uploader(fixture!("no_channels")), Ok(None));
+}
+
+#[test]
+fn an_odd_item_does_not_spoil_the_others() {
+    let json =
+        br#"{"items":[7,{"id":"nobody"},{},{"id":"UC_x5XG1OV2P6uZZ5FSM9Ttw","snippet":{"title":"a\nb"}}]}"#;
+    let found = channels(json).expect("an answer");
+    assert_eq!(found.len(), 1);
+    assert_eq!(&*found[0].title, "a\u{fffd}b");
+}
+
+#[test]
+fn an_error_is_told_by_its_reason() {
+    for (json, expected) in [
+        (fixture!("playlist_not_found"), ApiError::PlaylistNotFound),
+        (fixture!("quota_exceeded"), Refusal::QuotaExceeded.into()),
+        (fixture!("key_invalid"), Refusal::KeyInvalid.into()),
+        (fixture!("key_invalid_details"), Refusal::KeyInvalid.into()),
+        (fixture!("access_not_configured"), Refusal::NotConfigured.into()),
+        (fixture!("rate_limit_exceeded"), Refusal::RateLimited.into()),
+        (fixture!("backend_error"), UpstreamError::Status(403).into()),
+        (b"<html>", UpstreamError::Status(403).into()),
+        (b"", UpstreamError::Status(403).into()),
+    ] {
+        assert_eq!(error(403, json), expected, "{}", String::from_utf8_lossy(json));
+    }
+}
+
+#[test]
+fn what_is_no_answer_is_malformed() {
+    for json in [
+        &b""[..],
+        b"[]",
+        b"null",
+        b"<html>",
+        br#"{"items":["#,
+        &"[".repeat(10_000).into_bytes(),
+    ] {
+        let error = uploads(json, channel(), None).expect_err("no answer");
+        assert!(
+            matches!(error, ApiError::Upstream(UpstreamError::Malformed(_))),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_date_that_cannot_be_is_none() {
+    assert_eq!(time("2023-02-30T00:00:00Z"), None);
+    assert_eq!(time("yesterday"), None);
+    let times = ["1970-01-01T00:00:01Z", "1970-01-01T01:00:01+01:00"];
+    let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    assert_eq!(times.map(time), [Some(expected); 2]);
+}

@@ -1,0 +1,240 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const HOUR: Duration = Duration::from_hours(1);
+
+fn at(text: &str) -> SystemTime {
+    humantime::parse_rfc3339(text).expect("a time")
+}
+
+/// A midnight in winter.
+fn midnight() -> SystemTime {
+    at("2026-11-26T08:00:00Z")
+}
+
+#[test]
+fn a_day_begins_at_midnight_in_california() {
+    for (now, day) in [
+        ("2026-11-26T07:59:59Z", "2026-11-25"),
+        ("2026-11-26T08:00:00Z", "2026-11-26"),
+        ("2026-07-01T06:59:59Z", "2026-06-30"),
+        ("2026-07-01T07:00:00Z", "2026-07-01"),
+        // The days on which clocks change, at 2 o'clock, and those after them.
+        ("2026-03-08T07:59:59Z", "2026-03-07"),
+        ("2026-03-08T08:00:00Z", "2026-03-08"),
+        ("2026-03-09T06:59:59Z", "2026-03-08"),
+        ("2026-03-09T07:00:00Z", "2026-03-09"),
+        ("2026-11-01T06:59:59Z", "2026-10-31"),
+        ("2026-11-01T07:00:00Z", "2026-11-01"),
+        ("2026-11-02T07:59:59Z", "2026-11-01"),
+        ("2026-11-02T08:00:00Z", "2026-11-02"),
+    ] {
+        assert_eq!(Day::of(at(now)).to_string(), day, "{now}");
+    }
+    let length = |now| {
+        Day::of(at(now))
+            .end()
+            .duration_since(Day::of(at(now)).start())
+            .expect("later")
+    };
+    assert_eq!(length("2026-03-08T12:00:00Z"), HOUR * 23);
+    assert_eq!(length("2026-11-01T12:00:00Z"), HOUR * 25);
+    assert_eq!(length("2026-11-26T12:00:00Z"), HOUR * 24);
+}
+
+/// Spends for as long as there are units, and says how many there were.
+fn drain(budget: &mut Budget, purpose: Purpose, now: SystemTime) -> usize {
+    (0..20_000)
+        .take_while(|_| budget.try_spend(purpose, now, 0).is_ok())
+        .count()
+}
+
+#[test]
+fn callers_get_half_of_a_day_at_once_and_polls_what_is_due() {
+    let mut budget = Budget::new(10_000, midnight());
+    assert_eq!(drain(&mut budget, Purpose::Poll, midnight()), 0);
+    assert_eq!(drain(&mut budget, Purpose::Poll, midnight() + HOUR * 12), 5000);
+    assert_eq!(drain(&mut budget, Purpose::Refresh, midnight() + HOUR * 12), 0);
+    assert_eq!(drain(&mut budget, Purpose::Awaited, midnight() + HOUR * 12), 2500);
+    // Then, those who wait go on at half the pace, and polls stop.
+    assert_eq!(drain(&mut budget, Purpose::Poll, midnight() + HOUR * 13), 0);
+    let hour = drain(&mut budget, Purpose::Awaited, midnight() + HOUR * 13);
+    assert!((208..=209).contains(&hour), "{hour}");
+}
+
+#[test]
+fn who_gets_none_is_told_when() {
+    for purpose in [Purpose::Awaited, Purpose::Poll] {
+        let (mut budget, mut now) = (Budget::new(100, midnight()), midnight());
+        drain(&mut budget, purpose, now);
+        for _ in 0..40 {
+            let Err(ApiError::OutOfUnits { retry_at }) = budget.try_spend(purpose, now, 0) else {
+                panic!("there is one");
+            };
+            assert!(retry_at > now, "later");
+            let before = retry_at - Duration::from_millis(2);
+            assert!(budget.try_spend(purpose, before, 0).is_err(), "sooner than said");
+            now = retry_at;
+            assert_eq!(budget.try_spend(purpose, now, 0), Ok(()));
+        }
+    }
+    // Not even one a day.
+    let mut none = Budget::new(0, midnight());
+    let denied = none.try_spend(Purpose::Awaited, midnight(), 0);
+    let retry_at = midnight() + HOUR * 24 + Duration::from_millis(1);
+    assert_eq!(denied, Err(ApiError::OutOfUnits { retry_at }));
+}
+
+#[test]
+fn a_used_up_quota_closes_until_the_reset() {
+    let noon = midnight() + HOUR * 12;
+    let mut budget = Budget::new(100, midnight());
+    assert_eq!(budget.try_spend(Purpose::Awaited, noon, 0), Ok(()));
+    assert_eq!(budget.close(Refusal::QuotaExceeded, noon, 0), 99, "for all");
+    assert_eq!(budget.left(), 0);
+    let refused = Err(Refusal::QuotaExceeded.into());
+    assert_eq!(
+        budget.try_spend(Purpose::Awaited, noon + HOUR * 12 - Duration::from_secs(1), 1),
+        refused
+    );
+    assert_eq!(budget.try_spend(Purpose::Awaited, noon + HOUR * 12, 0), Ok(()));
+}
+
+#[test]
+fn soon_after_a_reset_it_is_tried_again() {
+    let mut budget = Budget::new(100, midnight());
+    let now = midnight() + Duration::from_mins(1);
+    assert_eq!(budget.close(Refusal::QuotaExceeded, now, 0), 0);
+    assert!(
+        budget
+            .try_spend(Purpose::Awaited, now + EARLY_PAUSE - Duration::from_secs(1), 0)
+            .is_err()
+    );
+    assert_eq!(budget.try_spend(Purpose::Awaited, now + EARLY_PAUSE, 0), Ok(()));
+}
+
+#[test]
+fn a_bad_key_closes_until_there_is_another() {
+    let now = midnight();
+    let mut budget = Budget::new(100, now);
+    budget.close(Refusal::KeyInvalid, now, 3);
+    let days_later = now + HOUR * 240;
+    assert_eq!(
+        budget.try_spend(Purpose::Awaited, days_later, 3),
+        Err(Refusal::KeyInvalid.into())
+    );
+    assert_eq!(budget.try_spend(Purpose::Awaited, days_later, 4), Ok(()));
+
+    budget.close(Refusal::NotConfigured, days_later, 4);
+    assert!(
+        budget
+            .try_spend(Purpose::Awaited, days_later + HOUR / 2, 4)
+            .is_err()
+    );
+    assert_eq!(
+        budget.try_spend(Purpose::Awaited, days_later + HOUR, 4),
+        Ok(()),
+        "it may have been enabled"
+    );
+    budget.close(Refusal::NotConfigured, days_later + HOUR, 4);
+    assert_eq!(budget.try_spend(Purpose::Awaited, days_later + HOUR, 5), Ok(()));
+}
+
+#[test]
+fn a_clock_that_is_set_back_brings_no_units_back() {
+    let mut budget = Budget::new(100, midnight());
+    budget
+        .try_spend(Purpose::Awaited, midnight() + HOUR, 0)
+        .expect("a unit");
+    budget
+        .try_spend(Purpose::Awaited, midnight() - HOUR, 0)
+        .expect("a unit");
+    assert_eq!(budget.left(), 98);
+    assert_eq!(budget.day(), Day::of(midnight()));
+}
+
+/// A day and a half with polls at every chance, and a burst of callers in each hour, on three replicas which learn of the sum when they spend;
+/// one of them starts anew in the middle of a day.
+#[test]
+fn replicas_keep_within_a_day_and_callers_are_always_served() {
+    const QUOTA: u64 = 1000;
+    let start = midnight() + HOUR * 7;
+    let mut sums: HashMap<Day, u64> = HashMap::new();
+    let mut replicas = [0, 1, 2].map(|_| Budget::new(QUOTA, start));
+    let (mut served, mut refused, mut polls) = (0, 0, HashMap::<Day, u64>::new());
+    for minute in 0..36 * 60 {
+        let now = start + Duration::from_mins(minute);
+        let day = Day::of(now);
+        if minute == 5 * 60 {
+            replicas[1] = Budget::new(QUOTA, now);
+            replicas[1].learn(day, sums[&day]);
+        }
+        for (number, replica) in (0..).zip(&mut replicas) {
+            let mut try_spend = |purpose| {
+                let spent = replica.try_spend(purpose, now, 0).is_ok();
+                if spent {
+                    let sum = sums.entry(day).or_default();
+                    *sum += 1;
+                    replica.learn(day, *sum);
+                }
+                spent
+            };
+            if minute % 60 == number {
+                for _ in 0..5 {
+                    if try_spend(Purpose::Awaited) {
+                        served += 1;
+                    } else {
+                        refused += 1;
+                    }
+                }
+            }
+            if try_spend(Purpose::Poll) {
+                *polls.entry(day).or_default() += 1;
+            }
+        }
+    }
+    assert!(
+        sums.values().all(|sum| *sum <= QUOTA + 2),
+        "one for each other replica may be on its way: {sums:?}"
+    );
+    assert_eq!(
+        (served, refused),
+        (36 * 15, 0),
+        "15 callers an hour are less than half of the pace"
+    );
+    let whole_day = Day::of(start + HOUR * 20);
+    assert!(
+        sums[&whole_day] > QUOTA / 2 && polls[&whole_day] > 300,
+        "what is left is for polls: {polls:?}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is asked and whenever: no more than the quota; and what callers are due is never spent for polls.
+    #[test]
+    fn no_day_costs_more_than_the_quota(
+        quota in 0_u64..300,
+        steps in prop::collection::vec((0_u64..7200, 0_usize..3, 1_u64..40), 0..80),
+    ) {
+        let (mut budget, mut now) = (Budget::new(quota, midnight()), midnight());
+        let mut spent: HashMap<Day, u64> = HashMap::new();
+        for (pause, purpose, times) in steps {
+            now += Duration::from_secs(pause);
+            let purpose = [Purpose::Awaited, Purpose::Refresh, Purpose::Poll][purpose];
+            for _ in 0..times {
+                if budget.try_spend(purpose, now, 0).is_ok() {
+                    *spent.entry(Day::of(now)).or_default() += 1;
+                    let due = units(quota) * Day::of(now).left(now);
+                    let share = if purpose == Purpose::Awaited { AWAITED_SHARE } else { 1.0 };
+                    prop_assert!(units(budget.left()) + 1.0 > due * share);
+                }
+            }
+        }
+        prop_assert!(spent.values().all(|spent| *spent <= quota));
+    }
+}

@@ -1,0 +1,131 @@
+use std::{collections::HashMap, time::Duration};
+
+use futures_util::{FutureExt as _, future::join_all};
+use prometheus_client::encoding::text::encode;
+
+use super::*;
+use crate::captured_log::CapturedLog;
+
+/// A store that can be out of reach.
+#[derive(Default)]
+struct Store {
+    sums: Mutex<HashMap<Day, u64>>,
+    is_down: Mutex<bool>,
+}
+
+impl SharedUnits for Store {
+    fn add(&self, day: Day, units: u64) -> BoxFuture<'_, Option<u64>> {
+        async move {
+            // Others come in between.
+            tokio::task::yield_now().await;
+            if *self.is_down.lock() {
+                return None;
+            }
+            let mut sums = self.sums.lock();
+            let sum = sums.entry(day).or_default();
+            *sum += units;
+            Some(*sum)
+        }
+        .boxed()
+    }
+}
+
+fn noon() -> SystemTime {
+    humantime::parse_rfc3339("2026-11-26T20:00:00Z").expect("a time")
+}
+
+fn replica(store: &Arc<Store>) -> Ledger {
+    Ledger::new(100, Some(Arc::clone(store) as Arc<dyn SharedUnits>), noon())
+}
+
+async fn spend(ledger: &Ledger) -> Result<(), ApiError> {
+    ledger.spend(Purpose::Awaited, noon(), 0).await
+}
+
+fn last_minute() -> SystemTime {
+    Day::of(noon()).end() - Duration::from_millis(1)
+}
+
+#[tokio::test]
+async fn replicas_share_a_day_and_a_restart_forgets_nothing() {
+    let store = Arc::new(Store::default());
+    let replicas = [replica(&store), replica(&store), replica(&store)];
+    // At the end of the day, all of it may be spent.
+    let attempts = replicas.iter().cycle().take(300);
+    let spent = join_all(attempts.map(|ledger| ledger.spend(Purpose::Awaited, last_minute(), 0))).await;
+    assert_eq!(spent.iter().filter(|spent| spent.is_ok()).count(), 100);
+    let restarted = replica(&store);
+    assert!(restarted.spend(Purpose::Awaited, last_minute(), 0).await.is_err());
+    assert_eq!(restarted.left(last_minute()).0, 0);
+    let tomorrow = Day::of(noon()).end();
+    assert_eq!(restarted.spend(Purpose::Awaited, tomorrow, 0).await, Ok(()));
+    assert_eq!(store.sums.lock()[&Day::of(tomorrow)], 1);
+    assert_eq!(restarted.left(tomorrow), (99, Day::of(tomorrow).end()));
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_is_told_later() {
+    let store = Arc::new(Store::default());
+    let ledger = replica(&store);
+    *store.is_down.lock() = true;
+    for _ in 0..5 {
+        assert_eq!(spend(&ledger).await, Ok(()), "units are counted here");
+    }
+    assert_eq!(ledger.left(noon()).0, 95);
+    *store.is_down.lock() = false;
+    assert_eq!(spend(&ledger).await, Ok(()));
+    assert_eq!(store.sums.lock()[&Day::of(noon())], 6);
+    assert_eq!(ledger.left(noon()).0, 94);
+}
+
+#[tokio::test]
+async fn a_used_up_quota_is_so_for_all_replicas() {
+    let store = Arc::new(Store::default());
+    let (one, other) = (replica(&store), replica(&store));
+    assert_eq!(spend(&one).await, Ok(()));
+    one.report(Some(Refusal::QuotaExceeded), noon(), 0).await;
+    assert_eq!(spend(&one).await, Err(Refusal::QuotaExceeded.into()));
+    assert!(matches!(spend(&other).await, Err(ApiError::OutOfUnits { .. })));
+    assert_eq!(
+        store.sums.lock()[&Day::of(noon())],
+        100,
+        "and not more than there were"
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_is_logged_when_it_begins_and_when_it_ends() {
+    let log = CapturedLog::begin();
+    let ledger = Ledger::new(100, None, noon());
+    for refusal in [
+        None,
+        Some(Refusal::KeyInvalid),
+        Some(Refusal::KeyInvalid),
+        None,
+        None,
+    ] {
+        ledger.report(refusal, noon(), 0).await;
+    }
+    let log = log.lines().join("\n");
+    assert_eq!(log.matches("is not valid").count(), 1, "{log}");
+    assert_eq!(log.matches("answers again").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn metrics_say_what_is_spent_and_left() {
+    let ledger = Ledger::new(100, None, SystemTime::now());
+    ledger
+        .spend(Purpose::Awaited, SystemTime::now(), 0)
+        .await
+        .expect("a unit");
+    let (mut registry, mut text) = (Registry::default(), String::new());
+    ledger.register(&mut registry);
+    encode(&mut text, &registry).expect("in memory");
+    for line in [
+        "youtube_api_units_total 1\n",
+        "youtube_api_units_left 99\n",
+        "youtube_api_reset_timestamp_seconds ",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+}
