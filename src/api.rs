@@ -66,11 +66,11 @@ pub(crate) fn probes(stages: Stages) -> Router {
 
 /// A port of the API's own.
 pub(crate) fn port(
-    listener: TcpListener,
+    listener: std::net::TcpListener,
     tls: Option<Arc<Tls>>,
     config: &Config,
     closing: CancellationToken,
-) -> Port {
+) -> Port<std::net::TcpListener> {
     let limits = config.connections;
     let limits = Limits {
         connections: config.http_connections.get(),
@@ -91,12 +91,25 @@ pub(crate) fn port(
 /// Serves the API and the probes on a port of their own. Once that is closed, its connections have so long to end. Returns how many
 /// requests were still in progress then, and were cut off.
 pub(crate) async fn serve(
-    port: Port,
+    port: Port<std::net::TcpListener>,
     http: Arc<Http>,
     callers: Arc<Callers>,
     stages: Stages,
     drain: Duration,
 ) -> usize {
+    let listener = match TcpListener::from_std(port.listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "cannot answer over HTTP");
+            return 0;
+        }
+    };
+    let port = Port {
+        listener,
+        tls: port.tls,
+        limits: port.limits,
+        closing: port.closing,
+    };
     // Some connections are left for who does not have to wait: probes, and those who are told that there are too many.
     let connections = port.limits.connections;
     let at_once = (connections - connections.div_ceil(8)).max(1);
