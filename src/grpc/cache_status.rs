@@ -1,5 +1,7 @@
 //! The response metadata `cache-status`: how an answer was made, in the terms of RFC 9211.
 
+use std::cell::RefCell;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::latest::{Made, Why};
@@ -13,10 +15,19 @@ pub fn cache_status(headers: &HeaderMap) -> Option<&str> {
     headers.get(CACHE_STATUS)?.to_str().ok()
 }
 
+thread_local! {
+    /// The last hit's `ttl` and its text. Most answers of a moment have the same; to format it is a fiftieth of what a hit costs.
+    static LAST_HIT: RefCell<Option<(i64, HeaderValue)>> = const { RefCell::new(None) };
+}
+
 /// Says how one answer was made.
 pub(super) fn tell(made: Made, headers: &mut HeaderMap) {
-    let text = match made {
-        Made::Hit { ttl } => format!("plaque; hit; ttl={ttl}"),
+    match made {
+        Made::Hit { ttl } => {
+            if let Some(value) = hit(ttl) {
+                headers.insert(CACHE_STATUS, value);
+            }
+        }
         Made::Forwarded {
             why,
             collapsed,
@@ -29,10 +40,20 @@ pub(super) fn tell(made: Made, headers: &mut HeaderMap) {
             };
             let collapsed = if collapsed { "; collapsed" } else { "" };
             let status = status.map_or_else(String::new, |code| format!("; fwd-status={code}"));
-            format!("plaque; fwd={why}{collapsed}{status}")
+            insert(format!("plaque; fwd={why}{collapsed}{status}"), headers);
         }
-    };
-    insert(text, headers);
+    }
+}
+
+fn hit(ttl: i64) -> Option<HeaderValue> {
+    LAST_HIT.with_borrow_mut(|last| match last {
+        Some((of, value)) if *of == ttl => Some(value.clone()),
+        _ => {
+            let value = HeaderValue::try_from(format!("plaque; hit; ttl={ttl}")).ok()?;
+            *last = Some((ttl, value.clone()));
+            Some(value)
+        }
+    })
 }
 
 /// Says how the answers of a batch were made, all together: a hit if all were, and how many of each.
