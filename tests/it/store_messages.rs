@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -127,6 +128,7 @@ impl Store for Slow {
 /// A replica beside others, none of whose lookups gets an answer of its own.
 struct Replica {
     store: Arc<Slow>,
+    upstream: Arc<Fake>,
     latest: Arc<Latest>,
     registry: Registry,
 }
@@ -134,14 +136,16 @@ struct Replica {
 impl Replica {
     fn start() -> Self {
         let store = Slow::new();
-        let upstream = Fake::gated(crate::stores::never) as Arc<dyn Upstream>;
+        let upstream = Fake::gated(crate::stores::never);
         let port = Arc::clone(&store) as Arc<dyn Store>;
-        let latest = Arc::new(Latest::new(upstream, Some(port), settings(), Handle::current()));
+        let source = Arc::clone(&upstream) as Arc<dyn Upstream>;
+        let latest = Arc::new(Latest::new(source, Some(port), settings(), Handle::current()));
         latest.apply_remote_updates();
         let mut registry = Registry::default();
         latest.register(&mut registry);
         Self {
             store,
+            upstream,
             latest,
             registry,
         }
@@ -161,17 +165,19 @@ impl Replica {
     /// A watch which has been sent what there was when it began.
     async fn watch(&self, number: usize) -> Watch {
         self.ask(number).await;
-        let mut watch = self
-            .latest
-            .watch(&WatchQuery {
-                channels: vec![feed(number).channel],
-                kind: None,
-                published_after: None,
-                resume_tokens: vec![],
-            })
-            .expect("room for one more");
+        let mut watch = self.begin_watch(number);
         assert_eq!(next(&mut watch).await, "Upload 1");
         watch
+    }
+
+    fn begin_watch(&self, number: usize) -> Watch {
+        let query = WatchQuery {
+            channels: vec![feed(number).channel],
+            kind: None,
+            published_after: None,
+            resume_tokens: vec![],
+        };
+        self.latest.watch(&query).expect("room for one more")
     }
 
     fn lost(&self) -> u64 {
@@ -294,4 +300,25 @@ async fn after_lost_messages_all_watched_feeds_are_loaded_once_more_and_the_loss
     assert_eq!(next(&mut watches[0]).await, "Upload 3");
     sleep(ROUND_TRIP * 10).await;
     assert_eq!((replica.store.loads(1..4) - before, replica.lost()), (4, 100));
+}
+
+/// With the lookup inside moka's gate for the feed (`or_insert_with_if`, `and_compute_with`), both would wait for its end: docs/adr/0004.
+#[tokio::test(start_paused = true)]
+async fn what_another_replica_found_is_applied_while_a_lookup_is_in_flight() {
+    let replica = Replica::start();
+    let query = Query {
+        channel: feed(1).channel,
+        kind: None,
+        max_age: None,
+    };
+    let mut lookup = pin!(replica.latest.get(query));
+    assert!(lookup.as_mut().now_or_never().is_none());
+    replica.upstream.arrival().await;
+    let mut watch = replica.begin_watch(1);
+
+    replica.store.save(feed(1));
+    assert_eq!(next(&mut watch).await, "Upload 1");
+    let answer = replica.latest.get(query).now_or_never().expect("a hit");
+    assert_eq!(answer.outcome.expect("it is cached").video().title(), "Upload 1");
+    assert!(lookup.now_or_never().is_none(), "the lookup has ended");
 }
