@@ -5,6 +5,7 @@ mod caller;
 mod codec;
 mod convert;
 mod deadline;
+mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod health;
@@ -34,6 +35,7 @@ pub use self::{
     caller::{Callers, Peer},
     codec::encode,
     deadline::refuse_at_once,
+    error::{CallError, RequestError},
     json::Http,
     method::{Ended, Method},
     status::{PUSHBACK, from as status},
@@ -45,7 +47,7 @@ use self::{
     health::Health,
 };
 use crate::{
-    latest::{Answer, Latest, LookupError, Made, OVERLOAD_PAUSE, Reply},
+    latest::{Answer, Latest, Made, OVERLOAD_PAUSE, Reply},
     lifecycle::Stages,
     proto::{
         self,
@@ -180,13 +182,14 @@ where
                             .callers
                             .of_call(peer, request.metadata().as_ref(), longest)
                     };
-                    let reply = service.get(request.get_ref(), &caller).await?;
+                    let reply = service.get(request.get_ref(), &caller).await;
+                    let reply = reply.map_err(|error| status::from(error, None))?;
                     let _ = told.set(reply.made);
                     answer(reply).map(Response::new)
                 });
                 let mut response = grpc.unary(get, request).await;
                 let Some(made) = told.into_inner() else {
-                    return Ok(status::explained(response));
+                    return Ok(status::add_reason(response));
                 };
                 cache_status::tell(made, response.headers_mut());
                 Ok(response)
@@ -197,7 +200,7 @@ where
             let mut grpc = Grpc::new(WatchCodec).max_decoding_message_size(self.limits.message_bytes);
             return Box::pin(async move {
                 let watch = service_fn(async |request: Request<_>| service.watch(request, peer));
-                Ok(status::explained(grpc.server_streaming(watch, request).await))
+                Ok(status::add_reason(grpc.server_streaming(watch, request).await))
             });
         }
         if method == Method::BatchGetLatestVideos {
@@ -207,10 +210,10 @@ where
             let mut grpc = Grpc::new(BatchCodec).max_decoding_message_size(self.limits.message_bytes);
             return Box::pin(async move {
                 let get = service_fn(|request| service.get_batch(request, peer, answer_by));
-                Ok(status::explained(grpc.unary(get, request).await))
+                Ok(status::add_reason(grpc.unary(get, request).await))
             });
         }
-        Box::pin(self.others.call(request).map_ok(status::explained))
+        Box::pin(self.others.call(request).map_ok(status::add_reason))
     }
 }
 
@@ -223,13 +226,13 @@ pub struct Service {
 }
 
 impl Service {
-    /// What became of the question; a status if it was none.
+    /// Looks up the requested upload.
     async fn get(
         &self,
         request: &GetLatestVideoRequest,
         caller: &impl Fn() -> Caller,
-    ) -> Result<Reply, Status> {
-        let query = convert::query(request).map_err(|error| status::from(&error, None))?;
+    ) -> Result<Reply, RequestError> {
+        let query = convert::query(request)?;
         // The span is looked for only where it may be there: nearly all calls are hits. Not with `enabled!`, which makes layers
         // with a filter of their own lose what comes next.
         if LevelFilter::current() >= LevelFilter::DEBUG {
@@ -247,7 +250,7 @@ impl Service {
         answer_by: AnswerBy,
     ) -> Result<Response<Vec<Looked>>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let queries = convert::queries(&request).map_err(|error| status::from(&error, None))?;
+        let queries = convert::queries(&request).map_err(|error| status::from(error, None))?;
         let asked: Vec<_> = queries.iter().flatten().copied().collect();
         let caller = || self.callers.caller(peer, metadata.as_ref(), answer_by.at());
         let replies = self.latest.get_all_for(&asked, answer_by.left(), &caller).await;
@@ -266,14 +269,14 @@ impl Service {
                     }
                     reply
                         .outcome
-                        .map_err(|error| status::failure(&error, reply.retry_after))
+                        .map_err(|error| status::lookup_failure(&error.into(), reply.retry_after))
                 }
                 // Its lookup goes on.
                 Ok(None) => {
                     forwarded += 1;
-                    Err(status::failure(&LookupError::Deadline, None))
+                    Err(status::lookup_failure(&CallError::Deadline, None))
                 }
-                Err(error) => Err(status::failure(&error, None)),
+                Err(error) => Err(status::lookup_failure(&error.into(), None)),
             };
             Looked { channel_id, outcome }
         });
@@ -290,17 +293,17 @@ impl Service {
         let asked = deadline::timeout(request.metadata().as_ref()).ok().flatten();
         let metadata = request.metadata().as_ref();
         let caller = self.callers.caller(peer, metadata, None);
-        let query = convert::watch(&request.into_inner()).map_err(|error| status::from(&error, None))?;
+        let query = convert::watch(&request.into_inner()).map_err(|error| status::from(error, None))?;
         let watch = self.latest.watch_for(&query, &caller);
-        let watch = watch.map_err(|error| status::from(&error, Some(OVERLOAD_PAUSE)))?;
+        let watch = watch.map_err(|error| status::from(error, Some(OVERLOAD_PAUSE)))?;
         let events = watch.map(|event| match event {
             Ok(event) => Ok(convert::event(&event)),
-            Err(error) => Err(status::from(&error, None)),
+            Err(error) => Err(status::from(error, None)),
         });
         let events: WatchStream = match asked.into_iter().chain(self.longest_watch).min() {
             None => Box::pin(events),
             Some(limit) => {
-                let over = stream::once(async { Err(status::from(&LookupError::WatchedLong, None)) });
+                let over = stream::once(async { Err(status::from(CallError::WatchExpired, None)) });
                 Box::pin(events.take_until(tokio::time::sleep(limit)).chain(over))
             }
         };
@@ -313,7 +316,7 @@ impl Service {
 fn answer(reply: Reply) -> Result<Answer, Status> {
     reply
         .outcome
-        .map_err(|error| status::from(&error, reply.retry_after))
+        .map_err(|error| status::from(error, reply.retry_after))
 }
 
 /// What happens to the watched channels, as it is sent.

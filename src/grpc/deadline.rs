@@ -22,8 +22,7 @@ use tokio::time::{Instant, Sleep};
 use tonic::body::Body;
 use tower::Service;
 
-use super::status;
-use crate::latest::LookupError;
+use super::{CallError, RequestError, status};
 
 /// A service whose calls end at their deadline.
 #[derive(Clone, Debug)]
@@ -93,7 +92,7 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
         if *this.malformed {
-            return Poll::Ready(Ok(refused(&LookupError::InvalidTimeout)));
+            return Poll::Ready(Ok(refused(RequestError::InvalidTimeout)));
         }
         // First the call: an answer that is there in time is given.
         if let Poll::Ready(response) = this.inner.poll(context) {
@@ -119,13 +118,13 @@ where
             this.deadline.set(Some(tokio::time::sleep(*this.allowed)));
         }
         match this.deadline.as_pin_mut().map(|sleep| sleep.poll(context)) {
-            Some(Poll::Ready(())) => Poll::Ready(Ok(refused(&LookupError::Deadline))),
+            Some(Poll::Ready(())) => Poll::Ready(Ok(refused(CallError::Deadline))),
             Some(Poll::Pending) | None => Poll::Pending,
         }
     }
 }
 
-fn refused(error: &LookupError) -> Response<Body> {
+fn refused(error: impl Into<CallError>) -> Response<Body> {
     status::from(error, None).into_http()
 }
 
@@ -142,7 +141,7 @@ fn limit_pushback(response: &mut Response<Body>, left: Duration) {
 
 /// The response to a call with these headers that is refused on arrival, before it gets to the layer that keeps deadlines.
 #[must_use]
-pub fn refuse_at_once(error: &LookupError, retry_after: Duration, headers: &HeaderMap) -> Response<Body> {
+pub fn refuse_at_once(error: CallError, retry_after: Duration, headers: &HeaderMap) -> Response<Body> {
     let mut response = status::from(error, Some(retry_after)).into_http();
     if let Ok(Some(asked)) = timeout(headers) {
         limit_pushback(&mut response, asked);
@@ -234,7 +233,7 @@ mod tests {
         let told = |headers: &[(HeaderName, &'static str)], pause| {
             let headers = headers.iter().cloned();
             let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value)));
-            let response = refuse_at_once(&LookupError::Overloaded(1), pause, &headers.collect());
+            let response = refuse_at_once(CallError::TooManyCalls(1), pause, &headers.collect());
             response.headers().get(status::PUSHBACK).cloned()
         };
         let milliseconds = Duration::from_millis;

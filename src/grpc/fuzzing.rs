@@ -8,11 +8,11 @@ use axum::extract::Query;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use super::{
-    PUSHBACK, convert,
+    CallError, PUSHBACK, convert,
     deadline::{self, InvalidTimeout, refuse_at_once},
-    json, status,
+    json,
 };
-use crate::{fuzzing::CHANNEL, latest::LookupError};
+use crate::fuzzing::CHANNEL;
 
 /// A `grpc-timeout`.
 pub fn grpc_timeout(bytes: &[u8]) {
@@ -24,7 +24,7 @@ pub fn grpc_timeout(bytes: &[u8]) {
     assert_eq!(asked, allowed(bytes).map(Some));
 
     let pause = Duration::from_millis(bytes.iter().map(|byte| u64::from(*byte)).sum());
-    let response = refuse_at_once(&LookupError::Overloaded(1), pause, &headers);
+    let response = refuse_at_once(CallError::TooManyCalls(1), pause, &headers);
     let pushback = response
         .headers()
         .get(PUSHBACK)
@@ -78,7 +78,7 @@ pub fn json_query(bytes: &[u8]) {
             assert_eq!(again.ok(), Some(request), "it says something else in other words");
         }
         Err(error) => {
-            let response = json::refused(&status::from(&error, None));
+            let response = json::refused(&error.into(), None);
             assert_eq!(response.status(), StatusCode::BAD_REQUEST);
             let body: serde_json::Value = serde_json::from_str(response.body()).expect("JSON");
             assert_eq!(body["code"], 3, "INVALID_ARGUMENT");

@@ -83,7 +83,7 @@ impl health_server::Health for Health {
                         return Some((Ok(response(status)), Some((stages, Some(status)))));
                     }
                     if stage == Stage::Closing || stages.changed().await.is_err() {
-                        return Some((Err(status::from(&LookupError::ShuttingDown, None)), None));
+                        return Some((Err(status::from(LookupError::ShuttingDown, None)), None));
                     }
                 }
             }

@@ -22,8 +22,8 @@ use super::{
     turn,
 };
 use crate::{
-    grpc::{self, Ended, Method},
-    latest::{LookupError, OVERLOAD_PAUSE},
+    grpc::{self, CallError, Ended, Method},
+    latest::OVERLOAD_PAUSE,
 };
 
 /// A call that is in progress as long as this is there.
@@ -99,10 +99,13 @@ where
         let method = Method::of(request.uri().path());
         let span = CallSpan::begin(method, &request);
         let begun = self.activity.begin(method, self.limits);
-        let refused = begun
-            .as_ref()
-            .err()
-            .map(|error| Box::new(grpc::refuse_at_once(error, OVERLOAD_PAUSE, request.headers())));
+        let refused = begun.as_ref().err().map(|error| {
+            Box::new(grpc::refuse_at_once(
+                error.clone(),
+                OVERLOAD_PAUSE,
+                request.headers(),
+            ))
+        });
         let place = Place {
             activity: Arc::clone(&self.activity),
             method,
@@ -183,7 +186,7 @@ fn panicked(place: Option<&Place>) -> Status {
     tracing::error_span!("call", method).in_scope(|| {
         tracing::error!("panicked; ends with INTERNAL");
     });
-    grpc::status(&LookupError::CallPanicked, None)
+    grpc::status(CallError::Panicked, None)
 }
 
 pin_project! {
