@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::latest::{Made, Why};
+use crate::latest::{CacheStatus, MissReason};
 
 /// Where it is said.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -14,22 +14,22 @@ pub fn cache_status(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Says how one answer was made.
-pub(super) fn tell(made: Made, headers: &mut HeaderMap) {
+pub(super) fn tell(made: CacheStatus, headers: &mut HeaderMap) {
     let text = match made {
-        Made::Hit { ttl } => format!("plaque; hit; ttl={ttl}"),
-        Made::Forwarded {
-            why,
+        CacheStatus::Hit { ttl } => format!("plaque; hit; ttl={ttl}"),
+        CacheStatus::Forwarded {
+            reason,
             collapsed,
             status,
         } => {
-            let why = match why {
-                Why::Unknown => "uri-miss",
-                Why::Stale => "stale",
-                Why::Requested => "request",
+            let reason = match reason {
+                MissReason::NotCached => "uri-miss",
+                MissReason::Stale => "stale",
+                MissReason::Requested => "request",
             };
             let collapsed = if collapsed { "; collapsed" } else { "" };
             let status = status.map_or_else(String::new, |code| format!("; fwd-status={code}"));
-            format!("plaque; fwd={why}{collapsed}{status}")
+            format!("plaque; fwd={reason}{collapsed}{status}")
         }
     };
     insert(text, headers);

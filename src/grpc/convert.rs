@@ -1,4 +1,4 @@
-//! Between protobuf messages and plaque's own types.
+//! Converts between protobuf messages and plaque's own types.
 
 use std::{
     ops::Range,
@@ -10,14 +10,14 @@ use prost_types::Timestamp;
 use super::{RequestError, status};
 use crate::{
     latest::{Answer, Event, InvalidResumeToken, LookupError, Query, ResumeToken, WatchEvent, WatchQuery},
-    proto::v1::{self, lookup_result::Outcome, watch_latest_video_response::Event as Happened},
+    proto::v1::{self, lookup_result::Outcome, watch_latest_video_response::Event as Message},
     video::{Channel, ChannelId, Kind, Moment, Thumbnail, Video},
 };
 
-/// The most channels that one request may name.
+/// The most channels of one request.
 const MAX_CHANNELS: usize = 100;
 
-/// The times that a `google.protobuf.Timestamp` may have, in seconds since 1970.
+/// The valid range of a `google.protobuf.Timestamp`, in seconds since 1970.
 const YEARS_1_TO_9999: Range<i64> = -62_135_596_800..253_402_300_800;
 
 pub(super) fn query(request: &v1::GetLatestVideoRequest) -> Result<Query, RequestError> {
@@ -28,7 +28,7 @@ pub(super) fn query(request: &v1::GetLatestVideoRequest) -> Result<Query, Reques
     })
 }
 
-/// A query for each channel of a batch, or why there is none for it.
+/// The query for each channel of a batch, or why its ID is invalid.
 pub(super) fn queries(
     request: &v1::BatchGetLatestVideosRequest,
 ) -> Result<Vec<Result<Query, RequestError>>, RequestError> {
@@ -54,10 +54,12 @@ pub(super) fn watch(request: &v1::WatchLatestVideoRequest) -> Result<WatchQuery,
         let token = ResumeToken::decode(bytes).map_err(|InvalidResumeToken| {
             RequestError::InvalidResumeToken("what is not a token of this service")
         })?;
-        let is_of_one = channels.iter().any(|channel| token.is_of(*channel));
-        is_of_one.then_some(token).ok_or(RequestError::InvalidResumeToken(
-            "one of a channel that channel_ids does not have",
-        ))
+        let is_requested = channels.iter().any(|channel| token.is_of(*channel));
+        is_requested
+            .then_some(token)
+            .ok_or(RequestError::InvalidResumeToken(
+                "one of a channel that channel_ids does not have",
+            ))
     };
     Ok(WatchQuery {
         kind: kind(request.kind)?,
@@ -82,7 +84,7 @@ fn count(channels: &[String]) -> Result<(), RequestError> {
     }
 }
 
-/// A kind by its name or its number, as protobuf JSON has it; also by the end of its name.
+/// Parses a kind: its name or number as in protobuf JSON, or the name without `VIDEO_KIND_`.
 pub(super) fn kind_named(text: &str) -> Result<i32, RequestError> {
     let named = |name: &str| v1::VideoKind::from_str_name(name).map(i32::from);
     let short = || named(&format!("VIDEO_KIND_{}", text.to_uppercase()));
@@ -101,7 +103,7 @@ fn kind(number: i32) -> Result<Option<Kind>, RequestError> {
 }
 
 fn max_age(duration: prost_types::Duration) -> Result<Duration, RequestError> {
-    // Not prost's own conversion, which normalises what `google.protobuf.Duration` forbids: mixed signs, a billion nanos.
+    // Not prost's own conversion, which normalizes what `google.protobuf.Duration` forbids: mixed signs, a billion nanos.
     let seconds = u64::try_from(duration.seconds).map_err(|_| RequestError::InvalidMaxAge)?;
     match u32::try_from(duration.nanos) {
         Ok(nanos @ 0..1_000_000_000) => Ok(Duration::new(seconds, nanos)),
@@ -110,7 +112,7 @@ fn max_age(duration: prost_types::Duration) -> Result<Duration, RequestError> {
 }
 
 fn published_after(time: prost_types::Timestamp) -> Result<SystemTime, RequestError> {
-    // Not prost's own conversion alone, which normalises what `google.protobuf.Timestamp` forbids.
+    // Not prost's own conversion alone, which normalizes what `google.protobuf.Timestamp` forbids.
     let is_valid = YEARS_1_TO_9999.contains(&time.seconds) && (0..1_000_000_000).contains(&time.nanos);
     let time = is_valid.then(|| SystemTime::try_from(time).ok()).flatten();
     time.ok_or(RequestError::InvalidPublishedAfter)
@@ -126,7 +128,7 @@ pub(super) fn response(answer: &Answer) -> v1::GetLatestVideoResponse {
     }
 }
 
-/// One channel's part of a batch's answer.
+/// One result of a batch.
 pub(super) fn result(
     channel_id: String,
     outcome: Result<&Answer, &LookupError>,
@@ -141,10 +143,10 @@ pub(super) fn result(
     }
 }
 
-pub(super) fn event(happened: &WatchEvent) -> v1::WatchLatestVideoResponse {
-    let channel_id = happened.channel.to_string();
+pub(super) fn event(watched: &WatchEvent) -> v1::WatchLatestVideoResponse {
+    let channel_id = watched.channel.to_string();
     let mut initial = false;
-    let event = match &happened.event {
+    let event = match &watched.event {
         Event::Upload {
             channel,
             upload,
@@ -153,20 +155,20 @@ pub(super) fn event(happened: &WatchEvent) -> v1::WatchLatestVideoResponse {
             initial = *is_initial;
             channel
                 .upload(*upload)
-                .map(|upload| Happened::Video(video(channel, upload)))
+                .map(|upload| Message::Video(video(channel, upload)))
         }
-        Event::Problem { error, retry_after } => Some(Happened::Problem(result(
+        Event::Problem { error, retry_after } => Some(Message::Problem(result(
             channel_id,
             Err(error),
             Some(*retry_after),
         ))),
-        Event::Recovered => Some(Happened::Recovered(v1::Recovered { channel_id })),
-        Event::Missed => Some(Happened::Missed(v1::Missed { channel_id })),
+        Event::Recovered => Some(Message::Recovered(v1::Recovered { channel_id })),
+        Event::Missed => Some(Message::Missed(v1::Missed { channel_id })),
     };
     v1::WatchLatestVideoResponse {
         event,
         initial,
-        resume_token: happened.resume_token.encode(),
+        resume_token: watched.resume_token.encode(),
     }
 }
 
@@ -185,7 +187,7 @@ fn video(channel: &Channel, video: Video<'_>) -> v1::Video {
     }
 }
 
-/// As what is sent; none if there is none.
+/// Converts a time; [`Moment::NONE`] becomes `None`.
 pub(super) fn timestamp(moment: Moment) -> Option<Timestamp> {
     const SECOND: i64 = 1_000_000_000;
     let nanos = moment.to_nanos();
@@ -213,7 +215,7 @@ mod tests {
 
     use super::*;
 
-    /// Numbers at and beside the ends of what may be.
+    /// Numbers at and near the limits.
     fn seconds() -> impl Strategy<Value = i64> {
         let ends = [
             i64::MIN,

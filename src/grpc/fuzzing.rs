@@ -1,4 +1,4 @@
-//! See [`crate::fuzzing`].
+//! Fuzz targets of this module: see [`crate::fuzzing`].
 
 #![expect(clippy::missing_panics_doc, reason = "it is how they find something")]
 
@@ -38,7 +38,7 @@ pub fn grpc_timeout(bytes: &[u8]) {
     assert_eq!(pushback, expected);
 }
 
-/// The time that a `grpc-timeout` names, by the words of the specification.
+/// The time of a `grpc-timeout`, implemented a second time from the specification.
 fn allowed(text: &[u8]) -> Result<Duration, InvalidTimeout> {
     let text = str::from_utf8(text).map_err(|_| InvalidTimeout)?;
     let units = [
@@ -82,7 +82,7 @@ pub fn json_query(bytes: &[u8]) {
             assert_eq!(response.status(), StatusCode::BAD_REQUEST);
             let body: serde_json::Value = serde_json::from_str(response.body()).expect("JSON");
             assert_eq!(body["code"], 3, "INVALID_ARGUMENT");
-            // What was sent is sent back once as a message, and once as that of the field.
+            // The message quotes the input, and is repeated for the invalid field.
             assert!(response.body().len() < 2000 + 20 * text.len());
         }
     }

@@ -8,7 +8,9 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::time::{Instant, timeout};
 use tonic::Code;
 
-use super::{CallError, Callers, Limits, Peer, RequestError, Service, Tally, cache_status, convert, status};
+use super::{
+    CallError, CallMetrics, Callers, Limits, Peer, RequestError, Service, cache_status, convert, status,
+};
 use crate::{
     latest::{Answer, Latest, OVERLOAD_PAUSE, Policy, Reply},
     proto::{self, v1},
@@ -31,7 +33,7 @@ impl Http {
         policy: Policy,
         limits: Limits,
         callers: Arc<Callers>,
-        tally: Arc<Tally>,
+        metrics: Arc<CallMetrics>,
     ) -> Self {
         // Caches reckon as plaque does: from the age, how long the answer is fresh, and what to do with it then.
         let keep = format!(
@@ -45,7 +47,7 @@ impl Http {
                 latest,
                 callers,
                 longest_watch: limits.watch,
-                tally,
+                metrics,
             },
             deadline: limits.deadline,
             keep: HeaderValue::try_from(keep).expect("a header's value"),
@@ -78,7 +80,7 @@ impl Http {
             Ok(Err(error)) => return refused(&error.into(), None),
             Err(_elapsed) => return refused(&CallError::Deadline, None),
         };
-        let made = reply.made;
+        let cache_status = reply.cache_status;
         let mut response = match reply {
             Reply {
                 outcome: Ok(answer), ..
@@ -89,7 +91,7 @@ impl Http {
                 ..
             } => refused(&error.into(), retry_after),
         };
-        cache_status::tell(made, response.headers_mut());
+        cache_status::tell(cache_status, response.headers_mut());
         response
     }
 

@@ -1,4 +1,4 @@
-//! See [`crate::fuzzing`].
+//! Fuzz targets of this module: see [`crate::fuzzing`].
 
 use std::{
     collections::HashSet,
@@ -10,7 +10,7 @@ use super::{
     LookupError, ResumeToken,
     cursor::{Cursor, Step},
     resume,
-    timeline::{Health, Timeline, Trouble},
+    timeline::{Health, Problem, Timeline},
 };
 use crate::{
     cache_entry::CacheEntry,
@@ -28,7 +28,7 @@ const MAX_LOOKS: u64 = 32;
 /// An hour of the channel is so many seconds.
 const HOUR: u64 = 3600;
 
-/// A resume token. Or, after a zero: the kind that is watched, the length of a token, the token without its check sum, which is added, and
+/// A resume token. Or, after a zero: the kind that is watched, the length of a token, the token without its checksum, which is added, and
 /// what happens to the channel from then on.
 pub fn resume_token(bytes: &[u8]) {
     let Some((0, bytes)) = bytes.split_first().map(|(first, bytes)| (*first, bytes)) else {
@@ -42,7 +42,7 @@ pub fn resume_token(bytes: &[u8]) {
     };
     let kind = crate::fuzzing::feed(*kind).kind;
     let (token, happenings) = bytes.split_at(usize::from(*length).min(bytes.len()));
-    let token = [token, &resume::check_sum(token)].concat();
+    let token = [token, &resume::checksum(token)].concat();
     let Ok(token) = ResumeToken::decode(&token) else {
         return;
     };
@@ -81,7 +81,7 @@ fn watch(token: &ResumeToken, kind: Option<Kind>, happenings: &[u8]) {
         let Some(count) = bytes.next() else { break };
         let now = began + Duration::from_secs(look);
         let health = match count {
-            200.. => Health::Fails(Trouble {
+            200.. => Health::Fails(Problem {
                 error: LookupError::Upstream(UpstreamError::Status(count.into())),
                 retry_at: now,
             }),

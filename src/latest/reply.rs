@@ -1,4 +1,4 @@
-//! Questions and what becomes of them.
+//! Queries and replies.
 
 use std::{
     sync::Arc,
@@ -11,25 +11,25 @@ use crate::{
     video::{Channel, ChannelId, Kind, Video},
 };
 
-/// A question.
+/// A query for a channel's newest upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
-    /// Whose upload.
+    /// The channel.
     pub channel: ChannelId,
-    /// Only of this kind.
+    /// Only uploads of this kind.
     pub kind: Option<Kind>,
-    /// The greatest age that will do; by default what the policy calls fresh. Less than the policy's `min_refetch` counts as that.
+    /// The greatest age that the caller accepts; `fresh_for` of the policy by default. Raised to the policy's `min_refetch`.
     pub max_age: Option<Duration>,
 }
 
-/// What became of a question, and how.
+/// The reply to a [`Query`].
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// The upload, or why there is none.
+    /// The upload, or the error.
     pub outcome: Result<Answer, LookupError>,
-    /// How the reply was made.
-    pub made: Made,
-    /// When it makes sense to ask again, for a failure that passes.
+    /// Whether it came from the cache.
+    pub cache_status: CacheStatus,
+    /// How long to wait before a retry, for a transient failure.
     pub retry_after: Option<Duration>,
 }
 
@@ -37,13 +37,13 @@ pub struct Reply {
 #[derive(Clone, Debug)]
 pub struct Answer {
     channel: Arc<Channel>,
-    /// Which of the channel's uploads, as [`Channel::latest`] has it.
+    /// The index of the upload, from [`Channel::latest`].
     upload: usize,
     /// When the channel was looked up.
     pub fetched: SystemTime,
-    /// Its age, from the same clock reading as the `ttl` of [`Made::Hit`]; zero if the lookup ended after the caller came.
+    /// The age, from the same clock reading as the `ttl` of [`CacheStatus::Hit`]; zero if the lookup ended after the caller arrived.
     pub age: Duration,
-    /// Older than fresh, and not looked up for this query.
+    /// Whether it is older than `fresh_for` and was not looked up for this query.
     pub stale: bool,
 }
 
@@ -54,7 +54,7 @@ impl Answer {
         &self.channel
     }
 
-    /// Its newest upload, of the kind that was asked for.
+    /// The channel's newest upload of the requested kind.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "the index is the same channel's")]
     pub fn video(&self) -> Video<'_> {
@@ -78,43 +78,44 @@ impl Answer {
     }
 }
 
-/// How a reply was made.
+/// How the cache handled a query, in the terms of RFC 9211.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Made {
-    /// From what was known.
+pub enum CacheStatus {
+    /// The cache had the reply.
     Hit {
-        /// How long it stays so, in seconds; below zero: since when it is stale.
+        /// The remaining freshness in seconds; negative for a stale answer.
         ttl: i64,
     },
-    /// By a lookup, or for want of one that succeeded.
+    /// The caller waited for a lookup, or none could be made.
     Forwarded {
-        /// Why one was needed.
-        why: Why,
-        /// Another caller had started it.
+        /// Why the cache was not enough.
+        reason: MissReason,
+        /// Another caller had started the lookup.
         collapsed: bool,
-        /// The upstream's HTTP status, if it was not 200.
+        /// The upstream's HTTP status, if not 200.
         status: Option<u16>,
     },
 }
 
-/// Why a lookup was needed.
+/// Why the cache was not enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// Nothing was known.
-    Unknown,
-    /// What was known was too old.
+pub enum MissReason {
+    /// The feed was not cached.
+    NotCached,
+    /// The entry was stale.
     Stale,
-    /// What was known was fresh, but the caller wanted newer.
+    /// The entry was fresh, but older than the `max_age` of the query.
     Requested,
 }
 
+/// The upload that `query` asks for.
 pub(super) fn select_upload(
-    good: &Success<Arc<Channel>>,
+    success: &Success<Arc<Channel>>,
     query: Query,
     age: Duration,
     stale: bool,
 ) -> Result<Answer, LookupError> {
-    let channel = Arc::clone(&good.value);
+    let channel = Arc::clone(&success.value);
     let upload = channel.latest(query.kind).ok_or(LookupError::NoUploads {
         channel: query.channel,
         kind: query.kind,
@@ -122,7 +123,7 @@ pub(super) fn select_upload(
     Ok(Answer {
         channel,
         upload,
-        fetched: good.time,
+        fetched: success.time,
         age,
         stale,
     })

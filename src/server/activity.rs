@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::load::Load;
-use crate::grpc::{self, CallError, Method, Tally};
+use crate::grpc::{self, CallError, CallMetrics, Method};
 
 /// Calls about health that a connection may have in progress when the server has `--max-calls` already. A client has one at a time.
 const HEALTH_CALLS: usize = 8;
@@ -24,7 +24,7 @@ pub(super) const FURTHER_HEALTH_WATCHES: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Activity {
     pub(super) load: Arc<Load>,
-    pub(super) tally: Arc<Tally>,
+    pub(super) tally: Arc<CallMetrics>,
     /// There were as many connections as may be: this one is for a probe, and for nothing else.
     for_probes: bool,
     /// Told when a connection for probes was taken for something else.
@@ -51,7 +51,7 @@ pub(super) enum Taken {
 }
 
 impl Activity {
-    pub(super) fn new(load: Arc<Load>, tally: Arc<Tally>, for_probes: bool) -> Arc<Self> {
+    pub(super) fn new(load: Arc<Load>, tally: Arc<CallMetrics>, for_probes: bool) -> Arc<Self> {
         Arc::new(Self {
             load,
             tally,

@@ -43,7 +43,7 @@ impl Place {
     /// Notes what the headers of an answer or its trailers say: with the status that is in one of them the call ends.
     fn hear(&mut self, headers: &HeaderMap) {
         self.span.note(headers);
-        self.ended = Ended::told(headers).unwrap_or(self.ended);
+        self.ended = Ended::from_headers(headers).unwrap_or(self.ended);
     }
 }
 
@@ -52,7 +52,7 @@ impl Drop for Place {
         let activity = &self.activity;
         activity
             .tally
-            .ended(self.method, self.ended, self.begun.elapsed());
+            .record_call(self.method, self.ended, self.begun.elapsed());
         if let Some(taken) = self.taken {
             activity.end(taken);
         }

@@ -71,8 +71,8 @@ async fn every_channel_has_its_result_in_the_order_asked() {
     assert_eq!(fake.lookups(CHANNEL), 1, "asked for twice, looked up once");
 
     let again = batch(&server.client(), &[CHANNEL]).await.expect("it succeeds");
-    let made = cache_status(again.metadata());
-    assert_eq!(made, "plaque; hit; detail=\"hit=1 fwd=0\"");
+    let cache_status = cache_status(again.metadata());
+    assert_eq!(cache_status, "plaque; hit; detail=\"hit=1 fwd=0\"");
 }
 
 #[tokio::test]

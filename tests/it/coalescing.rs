@@ -150,8 +150,8 @@ async fn a_failure_is_shared_by_all_who_wait() {
     for call in calls {
         let status = call.await.expect("no panic").expect_err("it fails");
         assert_eq!(reason(&status).0, "UPSTREAM_ERROR");
-        let made = cache_status(status.metadata());
-        collapsed += usize::from(made == "plaque; fwd=uri-miss; collapsed; fwd-status=502");
+        let cache_status = cache_status(status.metadata());
+        collapsed += usize::from(cache_status == "plaque; fwd=uri-miss; collapsed; fwd-status=502");
     }
     assert_eq!((collapsed, fake.lookups(CHANNEL)), (99, 2));
 }
@@ -168,8 +168,8 @@ async fn a_lookup_whose_callers_have_all_left_is_joined_by_the_next() {
     let newcomers = client.start_many(CHANNEL, 10).await;
     fake.release();
     for call in newcomers {
-        let (_, made) = call.await.expect("no panic").expect("an answer");
-        assert_eq!(made, "plaque; fwd=uri-miss; collapsed");
+        let (_, cache_status) = call.await.expect("no panic").expect("an answer");
+        assert_eq!(cache_status, "plaque; fwd=uri-miss; collapsed");
     }
     assert_eq!(fake.lookups(CHANNEL), 1);
 }

@@ -101,8 +101,8 @@ async fn an_upstream_that_has_had_enough_of_us_is_left_alone() {
     let client = server.client();
     let refused = client.get(CHANNEL).await.expect_err("refused");
     assert_unavailable_for(28..=30, &refused, "UPSTREAM_RATE_LIMITED");
-    let made = "plaque; fwd=uri-miss; fwd-status=429";
-    assert_eq!(cache_status(refused.metadata()), made);
+    let expected = "plaque; fwd=uri-miss; fwd-status=429";
+    assert_eq!(cache_status(refused.metadata()), expected);
     // Nor is it asked for any other channel.
     let other = client.get(OTHER).await.expect_err("not asked");
     assert_unavailable_for(28..=30, &other, "UPSTREAM_RATE_LIMITED");

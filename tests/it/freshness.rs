@@ -22,12 +22,12 @@ async fn a_fresh_answer_is_given_without_a_lookup() {
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     let client = server.client();
-    let (first, made) = client.get(CHANNEL).await.expect("an answer");
-    assert_eq!(made, "plaque; fwd=uri-miss");
-    let (second, made) = client.get(CHANNEL).await.expect("an answer");
+    let (first, cache_status) = client.get(CHANNEL).await.expect("an answer");
+    assert_eq!(cache_status, "plaque; fwd=uri-miss");
+    let (second, cache_status) = client.get(CHANNEL).await.expect("an answer");
     assert!(
-        made == "plaque; hit; ttl=600" || made == "plaque; hit; ttl=599",
-        "{made}"
+        cache_status == "plaque; hit; ttl=600" || cache_status == "plaque; hit; ttl=599",
+        "{cache_status}"
     );
     assert_eq!(first, second);
     assert!(!second.freshness.expect("set").stale);
@@ -42,8 +42,8 @@ async fn an_answer_that_is_no_longer_fresh_is_looked_up_again() {
         .await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
-    let (_, made) = client.get(CHANNEL).await.expect("an answer");
-    assert_eq!(made, "plaque; fwd=stale");
+    let (_, cache_status) = client.get(CHANNEL).await.expect("an answer");
+    assert_eq!(cache_status, "plaque; fwd=stale");
     assert_eq!(fake.lookups(CHANNEL), 2);
 }
 
@@ -56,8 +56,8 @@ async fn nobody_has_a_channel_looked_up_again_and_again() {
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
     for max_age in [Duration::ZERO, Duration::from_millis(1), LONG / 2] {
-        let (_, made) = get_with_max_age(&client, max_age).await.expect("an answer");
-        assert!(made.starts_with("plaque; hit"), "{made}");
+        let (_, cache_status) = get_with_max_age(&client, max_age).await.expect("an answer");
+        assert!(cache_status.starts_with("plaque; hit"), "{cache_status}");
     }
     assert_eq!(fake.lookups(CHANNEL), 1);
 }
@@ -96,8 +96,8 @@ async fn a_caller_may_accept_an_older_answer() {
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
     let hour = Duration::from_hours(1);
-    let (response, made) = get_with_max_age(&client, hour).await.expect("an answer");
-    assert!(made.starts_with("plaque; hit; ttl="), "{made}");
+    let (response, cache_status) = get_with_max_age(&client, hour).await.expect("an answer");
+    assert!(cache_status.starts_with("plaque; hit; ttl="), "{cache_status}");
     assert!(response.freshness.expect("set").stale);
     assert_eq!(fake.lookups(CHANNEL), 1);
 }
@@ -108,10 +108,10 @@ async fn a_caller_may_ask_for_a_new_answer() {
     let server = fake.serve().await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
-    let (_, made) = get_with_max_age(&client, Duration::ZERO)
+    let (_, cache_status) = get_with_max_age(&client, Duration::ZERO)
         .await
         .expect("an answer");
-    assert_eq!(made, "plaque; fwd=request");
+    assert_eq!(cache_status, "plaque; fwd=request");
     assert_eq!(fake.lookups(CHANNEL), 2);
     let longest = Duration::from_secs(u64::MAX / 4);
     get_with_max_age(&client, longest).await.expect("any age will do");
@@ -148,8 +148,8 @@ async fn a_failure_is_forgotten_in_time() {
         cache_status(status.metadata()),
         "plaque; fwd=uri-miss; fwd-status=404"
     );
-    let (_, made) = client.get(CHANNEL).await.expect("the spell is over");
-    assert_eq!(made, "plaque; fwd=stale");
+    let (_, cache_status) = client.get(CHANNEL).await.expect("the spell is over");
+    assert_eq!(cache_status, "plaque; fwd=stale");
     assert_eq!(fake.lookups(CHANNEL), 2);
 }
 
@@ -168,16 +168,16 @@ async fn a_fresh_answer_survives_a_failure() {
     let server = fake.serve().await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
-    let (response, made) = get_with_max_age(&client, Duration::ZERO)
+    let (response, cache_status) = get_with_max_age(&client, Duration::ZERO)
         .await
         .expect("the first one");
-    assert_eq!(made, "plaque; fwd=request; fwd-status=404");
+    assert_eq!(cache_status, "plaque; fwd=request; fwd-status=404");
     assert!(!response.freshness.expect("set").stale, "it is still fresh");
-    let (_, made) = client
+    let (_, cache_status) = client
         .get(CHANNEL)
         .await
         .expect("the first answer is fresh still");
-    assert!(made.starts_with("plaque; hit; ttl="), "{made}");
+    assert!(cache_status.starts_with("plaque; hit; ttl="), "{cache_status}");
     assert_eq!(fake.lookups(CHANNEL), 2);
 }
 
@@ -189,8 +189,8 @@ async fn a_spell_of_404_over_a_known_channel_shows_only_in_the_age() {
         .await;
     let client = server.client();
     let (first, _) = client.get(CHANNEL).await.expect("an answer");
-    let (second, made) = client.get(CHANNEL).await.expect("the old answer");
-    assert_eq!(made, "plaque; fwd=stale; fwd-status=404");
+    let (second, cache_status) = client.get(CHANNEL).await.expect("the old answer");
+    assert_eq!(cache_status, "plaque; fwd=stale; fwd-status=404");
     assert_eq!(first.video, second.video);
     assert!(second.freshness.expect("set").stale);
     assert_eq!(
@@ -199,8 +199,8 @@ async fn a_spell_of_404_over_a_known_channel_shows_only_in_the_age() {
     );
     // In the backoff: at once.
     for _ in 0..3 {
-        let (_, made) = client.get(CHANNEL).await.expect("the old answer");
-        assert!(made.starts_with("plaque; hit; ttl="), "{made}");
+        let (_, cache_status) = client.get(CHANNEL).await.expect("the old answer");
+        assert!(cache_status.starts_with("plaque; hit; ttl="), "{cache_status}");
     }
     assert_eq!(fake.lookups(CHANNEL), 2);
 }
@@ -237,9 +237,9 @@ async fn an_old_answer_is_marked_stale_whatever_the_lookup_died_of() {
         .await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
-    for made in ["plaque; fwd=stale", "plaque; hit; ttl=-1"] {
+    for cache_status in ["plaque; fwd=stale", "plaque; hit; ttl=-1"] {
         let (response, told) = client.get(CHANNEL).await.expect("the old answer");
-        assert_eq!(told, made);
+        assert_eq!(told, cache_status);
         assert!(response.freshness.expect("set").stale);
     }
 }
@@ -258,8 +258,8 @@ async fn readers_of_a_stale_answer_get_it_at_once_and_cost_one_lookup() {
     client.get(CHANNEL).await.expect("an answer");
     // The gate is shut: whoever waited for a lookup now would wait for ever.
     for _ in 0..100 {
-        let (response, made) = client.get(CHANNEL).await.expect("the stale answer");
-        assert!(made.starts_with("plaque; hit; ttl="), "{made}");
+        let (response, cache_status) = client.get(CHANNEL).await.expect("the stale answer");
+        assert!(cache_status.starts_with("plaque; hit; ttl="), "{cache_status}");
         assert!(response.freshness.expect("set").stale);
     }
     fake.arrival().await;
@@ -288,8 +288,8 @@ async fn known_channels_that_go_missing_make_a_404_say_nothing() {
     let status = client.get(CHANNEL).await.expect_err("no outage yet");
     assert_eq!(reason(&status).0, "CHANNEL_NOT_FOUND");
     for known in KNOWN {
-        let (_, made) = client.get(known).await.expect("the old answer");
-        assert_eq!(made, "plaque; fwd=stale; fwd-status=404");
+        let (_, cache_status) = client.get(known).await.expect("the old answer");
+        assert_eq!(cache_status, "plaque; fwd=stale; fwd-status=404");
     }
     let status = client.get(CHANNEL).await.expect_err("nobody can tell");
     assert_eq!(status.code(), Code::Unavailable);

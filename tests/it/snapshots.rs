@@ -9,7 +9,7 @@ use std::{
 use futures_util::{FutureExt as _, StreamExt as _};
 use plaque::{
     cache_entry::{self, CacheEntry},
-    latest::{LookupError, Made, Query, Reply, WatchEvent, WatchQuery},
+    latest::{CacheStatus, LookupError, Query, Reply, WatchEvent, WatchQuery},
     store::{Lease, Store as _},
     upstream::{Failure, Feed, UpstreamError},
     video::{Channel, Kind as VideoKind, Upload},
@@ -196,9 +196,9 @@ async fn callers_are_told_how_old_the_answer_is_and_watchers_of_no_problem() {
         };
         assert_eq!(title(watch.next().await), "Upload 16");
         let reply = plaque.get(anew()).await;
-        let status = match reply.made {
-            Made::Forwarded { status, .. } => status,
-            Made::Hit { .. } => panic!("{reply:?}"),
+        let status = match reply.cache_status {
+            CacheStatus::Forwarded { status, .. } => status,
+            CacheStatus::Hit { .. } => panic!("{reply:?}"),
         };
         assert_eq!(status, None, "the upstream did answer 200");
         let fetched = reply.outcome.expect("an answer").fetched;

@@ -18,7 +18,7 @@ use futures_util::{
 use parking_lot::Mutex;
 use plaque::{
     clock,
-    latest::{Known, Latest, LookupError, Made, Query},
+    latest::{CacheStatus, Known, Latest, LookupError, Query},
     store::{Held, Lease, RemoteUpdate, Store, kept},
     upstream::{Feed, Upstream, UpstreamError},
     video::Kind as VideoKind,
@@ -248,7 +248,7 @@ async fn a_store_in_trouble_is_like_none() {
         };
         for query in [query(), query(), anew(), anew(), short, short] {
             for reply in join_all((0..100).map(|_| latest.get(query))).await {
-                let status = matches!(reply.made, Made::Forwarded { .. });
+                let status = matches!(reply.cache_status, CacheStatus::Forwarded { .. });
                 told.push((status, crate::stores::told(&reply), upstream.lookups()));
             }
         }

@@ -68,7 +68,7 @@ proptest! {
 
         let error = LookupError::ChannelNotFound(id);
         let outcomes = [("", Err(&error)), ("one", Ok(&answer)), (&title, Err(&error))];
-        let batch = outcomes.map(|(id, outcome)| Looked {
+        let batch = outcomes.map(|(id, outcome)| BatchItem {
             channel_id: id.into(),
             outcome: outcome.cloned().map_err(|error| status::lookup_failure(&error.clone().into(), None)),
         });

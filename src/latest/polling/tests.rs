@@ -140,13 +140,13 @@ fn six_hundred(latest: &Arc<Latest>) -> Vec<Watch> {
 }
 
 fn polls(latest: &Latest) -> u64 {
-    latest.source.hubs.polling.polls()
+    latest.hubs().polling.polls()
 }
 
 fn assert_nothing_is_left(latest: &Latest) {
-    let polling = &latest.source.hubs.polling;
+    let polling = &latest.hubs().polling;
     assert!(polling.planner.lock().is_empty());
-    assert!(polling.under_way.lock().is_empty());
+    assert!(polling.in_progress.lock().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -250,7 +250,7 @@ async fn what_is_known_when_a_watch_begins_is_told_at_once_and_costs_no_poll() {
     };
     latest.get(query).await;
     let _watch = watch(&latest, [1], 1);
-    let hub = latest.source.hubs.get(channel(1)).expect("it is watched");
+    let hub = latest.hubs().get(channel(1)).expect("it is watched");
     assert!(hub.read(|timeline| timeline.channel().is_some()));
     drop(hub);
     // The task has looked by then.
@@ -279,7 +279,7 @@ async fn polls_end_with_the_service() {
     let latest = latest(&upstream, None, 60);
     let watches = six_hundred(&latest);
     sleep(Duration::from_secs(1)).await;
-    let hubs = Arc::downgrade(&latest.source.hubs);
+    let hubs = Arc::downgrade(&latest.hubs());
     drop(watches);
     // By now the task waits for a watch.
     sleep(Duration::from_secs(5)).await;

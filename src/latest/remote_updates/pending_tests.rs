@@ -39,7 +39,7 @@ fn watched_feeds_come_first_and_each_comes_once() {
     pending.add(feed(2), Interest::Watched);
     pending.add(feed(5), Interest::Cached);
     assert_eq!(drained(&mut pending), [5, 6, 2, 1].map(feed));
-    assert_eq!(pending.take_lost(), 0);
+    assert_eq!(pending.take_dropped(), 0);
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn no_watched_feed_is_lost_and_of_the_others_the_oldest_are() {
     let order = drained(&mut pending);
     assert_eq!(order.len(), 1003);
     assert_eq!(order[1000..], [7, 8, 9].map(feed));
-    assert_eq!((pending.take_lost(), pending.take_lost()), (7, 0));
+    assert_eq!((pending.take_dropped(), pending.take_dropped()), (7, 0));
 }
 
 #[test]
