@@ -1,13 +1,13 @@
-//! Accepting connections, also when the process has no file descriptor left.
+//! Accepts connections, and retries when the process has no file descriptor left.
 
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
-/// Without a file descriptor the next try would fail again at once: wait for one to be closed.
+/// The pause between retries: without a free file descriptor the next one would fail at once.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The next connection, however long it takes until there can be one.
+/// Waits for the next connection. Errors are logged once and retried.
 pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
     let mut failing = false;
     loop {

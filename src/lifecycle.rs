@@ -1,19 +1,19 @@
-//! Where a server is in its life: what health, readiness and long calls go by.
+//! The stages of a server, on which health, readiness and long calls depend.
 
 use tokio::sync::watch;
 
-/// Where a server is in its life.
+/// A stage of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Takes no calls yet: the store is being opened.
+    /// Accepts no calls yet: the store is being opened.
     Starting,
-    /// Takes calls.
+    /// Accepts calls.
     Serving,
-    /// Takes calls still, and says to whoever asks that they had better go elsewhere.
+    /// Still accepts calls, but reports that it is not serving, so that clients go elsewhere.
     Draining,
-    /// Takes no calls; those in progress end.
+    /// Accepts no calls, and ends those in progress.
     Closing,
 }
 
-/// Tells of each change of the stage.
+/// Reports changes of the stage.
 pub type Stages = watch::Receiver<Stage>;

@@ -20,8 +20,8 @@ pub fn grpc_timeout(bytes: &[u8]) {
         return;
     };
     let headers = HeaderMap::from_iter([(deadline::TIMEOUT, value)]);
-    let asked = deadline::timeout(&headers);
-    assert_eq!(asked, allowed(bytes).map(Some));
+    let timeout = deadline::timeout(&headers);
+    assert_eq!(timeout, allowed(bytes).map(Some));
 
     let pause = Duration::from_millis(bytes.iter().map(|byte| u64::from(*byte)).sum());
     let response = refuse_at_once(CallError::TooManyCalls(1), pause, &headers);
@@ -30,9 +30,9 @@ pub fn grpc_timeout(bytes: &[u8]) {
         .get(PUSHBACK)
         .and_then(|text| text.to_str().ok());
     let milliseconds = pause.as_millis().to_string();
-    let expected = match asked {
+    let expected = match timeout {
         _ if pause.is_zero() => None,
-        Ok(Some(asked)) if pause >= asked => Some("-1"),
+        Ok(Some(timeout)) if pause >= timeout => Some("-1"),
         _ => Some(milliseconds.as_str()),
     };
     assert_eq!(pushback, expected);
