@@ -24,7 +24,7 @@
 //! async fn main() -> Result<(), coalesce::Error> {
 //!     let profiles = Coalescer::new(10_000); // entries
 //!
-//!     // However many tasks ask at once, `load_profile` runs once. Cloning `profiles` is cheap.
+//!     // For any number of concurrent callers, `load_profile` runs once. Cloning `profiles` is cheap.
 //!     let profile = profiles.get_or_fetch(7, || load_profile(7)).await?;
 //!     assert_eq!(profile, "user 7");
 //!
@@ -38,11 +38,11 @@
 //!
 //! # Guarantees
 //!
-//! - **One flight per key.** Whoever asks while a flight is in progress joins it.
+//! - **One flight per key.** A caller that asks while a flight is in progress joins it.
 //! - **A caller that goes away does not end the flight.** Its result is cached, and newcomers join it.
-//! - **A panic reaches all who wait**, once, as [`FlightError::Panicked`]. So do a time-out and the end of
+//! - **A panic reaches all waiters**, once, as [`FlightError::Panicked`]. So do a time-out and the end of
 //!   the runtime. None of them leaves anything behind: the next caller starts a new flight.
-//! - **A result is cached before its waiters wake**, so that nobody who comes after them fetches again.
+//! - **A result is cached before its waiters wake**, so that later callers do not fetch again.
 //! - **Older results never replace newer values.** See [below](#updates-and-invalidation).
 //! - **Memory is bounded.** Cached values by [capacity](Builder::weigher), waiting callers by
 //!   [`Builder::max_waiters`].
@@ -52,7 +52,7 @@
 //!
 //! # Fetches that fail
 //!
-//! A fetch returns a value, whatever that is. If it can fail, let the value be a `Result`: all who wait get
+//! A fetch returns a value, whatever that is. If it can fail, let the value be a `Result`: all waiters get
 //! the same error, and [`Builder::retention`] decides whether it is cached, and where.
 //! [`Builder::expire_after_write`] decides for how long.
 //!
@@ -203,8 +203,8 @@
 //!   each the current entry, so that the newer value wins whoever comes first. It is not held during a fetch:
 //!   neither an update nor an invalidation waits for a slow source.
 //! - The *flight map* (sharded; key → `Weak` broadcast channel) owns the waiters. Callers subscribe under a
-//!   shard's lock. A flight removes itself from the map, under that lock, before it sends: it can be joined
-//!   exactly as long as it will be heard. The task that runs a flight owns the only lasting `Arc`, so a
+//!   shard's lock. A flight removes itself from the map, under that lock, before it sends, so every caller
+//!   that joins receives the outcome. The task that runs a flight owns the only lasting `Arc`, so a
 //!   flight that is gone cannot be joined.
 
 mod broadcast;

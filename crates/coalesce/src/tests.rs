@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 
 use super::{
-    flight::{Flight, Flights, Joined, SHARD_KEEPS, SHARDS, Waiter},
+    flight::{Flight, Flights, Joined, MIN_SHARD_CAPACITY, SHARDS, Waiter},
     span::SpanMaker,
 };
 
@@ -64,7 +64,7 @@ fn the_map_gives_its_memory_back() {
     drop(many);
     assert_eq!((flights.len(), flights.waiter_count()), (0, 0));
     assert!(
-        flights.capacity() <= SHARDS * 2 * SHARD_KEEPS,
+        flights.capacity() <= SHARDS * 2 * MIN_SHARD_CAPACITY,
         "{}",
         flights.capacity()
     );

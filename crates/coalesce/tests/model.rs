@@ -37,7 +37,7 @@ use shuttle::{
 };
 
 use broadcast::Overloaded;
-use flight::{Flight, Flights, Joined, SHARD_KEEPS, SHARDS, Waiter};
+use flight::{Flight, Flights, Joined, MIN_SHARD_CAPACITY, SHARDS, Waiter};
 use history::{Ending, History, Span};
 use span::SpanMaker;
 use sync::{Grain, with_grain};
@@ -167,7 +167,7 @@ impl World {
                 .collect();
             assert!(left.is_empty(), "still in progress: {left:?}");
             assert!(
-                self.flights.capacity() <= SHARDS * 2 * SHARD_KEEPS,
+                self.flights.capacity() <= SHARDS * 2 * MIN_SHARD_CAPACITY,
                 "{}",
                 self.flights.capacity()
             );
