@@ -24,7 +24,7 @@ fn take(slots: &Arc<ConnectionSlots>) -> ConnectionSlot {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_more_gets_the_place_of_the_one_that_was_idle_longest() {
+async fn a_new_connection_gets_the_slot_of_the_one_that_was_idle_longest() {
     let slots = ConnectionSlots::new(3, GRACE);
     let all = [take(&slots), take(&slots), take(&slots)];
     pass(GRACE).await;
@@ -45,7 +45,7 @@ async fn one_more_gets_the_place_of_the_one_that_was_idle_longest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_that_were_shed_and_have_not_ended_are_bounded() {
+async fn connections_that_were_shed_and_have_not_ended_are_bounded() {
     let slots = ConnectionSlots::new(2, GRACE);
     let mut all = vec![];
     for _ in 0..4 {
@@ -88,7 +88,7 @@ async fn a_first_request_is_not_interrupted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_request_after_the_other_keeps_nobody_out() {
+async fn requests_without_a_pause_do_not_keep_others_out() {
     let slots = ConnectionSlots::new(2, GRACE);
     let all = [take(&slots), take(&slots)];
     drop(all[1].busy());

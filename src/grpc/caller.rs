@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_are_told_apart_by_address_or_by_name() {
+    fn callers_are_identified_by_address_or_by_name() {
         let address = |text: &str| Some(text.parse().expect("an address"));
         let callers = Callers::new(Some(HeaderName::from_static("l5d-client-id")));
         let id = |text, pairs: &[_]| {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_told_from_the_caller_s_others() {
+    fn connections_of_a_caller_are_distinguished() {
         let callers = Callers::new(None);
         let [one, other] = [(); 2].map(|()| callers.peer(None));
         let of = |peer| callers.of_call(peer, &HeaderMap::new(), Duration::from_secs(1));

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_comes_back_not_earlier_and_a_minute_or_a_fourteenth_later_at_most() {
+    fn a_decoded_date_is_not_earlier_and_at_most_a_minute_or_a_fourteenth_later() {
         let newest = Moment::from_nanos(1_800_000_000_000_000_000);
         let second = Duration::from_secs(1);
         for age in [0, 1, 59, 60, 61, 3600, 86_400, 700_000, 31_536_000, 600_000_000] {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_128_bytes_at_most_and_comes_back_as_it_was() {
+    fn a_token_has_at_most_128_bytes_and_round_trips() {
         for (uploads, length) in [(0, 28), (1, 33), (MOST as u64, 128)] {
             let bytes = token(uploads).encode();
             assert_eq!(bytes.len(), length);

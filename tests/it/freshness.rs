@@ -1,4 +1,4 @@
-//! Which answer is given, for how long, and what is said about it.
+//! Freshness: which answer is served, for how long, and with which cache status.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn an_answer_that_is_no_longer_fresh_is_looked_up_again() {
 }
 
 #[tokio::test]
-async fn nobody_has_a_channel_looked_up_again_and_again() {
+async fn callers_cannot_have_a_channel_looked_up_too_often() {
     let fake = Fake::open(feed).await;
     let server = fake
         .serve_with(|config| config.latest.policy.min_refetch = LONG)
@@ -154,7 +154,7 @@ async fn a_failure_is_forgotten_in_time() {
 }
 
 /// A fake that answers once and then says 404, for the channel [`CHANNEL`] alone.
-async fn fake_whose_spell_begins_after_one_answer() -> Fake {
+async fn fake_that_answers_once_and_then_404() -> Fake {
     Fake::open(|lookup| match (lookup.channel.as_str(), lookup.number) {
         (CHANNEL, 2..) => StatusCode::NOT_FOUND.into_response(),
         _ => feed(lookup),
@@ -164,7 +164,7 @@ async fn fake_whose_spell_begins_after_one_answer() -> Fake {
 
 #[tokio::test]
 async fn a_fresh_answer_survives_a_failure() {
-    let fake = fake_whose_spell_begins_after_one_answer().await;
+    let fake = fake_that_answers_once_and_then_404().await;
     let server = fake.serve().await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
@@ -183,7 +183,7 @@ async fn a_fresh_answer_survives_a_failure() {
 
 #[tokio::test]
 async fn a_spell_of_404_over_a_known_channel_shows_only_in_the_age() {
-    let fake = fake_whose_spell_begins_after_one_answer().await;
+    let fake = fake_that_answers_once_and_then_404().await;
     let server = fake
         .serve_with(|config| config.latest.policy.fresh_for = Duration::ZERO)
         .await;
@@ -206,8 +206,8 @@ async fn a_spell_of_404_over_a_known_channel_shows_only_in_the_age() {
 }
 
 #[tokio::test]
-async fn an_answer_too_old_to_be_given_gives_way_to_the_error() {
-    let fake = fake_whose_spell_begins_after_one_answer().await;
+async fn an_answer_too_old_to_be_served_is_replaced_by_the_error() {
+    let fake = fake_that_answers_once_and_then_404().await;
     let server = fake
         .serve_with(|config| {
             config.latest.policy.fresh_for = Duration::ZERO;
@@ -238,8 +238,8 @@ async fn an_old_answer_is_marked_stale_whatever_the_lookup_died_of() {
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
     for cache_status in ["plaque; fwd=stale", "plaque; hit; ttl=-1"] {
-        let (response, told) = client.get(CHANNEL).await.expect("the old answer");
-        assert_eq!(told, cache_status);
+        let (response, reported) = client.get(CHANNEL).await.expect("the old answer");
+        assert_eq!(reported, cache_status);
         assert!(response.freshness.expect("set").stale);
     }
 }
@@ -256,7 +256,7 @@ async fn readers_of_a_stale_answer_get_it_at_once_and_cost_one_lookup() {
     let client = server.client();
     fake.release();
     client.get(CHANNEL).await.expect("an answer");
-    // The gate is shut: whoever waited for a lookup now would wait for ever.
+    // The gate is shut: a caller that waited for a lookup now would wait forever.
     for _ in 0..100 {
         let (response, cache_status) = client.get(CHANNEL).await.expect("the stale answer");
         assert!(cache_status.starts_with("plaque; hit; ttl="), "{cache_status}");
@@ -291,7 +291,7 @@ async fn known_channels_that_go_missing_make_a_404_say_nothing() {
         let (_, cache_status) = client.get(known).await.expect("the old answer");
         assert_eq!(cache_status, "plaque; fwd=stale; fwd-status=404");
     }
-    let status = client.get(CHANNEL).await.expect_err("nobody can tell");
+    let status = client.get(CHANNEL).await.expect_err("the 404 means nothing");
     assert_eq!(status.code(), Code::Unavailable);
     let (reason, details) = reason(&status);
     assert_eq!(reason, "UPSTREAM_OUTAGE");
@@ -299,7 +299,7 @@ async fn known_channels_that_go_missing_make_a_404_say_nothing() {
 }
 
 #[tokio::test]
-async fn callers_beyond_the_limit_are_told_at_once() {
+async fn callers_beyond_the_limit_are_refused_at_once() {
     let fake = Fake::gated(feed).await;
     let server = fake.serve_with(|config| config.latest.max_waiters = 1).await;
     let client = server.client();
@@ -352,7 +352,7 @@ async fn each_kind_has_its_newest_upload() {
 }
 
 #[tokio::test]
-async fn every_field_is_told() {
+async fn every_field_is_returned() {
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     let (response, _) = server.client().get(CHANNEL).await.expect("an answer");

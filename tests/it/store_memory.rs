@@ -1,5 +1,4 @@
-//! Replicas of one process that share a store in its memory, which knows no trouble and loses nothing by itself: what they make of
-//! leases and messages, without chance.
+//! Replicas in one process that share a store in memory: leases and messages, deterministically.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! What answers cost in writes: those to calls that came together leave together, whatever their size.
+//! How many writes answers take: those to calls that arrived together are sent together, whatever their size.
 
 use std::{
     io,

@@ -43,7 +43,7 @@ fn a_flight_that_is_dropped_leaves_its_key_free() {
 }
 
 #[test]
-fn whoever_finds_a_flight_hears_from_it() {
+fn a_caller_that_finds_a_flight_receives_its_outcome() {
     let flights = flights(10);
     let (flight, first) = open(&flights, 1);
     let Ok(Joined::Existing(second)) = flights.join(1) else {
@@ -57,7 +57,7 @@ fn whoever_finds_a_flight_hears_from_it() {
 }
 
 #[test]
-fn the_map_gives_its_memory_back() {
+fn the_map_shrinks() {
     let flights = flights(200_000);
     let many: Vec<_> = (0..200_000).map(|key| open(&flights, key)).collect();
     assert!(flights.capacity() >= 200_000);

@@ -69,7 +69,7 @@ fn queued(coalescer: &Coalescer<u32, u32>, outcome: u32) -> Waiter<u32> {
 }
 
 #[tokio::test]
-async fn a_lookup_is_told_that_all_its_callers_have_left_and_nobody_joins_it_then() {
+async fn a_fetch_can_find_out_that_all_callers_have_left_and_then_cannot_be_joined() {
     let coalescer = coalescer(LONG, Handle::current());
     let (first, second) = (queued(&coalescer, 1), queued(&coalescer, 2));
     assert!(!first.collapsed() && second.collapsed());
@@ -141,7 +141,7 @@ async fn low_priority_values_evict_only_each_other() {
 }
 
 #[tokio::test]
-async fn callers_who_ask_at_once_share_one_lookup() {
+async fn concurrent_callers_share_one_fetch() {
     let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
     let waiters: Vec<_> = (0..1000).map(|_| join(&coalescer, &source)).collect();
     let collapsed = waiters.iter().filter(|w| w.collapsed()).count();
@@ -219,7 +219,7 @@ async fn a_panic_reaches_every_waiter_once_and_the_next_caller_starts_anew() {
 }
 
 #[tokio::test]
-async fn a_panic_before_the_first_await_is_told_too() {
+async fn a_panic_before_the_first_await_reaches_waiters() {
     let coalescer = coalescer(LONG, Handle::current());
     let waiter = fly(&coalescer, 1, |_context| -> future::Ready<u32> {
         panic!("a bug, at once")
@@ -232,7 +232,7 @@ async fn a_panic_before_the_first_await_is_told_too() {
 }
 
 #[tokio::test]
-async fn a_panic_while_a_value_is_kept_is_told_and_leaves_the_key_usable() {
+async fn a_panic_while_a_value_is_cached_reaches_waiters_and_leaves_the_key_usable() {
     let weigh = |_key: &u32, value: &u32| {
         assert_ne!(*value, 13, "a bug in the weigher");
         1
@@ -308,7 +308,7 @@ async fn keys_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn one_caller_too_many_is_told_at_once_and_nobody_else_feels_it() {
+async fn one_caller_too_many_is_refused_at_once_and_does_not_affect_others() {
     let coalescer = Coalescer::builder(1 << 20).max_waiters(10).build();
     let source = Source::default();
     let mut waiters: Vec<_> = (0..10).map(|_| join(&coalescer, &source)).collect();

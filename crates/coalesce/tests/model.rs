@@ -278,7 +278,7 @@ fn at_once<const N: usize>(world: &World, others: [Work; N], last: impl FnOnce(&
 }
 
 #[test]
-fn two_who_ask_at_once_both_hear() {
+fn two_concurrent_callers_both_get_the_outcome() {
     check_all(Grain::Coarse, || {
         let world = World::new(ENOUGH);
         at_once(
@@ -310,7 +310,7 @@ fn a_newcomer_joins_or_follows_a_flight_that_ends() {
 }
 
 #[test]
-fn one_who_leaves_changes_nothing_for_the_others() {
+fn a_caller_that_leaves_does_not_affect_others() {
     for glances in [true, false] {
         check_all(Grain::Coarse, move || {
             let world = World::new(ENOUGH);
@@ -390,7 +390,7 @@ fn a_refresh_and_a_caller_start_one_flight_between_them() {
 
 /// It is told that all have left, whoever leaves last; and whoever comes then starts another.
 #[test]
-fn a_flight_that_all_have_left_is_joined_by_nobody() {
+fn a_flight_that_all_callers_have_left_cannot_be_joined() {
     for glances in [true, false] {
         check_all(Grain::Coarse, move || {
             let world = World::new(ENOUGH);

@@ -110,7 +110,7 @@ async fn a_lifetime_is_that_of_a_single_entry_and_counts_from_its_last_write() {
 }
 
 #[tokio::test]
-async fn without_a_low_priority_capacity_such_values_are_kept_like_others() {
+async fn without_a_low_priority_capacity_such_values_are_cached_like_others() {
     let cache = Coalescer::<u32, u32>::builder(10)
         .retention(|_key, _value| Retention::LowPriority)
         .build();

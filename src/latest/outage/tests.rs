@@ -56,7 +56,7 @@ mod without_a_canary {
     }
 
     #[test]
-    fn it_ends_when_nothing_was_heard_for_the_window() {
+    fn it_ends_when_the_window_has_passed_without_lookups() {
         let (outage, now) = (Outage::new(false), Instant::now());
         outage.record_lookup(channel(1), false, now);
         outage.record_lookup(channel(2), false, now + WINDOW / 2);
@@ -272,7 +272,7 @@ mod with_a_canary {
 }
 
 #[test]
-fn what_is_remembered_is_bounded() {
+fn memory_is_bounded() {
     let (outage, now) = (Outage::new(false), Instant::now());
     let fill = |missing_since| {
         let mut recent = outage.recent.lock();

@@ -201,7 +201,7 @@ async fn the_pause_of_a_failure_is_heeded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_that_gets_no_turn_comes_again_when_it_was_told_to() {
+async fn a_poll_that_is_not_admitted_is_retried_when_the_queue_says_so() {
     for error in [UpstreamError::Busy, UpstreamError::RateLimited(429)] {
         let upstream = Arc::new(Fake {
             fails: Some(Failure {
@@ -220,7 +220,7 @@ async fn a_poll_that_gets_no_turn_comes_again_when_it_was_told_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_just_looked_a_channel_up_spares_its_poll() {
+async fn a_recent_lookup_makes_a_poll_unnecessary() {
     let upstream = Arc::new(Fake::new(Some(20.0)));
     let latest = latest(&upstream, None, 10);
     let _watch = watch(&latest, [1], 1);
@@ -239,7 +239,7 @@ async fn who_has_just_looked_a_channel_up_spares_its_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_known_when_a_watch_begins_is_told_at_once_and_costs_no_poll() {
+async fn a_watch_gets_the_cached_entry_at_once_without_a_poll() {
     let upstream = Arc::new(Fake::new(Some(20.0)));
     let latest = latest(&upstream, None, 3600);
     sleep(Duration::from_secs(1)).await;
@@ -261,7 +261,7 @@ async fn what_is_known_when_a_watch_begins_is_told_at_once_and_costs_no_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_that_finds_what_another_replica_has_just_saved_gives_its_turn_back() {
+async fn a_poll_that_finds_an_entry_of_another_replica_gives_its_permit_back() {
     let upstream = Arc::new(Fake::new(Some(1.0)));
     let latest = latest(&upstream, Some(Arc::new(Full)), 60);
     let watches = six_hundred(&latest);
@@ -292,7 +292,7 @@ async fn polls_end_with_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_whose_poll_got_no_turn_is_told_of_no_problem() {
+async fn a_poll_that_is_not_admitted_is_not_a_problem_of_the_watch() {
     let upstream = Arc::new(Fake {
         fails: Some(UpstreamError::Busy.into()),
         ..Fake::new(Some(20.0))

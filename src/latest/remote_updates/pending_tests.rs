@@ -81,7 +81,7 @@ fn the_number_of_loads_is_bounded_and_others_leave_room_for_watched_feeds() {
 }
 
 #[test]
-fn what_is_saved_while_it_is_loaded_is_loaded_once_more() {
+fn a_feed_that_is_saved_during_its_load_is_loaded_again() {
     let mut pending = pending();
     pending.add(feed(1), Interest::Cached);
     assert_eq!(pending.next(), Some(feed(1)));
