@@ -1,13 +1,13 @@
-//! Accepts connections, and retries when the process has no file descriptor left.
+//! Accepting connections, also when the process has no file descriptor left.
 
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
-/// The pause between retries: without a free file descriptor the next one would fail at once.
+/// Without a file descriptor the next try would fail again at once: wait for one to be closed.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Waits for the next connection. Errors are logged once and retried.
+/// The next connection, however long it takes until there can be one.
 pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
     let mut failing = false;
     loop {

@@ -29,8 +29,8 @@ use tower::ServiceExt as _;
 
 use crate::{
     accept::accept,
-    connection_slots::{ConnectionSlot, ConnectionSlots},
     grpc::{Callers, Peer},
+    places::{Place, Places},
     tls::{Protocol, Tls},
 };
 
@@ -78,7 +78,7 @@ pub(crate) async fn serve<L: Borrow<TcpListener>>(port: Port<L>, router: Router,
         limits,
         closing,
     } = port;
-    let places = ConnectionSlots::new(limits.connections, grace(limits.connections));
+    let places = Places::new(limits.connections, grace(limits.connections));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.read)
@@ -132,7 +132,7 @@ impl Context {
     }
 
     /// Serves a connection to its end.
-    async fn attend(&self, stream: TcpStream, place: &ConnectionSlot) {
+    async fn attend(&self, stream: TcpStream, place: &Place) {
         place.begin();
         let peer = self.callers.peer(address(&stream));
         // A request that is answered in two writes would otherwise wait for the peer's delayed acknowledgement.
@@ -147,12 +147,7 @@ impl Context {
         }
     }
 
-    async fn converse(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin,
-        peer: Peer,
-        place: &ConnectionSlot,
-    ) {
+    async fn converse(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, place: &Place) {
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(self.limits.write));
         let answered = AtomicBool::new(false);
@@ -178,7 +173,7 @@ impl Context {
         &self,
         request: Request<Incoming>,
         peer: Peer,
-        place: &ConnectionSlot,
+        place: &Place,
         answered: &AtomicBool,
     ) -> Result<Response<Body>, Infallible> {
         let _busy = place.busy();

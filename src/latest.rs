@@ -9,7 +9,7 @@
 //!
 //! - `arrived_at`: when the caller arrived. What was looked up since then is as new as it gets for this caller, whatever its age, so one
 //!   caller never waits for two lookups.
-//! - `now`: what ages and pauses are measured at. Read again after each wait, so it is later than `arrived_at` for a caller who waited.
+//! - `now`: what ages and pauses are measured at. Read again after each wait, so it is later than `arrived_at` for a caller that waited.
 //!   Both are readings of [`clock::now`], and so are the times in a [`Known`], by which two entries of one feed are merged.
 //! - The *sequence* of a flight or write (in [`coalesce`]) orders writers of a cache entry in this process by when they started. Times
 //!   of results cannot: a flight that started earlier may end later.
@@ -77,7 +77,7 @@ const FLIGHT_GRACE: Duration = Duration::from_secs(1);
 /// The part of the cache (one sixteenth) that is for failures of channels that were never found.
 const LOW_PRIORITY_PART: u64 = 16;
 
-/// When a caller who was refused for overload should retry: most lookups end within a second.
+/// When a caller that was refused for overload should retry: most lookups end within a second.
 pub const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// The settings of a [`Latest`].
@@ -267,7 +267,7 @@ impl Latest {
         }
     }
 
-    /// Starts a flight that nobody waits for, unless there is one.
+    /// Starts a flight without waiters, unless there is one already.
     fn revalidate(&self, attempt: Attempt, caller: Caller) {
         let request = FlightRequest {
             feed: attempt.feed,

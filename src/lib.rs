@@ -29,7 +29,7 @@ pub mod lifecycle;
 pub mod grpc;
 
 pub mod config;
-mod connection_slots;
+mod places;
 pub mod tls;
 
 mod http1;

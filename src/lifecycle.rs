@@ -1,19 +1,19 @@
-//! The stages of a server, on which health, readiness and long calls depend.
+//! Where a server is in its life: what health, readiness and long calls go by.
 
 use tokio::sync::watch;
 
-/// A stage of a server.
+/// Where a server is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Accepts no calls yet: the store is being opened.
+    /// Takes no calls yet: the store is being opened.
     Starting,
-    /// Accepts calls.
+    /// Takes calls.
     Serving,
-    /// Still accepts calls, but reports that it is not serving, so that clients go elsewhere.
+    /// Takes calls still, and says to whoever asks that they had better go elsewhere.
     Draining,
-    /// Accepts no calls, and ends those in progress.
+    /// Takes no calls; those in progress end.
     Closing,
 }
 
-/// Reports changes of the stage.
+/// Tells of each change of the stage.
 pub type Stages = watch::Receiver<Stage>;

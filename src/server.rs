@@ -38,10 +38,10 @@ use crate::{
     admin::{self, Told},
     api,
     config::{Config, Connections},
-    connection_slots::ConnectionSlots,
     grpc::{self, CallMetrics},
     latest::Latest,
     lifecycle::Stage,
+    places::Places,
     store::Store,
     tls::Tls,
     upstream::Upstream,
@@ -163,7 +163,7 @@ pub async fn run(
         workers: Workers::start(contexts, Arc::clone(&load), draining.clone())?,
         load: Arc::clone(&load),
         max_connections: config.connections.at_once.get(),
-        probes: ConnectionSlots::new(PROBES, PROBE_GRACE),
+        probes: Places::new(PROBES, PROBE_GRACE),
     };
     let registry = registry(config, tallies, &load, &latest, &*upstream);
     let http = Arc::new(grpc::Http::new(
@@ -271,7 +271,7 @@ struct Acceptor {
     load: Arc<Load>,
     max_connections: usize,
     /// For connections beyond that.
-    probes: Arc<ConnectionSlots>,
+    probes: Arc<Places>,
 }
 
 impl Acceptor {

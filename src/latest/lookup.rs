@@ -44,7 +44,7 @@ impl FlightRequest {
 }
 
 impl Fetcher {
-    /// The fetch of a flight that is started for `request`, by a caller who arrived at `arrived_at`.
+    /// The fetch of a flight that is started for `request`, by a caller that arrived at `arrived_at`.
     pub(super) fn lookup(
         self: &Arc<Self>,
         request: FlightRequest,

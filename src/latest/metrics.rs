@@ -105,7 +105,7 @@ impl Latest {
         family(
             registry,
             "cache_evictions",
-            "Feeds forgotten, by why",
+            "Feeds removed from the cache, by cause",
             "cause",
             evictions,
         );
@@ -124,39 +124,43 @@ impl Latest {
         );
 
         let gauges: [(_, _, Number); 7] = [
-            ("flights", "Lookups in progress, queued ones too", |latest| {
-                latest.flights() as u64
-            }),
-            ("waiters", "Callers who wait for lookups", |latest| {
+            (
+                "flights",
+                "Lookups in progress, including queued ones",
+                |latest| latest.flights() as u64,
+            ),
+            ("waiters", "Callers that wait for lookups", |latest| {
                 latest.waiting() as u64
             }),
-            ("cache_entries", "Feeds of which something is known", |latest| {
+            ("cache_entries", "Cached feeds", |latest| {
                 latest.coalescer.entry_count()
             }),
-            ("cache_weight_bytes", "The memory that they take", |latest| {
-                latest.coalescer.weighted_size()
-            }),
+            (
+                "cache_weight_bytes",
+                "The memory that cached feeds take",
+                |latest| latest.coalescer.weighted_size(),
+            ),
             ("watched_channels", "Channels that are watched", |latest| {
                 latest.watched() as u64
             }),
-            ("watches", "Those who watch, once for each channel", |latest| {
-                latest.hubs().watched() as u64
-            }),
             (
-                "upstream_outage",
-                "Whether a 404 says nothing now: 1 if so",
-                |latest| latest.fetcher.is_outage_under_way(clock::now()).into(),
+                "watches",
+                "Watched channels, counted once for each watch",
+                |latest| latest.hubs().watched() as u64,
             ),
+            ("upstream_outage", "1 while 404s mean nothing, else 0", |latest| {
+                latest.fetcher.is_outage_under_way(clock::now()).into()
+            }),
         ];
         for (name, help, value) in gauges {
             let read = reader(value);
             metric(registry, name, help, move || ConstGauge::new(read()));
         }
         let counters: [(_, _, Number); 2] = [
-            ("flights_started", "Lookups begun", |latest| {
+            ("flights_started", "Lookups started", |latest| {
                 latest.coalescer.flights_started()
             }),
-            ("polls", "Looks at watched channels", |latest| {
+            ("polls", "Polls of watched channels", |latest| {
                 latest.hubs().polls()
             }),
         ];

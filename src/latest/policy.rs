@@ -68,7 +68,7 @@ pub fn jittered(duration: Duration, part: f64, chance: f64) -> Duration {
 }
 
 impl Policy {
-    /// The `max_age` that a caller gets who asks for one. Does not apply to polls.
+    /// The `max_age` that applies if a caller asks for one. Does not apply to polls.
     pub(super) fn granted(&self, max_age: Option<Duration>) -> Option<Duration> {
         max_age.map(|max_age| max_age.max(self.min_refetch))
     }
@@ -99,7 +99,7 @@ impl Policy {
         self.usable_for().saturating_sub(UNKNOWN_FOR).max(too_old)
     }
 
-    /// Decides what a caller gets who arrived at `arrived_at` and accepts an answer of `max_age`.
+    /// Decides what to reply to a caller that arrived at `arrived_at` and accepts an answer of `max_age`.
     ///
     /// What was looked up after the caller arrived is as new as it gets, and is served whatever its age.
     ///

@@ -38,9 +38,9 @@ use super::{
 };
 use crate::{
     config::Connections,
-    connection_slots::ConnectionSlot,
     grpc::{self, CallMetrics},
     latest::jittered,
+    places::Place,
     tls::{Protocol, Tls},
 };
 
@@ -67,7 +67,7 @@ pub(super) enum Admitted {
     /// All calls.
     ToAll(Counted),
     /// Health checks, since there are as many connections as may be.
-    ForProbes(ConnectionSlot),
+    ForProbes(Place),
 }
 
 /// What all connections have in common.
@@ -116,7 +116,7 @@ impl Context {
     }
 
     /// Serves a connection for probes, which ends at once if another needs its place.
-    async fn probe(&self, stream: TcpStream, place: &ConnectionSlot) -> End {
+    async fn probe(&self, stream: TcpStream, place: &Place) -> End {
         place.begin();
         tokio::select! {
             _end = self.begin(stream) => {}

@@ -136,8 +136,8 @@ impl<K, V> Builder<K, V> {
         self
     }
 
-    /// Sets how the span of a flight is made, from the ID of the caller's span; `None` for a flight that
-    /// nobody waits for, as that of [`refresh`](Coalescer::refresh). By default it is `debug_span!("flight")`
+    /// Sets how the span of a flight is made, from the ID of the caller's span; `None` for a flight
+    /// without waiters, as that of [`refresh`](Coalescer::refresh). By default it is `debug_span!("flight")`
     /// with the target `coalesce`.
     ///
     /// If the flight fails, the fields `otel.status_code` and `otel.status_description` are recorded, which

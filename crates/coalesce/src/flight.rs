@@ -1,4 +1,4 @@
-//! The flight map: which fetches are in progress, and who waits for them.
+//! The flight map: the fetches in progress and their waiters.
 
 use std::{
     collections::HashMap,

@@ -12,7 +12,7 @@
 //! **moka alone is enough** if callers are never cancelled in the middle of a fetch, and a panic may simply
 //! be tried again by the next caller. [`moka::future::Cache::get_with`] runs the fetch inside the future of
 //! one of its callers: when that is dropped, the next waiting caller starts over. With deadlines shorter than
-//! a fetch, nobody is ever answered. The README has measurements of both, and of other crates.
+//! a fetch, no caller ever gets an answer. The README has measurements of both, and of other crates.
 //!
 //! # Quick start
 //!
@@ -68,7 +68,7 @@
 //!     .low_priority_capacity(1_000)
 //!     .retention(|_key, value| match value {
 //!         Ok(_) => Retention::Keep,
-//!         // Misses evict other misses only, however many keys somebody makes up.
+//!         // Misses evict other misses only, however many invalid keys are requested.
 //!         Err(LoadError::NotFound) => Retention::LowPriority,
 //!         // Says nothing about the key. What was cached before stays.
 //!         Err(LoadError::Unreachable) => Retention::Discard,
@@ -130,7 +130,7 @@
 //! Since callers do not end a flight, [`Builder::flight_timeout`] does: 30 s by default.
 //!
 //! A fetch that only waits for its turn, for a permit or in a queue, is of no use once all its callers have
-//! left. It can find out with [`Waiters::all_left`] and give up; nobody joins it any more, and its result is
+//! left. It can find out with [`Waiters::all_left`] and give up; then it can no longer be joined, and its result is
 //! not cached.
 //!
 //! ```
@@ -200,7 +200,7 @@
 //! # How it works
 //!
 //! - *moka's future cache* owns the values. Its `and_compute_with` serializes all writers of a key and hands
-//!   each the current entry, so that the newer value wins whoever comes first. It is not held during a fetch:
+//!   each the current entry, so that the newer value wins in any order. It is not held during a fetch:
 //!   neither an update nor an invalidation waits for a slow source.
 //! - The *flight map* (sharded; key → `Weak` broadcast channel) owns the waiters. Callers subscribe under a
 //!   shard's lock. A flight removes itself from the map, under that lock, before it sends, so every caller

@@ -1,4 +1,4 @@
-//! Who waits, who hears of the outcome, and what is left behind.
+//! Which callers wait, which get the outcome, and what is left behind.
 
 use std::{
     future::{self, Future},
@@ -25,7 +25,7 @@ fn coalescer(limit: Duration, runtime: Handle) -> Coalescer<u32, u32> {
         .build()
 }
 
-/// A source that counts, and answers when it is told to.
+/// A source that counts fetches and answers when it is released.
 #[derive(Clone, Default)]
 struct Source {
     lookups: Arc<AtomicUsize>,
@@ -85,7 +85,7 @@ async fn a_fetch_can_find_out_that_all_callers_have_left_and_then_cannot_be_join
     while coalescer.flight_count() > 0 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(coalescer.get(&1).await, None, "it was for nobody");
+    assert_eq!(coalescer.get(&1).await, None, "it had no waiters");
     let next = fly(&coalescer, 1, |_context| future::ready(3));
     assert!(!next.collapsed());
     assert_eq!(next.outcome().await, Ok(3));
@@ -120,7 +120,7 @@ async fn low_priority_values_evict_only_each_other() {
         "{}",
         coalescer.entry_count()
     );
-    // What is not kept changes nothing; what was found after all is no minor value any more, and minor once
+    // What is discarded changes nothing; a value that is kept is not of low priority any more, and of low priority once
     // more when that is gone.
     let last = coalescer
         .iter()
@@ -145,7 +145,7 @@ async fn concurrent_callers_share_one_fetch() {
     let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
     let waiters: Vec<_> = (0..1000).map(|_| join(&coalescer, &source)).collect();
     let collapsed = waiters.iter().filter(|w| w.collapsed()).count();
-    assert_eq!(collapsed, 999, "all but the one who started it");
+    assert_eq!(collapsed, 999, "all but the one that started it");
     assert_eq!(coalescer.flight_count(), 1);
 
     source.go.notify_one();
@@ -317,7 +317,7 @@ async fn one_caller_too_many_is_refused_at_once_and_does_not_affect_others() {
         let refused = coalescer.join(key, |_context| future::ready(7));
         assert_eq!(refused.err(), Some(Overloaded(10)));
     }
-    assert_eq!(coalescer.flight_count(), 1, "who is refused starts nothing");
+    assert_eq!(coalescer.flight_count(), 1, "a refused caller starts nothing");
 
     drop(waiters.pop());
     waiters.push(join(&coalescer, &source));
@@ -351,7 +351,7 @@ async fn an_invalidation_is_not_undone_by_a_flight_in_the_air() {
     coalescer.invalidate(&1).await;
     assert_eq!(coalescer.get(&1).await, None);
 
-    // Whoever asks after it gets a lookup that has begun after it.
+    // A later caller gets a fetch that has started later.
     let after = fly(&coalescer, 1, |context| {
         future::ready(context.cached.unwrap_or(7))
     });

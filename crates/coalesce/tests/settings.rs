@@ -12,7 +12,7 @@ async fn get_or_fetch_fetches_once_and_then_hits() {
     assert_eq!(fetched, Ok(1));
     let hit = cache.get_or_fetch("a".into(), || future::ready(2)).await;
     assert_eq!(hit, Ok(1));
-    assert_eq!(cache.get("a").await, Some(1), "a borrowed key will do");
+    assert_eq!(cache.get("a").await, Some(1), "a borrowed key is enough");
     assert_eq!((cache.flights_started(), cache.flight_count()), (1, 0));
 }
 

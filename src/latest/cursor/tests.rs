@@ -137,7 +137,7 @@ struct Watcher {
     read: BTreeSet<usize>,
     /// What its hubs had shown by the time of its reads.
     could_know: BTreeSet<usize>,
-    /// Some may have been missed, which it was not told yet.
+    /// Uploads may have been missed, which was not reported yet.
     gap: bool,
     /// It has resumed, and read nothing since.
     resumed: bool,
@@ -395,7 +395,7 @@ impl World {
                         .filter(|fact| watcher.wants(*fact) && !is_out_of_reach(watcher, *fact, &self.facts))
                         .collect();
                     assert_eq!(left, [], "not sent, of {:?}", watcher.begun);
-                    assert!(!watcher.gap, "told that some may be missed");
+                    assert!(!watcher.gap, "reported that some may be missed");
                     watcher.read.extend(shown.iter().map(|fact| fact.number));
                     break;
                 }

@@ -94,7 +94,7 @@ mod without_a_canary {
                 }
             }
         }
-        let held_until = held_until.expect("at first nobody can tell");
+        let held_until = held_until.expect("the first 404s are not clear");
         assert!(held_until < WINDOW + 24 * SECOND, "{held_until:?}");
         // Found again, they are evidence again.
         for found in [true, false] {
@@ -200,7 +200,7 @@ mod with_a_canary {
             // One that was found is a channel that was found.
             let later = (verdict == Verdict::Found).then_some(false);
             assert_eq!(outage.is_outage(last), later, "{verdict:?}");
-            // Callers and the metric are told of an outage until something says otherwise.
+            // Callers and the metric see an outage until there is other evidence.
             assert_eq!(outage.under_way(last), expected == Some(true), "{verdict:?}");
             assert!(!outage.under_way(now + WINDOW), "{verdict:?}");
         }

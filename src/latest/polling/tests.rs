@@ -1,5 +1,4 @@
-//! Polls of watched channels in virtual time. Ages of answers are reckoned by the clock on the wall, which stands still meanwhile: what
-//! is known stays as old as it is.
+//! Polls of watched channels in virtual time. Ages of answers are measured by the real clock, so they do not change meanwhile.
 
 use std::time::SystemTime;
 
@@ -19,7 +18,7 @@ use crate::{
     video::Channel,
 };
 
-/// An upstream that notes when it was asked for what.
+/// An upstream that records its lookups.
 struct Fake {
     room: Option<f64>,
     fails: Option<Failure>,
@@ -37,7 +36,7 @@ impl Fake {
         }
     }
 
-    /// When what was asked for.
+    /// The lookups and their times.
     fn lookups(&self) -> Vec<(ChannelId, Duration)> {
         self.lookups.lock().clone()
     }
@@ -299,6 +298,6 @@ async fn a_poll_that_is_not_admitted_is_not_a_problem_of_the_watch() {
     });
     let latest = latest(&upstream, None, 60);
     let mut watch = watch(&latest, [1], 1);
-    let told = tokio::time::timeout(Duration::from_secs(30), watch.next()).await;
-    assert!(told.is_err(), "{told:?}");
+    let event = tokio::time::timeout(Duration::from_secs(30), watch.next()).await;
+    assert!(event.is_err(), "{event:?}");
 }

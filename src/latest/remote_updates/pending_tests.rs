@@ -35,7 +35,7 @@ fn watched_feeds_come_first_and_each_comes_once() {
     for number in [5, 6, 5, 6, 6] {
         pending.add(feed(number), Interest::Watched);
     }
-    // Somebody watches it by now; and what is watched stays so.
+    // The feed is watched by now, and stays watched.
     pending.add(feed(2), Interest::Watched);
     pending.add(feed(5), Interest::Cached);
     assert_eq!(drained(&mut pending), [5, 6, 2, 1].map(feed));

@@ -4,39 +4,39 @@ use super::*;
 
 const GRACE: Duration = Duration::from_millis(50);
 
-fn is_shed(slot: &ConnectionSlot) -> bool {
-    slot.shed().now_or_never().is_some()
+fn is_shed(place: &Place) -> bool {
+    place.shed().now_or_never().is_some()
 }
 
 async fn pass(time: Duration) {
     tokio::time::advance(time).await;
 }
 
-/// A slot whose connection is attended to.
-fn taken(slots: &Arc<ConnectionSlots>) -> Option<ConnectionSlot> {
-    let slot = slots.take().now_or_never()?;
-    slot.begin();
-    Some(slot)
+/// A place whose connection is attended to.
+fn taken(places: &Arc<Places>) -> Option<Place> {
+    let place = places.take().now_or_never()?;
+    place.begin();
+    Some(place)
 }
 
-fn take(slots: &Arc<ConnectionSlots>) -> ConnectionSlot {
-    taken(slots).expect("a slot")
+fn take(places: &Arc<Places>) -> Place {
+    taken(places).expect("a place")
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_connection_gets_the_slot_of_the_one_that_was_idle_longest() {
-    let slots = ConnectionSlots::new(3, GRACE);
-    let all = [take(&slots), take(&slots), take(&slots)];
+async fn one_more_gets_the_place_of_the_one_that_was_idle_longest() {
+    let places = Places::new(3, GRACE);
+    let all = [take(&places), take(&places), take(&places)];
     pass(GRACE).await;
     // The first has answered a request since, and the second is at one.
     drop(all[0].busy());
     let busy = all[1].busy();
-    let more = take(&slots);
+    let more = take(&places);
     assert_eq!(
         [&all[0], &all[1], &all[2], &more].map(is_shed),
         [false, false, true, false]
     );
-    let further = take(&slots);
+    let further = take(&places);
     assert_eq!(
         [&all[0], &all[1], &more, &further].map(is_shed),
         [true, false, false, false]
@@ -45,15 +45,15 @@ async fn a_new_connection_gets_the_slot_of_the_one_that_was_idle_longest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_that_were_shed_and_have_not_ended_are_bounded() {
-    let slots = ConnectionSlots::new(2, GRACE);
+async fn those_that_were_shed_and_have_not_ended_are_bounded() {
+    let places = Places::new(2, GRACE);
     let mut all = vec![];
     for _ in 0..4 {
-        all.push(take(&slots));
+        all.push(take(&places));
         pass(GRACE).await;
     }
-    assert_eq!(all.iter().filter(|slot| is_shed(slot)).count(), 2);
-    let mut more = Box::pin(slots.take());
+    assert_eq!(all.iter().filter(|place| is_shed(place)).count(), 2);
+    let mut more = Box::pin(places.take());
     assert!(more.as_mut().now_or_never().is_none());
     drop(all.remove(0));
     assert!(more.now_or_never().is_some());
@@ -61,13 +61,13 @@ async fn connections_that_were_shed_and_have_not_ended_are_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_connection_has_time_to_send_its_request() {
-    let slots = ConnectionSlots::new(1, GRACE);
-    let first = slots.take().await;
+    let places = Places::new(1, GRACE);
+    let first = places.take().await;
     // Its time begins with its first turn.
     pass(GRACE * 10).await;
-    assert!(slots.take().now_or_never().is_none());
+    assert!(places.take().now_or_never().is_none());
     first.begin();
-    let mut more = Box::pin(slots.take());
+    let mut more = Box::pin(places.take());
     assert!(more.as_mut().now_or_never().is_none() && !is_shed(&first));
     pass(GRACE * 49 / 50).await;
     assert!(more.as_mut().now_or_never().is_none() && !is_shed(&first));
@@ -77,24 +77,24 @@ async fn a_new_connection_has_time_to_send_its_request() {
 
 #[tokio::test(start_paused = true)]
 async fn a_first_request_is_not_interrupted() {
-    let slots = ConnectionSlots::new(1, GRACE);
-    let first = take(&slots);
+    let places = Places::new(1, GRACE);
+    let first = take(&places);
     let busy = first.busy();
     pass(GRACE * 100).await;
-    let mut more = Box::pin(slots.take());
+    let mut more = Box::pin(places.take());
     assert!(more.as_mut().now_or_never().is_none() && !is_shed(&first));
     drop(busy);
     assert!(more.as_mut().now_or_never().is_some() && is_shed(&first));
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_without_a_pause_do_not_keep_others_out() {
-    let slots = ConnectionSlots::new(2, GRACE);
-    let all = [take(&slots), take(&slots)];
+async fn one_request_after_the_other_keeps_nobody_out() {
+    let places = Places::new(2, GRACE);
+    let all = [take(&places), take(&places)];
     drop(all[1].busy());
     let busy = [all[0].busy(), all[1].busy()];
     pass(GRACE).await;
-    assert!(taken(&slots).is_some());
+    assert!(taken(&places).is_some());
     assert_eq!([&all[0], &all[1]].map(is_shed), [false, true]);
     drop(busy);
 }
