@@ -17,16 +17,12 @@ use axum::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use prometheus_client::registry::Registry;
 use ring::digest::{SHA256, digest};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{busy::Busy, scrape::Scrape};
 use crate::{
-    api,
+    api::{self, Api},
     grpc::{Callers, Http},
     http1::{self, Limits, Port},
     latest::Latest,
@@ -113,11 +109,7 @@ fn router(told: Told) -> Router {
         .route("/metrics", get(move || async move { scrape.metrics().await }))
         .route("/busy", get(move || async move { Json(busy.tell().await) }));
     let ours = match http {
-        Some(http) => ours.merge(api::latest_video(
-            http,
-            Arc::new(Semaphore::new(LOOKUPS)),
-            LOOKUPS,
-        )),
+        Some(http) => ours.merge(Api::new(http, LOOKUPS).router()),
         None => ours,
     };
     ours.fallback((StatusCode::NOT_FOUND, NO_SUCH_PAGE))
@@ -143,7 +135,7 @@ pub async fn serve(listener: TcpListener, told: Told) {
         closing: CancellationToken::new(),
     };
     let callers = Arc::clone(&told.callers);
-    http1::serve(port, router(told), callers).await;
+    http1::serve(port, http1::routed(router(told)), callers).await;
 }
 
 /// Until `work` has come to an end: answers at `listener` that the process lives, and is not ready. Whoever connects then waits for
@@ -163,7 +155,7 @@ pub async fn while_starting<T>(listener: &TcpListener, work: impl Future<Output 
         },
         closing: closing.clone(),
     };
-    let mut serving = pin!(http1::serve(port, router, Arc::default()));
+    let mut serving = pin!(http1::serve(port, http1::routed(router), Arc::default()));
     let mut work = pin!(work);
     let done = tokio::select! {
         done = &mut work => done,

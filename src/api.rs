@@ -10,10 +10,13 @@ use std::{
 
 use axum::{
     Extension, Router,
+    body::Body,
     extract::{Path, Query},
-    http::{HeaderMap, Response, StatusCode},
+    http::{HeaderMap, Method, Request, Response, StatusCode},
     routing::get,
 };
+use futures_util::future::Either;
+use hyper::body::Incoming;
 use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -37,24 +40,70 @@ const NO_SUCH_PAGE: &str =
 /// What there is to say before anything else can be asked.
 pub(crate) const STARTING: &str = "starting: the store is being opened\n";
 
-/// The API alone. At most `at_once` requests wait for an answer, each of which has one of `places`; one more is refused.
-pub(crate) fn latest_video(http: Arc<Http>, places: Arc<Semaphore>, at_once: usize) -> Router {
-    let answer = async move |Extension(peer): Extension<Peer>,
-                             Path(channel): Path<String>,
-                             Query(parameters): Query<Vec<(String, String)>>,
-                             headers: HeaderMap|
-                -> Response<String> {
-        let mut answer = pin!(http.latest_video(peer, &headers, channel, parameters));
+/// The API, with a bound on how many requests wait for a lookup.
+pub(crate) struct Api {
+    http: Arc<Http>,
+    places: Semaphore,
+    at_once: usize,
+}
+
+impl Api {
+    /// At most `at_once` requests wait for an answer; one more is refused.
+    pub(crate) fn new(http: Arc<Http>, at_once: usize) -> Arc<Self> {
+        Arc::new(Self {
+            http,
+            places: Semaphore::new(at_once),
+            at_once,
+        })
+    }
+
+    /// How many requests wait for an answer.
+    fn waiting(&self) -> usize {
+        self.at_once - self.places.available_permits()
+    }
+
+    async fn latest_video(
+        &self,
+        peer: Peer,
+        headers: &HeaderMap,
+        channel_id: String,
+        parameters: Vec<(String, String)>,
+    ) -> Response<String> {
+        let mut answer = pin!(self.http.latest_video(peer, headers, channel_id, parameters));
         // What is known is answered at once, whoever waits.
         if let Poll::Ready(answer) = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await {
             return answer;
         }
-        match places.try_acquire() {
+        match self.places.try_acquire() {
             Ok(_place) => answer.await,
-            Err(_full) => http.too_many(at_once),
+            Err(_full) => self.http.too_many(self.at_once),
         }
-    };
-    Router::new().route("/v1/channels/{channel_id}/latest-video", get(answer))
+    }
+
+    /// The API's routes.
+    pub(crate) fn router(self: Arc<Self>) -> Router {
+        let latest_video = async move |Extension(peer): Extension<Peer>,
+                                       Path(channel_id): Path<String>,
+                                       Query(parameters): Query<Vec<(String, String)>>,
+                                       headers: HeaderMap| {
+            self.latest_video(peer, &headers, channel_id, parameters).await
+        };
+        Router::new().route("/v1/channels/{channel_id}/latest-video", get(latest_video))
+    }
+}
+
+/// The channel of a request for its latest video that has no parameters and nothing to decode. The router and its extractors would be a
+/// quarter of what its answer costs.
+fn plain_channel<B>(request: &Request<B>) -> Option<&str> {
+    if request.method() != Method::GET || request.uri().query().is_some() {
+        return None;
+    }
+    let path = request.uri().path();
+    let channel_id = path
+        .strip_prefix("/v1/channels/")?
+        .strip_suffix("/latest-video")?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (!channel_id.is_empty() && channel_id.bytes().all(is_plain)).then_some(channel_id)
 }
 
 /// The probes: whether the process lives, and whether it takes calls.
@@ -66,11 +115,11 @@ pub(crate) fn probes(stages: Stages) -> Router {
 
 /// A port of the API's own.
 pub(crate) fn port(
-    listener: TcpListener,
+    listener: std::net::TcpListener,
     tls: Option<Arc<Tls>>,
     config: &Config,
     closing: CancellationToken,
-) -> Port {
+) -> Port<std::net::TcpListener> {
     let limits = config.connections;
     let limits = Limits {
         connections: config.http_connections.get(),
@@ -91,19 +140,47 @@ pub(crate) fn port(
 /// Serves the API and the probes on a port of their own. Once that is closed, its connections have so long to end. Returns how many
 /// requests were still in progress then, and were cut off.
 pub(crate) async fn serve(
-    port: Port,
+    port: Port<std::net::TcpListener>,
     http: Arc<Http>,
     callers: Arc<Callers>,
     stages: Stages,
     drain: Duration,
 ) -> usize {
+    let listener = match TcpListener::from_std(port.listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "cannot answer over HTTP");
+            return 0;
+        }
+    };
+    let port = Port {
+        listener,
+        tls: port.tls,
+        limits: port.limits,
+        closing: port.closing,
+    };
     // Some connections are left for who does not have to wait: probes, and those who are told that there are too many.
     let connections = port.limits.connections;
     let at_once = (connections - connections.div_ceil(8)).max(1);
-    let places = Arc::new(Semaphore::new(at_once));
-    let router = latest_video(http, Arc::clone(&places), at_once)
+    let api = Api::new(http, at_once);
+    let router = Arc::clone(&api)
+        .router()
         .merge(probes(stages))
         .fallback((StatusCode::NOT_FOUND, NO_SUCH_PAGE));
+    let by_router = http1::routed(router);
+    let answer = {
+        let api = Arc::clone(&api);
+        move |peer, request: Request<Incoming>| match plain_channel(&request).map(str::to_owned) {
+            Some(channel_id) => {
+                let api = Arc::clone(&api);
+                Either::Left(async move {
+                    let answer = api.latest_video(peer, request.headers(), channel_id, Vec::new());
+                    answer.await.map(Body::from)
+                })
+            }
+            None => Either::Right(by_router(peer, request)),
+        }
+    };
     let closing = port.closing.clone();
     let end = async {
         closing.cancelled().await;
@@ -111,8 +188,8 @@ pub(crate) async fn serve(
     };
     tokio::select! {
         biased;
-        () = http1::serve(port, router, callers) => 0,
-        () = end => at_once - places.available_permits(),
+        () = http1::serve(port, answer, callers) => 0,
+        () = end => api.waiting(),
     }
 }
 

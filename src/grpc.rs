@@ -191,7 +191,7 @@ where
                 let Some(cache_status) = cache_status.into_inner() else {
                     return Ok(status::add_reason(response));
                 };
-                cache_status::tell(cache_status, response.headers_mut());
+                cache_status::set(cache_status, response.headers_mut());
                 Ok(response)
             });
         }
@@ -281,7 +281,7 @@ impl Service {
             BatchItem { channel_id, outcome }
         });
         let mut response = Response::new(results.collect());
-        cache_status::tell_batch(hits, forwarded, response.metadata_mut().as_mut());
+        cache_status::set_batch(hits, forwarded, response.metadata_mut().as_mut());
         Ok(response)
     }
 
@@ -308,7 +308,7 @@ impl Service {
             }
         };
         let mut response = Response::new(events);
-        cache_status::tell_watch(response.metadata_mut().as_mut());
+        cache_status::set_watch(response.metadata_mut().as_mut());
         Ok(response)
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     borrow::Borrow,
     convert::Infallible,
-    future::{Future as _, poll_fn},
+    future::{Future, poll_fn},
     net::IpAddr,
     pin::pin,
     sync::{
@@ -70,8 +70,36 @@ pub(crate) struct Port<L = TcpListener> {
     pub(crate) closing: CancellationToken,
 }
 
-/// Answers requests by `router`, with the [`Peer`] as an extension. Returns when `port` is closed and the last connection has ended.
-pub(crate) async fn serve<L: Borrow<TcpListener>>(port: Port<L>, router: Router, callers: Arc<Callers>) {
+/// Answers one request of a [`Peer`].
+pub(crate) trait Answer:
+    Fn(Peer, Request<Incoming>) -> Self::Response + Send + Sync + 'static
+{
+    type Response: Future<Output = Response<Body>> + Send;
+}
+
+impl<F, R> Answer for F
+where
+    F: Fn(Peer, Request<Incoming>) -> R + Send + Sync + 'static,
+    R: Future<Output = Response<Body>> + Send,
+{
+    type Response = R;
+}
+
+/// Answers by a router, which finds the peer among a request's extensions.
+pub(crate) fn routed(router: Router) -> impl Answer {
+    move |peer, mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        let response = router.clone().oneshot(request);
+        async { response.await.unwrap_or_else(|never| match never {}) }
+    }
+}
+
+/// Serves a port's connections. Returns when `port` is closed and the last connection has ended.
+pub(crate) async fn serve<L, A>(port: Port<L>, answer: A, callers: Arc<Callers>)
+where
+    L: Borrow<TcpListener>,
+    A: Answer,
+{
     let Port {
         listener,
         tls,
@@ -86,7 +114,7 @@ pub(crate) async fn serve<L: Borrow<TcpListener>>(port: Port<L>, router: Router,
         // To copy a short body costs less than to write two pieces.
         .writev(false);
     let context = Arc::new(Context {
-        router,
+        answer,
         callers,
         tls,
         http,
@@ -112,8 +140,8 @@ pub(crate) async fn serve<L: Borrow<TcpListener>>(port: Port<L>, router: Router,
 }
 
 /// What all connections have in common.
-struct Context {
-    router: Router,
+struct Context<A> {
+    answer: A,
     callers: Arc<Callers>,
     tls: Option<Arc<Tls>>,
     http: http1::Builder,
@@ -121,7 +149,7 @@ struct Context {
     closing: CancellationToken,
 }
 
-impl Context {
+impl<A: Answer> Context<A> {
     /// The next connection. At the end, those that were made already come first: their clients may have sent requests.
     async fn next(&self, listener: &TcpListener) -> Option<TcpStream> {
         tokio::select! {
@@ -182,9 +210,7 @@ impl Context {
             yield_now().await;
             answered.store(true, Relaxed);
         }
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(peer);
-        let mut response = self.router.clone().oneshot(request).await?;
+        let mut response = (self.answer)(peer, request).await;
         // A browser believes what an answer says that it is.
         let nosniff = HeaderValue::from_static("nosniff");
         response

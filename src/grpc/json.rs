@@ -91,7 +91,7 @@ impl Http {
                 ..
             } => refused(&error.into(), retry_after),
         };
-        cache_status::tell(cache_status, response.headers_mut());
+        cache_status::set(cache_status, response.headers_mut());
         response
     }
 

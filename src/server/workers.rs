@@ -35,7 +35,7 @@ struct Worker {
     handover: Arc<Handover<Arriving>>,
     /// Counts the worker's connections, those on their way to it too.
     connections: TaskTracker,
-    /// Closed when the thread has ended.
+    /// Told when the thread has ended.
     ended: oneshot::Receiver<()>,
 }
 
@@ -58,19 +58,9 @@ impl Workers {
             .zip(contexts)
             .map(|(number, context): (usize, _)| {
                 let handover = Arc::new(Handover::new());
-                let (end, ended) = oneshot::channel();
                 let connections = context.connections.clone();
                 let work = work(Arc::clone(&handover), context, ending.clone());
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?;
-                thread::Builder::new()
-                    .name(format!("serve-{number}"))
-                    .spawn(move || {
-                        runtime.block_on(work);
-                        drop(runtime);
-                        drop(end);
-                    })?;
+                let ended = spawn_thread(format!("serve-{number}"), work)?;
                 Ok(Worker {
                     handover,
                     connections,
@@ -172,6 +162,24 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.ending.cancel();
     }
+}
+
+/// Runs `work` on a thread of its own, and sends what it returns when that has ended.
+pub(super) fn spawn_thread<T: Send + 'static>(
+    name: String,
+    work: impl Future<Output = T> + Send + 'static,
+) -> io::Result<oneshot::Receiver<T>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (end, ended) = oneshot::channel();
+    thread::Builder::new().name(name).spawn(move || {
+        let result = runtime.block_on(work);
+        drop(runtime);
+        // Nobody may wait for it.
+        let _ = end.send(result);
+    })?;
+    Ok(ended)
 }
 
 /// One worker's life.

@@ -67,6 +67,41 @@ async fn an_answer_is_canonical_json_with_what_caches_need_to_know() {
     assert_eq!(fake.lookups(CHANNEL), 1);
 }
 
+/// A request without parameters does not go through the router; one with an empty query does.
+#[tokio::test]
+async fn a_plain_request_is_answered_as_the_router_would() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    ask(&server, &format!("{CHANNEL}/latest-video")).await;
+    for (channel, expected) in [(CHANNEL, 200), ("UC", 400), ("-_", 400)] {
+        let plain = ask(&server, &format!("{channel}/latest-video")).await;
+        let routed = ask(&server, &format!("{channel}/latest-video?")).await;
+        assert_eq!(plain.0, expected, "{channel}");
+        let head = |(_, head, _): &(u16, String, Value)| -> Vec<String> {
+            let timed = ["date:", "age:", "cache-status:"];
+            let lines = head
+                .lines()
+                .filter(|line| !timed.iter().any(|name| line.starts_with(name)));
+            // In whichever order.
+            let mut lines: Vec<_> = lines.map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(
+            (plain.0, head(&plain), &plain.2),
+            (routed.0, head(&routed), &routed.2)
+        );
+    }
+    // Not even a slash more.
+    for path in [
+        "//latest-video",
+        "/v1/channels/latest-video",
+        "/v1/channels/a/b/latest-video",
+    ] {
+        assert_eq!(http_get(server.http, path).await.0, 404, "{path}");
+    }
+}
+
 /// A header's number.
 fn number(headers: &HeaderMap, name: &str, before: &str) -> Option<i64> {
     let text = headers.get(name)?.to_str().expect("ASCII");

@@ -17,12 +17,12 @@ pub(in crate::grpc) fn line(answer: &Answer) -> String {
     let mut json = Json(String::with_capacity(COMMON));
     json.0.push('{');
     json.object("video", |json| {
-        json.text("videoId", &[video.id().as_str()]);
-        json.text("channelId", &[channel.id().as_str()]);
+        json.plain("videoId", &[video.id().as_str()]);
+        json.plain("channelId", &[channel.id().as_str()]);
         json.text("channelTitle", &[channel.title()]);
         json.text("title", &[video.title()]);
-        json.text("url", &video.url());
-        json.text("kind", &[convert::video_kind(video.kind()).as_str_name()]);
+        json.plain("url", &video.url());
+        json.plain("kind", &[convert::video_kind(video.kind()).as_str_name()]);
         json.time("publishTime", convert::timestamp(video.moment()));
         json.time("updateTime", convert::timestamp(video.updated_moment()));
         if let Some(picture) = video.picture() {
@@ -57,6 +57,16 @@ impl Json {
         self.0.push('}');
     }
 
+    /// Text of which nothing has to be escaped, and which is never empty: most of an answer.
+    fn plain(&mut self, name: &str, parts: &[&str]) {
+        self.name(name);
+        self.0.push('"');
+        for part in parts {
+            self.0.push_str(part);
+        }
+        self.0.push('"');
+    }
+
     /// What is empty or zero is left out, as everything that is the default of its type.
     fn text(&mut self, name: &str, parts: &[&str]) {
         if parts.iter().all(|part| part.is_empty()) {
@@ -87,7 +97,7 @@ impl Json {
         // Not by prost, which formats each number.
         let time = time.and_then(|time| DateTime::from_timestamp(time.seconds, time.nanos.try_into().ok()?));
         if let Some(time) = time {
-            self.text(name, &[&time.to_rfc3339_opts(SecondsFormat::AutoSi, true)]);
+            self.plain(name, &[&time.to_rfc3339_opts(SecondsFormat::AutoSi, true)]);
         }
     }
 

@@ -278,7 +278,7 @@ async fn polls_end_with_the_service() {
     let latest = latest(&upstream, None, 60);
     let watches = six_hundred(&latest);
     sleep(Duration::from_secs(1)).await;
-    let hubs = Arc::downgrade(&latest.hubs());
+    let hubs = Arc::downgrade(latest.hubs());
     drop(watches);
     // By now the task waits for a watch.
     sleep(Duration::from_secs(5)).await;
