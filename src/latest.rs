@@ -35,10 +35,7 @@ mod snapshot;
 mod timeline;
 mod watch;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use coalesce::{Coalescer, FlightError, Overloaded, Retention};
 use tokio::runtime::Handle;
@@ -54,19 +51,22 @@ pub use self::{
     watch::{Event, Watch, WatchEvent, WatchQuery},
 };
 use self::{
-    fetcher::Fetcher, hub::Hubs, lookup::FlightRequest, policy::FromCache, polling::Poller,
-    reply::select_upload,
+    fetcher::Fetcher,
+    hub::Hubs,
+    lookup::FlightRequest,
+    policy::FromCache,
+    polling::Poller,
+    reply::{Attempt, Miss},
 };
 pub use crate::store::Known;
 use crate::store::Store;
 use crate::{
-    cache_entry::{Failure, Success},
     clock,
     upstream::{Caller, Feed, Purpose, Upstream, UpstreamError},
-    video::{Channel, ChannelId},
+    video::ChannelId,
 };
 
-/// What a cached channel takes in addition to [`Known`] and the [`Channel`]: moka's key, hash-table slot, queue node and frequency
+/// What a cached channel takes in addition to [`Known`] and the [`Channel`](crate::video::Channel): moka's key, hash-table slot, queue node and frequency
 /// counters, the headers of the two `Arc`s, and what the allocator leaves unused between them. Measured as 410 to 420 bytes at
 /// 100,000 channels (`benches/memory.rs`).
 const ENTRY_OVERHEAD: usize = 420;
@@ -110,24 +110,6 @@ pub struct Latest {
     runtime: Handle,
     /// Ends all watches.
     closing: CancellationToken,
-}
-
-/// A lookup that a caller had to wait for.
-#[derive(Clone, Copy)]
-struct Miss {
-    reason: MissReason,
-    /// Another caller had started the flight.
-    collapsed: bool,
-}
-
-/// One pass of a query through the cache.
-#[derive(Clone, Copy)]
-struct Attempt {
-    query: Query,
-    /// The feed that is asked: the channel's own, or that of a kind.
-    feed: Feed,
-    arrived_at: Instant,
-    now: Instant,
 }
 
 impl Latest {
@@ -308,92 +290,6 @@ impl Latest {
 
     fn hubs(&self) -> &Arc<Hubs> {
         self.fetcher.hubs()
-    }
-
-    /// The reply from a cache entry. A `miss` counts only if its flight brought what the reply is made of.
-    fn reply(&self, cached: &FromCache<'_>, attempt: Attempt, miss: Option<Miss>) -> Reply {
-        let Attempt { arrived_at, now, .. } = attempt;
-        let miss_at = |at: Instant| miss.filter(|_| at >= arrived_at);
-        match *cached {
-            FromCache::Answer { success, .. } => {
-                let status = cache_status(miss_at(success.at), self.policy.ttl(success, now), None);
-                self.reply_from(success, attempt, status)
-            }
-            FromCache::Fallback(success, failure) => {
-                let http_status = failure.error.http_status();
-                let status = cache_status(miss_at(failure.at), self.policy.ttl(success, now), http_status);
-                self.reply_from(success, attempt, status)
-            }
-            FromCache::Failure(failure) => self.fail(failure, attempt.feed, miss_at(failure.at), now),
-        }
-    }
-
-    /// The reply with a cached answer. It is stale if it is older than `fresh_for` and was not looked up since the caller arrived.
-    fn reply_from(
-        &self,
-        success: &Success<Arc<Channel>>,
-        Attempt {
-            query,
-            arrived_at,
-            now,
-            ..
-        }: Attempt,
-        cache_status: CacheStatus,
-    ) -> Reply {
-        let (age, stale) = if success.at < arrived_at {
-            (success.age(now), success.age(arrived_at) > self.policy.fresh_for)
-        } else {
-            (Duration::ZERO, false)
-        };
-        Reply {
-            outcome: select_upload(success, query, age, stale),
-            cache_status,
-            retry_after: None,
-        }
-    }
-
-    fn fail(&self, failure: &Failure<UpstreamError>, feed: Feed, miss: Option<Miss>, now: Instant) -> Reply {
-        let left = failure.retry_at.saturating_duration_since(now);
-        let error = failure.error.clone();
-        Reply {
-            outcome: Err(self.fetcher.error_without_answer(error, feed, now)),
-            cache_status: cache_status(miss, seconds(left), failure.error.http_status()),
-            retry_after: Some(left),
-        }
-    }
-
-    /// The reply where no flight could be joined, or it ended without an outcome: the cached answer if it is still usable, or else
-    /// `error`.
-    fn reply_without_lookup(
-        &self,
-        entry: Option<&Known>,
-        mut attempt: Attempt,
-        miss: Miss,
-        error: LookupError,
-    ) -> Reply {
-        let status = cache_status(Some(miss), 0, None);
-        match entry.and_then(|entry| entry.good.as_ref()) {
-            Some(success) if success.age(attempt.arrived_at) <= self.policy.usable_for() => {
-                attempt.now = clock::now();
-                self.reply_from(success, attempt, status)
-            }
-            _ => Reply {
-                retry_after: matches!(error, LookupError::Overloaded(_)).then_some(OVERLOAD_PAUSE),
-                outcome: Err(error),
-                cache_status: status,
-            },
-        }
-    }
-}
-
-fn cache_status(miss: Option<Miss>, ttl: i64, http_status: Option<u16>) -> CacheStatus {
-    match miss {
-        Some(Miss { reason, collapsed }) => CacheStatus::Forwarded {
-            reason,
-            collapsed,
-            status: http_status,
-        },
-        None => CacheStatus::Hit { ttl },
     }
 }
 

@@ -124,30 +124,24 @@ impl Latest {
         );
 
         let gauges: [(_, _, Number); 7] = [
-            (
-                "flights",
-                "Lookups in progress, including queued ones",
-                |latest| latest.flights() as u64,
-            ),
+            ("flights", "Lookups in progress, queued included", |latest| {
+                latest.flights() as u64
+            }),
             ("waiters", "Callers that wait for lookups", |latest| {
                 latest.waiting() as u64
             }),
             ("cache_entries", "Cached feeds", |latest| {
                 latest.coalescer.entry_count()
             }),
-            (
-                "cache_weight_bytes",
-                "The memory that cached feeds take",
-                |latest| latest.coalescer.weighted_size(),
-            ),
+            ("cache_weight_bytes", "The memory that they take", |latest| {
+                latest.coalescer.weighted_size()
+            }),
             ("watched_channels", "Channels that are watched", |latest| {
                 latest.watched() as u64
             }),
-            (
-                "watches",
-                "Watched channels, counted once for each watch",
-                |latest| latest.hubs().watched() as u64,
-            ),
+            ("watches", "Channels of all watches", |latest| {
+                latest.hubs().watched() as u64
+            }),
             ("upstream_outage", "1 while 404s mean nothing, else 0", |latest| {
                 latest.fetcher.is_outage_under_way(clock::now()).into()
             }),

@@ -1,13 +1,15 @@
-//! Queries and replies.
+//! Queries, and how replies are built from cache entries.
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use super::LookupError;
+use super::{Known, Latest, LookupError, OVERLOAD_PAUSE, policy::FromCache, seconds};
 use crate::{
-    cache_entry::Success,
+    cache_entry::{Failure, Success},
+    clock,
+    upstream::{Feed, UpstreamError},
     video::{Channel, ChannelId, Kind, Video},
 };
 
@@ -108,23 +110,120 @@ pub enum MissReason {
     Requested,
 }
 
-/// The upload that `query` asks for.
-pub(super) fn select_upload(
-    success: &Success<Arc<Channel>>,
-    query: Query,
-    age: Duration,
-    stale: bool,
-) -> Result<Answer, LookupError> {
-    let channel = Arc::clone(&success.value);
-    let upload = channel.latest(query.kind).ok_or(LookupError::NoUploads {
-        channel: query.channel,
-        kind: query.kind,
-    })?;
-    Ok(Answer {
-        channel,
-        upload,
-        fetched: success.time,
-        age,
-        stale,
-    })
+/// A lookup that a caller had to wait for.
+#[derive(Clone, Copy)]
+pub(super) struct Miss {
+    pub(super) reason: MissReason,
+    /// Another caller had started the flight.
+    pub(super) collapsed: bool,
+}
+
+/// One pass of a query through the cache.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt {
+    pub(super) query: Query,
+    /// The feed that is asked: the channel's own, or that of a kind.
+    pub(super) feed: Feed,
+    pub(super) arrived_at: Instant,
+    pub(super) now: Instant,
+}
+
+impl Latest {
+    /// The reply from a cache entry. A `miss` counts only if its flight brought what the reply is made of.
+    pub(super) fn reply(&self, cached: &FromCache<'_>, attempt: Attempt, miss: Option<Miss>) -> Reply {
+        let Attempt { arrived_at, now, .. } = attempt;
+        let miss_at = |at: Instant| miss.filter(|_| at >= arrived_at);
+        match *cached {
+            FromCache::Answer { success, .. } => {
+                let status = cache_status(miss_at(success.at), self.policy.ttl(success, now), None);
+                self.reply_from(success, attempt, status)
+            }
+            FromCache::Fallback(success, failure) => {
+                let http_status = failure.error.http_status();
+                let status = cache_status(miss_at(failure.at), self.policy.ttl(success, now), http_status);
+                self.reply_from(success, attempt, status)
+            }
+            FromCache::Failure(failure) => self.fail(failure, attempt.feed, miss_at(failure.at), now),
+        }
+    }
+
+    /// The reply with a cached answer. It is stale if it is older than `fresh_for` and was not looked up since the caller arrived.
+    fn reply_from(
+        &self,
+        success: &Success<Arc<Channel>>,
+        attempt: Attempt,
+        cache_status: CacheStatus,
+    ) -> Reply {
+        let (query, arrived_at) = (attempt.query, attempt.arrived_at);
+        let (age, stale) = if success.at < arrived_at {
+            (
+                success.age(attempt.now),
+                success.age(arrived_at) > self.policy.fresh_for,
+            )
+        } else {
+            (Duration::ZERO, false)
+        };
+        let outcome = match success.value.latest(query.kind) {
+            Some(upload) => Ok(Answer {
+                channel: Arc::clone(&success.value),
+                upload,
+                fetched: success.time,
+                age,
+                stale,
+            }),
+            None => Err(LookupError::NoUploads {
+                channel: query.channel,
+                kind: query.kind,
+            }),
+        };
+        Reply {
+            outcome,
+            cache_status,
+            retry_after: None,
+        }
+    }
+
+    fn fail(&self, failure: &Failure<UpstreamError>, feed: Feed, miss: Option<Miss>, now: Instant) -> Reply {
+        let left = failure.retry_at.saturating_duration_since(now);
+        let error = failure.error.clone();
+        Reply {
+            outcome: Err(self.fetcher.error_without_answer(error, feed, now)),
+            cache_status: cache_status(miss, seconds(left), failure.error.http_status()),
+            retry_after: Some(left),
+        }
+    }
+
+    /// The reply where no flight could be joined, or it ended without an outcome: the cached answer if it is still usable, or else
+    /// `error`.
+    pub(super) fn reply_without_lookup(
+        &self,
+        entry: Option<&Known>,
+        mut attempt: Attempt,
+        miss: Miss,
+        error: LookupError,
+    ) -> Reply {
+        let status = cache_status(Some(miss), 0, None);
+        match entry.and_then(|entry| entry.good.as_ref()) {
+            Some(success) if success.age(attempt.arrived_at) <= self.policy.usable_for() => {
+                attempt.now = clock::now();
+                self.reply_from(success, attempt, status)
+            }
+            _ => Reply {
+                retry_after: matches!(error, LookupError::Overloaded(_)).then_some(OVERLOAD_PAUSE),
+                outcome: Err(error),
+                cache_status: status,
+            },
+        }
+    }
+}
+
+fn cache_status(miss: Option<Miss>, ttl: i64, http_status: Option<u16>) -> CacheStatus {
+    match miss {
+        Some(Miss { reason, collapsed }) => CacheStatus::Forwarded {
+            reason,
+            collapsed,
+            status: http_status,
+        },
+        None => CacheStatus::Hit { ttl },
+    }
 }
