@@ -38,7 +38,7 @@ use crate::{
     admin::{self, Told},
     api,
     config::{Config, Connections},
-    grpc::{self, Tally},
+    grpc::{self, CallMetrics},
     latest::Latest,
     lifecycle::Stage,
     places::Places,
@@ -136,7 +136,7 @@ pub async fn run(
     let context = |_worker| {
         let tally = Arc::default();
         Ok(Context {
-            service: grpc::serve(
+            service: grpc::service(
                 Arc::clone(&latest),
                 config.calls,
                 Arc::clone(&callers),
@@ -156,7 +156,7 @@ pub async fn run(
     };
     let contexts: Result<Vec<_>, ServerError> = (0..config.workers.get()).map(context).collect();
     let contexts = contexts?;
-    let by_http = Arc::<Tally>::default();
+    let by_http = Arc::<CallMetrics>::default();
     let tallies = contexts.iter().map(|context| &context.tally).chain([&by_http]);
     let tallies = tallies.map(Arc::clone).collect();
     let acceptor = Acceptor {
@@ -228,7 +228,7 @@ pub async fn run(
 /// All that is counted.
 fn registry(
     config: &Config,
-    tallies: Vec<Arc<Tally>>,
+    tallies: Vec<Arc<CallMetrics>>,
     load: &Load,
     latest: &Arc<Latest>,
     upstream: &dyn Upstream,
@@ -251,7 +251,7 @@ fn registry(
 /// Serves one connection that was made already, over any stream: one in memory, for example. Returns when it has ended.
 pub async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    service: grpc::Served,
+    service: grpc::GrpcService,
     calls: grpc::Limits,
     limits: Connections,
 ) {

@@ -6,11 +6,13 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::time::{Instant, timeout};
-use tonic::{Code, Status};
+use tonic::Code;
 
-use super::{Callers, Limits, Peer, Service, Tally, cache_status, convert, status};
+use super::{
+    CallError, CallMetrics, Callers, Limits, Peer, RequestError, Service, cache_status, convert, status,
+};
 use crate::{
-    latest::{Answer, Latest, LookupError, OVERLOAD_PAUSE, Policy, Reply},
+    latest::{Answer, Latest, OVERLOAD_PAUSE, Policy, Reply},
     proto::{self, v1},
 };
 
@@ -31,7 +33,7 @@ impl Http {
         policy: Policy,
         limits: Limits,
         callers: Arc<Callers>,
-        tally: Arc<Tally>,
+        metrics: Arc<CallMetrics>,
     ) -> Self {
         // Caches reckon as plaque does: from the age, how long the answer is fresh, and what to do with it then.
         let keep = format!(
@@ -45,7 +47,7 @@ impl Http {
                 latest,
                 callers,
                 longest_watch: limits.watch,
-                tally,
+                metrics,
             },
             deadline: limits.deadline,
             keep: HeaderValue::try_from(keep).expect("a header's value"),
@@ -55,10 +57,7 @@ impl Http {
     /// The answer to one request more than the `limit` that may be in progress.
     #[must_use]
     pub fn too_many(&self, limit: usize) -> Response<String> {
-        refused(&status::from(
-            &LookupError::TooManyCalls(limit),
-            Some(OVERLOAD_PAUSE),
-        ))
+        refused(&CallError::TooManyCalls(limit), Some(OVERLOAD_PAUSE))
     }
 
     /// The newest upload of the channel `channel_id`, for a caller that is known by its connection and its request's headers. `parameters` are the
@@ -72,16 +71,16 @@ impl Http {
     ) -> Response<String> {
         let request = match request(channel_id, parameters) {
             Ok(request) => request,
-            Err(error) => return refused(&status::from(&error, None)),
+            Err(error) => return refused(&error.into(), None),
         };
         let deadline = Instant::now().checked_add(self.deadline);
         let caller = || self.service.callers.caller(peer, headers, deadline);
         let reply = match timeout(self.deadline, self.service.get(&request, &caller)).await {
             Ok(Ok(reply)) => reply,
-            Ok(Err(status)) => return refused(&status),
-            Err(_elapsed) => return refused(&status::from(&LookupError::Deadline, None)),
+            Ok(Err(error)) => return refused(&error.into(), None),
+            Err(_elapsed) => return refused(&CallError::Deadline, None),
         };
-        let made = reply.made;
+        let cache_status = reply.cache_status;
         let mut response = match reply {
             Reply {
                 outcome: Ok(answer), ..
@@ -90,9 +89,9 @@ impl Http {
                 outcome: Err(error),
                 retry_after,
                 ..
-            } => refused(&status::from(&error, retry_after)),
+            } => refused(&error.into(), retry_after),
         };
-        cache_status::tell(made, response.headers_mut());
+        cache_status::set(cache_status, response.headers_mut());
         response
     }
 
@@ -110,7 +109,7 @@ impl Http {
 pub(super) fn request(
     channel_id: String,
     parameters: Vec<(String, String)>,
-) -> Result<v1::GetLatestVideoRequest, LookupError> {
+) -> Result<v1::GetLatestVideoRequest, RequestError> {
     let mut request = v1::GetLatestVideoRequest {
         channel_id,
         ..v1::GetLatestVideoRequest::default()
@@ -119,16 +118,17 @@ pub(super) fn request(
         match name.as_str() {
             "kind" => request.kind = convert::kind_named(&value)?,
             "max_age" | "maxAge" => {
-                request.max_age = Some(value.parse().map_err(|_| LookupError::InvalidMaxAge)?);
+                request.max_age = Some(value.parse().map_err(|_| RequestError::InvalidMaxAge)?);
             }
-            _ => return Err(LookupError::UnknownParameter(name.into())),
+            _ => return Err(RequestError::UnknownParameter(name.into())),
         }
     }
     Ok(request)
 }
 
 /// An error as a `google.rpc.Status`.
-pub(super) fn refused(status: &Status) -> Response<String> {
+pub(super) fn refused(error: &CallError, pause: Option<Duration>) -> Response<String> {
+    let (status, retry_after) = status::with_retry_after(error, pause);
     let details = proto::status_to_json(status.details());
     // Only if the descriptors that the build made are broken.
     let (code, body) = details.map_or((StatusCode::INTERNAL_SERVER_ERROR, String::new()), |details| {
@@ -137,10 +137,12 @@ pub(super) fn refused(status: &Status) -> Response<String> {
     let mut response = json(code, body);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let pause = status.metadata().get(status::PUSHBACK);
-    let pause = pause.and_then(|pause| pause.to_str().ok()?.parse::<u64>().ok());
-    if let Some(milliseconds) = pause {
-        headers.insert(header::RETRY_AFTER, milliseconds.div_ceil(1000).into());
+    if let Some(retry_after) = retry_after {
+        let seconds = retry_after.as_millis().div_ceil(1000);
+        headers.insert(
+            header::RETRY_AFTER,
+            u64::try_from(seconds).unwrap_or(u64::MAX).into(),
+        );
     }
     response
 }

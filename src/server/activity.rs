@@ -11,10 +11,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::load::Load;
-use crate::{
-    grpc::{self, Method, Tally},
-    latest::LookupError,
-};
+use crate::grpc::{self, CallError, CallMetrics, Method};
 
 /// Calls about health that a connection may have in progress when the server has `--max-calls` already. A client has one at a time.
 const HEALTH_CALLS: usize = 8;
@@ -27,7 +24,7 @@ pub(super) const FURTHER_HEALTH_WATCHES: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Activity {
     pub(super) load: Arc<Load>,
-    pub(super) tally: Arc<Tally>,
+    pub(super) tally: Arc<CallMetrics>,
     /// There were as many connections as may be: this one is for a probe, and for nothing else.
     for_probes: bool,
     /// Told when a connection for probes was taken for something else.
@@ -54,7 +51,7 @@ pub(super) enum Taken {
 }
 
 impl Activity {
-    pub(super) fn new(load: Arc<Load>, tally: Arc<Tally>, for_probes: bool) -> Arc<Self> {
+    pub(super) fn new(load: Arc<Load>, tally: Arc<CallMetrics>, for_probes: bool) -> Arc<Self> {
         Arc::new(Self {
             load,
             tally,
@@ -69,10 +66,10 @@ impl Activity {
     }
 
     /// Begins a call of `method`, if there may be one more.
-    pub(super) fn begin(&self, method: Method, limits: grpc::Limits) -> Result<Taken, LookupError> {
+    pub(super) fn begin(&self, method: Method, limits: grpc::Limits) -> Result<Taken, CallError> {
         if self.for_probes && method != Method::HealthCheck {
             self.refused.notify_one();
-            return Err(LookupError::TooManyConnections);
+            return Err(CallError::TooManyConnections);
         }
         let taken = if method.is_health() {
             self.begin_health(method)?
@@ -88,7 +85,7 @@ impl Activity {
         };
         if !self.load.begin_call(limit) {
             self.give_back(taken);
-            return Err(LookupError::TooManyCalls(at_once));
+            return Err(CallError::TooManyCalls(at_once));
         }
         self.begun.fetch_add(1, Relaxed);
         self.in_progress.fetch_add(1, Relaxed);
@@ -97,7 +94,7 @@ impl Activity {
 
     /// A connection's first watch is always possible. Further ones are as many as the whole server still has: so one connection has half
     /// of them at most, and many that want all leave some for the next.
-    fn begin_health(&self, method: Method) -> Result<Taken, LookupError> {
+    fn begin_health(&self, method: Method) -> Result<Taken, CallError> {
         if method != Method::HealthWatch {
             self.health_calls.fetch_add(1, Relaxed);
             return Ok(Taken::HealthCall);
@@ -108,7 +105,7 @@ impl Activity {
         } else if self.load.begin_health_watch(further, FURTHER_HEALTH_WATCHES) {
             Taken::FurtherHealthWatch
         } else {
-            return Err(LookupError::TooManyHealthWatches(FURTHER_HEALTH_WATCHES));
+            return Err(CallError::TooManyHealthWatches(FURTHER_HEALTH_WATCHES));
         };
         // All calls of a connection are begun on one thread.
         self.health_watches.fetch_add(1, Relaxed);
@@ -199,7 +196,7 @@ mod tests {
     fn watches(connection: &Activity, wanted: usize) -> Vec<Taken> {
         let taken = (0..wanted).map(|_| connection.begin(Method::HealthWatch, limits(1)));
         let (taken, refused): (Vec<_>, Vec<_>) = taken.partition(Result::is_ok);
-        let refusal = Err(LookupError::TooManyHealthWatches(FURTHER_HEALTH_WATCHES));
+        let refusal = Err(CallError::TooManyHealthWatches(FURTHER_HEALTH_WATCHES));
         assert!(refused.iter().all(|refused| *refused == refusal));
         taken.into_iter().flatten().collect()
     }
@@ -246,7 +243,7 @@ mod tests {
         let load = Arc::new(Load::default());
         let connection = connection(&load);
         let call = connection.begin(Method::GetLatestVideo, limits(1));
-        let refusal = Err(LookupError::TooManyCalls(1));
+        let refusal = Err(CallError::TooManyCalls(1));
         assert_eq!(connection.begin(Method::GetLatestVideo, limits(1)), refusal);
         let mut checks = vec![];
         for _ in 0..HEALTH_CALLS {
@@ -270,7 +267,7 @@ mod tests {
         for method in [Method::GetLatestVideo, Method::HealthWatch, Method::Reflection] {
             assert_eq!(
                 connection.begin(method, limits(9)),
-                Err(LookupError::TooManyConnections)
+                Err(CallError::TooManyConnections)
             );
         }
         assert_eq!(load.calls(), 1);

@@ -22,8 +22,8 @@ use super::{
     turn,
 };
 use crate::{
-    grpc::{self, Ended, Method},
-    latest::{LookupError, OVERLOAD_PAUSE},
+    grpc::{self, CallError, Ended, Method},
+    latest::OVERLOAD_PAUSE,
 };
 
 /// A call that is in progress as long as this is there.
@@ -43,7 +43,7 @@ impl Place {
     /// Notes what the headers of an answer or its trailers say: with the status that is in one of them the call ends.
     fn hear(&mut self, headers: &HeaderMap) {
         self.span.note(headers);
-        self.ended = Ended::told(headers).unwrap_or(self.ended);
+        self.ended = Ended::from_headers(headers).unwrap_or(self.ended);
     }
 }
 
@@ -52,7 +52,7 @@ impl Drop for Place {
         let activity = &self.activity;
         activity
             .tally
-            .ended(self.method, self.ended, self.begun.elapsed());
+            .record_call(self.method, self.ended, self.begun.elapsed());
         if let Some(taken) = self.taken {
             activity.end(taken);
         }
@@ -99,10 +99,13 @@ where
         let method = Method::of(request.uri().path());
         let span = CallSpan::begin(method, &request);
         let begun = self.activity.begin(method, self.limits);
-        let refused = begun
-            .as_ref()
-            .err()
-            .map(|error| Box::new(grpc::refuse_at_once(error, OVERLOAD_PAUSE, request.headers())));
+        let refused = begun.as_ref().err().map(|error| {
+            Box::new(grpc::refuse_at_once(
+                error.clone(),
+                OVERLOAD_PAUSE,
+                request.headers(),
+            ))
+        });
         let place = Place {
             activity: Arc::clone(&self.activity),
             method,
@@ -183,7 +186,7 @@ fn panicked(place: Option<&Place>) -> Status {
     tracing::error_span!("call", method).in_scope(|| {
         tracing::error!("panicked; ends with INTERNAL");
     });
-    grpc::status(&LookupError::CallPanicked, None)
+    grpc::status(CallError::Panicked, None)
 }
 
 pin_project! {

@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     config::Connections,
-    grpc::{self, Tally},
+    grpc::{self, CallMetrics},
     latest::jittered,
     places::Place,
     tls::{Protocol, Tls},
@@ -73,11 +73,11 @@ pub(super) enum Admitted {
 /// What all connections have in common.
 #[derive(Clone)]
 pub(super) struct Context {
-    pub(super) service: grpc::Served,
+    pub(super) service: grpc::GrpcService,
     pub(super) limits: Connections,
     pub(super) calls: grpc::Limits,
     pub(super) load: Arc<Load>,
-    pub(super) tally: Arc<Tally>,
+    pub(super) tally: Arc<CallMetrics>,
     pub(super) tls: Option<Arc<Tls>>,
     /// Lets pages in browsers call.
     pub(super) web: Option<CorsLayer>,

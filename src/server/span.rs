@@ -58,7 +58,7 @@ impl CallSpan {
     pub(super) fn end(&mut self, ended: Ended) {
         if let Some(span) = self.0.take() {
             span.record("rpc.response.status_code", ended.name());
-            if ended.is_our_fault() {
+            if ended.is_server_error() {
                 span.record("error.type", ended.name());
                 span.record("otel.status_code", "ERROR");
             }

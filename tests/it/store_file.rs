@@ -1,4 +1,4 @@
-//! The store in a file: what outlives a restart, a crash, a full disk and a file that is none.
+//! The file store across restarts, crashes, full disks and damaged files.
 
 mod dates;
 mod failures;
@@ -175,7 +175,7 @@ async fn filled(path: &Path) {
 }
 
 #[tokio::test]
-async fn what_was_saved_is_there_after_a_restart_with_its_age() {
+async fn saved_entries_survive_a_restart_with_their_age() {
     let path = folder("restart").join("store");
     let began = Instant::now();
     let hour = Duration::from_hours(1);
@@ -204,7 +204,7 @@ async fn what_was_saved_is_there_after_a_restart_with_its_age() {
 }
 
 #[tokio::test]
-async fn what_was_saved_last_is_seen_at_once_and_is_what_stays() {
+async fn the_last_save_is_visible_at_once_and_durable() {
     let path = folder("last").join("store");
     let store = open(&path);
     for round in 0..100 {
@@ -219,7 +219,7 @@ async fn what_was_saved_last_is_seen_at_once_and_is_what_stays() {
 }
 
 #[tokio::test]
-async fn the_file_stays_within_its_bound_and_the_oldest_goes_first() {
+async fn the_file_stays_within_its_bound_and_evicts_the_oldest_first() {
     let path = folder("bound").join("store");
     let store = File::open(&path, MIN_BYTES, LIMIT, Ages::new(UNKNOWN)).expect("a store");
     let mut longest = 0;
@@ -268,7 +268,7 @@ async fn a_lower_limit_shortens_the_file() {
 }
 
 #[tokio::test]
-async fn what_is_no_store_is_set_aside_and_named() {
+async fn a_file_that_is_not_a_store_is_renamed_and_logged() {
     let path = folder("garbage").join("store");
     fs::write(&path, text(100_000)).expect("written");
     assert_set_aside(&path, "cannot be read").await;
@@ -448,11 +448,11 @@ async fn a_process_that_is_killed_loses_nothing_that_was_written() {
             .spawn()
             .expect("a process");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let said = lines.map_while(Result::ok).filter_map(|line| {
+        let written = lines.map_while(Result::ok).filter_map(|line| {
             let (_, number) = line.split_once("written ")?;
             number.parse::<usize>().ok()
         });
-        promised = said.take(fastrand::usize(1..20)).last().expect("it writes");
+        promised = written.take(fastrand::usize(1..20)).last().expect("it writes");
         child.kill().expect("it runs");
         child.wait().expect("it ended");
 
@@ -484,18 +484,18 @@ async fn saves_until_it_is_killed() {
 }
 
 #[test]
-fn a_disk_that_is_full_costs_nothing_but_what_is_not_kept() {
+fn a_full_disk_loses_only_what_cannot_be_written() {
     let path = folder("full").join("store");
     let output = child("goes_on_with_a_full_disk", &path)
         .output()
         .expect("a process");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
-        "{said}\n{}",
+        "{stdout}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(said.contains("1 passed"), "{said}");
+    assert!(stdout.contains("1 passed"), "{stdout}");
 }
 
 #[tokio::test]
@@ -524,7 +524,7 @@ async fn goes_on_with_a_full_disk() {
     while !up(0) {
         tokio::task::yield_now().await;
     }
-    // It is told from the queue.
+    // It is read from the queue.
     assert!(title(&store, 400).await.is_some());
 
     rlimit::Resource::FSIZE.set(most, most).expect("a limit");

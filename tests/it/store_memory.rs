@@ -1,5 +1,4 @@
-//! Replicas of one process that share a store in its memory, which knows no trouble and loses nothing by itself: what they make of
-//! leases and messages, without chance.
+//! Replicas in one process that share a store in memory: leases and messages, deterministically.
 
 use std::{
     collections::HashMap,
@@ -18,7 +17,7 @@ use futures_util::{
 use parking_lot::Mutex;
 use plaque::{
     clock,
-    latest::{Known, Latest, LookupError, Made, Query},
+    latest::{CacheStatus, Known, Latest, LookupError, Query},
     store::{Held, Lease, RemoteUpdate, Store, kept},
     upstream::{Feed, Upstream, UpstreamError},
     video::Kind as VideoKind,
@@ -248,7 +247,7 @@ async fn a_store_in_trouble_is_like_none() {
         };
         for query in [query(), query(), anew(), anew(), short, short] {
             for reply in join_all((0..100).map(|_| latest.get(query))).await {
-                let status = matches!(reply.made, Made::Forwarded { .. });
+                let status = matches!(reply.cache_status, CacheStatus::Forwarded { .. });
                 told.push((status, crate::stores::told(&reply), upstream.lookups()));
             }
         }

@@ -1,5 +1,5 @@
-//! Messages of other replicas in a flood: watched feeds are up to date at once, whatever else is saved, and nothing is loaded in vain.
-//! The store is slow by a virtual clock.
+//! A flood of messages from other replicas: watched feeds stay up to date, and no feed is loaded needlessly. The store is slow in virtual
+//! time.
 
 use std::{
     collections::HashMap,
@@ -64,7 +64,7 @@ impl Slow {
         })
     }
 
-    /// Another replica saves a newer version of `feed`, and nobody is told.
+    /// Another replica saves a newer version of `feed`, without a message.
     fn save_silently(&self, feed: Feed) {
         *self.versions.lock().entry(feed).or_default() += 1;
     }
@@ -151,7 +151,7 @@ impl Replica {
         }
     }
 
-    /// Somebody has asked for the feed before.
+    /// The feed is cached.
     async fn ask(&self, number: usize) {
         self.store.save_silently(feed(number));
         let query = Query {
@@ -215,8 +215,8 @@ async fn in_a_flood_of_messages_watched_feeds_are_applied_at_once_and_unknown_on
     let before = (loads(watched.clone()), loads(known.clone()));
     let began = Instant::now();
 
-    // Each is told of each version within a tenth of a second, all the time.
-    let told = streams.into_iter().enumerate().map(|(number, mut watch)| {
+    // Each watch gets each version within a tenth of a second, all the time.
+    let delays = streams.into_iter().enumerate().map(|(number, mut watch)| {
         tokio::spawn(async move {
             let mut longest = Duration::ZERO;
             for version in 0..SECONDS {
@@ -227,7 +227,7 @@ async fn in_a_flood_of_messages_watched_feeds_are_applied_at_once_and_unknown_on
             longest
         })
     });
-    let told: Vec<_> = told.collect();
+    let delays: Vec<_> = delays.collect();
 
     let mut unwatched = 0;
     for millisecond in 0..SECONDS * 1000 {
@@ -247,8 +247,8 @@ async fn in_a_flood_of_messages_watched_feeds_are_applied_at_once_and_unknown_on
         }
     }
     let mut longest = Duration::ZERO;
-    for told in told {
-        longest = longest.max(told.await.expect("no panic"));
+    for delay in delays {
+        longest = longest.max(delay.await.expect("no panic"));
     }
     assert!(longest <= Duration::from_millis(100), "{longest:?}");
     assert_eq!(replica.lost(), 0);
@@ -282,7 +282,7 @@ async fn after_lost_messages_all_watched_feeds_are_loaded_once_more_and_the_loss
     let mut watches = [replica.watch(1).await, replica.watch(2).await];
     replica.ask(3).await;
     let before = replica.store.loads(1..4);
-    // The connection broke: nobody knows how many were lost.
+    // The connection broke: the number of lost messages is unknown.
     for number in 1..4 {
         replica.store.save_silently(feed(number));
     }

@@ -1,4 +1,4 @@
-//! plaque over a store in a file, closed and opened again.
+//! plaque over a file store that is closed and opened again.
 
 use std::{
     fs,
@@ -85,7 +85,7 @@ impl Drop for InFile {
 }
 
 #[tokio::test]
-async fn what_passes_while_no_plaque_runs_passes_for_what_is_kept() {
+async fn stored_entries_age_while_plaque_does_not_run() {
     let later = |minutes: i64| async move {
         let file = InFile::new();
         kept(&file, feed(), &good(feed(), "kept", FRESH)).await;
@@ -101,7 +101,7 @@ async fn what_passes_while_no_plaque_runs_passes_for_what_is_kept() {
 }
 
 #[tokio::test]
-async fn what_is_kept_from_the_future_is_looked_up_and_given_if_that_fails() {
+async fn stored_entries_from_the_future_are_looked_up_and_are_a_fallback() {
     let failing = Fake::open(fails(UpstreamError::Status(503)));
     for (upstream, expected) in [(Fake::open(found), "lookup 1"), (failing, "kept (stale)")] {
         let file = InFile::new();

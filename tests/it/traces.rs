@@ -1,4 +1,4 @@
-//! Traces, as a collector receives them: the program itself exports them, since a process has one subscriber.
+//! Traces as received by a collector. The program exports them, since a process can have only one subscriber.
 #![cfg(unix)]
 
 use std::{
@@ -255,8 +255,8 @@ impl Program {
     /// Stops it. Returns its exit code and what it has logged.
     async fn end(self) -> (Option<i32>, String) {
         let pid = self.child.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &pid]).status();
-        assert!(told.expect("kill is there").success());
+        let status = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(status.expect("kill is there").success());
         let ended = tokio::task::spawn_blocking(move || self.child.wait_with_output());
         let ended = timeout(TOO_LONG, ended).await.expect("it ends");
         let output = ended.expect("no panic").expect("it ran");
@@ -265,7 +265,7 @@ impl Program {
     }
 }
 
-/// A feed whose title says which trace the lookup was part of, and nothing else that was told of it.
+/// A feed whose title is the trace context that the lookup sent.
 fn traced_feed(lookup: &Lookup) -> Response {
     let header = |name| {
         lookup
@@ -287,7 +287,7 @@ fn title(answered: Answered) -> String {
 }
 
 #[tokio::test]
-async fn a_trace_shows_who_waited_for_whom() {
+async fn a_trace_shows_which_flight_a_caller_waited_for() {
     let fake = Fake::gated(traced_feed).await;
     let mut collector = Collector::start().await;
     let program = Program::traced(&fake, &collector).await;
@@ -372,7 +372,7 @@ async fn a_trace_shows_who_waited_for_whom() {
 }
 
 #[tokio::test]
-async fn a_caller_says_whether_it_is_traced() {
+async fn a_caller_decides_whether_it_is_traced() {
     let fake = Fake::open(traced_feed).await;
     let collector = Collector::start().await;
     let program = Program::traced(&fake, &collector).await;
@@ -383,7 +383,10 @@ async fn a_caller_says_whether_it_is_traced() {
     };
     let seen = title(client.ask(unseen.asks(CHANNEL)).await);
     assert!(seen.starts_with(&format!("00-{}-", unseen.trace)), "{seen}");
-    assert!(seen.contains("-00 "), "{seen}: it is passed on that nobody looks");
+    assert!(
+        seen.contains("-00 "),
+        "{seen}: the sampling decision is passed on"
+    );
     let mut malformed = Request::new(request("UCmalformed0123456789-_A"));
     let metadata = malformed.metadata_mut();
     metadata.insert("traceparent", "00-A-B-01".parse().expect("ASCII"));
@@ -472,7 +475,7 @@ async fn a_refresh_is_a_trace_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_caller_who_hangs_up_ends_its_call_and_not_the_flight() {
+async fn a_caller_that_disconnects_ends_its_call_and_not_the_flight() {
     let fake = Fake::gated(feed).await;
     let collector = Collector::start().await;
     let program = Program::traced(&fake, &collector).await;
@@ -485,7 +488,7 @@ async fn a_caller_who_hangs_up_ends_its_call_and_not_the_flight() {
     call.abort();
     call.await.expect_err("aborted");
     for _ in 0..2 {
-        // By the second time the server has heard of it, on the same connection.
+        // At the second call on the same connection the server has read the reset of the first.
         client.get("not a channel").await.expect_err("it is none");
     }
     fake.release();
@@ -555,7 +558,7 @@ async fn a_crowd_does_not_make_a_span_grow() {
 }
 
 #[tokio::test]
-async fn an_outage_of_the_collector_is_told_of_once_and_so_is_its_end() {
+async fn an_outage_of_the_collector_is_logged_once_and_so_is_its_end() {
     let fake = Fake::open(feed).await;
     let mut collector = Collector::start().await;
     collector.refuses.store(true, SeqCst);
@@ -583,7 +586,7 @@ async fn an_outage_of_the_collector_is_told_of_once_and_so_is_its_end() {
 }
 
 #[tokio::test]
-async fn without_a_collector_the_server_serves_and_stops_and_says_so_once() {
+async fn without_a_collector_the_server_serves_and_stops_and_logs_it_once() {
     let fake = Fake::open(feed).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let gone = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -602,7 +605,7 @@ async fn without_a_collector_the_server_serves_and_stops_and_says_so_once() {
 }
 
 #[tokio::test]
-async fn a_trace_for_perfetto_is_whole_when_the_program_has_ended() {
+async fn a_trace_for_perfetto_is_complete_when_the_program_has_ended() {
     let fake = Fake::open(feed).await;
     let file = std::env::temp_dir().join(format!("plaque-trace-{}.json", std::process::id()));
     let program = Program::start(&fake, |command| {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use plaque::{
-    latest::{LookupError, Made, Query, Why},
+    latest::{CacheStatus, LookupError, MissReason, Query},
     store::{Lease, Store as _},
     upstream::{Failure, Feed, UpstreamError},
     video::{Channel, Kind as VideoKind},
@@ -86,12 +86,12 @@ pub async fn an_old_answer_is_given_if_the_lookup_fails<K: Kind>() {
     let reply = replica.get(query()).await;
     assert_eq!(told(&reply), "kept (stale)");
     // To this plaque nothing was known.
-    let made = Made::Forwarded {
-        why: Why::Unknown,
+    let cache_status = CacheStatus::Forwarded {
+        reason: MissReason::NotCached,
         collapsed: false,
         status: Some(503),
     };
-    assert_eq!((reply.made, upstream.lookups()), (made, 1));
+    assert_eq!((reply.cache_status, upstream.lookups()), (cache_status, 1));
 }
 
 pub async fn a_failure_is_remembered_and_the_good_answer_with_it<K: Kind>() {
@@ -194,7 +194,7 @@ pub async fn what_happens_in_our_own_queue_says_nothing_of_the_channel<K: Kind>(
                 assert_eq!(told(&wants_newer), "lookup 2");
             }
             let hit = replica.get(query()).await;
-            assert!(matches!(hit.made, Made::Hit { .. }), "{hit:?}");
+            assert!(matches!(hit.cache_status, CacheStatus::Hit { .. }), "{hit:?}");
             assert_eq!(upstream.lookups(), lookups);
         }
         while told(&replica.get(anew()).await) != "lookup 5" {}

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use plaque::{
     cache_entry::{self, CacheEntry},
     clock,
-    latest::{Known, Latest, Made, Policy, Query, Reply, Settings},
+    latest::{CacheStatus, Known, Latest, Policy, Query, Reply, Settings},
     store::{Held, Lease, RemoteUpdate, Store},
     upstream::{Failure, Feed, LookupRequest, Upstream, UpstreamError},
     video::{Channel, ChannelId, Kind as VideoKind, Upload},
@@ -301,9 +301,9 @@ pub fn told(reply: &Reply) -> String {
 
 /// How long what was given without a lookup stays fresh.
 pub fn ttl(reply: &Reply) -> i64 {
-    match reply.made {
-        Made::Hit { ttl } => ttl,
-        Made::Forwarded { .. } => panic!("{reply:?}"),
+    match reply.cache_status {
+        CacheStatus::Hit { ttl } => ttl,
+        CacheStatus::Forwarded { .. } => panic!("{reply:?}"),
     }
 }
 

@@ -330,7 +330,7 @@ fn serve(latest: Arc<Latest>, stream: impl AsyncRead + AsyncWrite + Unpin + Send
     let calls = grpc::Limits::default();
     let (stage, stages) = watch::channel(Stage::Serving);
     let callers = Arc::new(grpc::Callers::new(None));
-    let service = grpc::serve(latest, calls, callers, stages, Arc::default()).expect("descriptors");
+    let service = grpc::service(latest, calls, callers, stages, Arc::default()).expect("descriptors");
     tokio::spawn(async move {
         server::converse(stream, service, calls, Connections::default()).await;
         drop(stage);

@@ -68,9 +68,9 @@ proptest! {
 
         let error = LookupError::ChannelNotFound(id);
         let outcomes = [("", Err(&error)), ("one", Ok(&answer)), (&title, Err(&error))];
-        let batch = outcomes.map(|(id, outcome)| Looked {
+        let batch = outcomes.map(|(id, outcome)| BatchItem {
             channel_id: id.into(),
-            outcome: outcome.cloned().map_err(|error| status::failure(error, None)),
+            outcome: outcome.cloned().map_err(|error| status::lookup_failure(&error.clone().into(), None)),
         });
         let results = outcomes.map(|(id, outcome)| convert::result(id.into(), outcome, None));
         let mut written = vec![];

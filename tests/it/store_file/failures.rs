@@ -87,7 +87,7 @@ async fn a_hundred_thousand_failures_push_no_answer_out_and_the_newest_of_them_s
 }
 
 #[tokio::test]
-async fn a_failure_is_kept_for_twice_its_pause_also_over_a_restart_and_then_removed() {
+async fn a_failure_is_stored_for_twice_its_pause_even_across_a_restart() {
     let path = folder("failures-end").join("store");
     let clock = Arc::new(AtomicU64::new(1_000_000));
     let open = || {

@@ -1,4 +1,4 @@
-//! What may be a store's file, and for whom.
+//! What can be opened as a store file, and with which permissions.
 
 use std::{
     fs::{self, Permissions},
@@ -46,7 +46,7 @@ async fn a_file_that_others_could_read_is_taken_from_them_and_named() {
 }
 
 #[tokio::test]
-async fn what_is_no_file_is_named_at_once_and_stays_as_it_is() {
+async fn a_path_that_is_not_a_file_is_reported_at_once_and_unchanged() {
     let folder = folder("no-file");
     let at = |name: &str| folder.join(name);
     let made = Command::new("mkfifo").arg(at("fifo")).status().expect("mkfifo");
@@ -71,10 +71,10 @@ async fn what_is_no_file_is_named_at_once_and_stays_as_it_is() {
         let error = File::open(&path, MIN_BYTES, LIMIT, Ages::new(UNKNOWN));
         let error = error.err().expect("no store");
         assert!(matches!(error, OpenError::NoFile { .. }), "{error:?}");
-        let said = error.to_string();
+        let message = error.to_string();
         assert!(
-            said.contains(what) && said.contains(&path.display().to_string()),
-            "{said}"
+            message.contains(what) && message.contains(&path.display().to_string()),
+            "{message}"
         );
         assert_eq!(
             fs::symlink_metadata(&path).expect("it is there").file_type(),
@@ -87,7 +87,7 @@ async fn what_is_no_file_is_named_at_once_and_stays_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_not_made_to_its_end_begins_anew() {
+async fn an_incompletely_created_file_is_recreated() {
     let path = folder("unfinished").join("store");
     // As redb leaves it when it is killed then: it has its length, and no header.
     fs::write(&path, vec![0; 73_728]).expect("written");

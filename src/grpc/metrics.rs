@@ -1,5 +1,5 @@
-//! What has been answered, counted where it happens: by each serving thread for itself, so that no two share a cache line, and
-//! added up when somebody asks.
+//! Metrics of calls and lookups. Each serving thread has its own counters, so that threads share no cache line; they are summed when the
+//! metrics are read.
 
 use std::{
     array, fmt,
@@ -18,29 +18,29 @@ use prometheus_client::{
 
 use super::method::{Ended, Method};
 use crate::{
-    latest::{Made, Reply},
+    latest::{CacheStatus, Reply},
     metrics::{self, SECONDS},
 };
 
-/// What one serving thread has answered.
+/// The counters of one serving thread.
 #[derive(Debug)]
-pub struct Tally {
+pub struct CallMetrics {
     calls: Box<[[Durations; Ended::COUNT]; Method::COUNT]>,
     lookups: [AtomicU64; CACHE_STATUS.len()],
 }
 
-/// How questions are answered, as metrics call it.
+/// The values of the label `cache_status`.
 const CACHE_STATUS: [&str; 5] = ["hit", "stale", "collapsed", "miss", "negative"];
 
-/// How many took how long.
+/// A histogram of durations.
 #[derive(Debug)]
 struct Durations {
-    /// Up to each of [`SECONDS`], and longer.
+    /// The counts for each bound of [`SECONDS`], and for longer durations.
     counts: [AtomicU64; SECONDS.len() + 1],
     nanoseconds: AtomicU64,
 }
 
-impl Default for Tally {
+impl Default for CallMetrics {
     fn default() -> Self {
         Self {
             calls: Box::new(array::from_fn(|_method| {
@@ -60,65 +60,65 @@ impl Default for Durations {
     }
 }
 
-impl Tally {
-    /// Counts a call that has ended after so long.
-    pub fn ended(&self, method: Method, ended: Ended, after: Duration) {
+impl CallMetrics {
+    /// Counts a call that ended after `duration`.
+    pub fn record_call(&self, method: Method, ended: Ended, duration: Duration) {
         let durations = &self.calls[method as usize][ended.number()];
-        let seconds = after.as_secs_f64();
+        let seconds = duration.as_secs_f64();
         let bound = SECONDS.iter().position(|bound| seconds <= *bound);
         durations.counts[bound.unwrap_or(SECONDS.len())].fetch_add(1, Relaxed);
-        let nanoseconds = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         durations.nanoseconds.fetch_add(nanoseconds, Relaxed);
     }
 
-    /// Counts a question that was answered.
-    pub(super) fn answered(&self, reply: &Reply) {
-        let how = match (&reply.made, &reply.outcome) {
-            (Made::Hit { .. }, Ok(answer)) if answer.stale => 1,
-            (Made::Hit { .. }, Ok(_)) => 0,
-            (Made::Hit { .. }, Err(_)) => 4,
-            (Made::Forwarded { collapsed: true, .. }, _) => 2,
-            (Made::Forwarded { collapsed: false, .. }, _) => 3,
+    /// Counts the reply to a query.
+    pub(super) fn record_reply(&self, reply: &Reply) {
+        let status = match (&reply.cache_status, &reply.outcome) {
+            (CacheStatus::Hit { .. }, Ok(answer)) if answer.stale => 1,
+            (CacheStatus::Hit { .. }, Ok(_)) => 0,
+            (CacheStatus::Hit { .. }, Err(_)) => 4,
+            (CacheStatus::Forwarded { collapsed: true, .. }, _) => 2,
+            (CacheStatus::Forwarded { collapsed: false, .. }, _) => 3,
         };
-        self.lookups[how].fetch_add(1, Relaxed);
+        self.lookups[status].fetch_add(1, Relaxed);
     }
 }
 
-/// Makes what `tallies` count known to whoever reads `registry`: calls by OpenTelemetry's names, the rest by plaque's.
-pub fn register(tallies: Vec<Arc<Tally>>, registry: &mut Registry) {
-    let all = tallies.clone();
+/// Registers the sums of `threads`: calls by OpenTelemetry's names, the rest by plaque's.
+pub fn register(threads: Vec<Arc<CallMetrics>>, registry: &mut Registry) {
+    let all = threads.clone();
     metrics::read(registry, move |encoder| calls(&all, encoder));
-    let sum = move |how: usize| {
-        tallies
+    let sum = move |status: usize| {
+        threads
             .iter()
-            .map(|tally| tally.lookups[how].load(Relaxed))
+            .map(|thread| thread.lookups[status].load(Relaxed))
             .sum::<u64>()
     };
     metrics::family(
         registry,
         "plaque_lookups",
-        "Questions answered, of which a batch asks several, by how",
+        "Queries answered, of which a batch has several, by cache status",
         "cache_status",
         move || {
-            array::from_fn::<_, { CACHE_STATUS.len() }, _>(|how| {
-                (CACHE_STATUS[how], ConstCounter::new(sum(how)))
+            array::from_fn::<_, { CACHE_STATUS.len() }, _>(|status| {
+                (CACHE_STATUS[status], ConstCounter::new(sum(status)))
             })
         },
     );
 }
 
-fn calls(tallies: &[Arc<Tally>], mut encoder: DescriptorEncoder) -> fmt::Result {
+fn calls(threads: &[Arc<CallMetrics>], mut encoder: DescriptorEncoder) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(
         "rpc_server_call_duration",
-        "Calls that have ended, by method and status code; a watch with all that it sent",
+        "Duration of calls that have ended, by method and status code; a watch lasts until it ends",
         Some(&Unit::Seconds),
         MetricType::Histogram,
     )?;
     for method in Method::all() {
         for ended in Ended::all() {
-            let all = tallies
+            let all = threads
                 .iter()
-                .map(|tally| &tally.calls[method as usize][ended.number()]);
+                .map(|thread| &thread.calls[method as usize][ended.number()]);
             let (mut counts, mut nanoseconds) = ([0; SECONDS.len() + 1], 0);
             for durations in all {
                 for (sum, count) in counts.iter_mut().zip(&durations.counts) {

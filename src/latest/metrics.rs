@@ -1,4 +1,4 @@
-//! What goes on, for whoever looks at it: metrics, lookups in progress, the busiest channels.
+//! Metrics, and what the admin port shows: flights in progress and the busiest channels.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,24 +15,24 @@ use crate::{
     upstream::Feed,
 };
 
-/// One of the numbers, as it is now.
+/// Reads the current value of a metric.
 type Number = fn(&Latest) -> u64;
 
-/// A feed that is known, and how much it is asked for.
+/// A cached feed and how often callers ask for it.
 #[derive(Debug)]
 pub struct Demand {
-    /// Which feed.
+    /// The feed.
     pub feed: Feed,
-    /// What is known of it.
+    /// Its cache entry.
     pub known: Arc<Known>,
-    /// How often it was asked for since it was last looked up.
+    /// The number of requests since its last lookup.
     pub times: u32,
-    /// The same in a second.
+    /// Requests per second since its last lookup.
     pub rate: f64,
 }
 
 impl Latest {
-    /// The lookups in progress, the oldest first.
+    /// The flights in progress, the oldest first.
     #[must_use]
     pub fn in_progress(&self) -> Vec<FlightInfo<Feed>> {
         let mut flights = self.coalescer.flights();
@@ -40,8 +40,8 @@ impl Latest {
         flights
     }
 
-    /// The `most` feeds that are asked for most, the busiest first. Looks through the whole cache, which takes about as many
-    /// microseconds as there are channels.
+    /// The `most` feeds with the highest request rates, the busiest first. Scans the whole cache, which takes about a microsecond per
+    /// channel.
     #[must_use]
     pub fn busiest(&self, most: usize) -> Vec<Demand> {
         let now = clock::now();
@@ -54,7 +54,7 @@ impl Latest {
                 feed,
                 known,
                 times,
-                // What was looked up just now, and asked for by all who waited, is not thousands a second.
+                // At least a second: the waiters of a flight that has just ended are not thousands of requests per second.
                 rate: f64::from(times) / since.as_secs_f64().max(1.0),
             }
         });
@@ -62,19 +62,19 @@ impl Latest {
         for one in asked.filter(|one| one.times > 0) {
             busiest.push(one);
             if busiest.len() >= 2 * most {
-                keep(most, &mut busiest);
+                truncate_to_busiest(most, &mut busiest);
             }
         }
-        keep(most, &mut busiest);
+        truncate_to_busiest(most, &mut busiest);
         busiest
     }
 
-    /// Lets the cache count what it holds.
+    /// Runs the cache's pending maintenance, so that its counts are up to date.
     pub async fn tidy(&self) {
         self.coalescer.run_pending_tasks().await;
     }
 
-    /// Makes the numbers known to whoever reads `registry`.
+    /// Registers the metrics.
     pub fn register(self: &Arc<Self>, registry: &mut Registry) {
         let reader = |value: Number| {
             let latest = Arc::clone(self);
@@ -105,14 +105,14 @@ impl Latest {
         family(
             registry,
             "cache_evictions",
-            "Feeds forgotten, by why",
+            "Feeds removed from the cache, by cause",
             "cause",
             evictions,
         );
 
         let latest = Arc::clone(self);
         let canary = move || {
-            let lookups = latest.source.canary_lookups();
+            let lookups = latest.fetcher.canary_lookups();
             lookups.map(|(outcome, count)| (outcome, ConstCounter::new(count)))
         };
         family(
@@ -124,13 +124,13 @@ impl Latest {
         );
 
         let gauges: [(_, _, Number); 7] = [
-            ("flights", "Lookups in progress, queued ones too", |latest| {
+            ("flights", "Lookups in progress, queued included", |latest| {
                 latest.flights() as u64
             }),
-            ("waiters", "Callers who wait for lookups", |latest| {
+            ("waiters", "Callers that wait for lookups", |latest| {
                 latest.waiting() as u64
             }),
-            ("cache_entries", "Feeds of which something is known", |latest| {
+            ("cache_entries", "Cached feeds", |latest| {
                 latest.coalescer.entry_count()
             }),
             ("cache_weight_bytes", "The memory that they take", |latest| {
@@ -139,36 +139,34 @@ impl Latest {
             ("watched_channels", "Channels that are watched", |latest| {
                 latest.watched() as u64
             }),
-            ("watches", "Those who watch, once for each channel", |latest| {
-                latest.source.hubs.watched() as u64
+            ("watches", "Channels of all watches", |latest| {
+                latest.hubs().watched() as u64
             }),
-            (
-                "upstream_outage",
-                "Whether a 404 says nothing now: 1 if so",
-                |latest| latest.source.outage(clock::now()).into(),
-            ),
+            ("upstream_outage", "1 while 404s mean nothing, else 0", |latest| {
+                latest.fetcher.is_outage_under_way(clock::now()).into()
+            }),
         ];
         for (name, help, value) in gauges {
             let read = reader(value);
             metric(registry, name, help, move || ConstGauge::new(read()));
         }
         let counters: [(_, _, Number); 2] = [
-            ("flights_started", "Lookups begun", |latest| {
+            ("flights_started", "Lookups started", |latest| {
                 latest.coalescer.flights_started()
             }),
-            ("polls", "Looks at watched channels", |latest| {
-                latest.source.hubs.polling.polls()
+            ("polls", "Polls of watched channels", |latest| {
+                latest.hubs().polls()
             }),
         ];
         for (name, help, value) in counters {
             let read = reader(value);
             metric(registry, name, help, move || ConstCounter::new(read()));
         }
-        self.source.hubs.register(registry);
-        if let Some(store) = self.source.store() {
+        self.hubs().register(registry);
+        if let Some(store) = self.fetcher.store() {
             store.register(registry);
             let latest = Arc::clone(self);
-            let lost = move || ConstCounter::new(latest.source.lost_messages.get());
+            let lost = move || ConstCounter::new(latest.fetcher.lost_messages.get());
             metric(
                 registry,
                 "store_messages_lost",
@@ -179,7 +177,7 @@ impl Latest {
     }
 }
 
-fn keep(most: usize, busiest: &mut Vec<Demand>) {
+fn truncate_to_busiest(most: usize, busiest: &mut Vec<Demand>) {
     busiest.sort_by(|a, b| b.rate.total_cmp(&a.rate));
     busiest.truncate(most);
 }

@@ -1,4 +1,5 @@
-//! All that lookups need, and what becomes of what they bring: what is kept, published, and told to the outage.
+//! What flights share, and how the outcome of a lookup becomes a cache entry: classified, merged, reported to the outage detector and
+//! published to watchers.
 
 use std::{
     sync::Arc,
@@ -11,12 +12,12 @@ use super::{
     Known, LookupError, Policy, Settings,
     canary::Canary,
     hub::Hubs,
-    lookup::Question,
+    lookup::FlightRequest,
     outage::{self, Outage},
     polling::Polling,
     remote_updates::LostMessages,
     snapshot,
-    timeline::{Health, Trouble},
+    timeline::{Health, Problem},
 };
 use crate::{
     cache_entry::{CacheEntry, Failure, HitCount, Success},
@@ -26,23 +27,23 @@ use crate::{
     video::{Channel, Kind},
 };
 
-/// All that is needed to look a channel up. Shared by every flight; holds nothing of any caller's.
-pub(super) struct Source {
+/// Looks feeds up. Shared by all flights; has no state of callers.
+pub(super) struct Fetcher {
     pub(super) upstream: Arc<dyn Upstream>,
     pub(super) store: Option<Arc<dyn Store>>,
     pub(super) policy: Policy,
-    /// What is known, of this feed and of others.
+    /// The cached entries, for those that change beside that of the flight.
     cache: Coalescer<Feed, Arc<Known>>,
     outage: Outage,
     canary: Option<Canary>,
-    /// What a lookup may take, with all that it waits for.
+    /// How long a flight may take, including the time that it waits.
     pub(super) flight_limit: Duration,
-    /// Those who watch. Every lookup that ends is published to them.
-    pub(super) hubs: Arc<Hubs>,
+    /// The watchers. The outcome of every lookup is published to them.
+    hubs: Arc<Hubs>,
     pub(super) lost_messages: LostMessages,
 }
 
-impl Source {
+impl Fetcher {
     pub(super) fn new(
         upstream: Arc<dyn Upstream>,
         store: Option<Arc<dyn Store>>,
@@ -67,40 +68,45 @@ impl Source {
         self.store.as_deref()
     }
 
-    /// What the store has of `feed` beside what is `known`, if that is anything new.
-    pub(super) async fn kept(&self, feed: Feed, known: Option<&Known>) -> Option<Arc<Known>> {
-        let kept = self.store.as_ref()?.load(feed).await?;
-        let kept = match known {
-            Some(known) => joined(&kept, known)?,
-            None => kept,
-        };
-        self.publish(feed, &kept);
-        Some(Arc::new(kept))
+    pub(super) fn hubs(&self) -> &Arc<Hubs> {
+        &self.hubs
     }
 
-    /// Takes in what came of a lookup.
-    pub(super) async fn ended(
+    /// Loads the store's entry of `feed`, merges it with `known`, and publishes the result. `None` if it adds nothing.
+    pub(super) async fn load(&self, feed: Feed, known: Option<&Known>) -> Option<Arc<Known>> {
+        let stored = self.store.as_ref()?.load(feed).await?;
+        let entry = match known {
+            Some(known) => merge(&stored, known)?,
+            None => stored,
+        };
+        self.publish(feed, &entry);
+        Some(Arc::new(entry))
+    }
+
+    /// Turns the outcome of a lookup into a cache entry and reports it.
+    pub(super) async fn finish(
         &self,
-        question: &Question,
+        request: &FlightRequest,
         looked_up: Result<Channel, upstream::Failure>,
         known: Option<&Known>,
     ) -> Arc<Known> {
         let entry = match looked_up {
-            Ok(channel) => self.found(question.feed, channel, known).await,
-            Err(failure) => self.failed(question.feed, failure, known).await,
+            Ok(channel) => self.found(request.feed, channel, known).await,
+            Err(failure) => self.failed(request.feed, failure, known).await,
         };
-        self.note_end(question, entry)
+        self.report(request, entry)
     }
 
-    pub(super) fn note_end(&self, question: &Question, entry: Known) -> Arc<Known> {
-        if question.purpose == Purpose::Poll {
-            self.hubs.polling.asked(question.feed.channel, &entry);
+    /// Publishes the entry that a flight ends with.
+    pub(super) fn report(&self, request: &FlightRequest, entry: Known) -> Arc<Known> {
+        if request.purpose == Purpose::Poll {
+            self.hubs.polling.report(request.feed.channel, &entry);
         }
-        self.publish(question.feed, &entry);
+        self.publish(request.feed, &entry);
         Arc::new(entry)
     }
 
-    /// Publishes what is known to those who watch the channel.
+    /// Publishes an entry to the watchers of its channel.
     pub(super) fn publish(&self, feed: Feed, known: &Known) {
         if feed.kind.is_none() {
             self.hubs
@@ -116,75 +122,75 @@ impl Source {
             }
             Some(failed) => {
                 let (now, error) = (clock::now(), failed.error.clone());
-                let can_be_given = |good: &Success<_>| good.age(now) <= self.policy.usable_for();
-                let error = if known.good.as_ref().is_some_and(can_be_given) {
-                    self.refusal(error, feed, now)
+                let is_usable = |good: &Success<_>| good.age(now) <= self.policy.usable_for();
+                let error = if known.good.as_ref().is_some_and(is_usable) {
+                    self.error(error, feed, now)
                 } else {
-                    self.refusal_without_answer(error, feed, now)
+                    self.error_without_answer(error, feed, now)
                 };
                 let retry_at = failed.retry_at;
-                Health::Fails(Trouble { error, retry_at })
+                Health::Fails(Problem { error, retry_at })
             }
         }
     }
 
-    /// Takes in a snapshot. One that is suspect changes nothing the first time; the second in a row is believed.
+    /// The entry after a snapshot of the feed. A suspect snapshot counts as a failure the first time; the second in a row is believed.
     async fn found(&self, feed: Feed, channel: Channel, before: Option<&Known>) -> Known {
         let now = clock::now();
-        self.note(feed, true, now);
+        self.note_known_good(feed, true, now);
         if let Some(good) = before.and_then(|known| known.good.as_ref()) {
             let failed = before.and_then(|known| known.failed.as_ref());
             let is_confirmed = failed.is_some_and(|failed| failed.error == UpstreamError::SuspectSnapshot);
             if !is_confirmed && snapshot::is_suspect(&channel, &good.value) {
-                tracing::debug!(%feed, uploads = channel.len(), "an older or an empty snapshot: kept back");
+                tracing::debug!(%feed, uploads = channel.len(), "the snapshot is older than the last one, or empty: rejected");
                 return self.failure(UpstreamError::SuspectSnapshot.into(), before, now);
             }
             if feed.kind.is_none() {
                 for kind in snapshot::pushed_out(&channel, &good.value) {
-                    self.remember(kind, good).await;
+                    self.keep_pushed_out(kind, good).await;
                 }
             }
         }
         CacheEntry::succeeded(Arc::new(channel), now, SystemTime::now())
     }
 
-    /// Keeps the uploads of a kind that the channel's own feed shows no more, as what is known of the kind's feed: to be given if that
-    /// cannot be looked up.
-    async fn remember(&self, kind: Kind, good: &Success<Arc<Channel>>) {
+    /// Makes the uploads of a kind that have left the channel's own feed the entry of the kind's feed, as a fallback if that cannot be
+    /// looked up.
+    async fn keep_pushed_out(&self, kind: Kind, good: &Success<Arc<Channel>>) {
         let feed = Feed {
             channel: good.value.id(),
             kind: Some(kind),
         };
-        let remembered = Arc::new(CacheEntry::succeeded(
+        let fallback = Arc::new(CacheEntry::succeeded(
             Arc::new(good.value.only(kind)),
             good.at,
             good.time,
         ));
         self.cache
-            .update(feed, |known| added(&remembered, known.map(Arc::as_ref)))
+            .update(feed, |known| merge_into(known.map(Arc::as_ref), &fallback))
             .await;
         let Some(store) = &self.store else {
             return;
         };
         let lease = match store.lease(feed).await {
-            // Somebody looks the kind up just now: what they find is newer.
+            // Another replica is looking the feed up: its result will be newer.
             Lease::Theirs(_ended) => return,
             lease => lease,
         };
-        let kept = store.load(feed).await;
-        if let Some(known) = added(&remembered, kept.as_ref()) {
-            store.save(feed, &known, lease).await;
+        let stored = store.load(feed).await;
+        if let Some(merged) = merge_into(stored.as_ref(), &fallback) {
+            store.save(feed, &merged, lease).await;
         }
     }
 
-    /// Notes that a feed that was good before is `found`, or is not. Only of channels' own feeds: that of a kind is gone when the
-    /// channel has deleted the last of them.
-    fn note(&self, feed: Feed, found: bool, now: Instant) {
+    /// Tells the outage detector whether a feed was found. Only channels' own feeds count: that of a kind also vanishes when the channel
+    /// deletes its last upload of the kind.
+    fn note_known_good(&self, feed: Feed, found: bool, now: Instant) {
         if feed.kind.is_none() {
-            self.outage.note(feed.channel, found, now);
+            self.outage.record_lookup(feed.channel, found, now);
         }
         if found && self.is_canary(feed) {
-            self.outage.settle(outage::Verdict::Found, now);
+            self.outage.record_verdict(outage::Verdict::Found, now);
         }
     }
 
@@ -199,15 +205,16 @@ impl Source {
         }
         let was_found = before.is_some_and(|known| known.good.is_some());
         if was_found {
-            self.note(feed, false, clock::now());
+            self.note_known_good(feed, false, clock::now());
         }
         if self.is_canary(feed) {
-            self.outage.settle(outage::Verdict::NotFound, clock::now());
+            self.outage
+                .record_verdict(outage::Verdict::NotFound, clock::now());
         }
-        let error = if self.settle().await {
+        let error = if self.is_outage().await {
             UpstreamError::Outage
         } else if was_found {
-            // It was there. That it is gone is the last thing that this 404 says.
+            // Most 404s of a channel that was found before are errors of the source.
             UpstreamError::Status(404)
         } else {
             UpstreamError::NotFound
@@ -215,15 +222,16 @@ impl Source {
         self.failure(upstream::Failure { error, ..failure }, before, clock::now())
     }
 
-    /// Whether a 404 that came just now says nothing. Asks the canary if need be.
-    async fn settle(&self) -> bool {
-        match (self.outage.decide(clock::now()), &self.canary) {
+    /// Whether a 404 means nothing now. Looks the canary up if that is not clear.
+    async fn is_outage(&self) -> bool {
+        match (self.outage.is_outage(clock::now()), &self.canary) {
             (Some(is_outage), _) => is_outage,
-            (None, Some(canary)) => canary.settle(&self.outage, &*self.upstream).await,
+            (None, Some(canary)) => canary.is_outage(&self.outage, &*self.upstream).await,
             (None, None) => false,
         }
     }
 
+    /// The entry after a failed lookup: the last success stays.
     pub(super) fn failure(&self, failure: upstream::Failure, before: Option<&Known>, now: Instant) -> Known {
         let upstream::Failure { error, retry_after } = failure;
         let good = before.and_then(|known| known.good.clone());
@@ -231,8 +239,8 @@ impl Source {
         let streak = Policy::streak(before, &error);
         let pause = self.policy.pause(&error, good.is_some(), streak, fastrand::f64());
         let pause = match retry_after {
-            Some(asked) if error.is_local_condition() => asked,
-            Some(asked) => pause.max(asked),
+            Some(retry_after) if error.is_local_condition() => retry_after,
+            Some(retry_after) => pause.max(retry_after),
             None => pause,
         };
         let failed = Failure {
@@ -244,29 +252,29 @@ impl Source {
         CacheEntry::failed(good, failed)
     }
 
-    /// How many polls a second there is room for just now. `None`: as many as are wanted.
+    /// How many polls per second the source has room for now. `None` means no limit.
     pub(super) fn room_for_polls(&self) -> Option<f64> {
         self.upstream.room_for_polls()
     }
 
-    /// The lookups of the canary so far, by outcome.
+    /// The number of lookups of the canary, by outcome.
     pub(super) fn canary_lookups(&self) -> [(&'static str, u64); 3] {
         let [found, not_found, error] = self.canary.as_ref().map_or([0; 3], Canary::lookups);
         [("found", found), ("not_found", not_found), ("error", error)]
     }
 
-    /// Whether a 404 says nothing at `now`.
-    pub(super) fn outage(&self, now: Instant) -> bool {
+    /// Whether an outage is under way.
+    pub(super) fn is_outage_under_way(&self, now: Instant) -> bool {
         self.outage.under_way(now)
     }
 
-    /// What a caller is told of a failure. A 404 that was remembered before the outage was noticed says no more than the others.
-    pub(super) fn refusal(&self, error: UpstreamError, feed: Feed, now: Instant) -> LookupError {
+    /// A failure as the caller's error. During an outage a cached 404 counts as part of it, even if it is older.
+    pub(super) fn error(&self, error: UpstreamError, feed: Feed, now: Instant) -> LookupError {
         match error {
             UpstreamError::NotFound if self.outage.under_way(now) => {
                 LookupError::Upstream(UpstreamError::Outage)
             }
-            // The channel is known by its own feed: what is not there is anything of this kind.
+            // The channel itself exists, as its own feed showed.
             UpstreamError::NotFound if feed.kind.is_some() => LookupError::NoUploads {
                 channel: feed.channel,
                 kind: feed.kind,
@@ -276,46 +284,45 @@ impl Source {
         }
     }
 
-    /// The same where no answer is left that could be given: the 404 of a channel that was found before is one like any other.
-    pub(super) fn refusal_without_answer(
-        &self,
-        error: UpstreamError,
-        feed: Feed,
-        now: Instant,
-    ) -> LookupError {
+    /// The same where no usable answer is left: a 404 of a channel that was found before means that it does not exist.
+    pub(super) fn error_without_answer(&self, error: UpstreamError, feed: Feed, now: Instant) -> LookupError {
         let error = match error {
             UpstreamError::Status(404) => UpstreamError::NotFound,
             error => error,
         };
-        self.refusal(error, feed, now)
+        self.error(error, feed, now)
     }
 }
 
-/// What is `known`, if anything is, with what `kept` adds. `None` if that is nothing.
-pub(super) fn added(kept: &Arc<Known>, known: Option<&Known>) -> Option<Arc<Known>> {
-    match known {
-        Some(known) => joined(kept, known).map(Arc::new),
-        None => Some(Arc::clone(kept)),
+/// Merges `other` into the `current` entry, if there is one. `None` if it adds nothing.
+pub(super) fn merge_into(current: Option<&Known>, other: &Arc<Known>) -> Option<Arc<Known>> {
+    match current {
+        Some(current) => merge(other, current).map(Arc::new),
+        None => Some(Arc::clone(other)),
     }
 }
 
-/// What is `known` with what `kept` adds: a newer answer, or a newer failure. `None` if that is nothing.
+/// Adds a newer success or a newer failure of `other` to `current`. `None` if `other` has neither.
 ///
-/// Each may have what the other lacks: who has failed may have had no answer, since the store was empty or in trouble.
-fn joined(kept: &Known, known: &Known) -> Option<Known> {
+/// Either entry may lack what the other has: a replica whose lookup failed may have had no success, since the store was empty or down.
+fn merge(other: &Known, current: &Known) -> Option<Known> {
     let good_at = |entry: &Known| entry.good.as_ref().map(|good| good.at);
-    let has_newer_good = good_at(kept) > good_at(known);
-    let has_newer_failure = kept.failed.as_ref().map(|failed| failed.at) > known.last_attempt();
+    let has_newer_good = good_at(other) > good_at(current);
+    let has_newer_failure = other.failed.as_ref().map(|failed| failed.at) > current.last_attempt();
     if !has_newer_good && !has_newer_failure {
         return None;
     }
-    let good = if has_newer_good { &kept.good } else { &known.good };
-    let failed = if has_newer_failure {
-        &kept.failed
+    let good = if has_newer_good {
+        &other.good
     } else {
-        &known.failed
+        &current.good
     };
-    // What failed before the answer came says nothing more.
+    let failed = if has_newer_failure {
+        &other.failed
+    } else {
+        &current.failed
+    };
+    // A success supersedes earlier failures.
     let since = good.as_ref().map(|good| good.at);
     Some(CacheEntry {
         good: good.clone(),
