@@ -45,7 +45,7 @@ use crate::{
 
 /// Files that may be open beside connections and lookups: listeners, event loops, connections of operators and of probes, and as many of
 /// these that are shed.
-const OTHER_FILES: usize = 32 + 2 * (admin::CONNECTIONS + server::PROBES);
+const OTHER_FILES: usize = 32 + 2 * (admin::CONNECTIONS + server::PROBE_CONNECTIONS);
 
 /// Where probes and metrics are by default.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3780);
