@@ -28,7 +28,7 @@ pub mod proto;
 mod api;
 pub mod tls;
 
-mod places;
+mod connection_slots;
 
 mod http1;
 

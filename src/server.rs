@@ -38,10 +38,10 @@ use crate::{
     admin::{self, Told},
     api,
     config::{Config, Connections},
+    connection_slots::ConnectionSlots,
     grpc::{self, Tally},
     latest::Latest,
     lifecycle::Stage,
-    places::Places,
     store::Store,
     tls::Tls,
     upstream::Upstream,
@@ -166,7 +166,7 @@ pub async fn run(
         workers: Workers::start(contexts, Arc::clone(&metrics), draining.clone())?,
         metrics: Arc::clone(&metrics),
         max_connections: config.connections.at_once.get(),
-        probes: Places::new(PROBE_CONNECTIONS, PROBE_GRACE),
+        probes: ConnectionSlots::new(PROBE_CONNECTIONS, PROBE_GRACE),
     };
     let registry = registry(config, call_metrics, &metrics, &latest, &*upstream);
     let http = Arc::new(grpc::Http::new(
@@ -176,9 +176,12 @@ pub async fn run(
         Arc::clone(&callers),
         by_http,
     ));
-    let knows_clients = listeners.tls.as_ref().is_some_and(|tls| tls.knows_clients());
+    let requires_client_certificates = listeners
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.requires_client_certificates());
     let told = Told {
-        http: (listeners.http.is_none() && !knows_clients).then(|| Arc::clone(&http)),
+        http: (listeners.http.is_none() && !requires_client_certificates).then(|| Arc::clone(&http)),
         latest: Arc::clone(&latest),
         callers: Arc::clone(&callers),
         registry,
@@ -284,7 +287,7 @@ struct Acceptor {
     metrics: Arc<ServerMetrics>,
     max_connections: usize,
     /// For connections beyond `max_connections`.
-    probes: Arc<Places>,
+    probes: Arc<ConnectionSlots>,
 }
 
 impl Acceptor {
@@ -296,7 +299,7 @@ impl Acceptor {
                 let stream = accept(listener).await.into_std();
                 let admitted = match self.metrics.open_connection(self.max_connections) {
                     Some(guard) => Admitted::AllCalls(guard),
-                    None => Admitted::HealthChecks(self.probes.take().await),
+                    None => Admitted::HealthChecks(self.probes.acquire().await),
                 };
                 self.hand_over(stream, admitted);
             }

@@ -354,7 +354,7 @@ fn keep_current(tls: Option<Arc<Tls>>) -> io::Result<()> {
     // Owns nothing but its share of the certificates. Ends with the runtime.
     tokio::spawn(async move {
         match tls {
-            Some(tls) => tls.keep_current(hangups).await,
+            Some(tls) => tls.reload_on_change(hangups).await,
             None => {
                 while hangups.next().await.is_some() {
                     tracing::info!("SIGHUP: there are no certificates to read again");

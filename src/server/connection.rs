@@ -39,9 +39,9 @@ use super::{
 };
 use crate::{
     config::Connections,
+    connection_slots::ConnectionSlot,
     grpc::{self, Tally},
     latest::jittered,
-    places::Place,
     tls::{Protocol, Tls},
 };
 
@@ -68,7 +68,7 @@ pub(super) enum Admitted {
     /// All calls.
     AllCalls(ConnectionGuard),
     /// Health checks only, since the connection limit was reached.
-    HealthChecks(Place),
+    HealthChecks(ConnectionSlot),
 }
 
 /// What the connections of a worker share.
@@ -96,7 +96,7 @@ impl Context {
         let end = match TcpStream::from_std(stream) {
             Ok(stream) => match admitted {
                 Admitted::AllCalls(_guard) => self.handshake(stream).await,
-                Admitted::HealthChecks(place) => self.for_probes().run_probe(stream, &place).await,
+                Admitted::HealthChecks(slot) => self.for_probes().run_probe(stream, &slot).await,
             },
             Err(error) => {
                 tracing::warn!(%error, "cannot register a connection with the event loop");
@@ -117,11 +117,11 @@ impl Context {
     }
 
     /// Serves a probe connection until it is evicted for another one.
-    async fn run_probe(&self, stream: TcpStream, place: &Place) -> CloseReason {
-        place.begin();
+    async fn run_probe(&self, stream: TcpStream, slot: &ConnectionSlot) -> CloseReason {
+        slot.start();
         tokio::select! {
             _end = self.handshake(stream) => {}
-            () = place.shed() => {}
+            () = slot.evicted() => {}
             () = sleep(PROBE_TIMEOUT) => {}
         }
         CloseReason::Limit
