@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::{busy::Busy, scrape::Scrape};
 use crate::{
     api::{self, Api},
-    grpc::{Callers, Http},
+    grpc::{Callers, JsonService},
     http1::{self, Limits, Port},
     latest::Latest,
     lifecycle::{Stage, Stages},
@@ -36,7 +36,7 @@ pub struct Told {
     /// Who asks.
     pub callers: Arc<Callers>,
     /// Answers, if they are given here.
-    pub http: Option<Arc<Http>>,
+    pub http: Option<Arc<JsonService>>,
     /// Metrics.
     pub registry: Registry,
     /// Whether calls are taken.

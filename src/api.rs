@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    grpc::{Callers, Http, Peer},
+    grpc::{Callers, JsonService, Peer},
     http1::{self, Limits, Port},
     lifecycle::{Stage, Stages},
     tls::Tls,
@@ -42,14 +42,14 @@ pub(crate) const STARTING: &str = "starting: the store is being opened\n";
 
 /// The API, with a limit on requests that wait for a lookup.
 pub(crate) struct Api {
-    http: Arc<Http>,
+    http: Arc<JsonService>,
     waiters: Semaphore,
     max_waiting: usize,
 }
 
 impl Api {
     /// At most `max_waiting` requests wait for an answer; further ones are rejected.
-    pub(crate) fn new(http: Arc<Http>, max_waiting: usize) -> Arc<Self> {
+    pub(crate) fn new(http: Arc<JsonService>, max_waiting: usize) -> Arc<Self> {
         Arc::new(Self {
             http,
             waiters: Semaphore::new(max_waiting),
@@ -76,7 +76,7 @@ impl Api {
         }
         match self.waiters.try_acquire() {
             Ok(_permit) => answer.await,
-            Err(_full) => self.http.too_many(self.max_waiting),
+            Err(_full) => self.http.overloaded(self.max_waiting),
         }
     }
 
@@ -140,7 +140,7 @@ pub(crate) fn port(
 /// Serves the API and the probes. Once `port` is closing, connections have `drain` to finish. Returns how many requests were cut off then.
 pub(crate) async fn serve(
     port: Port<std::net::TcpListener>,
-    http: Arc<Http>,
+    http: Arc<JsonService>,
     callers: Arc<Callers>,
     stages: Stages,
     drain: Duration,

@@ -34,7 +34,7 @@ pub use self::{
     caller::{Callers, Peer},
     codec::encode,
     deadline::refuse_at_once,
-    json::Http,
+    json::JsonService,
     method::{Ended, Method},
     status::{PUSHBACK, from as status},
     tally::{Tally, register},
@@ -188,7 +188,7 @@ where
                 let Some(made) = told.into_inner() else {
                     return Ok(status::explained(response));
                 };
-                cache_status::tell(made, response.headers_mut());
+                cache_status::set(made, response.headers_mut());
                 Ok(response)
             });
         }
@@ -278,7 +278,7 @@ impl Service {
             Looked { channel_id, outcome }
         });
         let mut response = Response::new(results.collect());
-        cache_status::tell_batch(hits, forwarded, response.metadata_mut().as_mut());
+        cache_status::set_batch(hits, forwarded, response.metadata_mut().as_mut());
         Ok(response)
     }
 
@@ -305,7 +305,7 @@ impl Service {
             }
         };
         let mut response = Response::new(events);
-        cache_status::tell_watch(response.metadata_mut().as_mut());
+        cache_status::set_watch(response.metadata_mut().as_mut());
         Ok(response)
     }
 }

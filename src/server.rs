@@ -169,7 +169,7 @@ pub async fn run(
         probes: ConnectionSlots::new(PROBE_CONNECTIONS, PROBE_GRACE),
     };
     let registry = registry(config, call_metrics, &metrics, &latest, &*upstream);
-    let http = Arc::new(grpc::Http::new(
+    let http = Arc::new(grpc::JsonService::new(
         Arc::clone(&latest),
         config.latest.policy,
         config.calls,

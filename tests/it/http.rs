@@ -144,7 +144,7 @@ async fn the_age_is_that_by_which_the_cache_status_goes() {
         };
         latest.get(warm).await.outcome.expect("kept");
         let policy = stores::settings().policy;
-        let http = grpc::Http::new(
+        let http = grpc::JsonService::new(
             latest,
             policy,
             grpc::Limits::default(),
