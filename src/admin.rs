@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::{busy::Busy, scrape::Scrape};
 use crate::{
     api::{self, Api},
-    grpc::{Callers, Http},
+    grpc::{Callers, JsonService},
     http1::{self, Limits, Port},
     latest::Latest,
     lifecycle::{Stage, Stages},
@@ -36,7 +36,7 @@ pub struct Told {
     /// Who asks.
     pub callers: Arc<Callers>,
     /// Answers, if they are given here.
-    pub http: Option<Arc<Http>>,
+    pub http: Option<Arc<JsonService>>,
     /// Metrics.
     pub registry: Registry,
     /// Whether calls are taken.
@@ -135,7 +135,7 @@ pub async fn serve(listener: TcpListener, told: Told) {
         closing: CancellationToken::new(),
     };
     let callers = Arc::clone(&told.callers);
-    http1::serve(port, http1::routed(router(told)), callers).await;
+    http1::serve(port, http1::router_handler(router(told)), callers).await;
 }
 
 /// Until `work` has come to an end: answers at `listener` that the process lives, and is not ready. Whoever connects then waits for
@@ -155,7 +155,7 @@ pub async fn while_starting<T>(listener: &TcpListener, work: impl Future<Output 
         },
         closing: closing.clone(),
     };
-    let mut serving = pin!(http1::serve(port, http1::routed(router), Arc::default()));
+    let mut serving = pin!(http1::serve(port, http1::router_handler(router), Arc::default()));
     let mut work = pin!(work);
     let done = tokio::select! {
         done = &mut work => done,

@@ -1,4 +1,4 @@
-//! Answers as JSON over HTTP: the API's routes, on a port of its own or, until that is given, on the admin port.
+//! The JSON API over HTTP: its routes, its port, and the probes. Without a port of its own, the admin port serves the routes.
 
 use std::{
     future::{Future, poll_fn},
@@ -22,44 +22,44 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    grpc::{Callers, Http, Peer},
+    grpc::{Callers, JsonService, Peer},
     http1::{self, Limits, Port},
     lifecycle::{Stage, Stages},
     tls::Tls,
 };
 
-/// Proxies keep connections for the next request.
-const READ: Duration = Duration::from_mins(1);
+/// How long a connection may wait for the next request. Proxies keep idle connections.
+const HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How old a connection may become without `--max-connection-age`. Its peer might read nothing, and need not stay.
-const AGE: Duration = Duration::from_hours(1);
+/// The maximum age of a connection without `--max-connection-age`, since a peer that reads nothing must not stay forever.
+const DEFAULT_MAX_AGE: Duration = Duration::from_hours(1);
 
 const NO_SUCH_PAGE: &str =
     "no such page; there are /v1/channels/{channel_id}/latest-video?kind=&max_age=, /livez and /readyz\n";
 
-/// What there is to say before anything else can be asked.
+/// The response of `/readyz`, and of pages that are not available yet, while the store is being opened.
 pub(crate) const STARTING: &str = "starting: the store is being opened\n";
 
-/// The API, with a bound on how many requests wait for a lookup.
+/// The API, with a limit on requests that wait for a lookup.
 pub(crate) struct Api {
-    http: Arc<Http>,
-    places: Semaphore,
-    at_once: usize,
+    http: Arc<JsonService>,
+    waiters: Semaphore,
+    max_waiting: usize,
 }
 
 impl Api {
-    /// At most `at_once` requests wait for an answer; one more is refused.
-    pub(crate) fn new(http: Arc<Http>, at_once: usize) -> Arc<Self> {
+    /// At most `max_waiting` requests wait for an answer; further ones are rejected.
+    pub(crate) fn new(http: Arc<JsonService>, max_waiting: usize) -> Arc<Self> {
         Arc::new(Self {
             http,
-            places: Semaphore::new(at_once),
-            at_once,
+            waiters: Semaphore::new(max_waiting),
+            max_waiting,
         })
     }
 
-    /// How many requests wait for an answer.
+    /// The number of requests that wait for an answer.
     fn waiting(&self) -> usize {
-        self.at_once - self.places.available_permits()
+        self.max_waiting - self.waiters.available_permits()
     }
 
     async fn latest_video(
@@ -70,17 +70,17 @@ impl Api {
         parameters: Vec<(String, String)>,
     ) -> Response<String> {
         let mut answer = pin!(self.http.latest_video(peer, headers, channel_id, parameters));
-        // What is known is answered at once, whoever waits.
+        // Cached answers need no permit.
         if let Poll::Ready(answer) = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await {
             return answer;
         }
-        match self.places.try_acquire() {
-            Ok(_place) => answer.await,
-            Err(_full) => self.http.too_many(self.at_once),
+        match self.waiters.try_acquire() {
+            Ok(_permit) => answer.await,
+            Err(_full) => self.http.overloaded(self.max_waiting),
         }
     }
 
-    /// The API's routes.
+    /// Creates the routes.
     pub(crate) fn router(self: Arc<Self>) -> Router {
         let latest_video = async move |Extension(peer): Extension<Peer>,
                                        Path(channel_id): Path<String>,
@@ -92,9 +92,9 @@ impl Api {
     }
 }
 
-/// The channel of a request for its latest video that has no parameters and nothing to decode. The router and its extractors would be a
-/// quarter of what its answer costs.
-fn plain_channel<B>(request: &Request<B>) -> Option<&str> {
+/// The channel ID of a request for a latest video that has no parameters and no escapes. For these requests the router and its extractors
+/// would take a quarter of the CPU time.
+fn channel_of_plain_path<B>(request: &Request<B>) -> Option<&str> {
     if request.method() != Method::GET || request.uri().query().is_some() {
         return None;
     }
@@ -106,14 +106,14 @@ fn plain_channel<B>(request: &Request<B>) -> Option<&str> {
     (!channel_id.is_empty() && channel_id.bytes().all(is_plain)).then_some(channel_id)
 }
 
-/// The probes: whether the process lives, and whether it takes calls.
+/// The probes for liveness and readiness.
 pub(crate) fn probes(stages: Stages) -> Router {
     Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(move || async move { ready(&stages) }))
 }
 
-/// A port of the API's own.
+/// The port of the API.
 pub(crate) fn port(
     listener: std::net::TcpListener,
     tls: Option<Arc<Tls>>,
@@ -124,9 +124,9 @@ pub(crate) fn port(
     let limits = Limits {
         connections: config.http_connections.get(),
         handshake: limits.preface,
-        read: READ,
+        read: HEADER_TIMEOUT,
         write: limits.pong,
-        age: limits.age.unwrap_or(AGE),
+        age: limits.age.unwrap_or(DEFAULT_MAX_AGE),
         linger: config.calls.deadline.saturating_add(limits.pong),
     };
     Port {
@@ -137,11 +137,10 @@ pub(crate) fn port(
     }
 }
 
-/// Serves the API and the probes on a port of their own. Once that is closed, its connections have so long to end. Returns how many
-/// requests were still in progress then, and were cut off.
+/// Serves the API and the probes. Once `port` is closing, connections have `drain` to finish. Returns how many requests were cut off then.
 pub(crate) async fn serve(
     port: Port<std::net::TcpListener>,
-    http: Arc<Http>,
+    http: Arc<JsonService>,
     callers: Arc<Callers>,
     stages: Stages,
     drain: Duration,
@@ -149,7 +148,7 @@ pub(crate) async fn serve(
     let listener = match TcpListener::from_std(port.listener) {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::error!(%error, "cannot answer over HTTP");
+            tracing::error!(%error, "cannot serve the JSON API");
             return 0;
         }
     };
@@ -159,18 +158,18 @@ pub(crate) async fn serve(
         limits: port.limits,
         closing: port.closing,
     };
-    // Some connections are left for who does not have to wait: probes, and those who are told that there are too many.
+    // An eighth of the connections is reserved for requests that do not wait: probes, cached answers and rejections.
     let connections = port.limits.connections;
-    let at_once = (connections - connections.div_ceil(8)).max(1);
-    let api = Api::new(http, at_once);
+    let max_waiting = (connections - connections.div_ceil(8)).max(1);
+    let api = Api::new(http, max_waiting);
     let router = Arc::clone(&api)
         .router()
         .merge(probes(stages))
         .fallback((StatusCode::NOT_FOUND, NO_SUCH_PAGE));
-    let by_router = http1::routed(router);
+    let handle_by_router = http1::router_handler(router);
     let answer = {
         let api = Arc::clone(&api);
-        move |peer, request: Request<Incoming>| match plain_channel(&request).map(str::to_owned) {
+        move |peer, request: Request<Incoming>| match channel_of_plain_path(&request).map(str::to_owned) {
             Some(channel_id) => {
                 let api = Arc::clone(&api);
                 Either::Left(async move {
@@ -178,7 +177,7 @@ pub(crate) async fn serve(
                     answer.await.map(Body::from)
                 })
             }
-            None => Either::Right(by_router(peer, request)),
+            None => Either::Right(handle_by_router(peer, request)),
         }
     };
     let closing = port.closing.clone();

@@ -37,7 +37,7 @@ pub use self::{
     codec::encode,
     deadline::refuse_at_once,
     error::{CallError, RequestError},
-    json::Http,
+    json::JsonService,
     method::{Ended, Method},
     metrics::{CallMetrics, register},
     status::{PUSHBACK, from as status},

@@ -29,7 +29,7 @@ pub mod lifecycle;
 pub mod grpc;
 
 pub mod config;
-mod places;
+mod connection_slots;
 pub mod tls;
 
 mod http1;

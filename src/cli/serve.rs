@@ -45,7 +45,7 @@ use crate::{
 
 /// Files that may be open beside connections and lookups: listeners, event loops, connections of operators and of probes, and as many of
 /// these that are shed.
-const OTHER_FILES: usize = 32 + 2 * (admin::CONNECTIONS + server::PROBES);
+const OTHER_FILES: usize = 32 + 2 * (admin::CONNECTIONS + server::PROBE_CONNECTIONS);
 
 /// Where probes and metrics are by default.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3780);
@@ -354,7 +354,7 @@ fn keep_current(tls: Option<Arc<Tls>>) -> io::Result<()> {
     // Owns nothing but its share of the certificates. Ends with the runtime.
     tokio::spawn(async move {
         match tls {
-            Some(tls) => tls.keep_current(hangups).await,
+            Some(tls) => tls.reload_on_change(hangups).await,
             None => {
                 while hangups.next().await.is_some() {
                     tracing::info!("SIGHUP: there are no certificates to read again");

@@ -78,7 +78,7 @@ pub fn json_query(bytes: &[u8]) {
             assert_eq!(again.ok(), Some(request), "it says something else in other words");
         }
         Err(error) => {
-            let response = json::refused(&error.into(), None);
+            let response = json::error_response(&error.into(), None);
             assert_eq!(response.status(), StatusCode::BAD_REQUEST);
             let body: serde_json::Value = serde_json::from_str(response.body()).expect("JSON");
             assert_eq!(body["code"], 3, "INVALID_ARGUMENT");

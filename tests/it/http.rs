@@ -144,7 +144,7 @@ async fn the_age_header_agrees_with_the_cache_status() {
         };
         latest.get(warm).await.outcome.expect("kept");
         let policy = stores::settings().policy;
-        let http = grpc::Http::new(
+        let http = grpc::JsonService::new(
             latest,
             policy,
             grpc::Limits::default(),

@@ -252,7 +252,7 @@ async fn changed_certificates_are_noticed_without_a_signal() {
     let server = serve(&fake, &tls).await;
     folder.put(&new.issue("localhost"));
     tokio::select! {
-        () = tls.keep_current(tokio_stream::pending()) => {}
+        () = tls.reload_on_change(tokio_stream::pending()) => {}
         () = async { while !is_let_in(&server, &new, None).await {} } => {}
     }
     assert!(!is_let_in(&server, &old, None).await);

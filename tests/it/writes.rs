@@ -129,7 +129,7 @@ async fn connect(title: usize) -> (SendRequest<Bytes>, Arc<AtomicUsize>) {
         writes: Arc::clone(&writes),
     };
     tokio::spawn(async move {
-        server::converse(stream, service, calls, Connections::default()).await;
+        server::serve_connection(stream, service, calls, Connections::default()).await;
         drop(stage);
     });
     // Room for all answers at once.

@@ -332,7 +332,7 @@ fn serve(latest: Arc<Latest>, stream: impl AsyncRead + AsyncWrite + Unpin + Send
     let callers = Arc::new(grpc::Callers::new(None));
     let service = grpc::service(latest, calls, callers, stages, Arc::default()).expect("descriptors");
     tokio::spawn(async move {
-        server::converse(stream, service, calls, Connections::default()).await;
+        server::serve_connection(stream, service, calls, Connections::default()).await;
         drop(stage);
     });
 }

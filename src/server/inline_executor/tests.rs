@@ -8,19 +8,19 @@ use tokio::sync::oneshot;
 
 use super::*;
 
-/// A connection's turn in which it begins `calls`. Returns how often it was polled.
-fn turn(calls: impl IntoIterator<Item = impl Future<Output = ()> + Send + 'static>) -> usize {
+/// Runs one time slice, in which the connection starts `calls`. Returns how often the connection was polled.
+fn run_slice(calls: impl IntoIterator<Item = impl Future<Output = ()> + Send + 'static>) -> usize {
     let (mut calls, mut polls) = (calls.into_iter(), 0);
     let mut connection = Box::pin(poll_fn(|_context| -> Poll<()> {
         polls += 1;
-        calls.by_ref().for_each(|call| Begun.execute(call));
+        calls.by_ref().for_each(|call| InlineExecutor.execute(call));
         Poll::Pending
     }));
     let context = &mut Context::from_waker(Waker::noop());
-    let mut turns = Turns::default();
-    let begun = Instant::now();
-    assert!(turns.poll(connection.as_mut(), context, || begun).is_pending());
-    assert!(turns.left.is_empty());
+    let mut driver = ConnectionDriver::default();
+    let start = Instant::now();
+    assert!(driver.poll(connection.as_mut(), context, || start).is_pending());
+    assert!(driver.pending_calls.is_empty());
     drop(connection);
     polls
 }
@@ -33,7 +33,7 @@ async fn a_call_that_waits_becomes_a_task() {
         told.await.expect("it is told");
         end.send(()).expect("somebody waits for it");
     };
-    turn([waits]);
+    run_slice([waits]);
     tell.send(()).expect("the call goes on");
     ended.await.expect("the call ends");
 }
@@ -45,36 +45,36 @@ async fn a_call_that_panics_fails_alone() {
         Box::pin(async { panic!("a bug") }),
         Box::pin(async { end.send(()).expect("somebody waits for it") }),
     ];
-    turn(calls);
+    run_slice(calls);
     ended.await.expect("the other call ends");
 }
 
-/// Turns until each of `calls` calls, which take `each`, has run: how long they took by a clock that nothing else moves.
-async fn turns(calls: usize, each: Duration) -> Vec<Duration> {
-    let begun = Instant::now();
-    let (clock, order) = (Arc::new(Mutex::new(begun)), Arc::new(Mutex::new(vec![])));
+/// Runs slices until `calls` calls that take `each` have run, by a clock that only they advance. Returns how long each slice took.
+async fn run_slices(calls: usize, each: Duration) -> Vec<Duration> {
+    let start = Instant::now();
+    let (clock, order) = (Arc::new(Mutex::new(start)), Arc::new(Mutex::new(vec![])));
     let mut new: VecDeque<_> = (0..calls).collect();
     let mut connection = Box::pin(poll_fn(|_context| -> Poll<()> {
         for number in new.drain(..) {
             let (clock, order) = (Arc::clone(&clock), Arc::clone(&order));
-            Begun.execute(async move {
+            InlineExecutor.execute(async move {
                 *clock.lock() += each;
                 order.lock().push(number);
             });
         }
         Poll::Pending
     }));
-    let (mut turns, mut took) = (Turns::default(), vec![]);
+    let (mut driver, mut took) = (ConnectionDriver::default(), vec![]);
     poll_fn(|context| {
         let before = *clock.lock();
-        let polled = turns.poll(connection.as_mut(), context, || *clock.lock());
+        let polled = driver.poll(connection.as_mut(), context, || *clock.lock());
         assert!(polled.is_pending());
         assert!(
-            BEGUN.with_borrow(VecDeque::is_empty),
-            "another connection's turn would have them"
+            STARTED_CALLS.with_borrow(VecDeque::is_empty),
+            "the next connection would run them"
         );
         took.push(*clock.lock() - before);
-        // Not woken again, it would wait for ever.
+        // If it is not woken again, the test hangs.
         if order.lock().len() < calls {
             Poll::Pending
         } else {
@@ -83,51 +83,51 @@ async fn turns(calls: usize, each: Duration) -> Vec<Duration> {
     })
     .await;
     assert_eq!(*order.lock(), (0..calls).collect::<Vec<_>>());
-    assert!(turns.left.is_empty());
-    // Without the rests between them.
-    took.retain(|turn| !turn.is_zero());
+    assert!(driver.pending_calls.is_empty());
+    // Without the polls that yield.
+    took.retain(|slice| !slice.is_zero());
     took
 }
 
 #[tokio::test]
-async fn a_turn_is_bounded_by_the_time_that_its_calls_take() {
-    let batches = turns(200, Duration::from_micros(125)).await;
+async fn a_slice_is_bounded_by_the_time_that_its_calls_take() {
+    let batches = run_slices(200, Duration::from_micros(125)).await;
     assert!(
-        batches.iter().all(|turn| *turn < Duration::from_millis(1)),
+        batches.iter().all(|slice| *slice < Duration::from_millis(1)),
         "{batches:?}"
     );
     assert!(batches.len() < 40, "{batches:?}");
-    assert_eq!(turns(100, Duration::from_micros(3)).await.len(), 1);
-    assert_eq!(turns(3, Duration::from_secs(1)).await.len(), 1);
+    assert_eq!(run_slices(100, Duration::from_micros(3)).await.len(), 1);
+    assert_eq!(run_slices(3, Duration::from_secs(1)).await.len(), 1);
 }
 
 #[tokio::test]
-async fn what_a_turn_has_left_comes_first_in_the_next() {
+async fn pending_calls_come_first_in_the_next_slice() {
     let (clock, order) = (Arc::new(Mutex::new(Instant::now())), Arc::new(Mutex::new(vec![])));
     let mut numbers = 0..;
     let mut connection = Box::pin(poll_fn(|_context| -> Poll<()> {
-        for number in numbers.by_ref().take(3 * CALLS_BETWEEN_LOOKS) {
+        for number in numbers.by_ref().take(3 * CALLS_PER_CLOCK_READ) {
             let (clock, order) = (Arc::clone(&clock), Arc::clone(&order));
-            Begun.execute(async move {
-                *clock.lock() += LONGEST_TURN;
+            InlineExecutor.execute(async move {
+                *clock.lock() += TIME_SLICE;
                 order.lock().push(number);
             });
         }
         Poll::Pending
     }));
-    let mut turns = Turns::default();
+    let mut driver = ConnectionDriver::default();
     let context = &mut Context::from_waker(Waker::noop());
     for _ in 0..6 {
-        // Each turn brings more calls than it has time for.
-        let _ = turns.poll(connection.as_mut(), context, || *clock.lock());
+        // Each slice starts more calls than it has time for.
+        let _ = driver.poll(connection.as_mut(), context, || *clock.lock());
     }
     let order = order.lock();
     assert_eq!(*order, (0..order.len()).collect::<Vec<_>>());
-    assert!(!turns.left.is_empty());
+    assert!(!driver.pending_calls.is_empty());
 }
 
 #[tokio::test]
-async fn calls_that_are_left_end_with_their_connection() {
+async fn pending_calls_are_dropped_with_their_connection() {
     let clock = Mutex::new(Instant::now());
     let call = Arc::new(());
     let mut polls = 0;
@@ -138,28 +138,28 @@ async fn calls_that_are_left_end_with_their_connection() {
         }
         for _ in 0..100 {
             let call = Arc::clone(&call);
-            Begun.execute(async move { drop(call) });
+            InlineExecutor.execute(async move { drop(call) });
         }
         Poll::Pending
     }));
     let context = &mut Context::from_waker(Waker::noop());
-    let mut turns = Turns::default();
+    let mut driver = ConnectionDriver::default();
     let slow = || {
-        *clock.lock() += LONGEST_TURN;
+        *clock.lock() += TIME_SLICE;
         *clock.lock()
     };
-    assert!(turns.poll(connection.as_mut(), context, slow).is_pending());
+    assert!(driver.poll(connection.as_mut(), context, slow).is_pending());
     assert!(Arc::strong_count(&call) > 1);
-    // A rest.
-    assert!(turns.poll(connection.as_mut(), context, slow).is_pending());
-    assert!(turns.poll(connection.as_mut(), context, slow).is_ready());
-    drop(turns);
+    // Yields.
+    assert!(driver.poll(connection.as_mut(), context, slow).is_pending());
+    assert!(driver.poll(connection.as_mut(), context, slow).is_ready());
+    drop(driver);
     assert_eq!(Arc::strong_count(&call), 1);
-    assert!(BEGUN.with_borrow(VecDeque::is_empty));
+    assert!(STARTED_CALLS.with_borrow(VecDeque::is_empty));
 }
 
 #[tokio::test]
-async fn answers_are_sent_together() {
-    assert_eq!(turn((0..10).map(|_| async {})), 1);
-    assert_eq!(turn([pending()]), 1);
+async fn responses_are_sent_together() {
+    assert_eq!(run_slice((0..10).map(|_| async {})), 1);
+    assert_eq!(run_slice([pending()]), 1);
 }

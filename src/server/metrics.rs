@@ -1,4 +1,4 @@
-//! How much is going on: the numbers that limits go by, and that metrics tell.
+//! Counters of connections and calls. Limits are enforced with them, and metrics export them.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -9,42 +9,42 @@ use prometheus_client::{
 
 use crate::config::Config;
 
-/// The server's load.
+/// Counters of the whole server.
 #[derive(Debug, Default)]
-pub(super) struct Load {
+pub(super) struct ServerMetrics {
     connections: Gauge,
     accepted: Counter,
     closed: Family<[(&'static str, &'static str); 1], Counter>,
     calls: Gauge,
     shed: Counter,
-    /// Beside the first of each connection.
+    /// Without the first of each connection.
     health_watches: AtomicUsize,
 }
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum End {
-    /// There were as many as may be: it was for a probe, or for none.
+pub(super) enum CloseReason {
+    /// The connection limit was reached: it was open to probes only, or rejected.
     Limit,
     /// The TLS handshake failed.
     Tls,
-    /// The handshake or the HTTP/2 preface did not come in time.
+    /// The TLS handshake or the HTTP/2 preface timed out.
     Preface,
-    /// No call began for long.
+    /// It had no calls for `--idle-timeout`.
     Idle,
-    /// It was as old as a connection may be.
+    /// It reached `--max-connection-age`.
     Age,
-    /// The server stopped.
+    /// The server shut down.
     Drain,
     /// The peer closed it.
     Peer,
     /// A ping was not answered.
     Keepalive,
-    /// The peer broke HTTP/2's rules, or the connection broke.
+    /// The peer violated HTTP/2, or an I/O error occurred.
     Error,
 }
 
-impl End {
+impl CloseReason {
     fn name(self) -> &'static str {
         match self {
             Self::Limit => "limit",
@@ -60,18 +60,18 @@ impl End {
     }
 }
 
-/// A connection that is open as long as this is there.
+/// Counts an open connection until it is dropped.
 #[derive(Debug)]
-pub(super) struct Counted(Gauge);
+pub(super) struct ConnectionGuard(Gauge);
 
-impl Drop for Counted {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-impl Load {
-    /// Makes the numbers known to whoever reads `registry`.
+impl ServerMetrics {
+    /// Registers the metrics.
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register("connections", "Open connections", self.connections.clone());
         registry.register(
@@ -81,21 +81,25 @@ impl Load {
         );
         registry.register(
             "connections_closed",
-            "Connections ended, by reason",
+            "Connections closed, by reason",
             self.closed.clone(),
         );
-        registry.register("calls", "Calls in progress, open watches too", self.calls.clone());
+        registry.register(
+            "calls",
+            "Calls in progress, including open watches",
+            self.calls.clone(),
+        );
         registry.register(
             "calls_shed",
-            "Calls refused because as many were in progress as may be",
+            "Calls rejected because a limit on calls was reached",
             self.shed.clone(),
         );
     }
 
-    /// Makes the limits known beside the numbers that they limit.
+    /// Registers the configured limits as metrics.
     pub(super) fn register_limits(config: &Config, registry: &mut Registry) {
         let limits = Family::<[(&str, &str); 1], Gauge>::default();
-        registry.register("limit", "What may be at most, as configured", limits.clone());
+        registry.register("limit", "Configured limits", limits.clone());
         for (of, limit) in [
             ("connections", config.connections.at_once.get()),
             ("calls", config.calls.at_once.get()),
@@ -124,46 +128,46 @@ impl Load {
         self.calls.get().try_into().unwrap_or(0)
     }
 
-    /// Counts a connection that was accepted. `None` if there are `limit` already.
-    pub(super) fn connected(&self, limit: usize) -> Option<Counted> {
+    /// Counts an accepted connection. `None` if `limit` connections are open already.
+    pub(super) fn open_connection(&self, limit: usize) -> Option<ConnectionGuard> {
         self.accepted.inc();
         let before = self.connections.inc();
-        let counted = Counted(self.connections.clone());
-        (before < i64::try_from(limit).unwrap_or(i64::MAX)).then_some(counted)
+        let guard = ConnectionGuard(self.connections.clone());
+        (before < i64::try_from(limit).unwrap_or(i64::MAX)).then_some(guard)
     }
 
-    /// Counts a connection that has ended.
-    pub(super) fn closed(&self, reason: End) {
+    /// Counts a closed connection.
+    pub(super) fn record_close(&self, reason: CloseReason) {
         self.closed.get_or_create(&[("reason", reason.name())]).inc();
     }
 
-    /// Counts a call that begins, and says so, unless there are `limit` already.
-    pub(super) fn begin_call(&self, limit: usize) -> bool {
+    /// Counts a call in progress. Returns false, and counts it as rejected, if there are `limit` already.
+    pub(super) fn try_begin_call(&self, limit: usize) -> bool {
         let before = self.calls.inc();
-        let begins = before < i64::try_from(limit).unwrap_or(i64::MAX);
-        if !begins {
+        let admitted = before < i64::try_from(limit).unwrap_or(i64::MAX);
+        if !admitted {
             self.calls.dec();
             self.shed.inc();
         }
-        begins
+        admitted
     }
 
-    /// Counts one more health watch of a connection that has `own` already beside those of others, of `limit` in all. Not if fewer are left.
-    pub(super) fn begin_health_watch(&self, own: usize, limit: usize) -> bool {
-        let begins = |all: usize| (all + own <= limit && all < limit).then_some(all + 1);
-        let begun = self.health_watches.fetch_update(Relaxed, Relaxed, begins);
-        if begun.is_err() {
+    /// Counts a further health watch of a connection that has `own` already. Returns false if fewer than `own` of `limit` are left.
+    pub(super) fn try_begin_health_watch(&self, own: usize, limit: usize) -> bool {
+        let increment = |all: usize| (all + own <= limit && all < limit).then_some(all + 1);
+        let updated = self.health_watches.fetch_update(Relaxed, Relaxed, increment);
+        if updated.is_err() {
             self.shed.inc();
         }
-        begun.is_ok()
+        updated.is_ok()
     }
 
-    /// Counts such a one that has ended.
+    /// Counts the end of a further health watch.
     pub(super) fn end_health_watch(&self) {
         self.health_watches.fetch_sub(1, Relaxed);
     }
 
-    /// Counts a call that has ended.
+    /// Counts the end of a call.
     pub(super) fn end_call(&self) {
         self.calls.dec();
     }
