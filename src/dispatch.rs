@@ -18,6 +18,7 @@ pub mod polls;
 mod returns;
 mod rings;
 mod room;
+mod selection;
 mod token_bucket;
 
 #[cfg(test)]

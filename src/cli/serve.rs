@@ -2,6 +2,7 @@
 
 mod args;
 mod log_flags;
+mod signals;
 mod upstream_flags;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     pin::pin,
-    process::{self, ExitCode},
+    process::ExitCode,
     sync::Arc,
     thread,
     time::Duration,
@@ -22,9 +23,6 @@ use tokio::{
     runtime,
     sync::oneshot,
 };
-use tokio_stream::StreamExt as _;
-#[cfg(unix)]
-use tokio_stream::wrappers::SignalStream;
 
 pub(super) use self::args::{Args, cores};
 use self::log_flags::LogFormat;
@@ -104,8 +102,8 @@ async fn serve(
     let http = http.transpose()?;
     let admin = listen_for_admins(args.admin_listen).await?;
     // Before the address is told, so that whoever reads it can also stop us.
-    let mut shutdown = pin!(shutdown_signal()?);
-    keep_current(tls.clone())?;
+    let mut shutdown = pin!(signals::shutdown()?);
+    signals::reload_certificates(tls.clone())?;
     let store = tokio::select! {
         store = open_store(config, admin.as_ref()) => store?,
         // Nothing is under way. What opens a file changes nothing that a restart could not do again.
@@ -321,86 +319,4 @@ fn start_telemetry(args: &Args) -> Result<Telemetry, String> {
         chrome: args.trace_chrome.as_deref(),
     };
     telemetry::start(settings).map_err(|error| error.to_string())
-}
-
-/// Ends with the first SIGTERM or Ctrl-C. The second ends the process, whatever it does.
-fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
-    let mut signals = Signals::new()?;
-    Ok(async move {
-        let name = signals.next().await;
-        tracing::info!("{name}: stopping");
-        tokio::spawn(async move {
-            let name = signals.next().await;
-            tracing::warn!("{name} again: ending at once");
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "whoever sends a second signal wants no drain"
-            )]
-            process::exit(1);
-        });
-    })
-}
-
-/// Reads the certificates again whenever they change, and on SIGHUP. Without any, SIGHUP changes nothing, where it would otherwise
-/// end the process.
-fn keep_current(tls: Option<Arc<Tls>>) -> io::Result<()> {
-    #[cfg(unix)]
-    let mut hangups = {
-        use tokio::signal::unix::{SignalKind, signal};
-        SignalStream::new(signal(SignalKind::hangup())?)
-    };
-    #[cfg(not(unix))]
-    let mut hangups = tokio_stream::pending();
-    // Owns nothing but its share of the certificates. Ends with the runtime.
-    tokio::spawn(async move {
-        match tls {
-            Some(tls) => tls.keep_current(hangups).await,
-            None => {
-                while hangups.next().await.is_some() {
-                    tracing::info!("SIGHUP: there are no certificates to read again");
-                }
-            }
-        }
-    });
-    Ok(())
-}
-
-#[cfg(unix)]
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "Ctrl-C",
-        }
-    }
-}
-
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self)
-    }
-
-    async fn next(&mut self) -> &'static str {
-        // Without a handler the system ends the process on its own.
-        let _ = tokio::signal::ctrl_c().await;
-        "Ctrl-C"
-    }
 }

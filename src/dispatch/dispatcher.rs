@@ -12,15 +12,6 @@ use super::{
     token_bucket::TokenBucket,
 };
 
-/// Every second turn of a caller makes up for what its connections have passed, if less than this part of the line's turns would not do.
-const HURRIED: f64 = 0.4;
-
-/// And every turn, likewise.
-const PRESSED: f64 = 0.6;
-
-/// Who has no more lookups in line than this asks for little.
-const MODEST: u32 = 2;
-
 /// Owns the budget of one source. `T` is what the owner of a lookup wants back when its turn comes.
 #[derive(Debug)]
 pub struct Dispatcher<T> {
@@ -179,7 +170,7 @@ impl<T> Dispatcher<T> {
         if ready > now {
             return Next::WaitUntil(self.instant(ready.min(first_over)));
         }
-        let Some(index) = self.pick(now) else {
+        let Some(index) = self.select(now) else {
             return Next::Idle;
         };
         if let Some(expired) = self.expire(index, now) {
@@ -278,52 +269,6 @@ impl<T> Dispatcher<T> {
     #[cfg(test)]
     pub(super) fn flows(&self) -> usize {
         self.line.flows()
-    }
-
-    /// A class that had nothing in line has not saved up turns meanwhile.
-    fn wake(&mut self, class: usize) {
-        if self.line.queued_of(class) == 0 {
-            self.virtual_time[class] = self.virtual_time[class].max(self.current);
-        }
-    }
-
-    /// The lookup that goes out next: the one whose turn it is, unless another would be late then.
-    fn pick(&mut self, now: u64) -> Option<u32> {
-        let busy = (0..CLASSES).filter(|class| self.line.queued_of(*class) > 0);
-        let class = busy.min_by(|a, b| self.virtual_time[*a].total_cmp(&self.virtual_time[*b]))?;
-        let index = self.line.front(class)?;
-        let (entry, earliest) = (self.line.entry(index)?, self.calendar.earliest()?);
-        let capacity = self.capacity(now);
-        if !self.calendar.can_wait(entry.due, now, &capacity) {
-            // What was promised to somebody who has much in line, when the rate had fewer takers, does not hold up those who have
-            // hardly anything in it: every second lookup may be theirs.
-            let modest = (!self.passed && !self.is_modest(earliest)).then(|| {
-                let fronts = (0..CLASSES).filter_map(|class| self.line.front(class));
-                fronts.into_iter().find(|front| self.is_modest(*front))
-            });
-            let modest = modest.flatten();
-            self.passed = modest.is_some();
-            return Some(modest.unwrap_or(earliest));
-        }
-        // Connections that a caller has opened since pass what was promised to another of its. That is made up for by its own turns
-        // in time, before it becomes urgent and takes other callers'.
-        let first = self.line.entry(earliest)?;
-        let of_caller = (first.class, first.caller) == (class, entry.caller);
-        let would_do = |part| {
-            self.calendar
-                .can_wait(entry.due, now, |within| part * capacity(within))
-        };
-        let hurried = self.line.is_second_turn(class) && !would_do(HURRIED);
-        if of_caller && (hurried || !would_do(PRESSED)) {
-            return Some(earliest);
-        }
-        Some(index)
-    }
-
-    /// Whether the lookup is of a caller who has little in line.
-    fn is_modest(&self, index: u32) -> bool {
-        let entry = self.line.entry(index);
-        entry.is_some_and(|entry| self.line.queued_by(entry.class, entry.caller) <= MODEST)
     }
 
     fn start(&mut self, index: u32, now: u64) -> Next<T> {

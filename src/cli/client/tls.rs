@@ -1,8 +1,10 @@
-//! TLS as a client has it: whom to trust, who we are, and what a handshake that failed means.
+//! TLS of the client commands: trusted authorities, the client certificate, and advice on a failed handshake.
 //!
-//! Not tonic's own. With TLS 1.3 a server judges the client's certificate when the client is through with the handshake and may
-//! send. Of a connection that is refused then, h2 tells that it was closed, if it is not busy writing and hears of a broken pipe:
-//! whoever has forgotten a certificate should be told so.
+//! tonic's own `ClientTlsConfig` is not used, since it would lose the most useful piece of that advice. In TLS 1.3 the server judges the
+//! client's certificate after the client has finished its handshake. A server that demands a certificate therefore refuses the client with
+//! an alert on a connection that is already established. With tonic that connection belongs to h2, which keeps of an I/O error only its
+//! kind and its text, and reports a broken pipe instead if it is writing at that moment. So [`Connector::connect`] waits for the server's
+//! first bytes itself and maps the alert to "name a certificate with --tls-client-cert".
 
 use std::{
     error::Error,
