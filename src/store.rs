@@ -4,11 +4,11 @@
 //! answers in time or not at all: whatever goes wrong in it is its own to notice, to tell of once, and to mend; plaque goes on
 //! without it meanwhile.
 
+pub mod codec;
 pub mod file;
-pub mod kept;
 pub mod lifetime;
+mod metrics;
 pub mod redis;
-mod tally;
 
 use std::{sync::Arc, time::Duration};
 
@@ -61,17 +61,17 @@ pub trait Store: Send + Sync {
 /// Who may look a feed up.
 pub enum Lease {
     /// We, as others see.
-    Ours(Held),
+    Acquired(HeldLease),
     /// We, since nobody else is there, or nobody can be asked.
-    Alone,
+    Uncoordinated,
     /// Another, until this ends: their answer may be there then.
-    Theirs(BoxFuture<'static, ()>),
+    HeldElsewhere(BoxFuture<'static, ()>),
 }
 
 /// A lease that others see as long as this is there.
-pub struct Held {
+pub struct HeldLease {
     /// Later leases of the same feed have greater ones.
     pub token: u64,
     /// Renews the lease until it is dropped, which gives it up.
-    pub keeper: Box<dyn Send>,
+    pub renewal: Box<dyn Send>,
 }

@@ -118,17 +118,17 @@ impl Source {
             let lease = if is_patient {
                 store.lease(feed).await
             } else {
-                Lease::Alone
+                Lease::Uncoordinated
             };
             match lease {
-                Lease::Theirs(ended) => {
+                Lease::HeldElsewhere(ended) => {
                     // Gives the turn back.
                     drop(lookup);
                     is_patient = timeout_at(patience, ended).await.is_ok();
                     continue;
                 }
                 // Its last holder may have saved something between our look and our lease.
-                Lease::Ours(_) => {
+                Lease::Acquired(_) => {
                     if let Some(kept) = self.kept(feed, known.as_deref()).await {
                         if self.will_do(&kept, &question, asked, true) {
                             return kept;
@@ -136,7 +136,7 @@ impl Source {
                         known = Some(kept);
                     }
                 }
-                Lease::Alone => {}
+                Lease::Uncoordinated => {}
             }
             let found = self.ended(&question, lookup.await, known.as_deref()).await;
             if store.save(feed, &found, lease).await {

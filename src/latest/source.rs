@@ -168,7 +168,7 @@ impl Source {
         };
         let lease = match store.lease(feed).await {
             // Somebody looks the kind up just now: what they find is newer.
-            Lease::Theirs(_ended) => return,
+            Lease::HeldElsewhere(_ended) => return,
             lease => lease,
         };
         let kept = store.load(feed).await;

@@ -9,7 +9,7 @@
 //! wear a disk out (`benches/REPORT.md`).
 //!
 //! What redb frees it uses again, but the file grows by doubling, and pages are half full or worse: it comes to two to four and a half
-//! times what entries take. So entries may have a sixth of what the file may have ([`SHARE`]). A file that is longer all the same,
+//! times what entries take. So entries may have a sixth of what the file may have ([`SPACE_FACTOR`]). A file that is longer all the same,
 //! since the limit was lowered, is compacted when it is opened.
 //!
 //! What is only a failure has a place of its own ([`FAILURE_SHARE`]), so that no flood of made-up channels pushes an answer out. It is
@@ -27,8 +27,8 @@ mod ages;
 mod by_time;
 mod engine;
 mod failures;
-mod operations;
-mod place;
+mod health;
+mod location;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -52,15 +52,15 @@ use tokio::sync::{Semaphore, watch};
 
 pub use self::{
     ages::Ages,
-    engine::{FORMAT, MIN_BYTES, SHARE},
+    engine::{FORMAT, MIN_BYTES, SPACE_FACTOR},
     failures::FAILURE_SHARE,
 };
 use self::{
     engine::{Engine, Key, Refused, Stored},
-    operations::{Operations, Part},
+    health::{Health, Part},
     writer::Shared,
 };
-use super::{Known, Lease, RemoteUpdate, Store, kept, lifetime::failure_lifetime, tally::Outcome};
+use super::{Known, Lease, RemoteUpdate, Store, codec, lifetime::failure_lifetime, metrics::Outcome};
 use crate::{clock, metrics::metric, upstream::Feed};
 
 /// Reads at once. One takes microseconds, unless the disk hangs; then no more threads than these hang with it.
@@ -77,7 +77,7 @@ pub enum OpenError {
     Locked(PathBuf),
     /// It is something else than a file.
     #[error("the store {} is {what}; it has to be a file that plaque may write, in a folder that is there", path.display())]
-    NoFile {
+    NotAFile {
         /// Which.
         path: PathBuf,
         /// What it is.
@@ -114,23 +114,23 @@ impl File {
     /// If another process has the file, or there cannot be one.
     pub fn open(path: &Path, bytes: u64, budget: Duration, ages: Ages) -> Result<Self, OpenError> {
         let bytes = bytes.max(MIN_BYTES);
-        let operations = Operations::new(path.display().to_string());
+        let health = Health::new(path.display().to_string());
         let engine = match Engine::open(path, bytes, ages.now()) {
             Ok(engine) => {
                 tracing::info!("{} feeds are kept in {}", engine.entries(), path.display());
                 Some(engine)
             }
             Err(Refused::Locked) => return Err(OpenError::Locked(path.into())),
-            Err(Refused::NoFile(what)) => {
+            Err(Refused::NotAFile(what)) => {
                 let path = path.into();
-                return Err(OpenError::NoFile { path, what });
+                return Err(OpenError::NotAFile { path, what });
             }
-            Err(Refused::Io(error)) if is_for_somebody_to_mend(&error) => {
+            Err(Refused::Io(error)) if is_permanent(&error) => {
                 let path = path.into();
                 return Err(OpenError::Io { path, error });
             }
             Err(refused) => {
-                operations.down(Part::Writing, refused);
+                health.report_failure(Part::Writing, refused);
                 None
             }
         };
@@ -141,8 +141,8 @@ impl File {
             engine: RwLock::new(engine),
             queue: Mutex::default(),
             wake: Condvar::new(),
-            turns: watch::Sender::new(false),
-            operations,
+            batches: watch::Sender::new(false),
+            health,
         });
         let writer = Arc::clone(&shared);
         thread::Builder::new()
@@ -158,17 +158,17 @@ impl File {
 
     /// Waits until all that was saved so far is in the file.
     pub async fn written(&self) {
-        let mut turns = self.shared.turns.subscribe();
+        let mut batches = self.shared.batches.subscribe();
         loop {
             {
                 let mut queue = self.shared.queue.lock();
                 if queue.waiting.is_empty() && queue.writing.is_empty() {
                     return;
                 }
-                queue.hurry = true;
+                queue.urgent = true;
             }
             self.shared.wake.notify_one();
-            if turns.changed().await.is_err() || *turns.borrow() {
+            if batches.changed().await.is_err() || *batches.borrow() {
                 return;
             }
         }
@@ -190,8 +190,8 @@ impl File {
                 Err(_elapsed) => {
                     let limit = humantime::format_duration(self.budget);
                     self.shared
-                        .operations
-                        .down(Part::Reading, format_args!("no answer within {limit}"));
+                        .health
+                        .report_failure(Part::Reading, format_args!("no answer within {limit}"));
                     return (Outcome::Error, None);
                 }
             }
@@ -203,7 +203,7 @@ impl File {
         let known = self.decode(feed, stored.entry);
         let failure = self.decode(feed, failure);
         let known = match known {
-            Some(known) => Some(kept::with_later_failure(known, failure)),
+            Some(known) => Some(codec::with_later_failure(known, failure)),
             None => failure,
         };
         let outcome = if known.is_some() {
@@ -217,7 +217,7 @@ impl File {
     /// What was saved then, if it can be read.
     fn decode(&self, feed: Feed, saved: Option<(u64, Vec<u8>)>) -> Option<Known> {
         let (saved, bytes) = saved?;
-        let known = kept::decode(&bytes, feed, self.shared.ages.since(saved), clock::now());
+        let known = codec::decode(&bytes, feed, self.shared.ages.since(saved), clock::now());
         known
             .inspect_err(|error| {
                 tracing::debug!(%feed, %error, "what is kept cannot be read, and is removed");
@@ -229,7 +229,7 @@ impl File {
     /// What the file has, or what came of the try.
     async fn read(&self, key: Key) -> Result<Stored, Outcome> {
         let reads = Arc::clone(&self.reads);
-        let permit = if self.shared.operations.is_down(Part::Reading) {
+        let permit = if self.shared.health.is_failing(Part::Reading) {
             // The disk hangs, perhaps: one try for each thread that it has given back.
             reads.try_acquire_owned().ok()
         } else {
@@ -243,12 +243,12 @@ impl File {
             let engine = engine.as_ref().ok_or(Outcome::Skipped)?;
             match engine.get(&key) {
                 Ok(found) => {
-                    shared.operations.up(Part::Reading);
+                    shared.health.report_success(Part::Reading);
                     Ok(found)
                 }
                 Err(error) => {
-                    shared.operations.down(Part::Reading, error);
-                    shared.queue.lock().suspect = true;
+                    shared.health.report_failure(Part::Reading, error);
+                    shared.queue.lock().reopen = true;
                     shared.wake.notify_one();
                     Err(Outcome::Error)
                 }
@@ -264,27 +264,27 @@ impl Store for File {
         async move {
             let begun = Instant::now();
             let (outcome, known) = self.find(feed).await;
-            self.shared.operations.observe("load", outcome, begun);
+            self.shared.health.observe("load", outcome, begun);
             known
         }
         .boxed()
     }
 
     fn lease(&self, _feed: Feed) -> BoxFuture<'_, Lease> {
-        future::ready(Lease::Alone).boxed()
+        future::ready(Lease::Uncoordinated).boxed()
     }
 
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
         let begun = Instant::now();
         let now = clock::now();
-        if let Some(bytes) = kept::encode(known, now) {
+        if let Some(bytes) = codec::encode(known, now) {
             let key = engine::key(feed);
             let kept = match failure_lifetime(known, now) {
-                None => self.shared.keep(key, bytes),
-                Some(lifetime) => self.shared.keep_failure(key, bytes, lifetime),
+                None => self.shared.enqueue(key, bytes),
+                Some(lifetime) => self.shared.enqueue_failure(key, bytes, lifetime),
             };
             let outcome = if kept { Outcome::Ok } else { Outcome::Skipped };
-            self.shared.operations.observe("save", outcome, begun);
+            self.shared.health.observe("save", outcome, begun);
         }
         future::ready(true).boxed()
     }
@@ -294,7 +294,7 @@ impl Store for File {
     }
 
     fn register(&self, registry: &mut Registry) {
-        self.shared.operations.register(registry);
+        self.shared.health.register(registry);
         let path = self.shared.path.clone();
         let length = move || ConstGauge::new(path.metadata().map_or(0, |file| file.len()));
         metric(
@@ -307,9 +307,9 @@ impl Store for File {
 
     fn close(&self, limit: Duration) -> BoxFuture<'_, ()> {
         async move {
-            let mut turns = self.shared.turns.subscribe();
+            let mut batches = self.shared.batches.subscribe();
             self.shared.end();
-            let ended = turns.wait_for(|last| *last);
+            let ended = batches.wait_for(|last| *last);
             if tokio::time::timeout(limit, ended).await.is_err() {
                 tracing::warn!(
                     "the store {} is not written yet; what was found last is lost",
@@ -328,7 +328,7 @@ impl Drop for File {
 }
 
 /// Whether trying again would be of no use.
-fn is_for_somebody_to_mend(error: &io::Error) -> bool {
+fn is_permanent(error: &io::Error) -> bool {
     use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
     matches!(
         error.kind(),

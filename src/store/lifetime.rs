@@ -1,7 +1,7 @@
 //! How long a store needs to keep an entry. Pure: `now` is an argument.
 //!
 //! An entry with a good answer is kept for as long as the answer may be given. One that is only a failure matters until its pause is
-//! over, and for as long again, so that the next failure continues the streak; never for longer than [`LONGEST_FAILURE`].
+//! over, and for as long again, so that the next failure continues the streak; never for longer than [`MAX_FAILURE_LIFETIME`].
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use super::Known;
 
 /// The longest that a failure without a good answer is kept: as long as the longest pause of a channel that was never found. A pause
 /// that an upstream asked for may be longer; the feed is then looked up again before its end.
-pub const LONGEST_FAILURE: Duration = Duration::from_mins(15);
+pub const MAX_FAILURE_LIFETIME: Duration = Duration::from_mins(15);
 
 /// The shortest: what is saved when its pause is over still ends the wait of other replicas, which load it once.
-const SHORTEST_FAILURE: Duration = Duration::from_secs(1);
+const MIN_FAILURE_LIFETIME: Duration = Duration::from_secs(1);
 
 /// How long to keep what is only a failure, from `now` on. `None` if there is a good answer.
 #[must_use]
@@ -22,7 +22,11 @@ pub fn failure_lifetime(known: &Known, now: Instant) -> Option<Duration> {
     }
     let retry_at = known.failed.as_ref().map(|failed| failed.retry_at);
     let pause = retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
-    Some(pause.saturating_mul(2).clamp(SHORTEST_FAILURE, LONGEST_FAILURE))
+    Some(
+        pause
+            .saturating_mul(2)
+            .clamp(MIN_FAILURE_LIFETIME, MAX_FAILURE_LIFETIME),
+    )
 }
 
 #[cfg(test)]

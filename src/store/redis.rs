@@ -12,8 +12,8 @@ mod address;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod lease_renewal;
-mod link;
 mod scripts;
+mod session;
 mod subscription;
 
 use std::{
@@ -39,14 +39,14 @@ pub use self::{
 };
 use self::{
     lease_renewal::{LeaseRenewal, lease_arguments},
-    link::{Link, Trouble},
+    session::{CommandError, Sessions},
     subscription::{Event, Subscription, Waiter},
 };
 use super::{
-    Held, Known, Lease, RemoteUpdate, Store,
-    kept::{self, Since, Unreadable},
+    HeldLease, Known, Lease, RemoteUpdate, Store,
+    codec::{self, DecodeError, Since},
     lifetime::failure_lifetime,
-    tally::{Outcome, Tally},
+    metrics::{OperationMetrics, Outcome},
 };
 use crate::{clock, upstream::Feed};
 
@@ -86,10 +86,10 @@ impl Settings {
 pub struct Redis(Arc<Shared>);
 
 struct Shared {
-    link: Arc<Link>,
+    sessions: Arc<Sessions>,
     subscription: Arc<Subscription>,
     renewals: TaskTracker,
-    tally: Tally,
+    metrics: OperationMetrics,
     keep_for: Duration,
     lease: Duration,
 }
@@ -104,49 +104,49 @@ impl Redis {
         let shared = Shared {
             subscription: Arc::clone(&subscription),
             renewals: TaskTracker::new(),
-            tally: Tally::default(),
+            metrics: OperationMetrics::default(),
             keep_for: settings.keep_for,
             lease: settings.lease,
-            link: Arc::new(Link::new(settings, subscription)),
+            sessions: Arc::new(Sessions::new(settings, subscription)),
         };
-        tokio::spawn(Arc::clone(&shared.link).keep());
-        shared.link.tried().await;
+        tokio::spawn(Arc::clone(&shared.sessions).maintain());
+        shared.sessions.first_attempt().await;
         Self(Arc::new(shared))
     }
 
     /// Ends when the store is in use.
     pub async fn up(&self) {
-        self.0.link.up().await;
+        self.0.sessions.connected().await;
     }
 }
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        self.0.link.end();
+        self.0.sessions.close();
     }
 }
 
 impl Shared {
     async fn load(&self, feed: Feed) -> Option<Known> {
         let began = Instant::now();
-        let most = kept::MAX_BYTES.to_string();
+        let most = codec::MAX_BYTES.to_string();
         let loaded: Result<Option<Stored>, _> = self
-            .link
+            .sessions
             .run(&scripts::LOAD, &scripts::tag(feed), &[most.as_bytes()])
             .await;
         let known = match loaded {
             Ok(None) => Ok(None),
             Ok(Some(stored)) => decode(&stored, feed).map(Some).map_err(|error| {
                 tracing::debug!(%feed, %error, "what the store has cannot be read");
-                Trouble::Failed
+                CommandError::Failed
             }),
-            Err(trouble) => Err(trouble),
+            Err(error) => Err(error),
         };
         let outcome = known.as_ref().map(|known| match known {
             Some(_) => Outcome::Hit,
             None => Outcome::Miss,
         });
-        self.count("load", outcome.map_err(|trouble| *trouble), began);
+        self.observe("load", outcome.map_err(|error| *error), began);
         known.ok().flatten()
     }
 
@@ -156,39 +156,41 @@ impl Shared {
         let waiter = self.subscription.wait(feed);
         let (lasts, remembered) = lease_arguments(self.lease);
         let arguments = [lasts.as_bytes(), remembered.as_bytes()];
-        let leased: Result<i64, _> = self.link.run(&scripts::LEASE, &tag, &arguments).await;
+        let leased: Result<i64, _> = self.sessions.run(&scripts::LEASE, &tag, &arguments).await;
         let leased = leased.map(|answer| u64::try_from(answer).map_err(|_| answer.unsigned_abs()));
         let outcome = leased.map(|answer| answer.map_or(Outcome::Miss, |_| Outcome::Ok));
-        self.count("lease", outcome, began);
+        self.observe("lease", outcome, began);
         match leased {
             Ok(Ok(token)) => {
                 let renewal = LeaseRenewal {
-                    link: Arc::clone(&self.link),
+                    sessions: Arc::clone(&self.sessions),
                     message: self.subscription.message(Event::Released, feed),
                     lasts: self.lease,
                     tag,
                     token,
                 };
-                Lease::Ours(Held {
+                Lease::Acquired(HeldLease {
                     token,
-                    keeper: Box::new(renewal.start(&self.renewals)),
+                    renewal: Box::new(renewal.start(&self.renewals)),
                 })
             }
-            Ok(Err(left)) => Lease::Theirs(Box::pin(wait(Arc::clone(&self.link), waiter, tag, left))),
-            Err(_) => Lease::Alone,
+            Ok(Err(left)) => {
+                Lease::HeldElsewhere(Box::pin(wait(Arc::clone(&self.sessions), waiter, tag, left)))
+            }
+            Err(_) => Lease::Uncoordinated,
         }
     }
 
     async fn save(&self, feed: Feed, known: &Known, lease: Lease) -> bool {
         let now = clock::now();
-        let Some(value) = kept::encode(known, now) else {
+        let Some(value) = codec::encode(known, now) else {
             return true;
         };
         let keep_for =
             failure_lifetime(known, now).map_or(self.keep_for, |lifetime| lifetime.min(self.keep_for));
         let keep_for = keep_for.as_millis().to_string();
         let began = Instant::now();
-        let token = if let Lease::Ours(held) = &lease {
+        let token = if let Lease::Acquired(held) = &lease {
             held.token
         } else {
             0
@@ -199,26 +201,26 @@ impl Shared {
             token.as_bytes(),
             &value,
             keep_for.as_bytes(),
-            self.link.channel(),
+            self.sessions.update_channel(),
             message.as_bytes(),
         ];
         let saved = self
-            .link
+            .sessions
             .run(&scripts::SAVE, &scripts::tag(feed), &arguments)
             .await;
         // Not before: others would find neither a lease nor an answer.
         drop(lease);
         let outcome = saved.map(|newer: bool| if newer { Outcome::Ok } else { Outcome::Miss });
-        self.count("save", outcome, began);
+        self.observe("save", outcome, began);
         outcome != Ok(Outcome::Miss)
     }
 
-    fn count(&self, operation: &'static str, outcome: Result<Outcome, Trouble>, began: Instant) {
-        let outcome = outcome.unwrap_or_else(|trouble| match trouble {
-            Trouble::Skipped => Outcome::Skipped,
-            Trouble::Failed => Outcome::Error,
+    fn observe(&self, operation: &'static str, outcome: Result<Outcome, CommandError>, began: Instant) {
+        let outcome = outcome.unwrap_or_else(|error| match error {
+            CommandError::Skipped => Outcome::Skipped,
+            CommandError::Failed => Outcome::Error,
         });
-        self.tally.count(operation, outcome, began);
+        self.metrics.observe(operation, outcome, began);
     }
 }
 
@@ -226,12 +228,12 @@ impl Shared {
 /// the milliseconds since then.
 type Stored = (Vec<u8>, u64, Vec<u8>, u64);
 
-fn decode((value, value_since, failure, failure_since): &Stored, feed: Feed) -> Result<Known, Unreadable> {
+fn decode((value, value_since, failure, failure_since): &Stored, feed: Feed) -> Result<Known, DecodeError> {
     let now = clock::now();
     let decode =
-        |bytes: &[u8], since| kept::decode(bytes, feed, Since::Known(Duration::from_millis(since)), now);
+        |bytes: &[u8], since| codec::decode(bytes, feed, Since::Known(Duration::from_millis(since)), now);
     let known = decode(value, *value_since)?;
-    Ok(kept::with_later_failure(
+    Ok(codec::with_later_failure(
         known,
         decode(failure, *failure_since).ok(),
     ))
@@ -239,15 +241,15 @@ fn decode((value, value_since, failure, failure_since): &Stored, feed: Feed) -> 
 
 /// Waits for the end of another's lease, which lasts for another `left` milliseconds if it is not renewed. Or for trouble: messages
 /// may be lost then.
-async fn wait(link: Arc<Link>, mut waiter: Waiter, tag: String, mut left: u64) {
-    let Some(session) = link.session() else { return };
+async fn wait(sessions: Arc<Sessions>, mut waiter: Waiter, tag: String, mut left: u64) {
+    let Some(session) = sessions.session() else { return };
     loop {
         tokio::select! {
             () = &mut waiter.message => return,
-            () = session.over() => return,
+            () = session.ended() => return,
             () = sleep(Duration::from_millis(left)) => {}
         }
-        left = match link
+        left = match sessions
             .run::<i64>(&scripts::LEFT, &tag, &[])
             .await
             .map(u64::try_from)
@@ -283,8 +285,10 @@ impl Store for Redis {
     }
 
     fn register(&self, registry: &mut Registry) {
-        let link = Arc::clone(&self.0.link);
-        self.0.tally.register(registry, move || link.session().is_some());
+        let sessions = Arc::clone(&self.0.sessions);
+        self.0
+            .metrics
+            .register(registry, move || sessions.session().is_some());
     }
 
     fn close(&self, limit: Duration) -> BoxFuture<'_, ()> {
@@ -292,7 +296,7 @@ impl Store for Redis {
             self.0.renewals.close();
             // A lease that is not given up in time ends by itself.
             let _ = timeout(limit, self.0.renewals.wait()).await;
-            self.0.link.end();
+            self.0.sessions.close();
         })
     }
 }

@@ -86,7 +86,7 @@ impl Plaque {
             ..kept.failed.expect("it has failed")
         };
         let over = CacheEntry::failed(kept.good, failed);
-        other.save(feed(), &over, Lease::Alone).await;
+        other.save(feed(), &over, Lease::Uncoordinated).await;
         loop {
             let told = self.told().await;
             if upstream.lookups() > before {

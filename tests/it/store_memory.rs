@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use plaque::{
     clock,
     latest::{Known, Latest, LookupError, Made, Query},
-    store::{Held, Lease, RemoteUpdate, Store, kept},
+    store::{HeldLease, Lease, RemoteUpdate, Store, codec},
     upstream::{Feed, Upstream, UpstreamError},
     video::Kind as VideoKind,
 };
@@ -113,13 +113,13 @@ impl Memory {
 }
 
 /// Gives a lease up.
-struct Keeper {
+struct Renewal {
     memory: Memory,
     feed: Feed,
     token: u64,
 }
 
-impl Drop for Keeper {
+impl Drop for Renewal {
     fn drop(&mut self) {
         self.memory.at(self.feed, |place| place.end(self.token));
     }
@@ -130,8 +130,8 @@ impl Store for Port {
         let found = self.memory.at(feed, |place| place.bytes.clone());
         let known = found.and_then(|(bytes, saved)| {
             let now = clock::now();
-            let since = kept::Since::Known(now.saturating_duration_since(saved));
-            kept::decode(&bytes, feed, since, now).ok()
+            let since = codec::Since::Known(now.saturating_duration_since(saved));
+            codec::decode(&bytes, feed, since, now).ok()
         });
         future::ready(known).boxed()
     }
@@ -139,18 +139,18 @@ impl Store for Port {
     fn lease(&self, feed: Feed) -> BoxFuture<'_, Lease> {
         let lease = self.memory.at(feed, |place| {
             if let Some((_, ended)) = &place.lease {
-                return Lease::Theirs(ended.clone().cancelled_owned().boxed());
+                return Lease::HeldElsewhere(ended.clone().cancelled_owned().boxed());
             }
             place.last += 1;
             place.lease = Some((place.last, CancellationToken::new()));
-            let keeper = Keeper {
+            let renewal = Renewal {
                 memory: self.memory.clone(),
                 feed,
                 token: place.last,
             };
-            Lease::Ours(Held {
+            Lease::Acquired(HeldLease {
                 token: place.last,
-                keeper: Box::new(keeper),
+                renewal: Box::new(renewal),
             })
         });
         future::ready(lease).boxed()
@@ -158,9 +158,9 @@ impl Store for Port {
 
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool> {
         let now = clock::now();
-        let is_newer = kept::encode(known, now).map(|bytes| {
+        let is_newer = codec::encode(known, now).map(|bytes| {
             self.memory.at(feed, |place| {
-                let token = if let Lease::Ours(held) = &lease {
+                let token = if let Lease::Acquired(held) = &lease {
                     held.token
                 } else {
                     place.last + 1
@@ -211,7 +211,7 @@ impl Store for Troubled {
     }
 
     fn lease(&self, _feed: Feed) -> BoxFuture<'_, Lease> {
-        future::ready(Lease::Alone).boxed()
+        future::ready(Lease::Uncoordinated).boxed()
     }
 
     fn save<'a>(&'a self, _feed: Feed, _known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
@@ -264,7 +264,7 @@ async fn a_store_in_trouble_is_like_none() {
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// A replica which knows what was found so long ago, where another has the lease and never ends it.
-async fn beside_one_that_hangs(age: Duration, upstream: &Arc<Fake>) -> (Replica, Held) {
+async fn beside_one_that_hangs(age: Duration, upstream: &Arc<Fake>) -> (Replica, HeldLease) {
     let memory = Memory::new();
     was_kept(&memory, feed(), &good(feed(), "kept", age)).await;
     let held = ours(&*memory.open().await, feed()).await;

@@ -85,7 +85,7 @@ async fn over_tls_all_is_as_without() {
     let mut updates = other.remote_updates();
     let held = ours(&one).await;
     let end = theirs(&other).await;
-    one.save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
+    one.save(feed(), &found("here", Duration::ZERO), Lease::Acquired(held))
         .await;
     soon(end).await;
     assert_eq!(soon(updates.next()).await, Some(RemoteUpdate::Saved(feed())));
@@ -124,7 +124,7 @@ async fn a_password_lets_in_and_is_not_told() {
     let host = format!("127.0.0.1:{}", server.port);
     let store = store(&format!("redis://:hunter2%40%2F%3A@{host}")).await;
     store
-        .save(feed(), &found("here", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("here", Duration::ZERO), Lease::Uncoordinated)
         .await;
     assert_eq!(loaded(&store).await.as_deref(), Some("here"));
     for wrong in ["", ":wronghunter@", "nobody:wronghunter@"] {

@@ -76,7 +76,7 @@ async fn a_failure_is_kept_for_twice_its_pause_and_for_15_minutes_at_most() {
             let () = server.command(&["FLUSHALL"]);
             let known = failed(error.clone(), SECOND * pause);
             let held = ours(&store).await;
-            assert!(store.save(feed(), &known, Lease::Ours(held)).await);
+            assert!(store.save(feed(), &known, Lease::Acquired(held)).await);
             assert_lives(&server, SECOND * lifetime);
             let loaded = store.load(feed()).await.expect("it").failed.expect("failed");
             assert_eq!((&loaded.error, loaded.streak), (&error, 1));
@@ -89,7 +89,11 @@ async fn a_failure_that_is_about_to_expire_keeps_its_age_when_a_lease_is_given()
     let server = Server::start(&[]);
     let store = store(&server.url()).await;
     store
-        .save(feed(), &failed(UpstreamError::NotFound, MINUTE), Lease::Alone)
+        .save(
+            feed(),
+            &failed(UpstreamError::NotFound, MINUTE),
+            Lease::Uncoordinated,
+        )
         .await;
     // Of its two minutes, half of a lease is left.
     let () = server.command(&["PEXPIRE", KEY, &(LEASE / 2).as_millis().to_string()]);
@@ -113,7 +117,7 @@ async fn a_good_answer_is_kept_for_a_week_from_its_last_save_and_its_age_stays_r
     let server = Server::start(&[]);
     let store = store(&server.url()).await;
     store
-        .save(feed(), &found("here", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("here", Duration::ZERO), Lease::Uncoordinated)
         .await;
     assert_lives(&server, WEEK);
     pass(&server, MINUTE * 60);
@@ -127,7 +131,7 @@ async fn a_good_answer_is_kept_for_a_week_from_its_last_save_and_its_age_stays_r
     // A failure since is saved beside it.
     let mut known = store.load(feed()).await.expect("something");
     known.failed = failed(UpstreamError::Status(503), SECOND).failed;
-    assert!(store.save(feed(), &known, Lease::Ours(held)).await);
+    assert!(store.save(feed(), &known, Lease::Acquired(held)).await);
     assert_lives(&server, WEEK);
 }
 
@@ -135,13 +139,13 @@ async fn a_good_answer_is_kept_for_a_week_from_its_last_save_and_its_age_stays_r
 async fn a_failure_of_a_replica_that_did_not_know_the_answer_does_not_shorten_its_life() {
     let server = Server::start(&[]);
     let (one, other) = (store(&server.url()).await, store(&server.url()).await);
-    one.save(feed(), &found("here", Duration::ZERO), Lease::Alone)
+    one.save(feed(), &found("here", Duration::ZERO), Lease::Uncoordinated)
         .await;
     pass(&server, MINUTE);
     let held = ours(&other).await;
     let end = theirs(&one).await;
     let unknown = failed(UpstreamError::NotFound, SECOND);
-    assert!(other.save(feed(), &unknown, Lease::Ours(held)).await);
+    assert!(other.save(feed(), &unknown, Lease::Acquired(held)).await);
     // Nobody waits for it any longer.
     soon(end).await;
     assert_lives(&server, WEEK.saturating_sub(MINUTE));
@@ -158,16 +162,16 @@ async fn a_failure_of_a_replica_that_did_not_know_the_answer_does_not_shorten_it
         );
     }
     // The next save knows both.
-    one.save(feed(), &found("newer", Duration::ZERO), Lease::Alone)
+    one.save(feed(), &found("newer", Duration::ZERO), Lease::Uncoordinated)
         .await;
     let known = other.load(feed()).await.expect("something");
     assert_eq!((title(&known), known.failed.is_some()), ("newer", false));
     drop(ours(&one).await);
     // An answer replaces a failure, and has its own life.
     let () = server.command(&["FLUSHALL"]);
-    assert!(other.save(feed(), &unknown, Lease::Alone).await);
+    assert!(other.save(feed(), &unknown, Lease::Uncoordinated).await);
     assert!(
-        one.save(feed(), &found("new", Duration::ZERO), Lease::Alone)
+        one.save(feed(), &found("new", Duration::ZERO), Lease::Uncoordinated)
             .await
     );
     assert_lives(&server, WEEK);
@@ -192,11 +196,13 @@ async fn a_late_holder_replaces_nothing_newer_after_all_of_the_feed_has_expired(
         .save(
             feed(),
             &failed(UpstreamError::NotFound, MINUTE),
-            Lease::Ours(held),
+            Lease::Acquired(held),
         )
         .await;
     assert!(saved);
-    let kept = one.save(feed(), &found("late", MINUTE), Lease::Ours(late)).await;
+    let kept = one
+        .save(feed(), &found("late", MINUTE), Lease::Acquired(late))
+        .await;
     assert!(!kept, "a failure that is newer was replaced");
     assert_eq!(
         other

@@ -25,7 +25,7 @@ use plaque::{
     cache_entry::{CacheEntry, Failure},
     clock,
     store::{
-        Held, Known, Lease, RemoteUpdate, Store as _,
+        HeldLease, Known, Lease, RemoteUpdate, Store as _,
         redis::{Redis, Settings},
     },
     upstream::{Feed, UpstreamError},
@@ -108,19 +108,19 @@ async fn loaded(store: &Redis) -> Option<String> {
 }
 
 /// The lease, which nobody else has.
-async fn ours(store: &Redis) -> Held {
+async fn ours(store: &Redis) -> HeldLease {
     match store.lease(feed()).await {
-        Lease::Ours(held) => held,
-        Lease::Alone => panic!("the store is in trouble"),
-        Lease::Theirs(_) => panic!("another has it"),
+        Lease::Acquired(held) => held,
+        Lease::Uncoordinated => panic!("the store is in trouble"),
+        Lease::HeldElsewhere(_) => panic!("another has it"),
     }
 }
 
 /// The end of the lease, which another has.
 async fn theirs(store: &Redis) -> impl Future<Output = ()> {
     match store.lease(feed()).await {
-        Lease::Theirs(end) => end,
-        Lease::Alone => panic!("the store is in trouble"),
-        Lease::Ours(_) => panic!("nobody has it"),
+        Lease::HeldElsewhere(end) => end,
+        Lease::Uncoordinated => panic!("the store is in trouble"),
+        Lease::Acquired(_) => panic!("nobody has it"),
     }
 }

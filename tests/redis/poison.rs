@@ -14,7 +14,7 @@ async fn is_looked_up_again(server: &Server, store: &Redis, what: &str) {
     let held = ours(store).await;
     assert!(
         store
-            .save(feed(), &found("anew", Duration::ZERO), Lease::Ours(held))
+            .save(feed(), &found("anew", Duration::ZERO), Lease::Acquired(held))
             .await,
         "{what}"
     );
@@ -40,7 +40,7 @@ async fn numbers_that_are_none_are_not_reckoned_with() {
         ] {
             let what = format!("{field} = {number}");
             store
-                .save(feed(), &found("before", Duration::ZERO), Lease::Alone)
+                .save(feed(), &found("before", Duration::ZERO), Lease::Uncoordinated)
                 .await;
             let () = server.command(&["HSET", KEY, field, number]);
             if field == "k" && number != "9007199254740991" {
@@ -51,7 +51,7 @@ async fn numbers_that_are_none_are_not_reckoned_with() {
             let held = ours(&store).await;
             assert!(
                 store
-                    .save(feed(), &found("anew", Duration::ZERO), Lease::Ours(held))
+                    .save(feed(), &found("anew", Duration::ZERO), Lease::Acquired(held))
                     .await,
                 "{what}"
             );
@@ -68,7 +68,7 @@ async fn another_channel_s_entry_is_not_served() {
     let other: ChannelId = OTHER.parse().expect("an ID");
     let channel = Channel::new(other, "another's", vec![]);
     let known = CacheEntry::succeeded(Arc::new(channel), clock::now(), SystemTime::now());
-    store.save(other.into(), &known, Lease::Alone).await;
+    store.save(other.into(), &known, Lease::Uncoordinated).await;
     let () = server.command(&["COPY", &KEY.replace(feed().channel.as_str(), OTHER), KEY]);
     is_looked_up_again(&server, &store, "another's").await;
 }
@@ -80,7 +80,7 @@ async fn an_entry_that_is_too_long_stays_where_it_is() {
     let long = "x".repeat(100_000);
     for field in ["v", "e"] {
         store
-            .save(feed(), &found("before", Duration::ZERO), Lease::Alone)
+            .save(feed(), &found("before", Duration::ZERO), Lease::Uncoordinated)
             .await;
         let () = server.command(&["HSET", KEY, field, &long]);
         is_looked_up_again(&server, &store, field).await;
@@ -94,5 +94,5 @@ async fn a_lease_that_lasts_longer_than_any_of_ours_is_none() {
     let () = server.command(&["SET", LEASE_KEY, "1", "PX", "100000000"]);
     drop(ours(&store).await);
     let () = server.command(&["SET", LEASE_KEY, "1", "PX", &(LEASE * 2).as_millis().to_string()]);
-    assert!(matches!(store.lease(feed()).await, Lease::Theirs(_)));
+    assert!(matches!(store.lease(feed()).await, Lease::HeldElsewhere(_)));
 }

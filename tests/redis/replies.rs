@@ -14,7 +14,7 @@ async fn outlives(answer: &[u8]) {
     let proxy = Proxy::to(server.port).await;
     let store = store(&proxy.url()).await;
     store
-        .save(feed(), &found("before", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("before", Duration::ZERO), Lease::Uncoordinated)
         .await;
     let held = ours(&store).await;
     proxy.answer(Some(answer));
@@ -101,7 +101,7 @@ async fn a_failover_to_a_replica() {
     let store = store(&proxy.url()).await;
     let held = ours(&store).await;
     store
-        .save(feed(), &found("before", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("before", Duration::ZERO), Lease::Uncoordinated)
         .await;
     soon(async {
         while replica.command::<Vec<String>>(&["HKEYS", KEY]).len() < 4 {

@@ -12,7 +12,8 @@ async fn an_answer_comes_back_as_old_as_the_servers_clock_says() {
     let server = Server::start(&[]);
     let (one, other) = (store(&server.url()).await, store(&server.url()).await);
     assert_eq!(loaded(&other).await, None);
-    one.save(feed(), &found("here", SECOND * 10), Lease::Alone).await;
+    one.save(feed(), &found("here", SECOND * 10), Lease::Uncoordinated)
+        .await;
     let age = |known: Known| known.good.expect("good").age(clock::now());
     let known = other.load(feed()).await.expect("something");
     assert_eq!(title(&known), "here");
@@ -35,7 +36,7 @@ async fn one_has_the_lease_as_long_as_it_wants_and_the_others_hear_of_the_answer
     let mut end = Box::pin(end);
     timeout(LEASE * 3, &mut end).await.expect_err("still theirs");
     let began = Instant::now();
-    one.save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
+    one.save(feed(), &found("here", Duration::ZERO), Lease::Acquired(held))
         .await;
     soon(end).await;
     // Not by asking when the lease may be over.
@@ -103,12 +104,12 @@ async fn a_late_holder_overwrites_nothing_newer() {
     let held = ours(&other).await;
     assert!(held.token > late.token);
     other
-        .save(feed(), &found("newer", Duration::ZERO), Lease::Ours(held))
+        .save(feed(), &found("newer", Duration::ZERO), Lease::Acquired(held))
         .await;
     let third = ours(&other).await;
     let mut updates = other.remote_updates();
     let kept = one
-        .save(feed(), &found("late", Duration::ZERO), Lease::Ours(late))
+        .save(feed(), &found("late", Duration::ZERO), Lease::Acquired(late))
         .await;
     assert!(!kept);
     assert_eq!(loaded(&other).await.as_deref(), Some("newer"));
@@ -116,12 +117,12 @@ async fn a_late_holder_overwrites_nothing_newer() {
     // Nor does it end another's lease.
     drop(theirs(&one).await);
     let kept = other
-        .save(feed(), &found("newest", Duration::ZERO), Lease::Ours(third))
+        .save(feed(), &found("newest", Duration::ZERO), Lease::Acquired(third))
         .await;
     assert!(kept);
     assert_eq!(loaded(&one).await.as_deref(), Some("newest"));
     // Whoever was alone has found something newer than all.
-    one.save(feed(), &found("alone", Duration::ZERO), Lease::Alone)
+    one.save(feed(), &found("alone", Duration::ZERO), Lease::Uncoordinated)
         .await;
     assert_eq!(loaded(&other).await.as_deref(), Some("alone"));
 }
@@ -135,7 +136,7 @@ async fn what_only_this_replica_has_met_ends_its_lease_at_once_and_saves_nothing
         let end = theirs(&other).await;
         let began = Instant::now();
         let known = failed(error, SECOND * 60);
-        one.save(feed(), &known, Lease::Ours(held)).await;
+        one.save(feed(), &known, Lease::Acquired(held)).await;
         soon(end).await;
         assert!(began.elapsed() < LEASE / 2, "{:?}", began.elapsed());
         assert_eq!(loaded(&other).await, None);
@@ -147,7 +148,7 @@ async fn others_hear_of_what_is_found_and_again_after_a_reconnect() {
     let server = Server::start(&[]);
     let (one, other) = (store(&server.url()).await, store(&server.url()).await);
     let (mut own, mut updates) = (one.remote_updates(), other.remote_updates());
-    one.save(feed(), &found("first", Duration::ZERO), Lease::Alone)
+    one.save(feed(), &found("first", Duration::ZERO), Lease::Uncoordinated)
         .await;
     assert_eq!(soon(updates.next()).await, Some(RemoteUpdate::Saved(feed())));
     assert_eq!(loaded(&other).await.as_deref(), Some("first"));
@@ -156,7 +157,7 @@ async fn others_hear_of_what_is_found_and_again_after_a_reconnect() {
     let again = async {
         let mut got = vec![];
         while got.len() < 2 {
-            one.save(feed(), &found("second", Duration::ZERO), Lease::Alone)
+            one.save(feed(), &found("second", Duration::ZERO), Lease::Uncoordinated)
                 .await;
             if let Ok(Some(update)) = timeout(LEASE / 4, updates.next()).await
                 && !got.contains(&update)
@@ -176,10 +177,10 @@ async fn others_hear_of_what_is_found_and_again_after_a_reconnect() {
     assert_eq!(loaded(&other).await.as_deref(), Some("second"));
     // Only what others find is an update: the next one is theirs.
     while updates.next().now_or_never().is_some() {}
-    one.save(feed(), &found("own", Duration::ZERO), Lease::Alone)
+    one.save(feed(), &found("own", Duration::ZERO), Lease::Uncoordinated)
         .await;
     other
-        .save(feed(), &found("theirs", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("theirs", Duration::ZERO), Lease::Uncoordinated)
         .await;
     assert_eq!(soon(own.next()).await, Some(RemoteUpdate::Lost(None)));
     assert_eq!(soon(own.next()).await, Some(RemoteUpdate::Saved(feed())));
@@ -198,7 +199,7 @@ async fn two_prefixes_do_not_see_each_other() {
     .await;
     let mut updates = other.remote_updates();
     let (held, same) = (ours(&one).await, ours(&other).await);
-    one.save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
+    one.save(feed(), &found("here", Duration::ZERO), Lease::Acquired(held))
         .await;
     assert_eq!(loaded(&other).await, None);
     drop(same);
@@ -245,7 +246,7 @@ async fn garbage_counts_as_absent_and_is_replaced() {
         let held = ours(&store).await;
         assert_eq!(loaded(&store).await, None, "{commands:?}");
         store
-            .save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
+            .save(feed(), &found("here", Duration::ZERO), Lease::Acquired(held))
             .await;
         assert_eq!(loaded(&store).await.as_deref(), Some("here"), "{commands:?}");
     }

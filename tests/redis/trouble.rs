@@ -70,9 +70,9 @@ pub async fn goes_on_alone(store: &Redis) {
     let began = Instant::now();
     for _ in 0..100 {
         assert_eq!(loaded(store).await, None);
-        assert!(matches!(store.lease(feed()).await, Lease::Alone));
+        assert!(matches!(store.lease(feed()).await, Lease::Uncoordinated));
         store
-            .save(feed(), &found("lost", Duration::ZERO), Lease::Alone)
+            .save(feed(), &found("lost", Duration::ZERO), Lease::Uncoordinated)
             .await;
     }
     // If each waited for its budget, it would be minutes. A machine may be busy.
@@ -85,7 +85,7 @@ pub async fn is_back(store: &Redis) {
     // One that could not be given up ends by itself.
     let held = soon(stores::ours(store, feed())).await;
     store
-        .save(feed(), &found("back", Duration::ZERO), Lease::Ours(held))
+        .save(feed(), &found("back", Duration::ZERO), Lease::Acquired(held))
         .await;
     assert_eq!(loaded(store).await.as_deref(), Some("back"));
 }
@@ -106,7 +106,7 @@ async fn a_server_that_is_gone_and_comes_back_empty() {
     let mut server = Server::start(&[]);
     let store = store(&server.url()).await;
     store
-        .save(feed(), &found("before", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("before", Duration::ZERO), Lease::Uncoordinated)
         .await;
     let held = ours(&store).await;
     let other = self::store(&server.url()).await;
@@ -148,7 +148,7 @@ async fn a_server_that_is_full() {
     let store = store(&server.url()).await;
     let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     store
-        .save(feed(), &found("lost", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("lost", Duration::ZERO), Lease::Uncoordinated)
         .await;
     goes_on_alone(&store).await;
     let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -161,7 +161,7 @@ async fn a_server_that_became_a_replica() {
     let store = store(&server.url()).await;
     let () = server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     store
-        .save(feed(), &found("lost", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("lost", Duration::ZERO), Lease::Uncoordinated)
         .await;
     goes_on_alone(&store).await;
     let () = server.command(&["REPLICAOF", "NO", "ONE"]);

@@ -242,7 +242,7 @@ pub async fn nothing_older_replaces_what_is_known<K: Kind>() {
     let replica = Replica::start(&kind, &upstream).await;
     assert_eq!(told(&replica.get(query()).await), "lookup 1");
     let older = good(feed(), "older", FRESH);
-    replica.store.save(feed(), &older, Lease::Alone).await;
+    replica.store.save(feed(), &older, Lease::Uncoordinated).await;
     // It is loaded, and the lookup fails.
     assert_eq!(told(&replica.get(anew()).await), "lookup 1");
     assert_eq!(told(&replica.get(query()).await), "lookup 1");
@@ -255,7 +255,7 @@ pub async fn a_failure_of_who_knew_nothing_is_no_reason_to_forget<K: Kind>() {
     let replica = Replica::start(&kind, &upstream).await;
     assert_eq!(told(&replica.get(query()).await), "lookup 1");
     let failed = bad(UpstreamError::NotFound, 1, Duration::ZERO, LONG);
-    replica.store.save(feed(), &failed, Lease::Alone).await;
+    replica.store.save(feed(), &failed, Lease::Uncoordinated).await;
     // It is loaded, and is a reason not to look up.
     assert_eq!(told(&replica.get(anew()).await), "lookup 1");
     assert_eq!(upstream.lookups(), 1);
@@ -275,7 +275,7 @@ pub async fn an_answer_is_found_that_was_kept_before_our_own_failure<K: Kind>() 
     replica.get(query()).await.outcome.expect_err("nothing is known");
     // The store was in trouble, say, when we asked.
     let kept = good(feed(), "kept", OLD);
-    replica.store.save(feed(), &kept, Lease::Alone).await;
+    replica.store.save(feed(), &kept, Lease::Uncoordinated).await;
     assert_eq!(told(&replica.get(query()).await), "kept (stale)");
     assert_eq!(upstream.lookups(), 2);
     replica.stop().await;

@@ -17,7 +17,7 @@ use plaque::{
     cache_entry::{self, CacheEntry},
     clock,
     latest::{Known, Latest, Made, Policy, Query, Reply, Settings},
-    store::{Held, Lease, RemoteUpdate, Store},
+    store::{HeldLease, Lease, RemoteUpdate, Store},
     upstream::{Failure, Feed, LookupRequest, Upstream, UpstreamError},
     video::{Channel, ChannelId, Kind as VideoKind, Upload},
 };
@@ -128,7 +128,7 @@ pub fn bad(error: UpstreamError, streak: u32, ago: Duration, pause: Duration) ->
 /// A plaque was there before, and kept this.
 pub async fn kept<K: Kind>(kind: &K, feed: Feed, known: &Known) {
     let store = kind.open().await;
-    store.save(feed, known, Lease::Alone).await;
+    store.save(feed, known, Lease::Uncoordinated).await;
     store.close(LONG).await;
 }
 
@@ -396,12 +396,12 @@ impl Store for Counted {
 }
 
 /// The lease of `feed`, as soon as nobody else has it.
-pub async fn ours(store: &dyn Store, feed: Feed) -> Held {
+pub async fn ours(store: &dyn Store, feed: Feed) -> HeldLease {
     loop {
         match store.lease(feed).await {
-            Lease::Ours(held) => return held,
-            Lease::Theirs(end) => end.await,
-            Lease::Alone => panic!("the store is in trouble"),
+            Lease::Acquired(held) => return held,
+            Lease::HeldElsewhere(end) => end.await,
+            Lease::Uncoordinated => panic!("the store is in trouble"),
         }
     }
 }

@@ -140,7 +140,7 @@ pub async fn what_the_last_holder_saved_between_our_look_and_our_lease_is_found<
     replica.store.before_lease(async move {
         let held = ours(&*holder, feed()).await;
         let found = good(feed(), "theirs", Duration::ZERO);
-        holder.save(feed(), &found, Lease::Ours(held)).await;
+        holder.save(feed(), &found, Lease::Acquired(held)).await;
     });
     assert_eq!(told(&replica.get(query()).await), "theirs");
     let counts = replica.store.counts();
@@ -235,7 +235,7 @@ pub async fn an_older_remote_update_replaces_nothing_and_an_unwanted_one_is_not_
     let before = replica.store.counts();
 
     let other = kind.open().await;
-    let save = async |feed, known| other.save(feed, &known, Lease::Alone).await;
+    let save = async |feed, known| other.save(feed, &known, Lease::Uncoordinated).await;
     save(feed(), good(feed(), "older", FRESH)).await;
     let unwanted = channel(2).into();
     save(unwanted, good(unwanted, "unwanted", Duration::ZERO)).await;
@@ -271,7 +271,7 @@ pub async fn a_remote_update_that_is_slow_to_load_replaces_nothing_newer<K: Shar
         opened.acquire().await.expect("never closed").forget();
     });
     let other = kind.open().await;
-    let save = async |feed, known| other.save(feed, &known, Lease::Alone).await;
+    let save = async |feed, known| other.save(feed, &known, Lease::Uncoordinated).await;
     save(feed(), good(feed(), "theirs", FRESH)).await;
     loaded.acquire().await.expect("never closed").forget();
     assert_eq!(told(&replica.get(anew()).await), "lookup 1");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::store::kept::Since;
+use crate::store::codec::Since;
 
 /// How the ages of entries are calculated.
 pub struct Ages {

@@ -20,8 +20,8 @@ use super::engine::Key;
 pub(super) const BY_TIME: TableDefinition<(u64, &Key), ()> = TableDefinition::new("by_time");
 
 /// Of stale rows there are no more than this, and for one of them at least two others, but for some.
-const MOST_STALE: u64 = 8192;
-const SOME_STALE: u64 = 64;
+const MAX_STALE: u64 = 8192;
+const MIN_STALE: u64 = 64;
 
 /// A row: when what has this key was saved.
 pub(super) type Row = (u64, Key);
@@ -49,13 +49,13 @@ impl<'a> Rows<'a> {
     }
 
     /// The row of something that is replaced or removed: it goes later.
-    pub(super) fn outdate(&mut self, saved: u64, key: &Key) {
+    pub(super) fn mark_stale(&mut self, saved: u64, key: &Key) {
         self.stale.0.insert((saved, *key));
     }
 
     /// Takes out the row of what is to go next at `now`.
     pub(super) fn take_next(&mut self, now: u64) -> Result<Option<Row>, StorageError> {
-        let next = next_to_go(&self.table, now)?;
+        let next = next_to_evict(&self.table, now)?;
         if let Some(row) = &next {
             self.table.remove((row.0, &row.1))?;
             self.stale.0.remove(row);
@@ -65,7 +65,7 @@ impl<'a> Rows<'a> {
 
     /// Removes stale rows if there are many, beside so many that are not.
     pub(super) fn tidy(&mut self, current: u64) -> Result<(), StorageError> {
-        if self.stale.0.len() as u64 > (current / 2).clamp(SOME_STALE, MOST_STALE) {
+        if self.stale.0.len() as u64 > (current / 2).clamp(MIN_STALE, MAX_STALE) {
             self.remove_stale()?;
         }
         Ok(())
@@ -79,7 +79,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Removes the rows that a plaque which crashed has left stale in the table beside `kept`.
-    pub(super) fn remove_left(
+    pub(super) fn remove_leftovers(
         &mut self,
         kept: &impl ReadableTable<&'static Key, (u64, &'static [u8])>,
     ) -> Result<(), StorageError> {
@@ -104,7 +104,7 @@ impl Stale {
 }
 
 /// The row of what is to go next at `now`: first what is dated later, whose age is unknown, then the oldest.
-pub(super) fn next_to_go(
+pub(super) fn next_to_evict(
     by_time: &impl ReadableTable<(u64, &'static Key), ()>,
     now: u64,
 ) -> Result<Option<Row>, StorageError> {

@@ -18,10 +18,10 @@ use redb::{
 use super::{
     by_time::{BY_TIME, Rows, Stale},
     failures::{self, FAILURE_SHARE, Failure},
-    place::{self, Identity},
+    location::{self, Identity},
 };
 use crate::{
-    store::kept::has_answer,
+    store::codec::has_answer,
     upstream::Feed,
     video::{ChannelId, Kind},
 };
@@ -33,19 +33,19 @@ pub const FORMAT: u64 = 1;
 pub const MIN_BYTES: u64 = 4 << 20;
 
 /// Entries have one byte in so many of the file: it doubles when it grows, and its pages are half full, or worse.
-pub const SHARE: u64 = 6;
+pub const SPACE_FACTOR: u64 = 6;
 
 /// What one entry takes beside its bytes: its key and time in both tables, and its place in them.
-pub(super) const ENTRY: u64 = 100;
+pub(super) const ENTRY_OVERHEAD: u64 = 100;
 
 /// redb's own cache. What is read is read once, since memory has it then; the system caches the file.
-const CACHE: usize = 4 << 20;
+const CACHE_BYTES: usize = 4 << 20;
 
 /// A channel's ID, and the kind.
 pub(super) type Key = [u8; ChannelId::LEN + 1];
 
-/// When an entry was saved, by this machine's clock, and [`kept`](crate::store::kept).
-pub(super) const KEPT: TableDefinition<&Key, (u64, &[u8])> = TableDefinition::new("kept");
+/// When an entry was saved, by this machine's clock, and [`kept`](crate::store::codec).
+pub(super) const ENTRIES: TableDefinition<&Key, (u64, &[u8])> = TableDefinition::new("kept");
 /// The format, and what answers and failures take.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
@@ -71,14 +71,14 @@ impl Changes {
 
 #[derive(Clone)]
 pub(super) enum Change {
-    Keep { saved: u64, bytes: Vec<u8> },
+    Put { saved: u64, bytes: Vec<u8> },
     Remove { saved: u64 },
 }
 
 impl Change {
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Keep { bytes, .. } => bytes.len(),
+            Self::Put { bytes, .. } => bytes.len(),
             Self::Remove { .. } => 0,
         }
     }
@@ -91,7 +91,7 @@ pub(super) enum Refused {
     Locked,
     /// What is there is none, and stays as it is.
     #[error("it is {0}")]
-    NoFile(&'static str),
+    NotAFile(&'static str),
     #[error("{0}")]
     Io(#[from] io::Error),
     /// It is set aside, unless that is what failed.
@@ -135,43 +135,45 @@ pub(super) fn batch_limit(bytes: u64) -> usize {
 impl Engine {
     /// Opens the file at `path`, or a new one, after what is there was set aside, if it cannot be read.
     pub(super) fn open(path: &Path, bytes: u64, now: u64) -> Result<Self, Refused> {
-        let why = match Self::open_as_it_is(path, bytes, now) {
+        let why = match Self::try_open(path, bytes, now) {
             Err(Refused::Unreadable(why)) => why,
             outcome => return outcome,
         };
-        if place::is_blank(path) {
+        if location::is_blank(path) {
             fs::remove_file(path)?;
             tracing::info!("the store {} was never whole, and begins anew", path.display());
-            return Self::open_as_it_is(path, bytes, now);
+            return Self::try_open(path, bytes, now);
         }
-        let aside = place::free_name(path);
+        let aside = location::set_aside_name(path);
         fs::rename(path, &aside)?;
         tracing::warn!(
             "the store {} cannot be read ({why}): it is {} now, and a new one begins",
             path.display(),
             aside.display()
         );
-        Self::open_as_it_is(path, bytes, now)
+        Self::try_open(path, bytes, now)
     }
 
-    fn open_as_it_is(path: &Path, bytes: u64, now: u64) -> Result<Self, Refused> {
-        guarded(|| {
+    fn try_open(path: &Path, bytes: u64, now: u64) -> Result<Self, Refused> {
+        catch_panic(|| {
             let mut builder = Builder::new();
             // Without the check redb trusts a file that was closed, and may panic at what something else did to it.
-            builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
-            let (mut file, identity) = place::open(path)?;
-            place::expect_name(&mut file)?;
+            builder
+                .set_cache_size(CACHE_BYTES)
+                .set_check_integrity_on_open(true);
+            let (mut file, identity) = location::open(path)?;
+            location::expect_magic(&mut file)?;
             let database = builder.create_with_backend(FileBackend::new(file)?)?;
             let mut engine = Self {
                 database,
                 file: identity,
-                limit: bytes / SHARE,
+                limit: bytes / SPACE_FACTOR,
                 stale: Mutex::default(),
             };
             let write = engine.database.begin_write().map_err(redb::Error::from)?;
-            begin(&write)?;
+            create_tables(&write)?;
             let mut stale = Stale::default();
-            remove_left(&write, &mut stale)?;
+            remove_leftovers(&write, &mut stale)?;
             engine.make_room(&write, now, &mut stale)?;
             write.commit().map_err(redb::Error::from)?;
             *engine.stale.lock() = Some(stale);
@@ -184,21 +186,21 @@ impl Engine {
     }
 
     /// Whether `path` does not lead to its file any more.
-    pub(super) fn has_lost(&self, path: &Path) -> bool {
-        place::is_gone(path, self.file)
+    pub(super) fn is_detached_from(&self, path: &Path) -> bool {
+        location::is_gone(path, self.file)
     }
 
     /// How many entries there are.
     pub(super) fn entries(&self) -> u64 {
         let count =
-            || -> Result<u64, redb::Error> { Ok(self.database.begin_read()?.open_table(KEPT)?.len()?) };
-        guarded(count).map_or(0, Result::unwrap_or_default)
+            || -> Result<u64, redb::Error> { Ok(self.database.begin_read()?.open_table(ENTRIES)?.len()?) };
+        catch_panic(count).map_or(0, Result::unwrap_or_default)
     }
 
     pub(super) fn get(&self, key: &Key) -> Result<Stored, String> {
-        flat(|| {
+        run(|| {
             let read = self.database.begin_read()?;
-            let table = read.open_table(KEPT)?;
+            let table = read.open_table(ENTRIES)?;
             let entry = table.get(key)?.map(|entry| {
                 let (saved, bytes) = entry.value();
                 (saved, bytes.to_vec())
@@ -210,7 +212,7 @@ impl Engine {
 
     /// Writes `changes` at `now`, all or none, and waits for the disk.
     pub(super) fn apply(&self, changes: &Changes, now: u64) -> Result<(), String> {
-        flat(|| {
+        run(|| {
             let mut stale = self.stale.lock().take().ok_or(redb::Error::PreviousIo)?;
             let write = self.database.begin_write()?;
             change(&write, changes, &mut stale)?;
@@ -234,7 +236,7 @@ impl Engine {
     pub(super) fn close(self) {
         // What was committed is in the file, whatever happens here.
         let _ = self.tidy();
-        let _ = guarded(|| self.database.close());
+        let _ = catch_panic(|| self.database.close());
     }
 
     /// Leaves a file of which other versions, too, know what is the oldest.
@@ -243,7 +245,7 @@ impl Engine {
         let Some(mut stale) = stale else {
             return Ok(());
         };
-        flat(|| {
+        run(|| {
             let write = self.database.begin_write()?;
             Rows::open(&write, &mut stale)?.remove_stale()?;
             Ok(write.commit()?)
@@ -252,7 +254,7 @@ impl Engine {
 }
 
 /// Makes sure that the file is one of ours.
-fn begin(write: &WriteTransaction) -> Result<(), Refused> {
+fn create_tables(write: &WriteTransaction) -> Result<(), Refused> {
     let unreadable = |why: String| Err(Refused::Unreadable(why));
     let is_new = write.list_tables().map_err(redb::Error::from)?.next().is_none();
     let mut meta = write.open_table(META).map_err(redb::Error::from)?;
@@ -266,20 +268,20 @@ fn begin(write: &WriteTransaction) -> Result<(), Refused> {
         None => return unreadable("it is a database of something else".into()),
     }
     // What is read has to be there.
-    write.open_table(KEPT).map_err(redb::Error::from)?;
+    write.open_table(ENTRIES).map_err(redb::Error::from)?;
     write.open_table(BY_TIME).map_err(redb::Error::from)?;
     drop(meta);
-    Ok(failures::begin(write)?)
+    Ok(failures::create_tables(write)?)
 }
 
-fn remove_left(write: &WriteTransaction, stale: &mut Stale) -> Result<(), redb::Error> {
-    let kept = write.open_table(KEPT)?;
-    Ok(Rows::open(write, stale)?.remove_left(&kept)?)
+fn remove_leftovers(write: &WriteTransaction, stale: &mut Stale) -> Result<(), redb::Error> {
+    let kept = write.open_table(ENTRIES)?;
+    Ok(Rows::open(write, stale)?.remove_leftovers(&kept)?)
 }
 
 fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Result<(), redb::Error> {
     let mut meta = write.open_table(META)?;
-    let mut kept = write.open_table(KEPT)?;
+    let mut kept = write.open_table(ENTRIES)?;
     let mut by_time = Rows::open(write, stale)?;
     let mut failures = failures::Tables::open(write, &meta)?;
     let mut total = total(&meta, BYTES)?;
@@ -290,7 +292,7 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
         let before = kept.get(key)?.and_then(|entry| {
             let (saved, bytes) = entry.value();
             let goes = match change {
-                Some(Change::Keep { .. }) => true,
+                Some(Change::Put { .. }) => true,
                 Some(Change::Remove { saved: wanted }) => saved == *wanted,
                 None => !has_answer(bytes),
             };
@@ -298,11 +300,11 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
         });
         if let Some((saved, cost)) = before {
             kept.remove(key)?;
-            by_time.outdate(saved, key);
+            by_time.mark_stale(saved, key);
             total = total.saturating_sub(cost);
         }
         match change {
-            Some(Change::Keep { saved, bytes }) => {
+            Some(Change::Put { saved, bytes }) => {
                 kept.insert(key, (*saved, &bytes[..]))?;
                 by_time.insert(*saved, key)?;
                 total += cost(bytes);
@@ -323,7 +325,7 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
 /// Removes entries until all take no more than `limit`: first those dated later than `now`, whose age is unknown, then the oldest.
 fn make_room(write: &WriteTransaction, limit: u64, now: u64, stale: &mut Stale) -> Result<(), redb::Error> {
     let mut meta = write.open_table(META)?;
-    let mut kept = write.open_table(KEPT)?;
+    let mut kept = write.open_table(ENTRIES)?;
     let mut by_time = Rows::open(write, stale)?;
     let mut total = total(&meta, BYTES)?;
     while total > limit {
@@ -347,7 +349,7 @@ pub(super) fn total(meta: &impl ReadableTable<&'static str, u64>, of: &str) -> R
 }
 
 fn cost(bytes: &[u8]) -> u64 {
-    bytes.len() as u64 + ENTRY
+    bytes.len() as u64 + ENTRY_OVERHEAD
 }
 
 impl From<DatabaseError> for Refused {
@@ -377,16 +379,16 @@ impl From<redb::Error> for Refused {
     }
 }
 
-fn flat<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
-    guarded(work)?.map_err(|error| error.to_string())
+fn run<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
+    catch_panic(work)?.map_err(|error| error.to_string())
 }
 
 /// What a damaged file makes redb do must not end a thread of ours.
-fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("redb panics: {}", said(&*panic)))
+fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("redb panics: {}", panic_message(&*panic)))
 }
 
-fn said(panic: &(dyn Any + Send)) -> &dyn Display {
+fn panic_message(panic: &(dyn Any + Send)) -> &dyn Display {
     if let Some(text) = panic.downcast_ref::<String>() {
         return text;
     }

@@ -6,15 +6,15 @@ use redb::{
 };
 
 use super::{
-    by_time::next_to_go,
-    engine::{ENTRY, Key, total},
+    by_time::next_to_evict,
+    engine::{ENTRY_OVERHEAD, Key, total},
 };
-use crate::store::lifetime::LONGEST_FAILURE;
+use crate::store::lifetime::MAX_FAILURE_LIFETIME;
 
 /// They may take one byte for so many that answers may take, in addition.
 pub const FAILURE_SHARE: u64 = 16;
 
-/// When a failure was saved, when it stops to matter, both by this machine's clock, and [`kept`](crate::store::kept).
+/// When a failure was saved, when it stops to matter, both by this machine's clock, and [`kept`](crate::store::codec).
 const FAILURES: TableDefinition<&Key, (u64, u64, &[u8])> = TableDefinition::new("failures");
 /// The same failures, the oldest first.
 const BY_TIME: TableDefinition<(u64, &Key), ()> = TableDefinition::new("failures_by_time");
@@ -37,11 +37,11 @@ impl Failure {
 }
 
 fn cost(bytes: &[u8]) -> u64 {
-    bytes.len() as u64 + ENTRY
+    bytes.len() as u64 + ENTRY_OVERHEAD
 }
 
 /// Makes sure that the tables are there.
-pub(super) fn begin(write: &WriteTransaction) -> Result<(), redb::Error> {
+pub(super) fn create_tables(write: &WriteTransaction) -> Result<(), redb::Error> {
     write.open_table(FAILURES)?;
     write.open_table(BY_TIME)?;
     Ok(())
@@ -105,8 +105,8 @@ impl<'a> Tables<'a> {
 
     /// Removes what matters to nobody any more at `now`, and what `limit` does not allow: first what is dated later, then the oldest.
     pub(super) fn make_room(&mut self, limit: u64, now: u64) -> Result<(), StorageError> {
-        let longest = u64::try_from(LONGEST_FAILURE.as_micros()).unwrap_or(u64::MAX);
-        while let Some((saved, key)) = next_to_go(&self.by_time, now)? {
+        let longest = u64::try_from(MAX_FAILURE_LIFETIME.as_micros()).unwrap_or(u64::MAX);
+        while let Some((saved, key)) = next_to_evict(&self.by_time, now)? {
             let is_over = saved.saturating_add(longest) <= now;
             if !is_over && self.bytes <= limit {
                 break;

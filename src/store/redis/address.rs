@@ -76,11 +76,11 @@ pub(super) enum Connection {
 }
 
 impl Address {
-    /// Connects. `hear` gets all that comes unasked.
+    /// Connects. `on_push` gets all that comes unasked.
     pub(super) async fn connect(
         &self,
         authorities: Option<Vec<u8>>,
-        hear: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
+        on_push: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
     ) -> RedisResult<Connection> {
         let certificates = authorities.map(|root| TlsCertificates {
             client_tls: None,
@@ -89,7 +89,7 @@ impl Address {
         if self.cluster {
             let mut builder = ClusterClientBuilder::new(self.nodes.iter().cloned())
                 .use_protocol(ProtocolVersion::RESP3)
-                .push_sender(hear);
+                .push_sender(on_push);
             if let Some(certificates) = certificates {
                 builder = builder.certs(certificates);
             }
@@ -106,7 +106,7 @@ impl Address {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
-            .set_push_sender(hear);
+            .set_push_sender(on_push);
         let connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;

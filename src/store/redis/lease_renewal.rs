@@ -8,7 +8,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{link::Link, scripts};
+use super::{scripts, session::Sessions};
 
 /// How long a lease that `lasts` so long lasts, and its token is remembered, both in milliseconds: for a lease's time longer, so that the
 /// next lease has a greater token, even if another server with a clock behind gives it.
@@ -18,7 +18,7 @@ pub(super) fn lease_arguments(lasts: Duration) -> (String, String) {
 
 /// A lease that this replica has.
 pub(super) struct LeaseRenewal {
-    pub(super) link: Arc<Link>,
+    pub(super) sessions: Arc<Sessions>,
     pub(super) tag: String,
     pub(super) token: u64,
     /// How long it lasts without a renewal.
@@ -38,15 +38,24 @@ impl LeaseRenewal {
             while ended.run_until_cancelled(sleep(self.lasts / 4)).await.is_some() {
                 let (lasts, remembered) = lease_arguments(self.lasts);
                 let arguments = [token.as_bytes(), lasts.as_bytes(), remembered.as_bytes()];
-                if self.link.run::<i64>(&scripts::RENEW, &self.tag, &arguments).await == Ok(0) {
+                if self
+                    .sessions
+                    .run::<i64>(&scripts::RENEW, &self.tag, &arguments)
+                    .await
+                    == Ok(0)
+                {
                     // It is another's by now, or nobody's.
                     return;
                 }
             }
-            let arguments = [token.as_bytes(), self.link.channel(), self.message.as_bytes()];
+            let arguments = [
+                token.as_bytes(),
+                self.sessions.update_channel(),
+                self.message.as_bytes(),
+            ];
             // If it fails, the lease ends by itself.
             let _ = self
-                .link
+                .sessions
                 .run::<i64>(&scripts::RELEASE, &self.tag, &arguments)
                 .await;
         });

@@ -15,8 +15,8 @@ use tokio::sync::{
 use super::scripts::{tag, tagged};
 use crate::{store::RemoteUpdate, upstream::Feed};
 
-/// Feeds that can be waited for at once. Further waiters get no message, and ask when the lease may be over.
-const MAX_WAITED_FOR: usize = 1 << 16;
+/// Feeds that can be waiting_for for at once. Further waiters get no message, and ask when the lease may be over.
+const MAX_AWAITED_FEEDS: usize = 1 << 16;
 
 /// Messages that a reader may be behind: almost two seconds of 5,000 a second. Older ones are lost, and the reader is told how many.
 const MAX_UPDATES: usize = 1 << 13;
@@ -43,16 +43,16 @@ impl Event {
 pub(super) struct Subscription {
     /// The name of this replica, among all that use the store.
     pub(super) instance: String,
-    /// Held for a look-up or a change, never while anything is awaited.
-    waiting: Mutex<HashMap<Feed, Arc<Waited>>>,
+    /// HeldLease for a look-up or a change, never while anything is awaited.
+    waiting: Mutex<HashMap<Feed, Arc<Waiting>>>,
     updates: broadcast::Sender<RemoteUpdate>,
 }
 
 #[derive(Default)]
-struct Waited {
+struct Waiting {
     message: Arc<Notify>,
     /// How many do. Changed under the lock of the map.
-    by: Mutex<usize>,
+    waiters: Mutex<usize>,
 }
 
 impl Subscription {
@@ -84,8 +84,8 @@ impl Subscription {
             // Fails if nobody subscribes.
             let _ = self.updates.send(RemoteUpdate::Saved(feed));
         }
-        if let Some(waited) = self.waiting.lock().remove(&feed) {
-            waited.message.notify_waiters();
+        if let Some(waiting_for) = self.waiting.lock().remove(&feed) {
+            waiting_for.message.notify_waiters();
         }
     }
 
@@ -102,23 +102,23 @@ impl Subscription {
     /// Waits, from now on, for the next message about `feed`.
     pub(super) fn wait(self: &Arc<Self>, feed: Feed) -> Waiter {
         let mut waiting = self.waiting.lock();
-        let full = waiting.len() >= MAX_WAITED_FOR;
-        let waited = match waiting.entry(feed) {
+        let full = waiting.len() >= MAX_AWAITED_FEEDS;
+        let waiting_for = match waiting.entry(feed) {
             hash_map::Entry::Occupied(entry) => Arc::clone(entry.get()),
             hash_map::Entry::Vacant(_) if full => Arc::default(),
             hash_map::Entry::Vacant(entry) => Arc::clone(entry.insert(Arc::default())),
         };
-        *waited.by.lock() += 1;
+        *waiting_for.waiters.lock() += 1;
         Waiter {
-            message: Box::pin(Arc::clone(&waited.message).notified_owned()),
+            message: Box::pin(Arc::clone(&waiting_for.message).notified_owned()),
             feed,
-            waited,
+            waiting_for,
             subscription: Arc::clone(self),
         }
     }
 
     #[cfg(test)]
-    fn waited_for(&self) -> usize {
+    fn awaited_feeds(&self) -> usize {
         self.waiting.lock().len()
     }
 }
@@ -128,7 +128,7 @@ pub(super) struct Waiter {
     /// Ends with that message.
     pub(super) message: std::pin::Pin<Box<OwnedNotified>>,
     feed: Feed,
-    waited: Arc<Waited>,
+    waiting_for: Arc<Waiting>,
     subscription: Arc<Subscription>,
 }
 
@@ -136,11 +136,11 @@ impl Drop for Waiter {
     /// The last one leaves nothing behind.
     fn drop(&mut self) {
         let mut waiting = self.subscription.waiting.lock();
-        let mut by = self.waited.by.lock();
-        *by -= 1;
-        if *by == 0
+        let mut waiters = self.waiting_for.waiters.lock();
+        *waiters -= 1;
+        if *waiters == 0
             && let hash_map::Entry::Occupied(entry) = waiting.entry(self.feed)
-            && Arc::ptr_eq(entry.get(), &self.waited)
+            && Arc::ptr_eq(entry.get(), &self.waiting_for)
         {
             entry.remove();
         }
@@ -171,9 +171,9 @@ mod tests {
             let mut late = ours.wait(feed());
             drop((one, other));
             assert_eq!((&mut late.message).now_or_never(), None);
-            assert_eq!(ours.waited_for(), 1);
+            assert_eq!(ours.awaited_feeds(), 1);
             drop(late);
-            assert_eq!(ours.waited_for(), 0);
+            assert_eq!(ours.awaited_feeds(), 0);
         }
     }
 

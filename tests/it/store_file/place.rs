@@ -70,7 +70,7 @@ async fn what_is_no_file_is_named_at_once_and_stays_as_it_is() {
         let kind = fs::symlink_metadata(&path).expect("it is there").file_type();
         let error = File::open(&path, MIN_BYTES, LIMIT, Ages::new(UNKNOWN));
         let error = error.err().expect("no store");
-        assert!(matches!(error, OpenError::NoFile { .. }), "{error:?}");
+        assert!(matches!(error, OpenError::NotAFile { .. }), "{error:?}");
         let said = error.to_string();
         assert!(
             said.contains(what) && said.contains(&path.display().to_string()),

@@ -10,7 +10,7 @@ use std::{
 
 use prost::Message as _;
 
-use super::{Known, lifetime::LONGEST_FAILURE};
+use super::{Known, lifetime::MAX_FAILURE_LIFETIME};
 use crate::{
     cache_entry::{CacheEntry, Failure, Success},
     proto::store::{self, failure::Error},
@@ -33,7 +33,7 @@ const LONGEST_LIMIT: Duration = Duration::from_hours(366 * 24);
 
 /// Bytes that are nothing that was kept.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
+pub enum DecodeError {
     /// They are no such message.
     #[error("it is no plaque.store.v1.Kept: {0}")]
     Encoding(#[from] prost::DecodeError),
@@ -123,38 +123,38 @@ pub fn with_later_failure(known: Known, later: Option<Known>) -> Known {
 /// # Errors
 ///
 /// If they are not what [`encode`] makes of that feed, and say nothing else either.
-pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Known, Unreadable> {
+pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Known, DecodeError> {
     if bytes.len() > MAX_BYTES {
-        return Err(Unreadable::TooLong(bytes.len()));
+        return Err(DecodeError::TooLong(bytes.len()));
     }
     let kept = store::Kept::decode(bytes)?;
     let ago = |age: Option<prost_types::Duration>, what| {
-        let age = age.and_then(known_duration).ok_or(Unreadable::Field(what))?;
+        let age = age.and_then(known_duration).ok_or(DecodeError::Field(what))?;
         let age = Some(since.older(age)).filter(|age| *age <= LONGEST_AGE);
         age.and_then(|age| now.checked_sub(age))
-            .ok_or(Unreadable::Field(what))
+            .ok_or(DecodeError::Field(what))
     };
-    let good = kept.channel.map(|channel| -> Result<_, Unreadable> {
+    let good = kept.channel.map(|channel| -> Result<_, DecodeError> {
         Ok(Success {
             value: Arc::new(known_channel(channel, feed)?),
             at: ago(kept.age, "age")?,
-            time: time(kept.fetch_time).ok_or(Unreadable::Field("fetch_time"))?,
+            time: time(kept.fetch_time).ok_or(DecodeError::Field("fetch_time"))?,
         })
     });
     let failure = kept
         .failure
         .and_then(|failure| Some((failure.error.clone()?, failure)));
-    let failed = failure.map(|(error, failure)| -> Result<_, Unreadable> {
+    let failed = failure.map(|(error, failure)| -> Result<_, DecodeError> {
         let at = ago(failure.age, "failure.age")?;
         let pause: Option<Duration> = failure.retry_in.and_then(known_duration);
-        let pause = pause.ok_or(Unreadable::Field("failure.retry_in"))?;
-        let pause = since.left(pause.min(LONGEST_FAILURE));
+        let pause = pause.ok_or(DecodeError::Field("failure.retry_in"))?;
+        let pause = since.left(pause.min(MAX_FAILURE_LIFETIME));
         Ok(Failure {
             error: known_error(error)?,
             at,
             retry_at: now
                 .checked_add(pause)
-                .ok_or(Unreadable::Field("failure.retry_in"))?,
+                .ok_or(DecodeError::Field("failure.retry_in"))?,
             streak: failure.streak,
         })
     });
@@ -162,7 +162,7 @@ pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Kn
     match failed {
         None => good
             .map(|good| CacheEntry::succeeded(good.value, good.at, good.time))
-            .ok_or(Unreadable::Field("channel")),
+            .ok_or(DecodeError::Field("channel")),
         Some(failed) => Ok(CacheEntry::failed(good, failed)),
     }
 }
@@ -192,20 +192,20 @@ fn channel(channel: &Channel) -> store::Channel {
     }
 }
 
-fn known_channel(channel: store::Channel, feed: Feed) -> Result<Channel, Unreadable> {
+fn known_channel(channel: store::Channel, feed: Feed) -> Result<Channel, DecodeError> {
     if channel.channel_id != feed.channel.as_str() {
-        return Err(Unreadable::Field("channel_id"));
+        return Err(DecodeError::Field("channel_id"));
     }
     let uploads = channel.uploads.into_iter().map(|upload| {
         let kind = if upload.short { Kind::Short } else { Kind::Video };
         if feed.kind.is_some_and(|only| only != kind) {
-            return Err(Unreadable::Field("short"));
+            return Err(DecodeError::Field("short"));
         }
         Ok(Upload {
             id: upload
                 .video_id
                 .parse()
-                .map_err(|_| Unreadable::Field("video_id"))?,
+                .map_err(|_| DecodeError::Field("video_id"))?,
             kind,
             title: upload.title,
             published: time(upload.publish_time),
@@ -218,7 +218,7 @@ fn known_channel(channel: store::Channel, feed: Feed) -> Result<Channel, Unreada
             views: upload.view_count,
         })
     });
-    let uploads = uploads.collect::<Result<_, Unreadable>>()?;
+    let uploads = uploads.collect::<Result<_, DecodeError>>()?;
     let entries = if channel.full { MAX_UPLOADS } else { 0 };
     Ok(Channel::new(feed.channel, &channel.title, uploads).with_entries(entries))
 }
@@ -236,19 +236,19 @@ fn error(error: &UpstreamError) -> Option<Error> {
     })
 }
 
-fn known_error(error: Error) -> Result<UpstreamError, Unreadable> {
+fn known_error(error: Error) -> Result<UpstreamError, DecodeError> {
     Ok(match error {
         Error::NotFound(_) => UpstreamError::NotFound,
         Error::Outage(_) => UpstreamError::Outage,
         // All that HTTP has.
         Error::Status(status) => match status.try_into() {
             Ok(status @ 100..=999) => UpstreamError::Status(status),
-            _ => return Err(Unreadable::Field("failure.status")),
+            _ => return Err(DecodeError::Field("failure.status")),
         },
         Error::Unreachable(how) => UpstreamError::Unreachable(video::message(&how)),
         Error::TimedOut(limit) => match known_duration(limit) {
             Some(limit) if limit <= LONGEST_LIMIT => UpstreamError::TimedOut(limit),
-            _ => return Err(Unreadable::Field("failure.timed_out")),
+            _ => return Err(DecodeError::Field("failure.timed_out")),
         },
         Error::Malformed(how) => UpstreamError::Malformed(video::message(&how)),
         Error::SuspectSnapshot(_) => UpstreamError::SuspectSnapshot,

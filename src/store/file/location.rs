@@ -10,7 +10,7 @@ use std::{
 use super::engine::{MIN_BYTES, Refused};
 
 /// Files that could not be read, beside the one in use. The last of them makes room.
-const SET_ASIDE: u32 = 5;
+const MAX_SET_ASIDE: u32 = 5;
 
 /// Which file it is, under whatever name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +38,12 @@ pub(super) fn open(path: &Path) -> Result<(File, Identity), Refused> {
         use rustix::fs::OFlags;
         // For what has come there since.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        options.mode(ONLY_OURS).custom_flags(flags.bits().cast_signed());
+        options.mode(OWNER_ONLY).custom_flags(flags.bits().cast_signed());
     }
     let file = options.open(path)?;
     let opened = file.metadata()?;
     check(opened.file_type())?;
-    tighten(path, &file, &opened);
+    restrict_permissions(path, &file, &opened);
     let identity = identity(&opened);
     Ok((file, identity))
 }
@@ -58,7 +58,7 @@ pub(super) fn is_gone(path: &Path, was: Identity) -> bool {
 }
 
 /// Refuses a file that has something in it, and zeros where redb has its name: redb itself would take it for a new one.
-pub(super) fn expect_name(file: &mut File) -> Result<(), Refused> {
+pub(super) fn expect_magic(file: &mut File) -> Result<(), Refused> {
     let mut first = [1; 8];
     let read = file.read_exact(&mut first);
     file.rewind()?;
@@ -77,16 +77,16 @@ pub(super) fn is_blank(path: &Path) -> bool {
 }
 
 /// A file's name for when it could not be read.
-pub(super) fn free_name(path: &Path) -> PathBuf {
+pub(super) fn set_aside_name(path: &Path) -> PathBuf {
     let name = |number: u32| {
         let mut name = OsString::from(path);
         name.push(format!(".bad-{number}"));
         PathBuf::from(name)
     };
-    (1..SET_ASIDE)
+    (1..MAX_SET_ASIDE)
         .map(name)
         .find(|name| !name.exists())
-        .unwrap_or_else(|| name(SET_ASIDE))
+        .unwrap_or_else(|| name(MAX_SET_ASIDE))
 }
 
 fn check(kind: FileType) -> Result<(), Refused> {
@@ -94,31 +94,33 @@ fn check(kind: FileType) -> Result<(), Refused> {
         return Ok(());
     }
     if kind.is_dir() {
-        return Err(Refused::NoFile("a folder"));
+        return Err(Refused::NotAFile("a folder"));
     }
     if kind.is_symlink() {
-        return Err(Refused::NoFile("a symbolic link: name the file that it leads to"));
+        return Err(Refused::NotAFile(
+            "a symbolic link: name the file that it leads to",
+        ));
     }
-    Err(Refused::NoFile("a FIFO, a socket or a device"))
+    Err(Refused::NotAFile("a FIFO, a socket or a device"))
 }
 
 /// What a store's file is to be.
 #[cfg(unix)]
-const ONLY_OURS: u32 = 0o600;
+const OWNER_ONLY: u32 = 0o600;
 
 /// Takes the file from other users, who could see in it what was asked for, and write to it what callers are told.
 #[cfg(unix)]
-fn tighten(path: &Path, file: &File, opened: &Metadata) {
+fn restrict_permissions(path: &Path, file: &File, opened: &Metadata) {
     use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
 
     let mode = opened.permissions().mode() & 0o777;
-    if mode & !ONLY_OURS == 0 {
+    if mode & !OWNER_ONLY == 0 {
         return;
     }
     let path = path.display();
-    match file.set_permissions(Permissions::from_mode(ONLY_OURS)) {
+    match file.set_permissions(Permissions::from_mode(OWNER_ONLY)) {
         Ok(()) => tracing::info!(
-            "the store {path} was open to other users (mode {mode:04o}): it is {ONLY_OURS:04o} now"
+            "the store {path} was open to other users (mode {mode:04o}): it is {OWNER_ONLY:04o} now"
         ),
         Err(error) => tracing::warn!("the store {path} is open to other users (mode {mode:04o}): {error}"),
     }
@@ -134,7 +136,7 @@ fn identity(file: &Metadata) -> Identity {
 }
 
 #[cfg(not(unix))]
-fn tighten(_path: &Path, _file: &File, _opened: &Metadata) {}
+fn restrict_permissions(_path: &Path, _file: &File, _opened: &Metadata) {}
 
 #[cfg(not(unix))]
 fn identity(_file: &Metadata) -> Identity {

@@ -11,7 +11,7 @@ use crate::metrics::{SECONDS, metric};
 
 /// How long operations took, by what came of them.
 #[derive(Clone, Debug)]
-pub(super) struct Tally(Family<Labels, Histogram, fn() -> Histogram>);
+pub(super) struct OperationMetrics(Family<Labels, Histogram, fn() -> Histogram>);
 
 type Labels = [(&'static str, &'static str); 2];
 
@@ -30,15 +30,15 @@ pub(super) enum Outcome {
     Skipped,
 }
 
-impl Default for Tally {
+impl Default for OperationMetrics {
     fn default() -> Self {
         Self(Family::new_with_constructor(|| Histogram::new(SECONDS)))
     }
 }
 
-impl Tally {
+impl OperationMetrics {
     /// Counts an operation that began at `began` and ends now.
-    pub(super) fn count(&self, operation: &'static str, outcome: Outcome, began: Instant) {
+    pub(super) fn observe(&self, operation: &'static str, outcome: Outcome, began: Instant) {
         let outcome = match outcome {
             Outcome::Hit => "hit",
             Outcome::Miss => "miss",
