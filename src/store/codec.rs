@@ -1,4 +1,4 @@
-//! What is known of a feed, as bytes and back.
+//! Encodes cache entries as bytes (`proto/plaque/store/v1/kept.proto`), and decodes them.
 
 #[cfg(test)]
 mod tests;
@@ -18,39 +18,40 @@ use crate::{
     video::{self, Channel, Kind, MAX_UPLOADS, Moment, Thumbnail, Upload},
 };
 
-/// The most bytes that [`encode`] makes, and more: 15 uploads with the longest titles and addresses that a [`Channel`] has take 48 KiB, a
-/// failure one.
+/// Upper bound of what [`encode`] returns: 15 uploads with the longest titles and addresses that a [`Channel`] can have take 48 KiB, a
+/// failure 1 KiB.
 pub const MAX_BYTES: usize = 64 << 10;
 
-/// In a second.
+/// Nanoseconds of a second.
 const NANOS: u32 = 1_000_000_000;
 
-/// Nothing is older: there was no YouTube.
+/// Upper bound of an age: YouTube is younger.
 const LONGEST_AGE: Duration = Duration::from_hours(100 * 366 * 24);
 
-/// Longer than any time limit that can be set.
+/// Longer than any time limit that can be configured.
 const LONGEST_LIMIT: Duration = Duration::from_hours(366 * 24);
 
-/// Bytes that are nothing that was kept.
+/// Bytes that are not an entry.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// They are no such message.
+    /// They are not a message of this type.
     #[error("it is no plaque.store.v1.Kept: {0}")]
     Encoding(#[from] prost::DecodeError),
-    /// They are more than this version writes, see [`MAX_BYTES`].
+    /// They are longer than [`MAX_BYTES`].
     #[error("it has {0} bytes")]
     TooLong(usize),
-    /// A field has a value that it cannot have.
+    /// This field has an invalid value.
     #[error("its {0} cannot be")]
     Field(&'static str),
 }
 
-/// How long ago bytes were written.
+/// How long ago an entry was encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
     /// This long ago.
     Known(Duration),
-    /// Unknown: the clock was wrong then, or is wrong now. An age counts as `at_least`, unless it was greater when they were written.
+    /// Unknown: the clock was wrong then, or is wrong now. Ages become `at_least` this, or stay what they were when encoded if that is
+    /// more.
     Unknown {
         /// See [`Policy::unknown_age`](crate::latest::Policy::unknown_age).
         at_least: Duration,
@@ -58,7 +59,7 @@ pub enum Since {
 }
 
 impl Since {
-    /// The current age of what had this `age` when it was written.
+    /// The current age of something that had this `age` when encoded.
     fn older(self, age: Duration) -> Duration {
         match self {
             Self::Known(since) => age.saturating_add(since),
@@ -66,7 +67,7 @@ impl Since {
         }
     }
 
-    /// What is left of a `pause`: nothing, if that is unknown.
+    /// What remains of a `pause`; nothing if the time since is unknown.
     fn left(self, pause: Duration) -> Duration {
         match self {
             Self::Known(since) => pause.saturating_sub(since),
@@ -75,7 +76,7 @@ impl Since {
     }
 }
 
-/// What is `known` at `now`, as bytes. `None` if that is nothing for others: that the upstream refuses *us*, for example, or a bug.
+/// Encodes `known` as of `now`. `None` if it is of no use to other replicas: for example that the upstream refuses this one, or a bug.
 #[must_use]
 pub fn encode(known: &Known, now: Instant) -> Option<Vec<u8>> {
     let failure = known
@@ -99,13 +100,13 @@ pub fn encode(known: &Known, now: Instant) -> Option<Vec<u8>> {
     Some(kept.encode_to_vec())
 }
 
-/// Whether what [`encode`] has written has a good answer. Its channel is field 1, which comes first; Redis' scripts look at it, too.
+/// Whether encoded bytes have a success: its channel is field 1, and is written first. The Redis scripts use the same test.
 #[must_use]
 pub fn has_answer(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0x0a)
 }
 
-/// What is `known`, with the failure of an entry that was saved later without the answer.
+/// Adds to `known` the failure of an entry that was saved later without the success.
 #[must_use]
 pub fn with_later_failure(known: Known, later: Option<Known>) -> Known {
     match later.and_then(|later| later.failed) {
@@ -114,15 +115,15 @@ pub fn with_later_failure(known: Known, later: Option<Known>) -> Known {
     }
 }
 
-/// What was known of `feed` when `bytes` were written, `since` then, as of `now`. Without a failure of a kind that only a later version
-/// knows: what was good before it still is.
+/// Decodes the entry of `feed` that was encoded `since`, as of `now`. A failure of a kind that only a later version knows is dropped; the
+/// success remains.
 ///
-/// Whoever can write to the store may have written them. All that they can do is to have `feed` looked up, or not looked up for as long as
-/// a failure of our own does.
+/// Whoever can write to the store may have made up the bytes. They can cause at most that `feed` is looked up, or is not looked up for as
+/// long as after a failure of plaque's own.
 ///
 /// # Errors
 ///
-/// If they are not what [`encode`] makes of that feed, and say nothing else either.
+/// If the bytes are not an entry of that feed.
 pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Known, DecodeError> {
     if bytes.len() > MAX_BYTES {
         return Err(DecodeError::TooLong(bytes.len()));
@@ -240,7 +241,7 @@ fn known_error(error: Error) -> Result<UpstreamError, DecodeError> {
     Ok(match error {
         Error::NotFound(_) => UpstreamError::NotFound,
         Error::Outage(_) => UpstreamError::Outage,
-        // All that HTTP has.
+        // The range of HTTP.
         Error::Status(status) => match status.try_into() {
             Ok(status @ 100..=999) => UpstreamError::Status(status),
             _ => return Err(DecodeError::Field("failure.status")),
@@ -259,13 +260,13 @@ fn duration(duration: Duration) -> Option<prost_types::Duration> {
     duration.try_into().ok()
 }
 
-/// Not prost's conversion, which negates what cannot be negated.
+/// Not prost's conversion, which overflows on the least value.
 fn known_duration(duration: prost_types::Duration) -> Option<Duration> {
     let nanos = u32::try_from(duration.nanos).ok()?;
     (nanos < NANOS).then_some(Duration::new(duration.seconds.try_into().ok()?, nanos))
 }
 
-/// A time that a [`Channel`] can have.
+/// A time within the range of a [`Channel`].
 fn time(time: Option<prost_types::Timestamp>) -> Option<SystemTime> {
     let time = time?;
     let nanos = Some(i64::from(time.nanos)).filter(|nanos| (0..NANOS.into()).contains(nanos))?;

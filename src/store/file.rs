@@ -1,27 +1,26 @@
-//! `file:PATH`: what is known, kept by one plaque in a file of its own, so that a restart forgets nothing.
+//! `file:PATH`: a store in one file, used by one plaque, so that a restart does not empty the cache.
 //!
-//! The engine is redb: a B-tree in one file, in Rust, with a stable format, releases every few weeks, and no threads of its own. It
-//! copies on write and swaps two roots, so that a process that is killed leaves the last commit whole. (fjall has folders and
-//! threads for more writes than pacing lets come; heed binds LMDB's C; sled has not left its alpha.)
+//! The engine is redb: a B-tree in one file, written in Rust, with a stable format, releases every few weeks, and no threads of its own. It
+//! is copy-on-write and swaps two roots, so a killed process leaves its last commit intact. (fjall has folders and threads for higher write
+//! rates than the dispatcher allows; heed binds LMDB's C; sled is in alpha.)
 //!
-//! `save` leaves bytes in a queue; a thread commits what is there every ten seconds, or sooner if much is, with one fsync for all. What
-//! waits for that is what `load` finds first. Each commit writes the way from the roots to what it changes anew, so that many small ones
-//! wear a disk out (`benches/REPORT.md`).
+//! `save` puts bytes into a queue. A thread commits the queue every ten seconds, or sooner if it is long, with one fsync for all of it;
+//! `load` looks in the queue first. Each commit rewrites the path from the roots to every changed page, so many small commits would wear
+//! out a disk (`benches/REPORT.md`).
 //!
-//! What redb frees it uses again, but the file grows by doubling, and pages are half full or worse: it comes to two to four and a half
-//! times what entries take. So entries may have a sixth of what the file may have ([`SPACE_FACTOR`]). A file that is longer all the same,
-//! since the limit was lowered, is compacted when it is opened.
+//! redb reuses freed pages, but the file grows by doubling and pages are at most half full: it becomes two to four and a half times as long
+//! as its entries. Entries may therefore take a sixth of the file's limit ([`SPACE_FACTOR`]). A file that is still too long, because the
+//! limit was lowered, is compacted when it is opened.
 //!
-//! What is only a failure has a place of its own ([`FAILURE_SHARE`]), so that no flood of made-up channels pushes an answer out. It is
-//! not given any more when it does not matter ([`super::lifetime`]), and removed within 15 minutes.
+//! Failures without a success have a space of their own ([`FAILURE_SHARE`]), so that no flood of made-up channels evicts successes. They
+//! are not returned after their lifetime ([`super::lifetime`]), and are removed within 15 minutes.
 //!
-//! Entries are dated by the wall clock, the only clock that outlives a restart of the machine. If an entry is dated in the future, that
-//! clock was wrong when the entry was saved, or is wrong now: the entry's age is unknown. It is loaded as so old that it is looked up
-//! before it is given, yet can be given if that lookup fails ([`Ages`]), and is evicted before all others. Its date stays as it is: on a
-//! machine whose clock is wrong until the network is up, the age is right again as soon as the clock is.
+//! Entries are dated by the wall clock, the only one that survives a reboot. If an entry is dated in the future, that clock was wrong when
+//! it was saved, or is wrong now, and the entry's age is unknown. It is loaded as so old that it is revalidated before it is served, yet
+//! can be served if that fails ([`Ages`]), and it is evicted before all others. Its date is kept: on a machine whose clock is wrong until
+//! the network is up, the age is right again once the clock is.
 //!
-//! Opening reads the whole file once, to compare its checksums, and keeps none of it: what was damaged is then known before it is
-//! asked for.
+//! Opening reads the whole file once to verify its checksums, and caches none of it: damage is found before an entry is needed.
 
 mod ages;
 mod by_time;
@@ -63,35 +62,35 @@ use self::{
 use super::{Known, Lease, RemoteUpdate, Store, codec, lifetime::failure_lifetime, metrics::Outcome};
 use crate::{clock, metrics::metric, upstream::Feed};
 
-/// Reads at once. One takes microseconds, unless the disk hangs; then no more threads than these hang with it.
+/// Concurrent reads. A read takes microseconds unless the disk hangs; then no more threads than these hang with it.
 const READS: usize = 4;
 
 /// Why plaque cannot start with this file.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process has it open.
     #[error(
         "the store {} is in use by another program, perhaps another plaque; stop it, or give each plaque a file of its own",
         .0.display()
     )]
     Locked(PathBuf),
-    /// It is something else than a file.
+    /// It is not a regular file.
     #[error("the store {} is {what}; it has to be a file that plaque may write, in a folder that is there", path.display())]
     NotAFile {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// What it is.
+        /// What it is instead.
         what: &'static str,
     },
-    /// It cannot be opened, and never could without somebody's doing.
+    /// It cannot be opened, and retrying would not help.
     #[error("cannot open the store {}: {error}; it has to be a file that plaque may write, in a folder that is there", path.display())]
     Io {
-        /// Which file.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The error.
         error: io::Error,
     },
-    /// No thread to write it.
+    /// The writer thread could not be started.
     #[error("cannot start a thread for the store: {0}")]
     Thread(io::Error),
 }
@@ -104,14 +103,15 @@ pub struct File {
 }
 
 impl File {
-    /// Opens the file at `path`, or begins one, which may grow to `bytes` (at least [`MIN_BYTES`]). A lookup waits for the disk no
-    /// longer than `budget`.
+    /// Opens or creates the file at `path`, which may grow to `bytes` (at least [`MIN_BYTES`]). A lookup waits at most `budget` for the
+    /// disk.
     ///
-    /// A file that cannot be read is renamed. If the disk is full or fails, the store begins without the file, and tries again.
+    /// A file that cannot be read is renamed, and a new one created. If the disk is full or fails, the store starts without the file and
+    /// retries.
     ///
     /// # Errors
     ///
-    /// If another process has the file, or there cannot be one.
+    /// If another process has the file open, or no file can be opened or created there.
     pub fn open(path: &Path, bytes: u64, budget: Duration, ages: Ages) -> Result<Self, OpenError> {
         let bytes = bytes.max(MIN_BYTES);
         let health = Health::new(path.display().to_string());
@@ -156,7 +156,7 @@ impl File {
         })
     }
 
-    /// Waits until all that was saved so far is in the file.
+    /// Waits until everything saved so far is committed.
     pub async fn written(&self) {
         let mut batches = self.shared.batches.subscribe();
         loop {
@@ -214,7 +214,7 @@ impl File {
         (outcome, known)
     }
 
-    /// What was saved then, if it can be read.
+    /// Decodes an entry that was saved at that time, and removes it from the file if that fails.
     fn decode(&self, feed: Feed, saved: Option<(u64, Vec<u8>)>) -> Option<Known> {
         let (saved, bytes) = saved?;
         let known = codec::decode(&bytes, feed, self.shared.ages.since(saved), clock::now());
@@ -226,11 +226,11 @@ impl File {
             .ok()
     }
 
-    /// What the file has, or what came of the try.
+    /// Reads from the file, on a blocking thread.
     async fn read(&self, key: Key) -> Result<Stored, Outcome> {
         let reads = Arc::clone(&self.reads);
         let permit = if self.shared.health.is_failing(Part::Reading) {
-            // The disk hangs, perhaps: one try for each thread that it has given back.
+            // The disk may hang: try only with a thread that it has released.
             reads.try_acquire_owned().ok()
         } else {
             reads.acquire_owned().await.ok()
@@ -254,7 +254,7 @@ impl File {
                 }
             }
         });
-        // No thread for it: the runtime ends.
+        // The runtime is shutting down.
         read.await.unwrap_or(Err(Outcome::Skipped))
     }
 }
@@ -327,7 +327,7 @@ impl Drop for File {
     }
 }
 
-/// Whether trying again would be of no use.
+/// Whether retrying would not help until somebody changes something.
 fn is_permanent(error: &io::Error) -> bool {
     use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
     matches!(

@@ -1,4 +1,4 @@
-//! What all stores count, under the same names.
+//! Metrics that all stores have in common.
 
 use std::time::Instant;
 
@@ -9,24 +9,24 @@ use prometheus_client::{
 
 use crate::metrics::{SECONDS, metric};
 
-/// How long operations took, by what came of them.
+/// Durations of operations, by operation and outcome.
 #[derive(Clone, Debug)]
 pub(super) struct OperationMetrics(Family<Labels, Histogram, fn() -> Histogram>);
 
 type Labels = [(&'static str, &'static str); 2];
 
-/// What came of an operation.
+/// The outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Something was there.
+    /// There was an entry.
     Hit,
-    /// Nothing was there; of a lease: another has it.
+    /// There was none; of a lease: another replica holds it.
     Miss,
     /// It was done.
     Ok,
-    /// It was not, or not in time.
+    /// It failed or timed out.
     Error,
-    /// It was not tried: the store is in trouble.
+    /// It was not attempted: the store is failing.
     Skipped,
 }
 
@@ -37,7 +37,7 @@ impl Default for OperationMetrics {
 }
 
 impl OperationMetrics {
-    /// Counts an operation that began at `began` and ends now.
+    /// Records an operation that began at `began` and ends now.
     pub(super) fn observe(&self, operation: &'static str, outcome: Outcome, began: Instant) {
         let outcome = match outcome {
             Outcome::Hit => "hit",
@@ -51,7 +51,7 @@ impl OperationMetrics {
             .observe(began.elapsed().as_secs_f64());
     }
 
-    /// Makes it known, and whether the store is `up`.
+    /// Registers the metrics, and a gauge for whether the store is `up`.
     pub(super) fn register(&self, registry: &mut Registry, up: impl Fn() -> bool + Send + Sync + 'static) {
         registry.register_with_unit(
             "store_operation_duration",

@@ -1,12 +1,13 @@
 //! A store that replicas share: Redis 7 or Valkey, one server or a cluster.
 //!
-//! Of each feed there is a hash and, while it is looked up, a lease. The hash has the value `v` (see [`super::kept`]), for how
-//! many milliseconds it is kept `k`, the token `f` under which it was found, and the last token given `n`; it expires. A failure
-//! whose saver did not know the value's answer is beside it in `e`, with the value's age at that time `a`. What has an answer
-//! expires after [`Settings::keep_for`]; what is only a failure when it does not matter any more ([`super::lifetime`]); what has
-//! only had a lease a few seconds later, for tokens are times and grow by themselves. All that must happen in one step is a
-//! script beside this file. One connection carries all commands, without waiting for one another, and all messages. Whatever goes
-//! wrong with it ends it; until another has proved itself, all operations end at once, with nothing.
+//! Each feed has a hash, and a lease while it is looked up. The fields of the hash: the entry `v` (see [`super::codec`]), its lifetime in
+//! milliseconds `k`, the token `f` of the lease under which it was found, and the last token given `n`. A failure whose saver did not have
+//! the stored success is kept beside it in `e`, with the age of the success at that time in `a`. The hash expires: with a success after
+//! [`Settings::keep_for`], with only a failure after [`super::lifetime::failure_lifetime`], with neither a few seconds after its lease
+//! (tokens are times, so they grow even if the last one is forgotten).
+//!
+//! Every step that has to be atomic is a script beside this file. One connection carries all commands, pipelined, and all messages. Any
+//! error of the connection ends it; until another one has passed a probe, all operations return at once with nothing.
 
 mod address;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -50,25 +51,25 @@ use super::{
 };
 use crate::{clock, upstream::Feed};
 
-/// Where the store is, and how long things may take.
+/// Address, time limits and lifetimes.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where.
+    /// The server, or nodes of the cluster.
     pub address: Address,
-    /// Beginning of all keys.
+    /// Prefix of all keys.
     pub prefix: Prefix,
-    /// What an operation may take.
+    /// Time limit of one operation.
     pub budget: Duration,
-    /// How long a good answer is kept: not less than it is of use. What is only a failure is kept for a shorter time.
+    /// Lifetime of an entry with a success: at least as long as it may be served. Entries with only a failure expire earlier.
     pub keep_for: Duration,
-    /// How long a lease lasts whose holder has died.
+    /// How long a lease lasts without renewal, for example if its holder has died.
     pub lease: Duration,
-    /// An authority that is trusted instead of those of the system, for `rediss`: PEM.
+    /// With `rediss`: PEM certificates of the authorities to trust instead of the system's.
     pub authorities: Option<Vec<u8>>,
 }
 
 impl Settings {
-    /// Answers of a week, leases of two seconds, 250 ms for an operation.
+    /// Defaults: entries expire after a week, leases after two seconds, operations time out after 250 ms.
     #[must_use]
     pub fn new(address: Address) -> Self {
         Self {
@@ -82,7 +83,7 @@ impl Settings {
     }
 }
 
-/// The store. Dropped, it ends its connection.
+/// A store in Redis. Dropping it closes the connection.
 pub struct Redis(Arc<Shared>);
 
 struct Shared {
@@ -95,10 +96,10 @@ struct Shared {
 }
 
 impl Redis {
-    /// Connects, in a task of the runtime that calls, and waits for the first attempt: who asked before that would not find what is
-    /// there. If it fails, the task goes on.
+    /// Spawns the task that keeps a connection, and waits for its first attempt, so that the first lookups can already use the store. If
+    /// the attempt fails, the task goes on trying.
     pub async fn start(settings: Settings) -> Self {
-        // Fails only if a provider is there already, which is then as good.
+        // Fails only if a provider is already installed, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let subscription = Subscription::new();
         let shared = Shared {
@@ -114,7 +115,7 @@ impl Redis {
         Self(Arc::new(shared))
     }
 
-    /// Ends when the store is in use.
+    /// Completes when the store is connected.
     pub async fn up(&self) {
         self.0.sessions.connected().await;
     }
@@ -152,7 +153,7 @@ impl Shared {
 
     async fn lease(&self, feed: Feed) -> Lease {
         let (began, tag) = (Instant::now(), scripts::tag(feed));
-        // Before there can be a message.
+        // Subscribe first: the message may come before the reply.
         let waiter = self.subscription.wait(feed);
         let (lasts, remembered) = lease_arguments(self.lease);
         let arguments = [lasts.as_bytes(), remembered.as_bytes()];
@@ -208,7 +209,7 @@ impl Shared {
             .sessions
             .run(&scripts::SAVE, &scripts::tag(feed), &arguments)
             .await;
-        // Not before: others would find neither a lease nor an answer.
+        // Not earlier: others would find neither a lease nor an entry.
         drop(lease);
         let outcome = saved.map(|newer: bool| if newer { Outcome::Ok } else { Outcome::Miss });
         self.observe("save", outcome, began);
@@ -224,8 +225,8 @@ impl Shared {
     }
 }
 
-/// What `load.lua` returns: a value and the milliseconds since it was saved; a failure that was saved after it, if that is not empty, and
-/// the milliseconds since then.
+/// The reply of `load.lua`: an entry and the milliseconds since it was saved; a failure that was saved after it (or nothing), and the
+/// milliseconds since then.
 type Stored = (Vec<u8>, u64, Vec<u8>, u64);
 
 fn decode((value, value_since, failure, failure_since): &Stored, feed: Feed) -> Result<Known, DecodeError> {
@@ -239,8 +240,8 @@ fn decode((value, value_since, failure, failure_since): &Stored, feed: Feed) -> 
     ))
 }
 
-/// Waits for the end of another's lease, which lasts for another `left` milliseconds if it is not renewed. Or for trouble: messages
-/// may be lost then.
+/// Waits for the end of another replica's lease, which lasts for another `left` milliseconds unless it is renewed. Also returns when the
+/// session ends, since messages may be lost from then on.
 async fn wait(sessions: Arc<Sessions>, mut waiter: Waiter, tag: String, mut left: u64) {
     let Some(session) = sessions.session() else { return };
     loop {
@@ -294,7 +295,7 @@ impl Store for Redis {
     fn close(&self, limit: Duration) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.0.renewals.close();
-            // A lease that is not given up in time ends by itself.
+            // A lease that is not released in time expires.
             let _ = timeout(limit, self.0.renewals.wait()).await;
             self.0.sessions.close();
         })

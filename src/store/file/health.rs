@@ -1,4 +1,4 @@
-//! What the file counts, and how it tells of its troubles: each once, and its end once.
+//! Metrics of the file, and whether it works: an outage is logged once when it begins and once when it ends.
 
 use std::{
     fmt::Display,
@@ -13,27 +13,27 @@ use prometheus_client::registry::Registry;
 
 use crate::store::metrics::{OperationMetrics, Outcome};
 
-/// What a store does well or badly.
+/// What can fail independently.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Part {
-    /// Telling what is kept.
+    /// Loading entries.
     Reading = 1,
-    /// Keeping it.
+    /// Committing entries.
     Writing = 2,
 }
 
-/// The numbers of one store.
+/// Metrics and current failures of one store.
 #[derive(Clone, Debug)]
 pub(super) struct Health {
-    /// What it is called in the log.
+    /// The store's name in the log.
     name: Arc<str>,
     metrics: OperationMetrics,
-    /// The parts that are in failing.
+    /// The parts that are failing, as bits.
     failing: Arc<AtomicU8>,
 }
 
 impl Health {
-    /// None yet, of the store called `name`, which is well.
+    /// A working store called `name`.
     pub(super) fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
@@ -42,12 +42,12 @@ impl Health {
         }
     }
 
-    /// Counts an `operation` (load, lease or save) that was `begun` and has come to this `outcome`.
+    /// Records an `operation` (load, lease or save) that began at `begun`.
     pub(super) fn observe(&self, operation: &'static str, outcome: Outcome, begun: Instant) {
         self.metrics.observe(operation, outcome, begun);
     }
 
-    /// `part` is in failing. Said once, until it is well again.
+    /// Notes that `part` fails. Logged unless it was failing already.
     pub(super) fn report_failure(&self, part: Part, why: impl Display) {
         if self.failing.fetch_or(part as u8, Relaxed) & part as u8 == 0 {
             let name = &self.name;
@@ -57,19 +57,19 @@ impl Health {
         }
     }
 
-    /// `part` is well.
+    /// Notes that `part` works. Logged if it was failing.
     pub(super) fn report_success(&self, part: Part) {
         if self.is_failing(part) && self.failing.fetch_and(!(part as u8), Relaxed) & part as u8 != 0 {
             tracing::info!("{part:?} works again in the store {}", self.name);
         }
     }
 
-    /// Whether `part` is in failing.
+    /// Whether `part` is failing.
     pub(super) fn is_failing(&self, part: Part) -> bool {
         self.failing.load(Relaxed) & part as u8 != 0
     }
 
-    /// Makes the numbers known to whoever reads `registry`.
+    /// Registers the metrics.
     pub(super) fn register(&self, registry: &mut Registry) {
         let failing = Arc::clone(&self.failing);
         self.metrics

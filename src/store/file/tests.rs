@@ -1,4 +1,4 @@
-//! What waits to be written, without the thread that writes.
+//! The write queue, without the writer thread.
 
 use std::{
     env, fs,
@@ -22,7 +22,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const A: Key = [b'A'; _];
 const B: Key = [b'B'; _];
 
-/// A store without the thread that writes.
+/// A store without its writer thread.
 fn shared() -> Shared {
     Shared {
         path: PathBuf::new(),
@@ -100,7 +100,7 @@ fn a_failure_is_beside_an_answer_until_a_newer_one_comes() {
     let failure = |key| shared.waiting(key).failure.map(|failure| failure.bytes);
     assert!(shared.enqueue(A, vec![1]) && shared.enqueue_failure(A, vec![2], SECOND));
     assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![1]), Some(vec![2])));
-    // While it is written, too.
+    // Also while it is being written.
     let (changes, ..) = shared.next_batch(None, Instant::now());
     assert_eq!(changes.len(), 2);
     assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![1]), Some(vec![2])));
@@ -111,7 +111,7 @@ fn a_failure_is_beside_an_answer_until_a_newer_one_comes() {
     assert_eq!(shared.queue.lock().failure_bytes, 0);
 }
 
-/// IDs that are no neighbours.
+/// IDs that are not neighbors.
 fn key(number: usize) -> Key {
     let mut key = A;
     key[..8].copy_from_slice(&number.wrapping_mul(2_654_435_761).to_be_bytes());
@@ -133,7 +133,7 @@ fn commits_are_rare_until_much_waits_or_somebody_does() {
     for number in 1..LARGE_BATCH {
         assert_eq!(due(Some(now)), Some(now + COMMIT_INTERVAL), "{number}");
         assert!(shared.enqueue(key(number), vec![1; 2000]));
-        // The same once more is no more to write.
+        // Replacing an entry does not make the batch larger.
         assert!(shared.enqueue(key(0), vec![1; 2000]));
     }
     assert_eq!(due(Some(now)), Some(now + MIN_COMMIT_INTERVAL));

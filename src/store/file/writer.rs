@@ -1,4 +1,4 @@
-//! The thread that writes, and the queue of what it is to write.
+//! The writer thread and its queue.
 
 use std::{
     mem,
@@ -17,53 +17,53 @@ use super::{
     health::{Health, Part},
 };
 
-/// From one commit to the next. What is lost with a killed process is looked up again, at the default rate within the same time.
+/// The usual interval of commits. What a killed process loses is looked up again; at the default rate that takes the same time.
 pub(super) const COMMIT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// From one commit to the next if much waits. With the time that a commit takes, what is saved is safe within a second.
+/// The interval of commits while the queue is long. Including the commit itself, entries are on disk within a second.
 pub(super) const MIN_COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// That is much: more would save little of what a commit writes, and be a loss.
+/// The length of a long queue: larger batches would hardly be cheaper per entry, and a crash would lose more.
 pub(super) const LARGE_BATCH: usize = 256;
 
-/// The pause after a failure, doubling with each to [`MAX_PAUSE`].
+/// The pause after a failed commit. Doubles up to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_mins(1);
 
-/// What the store, its reads and the thread that writes share.
+/// State shared by the store, its reads and the writer thread.
 pub(super) struct Shared {
     pub(super) path: PathBuf,
     pub(super) bytes: u64,
     pub(super) ages: Ages,
-    /// HeldLease for writing only while the file is opened or closed.
+    /// Locked for writing only while the file is opened or closed.
     pub(super) engine: RwLock<Option<Engine>>,
     pub(super) queue: Mutex<Queue>,
-    /// Rouses the thread that writes.
+    /// Wakes the writer thread.
     pub(super) wake: Condvar,
-    /// Changes after each turn of that thread; true after the last.
+    /// Notified after each batch; true after the last one.
     pub(super) batches: watch::Sender<bool>,
     pub(super) health: Health,
 }
 
 #[derive(Default)]
 pub(super) struct Queue {
-    /// What to write next.
+    /// The next batch.
     pub(super) waiting: Changes,
-    /// The bytes of that: of answers, and of failures.
+    /// Its size: successes, and failures.
     pub(super) bytes: usize,
     pub(super) failure_bytes: usize,
-    /// What is being written.
+    /// The batch that is being committed.
     pub(super) writing: Arc<Changes>,
-    /// Somebody waits for it.
+    /// Commit without waiting for the interval.
     pub(super) urgent: bool,
-    /// A read failed: the file is to be opened anew.
+    /// A read has failed: open the file again.
     pub(super) reopen: bool,
-    /// The end.
+    /// The store is closing.
     pub(super) closing: bool,
 }
 
 impl Shared {
-    /// What waits to be written of a feed.
+    /// What the queue has for a feed.
     pub(super) fn waiting(&self, key: &Key) -> Stored {
         let queue = self.queue.lock();
         let (waiting, before) = (&queue.waiting, &*queue.writing);
@@ -73,7 +73,7 @@ impl Shared {
             Some(Change::Remove { .. }) | None => None,
         };
         let failure = waiting.failures.get(key);
-        // An answer that came after it takes its place.
+        // A later success supersedes a failure.
         let failure = match (failure, change) {
             (None, Some(Change::Put { .. })) => None,
             (failure, _) => failure.or_else(|| before.failures.get(key)),
@@ -82,7 +82,7 @@ impl Shared {
         Stored { entry, failure }
     }
 
-    /// Puts an entry in the queue, in place of an older one of the same feed. Not if it has no room.
+    /// Queues an entry, in place of an older one of the same feed. Returns false if the queue is full.
     pub(super) fn enqueue(&self, key: Key, bytes: Vec<u8>) -> bool {
         let limit = engine::batch_limit(self.bytes);
         let mut queue = self.queue.lock();
@@ -103,7 +103,7 @@ impl Shared {
         true
     }
 
-    /// Puts a failure in the queue, which matters for `lifetime`, beside the answer of the same feed. Not if failures have no room.
+    /// Queues a failure with this `lifetime`, beside the success of the same feed. Returns false if the queue has no room for failures.
     pub(super) fn enqueue_failure(&self, key: Key, bytes: Vec<u8>, lifetime: Duration) -> bool {
         let limit = failure_limit(engine::batch_limit(self.bytes));
         let saved = self.ages.now();
@@ -123,7 +123,7 @@ impl Shared {
         true
     }
 
-    /// Has the entry removed that was `saved` then, unless another has come in its place.
+    /// Queues the removal of the entry that was saved at `saved`, unless another one replaces it.
     pub(super) fn remove(&self, key: Key, saved: u64) {
         let mut queue = self.queue.lock();
         if !queue.closing && !queue.writing.entries.contains_key(&key) {
@@ -142,7 +142,7 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// The thread that writes, to its end.
+    /// The loop of the writer thread.
     pub(super) fn write_behind(&self) {
         let mut committed = None;
         let mut retry_at = Instant::now();
@@ -180,8 +180,8 @@ impl Shared {
         }
     }
 
-    /// Waits until there is something to do, and takes it: what to write, whether to open the file anew before, whether it is the end.
-    /// The last commit was at `committed`.
+    /// Waits until there is something to do. Returns the next batch, whether to open the file again first, and whether it is the last
+    /// batch. The last commit was at `committed`.
     pub(super) fn next_batch(
         &self,
         committed: Option<Instant>,
@@ -226,7 +226,7 @@ impl Shared {
             Some(engine) if !changes.is_empty() => engine.apply(changes, self.ages.now()),
             _ => return Ok(()),
         };
-        // redb does nothing more after a failure. What is in the file already is told meanwhile, if it can be.
+        // redb accepts no writes after a failure. Open the file again, so that it can at least be read.
         written.inspect_err(|_| {
             self.close_engine();
             let _ = self.open_engine();
@@ -240,7 +240,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits for the reads that are under way.
+    /// Waits for reads in progress.
     fn close_engine(&self) {
         if let Some(engine) = self.engine.write().take() {
             engine.close();
@@ -249,7 +249,7 @@ impl Shared {
 }
 
 impl Queue {
-    /// When to commit what waits, of which `limit` bytes may, after a commit at `committed`.
+    /// When to commit the queue, whose limit is `limit` bytes, after a commit at `committed`.
     pub(super) fn due(&self, committed: Option<Instant>, now: Instant, limit: usize) -> Option<Instant> {
         if self.waiting.is_empty() {
             return None;
@@ -266,7 +266,7 @@ impl Queue {
         Some(committed.map_or(now, |committed| committed + pause))
     }
 
-    /// What was not written waits again, unless something newer does.
+    /// Puts a batch that was not committed back into the queue, except for what was replaced since.
     pub(super) fn requeue(&mut self) {
         let not_written = mem::take(&mut self.writing);
         for (key, failure) in &not_written.failures {
@@ -284,7 +284,7 @@ impl Queue {
     }
 }
 
-/// Of a queue that may have `limit` bytes of answers, what failures may have in addition.
+/// The limit of failures in a queue whose limit for successes is `limit` bytes.
 fn failure_limit(limit: usize) -> usize {
     limit / usize::try_from(FAILURE_SHARE).unwrap_or(usize::MAX)
 }

@@ -1,4 +1,5 @@
-//! The connection, and the breaker: who looks after it, and what becomes of commands while there is none.
+//! Sessions with Redis: connecting, probing and reconnecting, and running scripts. Without a session, scripts fail at once (a circuit
+//! breaker).
 
 use std::{
     fmt,
@@ -21,47 +22,48 @@ use super::{
     subscription::Subscription,
 };
 
-/// What connecting may take: names, TLS and a subscription need more than an operation does.
+/// Longer than an operation: resolving names, TLS and subscribing take more round trips.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A reply may take longer than an operation, for which somebody waits; not the first one.
+/// Later probes may take longer than an operation, since nobody waits for them.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Between proofs. Without them, nothing would tell that update_channel come no more.
+/// The interval of probes. They also detect that messages no longer arrive.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Until the next attempt to connect; doubles up to the longest.
+/// The first pause between attempts to connect; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Hardly any load for Redis, and soon enough for us.
+/// Hardly any load for Redis, and a short outage for plaque.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// What could not be done.
+/// Why a script brought no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CommandError {
-    /// It was not first_attempt.
+    /// It was not sent: there is no session.
     Skipped,
-    /// It was.
+    /// It was sent, and failed or timed out.
     Failed,
 }
 
-/// The way to Redis. [`Sessions::keep`] is the task that mends it; whoever runs a command may find that it is broken.
+/// Owns the current session. [`Sessions::maintain`] is the task that connects again when one has ended; a failed or late reply to any
+/// script ends it.
 pub(super) struct Sessions {
     settings: Settings,
     subscription: Arc<Subscription>,
-    /// The channel of all replicas' update_channel.
+    /// The channel of all replicas' messages.
     update_channel: String,
-    /// The channel of this replica's own proofs.
+    /// The channel that only this replica subscribes to, for its probes.
     probe_channel: String,
     session: watch::Sender<Option<Session>>,
-    /// Where there was trouble, as [`scripts::tag`] has it: in a cluster, other nodes probe nothing.
+    /// The [`scripts::tag`] of the last failure, whose key is probed next: other nodes of a cluster may work.
     probe_tag: Mutex<String>,
-    /// The first attempt to connect is over.
+    /// Cancelled when the first attempt to connect is over.
     first_attempt: CancellationToken,
     closing: CancellationToken,
 }
 
-/// A connection, from a reply that it works until the first trouble.
+/// A connection, from its first successful probe to the first error.
 #[derive(Clone)]
 pub(super) struct Session {
     connection: Connection,
@@ -72,12 +74,12 @@ pub(super) struct Session {
 struct State {
     ended: CancellationToken,
     reason: OnceLock<String>,
-    /// Our own reply came back.
+    /// The message of this replica's own probe has arrived.
     probe_received: Notify,
 }
 
 impl State {
-    /// The first reason is kept.
+    /// Ends the session. Only the first reason is recorded.
     fn end(&self, reason: impl fmt::Display) {
         let _ = self.reason.set(reason.to_string());
         self.ended.cancel();
@@ -89,7 +91,7 @@ impl Session {
         !self.state.ended.is_cancelled()
     }
 
-    /// Ends with the session.
+    /// Completes when the session has ended.
     pub(super) async fn ended(&self) {
         self.state.ended.cancelled().await;
     }
@@ -124,32 +126,32 @@ impl Sessions {
         }
     }
 
-    /// The channel of all replicas' update_channel about leases and answers.
+    /// The channel of all replicas' messages about leases and entries.
     pub(super) fn update_channel(&self) -> &[u8] {
         self.update_channel.as_bytes()
     }
 
-    /// The connection, if there is one.
+    /// The current session, if there is one.
     pub(super) fn session(&self) -> Option<Session> {
         let session = self.session.borrow();
         session.as_ref().filter(|session| session.is_active()).cloned()
     }
 
-    /// Ends when there is a connection; not, if there never will be.
+    /// Completes when there is a session.
     pub(super) async fn connected(&self) {
         let mut session = self.session.subscribe();
-        // Fails only if the sender is gone, and it is ours.
+        // Fails only if the sender is dropped, and `self` owns it.
         let _ = session
             .wait_for(|session| session.as_ref().is_some_and(Session::is_active))
             .await;
     }
 
-    /// Ends when the first attempt to connect is over, however it went.
+    /// Completes when the first attempt to connect is over, successful or not.
     pub(super) async fn first_attempt(&self) {
         self.first_attempt.cancelled().await;
     }
 
-    /// Ends all that is under way, and tries nothing more.
+    /// Ends the session and stops connecting.
     pub(super) fn close(&self) {
         self.closing.cancel();
         if let Some(session) = self.session.send_replace(None) {
@@ -157,7 +159,7 @@ impl Sessions {
         }
     }
 
-    /// Runs a script on the keys of what has this [`scripts::tag`], if it can be done in time.
+    /// Runs a script on the keys of a [`scripts::tag`], within the time limit of an operation.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Source,
@@ -187,7 +189,7 @@ impl Sessions {
         Err(CommandError::Failed)
     }
 
-    /// Connects, again and again, until [`Self::end`]. Tells of trouble and of its end, each once.
+    /// Connects again and again, until [`Self::close`]. Logs when an outage begins and when it ends.
     pub(super) async fn maintain(self: Arc<Self>) {
         self.closing.run_until_cancelled(self.reconnect_loop()).await;
     }
@@ -219,13 +221,13 @@ impl Sessions {
                 tracing::warn!(%store, error = reason, "the store is in trouble: plaque goes on without it");
                 reported = true;
             }
-            // Not all replicas at once.
+            // Jitter: not all replicas at once.
             sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
-    /// A session that has probe_received itself.
+    /// Connects, subscribes and probes.
     async fn connect(&self) -> Result<Session, String> {
         let state = Arc::<State>::default();
         let receive = {
@@ -264,16 +266,16 @@ impl Sessions {
             })?
             .map_err(|error| error.to_string())?;
         let session = Session { connection, state };
-        // Were it slower than an operation may be, the next one would end the session again.
+        // The limit is an operation's: if Redis is slower than that, the next operation would end the session again.
         self.probe(&session, self.settings.budget).await?;
         Ok(session)
     }
 
-    /// Lets others use a session until it is over. Why it is, then.
+    /// Makes a session available and probes it until it ends. Returns why it has ended.
     async fn hold(&self, session: Session) -> String {
         self.session.send_replace(Some(session.clone()));
         self.first_attempt.cancel();
-        // Not before: whoever loads now finds the store in use.
+        // Not earlier: a load that this triggers has to find the session.
         self.subscription.connected();
         while session
             .state
@@ -290,7 +292,7 @@ impl Sessions {
         session.state.reason.get().cloned().unwrap_or_default()
     }
 
-    /// Whether Redis takes writes and update_channel, and the update_channel reach us, within `limit`.
+    /// Checks, within `limit`, that Redis accepts writes and that its messages arrive.
     async fn probe(&self, session: &Session, limit: Duration) -> Result<(), String> {
         let keys = self.settings.prefix.keys(&self.probe_tag.lock());
         let reply = async {
@@ -310,8 +312,7 @@ impl Sessions {
     }
 }
 
-/// Whether an error says something about what is under one key, and nothing about Redis. What else is wrong with scripts, a reply
-/// finds, too.
+/// Whether an error concerns the value of one key and not Redis as a whole. Other failures of scripts would fail a probe, too.
 fn is_key_error(error: &RedisError) -> bool {
     matches!(
         error.kind(),

@@ -1,4 +1,4 @@
-//! Messages of other replicas: wakes lookups that wait for a lease to end, and passes on what was saved.
+//! Messages of other replicas: wakes lookups that wait for a lease, and passes on which feeds were saved.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -15,18 +15,18 @@ use tokio::sync::{
 use super::scripts::{tag, tagged};
 use crate::{store::RemoteUpdate, upstream::Feed};
 
-/// Feeds that can be waiting_for for at once. Further waiters get no message, and ask when the lease may be over.
+/// Most feeds that can be waited for at once. Further waiters get no message, and ask again when the lease should have expired.
 const MAX_AWAITED_FEEDS: usize = 1 << 16;
 
-/// Messages that a reader may be behind: almost two seconds of 5,000 a second. Older ones are lost, and the reader is told how many.
+/// Messages that a reader may lag behind: almost two seconds at 5,000 a second. Older ones are dropped, and the reader gets their number.
 const MAX_UPDATES: usize = 1 << 13;
 
-/// What a message says became of a lease.
+/// What happened to a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// There is an answer.
+    /// The feed's entry was saved.
     Saved,
-    /// It was given up.
+    /// The lease was released without one.
     Released,
 }
 
@@ -39,11 +39,11 @@ impl Event {
     }
 }
 
-/// Distributes messages within this process. Called by the task that reads the connection: never waits.
+/// Distributes messages within this process. Called by the task that reads the connection, so it never waits.
 pub(super) struct Subscription {
-    /// The name of this replica, among all that use the store.
+    /// The random name of this replica.
     pub(super) instance: String,
-    /// HeldLease for a look-up or a change, never while anything is awaited.
+    /// Locked for a look-up or a change, never across an await.
     waiting: Mutex<HashMap<Feed, Arc<Waiting>>>,
     updates: broadcast::Sender<RemoteUpdate>,
 }
@@ -51,26 +51,26 @@ pub(super) struct Subscription {
 #[derive(Default)]
 struct Waiting {
     message: Arc<Notify>,
-    /// How many do. Changed under the lock of the map.
+    /// The number of waiters. Changed only under the lock of the map.
     waiters: Mutex<usize>,
 }
 
 impl Subscription {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            // 122 random bits would be a UUID; 128 are as good.
+            // As unlikely to collide as a UUID, which has 122 random bits.
             instance: format!("{:032x}", fastrand::u128(..)),
             waiting: Mutex::default(),
             updates: broadcast::channel(MAX_UPDATES).0,
         })
     }
 
-    /// The message of this replica about `feed`.
+    /// This replica's message about `feed`.
     pub(super) fn message(&self, event: Event, feed: Feed) -> String {
         format!("{} {} {}", event.name(), self.instance, tag(feed))
     }
 
-    /// Takes in a message. Ignores what no replica sends.
+    /// Handles a message. Ignores malformed ones.
     pub(super) fn receive(&self, message: &[u8]) {
         let Some(mut fields) = str::from_utf8(message).ok().map(|text| text.split(' ')) else {
             return;
@@ -81,7 +81,7 @@ impl Subscription {
             return;
         };
         if event == Event::Saved.name() && instance != self.instance {
-            // Fails if nobody subscribes.
+            // Fails if there is no receiver.
             let _ = self.updates.send(RemoteUpdate::Saved(feed));
         }
         if let Some(waiting_for) = self.waiting.lock().remove(&feed) {
@@ -89,17 +89,17 @@ impl Subscription {
         }
     }
 
-    /// A connection is in use: what was sent since the one before it ended is lost.
+    /// Notes a new session: messages since the end of the last one are lost.
     pub(super) fn connected(&self) {
         let _ = self.updates.send(RemoteUpdate::Lost(None));
     }
 
-    /// What others save, from now on.
+    /// The feeds that other replicas save from now on.
     pub(super) fn updates(&self) -> Receiver<RemoteUpdate> {
         self.updates.subscribe()
     }
 
-    /// Waits, from now on, for the next message about `feed`.
+    /// Starts to wait for the next message about `feed`.
     pub(super) fn wait(self: &Arc<Self>, feed: Feed) -> Waiter {
         let mut waiting = self.waiting.lock();
         let full = waiting.len() >= MAX_AWAITED_FEEDS;
@@ -125,7 +125,7 @@ impl Subscription {
 
 /// Waits for a message about a feed.
 pub(super) struct Waiter {
-    /// Ends with that message.
+    /// Completes when the message arrives.
     pub(super) message: std::pin::Pin<Box<OwnedNotified>>,
     feed: Feed,
     waiting_for: Arc<Waiting>,
@@ -133,7 +133,7 @@ pub(super) struct Waiter {
 }
 
 impl Drop for Waiter {
-    /// The last one leaves nothing behind.
+    /// The last waiter removes the feed from the map.
     fn drop(&mut self) {
         let mut waiting = self.subscription.waiting.lock();
         let mut waiters = self.waiting_for.waiters.lock();
