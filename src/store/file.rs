@@ -220,7 +220,7 @@ impl File {
         let known = codec::decode(&bytes, feed, self.shared.ages.since(saved), clock::now());
         known
             .inspect_err(|error| {
-                tracing::debug!(%feed, %error, "what is kept cannot be read, and is removed");
+                tracing::debug!(%feed, %error, "an entry of the store cannot be decoded and is removed");
                 self.shared.remove(engine::key(feed), saved);
             })
             .ok()
@@ -312,7 +312,7 @@ impl Store for File {
             let ended = batches.wait_for(|last| *last);
             if tokio::time::timeout(limit, ended).await.is_err() {
                 tracing::warn!(
-                    "the store {} is not written yet; what was found last is lost",
+                    "the store {} could not be written in time; its newest entries are lost",
                     self.shared.path.display()
                 );
             }

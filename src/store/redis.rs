@@ -138,7 +138,7 @@ impl Shared {
         let known = match loaded {
             Ok(None) => Ok(None),
             Ok(Some(stored)) => decode(&stored, feed).map(Some).map_err(|error| {
-                tracing::debug!(%feed, %error, "what the store has cannot be read");
+                tracing::debug!(%feed, %error, "an entry of the store cannot be decoded");
                 CommandError::Failed
             }),
             Err(error) => Err(error),

@@ -3,7 +3,7 @@
 mod dates;
 mod failures;
 #[cfg(unix)]
-mod place;
+mod location;
 
 use std::{
     env, fs,

@@ -141,13 +141,16 @@ impl Engine {
         };
         if location::is_blank(path) {
             fs::remove_file(path)?;
-            tracing::info!("the store {} was never whole, and begins anew", path.display());
+            tracing::info!(
+                "the store {} was never completely created; plaque creates it again",
+                path.display()
+            );
             return Self::try_open(path, bytes, now);
         }
         let aside = location::set_aside_name(path);
         fs::rename(path, &aside)?;
         tracing::warn!(
-            "the store {} cannot be read ({why}): it is {} now, and a new one begins",
+            "the store {} cannot be read ({why}): it is renamed to {}, and a new one is created",
             path.display(),
             aside.display()
         );

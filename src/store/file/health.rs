@@ -52,7 +52,7 @@ impl Health {
         if self.failing.fetch_or(part as u8, Relaxed) & part as u8 == 0 {
             let name = &self.name;
             tracing::warn!(
-                "{part:?} fails in the store {name} ({why}): plaque goes on without it, and tries again"
+                "{part:?} fails in the store {name} ({why}): plaque continues without it and retries"
             );
         }
     }

@@ -120,9 +120,11 @@ fn restrict_permissions(path: &Path, file: &File, opened: &Metadata) {
     let path = path.display();
     match file.set_permissions(Permissions::from_mode(OWNER_ONLY)) {
         Ok(()) => tracing::info!(
-            "the store {path} was open to other users (mode {mode:04o}): it is {OWNER_ONLY:04o} now"
+            "the store {path} was accessible to other users (mode {mode:04o}); its mode is {OWNER_ONLY:04o} now"
         ),
-        Err(error) => tracing::warn!("the store {path} is open to other users (mode {mode:04o}): {error}"),
+        Err(error) => {
+            tracing::warn!("the store {path} is accessible to other users (mode {mode:04o}): {error}")
+        }
     }
 }
 

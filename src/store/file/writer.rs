@@ -169,7 +169,7 @@ impl Shared {
             if last {
                 let left = self.queue.lock().waiting.len();
                 if left > 0 {
-                    tracing::warn!("{left} feeds are not kept in {}", self.path.display());
+                    tracing::warn!("{left} feeds could not be saved in {}", self.path.display());
                 }
                 self.close_engine();
             }
@@ -214,7 +214,7 @@ impl Shared {
         let is_detached = |engine: &Engine| engine.is_detached_from(&self.path);
         if self.engine.read().as_ref().is_some_and(is_detached) {
             tracing::warn!(
-                "the store {} was removed or replaced: what was in it is lost, and plaque goes on with what is there now, or a new one",
+                "the store {} was removed or replaced: its entries are lost, and plaque continues with the file that is there now, or a new one",
                 self.path.display()
             );
             self.close_engine();

@@ -175,7 +175,7 @@ impl Sessions {
         let reason = match answer {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) if is_key_error(&error) => {
-                tracing::debug!(%error, tag, "the store cannot do this");
+                tracing::debug!(%error, tag, "the store failed for one key");
                 return Err(CommandError::Failed);
             }
             Ok(Err(error)) => error.to_string(),

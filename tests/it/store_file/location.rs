@@ -37,7 +37,7 @@ async fn a_file_that_others_could_read_is_taken_from_them_and_named() {
         for was in [open_to, 0o600] {
             let (store, log) = open_logged(&path);
             assert_eq!(mode(&path), 0o600);
-            assert_eq!(log.contains("open to other users"), was != 0o600, "{log}");
+            assert_eq!(log.contains("accessible to other users"), was != 0o600, "{log}");
             assert!(was == 0o600 || log.contains(&format!("{was:04o}")), "{log}");
             assert_eq!(title(&store, 1).await.as_deref(), Some("One"));
             store.close(LIMIT).await;
