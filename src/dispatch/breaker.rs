@@ -10,7 +10,7 @@
 //! of the probed channel alone proves nothing: its owner could have made it so, to keep the breaker open for as long as that channel
 //! is picked. So another channel is probed at once, and only two in a row count as one more refusal. Nobody wins the probes with a
 //! channel of theirs, for a probe asks for a good channel, which the owner of this state picks at random, and the next one for one that
-//! another caller asked for (`src/youtube/guard/good.rs`). The lookup of a channel
+//! another caller asked for (`src/youtube/guard/proven.rs`). The lookup of a channel
 //! that was never found is no probe unless no good one is known. It could not close the breaker falsely (a refused address gets no
 //! 404s), but a forbidden one could keep it open. What ends the pause need not end the doubling: only a success does that, so an
 //! address that gets 404s and 429s in turn is asked less and less often.
@@ -68,17 +68,17 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It was found before.
-    Good,
+    Proven,
     /// It was never found.
     Unproven {
         /// Another channel was, and is not among the [excluded](Breaker::excluded) ones.
-        good_known: bool,
+        proven_known: bool,
     },
 }
 
 /// How a lookup may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
+pub enum Role {
     /// As ever.
     Ordinary,
     /// What becomes of it decides, so it has to be [reported](Breaker::report), even if it is as [`Report::Silent`].
@@ -113,7 +113,7 @@ pub enum Report {
         /// How long it wants to be left alone, if it said so.
         retry_after: Option<Duration>,
         /// A good channel is known that is neither this one nor among the [excluded](Breaker::excluded) ones.
-        good_known: bool,
+        proven_known: bool,
     },
     /// No answer.
     Silent,
@@ -164,29 +164,29 @@ impl<K: Copy + Eq> Breaker<K> {
         }
     }
 
-    /// Asks for leave to look `channel` up. If it is [`Pass::Probe`], this is the lookup that decides.
+    /// Asks for leave to look `channel` up. If it is [`Role::Probe`], this is the lookup that decides.
     ///
     /// # Errors
     ///
     /// If the source refuses us, or if a probe is due and this is not the lookup for it.
-    pub fn admit(&mut self, channel: K, standing: Standing, now: Instant) -> Result<Pass, Refused> {
+    pub fn admit(&mut self, channel: K, standing: Standing, now: Instant) -> Result<Role, Refused> {
         self.check(now)?;
-        let fits =
-            standing != Standing::Unproven { good_known: true } && !self.excluded().contains(&Some(channel));
+        let fits = standing != Standing::Unproven { proven_known: true }
+            && !self.excluded().contains(&Some(channel));
         match self.state {
             State::Open { status, .. } if fits => {
                 self.state = State::Probing { status };
-                Ok(Pass::Probe)
+                Ok(Role::Probe)
             }
             State::Open { status, .. } => Err(Refused {
                 status,
                 retry_after: PROBE_TAKES,
             }),
-            State::Doubtful { probing: false } if fits && standing == Standing::Good => {
+            State::Doubtful { probing: false } if fits && standing == Standing::Proven => {
                 self.state = State::Doubtful { probing: true };
-                Ok(Pass::Probe)
+                Ok(Role::Probe)
             }
-            State::Closed | State::Doubtful { .. } | State::Probing { .. } => Ok(Pass::Ordinary),
+            State::Closed | State::Doubtful { .. } | State::Probing { .. } => Ok(Role::Ordinary),
         }
     }
 
@@ -227,23 +227,23 @@ impl<K: Copy + Eq> Breaker<K> {
     }
 
     /// Takes in what became of a lookup of `channel`.
-    pub fn report(&mut self, channel: K, pass: Pass, report: Report, now: Instant) -> Option<Change> {
+    pub fn report(&mut self, channel: K, role: Role, report: Report, now: Instant) -> Option<Change> {
         match report {
-            Report::Success => self.succeeded(pass),
-            Report::Answered => self.answered(pass),
-            Report::Silent => self.silent(pass, now),
-            Report::Refused { status, retry_after } => self.refused(pass, status, retry_after, now),
+            Report::Success => self.succeeded(role),
+            Report::Answered => self.answered(role),
+            Report::Silent => self.silent(role, now),
+            Report::Refused { status, retry_after } => self.refused(role, status, retry_after, now),
             Report::Forbidden {
                 retry_after,
-                good_known,
-            } => self.was_forbidden(channel, pass, retry_after, good_known, now),
+                proven_known,
+            } => self.was_forbidden(channel, role, retry_after, proven_known, now),
         }
     }
 
-    fn succeeded(&mut self, pass: Pass) -> Option<Change> {
+    fn succeeded(&mut self, role: Role) -> Option<Change> {
         match self.state {
             // From before it opened: no evidence.
-            State::Open { .. } | State::Probing { .. } if pass == Pass::Ordinary => return None,
+            State::Open { .. } | State::Probing { .. } if role == Role::Ordinary => return None,
             _ => {}
         }
         let change = self.close();
@@ -251,9 +251,9 @@ impl<K: Copy + Eq> Breaker<K> {
         change
     }
 
-    fn answered(&mut self, pass: Pass) -> Option<Change> {
+    fn answered(&mut self, role: Role) -> Option<Change> {
         // A probe of a doubt that gets a 404 was answered, as much as one that ends a pause.
-        (pass == Pass::Probe).then(|| self.close()).flatten()
+        (role == Role::Probe).then(|| self.close()).flatten()
     }
 
     fn close(&mut self) -> Option<Change> {
@@ -262,15 +262,15 @@ impl<K: Copy + Eq> Breaker<K> {
         matches!(was, State::Open { .. } | State::Probing { .. }).then_some(Change::Closed)
     }
 
-    fn silent(&mut self, pass: Pass, now: Instant) -> Option<Change> {
-        match (pass, self.state) {
+    fn silent(&mut self, role: Role, now: Instant) -> Option<Change> {
+        match (role, self.state) {
             // As long as the last time: silence is no refusal.
-            (Pass::Probe, State::Probing { status }) => {
+            (Role::Probe, State::Probing { status }) => {
                 self.forbidden = [None; 3];
                 let until = now + self.pause;
                 self.state = State::Open { until, status };
             }
-            (Pass::Probe, State::Doubtful { .. }) => self.state = State::Doubtful { probing: false },
+            (Role::Probe, State::Doubtful { .. }) => self.state = State::Doubtful { probing: false },
             _ => {}
         }
         None
@@ -278,19 +278,19 @@ impl<K: Copy + Eq> Breaker<K> {
 
     fn refused(
         &mut self,
-        pass: Pass,
+        role: Role,
         status: u16,
         retry_after: Option<Duration>,
         now: Instant,
     ) -> Option<Change> {
         let asked = retry_after.map(|pause| pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
-        if let (Pass::Ordinary, State::Open { until, status }) = (pass, self.state) {
+        if let (Role::Ordinary, State::Open { until, status }) = (role, self.state) {
             // One of those that were under way. It may ask for longer than the first did, but counts no more.
             let until = until.max(now + asked.unwrap_or_default());
             self.state = State::Open { until, status };
             return None;
         }
-        if let (Pass::Ordinary, State::Probing { .. }) = (pass, self.state) {
+        if let (Role::Ordinary, State::Probing { .. }) = (role, self.state) {
             return None;
         }
         let opened = !matches!(self.state, State::Probing { .. });
@@ -308,16 +308,16 @@ impl<K: Copy + Eq> Breaker<K> {
     fn was_forbidden(
         &mut self,
         channel: K,
-        pass: Pass,
+        role: Role,
         retry_after: Option<Duration>,
-        good_known: bool,
+        proven_known: bool,
         now: Instant,
     ) -> Option<Change> {
         // How many channels have to get it until it is believed: of probes two, if there is another one to be probed.
-        let (needed, next) = match (self.state, pass) {
+        let (needed, next) = match (self.state, role) {
             (State::Closed, _) => (2, State::Closed),
-            (State::Doubtful { .. }, Pass::Probe) => (4, State::Doubtful { probing: false }),
-            (State::Probing { status }, Pass::Probe) => (2, State::Open { until: now, status }),
+            (State::Doubtful { .. }, Role::Probe) => (4, State::Doubtful { probing: false }),
+            (State::Probing { status }, Role::Probe) => (2, State::Open { until: now, status }),
             // From before it opened, or beside a probe that will tell.
             _ => return None,
         };
@@ -329,15 +329,15 @@ impl<K: Copy + Eq> Breaker<K> {
             }
         }
         let closed = self.state == State::Closed;
-        if count < needed && (closed || good_known) {
+        if count < needed && (closed || proven_known) {
             self.state = next;
             return None;
         }
-        if closed && good_known {
+        if closed && proven_known {
             self.state = State::Doubtful { probing: false };
             return None;
         }
-        self.refused(pass, FORBIDDEN, retry_after, now)
+        self.refused(role, FORBIDDEN, retry_after, now)
     }
 }
 

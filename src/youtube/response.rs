@@ -1,4 +1,4 @@
-//! What an HTTP response means: a feed, or how the lookup failed.
+//! Interprets an HTTP response: a feed, or the failure of a lookup.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -19,11 +19,11 @@ use crate::{
     video::{self, Channel, Kind},
 };
 
-/// The failure that a status other than 200 means.
+/// The failure of a response whose status is not 200.
 pub(super) fn failure(response: &Response) -> Failure {
     let status = response.status();
     Failure {
-        retry_after: retry_after(response).and_then(|value| pause(value, SystemTime::now())),
+        retry_after: retry_after(response).and_then(|value| parse_retry_after(value, SystemTime::now())),
         error: match status {
             StatusCode::NOT_FOUND => UpstreamError::NotFound,
             StatusCode::TOO_MANY_REQUESTS => UpstreamError::RateLimited(status.as_u16()),
@@ -33,12 +33,12 @@ pub(super) fn failure(response: &Response) -> Failure {
     }
 }
 
-/// The feed in a response with status 200.
+/// Reads the feed of a response with status 200.
 pub(super) async fn read(response: Response, list: List) -> Result<Channel, UpstreamError> {
     let body = body::read(response).await?;
     let malformed = |error: FeedError| UpstreamError::Malformed(video::message(&error.to_string()));
     if list.prefix == Some(list::STREAMS) {
-        // A mirror may know no streams, and show all uploads: no Short is one.
+        // A mirror may not know streams and return all uploads: leave out the Shorts.
         let all = feed::parse(&body, list.feed.channel).map_err(malformed)?;
         return Ok(all.only(Kind::Video));
     }
@@ -49,12 +49,12 @@ fn retry_after(response: &Response) -> Option<&str> {
     response.headers().get(header::RETRY_AFTER)?.to_str().ok()
 }
 
-/// The pause that a `Retry-After` asks for at `now`: in seconds, or until a date.
-pub(super) fn pause(value: &str, now: SystemTime) -> Option<Duration> {
+/// Parses a `Retry-After` received at `now`: a number of seconds, or a date.
+pub(super) fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     let pause = if is_number {
-        // More than fits is long enough.
+        // Too large for a number: the longest pause.
         value.parse().map_or(LONGEST_PAUSE, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(value).ok()?;
@@ -63,10 +63,10 @@ pub(super) fn pause(value: &str, now: SystemTime) -> Option<Duration> {
     Some(pause.min(LONGEST_PAUSE))
 }
 
-/// Whether the log has the advice already. It is about this address, and as true of every other lookup.
+/// Whether the redirect was logged as a warning: it concerns the address, so one is enough.
 static REDIRECT_IS_LOGGED: AtomicBool = AtomicBool::new(false);
 
-/// A redirect. Where it leads is for the operator's eyes, unless it is YouTube's page for addresses that ask too often.
+/// The error of a redirect. Its target is logged for the operator, unless it is YouTube's page for addresses that ask too often.
 fn redirect_error(response: &Response) -> UpstreamError {
     let location = response.headers().get(header::LOCATION);
     let location = location
@@ -114,7 +114,7 @@ mod tests {
             ("1.5", None),
             ("soon", None),
         ] {
-            assert_eq!(pause(value, now), expected, "{value:?}");
+            assert_eq!(parse_retry_after(value, now), expected, "{value:?}");
         }
     }
 }

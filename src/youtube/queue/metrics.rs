@@ -1,4 +1,4 @@
-//! What the queue and its budget look like, by class: read from the dispatcher when somebody asks.
+//! Metrics of the queue and its budget by class, read from the dispatcher when they are scraped.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,12 +14,12 @@ use crate::{
     metrics::{family, metric},
 };
 
-/// The bounds of waits, in seconds: most are none, and the longest is usually 5 s.
+/// The buckets of waits, in seconds: most lookups do not wait, and the longest wait is 5 s by default.
 const WAITS: [f64; 12] = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0];
 
 type ByClass = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
 
-/// How long lookups waited for their turn, by class.
+/// Waits for a permit, by class.
 #[derive(Clone)]
 pub(super) struct Waits(ByClass);
 
@@ -27,7 +27,7 @@ impl Default for Waits {
     fn default() -> Self {
         let waits = ByClass::new_with_constructor(|| Histogram::new(WAITS));
         for class in Class::ALL {
-            // There from the start: a rate needs a first value.
+            // Create them now: a rate needs a first value.
             drop(waits.get_or_create(&label(class)));
         }
         Self(waits)
@@ -35,14 +35,14 @@ impl Default for Waits {
 }
 
 impl Waits {
-    /// Notes that the turn of a lookup has come.
+    /// Records the wait of a lookup that goes out.
     pub(super) fn observe(&self, class: Class, waited: Duration) {
         self.0.get_or_create(&label(class)).observe(waited.as_secs_f64());
     }
 }
 
 impl Queue {
-    /// Makes the numbers known to whoever reads `registry`.
+    /// Registers the metrics.
     pub(in crate::youtube) fn register(self: &Arc<Self>, registry: &mut Registry) {
         let queue = Arc::clone(self);
         metric(
@@ -128,16 +128,16 @@ impl Queue {
     }
 }
 
-type Waiting = Dispatcher<super::Turn>;
+type Waiting = Dispatcher<super::PermitSender>;
 
-/// One of the counters of a class.
+/// Reads one of the counters of a class.
 type Count = fn(Counters) -> u64;
 
 fn label(class: Class) -> [(&'static str, &'static str); 1] {
     [("class", class_name(class))]
 }
 
-/// As metrics call it.
+/// The class's label.
 fn class_name(class: Class) -> &'static str {
     match class {
         Class::AwaitedKnown => "awaited_known",
