@@ -1,4 +1,4 @@
-//! Admission: whether a lookup gets its turn in time, known on arrival; and if not, when to come again.
+//! Admission: decides on arrival whether a lookup will go out in time, and if not, when to retry.
 
 use std::time::Duration;
 
@@ -9,35 +9,35 @@ use super::{
     token_bucket::TokenBucket,
 };
 
-/// A caller's further lookups have to get their turn within this part of the wait that they may have. The rest of the line is left
-/// to callers who have none in it, and to what sways: whoever comes meanwhile takes turns, reservations fall due, fetches take
-/// longer. A line in which everything has become urgent is served in order of urgency, fairly to nobody.
+/// A caller that has queued lookups already may add one only if it will go out within this part of its wait. The rest is left to callers
+/// without queued lookups, and to variation: other arrivals, reservations, slower fetches. A queue in which every lookup is urgent would be
+/// served in order of urgency, and fairly to nobody.
 const UNHURRIED: f64 = 0.6;
 
-/// The part of the queue's places that is left to callers who have none, likewise: it matters where places are few. And of the places in
-/// time: what is kept for other classes may make them fewer than the wait alone would.
+/// Likewise, the part of the queue's places that is left to callers without queued lookups, which matters if the queue is short. Also the
+/// part of the lookups in time: what is guaranteed to other classes can make those fewer than the wait alone would.
 const LEFT: f64 = 0.1;
 
-/// The part of the slots' throughput that is promised: how long fetches take is an estimate.
+/// The part of the slots' throughput that is promised, since the duration of fetches is an estimate.
 pub(super) const SLOTS_IN_USE: f64 = 0.95;
 
-/// Of the places that could be promised, at most this part is held for callers who were told to come again, so that the line
-/// does not run dry if none of them does.
+/// The most places, as a part of those that could be promised, that are held for returning callers, so that the source is not idle if none
+/// of them returns.
 const HELD: f64 = 0.5;
 
-/// The part of a class's rate that is given to who was told to come again: the rest is for who is new.
+/// The part of a class's rate that reservations get. The rest is for new callers.
 const RETURNING: f64 = 0.9;
 
-/// A lookup that could go out at once is due this much later, in nanoseconds: whoever let it in has to come round to starting it.
+/// A lookup that can go out at once is due this much later, in nanoseconds: it takes the owner some time to start it.
 const AT_ONCE: u64 = 100_000_000;
 
-/// Where a request would stand.
+/// What an admitted request could expect.
 struct Estimate {
-    /// The wait that is too long, in seconds: how much too long. Negative if it is short enough.
+    /// By how many seconds its wait would be too long. Negative: it is short enough.
     late: f64,
-    /// Places that are missing, likewise.
+    /// How many places are missing. Negative: there are enough.
     missing: f64,
-    /// Lookups of its class that go out in a second.
+    /// Lookups of its class that go out per second.
     class_rate: f64,
 }
 
@@ -48,13 +48,13 @@ impl Estimate {
 }
 
 impl<T> Dispatcher<T> {
-    /// By when the request may be promised, or a refusal.
+    /// When the request can be promised to go out, or a refusal.
     pub(super) fn decide(&mut self, request: &Request, now: u64, chance: f64) -> Result<u64, Refused> {
         let class = request.class as usize;
         let due = self.due(request, now);
         let held = self.returns[class].held(now);
         if self.line.queued() == 0 && self.capacity(now)(0) >= 1.0 {
-            // Work-conserving: too late for this caller is early enough for who asks next.
+            // Work-conserving: what is too late for this caller is cached for the next.
             return Ok(due.max(now + AT_ONCE).min(self.calendar.last()));
         }
         let estimate = self.estimate(request, due, Some(held), now);
@@ -64,7 +64,7 @@ impl<T> Dispatcher<T> {
         if estimate.is_good() && !useless {
             return Ok(due);
         }
-        // With the place that is held for it, it may get in all the same.
+        // It may use the place that is held for it.
         if !useless && self.returns[class].has_place(request.caller, now) {
             let with_place = self.estimate(request, due, None, now);
             if with_place.is_good() {
@@ -76,7 +76,7 @@ impl<T> Dispatcher<T> {
         Err(self.come_again(class, request.caller, &estimate, now, chance))
     }
 
-    /// When to come again: at a time that is the caller's own.
+    /// The refusal, with a time to retry that differs between callers.
     fn come_again(
         &mut self,
         class: usize,
@@ -104,7 +104,7 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// When to come again for a lookup that was let in and dropped.
+    /// The refusal of a lookup that was admitted but expired.
     pub(super) fn come_again_soon(&mut self, class: usize, caller: u64, now: u64) -> Refused {
         let estimate = Estimate {
             late: 0.0,
@@ -114,7 +114,7 @@ impl<T> Dispatcher<T> {
         self.come_again(class, caller, &estimate, now, 0.5)
     }
 
-    /// By when the request has to go out.
+    /// When the request has to go out.
     pub(super) fn due(&self, request: &Request, now: u64) -> u64 {
         let latest = request.latest_start.map_or(u64::MAX, |latest| self.nanos(latest));
         latest
@@ -122,7 +122,7 @@ impl<T> Dispatcher<T> {
             .min(self.calendar.last())
     }
 
-    /// Beside so many places that are held for others; `None` if one is held for this caller.
+    /// The estimate for a request while `held` places are held for others; `None` if one is held for this caller.
     fn estimate(&self, request: &Request, due: u64, held: Option<u32>, now: u64) -> Estimate {
         let class = request.class as usize;
         let capacity = self.capacity(now);
@@ -132,7 +132,7 @@ impl<T> Dispatcher<T> {
         let class_rate = self.class_rate(class, now);
         let redeems = held.is_none();
         let held = f64::from(held.unwrap_or(0)).min(HELD * capacity(patience).max(0.0));
-        // Those who are in line come again and again, and would pass who takes them for gone.
+        // Callers seen lately will return and take turns too, although they have nothing queued now.
         let lasting = self.usual_callers[class] * f64::from(place.in_caller);
         let turns = f64::from(place.turns).max(lasting) + held - at_once;
         let mut in_time = self
@@ -142,7 +142,7 @@ impl<T> Dispatcher<T> {
         let mut in_places = self.room(class).most();
         let mut patience_left = seconds(patience);
         if place.of_caller > 0 && !redeems {
-            // Half of the places that are left to callers who have none may be taken by connections that have none.
+            // New connections of such a caller may use half of the places left to other callers.
             let margin = if place.of_connection > 0 { 1.0 } else { 0.5 };
             patience_left *= UNHURRIED;
             in_time -= (margin * LEFT * capacity(patience)).max(1.0);
@@ -155,7 +155,7 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// Places in the queue that are left for one more of `class`.
+    /// Places in the queue for one more lookup of `class`.
     fn room(&self, class: usize) -> Room {
         let queued = |class| f64::from(self.line.queued_of(class));
         let kept = |class: usize| (guaranteed()[class] * self.places).floor();
@@ -167,7 +167,7 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// How many lookups can begin within a time in nanoseconds from now, as far as rate and slots are known.
+    /// Returns a function: how many lookups can start within a time in nanoseconds from now, by rate and slots.
     pub(super) fn capacity(&self, now: u64) -> impl Fn(u64) -> f64 + use<T> {
         let tokens = self
             .bucket
@@ -182,7 +182,7 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// Lookups of `class` that go out in a second while the classes that have lookups in line now go on having some.
+    /// Lookups of `class` that go out per second while the classes that are queued now stay active.
     pub(super) fn class_rate(&self, class: usize, now: u64) -> f64 {
         let slots = SLOTS_IN_USE * self.fetches.rate(now);
         let rate = self

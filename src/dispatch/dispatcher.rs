@@ -1,4 +1,4 @@
-//! The dispatcher: the fair order, permits, and what is counted. Who is let in is decided in `admission`.
+//! The dispatcher: admits, starts and counts lookups. `admission` decides what is admitted, `selection` what goes out next.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use super::{
     token_bucket::TokenBucket,
 };
 
-/// Owns the budget of one source. `T` is what the owner of a lookup wants back when its turn comes.
+/// Owns the budget of one source. `T` is a value that the caller gets back when the lookup starts.
 #[derive(Debug)]
 pub struct Dispatcher<T> {
     pub(super) epoch: Instant,
-    /// The latest time that was told: it does not go back.
+    /// The latest time passed so far: time does not go back.
     pub(super) latest: u64,
     pub(super) longest_wait: u64,
     pub(super) places: f64,
@@ -25,21 +25,21 @@ pub struct Dispatcher<T> {
     pub(super) line: Line<T>,
     pub(super) calendar: Calendar,
     pub(super) returns: [Returns; CLASSES],
-    /// Start-time fair queueing between classes: what each has used, in units of its share.
+    /// Start-time fair queueing between classes: what each class has used, in units of its share.
     pub(super) virtual_time: [f64; CLASSES],
-    /// Of the class that went out last.
+    /// The virtual time of the class that was served last.
     pub(super) current: f64,
-    /// How many callers each class has had in line over about the longest wait.
+    /// A moving average of the callers that each class has had queued, over about the longest wait.
     pub(super) usual_callers: [f64; CLASSES],
     pub(super) counters: [Counters; CLASSES],
-    /// The last lookup that went out has passed one that may be late for it.
+    /// The last started lookup was preferred to one that may now be late.
     pub(super) passed: bool,
-    /// What callers took lately.
+    /// What callers used of the rate lately.
     pub(super) room: Room,
 }
 
 impl<T> Dispatcher<T> {
-    /// A dispatcher with a full bucket and an empty line.
+    /// A dispatcher with a full bucket and an empty queue.
     #[must_use]
     pub fn new(budget: &Budget, now: Instant) -> Self {
         let longest_wait = nanos(budget.max_queue_wait);
@@ -62,13 +62,13 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// Lets a lookup into the line. `chance`, from 0 to 1, spreads those who are told to come again.
+    /// Admits a lookup to the queue. `chance`, from 0 to 1, spreads the times at which refused callers retry.
     ///
     /// # Errors
     ///
-    /// If its turn would come too late for its caller or after the longest wait, or if its class and its caller have no place left.
-    /// It takes nothing then but, if it may, a reservation for when it comes again. A lookup that could go out at once is never
-    /// refused, not even if it comes too late for its caller: what it brings is kept for the next.
+    /// If the lookup would go out too late for its caller or after the longest wait, or if its class or its caller has no place left. It
+    /// then takes up nothing, except perhaps a reservation for its retry. A lookup that can go out at once is never refused, even if it is
+    /// too late for its caller: its result is cached for the next one.
     pub fn admit(
         &mut self,
         request: &Request,
@@ -87,14 +87,14 @@ impl<T> Dispatcher<T> {
         Ok(self.line.ticket(index))
     }
 
-    /// Moves a queued lookup to another class and flow: a caller has come to wait for what was a refresh or a poll. A lookup that
-    /// was promised for an earlier time still is. The ticket stays valid.
+    /// Moves a queued lookup to another class and flow: a caller now waits for what was a refresh or a poll. An earlier promise is kept,
+    /// and the ticket stays valid.
     ///
-    /// If callers wait for it already, it stays where it is, and is only kept in line for as long as the new one has use for it.
+    /// If callers wait for it already, it stays where it is, and is only kept in the queue for as long as the new caller needs it.
     ///
     /// # Errors
     ///
-    /// As [`Self::admit`]; the lookup then stays as it was.
+    /// Like [`Self::admit`]; the lookup then stays as it was.
     pub fn reclassify(
         &mut self,
         ticket: Ticket,
@@ -135,7 +135,7 @@ impl<T> Dispatcher<T> {
         Ok(())
     }
 
-    /// Takes a lookup out of the line: its last caller has left. Its place is free at once.
+    /// Removes a lookup whose last caller has left. Its place is free at once.
     pub fn cancel(&mut self, ticket: Ticket) -> Option<T> {
         let index = self.line.find(ticket)?;
         let (_, entry) = self.take_out(index)?;
@@ -143,7 +143,7 @@ impl<T> Dispatcher<T> {
         Some(entry.payload)
     }
 
-    /// Takes any lookup out of the line, until there is none: the source has closed.
+    /// Removes any lookup, or returns `None` if the queue is empty: the source has closed.
     pub fn drain(&mut self) -> Option<(Ticket, T)> {
         let index = self.calendar.earliest()?;
         let (ticket, entry) = self.take_out(index)?;
@@ -151,8 +151,8 @@ impl<T> Dispatcher<T> {
         Some((ticket, entry.payload))
     }
 
-    /// What to do next. To be called until it says to wait; and again when that time has come, and whenever something was admitted,
-    /// finished or returned.
+    /// What to do next. Call it until it returns a wait; call it again at that time, and whenever something was admitted, finished or
+    /// returned.
     pub fn next(&mut self, now: Instant) -> Next<T> {
         let now = self.advance(now);
         while let Some(index) = self.calendar.overdue(now) {
@@ -184,7 +184,7 @@ impl<T> Dispatcher<T> {
         self.counters[permit.class as usize].sent += 1;
     }
 
-    /// Takes in what became of a lookup: its slot is free.
+    /// Frees the slot of a lookup that has ended.
     #[expect(clippy::needless_pass_by_value, reason = "a permit is used once")]
     pub fn finished(&mut self, permit: Permit, now: Instant, outcome: Outcome) {
         let now = self.advance(now);
@@ -195,7 +195,7 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// Takes back a permit for which nothing was sent: its token and its slot are free for the next.
+    /// Takes back a permit without a request: its token and slot are free for the next lookup.
     #[expect(clippy::needless_pass_by_value, reason = "a permit is used once")]
     pub fn return_unused(&mut self, permit: Permit) {
         let Permit { class, .. } = permit;
@@ -208,11 +208,11 @@ impl<T> Dispatcher<T> {
         self.counters[class as usize].returned += 1;
     }
 
-    /// Takes one more token for a second attempt under the same permit, which is sent then, if nobody in line would be late for it.
+    /// Takes one more token for a retry under the same permit, if no queued lookup would then be late. The retry counts as sent.
     ///
     /// # Errors
     ///
-    /// When to try again.
+    /// When to ask again.
     pub fn try_retry(&mut self, permit: &Permit, now: Instant) -> Result<(), Instant> {
         let now = self.advance(now);
         let Some(bucket) = &self.bucket else {
@@ -238,20 +238,20 @@ impl<T> Dispatcher<T> {
         Ok(())
     }
 
-    /// What a fetch usually takes at most. A caller's deadline less this is its latest useful start.
+    /// The time that most fetches stay below. A caller's deadline minus this is its latest useful start.
     #[must_use]
     pub fn usual_fetch(&self, now: Instant) -> Duration {
         let now = nanos(now.saturating_duration_since(self.epoch)).max(self.latest);
         Duration::from_secs_f64(self.fetches.usual(now).min(86_400.0))
     }
 
-    /// Lookups in line.
+    /// Queued lookups.
     #[must_use]
     pub fn queued(&self) -> u32 {
         self.line.queued()
     }
 
-    /// What happened to lookups of `class`.
+    /// The counts of `class`.
     #[must_use]
     pub fn counters(&self, class: Class) -> Counters {
         Counters {
@@ -260,7 +260,7 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// Callers of `class` that have lookups in line.
+    /// Callers of `class` with queued lookups.
     #[must_use]
     pub fn callers(&self, class: Class) -> u32 {
         self.line.callers_of(class as usize)
@@ -295,7 +295,7 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// Drops a lookup that is of no use any more. One that still is, since somebody joined it, is due again.
+    /// Removes a lookup whose time is over. If a later caller has joined it, gives it a later due time instead.
     fn expire(&mut self, index: u32, now: u64) -> Option<Next<T>> {
         let entry = self.line.entry_mut(index)?;
         let (class, due) = (entry.class, entry.due);
@@ -323,7 +323,7 @@ impl<T> Dispatcher<T> {
         Some((ticket, entry))
     }
 
-    /// Takes in that it is `now`.
+    /// Advances the time and the averages to `now`.
     #[expect(clippy::cast_precision_loss, reason = "a weight")]
     fn advance(&mut self, now: Instant) -> u64 {
         let before = self.latest;
@@ -333,7 +333,7 @@ impl<T> Dispatcher<T> {
         for (class, usual) in self.usual_callers.iter_mut().enumerate() {
             *usual += weight * (f64::from(self.line.callers_of(class)) - *usual);
         }
-        // Moves the calendar on past what is empty, so that it has buckets for what is promised now.
+        // Moves the calendar past empty buckets, so that it has buckets for new promises.
         self.calendar.overdue(self.latest);
         self.latest
     }
@@ -348,7 +348,7 @@ impl<T> Dispatcher<T> {
     }
 }
 
-/// Far beyond the life of a process: half of what fits.
+/// Nanoseconds, at most half of what fits: longer than a process lives.
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos())
         .unwrap_or(u64::MAX)
@@ -360,7 +360,7 @@ pub(super) fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
 
-/// At most a day.
+/// Nanoseconds, at most a day.
 pub(super) fn from_seconds(seconds: f64) -> u64 {
     nanos(Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)))
 }

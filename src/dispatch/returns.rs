@@ -1,10 +1,9 @@
-//! When refused callers were told to come again: a virtual queue behind the real one.
+//! Reservations of refused callers: a virtual queue behind the real one.
 //!
-//! Under steady overload every place that becomes free is taken at once by whoever happens to come then, so that "come again in
-//! T" would be worth nothing. Each refused caller therefore gets a time of its own, spaced by the rate, and for who comes at its
-//! time a place is held free for a moment. A caller has one reservation at a time, however often it is refused: a flood of one
-//! caller's does not push others' times back. Its further calls, and those of a caller that has lookups in line, are spaced by that
-//! caller's own rate, and nothing is held for them.
+//! Under a steady overload, every place that becomes free would be taken by whoever happens to arrive then, and `retry_after` would be
+//! worth nothing. So each refused caller gets a time of its own, spaced by the rate, and a place is held for it around that time. A caller
+//! has at most one reservation, however often it is refused, so a flood from one caller does not delay the others. Its further refusals,
+//! and those of callers with queued lookups, are spaced by the caller's own rate, and no place is held for them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,22 +12,22 @@ use std::{
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Nobody is told to come later than that: no forecast is better, and the book stays small.
+/// The latest time that callers are given: forecasts beyond it are worthless, and it bounds the table.
 const LATEST: u64 = 120 * SECOND;
 
-/// A place is held so much ahead of its caller's time: in a line that is full it first has to become free.
+/// A place is held from this long before the caller's time: in a full queue it has to become free first.
 const EARLY: u64 = SECOND / 4;
 
-/// It is given so much ahead of that time: pauses are told in whole milliseconds.
+/// The caller may take it from this long before its time: `retry_after` is sent in whole milliseconds.
 const PUNCTUAL: u64 = SECOND / 100;
 
-/// And for so long after it.
+/// The place is held until this long after the caller's time.
 const LATE: u64 = SECOND;
 
-/// What callers were told without a reservation is remembered by the hash of the caller, in so many numbers: 8 KiB a class.
+/// Times given without a reservation are remembered by a hash of the caller, in this many slots: 8 KiB a class.
 const SPACED: usize = 1024;
 
-/// Reservations a class: those of two minutes at 34 lookups a second, 300 KiB.
+/// The most reservations of a class: those of two minutes at 34 lookups a second, 300 KiB.
 const MOST: usize = 4096;
 
 #[derive(Clone, Copy, Debug)]
@@ -38,24 +37,24 @@ struct Reservation {
     kept: bool,
 }
 
-/// One class's refused callers. Times are nanoseconds.
+/// The refused callers of one class. Times are in nanoseconds.
 #[derive(Debug, Default)]
 pub(super) struct Returns {
-    /// In order of time.
+    /// Ordered by time.
     reservations: VecDeque<Reservation>,
-    /// Each caller's reservation, as its number since the beginning.
+    /// The number of each caller's reservation, counted from the beginning.
     numbers: HashMap<u64, u64>,
-    /// The number of the first in `reservations`, and of the first whose place is not held yet.
+    /// The number of the first reservation, and of the first whose place is not held yet.
     first: u64,
     next: u64,
-    /// Places that are held.
+    /// The number of held places.
     held: u32,
-    /// By the hash of the caller. Empty until somebody is refused.
+    /// Times given without a reservation, by hash. Empty until the first.
     spaced: Vec<u64>,
 }
 
 impl Returns {
-    /// Takes in that it is `now`. Returns how many places are held for callers who should come about now.
+    /// Advances to `now`. Returns the number of places held for callers who should return about now.
     pub(super) fn held(&mut self, now: u64) -> u32 {
         while let Some(front) = self.reservations.front()
             && front.at + LATE < now
@@ -73,7 +72,7 @@ impl Returns {
         self.held
     }
 
-    /// Begins to hold places for those whose time has come.
+    /// Starts to hold the places of callers whose time has come.
     fn advance(&mut self, now: u64) {
         while let Some(reservation) = self.get(self.next)
             && reservation.at <= now + EARLY
@@ -83,14 +82,14 @@ impl Returns {
         }
     }
 
-    /// Whether a place is held for `caller`, and it has come for it and not before. After [`Self::held`].
+    /// Whether a place is held for `caller`, who has arrived in time for it. Call [`Self::held`] before.
     pub(super) fn has_place(&self, caller: u64, now: u64) -> bool {
         let number = self.numbers.get(&caller);
         let reservation = number.and_then(|number| self.get(*number));
         reservation.is_some_and(|reservation| reservation.at <= now + PUNCTUAL)
     }
 
-    /// Takes in that `caller` has come and got in: its place need not be held any longer.
+    /// Ends the reservation of a `caller` who was admitted.
     pub(super) fn keep(&mut self, caller: u64) {
         let Some(number) = self.numbers.remove(&caller) else {
             return;
@@ -107,8 +106,8 @@ impl Returns {
         self.numbers.contains_key(&caller)
     }
 
-    /// When `caller`, which has no reservation, should come again: at `earliest`, and `interval` after whoever was told last. The
-    /// second value says whether it has one now. It has not if that is too far off: the time is then anything up to the latest.
+    /// Gives `caller`, who has no reservation, a time to retry: not before `earliest`, and `interval` after the last reservation. The
+    /// second value is false if that would be too far off: the time is then random, and nothing is reserved.
     pub(super) fn reserve(
         &mut self,
         caller: u64,
@@ -132,7 +131,7 @@ impl Returns {
         (at, true)
     }
 
-    /// When `caller` should come again without a reservation: at `earliest`, and `interval` after it was last told.
+    /// Gives `caller` a time to retry without a reservation: not before `earliest`, and `interval` after the last time given to it.
     pub(super) fn space(&mut self, caller: u64, earliest: u64, interval: u64, now: u64, chance: f64) -> u64 {
         if self.spaced.is_empty() {
             self.spaced.resize(SPACED, 0);
@@ -154,7 +153,7 @@ impl Returns {
     }
 }
 
-/// In half of the latest to the latest: nobody knows when, and not all should come at once.
+/// A random time in the second half of the longest forecast, so that not all callers return at once.
 fn some_time(now: u64, chance: f64) -> u64 {
     let part = Duration::from_nanos(LATEST / 2).mul_f64(1.0 + chance.clamp(0.0, 1.0));
     now + u64::try_from(part.as_nanos()).unwrap_or(LATEST)

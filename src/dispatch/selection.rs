@@ -1,28 +1,28 @@
-//! Selection: which queued lookup goes out next. Whether one is queued at all is decided in `admission`.
+//! Selection: which queued lookup goes out next. `admission` has decided which lookups are queued.
 //!
-//! Classes share the rate by start-time fair queueing; within a class, callers take turns (`line`). A lookup goes out in its fair
+//! Classes share the rate by start-time fair queueing; within a class, callers take turns (`fair_queue`). A lookup goes out in its fair
 //! turn unless one that is due earlier would then be late.
 
 use super::{CLASSES, Dispatcher};
 
-/// Every second turn of a caller makes up for what its connections have passed, if less than this part of the line's turns would not do.
+/// If this part of the capacity would not be enough for the caller's earliest lookup, it takes every second turn of the caller.
 const HURRIED: f64 = 0.4;
 
-/// And every turn, likewise.
+/// And with this part, it takes every turn of the caller.
 const PRESSED: f64 = 0.6;
 
-/// Who has no more lookups in line than this asks for little.
+/// A *modest* caller has at most this many lookups queued.
 const MODEST: u32 = 2;
 
 impl<T> Dispatcher<T> {
-    /// A class that had nothing in line has not saved up turns meanwhile.
+    /// A class that becomes active gets no credit for its idle time.
     pub(super) fn wake(&mut self, class: usize) {
         if self.line.queued_of(class) == 0 {
             self.virtual_time[class] = self.virtual_time[class].max(self.current);
         }
     }
 
-    /// The lookup that goes out next: the one whose turn it is, unless another would be late then.
+    /// The lookup to start next: the one whose fair turn it is, unless another would then be late.
     pub(super) fn select(&mut self, now: u64) -> Option<u32> {
         let busy = (0..CLASSES).filter(|class| self.line.queued_of(*class) > 0);
         let class = busy.min_by(|a, b| self.virtual_time[*a].total_cmp(&self.virtual_time[*b]))?;
@@ -30,8 +30,8 @@ impl<T> Dispatcher<T> {
         let (entry, earliest) = (self.line.entry(index)?, self.calendar.earliest()?);
         let capacity = self.capacity(now);
         if !self.calendar.can_wait(entry.due, now, &capacity) {
-            // What was promised to somebody who has much in line, when the rate had fewer takers, does not hold up those who have
-            // hardly anything in it: every second lookup may be theirs.
+            // A promise to a caller with many lookups, made when the rate had fewer takers, must not delay callers who have hardly any. So
+            // every second lookup may be a modest caller's.
             let modest = (!self.passed && !self.is_modest(earliest)).then(|| {
                 let fronts = (0..CLASSES).filter_map(|class| self.line.front(class));
                 fronts.into_iter().find(|front| self.is_modest(*front))
@@ -40,8 +40,8 @@ impl<T> Dispatcher<T> {
             self.passed = modest.is_some();
             return Some(modest.unwrap_or(earliest));
         }
-        // Connections that a caller has opened since pass what was promised to another of its. That is made up for by its own turns
-        // in time, before it becomes urgent and takes other callers'.
+        // Newer connections of a caller can overtake what was promised to an older one. The caller's own turns make up for that in time,
+        // before the promise becomes urgent and takes other callers' turns.
         let first = self.line.entry(earliest)?;
         let of_caller = (first.class, first.caller) == (class, entry.caller);
         let would_do = |part| {
@@ -55,7 +55,7 @@ impl<T> Dispatcher<T> {
         Some(index)
     }
 
-    /// Whether the lookup is of a caller who has little in line.
+    /// Whether the lookup's caller has few lookups queued.
     fn is_modest(&self, index: u32) -> bool {
         let entry = self.line.entry(index);
         entry.is_some_and(|entry| self.line.queued_by(entry.class, entry.caller) <= MODEST)

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What is polled until `end`, with the times. Every poll finds an upload a day.
+/// The polls until `end`, with their times. Every poll finds one upload a day.
 fn polls(planner: &mut Planner<u32>, epoch: Instant, from: f64, end: f64) -> Vec<(u32, f64)> {
     let (mut polls, mut now) = (Vec::new(), from);
     while now < end {
@@ -26,7 +26,7 @@ fn new_watches_are_polled_at_the_rate_and_in_turn_of_their_callers() {
     (0..600).for_each(|key| planner.insert(key, 1));
     let first = polls(&mut planner, epoch, 0.0, 10.0);
     assert!((195..=202).contains(&first.len()), "{}", first.len());
-    // Somebody else's three do not wait for the 400 that are left.
+    // Another caller's three channels do not wait for the remaining 400.
     (1000..1003).for_each(|key| planner.insert(key, 2));
     let second = polls(&mut planner, epoch, 10.0, 33.0);
     for key in 1000..1003 {
@@ -54,7 +54,7 @@ fn new_watches_and_old_ones_share_the_budget() {
     let first = polls(&mut planner, epoch, 600.0, 633.0);
     let new = first.iter().filter(|(key, _)| *key >= 2000).count();
     assert!(new >= 600, "{new}");
-    // Then each caller gets a half of the budget, and all of it is used.
+    // Then each caller gets half of the budget, and all of it is used.
     polls(&mut planner, epoch, 633.0, 1000.0);
     let after = polls(&mut planner, epoch, 1000.0, 2000.0);
     let new = after.iter().filter(|(key, _)| *key >= 2000).count();
@@ -79,7 +79,7 @@ fn ten_thousand_channels_of_one_caller_do_not_slow_down_ten_of_another() {
         (90..=110).contains(&of_ten),
         "ten a minute for ten minutes: {of_ten}"
     );
-    // A channel of both is worth as much as one of the modest caller's alone.
+    // A channel that both watch is worth as much as one that only the modest caller watches.
     planner.insert(5, 2);
     polls(&mut planner, epoch, 2100.0, 2300.0);
     assert!(planner.interval(5).expect("it is watched").as_secs_f64() < 66.0);
@@ -227,7 +227,7 @@ fn a_channel_that_nobody_watches_any_more_is_forgotten() {
     planner.remove(1, 2);
     assert_eq!(planner.len(), 1);
     assert_eq!(polls(&mut planner, epoch, 0.0, 30.0), [(2, 0.0)]);
-    // What is told of it later changes nothing.
+    // Later reports change nothing.
     planner.rated(1, 1.0, epoch);
     planner.failed(1, Failed::Other, None, epoch);
     planner.remove(2, 1);
@@ -245,7 +245,7 @@ fn a_smaller_budget_is_kept_at_once() {
     polls(&mut planner, epoch, 0.0, 200.0);
     planner.set_budget(2.0, epoch + Duration::from_secs(200));
     let after = polls(&mut planner, epoch, 200.0, 300.0).len();
-    // All had been polled within the last minute, and none is before the minute is over.
+    // All were polled within the last minute, and none is polled before the minute is over.
     assert!((70..=202).contains(&after), "{after}");
     planner.set_budget(20.0, epoch + Duration::from_mins(5));
     let after = polls(&mut planner, epoch, 300.0, 600.0).len();
@@ -254,7 +254,7 @@ fn a_smaller_budget_is_kept_at_once() {
 
 #[test]
 fn a_channel_takes_little_memory() {
-    // On the agenda 16 bytes, in the index 16 with a key of 8; both have room to spare, at most as much again.
+    // 16 bytes in the agenda, 16 in the index with a key of 8; either may have as much capacity to spare.
     assert!(
         size_of::<Option<Channel<u64>>>() <= 112,
         "{}",
@@ -283,7 +283,7 @@ fn a_poll_that_got_no_turn_comes_again_when_it_was_told_to() {
     planner.rated(1, 1.0 / DAY, at(208));
     assert!(matches!(planner.next(at(260)), Next::WaitUntil(_)));
     assert_eq!(polls(&mut planner, epoch, 261.0, 280.0).len(), 1);
-    // What is not watched any more has nothing to come again for.
+    // A channel that is no longer watched is not retried.
     planner.remove(1, 1);
     planner.no_turn(1, Duration::ZERO, at(280));
     assert_eq!(planner.next(at(280)), Next::Idle);
@@ -308,7 +308,7 @@ fn a_lookup_of_the_past_counts_from_when_it_was_made() {
     let mut planner = Planner::new(limits(20.0), epoch);
     planner.insert(1, 1);
     assert_eq!(planner.next(at(1000)), Next::Poll(1));
-    // It found an answer of half a minute ago.
+    // It found an entry half a minute old.
     planner.give_back();
     planner.observed(1, [], at(970));
     assert!(matches!(planner.next(at(1029)), Next::WaitUntil(_)));
