@@ -11,12 +11,12 @@ mod admission;
 pub mod breaker;
 mod calendar;
 mod dispatcher;
+mod fair_queue;
 mod fetch_time;
-mod line;
+mod poll_budget;
 pub mod polls;
-mod returns;
+mod reservations;
 mod rings;
-mod room;
 mod selection;
 mod token_bucket;
 

@@ -20,13 +20,13 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The shortest pause: doubling a `Retry-After` of 0 would have no effect.
-const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const MIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest pause: busy addresses are refused for hours, but the end of that should be noticed soon.
-pub const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+pub const MAX_PAUSE: Duration = Duration::from_hours(1);
 
 /// The `retry_after` of lookups during a probe, or before it has begun: most probes are over by then.
-const PROBE_TAKES: Duration = Duration::from_secs(1);
+const PROBE_DURATION: Duration = Duration::from_secs(1);
 
 /// The status that stands for a redirect to `/sorry/`.
 pub const TOO_MANY_REQUESTS: u16 = 429;
@@ -157,7 +157,7 @@ impl<K: Copy + Eq> Breaker<K> {
             }),
             State::Probing { status } => Err(Refused {
                 status,
-                retry_after: PROBE_TAKES,
+                retry_after: PROBE_DURATION,
             }),
             State::Closed | State::Doubtful { .. } | State::Open { .. } => Ok(()),
         }
@@ -179,7 +179,7 @@ impl<K: Copy + Eq> Breaker<K> {
             }
             State::Open { status, .. } => Err(Refused {
                 status,
-                retry_after: PROBE_TAKES,
+                retry_after: PROBE_DURATION,
             }),
             State::Doubtful { probing: false } if fits && standing == Standing::Proven => {
                 self.state = State::Doubtful { probing: true };
@@ -281,7 +281,7 @@ impl<K: Copy + Eq> Breaker<K> {
         retry_after: Option<Duration>,
         now: Instant,
     ) -> Option<Change> {
-        let asked = retry_after.map(|pause| pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
+        let asked = retry_after.map(|pause| pause.clamp(MIN_PAUSE, MAX_PAUSE));
         if let (Role::Ordinary, State::Open { until, status }) = (role, self.state) {
             // A lookup that began before the breaker opened. It may prolong the pause, but does not double it.
             let until = until.max(now + asked.unwrap_or_default());
@@ -295,7 +295,7 @@ impl<K: Copy + Eq> Breaker<K> {
         let doublings = self.refusals.min(16);
         self.refusals = self.refusals.saturating_add(1);
         let first = asked.unwrap_or(FIRST_PAUSE);
-        self.pause = first.saturating_mul(1 << doublings).min(LONGEST_PAUSE);
+        self.pause = first.saturating_mul(1 << doublings).min(MAX_PAUSE);
         self.forbidden = [None; 3];
         let until = now + self.pause;
         self.state = State::Open { until, status };

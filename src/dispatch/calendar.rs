@@ -20,14 +20,14 @@ const SHORTEST_BUCKET: u64 = 1_000_000;
 
 /// Lookups that can still be promised.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Room {
+pub(super) struct Headroom {
     /// After all promises and reservations. Negative if more is promised than can be done.
     pub(super) common: f64,
     /// Of the class's guaranteed part.
     pub(super) own: f64,
 }
 
-impl Room {
+impl Headroom {
     /// The greater of both: other classes cannot use what is left of the guaranteed part.
     pub(super) fn most(self) -> f64 {
         self.common.max(self.own)
@@ -106,16 +106,16 @@ impl Calendar {
 
     /// The headroom for one more lookup of `class` that is due at `due`: the minimum over all later times. `capacity` is the number of
     /// lookups that can start within a time from now; `guaranteed` is the part of it that is kept for each class, in whole lookups.
-    pub(super) fn room(
+    pub(super) fn headroom(
         &self,
         class: usize,
         due: u64,
         now: u64,
         guaranteed: [f64; CLASSES],
         capacity: impl Fn(u64) -> f64,
-    ) -> Room {
+    ) -> Headroom {
         let mut sums = [0; CLASSES];
-        let mut room = Room {
+        let mut room = Headroom {
             common: f64::INFINITY,
             own: f64::INFINITY,
         };

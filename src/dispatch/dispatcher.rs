@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use super::{
     Budget, CLASSES, Class, Counters, Next, Outcome, Permit, Refused, Request, Ticket,
     calendar::Calendar,
+    fair_queue::{Entry, FairQueue},
     fetch_time::FetchTime,
-    line::{Entry, Line},
-    returns::Returns,
-    room::Room,
+    poll_budget::PollBudget,
+    reservations::Reservations,
     token_bucket::TokenBucket,
 };
 
@@ -22,20 +22,20 @@ pub struct Dispatcher<T> {
     pub(super) places: f64,
     pub(super) bucket: Option<TokenBucket>,
     pub(super) fetches: FetchTime,
-    pub(super) line: Line<T>,
+    pub(super) queue: FairQueue<T>,
     pub(super) calendar: Calendar,
-    pub(super) returns: [Returns; CLASSES],
+    pub(super) reservations: [Reservations; CLASSES],
     /// Start-time fair queueing between classes: what each class has used, in units of its share.
     pub(super) virtual_time: [f64; CLASSES],
     /// The virtual time of the class that was served last.
-    pub(super) current: f64,
+    pub(super) current_virtual_time: f64,
     /// A moving average of the callers that each class has had queued, over about the longest wait.
     pub(super) usual_callers: [f64; CLASSES],
     pub(super) counters: [Counters; CLASSES],
     /// The last started lookup was preferred to one that may now be late.
-    pub(super) passed: bool,
+    pub(super) passed_over: bool,
     /// What callers used of the rate lately.
-    pub(super) room: Room,
+    pub(super) poll_budget: PollBudget,
 }
 
 impl<T> Dispatcher<T> {
@@ -50,15 +50,15 @@ impl<T> Dispatcher<T> {
             places: f64::from(budget.places.get()),
             bucket: budget.rate.map(|rate| TokenBucket::new(rate, budget.burst)),
             fetches: FetchTime::new(budget.slots.get()),
-            line: Line::new(),
+            queue: FairQueue::new(),
             calendar: Calendar::new(longest_wait),
-            returns: Default::default(),
+            reservations: Default::default(),
             virtual_time: [0.0; CLASSES],
-            current: 0.0,
+            current_virtual_time: 0.0,
             usual_callers: [0.0; CLASSES],
             counters: Default::default(),
-            passed: false,
-            room: Room::default(),
+            passed_over: false,
+            poll_budget: PollBudget::default(),
         }
     }
 
@@ -79,12 +79,12 @@ impl<T> Dispatcher<T> {
         let now = self.advance(now);
         let class = request.class as usize;
         let due = self.decide(request, now, chance)?;
-        self.wake(class);
+        self.activate(class);
         let entry = Entry::new(payload, class, request.caller, now, due);
-        let index = self.line.push(entry, request.connection);
+        let index = self.queue.push(entry, request.connection);
         self.calendar.insert(index, class, due);
         self.counters[class].admitted += 1;
-        Ok(self.line.ticket(index))
+        Ok(self.queue.ticket(index))
     }
 
     /// Moves a queued lookup to another class and flow: a caller now waits for what was a refresh or a poll. An earlier promise is kept,
@@ -103,17 +103,17 @@ impl<T> Dispatcher<T> {
         chance: f64,
     ) -> Result<(), Refused> {
         let now = self.advance(now);
-        let Some(index) = self.line.find(ticket) else {
+        let Some(index) = self.queue.find(ticket) else {
             return Ok(());
         };
         let Some(&Entry {
             class: before, due, ..
-        }) = self.line.entry(index)
+        }) = self.queue.entry(index)
         else {
             return Ok(());
         };
         let until = self.due(request, now);
-        if let Some(entry) = self.line.entry_mut(index)
+        if let Some(entry) = self.queue.entry_mut(index)
             && (Class::ALL[before].is_awaited() || !request.class.is_awaited())
         {
             entry.until = entry.until.max(until);
@@ -121,11 +121,11 @@ impl<T> Dispatcher<T> {
         }
         let promised = self.decide(request, now, chance)?.min(due);
         let class = request.class as usize;
-        self.wake(class);
+        self.activate(class);
         self.calendar.remove(index, before, due);
-        self.line
+        self.queue
             .move_to(index, class, request.caller, request.connection);
-        if let Some(entry) = self.line.entry_mut(index) {
+        if let Some(entry) = self.queue.entry_mut(index) {
             entry.due = promised;
             entry.until = entry.until.max(until);
         }
@@ -137,8 +137,8 @@ impl<T> Dispatcher<T> {
 
     /// Removes a lookup whose last caller has left. Its place is free at once.
     pub fn cancel(&mut self, ticket: Ticket) -> Option<T> {
-        let index = self.line.find(ticket)?;
-        let (_, entry) = self.take_out(index)?;
+        let index = self.queue.find(ticket)?;
+        let (_, entry) = self.remove(index)?;
         self.counters[entry.class].cancelled += 1;
         Some(entry.payload)
     }
@@ -146,7 +146,7 @@ impl<T> Dispatcher<T> {
     /// Removes any lookup, or returns `None` if the queue is empty: the source has closed.
     pub fn drain(&mut self) -> Option<(Ticket, T)> {
         let index = self.calendar.earliest()?;
-        let (ticket, entry) = self.take_out(index)?;
+        let (ticket, entry) = self.remove(index)?;
         self.counters[entry.class].expired += 1;
         Some((ticket, entry.payload))
     }
@@ -191,7 +191,7 @@ impl<T> Dispatcher<T> {
         let Permit { begun, .. } = permit;
         match outcome {
             Outcome::Completed => self.fetches.complete(begun, now),
-            Outcome::Abandoned => self.fetches.forget(),
+            Outcome::Abandoned => self.fetches.abandon(),
         }
     }
 
@@ -199,7 +199,7 @@ impl<T> Dispatcher<T> {
     #[expect(clippy::needless_pass_by_value, reason = "a permit is used once")]
     pub fn return_unused(&mut self, permit: Permit) {
         let Permit { class, .. } = permit;
-        self.fetches.forget();
+        self.fetches.abandon();
         if let Some(bucket) = &mut self.bucket {
             bucket.give_back();
         }
@@ -248,14 +248,14 @@ impl<T> Dispatcher<T> {
     /// Queued lookups.
     #[must_use]
     pub fn queued(&self) -> u32 {
-        self.line.queued()
+        self.queue.queued()
     }
 
     /// The counts of `class`.
     #[must_use]
     pub fn counters(&self, class: Class) -> Counters {
         Counters {
-            queued: self.line.queued_of(class as usize),
+            queued: self.queue.queued_of(class as usize),
             ..self.counters[class as usize]
         }
     }
@@ -263,17 +263,17 @@ impl<T> Dispatcher<T> {
     /// Callers of `class` with queued lookups.
     #[must_use]
     pub fn callers(&self, class: Class) -> u32 {
-        self.line.callers_of(class as usize)
+        self.queue.callers_of(class as usize)
     }
 
     #[cfg(test)]
     pub(super) fn flows(&self) -> usize {
-        self.line.flows()
+        self.queue.flows()
     }
 
     fn start(&mut self, index: u32, now: u64) -> Next<T> {
-        self.line.end_turn(index);
-        let Some((ticket, entry)) = self.take_out(index) else {
+        self.queue.end_turn(index);
+        let Some((ticket, entry)) = self.remove(index) else {
             return Next::Idle;
         };
         if let Some(bucket) = &mut self.bucket {
@@ -281,7 +281,7 @@ impl<T> Dispatcher<T> {
         }
         self.fetches.begin(now);
         let class = Class::ALL[entry.class];
-        self.current = self.virtual_time[entry.class];
+        self.current_virtual_time = self.virtual_time[entry.class];
         self.virtual_time[entry.class] += class.share().recip();
         let waited = Duration::from_nanos(now.saturating_sub(entry.arrived));
         let counters = &mut self.counters[entry.class];
@@ -297,7 +297,7 @@ impl<T> Dispatcher<T> {
 
     /// Removes a lookup whose time is over. If a later caller has joined it, gives it a later due time instead.
     fn expire(&mut self, index: u32, now: u64) -> Option<Next<T>> {
-        let entry = self.line.entry_mut(index)?;
+        let entry = self.queue.entry_mut(index)?;
         let (class, due) = (entry.class, entry.due);
         if entry.until >= now {
             if due < now {
@@ -308,17 +308,17 @@ impl<T> Dispatcher<T> {
             }
             return None;
         }
-        let (ticket, entry) = self.take_out(index)?;
+        let (ticket, entry) = self.remove(index)?;
         self.counters[class].expired += 1;
         Some(Next::Expired {
             ticket,
             payload: entry.payload,
-            refused: self.come_again_soon(class, entry.caller, now),
+            refused: self.refuse_expired(class, entry.caller, now),
         })
     }
 
-    fn take_out(&mut self, index: u32) -> Option<(Ticket, Entry<T>)> {
-        let (ticket, entry) = self.line.remove(index)?;
+    fn remove(&mut self, index: u32) -> Option<(Ticket, Entry<T>)> {
+        let (ticket, entry) = self.queue.remove(index)?;
         self.calendar.remove(index, entry.class, entry.due);
         Some((ticket, entry))
     }
@@ -331,7 +331,7 @@ impl<T> Dispatcher<T> {
         let passed = (self.latest - before) as f64;
         let weight = passed / (passed + self.longest_wait as f64 + 1.0);
         for (class, usual) in self.usual_callers.iter_mut().enumerate() {
-            *usual += weight * (f64::from(self.line.callers_of(class)) - *usual);
+            *usual += weight * (f64::from(self.queue.callers_of(class)) - *usual);
         }
         // Moves the calendar past empty buckets, so that it has buckets for new promises.
         self.calendar.overdue(self.latest);

@@ -1,7 +1,7 @@
 //! How long a fetch takes: mean and mean deviation, smoothed like TCP's round-trip time (RFC 6298).
 
 /// The mean before a fetch has completed, in seconds: a feed takes 50 to 300 ms.
-const ASSUMED: f64 = 0.2;
+const INITIAL_MEAN: f64 = 0.2;
 
 /// The weight of a new measurement in the mean. Half of TCP's: where slots are the limit, promises vary with the mean.
 const GAIN: f64 = 1.0 / 16.0;
@@ -26,8 +26,8 @@ pub(super) struct FetchTime {
 impl FetchTime {
     pub(super) fn new(slots: u32) -> Self {
         Self {
-            mean: ASSUMED,
-            deviation: ASSUMED / 2.0,
+            mean: INITIAL_MEAN,
+            deviation: INITIAL_MEAN / 2.0,
             updated: 0,
             running: 0,
             slots,
@@ -54,13 +54,13 @@ impl FetchTime {
     }
 
     /// Frees a slot without a measurement.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn abandon(&mut self) {
         self.running = self.running.saturating_sub(1);
     }
 
     /// Frees a slot and measures a fetch that began at `begun`.
     pub(super) fn complete(&mut self, begun: u64, now: u64) {
-        self.forget();
+        self.abandon();
         let took = seconds(now.saturating_sub(begun));
         let error = took - self.mean;
         self.mean += GAIN * error;
@@ -117,7 +117,7 @@ mod tests {
         }
         assert!((estimate.mean(6 * SECOND) - 5.0).abs() < 1e-6);
         assert!((estimate.rate(6 * SECOND) - 0.8).abs() < 1e-6);
-        estimate.forget();
+        estimate.abandon();
         assert!(estimate.mean(6 * SECOND) < 0.3);
     }
 }

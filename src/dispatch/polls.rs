@@ -18,7 +18,7 @@ use std::{
 };
 
 use self::{
-    channel::{BACKED_OFF, Callers, Channel, NO_IMPORTANCE, Standing},
+    channel::{Callers, Channel, MAX_MISSES, NO_IMPORTANCE, Standing},
     spread::{Histogram, Spread},
 };
 use super::token_bucket::TokenBucket;
@@ -26,7 +26,7 @@ use super::token_bucket::TokenBucket;
 const SECOND: u64 = 1_000_000_000;
 
 /// How often all intervals are recomputed.
-const SETTLED_FOR: u64 = SECOND;
+const RECOMPUTE_INTERVAL: u64 = SECOND;
 
 /// The limits of polling.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +53,7 @@ pub enum Next<K> {
 
 /// Why a poll failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failed {
+pub enum PollFailure {
     /// The channel was not found.
     NotFound,
     /// Any other reason.
@@ -73,8 +73,8 @@ pub struct Planner<K> {
     histogram: Histogram,
     spread: Spread,
     /// When the intervals have to be recomputed; `None` while nothing has changed.
-    stale_at: Option<u64>,
-    settled: u64,
+    recompute_at: Option<u64>,
+    recomputed_at: u64,
     /// A caller watches twice as many channels as when they were weighed.
     reweigh: bool,
     /// How much the agenda's clock is ahead of the time.
@@ -112,9 +112,9 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             callers: HashMap::new(),
             histogram,
             spread,
-            stale_at: None,
+            recompute_at: None,
             reweigh: false,
-            settled: 0,
+            recomputed_at: 0,
             ahead: 0,
             agenda: BTreeSet::new(),
             first: BTreeSet::new(),
@@ -155,7 +155,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             u32::try_from(self.channels.len() - 1).unwrap_or(u32::MAX)
         });
         #[expect(clippy::cast_possible_truncation, reason = "an estimate")]
-        let rate = upload_rate::UNKNOWN as f32;
+        let rate = upload_rate::PRIOR_RATE as f32;
         self.channels[index as usize] = Some(Channel {
             key,
             callers: Callers::One(caller, 1),
@@ -163,7 +163,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             rate,
             importance: NO_IMPORTANCE,
             looked_up: None,
-            really: 0,
+            real_time: 0,
             polled: false,
             waits: false,
             not_before: 0,
@@ -209,11 +209,11 @@ impl<K: Copy + Eq + Hash> Planner<K> {
 
     /// Records what a channel's feed showed at `now`, which may be in the past, after any lookup: the ages of its uploads, in any order.
     pub fn observed(&mut self, key: K, ages: impl IntoIterator<Item = Duration>, now: Instant) {
-        self.rated(key, upload_rate::from_ages(ages), now);
+        self.set_rate(key, upload_rate::from_ages(ages), now);
     }
 
     /// Sets a channel's rate, in uploads a second.
-    fn rated(&mut self, key: K, rate: f64, now: Instant) {
+    fn set_rate(&mut self, key: K, rate: f64, now: Instant) {
         let now = self.nanos(now);
         #[expect(clippy::cast_possible_truncation, reason = "an estimate")]
         self.looked_up(key, now, false, |channel| {
@@ -225,16 +225,18 @@ impl<K: Copy + Eq + Hash> Planner<K> {
 
     /// Records that a lookup of a channel failed at `now`, which may be in the past. It is polled again when both `retry_after` and its
     /// interval are over.
-    pub fn failed(&mut self, key: K, why: Failed, retry_after: Option<Duration>, now: Instant) {
+    pub fn failed(&mut self, key: K, why: PollFailure, retry_after: Option<Duration>, now: Instant) {
         let now = self.nanos(now);
         let pause = u64::try_from(retry_after.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
         let (every, at_most) = self.limits.seconds();
         self.looked_up(key, now, false, |channel| {
             channel.not_before = now.saturating_add(pause);
             let misses = match channel.standing {
-                Standing::Unknown if why == Failed::NotFound => 0,
+                Standing::Unknown if why == PollFailure::NotFound => 0,
                 // The same failure may be reported several times.
-                Standing::NotFound(misses) if why == Failed::NotFound && now > channel.really => misses,
+                Standing::NotFound(misses) if why == PollFailure::NotFound && now > channel.real_time => {
+                    misses
+                }
                 _ => return,
             };
             channel.standing = Standing::NotFound(next_miss(misses, every, at_most));
@@ -242,7 +244,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     }
 
     /// Records that the last poll of a channel got no permit: it is polled again after `retry_after`, whatever its interval.
-    pub fn no_turn(&mut self, key: K, retry_after: Duration, now: Instant) {
+    pub fn refused(&mut self, key: K, retry_after: Duration, now: Instant) {
         let now = self.nanos(now);
         let pause = u64::try_from(retry_after.as_nanos()).unwrap_or(u64::MAX);
         let Some(index) = self.indices.get(&key).copied() else {
@@ -260,16 +262,18 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     }
 
     /// Returns a poll that needed no lookup: another may use its place in the budget.
-    pub fn give_back(&mut self) {
+    pub fn return_poll(&mut self) {
         self.bucket.give_back();
     }
 
     /// What to do next. Call it until it returns a wait; call it again at that time, and when a channel was added.
     pub fn next(&mut self, now: Instant) -> Next<K> {
         let now = self.nanos(now);
-        self.settle(now);
+        self.recompute(now);
         let first = self.first.first().copied();
-        let due = self.overdue(now).or_else(|| self.hasten(first.is_some(), now));
+        let due = self
+            .overdue(now)
+            .or_else(|| self.advance_clock(first.is_some(), now));
         if due.is_none() && first.is_none() {
             return self.wait(now);
         }
@@ -319,12 +323,13 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     }
 
     fn changed(&mut self) {
-        self.stale_at.get_or_insert(self.settled + SETTLED_FOR);
+        self.recompute_at
+            .get_or_insert(self.recomputed_at + RECOMPUTE_INTERVAL);
     }
 
     /// Recomputes all intervals if it is time.
-    fn settle(&mut self, now: u64) {
-        if self.stale_at.is_some_and(|stale_at| stale_at <= now) {
+    fn recompute(&mut self, now: u64) {
+        if self.recompute_at.is_some_and(|recompute_at| recompute_at <= now) {
             let all = 0..u32::try_from(self.channels.len()).unwrap_or(u32::MAX);
             let reweigh = std::mem::take(&mut self.reweigh);
             if reweigh {
@@ -339,8 +344,8 @@ impl<K: Copy + Eq + Hash> Planner<K> {
                     self.replan(index, now);
                 }
             }
-            self.stale_at = None;
-            self.settled = now;
+            self.recompute_at = None;
+            self.recomputed_at = now;
         }
     }
 
@@ -366,11 +371,11 @@ impl Limits {
 
 /// The number of misses after one more, up to the number at which the interval is the longest.
 fn next_miss(misses: u8, every: f64, at_most: f64) -> u8 {
-    let misses = (misses + 1).min(BACKED_OFF);
+    let misses = (misses + 1).min(MAX_MISSES);
     if every * f64::from(1 << (misses - 1)) < at_most {
         misses
     } else {
-        BACKED_OFF
+        MAX_MISSES
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     cause::innermost,
-    dispatch::breaker::{LONGEST_PAUSE, TOO_MANY_REQUESTS},
+    dispatch::breaker::{MAX_PAUSE, TOO_MANY_REQUESTS},
     upstream::{Failure, UpstreamError},
     video::{self, Channel, Kind},
 };
@@ -55,12 +55,12 @@ pub(super) fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration
     let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     let pause = if is_number {
         // Too large for a number: the longest pause.
-        value.parse().map_or(LONGEST_PAUSE, Duration::from_secs)
+        value.parse().map_or(MAX_PAUSE, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(value).ok()?;
         date.duration_since(now).unwrap_or_default()
     };
-    Some(pause.min(LONGEST_PAUSE))
+    Some(pause.min(MAX_PAUSE))
 }
 
 /// Whether the redirect was logged as a warning: it concerns the address, so one is enough.
@@ -103,11 +103,11 @@ mod tests {
             ("0", seconds(0)),
             (" 7 ", seconds(7)),
             ("3600", seconds(3600)),
-            ("3601", Some(LONGEST_PAUSE)),
-            ("99999999999999999999", Some(LONGEST_PAUSE)),
+            ("3601", Some(MAX_PAUSE)),
+            ("99999999999999999999", Some(MAX_PAUSE)),
             ("Wed, 21 Oct 2026 07:28:30 GMT", seconds(30)),
             ("Wed, 21 Oct 2026 07:27:30 GMT", seconds(0)),
-            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(LONGEST_PAUSE)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(MAX_PAUSE)),
             ("", None),
             ("+5", None),
             ("-5", None),

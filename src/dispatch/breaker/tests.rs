@@ -22,7 +22,7 @@ fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-/// For how long it refuses, from `now` on.
+/// For how long the breaker refuses from `now` on.
 fn refuses(breaker: &Breaker<u32>, now: Instant) -> Option<Duration> {
     breaker.check(now).err().map(|refused| refused.retry_after)
 }
@@ -51,14 +51,14 @@ fn it_refuses_for_30_seconds_doubling_to_an_hour_with_one_probe_after_each() {
         let other = breaker
             .admit(2, Standing::Proven, now)
             .expect_err("one at a time");
-        assert_eq!((other.status, other.retry_after), (429, PROBE_TAKES));
+        assert_eq!((other.status, other.retry_after), (429, PROBE_DURATION));
     }
     assert_eq!(
         breaker.report(1, role, Report::Success, now),
         Some(Change::Closed)
     );
     assert_eq!(breaker.admit(1, UNPROVEN, now), Ok(Role::Ordinary));
-    // The next spell begins from the beginning.
+    // The pauses begin again.
     breaker.report(1, Role::Ordinary, REFUSED, now);
     assert_eq!(refuses(&breaker, now), Some(seconds(30)));
 }
@@ -114,11 +114,11 @@ fn one_channel_s_403_is_that_channel_s() {
         assert_eq!(breaker.report(1, Role::Ordinary, FORBIDS, now), None);
         assert_eq!(breaker.check(now), Ok(()));
     }
-    // Two with a success in between are two channels'.
+    // Two with a success in between count as the channels' own.
     breaker.report(3, Role::Ordinary, Report::Success, now);
     breaker.report(2, Role::Ordinary, FORBIDS, now);
     assert!(!breaker.probe_is_due(now));
-    // A 404 is no success.
+    // A 404 is not a success.
     breaker.report(4, Role::Ordinary, Report::Answered, now);
     breaker.report(1, Role::Ordinary, FORBIDS, now);
     assert!(breaker.probe_is_due(now));
@@ -138,7 +138,7 @@ fn two_channels_403_are_believed_if_a_good_channel_gets_it_too() {
         assert_eq!(breaker.admit(5, UNPROVEN, now), Ok(Role::Ordinary));
         assert_eq!(breaker.admit(3, Standing::Proven, now), Ok(Role::Probe));
         assert_eq!(breaker.admit(4, Standing::Proven, now), Ok(Role::Ordinary));
-        // More of the kind change nothing meanwhile.
+        // Further ones change nothing meanwhile.
         assert_eq!(breaker.report(5, Role::Ordinary, FORBIDS, now), None);
         let opened = breaker.report(3, Role::Probe, answer, now);
         assert_eq!(opened.is_some(), change.is_some(), "{answer:?}");
@@ -169,7 +169,7 @@ fn a_channel_that_was_never_found_is_no_probe_unless_no_good_one_is_known() {
     breaker.report(1, Role::Ordinary, REFUSED, now);
     now += seconds(30);
     let refused = breaker.admit(1, UNPROVEN, now).expect_err("no probe");
-    assert_eq!(refused.retry_after, PROBE_TAKES);
+    assert_eq!(refused.retry_after, PROBE_DURATION);
     assert!(breaker.probe_is_due(now), "still");
     let unproven = Standing::Unproven { proven_known: false };
     assert_eq!(breaker.admit(1, unproven, now), Ok(Role::Probe));
@@ -182,7 +182,7 @@ fn a_403_of_the_probed_channel_alone_proves_nothing() {
     now += seconds(30);
     assert_eq!(breaker.admit(7, Standing::Proven, now), Ok(Role::Probe));
     breaker.report(7, Role::Probe, FORBIDS, now);
-    // Another one, at once, and not the same.
+    // Another channel is probed at once.
     assert!(breaker.probe_is_due(now));
     assert!(breaker.excluded().contains(&Some(7)));
     assert!(breaker.admit(7, Standing::Proven, now).is_err());
@@ -231,7 +231,7 @@ fn a_probe_without_an_answer_is_made_again_after_the_same_pause() {
         assert_eq!(breaker.report(1, Role::Probe, Report::Silent, now), None);
         assert_eq!(refuses(&breaker, now), Some(seconds(30)));
     }
-    // A doubt's is made again at once.
+    // In a doubt it is repeated at once.
     let mut breaker = Breaker::default();
     breaker.report(1, Role::Ordinary, FORBIDS, now);
     breaker.report(2, Role::Ordinary, FORBIDS, now);
@@ -280,8 +280,8 @@ fn the_only_good_channel_s_403_is_believed() {
     }
 }
 
-/// An abuser owns forbidden channels, some of which were good once, and asks for them ten times as often as everybody else asks for
-/// anything. The source refuses nobody. Nobody else may be refused for longer than a probe takes.
+/// An abuser owns forbidden channels, some of which were found before, and asks for them ten times as often as all others ask for anything.
+/// The source does not refuse the address. No other caller may be refused for longer than a probe takes.
 #[test]
 fn forbidden_channels_of_one_owner_close_nothing() {
     let mut rng = Rng::with_seed(9);

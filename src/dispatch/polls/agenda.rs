@@ -5,30 +5,30 @@ use std::{collections::BTreeSet, hash::Hash};
 use super::{Channel, Next, Planner, SECOND, weight};
 
 /// A channel with a longer interval is reviewed at this interval, in case that has become shorter.
-const LOOKED_AT_EVERY: u64 = 120 * SECOND;
+const REVIEW_INTERVAL: u64 = 120 * SECOND;
 
 /// The longest lag of the agenda. When polls stop, or are too many for a while, its clock stops, and afterwards polling continues as if
 /// that time had not passed. Otherwise all channels would be overdue, and the busiest would have to wait for all others. When there is room
 /// in the budget, the clock runs faster.
-const BEHIND: u64 = 5 * SECOND;
+const MAX_LAG: u64 = 5 * SECOND;
 
 /// How many channels are considered for an early poll.
-const LOOKS_AHEAD: usize = 64;
+const LOOKAHEAD: usize = 64;
 
 /// How often to look again while the budget has room and none of those channels may be polled yet. That happens if other replicas poll the
 /// same channels.
-const LOOKS_AHEAD_EVERY: u64 = SECOND / 50;
+const LOOKAHEAD_INTERVAL: u64 = SECOND / 50;
 
 /// The most channels to review in one step, which takes some milliseconds.
-const LOOKS: usize = 1000;
+const MAX_REVIEWS: usize = 1000;
 
 /// The pause before the next step.
-const SHORTEST_WAIT: u64 = 1_000_000;
+const MIN_WAIT: u64 = 1_000_000;
 
 impl<K: Copy + Eq + Hash> Planner<K> {
     /// The channel whose poll is due first, if one is due.
     pub(super) fn overdue(&mut self, now: u64) -> Option<u32> {
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_REVIEWS {
             let (look_at, index) = self.agenda.first().copied()?;
             let clock = self.clock(now);
             if look_at > clock {
@@ -39,7 +39,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             let wanted = self.weigh(index);
             let allowed = self.allowed_at(index);
             if allowed <= now && wanted <= clock {
-                let behind = clock.saturating_sub(look_at).saturating_sub(BEHIND);
+                let behind = clock.saturating_sub(look_at).saturating_sub(MAX_LAG);
                 self.ahead = self.ahead.saturating_sub_unsigned(behind);
                 return Some(index);
             }
@@ -49,13 +49,13 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     }
 
     /// Advances the agenda's clock to the next poll, if the budget has room for it and no better use.
-    pub(super) fn hasten(&mut self, has_first: bool, now: u64) -> Option<u32> {
+    pub(super) fn advance_clock(&mut self, has_first: bool, now: u64) -> Option<u32> {
         if has_first || !self.spread.is_limited() || self.bucket.ready_at(now) > now {
             return None;
         }
-        for _ in 0..LOOKS_AHEAD {
+        for _ in 0..LOOKAHEAD {
             // Channels that may not be polled yet are skipped, and postponed when the clock has reached them.
-            let mut ahead = self.agenda.iter().take(LOOKS_AHEAD);
+            let mut ahead = self.agenda.iter().take(LOOKAHEAD);
             let (look_at, _) = ahead.find(|(_, index)| self.allowed_at(*index) <= now)?;
             let early = look_at.saturating_sub(self.clock(now));
             self.ahead = self.ahead.saturating_add_unsigned(early);
@@ -73,11 +73,11 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         let mut until = now + look_at.saturating_sub(self.clock(now));
         if self.spread.is_limited() {
             // The first may not be polled yet, and those behind it were not all reviewed.
-            let blocked = self.allowed_at(*index).min(now + LOOKS_AHEAD_EVERY);
+            let blocked = self.allowed_at(*index).min(now + LOOKAHEAD_INTERVAL);
             until = until.min(self.bucket.ready_at(now).max(blocked));
         }
         // There may be more channels to review.
-        Next::WaitUntil(self.instant(until.max(now + SHORTEST_WAIT)))
+        Next::WaitUntil(self.instant(until.max(now + MIN_WAIT)))
     }
 
     /// The agenda's time.
@@ -109,7 +109,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         change(channel);
         channel.polled |= as_poll || channel.looked_up.is_some();
         channel.waits = false;
-        channel.really = now;
+        channel.real_time = now;
         let (before, at) = (channel.looked_up.replace(clock), channel.at);
         self.agenda_of(before).remove(&(at, index));
         let wanted = self.weigh(index);
@@ -118,7 +118,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
 
     /// Inserts a channel into the agenda, or moves it.
     pub(super) fn put(&mut self, index: u32, wanted: u64, now: u64) {
-        let at = wanted.min(self.clock(now) + LOOKED_AT_EVERY);
+        let at = wanted.min(self.clock(now) + REVIEW_INTERVAL);
         if let Some(channel) = &mut self.channels[index as usize] {
             self.agenda.remove(&(channel.at, index));
             channel.at = at;
@@ -151,7 +151,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         let Some(channel) = &mut self.channels[index as usize] else {
             return u64::MAX;
         };
-        let importance = channel.worth();
+        let importance = channel.compute_importance();
         let before = std::mem::replace(&mut channel.importance, importance);
         let wanted = channel.due(index, self.spread.interval(importance), self.limits.seconds());
         if (before - importance).abs() > 1e-3 * before {

@@ -6,7 +6,7 @@ use std::time::Duration;
 const JITTER: f64 = 0.1;
 
 /// After this many lookups that did not find it, a channel gets the longest interval, however short the shortest is.
-pub(super) const BACKED_OFF: u8 = 12;
+pub(super) const MAX_MISSES: u8 = 12;
 
 /// Below the histogram: such a channel gets the longest interval.
 pub(super) const NO_IMPORTANCE: f64 = 0.0;
@@ -24,7 +24,7 @@ pub(super) struct Channel<K> {
     /// When it was last looked up, in agenda time. `None`: never.
     pub(super) looked_up: Option<u64>,
     /// The same in real time.
-    pub(super) really: u64,
+    pub(super) real_time: u64,
     /// It was polled, or looked up more than once, perhaps by another replica.
     pub(super) polled: bool,
     /// The last poll got no permit: the next one is due at once.
@@ -55,9 +55,9 @@ pub(super) enum Callers {
 
 impl<K> Channel<K> {
     /// Its importance: intervals are inverse to it.
-    pub(super) fn worth(&self) -> f64 {
+    pub(super) fn compute_importance(&self) -> f64 {
         match self.standing {
-            Standing::NotFound(BACKED_OFF..) => NO_IMPORTANCE,
+            Standing::NotFound(MAX_MISSES..) => NO_IMPORTANCE,
             Standing::NotFound(misses) => self.importance() / f64::from(1 << misses),
             Standing::Unknown | Standing::Found => self.importance(),
         }
@@ -70,7 +70,7 @@ impl<K> Channel<K> {
     /// The least interval in seconds, whatever the budget: it doubles with each lookup that did not find the channel.
     pub(super) fn back_off(&self, (every, at_most): (f64, f64)) -> f64 {
         match self.standing {
-            Standing::NotFound(BACKED_OFF..) => at_most,
+            Standing::NotFound(MAX_MISSES..) => at_most,
             Standing::NotFound(misses) => (every * f64::from(1 << misses.saturating_sub(1))).min(at_most),
             Standing::Unknown | Standing::Found => 0.0,
         }
@@ -99,7 +99,7 @@ impl<K> Channel<K> {
     pub(super) fn allowed_at(&self, every: Duration) -> u64 {
         let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
         let earliest = if self.polled && !self.waits {
-            self.really.saturating_add(every)
+            self.real_time.saturating_add(every)
         } else {
             0
         };

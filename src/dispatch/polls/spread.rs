@@ -6,17 +6,17 @@
 //! channels and fifty thousand.
 
 /// Within an eighth of an octave, intervals differ by a tenth; that only matters in the bucket that contains a limit.
-const IN_AN_OCTAVE: f64 = 8.0;
+const BUCKETS_PER_OCTAVE: f64 = 8.0;
 
 /// The lower end of the histogram: one of 100,000 channels of a caller, with an upload in three centuries.
-const LOWEST: f64 = 1e-9;
+const MIN_IMPORTANCE: f64 = 1e-9;
 
 /// 32 octaves.
 const BUCKETS: usize = 256;
 
 /// The most of the budget, as a part, that is spent on polling every channel at the longest interval. With more channels than that allows,
 /// the longest interval is exceeded, so that some of the budget still goes by rate and weight.
-const FLOOR: f64 = 0.8;
+const MAX_BASELINE: f64 = 0.8;
 
 /// The numbers of channels by √(w·λ).
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Histogram {
     pub(super) fn spread(&self, budget: f64, every: f64, at_most: f64) -> Spread {
         let total = f64::from(self.total.max(1));
         let fastest = every.recip();
-        let slowest = at_most.recip().min(FLOOR * budget / total).min(fastest);
+        let slowest = at_most.recip().min(MAX_BASELINE * budget / total).min(fastest);
         let spread = |scale| Spread {
             scale,
             slowest,
@@ -140,8 +140,8 @@ impl Spread {
     reason = "clamped to the buckets"
 )]
 fn bucket(importance: f64) -> usize {
-    let octaves = (importance.max(LOWEST) / LOWEST).log2();
-    ((octaves * IN_AN_OCTAVE) as usize).min(BUCKETS - 1)
+    let octaves = (importance.max(MIN_IMPORTANCE) / MIN_IMPORTANCE).log2();
+    ((octaves * BUCKETS_PER_OCTAVE) as usize).min(BUCKETS - 1)
 }
 
 #[cfg(test)]

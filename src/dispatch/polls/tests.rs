@@ -114,7 +114,7 @@ fn simulate(rates: &[f64], limits: Limits, known: bool, warm: f64, seconds: f64,
     let mut feeds: Vec<Uploads> = rates.iter().map(|rate| Uploads::new(*rate, rng)).collect();
     let look = |planner: &mut Planner<u32>, feeds: &mut [Uploads], key: u32, now: f64, rng: &mut Rng| {
         if known {
-            planner.rated(key, rates[key as usize], at(now));
+            planner.set_rate(key, rates[key as usize], at(now));
         } else {
             planner.observed(key, feeds[key as usize].ages(now, rng), at(now));
         }

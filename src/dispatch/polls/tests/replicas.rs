@@ -4,7 +4,7 @@
 use super::*;
 
 /// The time until the other replicas know of a lookup.
-const NEWS: f64 = 0.2;
+const PROPAGATION: f64 = 0.2;
 
 /// The result for all replicas.
 #[derive(Debug)]
@@ -31,19 +31,19 @@ fn share(replicas: usize, rates: &[f64], budget: f64, warm: f64, until: f64) -> 
     }
     // What the store has: when each channel was last looked up.
     let mut last = vec![None::<f64>; rates.len()];
-    let mut news: std::collections::VecDeque<(f64, u32, usize)> = std::collections::VecDeque::new();
+    let mut updates: std::collections::VecDeque<(f64, u32, usize)> = std::collections::VecDeque::new();
     let mut sums = vec![(0.0, 0.0); rates.len()];
     let (mut polls, mut given_back, mut shortest) = (0_u32, 0_u32, f64::INFINITY);
     let mut now = 0.0_f64;
     while now < until {
-        while let Some((_, key, by)) = news.pop_front_if(|(due, ..)| *due <= now) {
+        while let Some((_, key, by)) = updates.pop_front_if(|(due, ..)| *due <= now) {
             let looked_up = last[key as usize].expect("it was");
             for (_, planner) in planners.iter_mut().enumerate().filter(|(other, _)| *other != by) {
                 let ages = feeds[key as usize].ages(now, &mut rng);
                 planner.observed(key, ages, at(looked_up));
             }
         }
-        let mut next = news.front().map_or(until, |(due, ..)| *due);
+        let mut next = updates.front().map_or(until, |(due, ..)| *due);
         for (index, planner) in planners.iter_mut().enumerate() {
             loop {
                 match planner.next(at(now)) {
@@ -51,7 +51,7 @@ fn share(replicas: usize, rates: &[f64], budget: f64, warm: f64, until: f64) -> 
                         let ages = feeds[key as usize].ages(now, &mut rng);
                         let known = last[key as usize].filter(|at| now - at <= 30.0);
                         if let Some(looked_up) = known {
-                            planner.give_back();
+                            planner.return_poll();
                             planner.observed(key, ages, at(looked_up));
                             given_back += u32::from(now >= warm);
                             continue;
@@ -66,7 +66,7 @@ fn share(replicas: usize, rates: &[f64], budget: f64, warm: f64, until: f64) -> 
                             sums[key as usize].1 += interval * interval / 2.0;
                         }
                         polls += u32::from(now >= warm);
-                        news.push_back((now + NEWS, key, index));
+                        updates.push_back((now + PROPAGATION, key, index));
                     }
                     Next::WaitUntil(until) => {
                         next = next.min(until.duration_since(epoch).as_secs_f64() + 1e-9);

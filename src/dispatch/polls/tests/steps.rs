@@ -10,7 +10,7 @@ fn polls(planner: &mut Planner<u32>, epoch: Instant, from: f64, end: f64) -> Vec
         match planner.next(at) {
             Next::Poll(key) => {
                 polls.push((key, now));
-                planner.rated(key, 1.0 / DAY, at);
+                planner.set_rate(key, 1.0 / DAY, at);
             }
             Next::WaitUntil(until) => now = until.duration_since(epoch).as_secs_f64() + 1e-9,
             Next::Idle => break,
@@ -101,8 +101,8 @@ fn a_failure_s_retry_after_is_heeded() {
             }
         );
     }
-    planner.failed(0, Failed::Other, Some(Duration::from_secs(500)), at(1));
-    planner.rated(2, 1.0 / DAY, at(1));
+    planner.failed(0, PollFailure::Other, Some(Duration::from_secs(500)), at(1));
+    planner.set_rate(2, 1.0 / DAY, at(1));
     let polls = polls(&mut planner, epoch, 2.0, 7300.0);
     let of = |key| {
         polls
@@ -127,8 +127,8 @@ fn a_channel_that_is_not_found_backs_off_to_the_longest_interval_until_it_is_fou
             Next::Poll(key) => {
                 polled.push(now);
                 let told = at + Duration::from_millis(20);
-                planner.failed(key, Failed::NotFound, None, told);
-                planner.failed(key, Failed::NotFound, None, told);
+                planner.failed(key, PollFailure::NotFound, None, told);
+                planner.failed(key, PollFailure::NotFound, None, told);
             }
             Next::WaitUntil(until) => now = until.duration_since(epoch).as_secs_f64() + 1e-9,
             Next::Idle => panic!("it is watched"),
@@ -142,9 +142,9 @@ fn a_channel_that_is_not_found_backs_off_to_the_longest_interval_until_it_is_fou
         );
     }
     let found = epoch + Duration::from_secs_f64(now + 1.0);
-    planner.rated(1, 1.0 / DAY, found);
+    planner.set_rate(1, 1.0 / DAY, found);
     assert!(planner.interval(1).expect("it is watched").as_secs_f64() < 60.1);
-    planner.failed(1, Failed::NotFound, None, found + Duration::from_secs(1));
+    planner.failed(1, PollFailure::NotFound, None, found + Duration::from_secs(1));
     assert!(
         planner.interval(1).expect("it is watched").as_secs_f64() < 60.1,
         "it was found"
@@ -163,9 +163,9 @@ fn made_up_channels_cost_a_few_polls_and_then_one_an_hour() {
         match planner.next(at) {
             Next::Poll(key) if key < 1000 => {
                 made_up += 1;
-                planner.failed(key, Failed::NotFound, None, at + Duration::from_millis(20));
+                planner.failed(key, PollFailure::NotFound, None, at + Duration::from_millis(20));
             }
-            Next::Poll(key) => planner.rated(key, 1.0 / DAY, at),
+            Next::Poll(key) => planner.set_rate(key, 1.0 / DAY, at),
             Next::WaitUntil(until) => now = until.duration_since(epoch).as_secs_f64() + 1e-9,
             Next::Idle => panic!("channels are watched"),
         }
@@ -183,7 +183,7 @@ fn after_a_halt_all_goes_on_as_if_it_had_not_been() {
     let at = |now: f64| epoch + Duration::from_secs_f64(now);
     for (key, rate) in (0..).zip(&rates) {
         planner.insert(key, 1);
-        planner.rated(key, *rate, epoch);
+        planner.set_rate(key, *rate, epoch);
     }
     let busiest = (0..5000_u32)
         .max_by(|a, b| rates[*a as usize].total_cmp(&rates[*b as usize]))
@@ -201,7 +201,7 @@ fn after_a_halt_all_goes_on_as_if_it_had_not_been() {
                 if halted && key == busiest {
                     after.push(now);
                 }
-                planner.rated(key, rates[key as usize], at(now));
+                planner.set_rate(key, rates[key as usize], at(now));
             }
             Next::WaitUntil(until) => now = until.duration_since(epoch).as_secs_f64() + 1e-9,
             Next::Idle => panic!("channels are watched"),
@@ -228,8 +228,8 @@ fn a_channel_that_nobody_watches_any_more_is_forgotten() {
     assert_eq!(planner.len(), 1);
     assert_eq!(polls(&mut planner, epoch, 0.0, 30.0), [(2, 0.0)]);
     // Later reports change nothing.
-    planner.rated(1, 1.0, epoch);
-    planner.failed(1, Failed::Other, None, epoch);
+    planner.set_rate(1, 1.0, epoch);
+    planner.failed(1, PollFailure::Other, None, epoch);
     planner.remove(2, 1);
     assert_eq!(planner.next(epoch), Next::Idle);
     assert!(planner.is_empty() && planner.callers.is_empty() && planner.agenda.is_empty());
@@ -269,23 +269,23 @@ fn a_poll_that_got_no_turn_comes_again_when_it_was_told_to() {
     let mut planner = Planner::new(limits(20.0), epoch);
     planner.insert(1, 1);
     assert_eq!(planner.next(epoch), Next::Poll(1));
-    planner.no_turn(1, Duration::from_secs(7), epoch);
+    planner.refused(1, Duration::from_secs(7), epoch);
     assert_eq!(planner.next(at(6)), Next::WaitUntil(at(7)));
     assert_eq!(planner.next(at(7)), Next::Poll(1));
     // Once more, and then it is looked up: from there on it has its interval.
-    planner.no_turn(1, Duration::from_secs(200), at(7));
+    planner.refused(1, Duration::from_secs(200), at(7));
     let wait = planner.next(at(100));
     assert!(
         matches!(wait, Next::WaitUntil(until) if until <= at(207)),
         "{wait:?}"
     );
     assert_eq!(planner.next(at(207)), Next::Poll(1));
-    planner.rated(1, 1.0 / DAY, at(208));
+    planner.set_rate(1, 1.0 / DAY, at(208));
     assert!(matches!(planner.next(at(260)), Next::WaitUntil(_)));
     assert_eq!(polls(&mut planner, epoch, 261.0, 280.0).len(), 1);
     // A channel that is no longer watched is not retried.
     planner.remove(1, 1);
-    planner.no_turn(1, Duration::ZERO, at(280));
+    planner.refused(1, Duration::ZERO, at(280));
     assert_eq!(planner.next(at(280)), Next::Idle);
 }
 
@@ -296,7 +296,7 @@ fn a_poll_that_cost_nothing_leaves_its_place_to_another() {
     (0..100).for_each(|key| planner.insert(key, 1));
     for key in 0..100 {
         assert_eq!(planner.next(epoch), Next::Poll(key));
-        planner.give_back();
+        planner.return_poll();
     }
     assert!(matches!(planner.next(epoch), Next::WaitUntil(_)));
 }
@@ -309,7 +309,7 @@ fn a_lookup_of_the_past_counts_from_when_it_was_made() {
     planner.insert(1, 1);
     assert_eq!(planner.next(at(1000)), Next::Poll(1));
     // It found an entry half a minute old.
-    planner.give_back();
+    planner.return_poll();
     planner.observed(1, [], at(970));
     assert!(matches!(planner.next(at(1029)), Next::WaitUntil(_)));
     let next = polls(&mut planner, epoch, 1030.0, 1037.0);

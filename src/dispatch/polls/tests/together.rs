@@ -136,7 +136,7 @@ fn play(scene: &Scene) -> Seen {
         let next_poll = loop {
             match planner.next(at(now)) {
                 Next::Poll(key) if std::mem::replace(&mut under_way[key as usize], true) => {
-                    planner.give_back();
+                    planner.return_poll();
                 }
                 Next::Poll(key) => {
                     let request = request(Class::Poll, None);
@@ -144,7 +144,7 @@ fn play(scene: &Scene) -> Seen {
                     if let Err(refused) = admitted {
                         under_way[key as usize] = false;
                         seen.refused_polls += 1;
-                        planner.no_turn(key, refused.retry_after, at(now));
+                        planner.refused(key, refused.retry_after, at(now));
                     }
                 }
                 Next::WaitUntil(until) => break after(until),
@@ -168,7 +168,7 @@ fn play(scene: &Scene) -> Seen {
                     Job::Poll(key) => {
                         under_way[key as usize] = false;
                         seen.refused_polls += 1;
-                        planner.no_turn(key, refused.retry_after, at(now));
+                        planner.refused(key, refused.retry_after, at(now));
                     }
                     Job::Call(_) => seen.refused_calls += 1,
                 },

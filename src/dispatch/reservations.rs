@@ -13,33 +13,33 @@ use std::{
 const SECOND: u64 = 1_000_000_000;
 
 /// The latest time that callers are given: forecasts beyond it are worthless, and it bounds the table.
-const LATEST: u64 = 120 * SECOND;
+const MAX_AHEAD: u64 = 120 * SECOND;
 
 /// A place is held from this long before the caller's time: in a full queue it has to become free first.
-const EARLY: u64 = SECOND / 4;
+const HOLD_BEFORE: u64 = SECOND / 4;
 
 /// The caller may take it from this long before its time: `retry_after` is sent in whole milliseconds.
-const PUNCTUAL: u64 = SECOND / 100;
+const EARLY_TOLERANCE: u64 = SECOND / 100;
 
 /// The place is held until this long after the caller's time.
-const LATE: u64 = SECOND;
+const HOLD_AFTER: u64 = SECOND;
 
 /// Times given without a reservation are remembered by a hash of the caller, in this many slots: 8 KiB a class.
-const SPACED: usize = 1024;
+const SPACING_SLOTS: usize = 1024;
 
 /// The most reservations of a class: those of two minutes at 34 lookups a second, 300 KiB.
-const MOST: usize = 4096;
+const MAX_RESERVATIONS: usize = 4096;
 
 #[derive(Clone, Copy, Debug)]
 struct Reservation {
     at: u64,
     caller: u64,
-    kept: bool,
+    redeemed: bool,
 }
 
 /// The refused callers of one class. Times are in nanoseconds.
 #[derive(Debug, Default)]
-pub(super) struct Returns {
+pub(super) struct Reservations {
     /// Ordered by time.
     reservations: VecDeque<Reservation>,
     /// The number of each caller's reservation, counted from the beginning.
@@ -53,17 +53,17 @@ pub(super) struct Returns {
     spaced: Vec<u64>,
 }
 
-impl Returns {
-    /// Advances to `now`. Returns the number of places held for callers who should return about now.
+impl Reservations {
+    /// Advances to `now`. Reservations the number of places held for callers who should return about now.
     pub(super) fn held(&mut self, now: u64) -> u32 {
         while let Some(front) = self.reservations.front()
-            && front.at + LATE < now
+            && front.at + HOLD_AFTER < now
         {
             let front = *front;
             self.advance(now);
             self.reservations.pop_front();
             self.first += 1;
-            if !front.kept {
+            if !front.redeemed {
                 self.held -= 1;
                 self.numbers.remove(&front.caller);
             }
@@ -75,29 +75,29 @@ impl Returns {
     /// Starts to hold the places of callers whose time has come.
     fn advance(&mut self, now: u64) {
         while let Some(reservation) = self.get(self.next)
-            && reservation.at <= now + EARLY
+            && reservation.at <= now + HOLD_BEFORE
         {
-            self.held += u32::from(!reservation.kept);
+            self.held += u32::from(!reservation.redeemed);
             self.next += 1;
         }
     }
 
     /// Whether a place is held for `caller`, who has arrived in time for it. Call [`Self::held`] before.
-    pub(super) fn has_place(&self, caller: u64, now: u64) -> bool {
+    pub(super) fn can_redeem(&self, caller: u64, now: u64) -> bool {
         let number = self.numbers.get(&caller);
         let reservation = number.and_then(|number| self.get(*number));
-        reservation.is_some_and(|reservation| reservation.at <= now + PUNCTUAL)
+        reservation.is_some_and(|reservation| reservation.at <= now + EARLY_TOLERANCE)
     }
 
     /// Ends the reservation of a `caller` who was admitted.
-    pub(super) fn keep(&mut self, caller: u64) {
+    pub(super) fn redeem(&mut self, caller: u64) {
         let Some(number) = self.numbers.remove(&caller) else {
             return;
         };
         self.held -= u32::from(number < self.next);
-        #[expect(clippy::cast_possible_truncation, reason = "at most MOST")]
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_RESERVATIONS")]
         if let Some(reservation) = self.reservations.get_mut((number - self.first) as usize) {
-            reservation.kept = true;
+            reservation.redeemed = true;
         }
     }
 
@@ -118,43 +118,50 @@ impl Returns {
     ) -> (u64, bool) {
         let last = self.reservations.back().map_or(0, |last| last.at);
         let at = earliest.max(last.saturating_add(interval));
-        if at > now + LATEST || self.reservations.len() >= MOST {
-            return (some_time(now, chance), false);
+        if at > now + MAX_AHEAD || self.reservations.len() >= MAX_RESERVATIONS {
+            return (random_time(now, chance), false);
         }
         let number = self.first + self.reservations.len() as u64;
         self.numbers.insert(caller, number);
         self.reservations.push_back(Reservation {
             at,
             caller,
-            kept: false,
+            redeemed: false,
         });
         (at, true)
     }
 
     /// Gives `caller` a time to retry without a reservation: not before `earliest`, and `interval` after the last time given to it.
-    pub(super) fn space(&mut self, caller: u64, earliest: u64, interval: u64, now: u64, chance: f64) -> u64 {
+    pub(super) fn space_out(
+        &mut self,
+        caller: u64,
+        earliest: u64,
+        interval: u64,
+        now: u64,
+        chance: f64,
+    ) -> u64 {
         if self.spaced.is_empty() {
-            self.spaced.resize(SPACED, 0);
+            self.spaced.resize(SPACING_SLOTS, 0);
         }
-        #[expect(clippy::cast_possible_truncation, reason = "less than SPACED")]
-        let last = &mut self.spaced[(caller % SPACED as u64) as usize];
+        #[expect(clippy::cast_possible_truncation, reason = "less than SPACING_SLOTS")]
+        let last = &mut self.spaced[(caller % SPACING_SLOTS as u64) as usize];
         let at = earliest.max(last.saturating_add(interval));
-        if at > now + LATEST {
-            return some_time(now, chance);
+        if at > now + MAX_AHEAD {
+            return random_time(now, chance);
         }
         *last = at;
         at
     }
 
     fn get(&self, number: u64) -> Option<Reservation> {
-        #[expect(clippy::cast_possible_truncation, reason = "at most MOST")]
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_RESERVATIONS")]
         let index = number.checked_sub(self.first)? as usize;
         self.reservations.get(index).copied()
     }
 }
 
 /// A random time in the second half of the longest forecast, so that not all callers return at once.
-fn some_time(now: u64, chance: f64) -> u64 {
-    let part = Duration::from_nanos(LATEST / 2).mul_f64(1.0 + chance.clamp(0.0, 1.0));
-    now + u64::try_from(part.as_nanos()).unwrap_or(LATEST)
+fn random_time(now: u64, chance: f64) -> u64 {
+    let part = Duration::from_nanos(MAX_AHEAD / 2).mul_f64(1.0 + chance.clamp(0.0, 1.0));
+    now + u64::try_from(part.as_nanos()).unwrap_or(MAX_AHEAD)
 }

@@ -13,7 +13,7 @@ const DRAINED_WITHIN: f64 = 5.0;
 
 /// The average rate of lookups other than polls.
 #[derive(Debug, Default)]
-pub(super) struct Room {
+pub(super) struct PollBudget {
     /// Lookups a second.
     taken: f64,
     /// The total when it was last read.
@@ -21,7 +21,7 @@ pub(super) struct Room {
     counted_at: u64,
 }
 
-impl Room {
+impl PollBudget {
     /// Updates the average with the total of other lookups at `now`, in nanoseconds.
     #[expect(clippy::cast_precision_loss, reason = "an average")]
     fn count(&mut self, taken: u64, now: u64) {
@@ -56,11 +56,11 @@ impl<T> Dispatcher<T> {
             };
             used + counters.retried
         });
-        self.room.count(taken.sum(), now);
+        self.poll_budget.count(taken.sum(), now);
         let rate = self.bucket.as_ref().map(TokenBucket::rate)?;
         let capacity = rate.min(SLOTS_IN_USE * self.fetches.rate(now));
-        let queued = self.line.queued_of(Class::Poll as usize);
-        Some(left(capacity, self.room.taken, queued))
+        let queued = self.queue.queued_of(Class::Poll as usize);
+        Some(left(capacity, self.poll_budget.taken, queued))
     }
 }
 
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn what_callers_take_is_averaged_over_seconds() {
-        let mut room = Room::default();
+        let mut room = PollBudget::default();
         for second in 1..=60 {
             room.count(6 * second, second * SECOND);
         }

@@ -65,7 +65,7 @@ struct Callers {
 
 /// The position that one more lookup of a flow would have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Position {
     /// Queued lookups of the caller.
     pub(super) of_caller: u32,
     /// Queued lookups of the connection.
@@ -77,7 +77,7 @@ pub(super) struct Place {
 }
 
 #[derive(Debug)]
-pub(super) struct Line<T> {
+pub(super) struct FairQueue<T> {
     slots: Vec<Slot<T>>,
     free_slots: Vec<u32>,
     /// The order of lookups within connections.
@@ -91,7 +91,7 @@ pub(super) struct Line<T> {
     queued: u32,
 }
 
-impl<T> Line<T> {
+impl<T> FairQueue<T> {
     pub(super) fn new() -> Self {
         let nobody = Callers {
             head: NIL,
@@ -125,12 +125,12 @@ impl<T> Line<T> {
     }
 
     /// Whether a caller has queued lookups of a class.
-    pub(super) fn has(&self, class: usize, caller: u64) -> bool {
+    pub(super) fn has_caller(&self, class: usize, caller: u64) -> bool {
         self.flow(class, caller, None).is_some()
     }
 
     /// The position of one more lookup. Exact if no other caller has fewer queued lookups than this one, otherwise an upper bound.
-    pub(super) fn place(&self, class: usize, caller: u64, connection: u64) -> Place {
+    pub(super) fn position(&self, class: usize, caller: u64, connection: u64) -> Position {
         let callers = self.classes[class];
         let whole = self.flow(class, caller, None);
         let of_caller = whole.map_or(0, |flow| flow.queued);
@@ -139,7 +139,7 @@ impl<T> Line<T> {
         let connections = whole.map_or(0, |flow| flow.members) + u32::from(part.is_none());
         let in_caller = connections.saturating_mul(of_connection + 1).min(of_caller + 1);
         let count = callers.count + u32::from(whole.is_none());
-        Place {
+        Position {
             of_caller,
             of_connection,
             in_caller,
