@@ -137,9 +137,9 @@ pub fn traceparent(bytes: &[u8]) {
     assert_eq!(is_taken, named.is_some(), "{received:?}");
     tracing::dispatcher::with_default(&EXPORTS, || {
         let span = tracing::info_span!("call");
-        trace_context::take(&received, &span);
+        trace_context::continue_trace(&received, &span);
         let mut sent = HeaderMap::new();
-        trace_context::pass_on(&span, &mut sent);
+        trace_context::inject(&span, &mut sent);
         let parent = sent.get("traceparent").and_then(|value| value.to_str().ok());
         let parent = parent.expect("the span has a name for others");
         assert_eq!(parent.len(), 55);

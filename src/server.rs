@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     accept::accept,
-    admin::{self, Told},
+    admin::{self, AdminState},
     api,
     config::{Config, Connections},
     grpc::{self, Tally},
@@ -174,7 +174,7 @@ pub async fn run(
         by_http,
     ));
     let knows_clients = listeners.tls.as_ref().is_some_and(|tls| tls.knows_clients());
-    let told = Told {
+    let told = AdminState {
         http: (listeners.http.is_none() && !knows_clients).then(|| Arc::clone(&http)),
         latest: Arc::clone(&latest),
         callers: Arc::clone(&callers),

@@ -54,7 +54,7 @@ impl YouTube {
         let mut url = self.feeds.clone();
         list.append_query(&mut url);
         let mut headers = header::HeaderMap::new();
-        trace_context::pass_on(&span, &mut headers);
+        trace_context::inject(&span, &mut headers);
         let response = self.client.get(url).headers(headers).send().await;
         let response = response.map_err(|error| response::unreachable(&error))?;
         let status = response.status();
