@@ -26,25 +26,25 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::cli::pem::Pem;
 
-/// How long to wait for the first words of a server, which shows by them that it has accepted us. It should send them at once
-/// (RFC 9113, 3.4); one that waits for ours may have them.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait for the server's first bytes, which show that it has accepted the client. It should send them at once (RFC 9113, 3.4).
+/// If it waits for the client's, the client goes on.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// HTTP/2, as TLS negotiates it.
 const ALPN: &[u8] = b"h2";
 
-/// What to tell of a server without it.
+/// The advice if HTTP/2 was not negotiated.
 const NO_HTTP2: &str = "the server does not offer HTTP/2, and so no gRPC";
 
-/// Flags of every client, for a server at an https address.
+/// Flags of every client for a server at an https address.
 #[derive(clap::Args)]
 #[group(id = "tls")]
 pub(super) struct Args {
-    /// Certificates of authorities to trust beside the system's, in PEM: for an https server with a private CA
+    /// Certificates of authorities to trust in addition to the system's, in PEM: for an https server with a private CA
     #[arg(long = "tls-ca", env = "PLAQUE_TLS_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// A certificate for an https server that demands one of its clients, in PEM, its chain after it
+    /// The client certificate for an https server that demands one, in PEM, followed by its chain
     #[arg(
         long = "tls-client-cert",
         env = "PLAQUE_TLS_CLIENT_CERT",
@@ -64,7 +64,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// What makes TLS connections to `server`; `None` if it is at an http address.
+    /// The connector for `server`; `None` if it is at an http address.
     pub(super) fn connector(&self, server: &Uri) -> Result<Option<Connector>, String> {
         if server.scheme_str() == Some("http") {
             let flags = [("--tls-ca", &self.ca), ("--tls-client-cert", &self.certificate)];
@@ -135,10 +135,10 @@ fn authorities(file: Option<&Path>) -> Result<RootCertStore, String> {
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let pem = Pem::read("--tls-client-key", file)?;
-    PrivateKeyDer::from_pem_slice(&pem.content).map_err(|error| pem.without("private key", error))
+    PrivateKeyDer::from_pem_slice(&pem.content).map_err(|error| pem.missing("private key", error))
 }
 
-/// Makes connections to one server.
+/// Connects to one server.
 #[derive(Clone)]
 pub(super) struct Connector {
     tls: TlsConnector,
@@ -147,22 +147,21 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// A connection that the server has accepted.
+    /// Connects, and waits until the server has accepted the connection.
     pub(super) async fn connect(self) -> Result<TokioIo<TlsStream<TcpStream>>, Box<dyn Error + Send + Sync>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
-        let mut stream = self.tls.connect(self.name, stream).await.map_err(explain)?;
+        let mut stream = self.tls.connect(self.name, stream).await.map_err(with_advice)?;
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(Box::new(Refused {
                 cause: "HTTP/2 was not negotiated".into(),
                 advice: NO_HTTP2,
             }));
         }
-        // Nothing is sent yet: a server that closes a connection with something unread resets it, and its last words may be
-        // lost.
-        match timeout(PATIENCE, stream.fill_buf()).await {
+        // Nothing has been sent yet: a server that closes a connection with unread data resets it, and its alert could be lost.
+        match timeout(ACCEPT_TIMEOUT, stream.fill_buf()).await {
             Ok(Ok([])) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            Ok(Err(error)) => Err(explain(error)),
+            Ok(Err(error)) => Err(with_advice(error)),
             Ok(Ok(_)) | Err(_) => Ok(TokioIo::new(stream)),
         }
     }
@@ -176,8 +175,8 @@ pub(super) struct Refused {
     pub(super) advice: &'static str,
 }
 
-/// What a handshake died of, in plain words if it was not the connection.
-fn explain(error: io::Error) -> Box<dyn Error + Send + Sync> {
+/// The error of a handshake, with advice unless it was the connection that failed.
+fn with_advice(error: io::Error) -> Box<dyn Error + Send + Sync> {
     use CertificateError as Bad;
     use rustls::Error as E;
 
@@ -199,7 +198,7 @@ fn explain(error: io::Error) -> Box<dyn Error + Send + Sync> {
             "the server demands a certificate of its clients: name one with --tls-client-cert and --tls-client-key"
         }
         E::AlertReceived(AlertDescription::NoApplicationProtocol) => NO_HTTP2,
-        // With TLS 1.2 it says no more, even if there was no certificate at all.
+        // TLS 1.2 has no alert that says that a certificate is missing.
         E::AlertReceived(_) => {
             "the server refuses us: does it demand a certificate, or another one, of its clients? See --tls-client-cert"
         }
