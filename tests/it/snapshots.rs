@@ -18,8 +18,8 @@ use plaque::{
 use crate::{
     store_memory::Memory,
     stores::{
-        FRESH, Fake, Kind as _, OLD, Replica, anew, fails, feed, good_channel, kept, query, soon, told,
-        upload,
+        FRESH, Fake, Kind as _, OLD, Replica, anew, fails, feed, good_channel, query, saved_before, soon,
+        summary, upload,
     },
 };
 
@@ -71,8 +71,8 @@ impl Plaque {
     }
 
     /// What a caller is told who wants it new.
-    async fn told(&self) -> String {
-        told(&self.get(anew()).await)
+    async fn summary(&self) -> String {
+        summary(&self.get(anew()).await)
     }
 
     /// The same, when the pause of the last failure is over: another replica says that it is.
@@ -88,7 +88,7 @@ impl Plaque {
         let over = CacheEntry::failed(kept.good, failed);
         other.save(feed(), &over, Lease::Uncoordinated).await;
         loop {
-            let told = self.told().await;
+            let told = self.summary().await;
             if upstream.lookups() > before {
                 return told;
             }
@@ -110,7 +110,7 @@ async fn an_empty_or_an_older_snapshot_is_believed_the_second_time() {
             let plaque = Plaque::start(&upstream).await;
             // The lookup of the second is suspect. Those who come after it cost no other.
             for _ in 0..5 {
-                assert_eq!(plaque.told().await, "newest");
+                assert_eq!(plaque.summary().await, "newest");
             }
             assert_eq!(upstream.lookups(), 2);
             let expected = match other().title() {
@@ -120,7 +120,7 @@ async fn an_empty_or_an_older_snapshot_is_believed_the_second_time() {
             // The next one confirms it. Then it is the good answer, which the same two lookups later is no doubt about.
             assert_eq!(plaque.told_after_the_pause(&upstream).await, expected);
             for number in 4..6 {
-                assert_eq!(plaque.told().await, expected);
+                assert_eq!(plaque.summary().await, expected);
                 assert_eq!(upstream.lookups(), number);
             }
         };
@@ -139,10 +139,10 @@ async fn a_plausible_snapshot_between_clears_the_doubt() {
         });
         let plaque = Plaque::start(&upstream).await;
         for expected in ["lookup 1", "lookup 1"] {
-            assert_eq!(plaque.told().await, expected);
+            assert_eq!(plaque.summary().await, expected);
         }
         assert_eq!(plaque.told_after_the_pause(&upstream).await, "lookup 3");
-        assert_eq!(plaque.told().await, "lookup 3", "the fourth is suspect");
+        assert_eq!(plaque.summary().await, "lookup 3", "the fourth is suspect");
         assert_eq!(plaque.told_after_the_pause(&upstream).await, "lookup 5");
         assert_eq!(upstream.lookups(), 5);
     };
@@ -160,11 +160,11 @@ async fn a_doubt_is_remembered_by_a_store() {
         });
         let plaque = Plaque::start(&upstream).await;
         for expected in ["newest", "newest"] {
-            assert_eq!(plaque.told().await, expected);
+            assert_eq!(plaque.summary().await, expected);
         }
         // After a restart, or in another replica: the pause goes on, and the next lookup is the second.
         let plaque = plaque.restart(&upstream).await;
-        assert_eq!(plaque.told().await, "newest");
+        assert_eq!(plaque.summary().await, "newest");
         assert_eq!(upstream.lookups(), 2);
         assert_eq!(plaque.told_after_the_pause(&upstream).await, "older");
         assert_eq!(upstream.lookups(), 3);
@@ -218,7 +218,7 @@ async fn without_an_answer_that_can_be_given_the_doubt_is_an_error() {
         let memory = Memory::new();
         let week = Duration::from_hours(8 * 24);
         let ages = good_channel(newest("newest"), week);
-        kept(&memory, feed(), &ages).await;
+        saved_before(&memory, feed(), &ages).await;
         let replica = Replica::start(&memory, &upstream).await;
         let reply = replica.get(query()).await;
         assert_eq!(
@@ -311,7 +311,7 @@ async fn what_was_pushed_out_is_marked_stale_when_it_is_old_and_forgotten_when_i
             let memory = Memory::new();
             let before = channel("before", &[videos(1..=1), shorts(2..=15)].concat(), 1);
             let known = good_channel(before, age);
-            kept(&memory, feed(), &known).await;
+            saved_before(&memory, feed(), &known).await;
             let upstream = Fake::open(|number, feed| match feed.kind {
                 Some(_) => Err(UpstreamError::NotFound.into()),
                 None => pushed_out(|_| unreachable!())(number + 1, feed),
@@ -342,8 +342,8 @@ async fn a_newer_answer_of_the_kind_s_own_feed_is_not_replaced() {
         };
         let memory = Memory::new();
         let before = channel("before", &[videos(1..=1), shorts(2..=15)].concat(), 1);
-        kept(&memory, feed(), &good_channel(before, OLD)).await;
-        kept(
+        saved_before(&memory, feed(), &good_channel(before, OLD)).await;
+        saved_before(
             &memory,
             list,
             &good_channel(channel("list", &videos(1..=1), 1), FRESH),
@@ -354,7 +354,7 @@ async fn a_newer_answer_of_the_kind_s_own_feed_is_not_replaced() {
         let upstream = Fake::open(move |_, feed| after(2, feed));
         let replica = Replica::start(&memory, &upstream).await;
         for _ in 0..3 {
-            assert_eq!(told(&replica.get(of(VideoKind::Video)).await), "list");
+            assert_eq!(summary(&replica.get(of(VideoKind::Video)).await), "list");
             assert_eq!(upstream.lookups(), 1);
         }
         let kept = replica.store.load(list).await.expect("kept").good;
@@ -373,7 +373,7 @@ async fn a_channel_that_was_emptied_has_no_uploads() {
         });
         let plaque = Plaque::start(&upstream).await;
         assert_eq!(title(&plaque, of(VideoKind::Video)).await, "Upload 1");
-        assert_eq!(plaque.told().await, "before");
+        assert_eq!(plaque.summary().await, "before");
         let told = plaque.told_after_the_pause(&upstream).await;
         assert!(told.ends_with("has no upload"), "{told}");
         let error = plaque.get(of(VideoKind::Video)).await.outcome.expect_err("none");

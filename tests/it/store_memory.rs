@@ -32,8 +32,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::stores::{
-    Fake, Kind, LONG, OLD, Replica, STALE, Shared, anew, every_store, fails, feed, found, good,
-    kept as was_kept, ours, query, settings, shared_store,
+    Fake, Kind, LONG, OLD, Replica, STALE, Shared, acquire_lease, anew, every_store, fails, feed, found,
+    good, query, saved_before, settings, shared_store,
 };
 
 every_store!(Memory);
@@ -93,7 +93,7 @@ impl Kind for Memory {
         })
     }
 
-    async fn garble(&self, feed: Feed) {
+    async fn corrupt(&self, feed: Feed) {
         self.at(feed, |place| {
             place.bytes = Some((b"\xff\xff".into(), clock::now()));
         });
@@ -249,7 +249,7 @@ async fn a_store_in_trouble_is_like_none() {
         for query in [query(), query(), anew(), anew(), short, short] {
             for reply in join_all((0..100).map(|_| latest.get(query))).await {
                 let status = matches!(reply.made, Made::Forwarded { .. });
-                told.push((status, crate::stores::told(&reply), upstream.lookups()));
+                told.push((status, crate::stores::summary(&reply), upstream.lookups()));
             }
         }
         latest.close_store(LONG).await;
@@ -266,8 +266,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// A replica which knows what was found so long ago, where another has the lease and never ends it.
 async fn beside_one_that_hangs(age: Duration, upstream: &Arc<Fake>) -> (Replica, HeldLease) {
     let memory = Memory::new();
-    was_kept(&memory, feed(), &good(feed(), "kept", age)).await;
-    let held = ours(&*memory.open().await, feed()).await;
+    saved_before(&memory, feed(), &good(feed(), "kept", age)).await;
+    let held = acquire_lease(&*memory.open().await, feed()).await;
     (Replica::start(&memory, upstream).await, held)
 }
 
@@ -276,7 +276,7 @@ async fn a_lease_without_end_is_waited_for_as_long_as_a_lookup_may_take() {
     let upstream = Arc::new(Fake::with(found, Semaphore::MAX_PERMITS, TIME_LIMIT));
     let (replica, _held) = beside_one_that_hangs(OLD, &upstream).await;
     let began = tokio::time::Instant::now();
-    assert_eq!(replica.tell_many(100, query()).await, vec!["lookup 1"; 100]);
+    assert_eq!(replica.get_many(100, query()).await, vec!["lookup 1"; 100]);
     assert!(began.elapsed() >= TIME_LIMIT && began.elapsed() < TIME_LIMIT * 2);
     assert_eq!(upstream.lookups(), 1);
 }
@@ -286,7 +286,7 @@ async fn if_our_own_lookup_then_fails_an_old_answer_is_given() {
     let failing = fails(UpstreamError::TimedOut(TIME_LIMIT));
     let upstream = Arc::new(Fake::with(failing, Semaphore::MAX_PERMITS, TIME_LIMIT));
     let (replica, _held) = beside_one_that_hangs(OLD, &upstream).await;
-    assert_eq!(replica.tell_many(100, query()).await, vec!["kept (stale)"; 100]);
+    assert_eq!(replica.get_many(100, query()).await, vec!["kept (stale)"; 100]);
     assert_eq!(upstream.lookups(), 1);
 }
 
@@ -297,11 +297,11 @@ async fn a_flight_ends_whatever_hangs() {
         let upstream = Arc::new(Fake::with(found, 0, TIME_LIMIT));
         let (replica, _held) = beside_one_that_hangs(STALE, &upstream).await;
         let began = tokio::time::Instant::now();
-        assert_eq!(replica.tell_many(100, query()).await, vec!["kept (stale)"; 100]);
-        assert_eq!(replica.tell_many(100, anew()).await, vec!["kept (stale)"; 100]);
+        assert_eq!(replica.get_many(100, query()).await, vec!["kept (stale)"; 100]);
+        assert_eq!(replica.get_many(100, anew()).await, vec!["kept (stale)"; 100]);
         assert!(began.elapsed() < TIME_LIMIT * 3, "{:?}", began.elapsed());
         let unknown = Memory::new();
-        let _held = ours(&*unknown.open().await, feed()).await;
+        let _held = acquire_lease(&*unknown.open().await, feed()).await;
         let replica = Replica::start(&unknown, &upstream).await;
         let error = replica.get(query()).await.outcome.expect_err("nothing");
         assert!(

@@ -1,4 +1,4 @@
-//! A cluster of three.
+//! A cluster of three nodes.
 
 use futures_util::StreamExt as _;
 
@@ -8,7 +8,7 @@ use super::{
     *,
 };
 
-/// Other feeds, which lie on all nodes.
+/// Other feeds, on all nodes.
 fn feeds() -> impl Iterator<Item = Feed> {
     (b'A'..=b'Z').map(|letter| {
         let channel: ChannelId = format!("UC{}A", char::from(letter).to_string().repeat(21))
@@ -66,7 +66,7 @@ async fn a_cluster_that_loses_a_node() {
     assert!(began.elapsed() < BUDGET * 2, "{:?}", began.elapsed());
     goes_on_alone(&store).await;
     node.restart();
-    // A proof at another node may have come too early.
+    // A probe of another node may have come too early.
     let again = async {
         while loaded(&store).await.as_deref() != Some("again") {
             store.up().await;

@@ -1,17 +1,17 @@
-//! What somebody else writes to Redis makes plaque look up again, and no more.
+//! What another program writes to Redis causes lookups, and nothing else.
 
 use super::*;
 
 /// The lease of [`feed`].
 const LEASE_KEY: &str = "plaque:1:{UCsXVk37bltHxD1rDPwtNM8Q/all}:lease";
 
-/// A channel's entry as plaque writes it, of another channel.
+/// Another channel's ID.
 const OTHER: &str = "UC0123456789abcdefghijkA";
 
-/// Whatever is there: it is not given, somebody may look the channel up, and what is found is kept.
+/// Whatever is stored: it is not served, the channel can be looked up, and the result is saved.
 async fn is_looked_up_again(server: &Server, store: &Redis, what: &str) {
     assert_eq!(loaded(store).await, None, "{what}");
-    let held = ours(store).await;
+    let held = acquire_lease(store).await;
     assert!(
         store
             .save(feed(), &found("anew", Duration::ZERO), Lease::Acquired(held))
@@ -47,8 +47,8 @@ async fn numbers_that_are_none_are_not_reckoned_with() {
                 is_looked_up_again(&server, &store, &what).await;
                 continue;
             }
-            // The value may be as good as before. What is found is kept, whatever the number.
-            let held = ours(&store).await;
+            // The entry may be valid. The result is saved, whatever the number.
+            let held = acquire_lease(&store).await;
             assert!(
                 store
                     .save(feed(), &found("anew", Duration::ZERO), Lease::Acquired(held))
@@ -92,7 +92,7 @@ async fn a_lease_that_lasts_longer_than_any_of_ours_is_none() {
     let server = Server::start(&[]);
     let store = store(&server.url()).await;
     let () = server.command(&["SET", LEASE_KEY, "1", "PX", "100000000"]);
-    drop(ours(&store).await);
+    drop(acquire_lease(&store).await);
     let () = server.command(&["SET", LEASE_KEY, "1", "PX", &(LEASE * 2).as_millis().to_string()]);
     assert!(matches!(store.lease(feed()).await, Lease::HeldElsewhere(_)));
 }
