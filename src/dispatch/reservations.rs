@@ -54,7 +54,7 @@ pub(super) struct Reservations {
 }
 
 impl Reservations {
-    /// Advances to `now`. Reservations the number of places held for callers who should return about now.
+    /// Advances to `now`. Returns the number of places held for callers who should return about now.
     pub(super) fn held(&mut self, now: u64) -> u32 {
         while let Some(front) = self.reservations.front()
             && front.at + HOLD_AFTER < now

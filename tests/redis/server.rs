@@ -131,8 +131,8 @@ pub fn cluster() -> [Server; 3] {
         .args(nodes.each_ref().map(|node| format!("127.0.0.1:{}", node.port)))
         .output()
         .expect("redis-cli");
-    let output = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{output}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
     for node in &nodes {
         // The nodes agree, but may not all know it yet.
         while !node
