@@ -55,14 +55,14 @@ impl OperationMetrics {
     pub(super) fn register(&self, registry: &mut Registry, up: impl Fn() -> bool + Send + Sync + 'static) {
         registry.register_with_unit(
             "store_operation_duration",
-            "Operations of the store, by what came of them",
+            "Operations of the store, by operation and outcome",
             Unit::Seconds,
             self.0.clone(),
         );
         metric(
             registry,
             "store_up",
-            "1 if the store is in use, 0 if it is in trouble",
+            "1 if the store works, 0 if it fails",
             move || ConstGauge::new(i64::from(up())),
         );
     }

@@ -154,7 +154,7 @@ impl Guard {
         family(
             registry,
             "upstream_breaker",
-            "Whether the upstream is asked: 1 for closed if it is, for open if it refuses us, for probing while one lookup tries",
+            "The state of the breaker: 1 for closed if lookups are sent, for open if the upstream refuses this address, for probing during a probe",
             "state",
             move || {
                 let current = guard.state.lock().breaker.state_name();

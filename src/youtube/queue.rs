@@ -246,7 +246,7 @@ impl Queue {
             tracing::warn!(
                 parent: None,
                 retry_after = ?refused.retry_after,
-                "more lookups are asked for than may go out (--upstream-rate, --upstream-concurrency): the rest gets OVERLOADED"
+                "more lookups are requested than may go out (--upstream-rate, --upstream-concurrency): the others fail with OVERLOADED"
             );
             let queue = Arc::downgrade(self);
             // Logs the end of the overload. Ends then, or with the queue or its runtime.
@@ -256,7 +256,7 @@ impl Queue {
                     let Some(queue) = queue.upgrade() else { return };
                     let over = queue.state.lock().overload.try_end(now());
                     if let Some(over) = over {
-                        tracing::info!(parent: None, refused = over.refused, lasted = ?over.lasted, "no lookup is refused any more");
+                        tracing::info!(parent: None, refused = over.refused, lasted = ?over.lasted, "lookups are no longer refused");
                         return;
                     }
                 }

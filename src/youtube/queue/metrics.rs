@@ -45,15 +45,12 @@ impl Queue {
     /// Registers the metrics.
     pub(in crate::youtube) fn register(self: &Arc<Self>, registry: &mut Registry) {
         let queue = Arc::clone(self);
-        metric(
-            registry,
-            "upstream_queue",
-            "Lookups that wait for their turn",
-            move || ConstGauge::new(u64::from(queue.state.lock().dispatcher.queued())),
-        );
+        metric(registry, "upstream_queue", "Queued lookups", move || {
+            ConstGauge::new(u64::from(queue.state.lock().dispatcher.queued()))
+        });
         registry.register_with_unit(
             "upstream_queue_wait",
-            "How long lookups waited whose turn came, by class",
+            "Time in the queue of started lookups, by class",
             Unit::Seconds,
             self.waits.0.clone(),
         );
@@ -61,7 +58,7 @@ impl Queue {
         self.register_by_class(
             registry,
             "upstream_queue_callers",
-            "Callers whose lookups wait for their turn, by class",
+            "Callers with queued lookups, by class",
             |dispatcher, class| ConstGauge::new(u64::from(dispatcher.callers(class))),
         );
         // Without a rate there is no budget.
@@ -69,7 +66,7 @@ impl Queue {
             metric(
                 registry,
                 "upstream_rate_limit",
-                "Requests a second that may be sent on average, as configured",
+                "The configured limit of requests a second",
                 move || ConstGauge::new(rate),
             );
         }
@@ -79,28 +76,28 @@ impl Queue {
         self.register_by_class(
             registry,
             "upstream_queued",
-            "Lookups that wait for their turn, by class",
+            "Queued lookups, by class",
             |dispatcher, class| ConstGauge::new(u64::from(dispatcher.counters(class).queued)),
         );
         let counters: [(_, _, Count); 4] = [
             (
                 "upstream_admitted",
-                "Lookups that were let into the queue, by class",
+                "Lookups admitted to the queue, by class",
                 |counters| counters.admitted,
             ),
             (
                 "upstream_refused",
-                "Lookups whose turn would have come too late, by class: their callers get OVERLOADED at once",
+                "Lookups refused on arrival since they would have waited too long, by class; their callers get OVERLOADED",
                 |counters| counters.refused,
             ),
             (
                 "upstream_dropped",
-                "Lookups that left the queue and were not sent, by class",
+                "Lookups that left the queue without being sent, by class",
                 |counters| counters.cancelled + counters.expired + counters.returned,
             ),
             (
                 "upstream_sent",
-                "Requests that were sent, by the class in whose turn: what was used of the rate",
+                "Requests sent, by class: what was used of the rate",
                 |counters| counters.sent,
             ),
         ];

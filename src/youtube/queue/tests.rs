@@ -245,7 +245,7 @@ async fn an_overload_is_logged_when_it_begins_and_when_it_ends_and_of_no_lookup(
         panic!("one line")
     };
     assert!(
-        begin.starts_with("WARN more lookups are asked for than may go out"),
+        begin.starts_with("WARN more lookups are requested than may go out"),
         "{begin}"
     );
     tokio::time::sleep(QUIET_PERIOD * 2).await;
@@ -254,7 +254,7 @@ async fn an_overload_is_logged_when_it_begins_and_when_it_ends_and_of_no_lookup(
     };
     assert_eq!(
         end,
-        &format!("INFO no lookup is refused any more refused={refused} lasted=0ns")
+        &format!("INFO lookups are no longer refused refused={refused} lasted=0ns")
     );
 }
 
