@@ -14,7 +14,7 @@ use crate::{
 /// The canary, and how often it was looked up.
 pub(super) struct Canary {
     pub(super) channel: ChannelId,
-    /// HeldLease during a lookup, so that flights in doubt share one. Ends with the lookup, or with the flight that makes it.
+    /// Held during a lookup, so that flights in doubt share one. Ends with the lookup, or with the flight that makes it.
     lookup: Mutex<()>,
     found: AtomicU64,
     not_found: AtomicU64,

@@ -42,7 +42,7 @@ const DELAYS: [f64; 14] = [
 
 /// The hubs of all channels that are watched.
 pub(super) struct Hubs {
-    /// HeldLease for a lookup or an insertion, never across an `await`. A hub is owned by its watches, and removes itself.
+    /// Held for a lookup or an insertion, never across an `await`. A hub is owned by its watches, and removes itself.
     channels: Mutex<HashMap<ChannelId, Weak<Hub>>>,
     /// Watched channels, counted once for each watch; and how many there may be.
     watched: AtomicUsize,
@@ -162,7 +162,7 @@ pub(super) struct Hub {
     since: Moment,
     /// Written by lookups that have ended, read by each watch for as long as it takes to find its next event.
     timeline: RwLock<Timeline>,
-    /// Who watches, and as which of its channels. HeldLease by a watch that begins or ends, and to wake some of them; taken while
+    /// Who watches, and as which of its channels. Held by a watch that begins or ends, and to wake some of them; taken while
     /// `timeline` is not.
     watches: Mutex<Slab<(Arc<Inbox>, u8)>>,
     /// When it was last polled.

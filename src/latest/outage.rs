@@ -45,7 +45,7 @@ const REMEMBERED: usize = 4096;
 
 /// What channels answered lately.
 pub(super) struct Outage {
-    /// HeldLease for a pass over the map, by lookups that have ended: never by callers with a hit.
+    /// Held for a pass over the map, by lookups that have ended: never by callers with a hit.
     recent: Mutex<Recent>,
 }
 

@@ -49,7 +49,7 @@ const INTERVALS: [f64; 13] = [
 pub(super) struct Polling {
     every: Duration,
     fresh_for: Duration,
-    /// HeldLease for one decision, never across an `await`.
+    /// Held for one decision, never across an `await`.
     planner: Mutex<Planner<ChannelId>>,
     /// What has come so far of the polls that are under way. Likewise; may be taken while `planner` is held, and not the other way
     /// round.
