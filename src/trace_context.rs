@@ -31,7 +31,6 @@ pub(crate) fn inject(span: &Span, headers: &mut HeaderMap) {
     TraceContextPropagator::new().inject_context(&span.context(), &mut Sent(headers));
 }
 
-/// The header that names a span.
 const TRACEPARENT: &str = "traceparent";
 
 /// Whether a text has the form of a `traceparent`: version, trace, parent and flags with all of their digits, and more only in later

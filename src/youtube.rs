@@ -135,7 +135,6 @@ impl YouTube {
         }))
     }
 
-    /// The longest wait for a permit and fetch.
     fn max_duration(&self) -> Duration {
         self.max_queue_wait.saturating_add(self.time_limit)
     }
@@ -308,7 +307,6 @@ struct ReadyFetch {
     request: LookupRequest,
 }
 
-/// Records the outcome in the lookup's span.
 fn record_outcome(span: &Span, looked_up: Result<&Channel, &Failure>) {
     span.in_scope(|| match looked_up {
         Ok(found) => tracing::debug!(uploads = found.len(), "looked up"),

@@ -14,7 +14,6 @@ const CHANNELS: usize = 20;
 /// After a scan of the cache that took *t*, waits 20 *t*: about a 5 % duty cycle.
 const PAUSE_FACTOR: u32 = 20;
 
-/// The content of `/busy`.
 pub(super) struct Busy {
     latest: Arc<Latest>,
     /// The busiest channels, and when they expire. Locked during a scan of the cache, so that concurrent requests share one.

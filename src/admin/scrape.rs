@@ -12,7 +12,6 @@ use tokio::sync::Mutex;
 
 use crate::latest::Latest;
 
-/// The media type of OpenMetrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Renders the metrics. That takes about a millisecond, which concurrent scrapes should not spend one after the other.

@@ -22,7 +22,6 @@ use crate::{
     video::ChannelId,
 };
 
-/// Runs a client on the current thread.
 pub(super) fn block_on(client: impl Future<Output = Outcome>) -> Outcome {
     runtime::Builder::new_current_thread()
         .enable_all()

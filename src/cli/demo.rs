@@ -40,13 +40,10 @@ use crate::{
     youtube::{self, YouTube},
 };
 
-/// Callers in each act.
 const CALLERS: usize = 1000;
 /// The origin's latency, which a cold caller waits for.
 const LATENCY: Duration = Duration::from_millis(200);
-/// An impatient caller's deadline.
 const IMPATIENCE: Duration = Duration::from_millis(40);
-/// The interval of impatient callers.
 const PACE: Duration = Duration::from_millis(1);
 /// The deadline of all other callers: never reached.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -280,7 +277,6 @@ impl Stage {
         Ok(vec![finish_act(title, counts, holds)?])
     }
 
-    /// Patient callers, all at once.
     fn crowd(channel: &str) -> Result<Crowd, Box<dyn Error>> {
         Ok(Crowd {
             channel: channel.parse()?,
@@ -334,14 +330,12 @@ impl Stage {
     }
 }
 
-/// Ends an act with a one-line verdict.
 fn finish_act(title: &'static str, counts: Counts, holds: bool) -> io::Result<Row> {
     let row = Row::new(title, counts, holds);
     writeln!(io::stdout(), "{}", row.verdict(io::stdout().is_terminal()))?;
     Ok(row)
 }
 
-/// The origin's responses.
 async fn answer(lookup: Lookup) -> Response {
     tokio::time::sleep(LATENCY).await;
     match (lookup.channel.as_str(), lookup.number) {

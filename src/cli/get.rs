@@ -20,7 +20,6 @@ use crate::{
     video::ChannelId,
 };
 
-/// The most channels of one batch.
 const BATCH: usize = 100;
 
 /// Asks a running plaque for the newest uploads of channels, and prints them.

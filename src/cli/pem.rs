@@ -4,7 +4,6 @@ use std::{fmt::Display, fs, path::Path};
 
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
-/// A file in PEM.
 pub(super) struct Pem<'a> {
     flag: &'a str,
     file: &'a Path,

@@ -45,7 +45,6 @@ use crate::{
 /// these that are being closed.
 const OTHER_FILES: usize = 32 + 2 * (admin::CONNECTIONS + server::PROBES);
 
-/// The default address of the admin port.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3780);
 
 /// Connections that the system queues until they are accepted: tokio's default.

@@ -22,7 +22,6 @@ const DETAILS: Style = Style::new().dimmed();
 const LINK: Style = AnsiColor::Cyan.on_default();
 const STALE: Style = AnsiColor::Yellow.on_default();
 
-/// Prints an upload to standard output.
 pub(super) fn upload(video: &Video, freshness: Option<Freshness>) -> io::Result<()> {
     if io::stdout().is_terminal() {
         let described = describe(video, freshness, SystemTime::now());
@@ -38,7 +37,6 @@ pub(super) fn json(json: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{}", escape_json(json))
 }
 
-/// Prints a failure to standard error.
 pub(super) fn failure(channel: &str, failure: &LookupFailure) -> io::Result<()> {
     print_error(&format!("{channel}: {} ({})", failure.message, failure.reason))
 }
@@ -51,12 +49,10 @@ pub(super) fn reconnecting(server: &Uri, why: &LookupFailure) -> io::Result<()> 
     ))
 }
 
-/// Prints to standard error.
 pub(super) fn print_error(message: &str) -> io::Result<()> {
     writeln!(io::stderr(), "{}", printable(message))
 }
 
-/// Prints the result of a lookup.
 pub(super) fn result(result: &LookupResult) -> io::Result<()> {
     match &result.outcome {
         Some(Outcome::Found(found)) => upload(&found.video.clone().unwrap_or_default(), found.freshness),

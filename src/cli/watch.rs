@@ -93,7 +93,6 @@ pub(super) async fn run(args: Args) -> Outcome {
     Err(format!("{} ({})", failure.message, failure.reason).into())
 }
 
-/// What to print.
 enum Output<'a> {
     Event(&'a WatchLatestVideoResponse),
     /// The connection or the server was lost. Reported once, until the watch continues.
@@ -155,7 +154,6 @@ where
     }
 }
 
-/// The channel of an event.
 fn channel(event: &WatchLatestVideoResponse) -> Option<&str> {
     Some(match event.event.as_ref()? {
         Event::Video(video) => &video.channel_id,

@@ -37,7 +37,6 @@ struct Estimate {
     late: f64,
     /// How many places are missing. Negative: there are enough.
     missing: f64,
-    /// Lookups of its class that go out per second.
     class_rate: f64,
 }
 

@@ -46,7 +46,6 @@ pub(super) struct Calendar {
 }
 
 impl Calendar {
-    /// A calendar for waits of at most `longest`.
     pub(super) fn new(longest: u64) -> Self {
         Self {
             width: (longest / BUCKETS_OF_THE_LONGEST_WAIT).max(SHORTEST_BUCKET),
@@ -89,7 +88,6 @@ impl Calendar {
         None
     }
 
-    /// The lookup that is due first.
     pub(super) fn earliest(&self) -> Option<u32> {
         let mut heads = (self.first..)
             .take(BUCKETS)

@@ -22,7 +22,6 @@ pub(super) struct Entry<T> {
     pub(super) due: u64,
     /// When it becomes useless. At least `due`; later if another caller has joined it.
     pub(super) until: u64,
-    /// Its connection's flow.
     flow: u32,
 }
 
@@ -55,7 +54,6 @@ struct Key {
     connection: Option<u64>,
 }
 
-/// The callers of a class.
 #[derive(Clone, Copy, Debug)]
 struct Callers {
     head: u32,
@@ -66,9 +64,7 @@ struct Callers {
 /// The position that one more lookup of a flow would have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
-    /// Queued lookups of the caller.
     pub(super) of_caller: u32,
-    /// Queued lookups of the connection.
     pub(super) of_connection: u32,
     /// Turns of the caller until it goes out, including its own.
     pub(super) in_caller: u32,
@@ -119,12 +115,10 @@ impl<T> FairQueue<T> {
         self.classes[class].queued
     }
 
-    /// Callers of a class with queued lookups.
     pub(super) fn callers_of(&self, class: usize) -> u32 {
         self.classes[class].count
     }
 
-    /// Whether a caller has queued lookups of a class.
     pub(super) fn has_caller(&self, class: usize, caller: u64) -> bool {
         self.flow(class, caller, None).is_some()
     }
@@ -147,7 +141,6 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// The number of queued lookups of a caller.
     pub(super) fn queued_by(&self, class: usize, caller: u64) -> u32 {
         self.flow(class, caller, None).map_or(0, |flow| flow.queued)
     }
@@ -169,7 +162,6 @@ impl<T> FairQueue<T> {
         index
     }
 
-    /// Moves a lookup to the end of another flow.
     pub(super) fn move_to(&mut self, index: u32, class: usize, caller: u64, connection: u64) {
         let flow = self.enter(class, caller, connection);
         let Some(entry) = self.entry_mut(index) else {
@@ -182,7 +174,6 @@ impl<T> FairQueue<T> {
         self.leave(from);
     }
 
-    /// Removes a lookup at any position.
     pub(super) fn remove(&mut self, index: u32) -> Option<(Ticket, Entry<T>)> {
         let ticket = self.ticket(index);
         let slot = self.slots.get_mut(index as usize)?;
@@ -233,7 +224,6 @@ impl<T> FairQueue<T> {
         self.slots.get_mut(index as usize)?.entry.as_mut()
     }
 
-    /// The ticket of the lookup at `index`.
     pub(super) fn ticket(&self, index: u32) -> Ticket {
         let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
         Ticket { index, generation }

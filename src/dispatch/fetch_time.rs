@@ -17,7 +17,6 @@ pub(super) struct FetchTime {
     /// When a fetch last completed.
     updated: u64,
     running: u32,
-    /// The number of slots.
     slots: u32,
     /// When the last free slot was taken.
     filled: u64,
@@ -35,7 +34,6 @@ impl FetchTime {
         }
     }
 
-    /// Free slots.
     pub(super) fn free(&self) -> u32 {
         self.slots.saturating_sub(self.running)
     }
@@ -45,7 +43,6 @@ impl FetchTime {
         f64::from(self.slots) / self.mean(now).max(1e-6)
     }
 
-    /// Takes a slot.
     pub(super) fn begin(&mut self, now: u64) {
         self.running += 1;
         if self.free() == 0 {

@@ -14,7 +14,6 @@ const DRAINED_WITHIN: f64 = 5.0;
 /// The average rate of lookups other than polls.
 #[derive(Debug, Default)]
 pub(super) struct PollBudget {
-    /// Lookups a second.
     taken: f64,
     /// The total when it was last read.
     counted: u64,

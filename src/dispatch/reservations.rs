@@ -47,7 +47,6 @@ pub(super) struct Reservations {
     /// The number of the first reservation, and of the first whose place is not held yet.
     first: u64,
     next: u64,
-    /// The number of held places.
     held: u32,
     /// Times given without a reservation, by hash. Empty until the first.
     spaced: Vec<u64>,
@@ -101,7 +100,6 @@ impl Reservations {
         }
     }
 
-    /// Whether `caller` has a reservation.
     pub(super) fn has(&self, caller: u64) -> bool {
         self.numbers.contains_key(&caller)
     }

@@ -1,6 +1,5 @@
 //! Circular lists of indices into an arena: a member is removed in O(1), and no step allocates.
 
-/// No index.
 pub(super) const NIL: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]

@@ -28,7 +28,6 @@ impl TokenBucket {
         }
     }
 
-    /// Tokens a second.
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no nanoseconds")]
     pub(super) fn rate(&self) -> f64 {
         1e9 / self.interval as f64
@@ -67,7 +66,6 @@ impl TokenBucket {
         self.full_at = self.full_at.max(now).saturating_add(self.interval);
     }
 
-    /// Returns an unused token.
     pub(super) fn give_back(&mut self) {
         self.full_at = self.full_at.saturating_sub(self.interval);
     }

@@ -22,7 +22,6 @@ use crate::{
 /// failure 1 KiB.
 pub const MAX_BYTES: usize = 64 << 10;
 
-/// Nanoseconds of a second.
 const NANOS: u32 = 1_000_000_000;
 
 /// Upper bound of an age: YouTube is younger.

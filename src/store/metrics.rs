@@ -15,7 +15,6 @@ pub(super) struct OperationMetrics(Family<Labels, Histogram, fn() -> Histogram>)
 
 type Labels = [(&'static str, &'static str); 2];
 
-/// The outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// There was an entry.

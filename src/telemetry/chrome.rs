@@ -29,7 +29,6 @@ const LIMIT: u64 = 256 << 20;
 /// Between two entries of the array. Texts contain no line break, since JSON escapes them.
 const SEPARATOR: &[u8] = b",\n";
 
-/// The end of the array.
 const END: &[u8] = b"\n]";
 
 /// The layer that writes spans to `file`. Everything is written when the guard is dropped.

@@ -94,7 +94,6 @@ pub(super) fn escaped(record: impl Fn(&mut dyn Visit)) -> Option<Values> {
 /// Searches for a character to escape, or a text that is too long.
 struct Search {
     found: bool,
-    /// The length of the current value.
     length: usize,
 }
 
@@ -133,7 +132,6 @@ impl Visit for Search {
     }
 }
 
-/// Escaped values.
 pub(super) struct Values(Vec<(Field, Box<dyn Value>)>);
 
 impl Values {

@@ -143,7 +143,6 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// Starts the thread.
     pub(super) fn start() -> io::Result<(Self, RepeatFilter)> {
         let (repeats, woken) = RepeatFilter::new();
         let (wake, shared) = (repeats.wake.clone(), repeats.clone());
@@ -168,7 +167,6 @@ impl Drop for Reporter {
     }
 }
 
-/// The message of an event.
 struct Message(String);
 
 impl Visit for Message {

@@ -34,13 +34,10 @@ struct Kind<S> {
 /// The withheld lines of one kind.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Withheld<S> {
-    /// Their number.
     pub(super) count: u64,
-    /// The first of them.
     pub(super) sample: S,
 }
 
-/// What to do with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Log,

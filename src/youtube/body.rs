@@ -15,7 +15,6 @@ const MAX_BODY: usize = 2 << 20;
 /// The most chunks of a body. Each costs about 1.5 µs, whatever its length; real servers send kilobytes at a time.
 const MAX_CHUNKS: usize = 16 << 10;
 
-/// Reads a body to its end.
 pub(super) async fn read(mut response: Response) -> Result<Vec<u8>, UpstreamError> {
     let is_gzipped = is_gzipped(&response)?;
     let (mut body, mut pieces) = (Vec::new(), 0);

@@ -35,7 +35,6 @@ struct State {
 pub(super) struct Admission {
     guard: Arc<Guard>,
     channel: ChannelId,
-    /// A keyed hash of the caller.
     caller: u64,
     role: Role,
     /// The outcome; silence if there is none.
@@ -148,7 +147,6 @@ impl Guard {
         }
     }
 
-    /// Registers the state of the breaker.
     pub(super) fn register(self: &Arc<Self>, registry: &mut Registry) {
         let guard = Arc::clone(self);
         family(
@@ -166,12 +164,10 @@ impl Guard {
 }
 
 impl Admission {
-    /// The channel that is looked up.
     pub(super) fn channel(&self) -> ChannelId {
         self.channel
     }
 
-    /// Whether the lookup is a probe.
     pub(super) fn is_probe(&self) -> bool {
         self.role == Role::Probe
     }

@@ -33,7 +33,6 @@ impl List {
         Self { feed, prefix }
     }
 
-    /// Appends the query parameter.
     pub(super) fn append_query(self, url: &mut Url) {
         let channel = self.feed.channel;
         let (name, id) = match self.prefix {

@@ -12,7 +12,6 @@ use crate::{
     video::Channel,
 };
 
-/// Durations of requests by outcome.
 pub(super) type Requests = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
 
 impl YouTube {
@@ -83,7 +82,6 @@ impl Drop for RequestTimer<'_> {
     }
 }
 
-/// The outcome of a failed request, for metrics.
 fn outcome(error: &UpstreamError) -> &'static str {
     match error {
         UpstreamError::NotFound | UpstreamError::Outage => "not_found",

@@ -19,7 +19,6 @@ use crate::{
     video::{self, Channel, Kind},
 };
 
-/// The failure of a response whose status is not 200.
 pub(super) fn failure(response: &Response) -> Failure {
     let status = response.status();
     Failure {

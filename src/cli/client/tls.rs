@@ -30,7 +30,6 @@ use crate::cli::pem::Pem;
 /// If it waits for the client's, the client goes on.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// HTTP/2, as TLS negotiates it.
 const ALPN: &[u8] = b"h2";
 
 /// The advice if HTTP/2 was not negotiated.
@@ -138,7 +137,6 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(&pem.content).map_err(|error| pem.missing("private key", error))
 }
 
-/// Connects to one server.
 #[derive(Clone)]
 pub(super) struct Connector {
     tls: TlsConnector,

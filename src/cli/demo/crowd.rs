@@ -50,7 +50,6 @@ pub(super) struct Crowd {
     pub(super) max_age: Option<Duration>,
 }
 
-/// The outcomes of a crowd.
 #[derive(Default)]
 pub(super) struct Counts {
     pub(super) callers: usize,
@@ -61,7 +60,6 @@ pub(super) struct Counts {
     pub(super) failed_after_first_answer: usize,
     /// The number of callers with each error.
     pub(super) errors: BTreeMap<String, usize>,
-    /// The waits of all callers, sorted.
     pub(super) waits: Vec<Duration>,
     /// Requests that the origin counted.
     pub(super) lookups: usize,

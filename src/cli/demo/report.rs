@@ -9,10 +9,8 @@ use super::crowd::Counts;
 /// The upper bounds of the histogram's buckets, in milliseconds, around the origin's latency of 200.
 const BUCKETS: [u64; 9] = [1, 3, 10, 30, 100, 200, 300, 1000, 3000];
 
-/// The width of the longest bar.
 const BAR: usize = 50;
 
-/// One act's result.
 pub(super) struct Row {
     title: &'static str,
     counts: Counts,
@@ -29,7 +27,6 @@ impl Row {
         self.holds
     }
 
-    /// The result on one line.
     pub(super) fn verdict(&self, colour: bool) -> String {
         let verdict = match (self.holds, colour) {
             (true, true) => "\u{1b}[32mok\u{1b}[0m    ",
@@ -55,7 +52,6 @@ impl Row {
     }
 }
 
-/// The table, with a row for each act.
 pub(super) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header([

@@ -80,7 +80,6 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         Next::WaitUntil(self.instant(until.max(now + MIN_WAIT)))
     }
 
-    /// The agenda's time.
     pub(super) fn clock(&self, now: u64) -> u64 {
         now.saturating_add_signed(self.ahead)
     }
@@ -126,7 +125,6 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         }
     }
 
-    /// Moves a channel to its place in the agenda.
     pub(super) fn replan(&mut self, index: u32, now: u64) {
         let channel = self.channels[index as usize].as_ref();
         if channel.is_some_and(|channel| channel.looked_up.is_some()) {

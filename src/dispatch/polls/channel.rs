@@ -17,7 +17,6 @@ pub(super) struct Channel<K> {
     pub(super) callers: Callers,
     /// The sum of its callers' weights, updated before each poll.
     pub(super) weight: f64,
-    /// Uploads a second.
     pub(super) rate: f32,
     /// Its value in the histogram.
     pub(super) importance: f64,
@@ -49,7 +48,6 @@ pub(super) enum Standing {
 pub(super) enum Callers {
     /// One caller and its number of watches.
     One(u64, u32),
-    /// The caller of each watch.
     Many(Vec<u64>),
 }
 

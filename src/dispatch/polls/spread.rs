@@ -104,7 +104,6 @@ impl Histogram {
         spread(low.exp2())
     }
 
-    /// Polls a second.
     fn polls(&self, spread: Spread) -> f64 {
         let buckets = self.counts.iter().zip(&self.sums);
         let polls = buckets.filter(|(count, _)| **count > 0).map(|(count, sum)| {

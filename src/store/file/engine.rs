@@ -49,7 +49,6 @@ pub(super) const ENTRIES: TableDefinition<&Key, (u64, &[u8])> = TableDefinition:
 /// The format, and the sizes of successes and failures.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
-/// The key in [`META`] of the size of successes.
 const BYTES: &str = "bytes";
 
 /// What to write: the newest success of each feed, and its newest failure since.
@@ -84,7 +83,6 @@ impl Change {
     }
 }
 
-/// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
     #[error("another program has it")]
@@ -108,7 +106,6 @@ pub(super) struct Engine {
     stale: Mutex<Option<Stale>>,
 }
 
-/// What is stored for a feed.
 pub(super) struct Stored {
     /// When the entry was saved, and its encoding.
     pub(super) entry: Option<(u64, Vec<u8>)>,
@@ -193,7 +190,6 @@ impl Engine {
         location::is_gone(path, self.file)
     }
 
-    /// The number of entries.
     pub(super) fn entries(&self) -> u64 {
         let count =
             || -> Result<u64, redb::Error> { Ok(self.database.begin_read()?.open_table(ENTRIES)?.len()?) };

@@ -18,7 +18,6 @@ pub const FAILURE_SHARE: u64 = 16;
 const FAILURES: TableDefinition<&Key, (u64, u64, &[u8])> = TableDefinition::new("failures");
 /// The same failures by time.
 const BY_TIME: TableDefinition<(u64, &Key), ()> = TableDefinition::new("failures_by_time");
-/// The key of their size in the `meta` table.
 const BYTES: &str = "failure_bytes";
 
 /// A stored failure. Dates are in microseconds since 1970.
@@ -40,7 +39,6 @@ fn cost(bytes: &[u8]) -> u64 {
     bytes.len() as u64 + ENTRY_OVERHEAD
 }
 
-/// Creates the tables if they do not exist.
 pub(super) fn create_tables(write: &WriteTransaction) -> Result<(), redb::Error> {
     write.open_table(FAILURES)?;
     write.open_table(BY_TIME)?;
@@ -60,7 +58,6 @@ pub(super) fn get(read: &ReadTransaction, key: &Key) -> Result<Option<Failure>, 
     }))
 }
 
-/// The tables within a write transaction.
 pub(super) struct Tables<'a> {
     failures: Table<'a, &'static Key, (u64, u64, &'static [u8])>,
     by_time: Table<'a, (u64, &'static Key), ()>,
@@ -93,7 +90,6 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
-    /// Inserts `failure`, in place of an older one.
     pub(super) fn insert(&mut self, key: &Key, failure: &Failure) -> Result<(), StorageError> {
         self.remove(key, |_saved| true)?;
         let Failure { saved, until, bytes } = failure;

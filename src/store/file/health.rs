@@ -13,7 +13,6 @@ use prometheus_client::registry::Registry;
 
 use crate::store::metrics::{OperationMetrics, Outcome};
 
-/// What can fail independently.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Part {
     /// Loading entries.
@@ -33,7 +32,6 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// A working store called `name`.
     pub(super) fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
@@ -64,12 +62,10 @@ impl Health {
         }
     }
 
-    /// Whether `part` is failing.
     pub(super) fn is_failing(&self, part: Part) -> bool {
         self.failing.load(Relaxed) & part as u8 != 0
     }
 
-    /// Registers the metrics.
     pub(super) fn register(&self, registry: &mut Registry) {
         let failing = Arc::clone(&self.failing);
         self.metrics

@@ -104,7 +104,6 @@ fn check(kind: FileType) -> Result<(), Refused> {
     Err(Refused::NotAFile("a FIFO, a socket or a device"))
 }
 
-/// Permissions of the store's file.
 #[cfg(unix)]
 const OWNER_ONLY: u32 = 0o600;
 

@@ -38,7 +38,6 @@ pub(super) struct Shared {
     /// Locked for writing only while the file is opened or closed.
     pub(super) engine: RwLock<Option<Engine>>,
     pub(super) queue: Mutex<Queue>,
-    /// Wakes the writer thread.
     pub(super) wake: Condvar,
     /// Notified after each batch; true after the last one.
     pub(super) batches: watch::Sender<bool>,
@@ -47,18 +46,15 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 pub(super) struct Queue {
-    /// The next batch.
     pub(super) waiting: Changes,
     /// Its size: successes, and failures.
     pub(super) bytes: usize,
     pub(super) failure_bytes: usize,
-    /// The batch that is being committed.
     pub(super) writing: Arc<Changes>,
     /// Commit without waiting for the interval.
     pub(super) urgent: bool,
     /// A read has failed: open the file again.
     pub(super) reopen: bool,
-    /// The store is closing.
     pub(super) closing: bool,
 }
 
@@ -142,7 +138,6 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// The loop of the writer thread.
     pub(super) fn write_behind(&self) {
         let mut committed = None;
         let mut retry_at = Instant::now();
@@ -240,7 +235,6 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits for reads in progress.
     fn close_engine(&self) {
         if let Some(engine) = self.engine.write().take() {
             engine.close();

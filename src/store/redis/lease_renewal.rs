@@ -16,7 +16,6 @@ pub(super) fn lease_arguments(lasts: Duration) -> (String, String) {
     (lasts.as_millis().to_string(), (lasts * 2).as_millis().to_string())
 }
 
-/// A lease that this replica holds.
 pub(super) struct LeaseRenewal {
     pub(super) sessions: Arc<Sessions>,
     pub(super) tag: String,

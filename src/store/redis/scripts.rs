@@ -28,7 +28,6 @@ scripts! {
     PROBE = "probe.lua";
 }
 
-/// A script and its SHA-1 hash.
 pub(super) struct Source {
     text: &'static str,
     hash: LazyLock<String>,
@@ -98,7 +97,6 @@ impl Prefix {
         Keys([key.clone(), format!("{key}:lease"), format!("{key}:probe")])
     }
 
-    /// The full name of a channel.
     pub(super) fn channel(&self, name: &str) -> String {
         format!("{self}:{VERSION}:{name}")
     }

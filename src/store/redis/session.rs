@@ -51,7 +51,6 @@ pub(super) enum CommandError {
 pub(super) struct Sessions {
     settings: Settings,
     subscription: Arc<Subscription>,
-    /// The channel of all replicas' messages.
     update_channel: String,
     /// The channel that only this replica subscribes to, for its probes.
     probe_channel: String,
@@ -91,7 +90,6 @@ impl Session {
         !self.state.ended.is_cancelled()
     }
 
-    /// Completes when the session has ended.
     pub(super) async fn ended(&self) {
         self.state.ended.cancelled().await;
     }
@@ -131,13 +129,11 @@ impl Sessions {
         self.update_channel.as_bytes()
     }
 
-    /// The current session, if there is one.
     pub(super) fn session(&self) -> Option<Session> {
         let session = self.session.borrow();
         session.as_ref().filter(|session| session.is_active()).cloned()
     }
 
-    /// Completes when there is a session.
     pub(super) async fn connected(&self) {
         let mut session = self.session.subscribe();
         // Fails only if the sender is dropped, and `self` owns it.
@@ -151,7 +147,6 @@ impl Sessions {
         self.first_attempt.cancelled().await;
     }
 
-    /// Ends the session and stops connecting.
     pub(super) fn close(&self) {
         self.closing.cancel();
         if let Some(session) = self.session.send_replace(None) {
@@ -227,7 +222,6 @@ impl Sessions {
         }
     }
 
-    /// Connects, subscribes and probes.
     async fn connect(&self) -> Result<Session, String> {
         let state = Arc::<State>::default();
         let receive = {

@@ -21,7 +21,6 @@ const MAX_AWAITED_FEEDS: usize = 1 << 16;
 /// Messages that a reader may lag behind: almost two seconds at 5,000 a second. Older ones are dropped, and the reader gets their number.
 const MAX_UPDATES: usize = 1 << 13;
 
-/// What happened to a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
     /// The feed's entry was saved.
@@ -41,7 +40,6 @@ impl Event {
 
 /// Distributes messages within this process. Called by the task that reads the connection, so it never waits.
 pub(super) struct Subscription {
-    /// The random name of this replica.
     pub(super) instance: String,
     /// Locked for a look-up or a change, never across an await.
     waiting: Mutex<HashMap<Feed, Arc<Waiting>>>,
@@ -65,7 +63,6 @@ impl Subscription {
         })
     }
 
-    /// This replica's message about `feed`.
     pub(super) fn message(&self, event: Event, feed: Feed) -> String {
         format!("{} {} {}", event.name(), self.instance, tag(feed))
     }
@@ -123,9 +120,7 @@ impl Subscription {
     }
 }
 
-/// Waits for a message about a feed.
 pub(super) struct Waiter {
-    /// Completes when the message arrives.
     pub(super) message: std::pin::Pin<Box<OwnedNotified>>,
     feed: Feed,
     waiting_for: Arc<Waiting>,

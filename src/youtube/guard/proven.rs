@@ -25,7 +25,6 @@ struct Proven {
     channel: ChannelId,
     /// A keyed hash of the caller who asked for it.
     caller: u64,
-    /// When it was last forbidden.
     forbidden: Option<Instant>,
 }
 
@@ -56,12 +55,10 @@ impl ProvenChannels {
         }
     }
 
-    /// Removes a channel that was not found.
     pub(super) fn forget(&mut self, channel: ChannelId) {
         self.0.retain(|proven| proven.channel != channel);
     }
 
-    /// Notes that `channel` was forbidden.
     pub(super) fn distrust(&mut self, channel: ChannelId, now: Instant) {
         if let Some(proven) = self.0.iter_mut().find(|proven| proven.channel == channel) {
             proven.forbidden = Some(now);

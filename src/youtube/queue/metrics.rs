@@ -19,7 +19,6 @@ const WAITS: [f64; 12] = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0,
 
 type ByClass = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
 
-/// Waits for a permit, by class.
 #[derive(Clone)]
 pub(super) struct Waits(ByClass);
 
@@ -35,14 +34,12 @@ impl Default for Waits {
 }
 
 impl Waits {
-    /// Records the wait of a lookup that goes out.
     pub(super) fn observe(&self, class: Class, waited: Duration) {
         self.0.get_or_create(&label(class)).observe(waited.as_secs_f64());
     }
 }
 
 impl Queue {
-    /// Registers the metrics.
     pub(in crate::youtube) fn register(self: &Arc<Self>, registry: &mut Registry) {
         let queue = Arc::clone(self);
         metric(registry, "upstream_queue", "Queued lookups", move || {
@@ -127,14 +124,12 @@ impl Queue {
 
 type Waiting = Dispatcher<super::PermitSender>;
 
-/// Reads one of the counters of a class.
 type Count = fn(Counters) -> u64;
 
 fn label(class: Class) -> [(&'static str, &'static str); 1] {
     [("class", class_name(class))]
 }
 
-/// The class's label.
 fn class_name(class: Class) -> &'static str {
     match class {
         Class::AwaitedKnown => "awaited_known",

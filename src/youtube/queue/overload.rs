@@ -16,12 +16,9 @@ struct Refusals {
     last: Instant,
 }
 
-/// An overload that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ended {
-    /// Refused lookups.
     pub(super) refused: u64,
-    /// The time from the first refusal to the last.
     pub(super) lasted: Duration,
 }
 
