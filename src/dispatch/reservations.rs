@@ -41,7 +41,7 @@ struct Reservation {
 #[derive(Debug, Default)]
 pub(super) struct Reservations {
     /// Ordered by time.
-    reservations: VecDeque<Reservation>,
+    queue: VecDeque<Reservation>,
     /// The number of each caller's reservation, counted from the beginning.
     numbers: HashMap<u64, u64>,
     /// The number of the first reservation, and of the first whose place is not held yet.
@@ -55,12 +55,12 @@ pub(super) struct Reservations {
 impl Reservations {
     /// Advances to `now`. Returns the number of places held for callers who should return about now.
     pub(super) fn held(&mut self, now: u64) -> u32 {
-        while let Some(front) = self.reservations.front()
+        while let Some(front) = self.queue.front()
             && front.at + HOLD_AFTER < now
         {
             let front = *front;
             self.advance(now);
-            self.reservations.pop_front();
+            self.queue.pop_front();
             self.first += 1;
             if !front.redeemed {
                 self.held -= 1;
@@ -95,7 +95,7 @@ impl Reservations {
         };
         self.held -= u32::from(number < self.next);
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_RESERVATIONS")]
-        if let Some(reservation) = self.reservations.get_mut((number - self.first) as usize) {
+        if let Some(reservation) = self.queue.get_mut((number - self.first) as usize) {
             reservation.redeemed = true;
         }
     }
@@ -114,14 +114,14 @@ impl Reservations {
         now: u64,
         chance: f64,
     ) -> (u64, bool) {
-        let last = self.reservations.back().map_or(0, |last| last.at);
+        let last = self.queue.back().map_or(0, |last| last.at);
         let at = earliest.max(last.saturating_add(interval));
-        if at > now + MAX_AHEAD || self.reservations.len() >= MAX_RESERVATIONS {
+        if at > now + MAX_AHEAD || self.queue.len() >= MAX_RESERVATIONS {
             return (random_time(now, chance), false);
         }
-        let number = self.first + self.reservations.len() as u64;
+        let number = self.first + self.queue.len() as u64;
         self.numbers.insert(caller, number);
-        self.reservations.push_back(Reservation {
+        self.queue.push_back(Reservation {
             at,
             caller,
             redeemed: false,
@@ -154,7 +154,7 @@ impl Reservations {
     fn get(&self, number: u64) -> Option<Reservation> {
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_RESERVATIONS")]
         let index = number.checked_sub(self.first)? as usize;
-        self.reservations.get(index).copied()
+        self.queue.get(index).copied()
     }
 }
 

@@ -122,7 +122,7 @@ fn restrict_permissions(path: &Path, file: &File, opened: &Metadata) {
             "the store {path} was accessible to other users (mode {mode:04o}); its mode is {OWNER_ONLY:04o} now"
         ),
         Err(error) => {
-            tracing::warn!("the store {path} is accessible to other users (mode {mode:04o}): {error}")
+            tracing::warn!("the store {path} is accessible to other users (mode {mode:04o}): {error}");
         }
     }
 }
