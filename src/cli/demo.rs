@@ -235,17 +235,17 @@ impl Stage {
         let one = Crowd { callers: 1, ..crowd };
         self.send("before the spell", one).await?;
 
-        let title = "a 404 spell: who wants news";
-        let news = Crowd {
+        let title = "a 404 spell: refetch";
+        let refetch = Crowd {
             max_age: Some(Duration::ZERO),
             ..crowd
         };
-        let counts = self.send(title, news).await?;
+        let counts = self.send(title, refetch).await?;
         let holds = counts.lookups == 1 && counts.answered == CALLERS && counts.stale == 0;
         let wanted = finish_act(title, counts, holds)?;
 
         let title = "… and once more, in the backoff";
-        let counts = self.send(title, news).await?;
+        let counts = self.send(title, refetch).await?;
         let holds = counts.lookups == 0 && counts.answered == CALLERS;
         Ok(vec![wanted, finish_act(title, counts, holds)?])
     }

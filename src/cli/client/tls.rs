@@ -183,7 +183,7 @@ fn with_advice(error: io::Error) -> Box<dyn Error + Send + Sync> {
     };
     let advice = match cause {
         E::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
-            "nobody who is trusted vouches for the server's certificate: name its authority with --tls-ca"
+            "the server's certificate is not from a trusted authority: name its authority with --tls-ca"
         }
         E::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
             "the server's certificate has other names: put one of them in --server"
