@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     accept::accept,
-    admin::{self, Told},
+    admin::{self, AdminState},
     api,
     config::{Config, Connections},
     connection_slots::ConnectionSlots,
@@ -180,7 +180,7 @@ pub async fn run(
         .tls
         .as_ref()
         .is_some_and(|tls| tls.requires_client_certificates());
-    let told = Told {
+    let told = AdminState {
         http: (listeners.http.is_none() && !requires_client_certificates).then(|| Arc::clone(&http)),
         latest: Arc::clone(&latest),
         callers: Arc::clone(&callers),

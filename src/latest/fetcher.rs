@@ -174,7 +174,7 @@ impl Fetcher {
         };
         let lease = match store.lease(feed).await {
             // Another replica is looking the feed up: its result will be newer.
-            Lease::Theirs(_ended) => return,
+            Lease::HeldElsewhere(_ended) => return,
             lease => lease,
         };
         let stored = store.load(feed).await;

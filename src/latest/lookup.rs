@@ -118,17 +118,17 @@ impl Fetcher {
             let lease = if is_patient {
                 store.lease(feed).await
             } else {
-                Lease::Alone
+                Lease::Uncoordinated
             };
             match lease {
-                Lease::Theirs(ended) => {
+                Lease::HeldElsewhere(ended) => {
                     // Gives the permit back.
                     drop(lookup);
                     is_patient = timeout_at(patience, ended).await.is_ok();
                     continue;
                 }
                 // Its last holder may have saved something between our load and our lease.
-                Lease::Ours(_) => {
+                Lease::Acquired(_) => {
                     if let Some(stored) = self.load(feed, known.as_deref()).await {
                         if self.is_sufficient(&stored, &request, arrived_at, true) {
                             return stored;
@@ -136,7 +136,7 @@ impl Fetcher {
                         known = Some(stored);
                     }
                 }
-                Lease::Alone => {}
+                Lease::Uncoordinated => {}
             }
             let found = self.finish(&request, lookup.await, known.as_deref()).await;
             if store.save(feed, &found, lease).await {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     clock,
-    dispatch::polls::{Failed, Limits, Next, Planner},
+    dispatch::polls::{Limits, Next, Planner, PollFailure},
     upstream::{Caller, Purpose, UpstreamError},
     video::ChannelId,
 };
@@ -135,9 +135,9 @@ impl Polling {
         if let Some(failed) = failed {
             let is_unknown = known.good.is_none() && failed.error == UpstreamError::NotFound;
             let reason = if is_unknown {
-                Failed::NotFound
+                PollFailure::NotFound
             } else {
-                Failed::Other
+                PollFailure::Other
             };
             let pause = failed.retry_at.saturating_duration_since(failed.at);
             planner.failed(channel, reason, Some(pause), at(failed.at));
@@ -181,7 +181,7 @@ impl Polling {
             }
             match planner.next(now()) {
                 // Its last poll is still in progress.
-                Next::Poll(channel) if in_progress.contains_key(&channel) => planner.give_back(),
+                Next::Poll(channel) if in_progress.contains_key(&channel) => planner.return_poll(),
                 Next::Poll(channel) => {
                     in_progress.insert(channel, PollOutcome::NoLookup);
                     self.polls.fetch_add(1, Relaxed);
@@ -276,10 +276,10 @@ impl Poll {
                 }
             }
             Some(PollOutcome::NotAdmitted(retry_after)) => {
-                polling.planner.lock().no_turn(self.channel, retry_after, now());
+                polling.planner.lock().refused(self.channel, retry_after, now());
             }
             Some(PollOutcome::NoLookup) | None => {
-                polling.planner.lock().give_back();
+                polling.planner.lock().return_poll();
                 let known = latest.coalescer.get(&feed).await;
                 if let Some(known) = known.filter(|known| is_sufficient(known, begun.1, max_age)) {
                     // It may still be new to the plan and to the watches.
@@ -287,7 +287,7 @@ impl Poll {
                 } else {
                     // The flight that it had joined was not admitted.
                     let retry_after = reply.retry_after.unwrap_or(OVERLOAD_PAUSE);
-                    polling.planner.lock().no_turn(self.channel, retry_after, now());
+                    polling.planner.lock().refused(self.channel, retry_after, now());
                 }
             }
         }

@@ -32,7 +32,7 @@ impl CallSpan {
         if span.is_disabled() {
             return Self(None);
         }
-        trace_context::take(request.headers(), &span);
+        trace_context::continue_trace(request.headers(), &span);
         Self(Some(Box::new(span)))
     }
 

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     store_memory::Memory,
-    stores::{Fake, Kind as _, OLD, channel, found, good, kept, query, settings, soon, told},
+    stores::{Fake, Kind as _, OLD, channel, found, good, query, saved_before, settings, soon, summary},
 };
 
 /// The canary of these tests.
@@ -96,7 +96,7 @@ async fn replica_with_entries(
 ) -> Arc<Latest> {
     let memory = Memory::new();
     for (feed, known) in known {
-        kept(&memory, *feed, known).await;
+        saved_before(&memory, *feed, known).await;
     }
     let store = memory.open().await;
     Arc::new(Latest::new(upstream, Some(store), settings, Handle::current()))
@@ -235,7 +235,7 @@ async fn two_known_channels_that_are_missing_make_the_canary_superfluous() {
         let spell = Spell::over((0..3).map(channel));
         let plaque = replica_with_entries(spell.upstream(), with_canary(), &[old(1), old(2)]).await;
         for number in [1, 2] {
-            assert_eq!(told(&get(&plaque, channel(number)).await), "kept (stale)");
+            assert_eq!(summary(&get(&plaque, channel(number)).await), "kept (stale)");
         }
         // The first one was in doubt.
         assert_eq!(spell.lookups(canary()), 1);
@@ -252,7 +252,7 @@ async fn one_known_channel_that_goes_missing_is_decided_by_the_canary() {
             let spell = Spell::over([channel(1), channel(0)]);
             spell.set_missing(canary(), canary_is_missing);
             let plaque = replica_with_entries(spell.upstream(), with_canary(), &[old(1)]).await;
-            assert_eq!(told(&get(&plaque, channel(1)).await), "kept (stale)");
+            assert_eq!(summary(&get(&plaque, channel(1)).await), "kept (stale)");
             assert_eq!(spell.lookups(canary()), 1);
             let unknown = get(&plaque, channel(0)).await;
             assert_eq!(is_outage(&unknown), canary_is_missing, "{unknown:?}");
@@ -373,7 +373,7 @@ async fn a_404_cached_before_the_outage_counts_as_part_of_it() {
         let spell = Spell::over([channel(1), canary()]);
         let plaque = replica_with_entries(spell.upstream(), with_canary(), &known).await;
         assert!(is_not_found(&get(&plaque, channel(0)).await));
-        assert_eq!(told(&get(&plaque, channel(1)).await), "kept (stale)");
+        assert_eq!(summary(&get(&plaque, channel(1)).await), "kept (stale)");
         assert!(is_outage(&get(&plaque, channel(0)).await));
         assert_eq!(spell.lookups(channel(0)), 0, "it is remembered");
     };

@@ -125,7 +125,7 @@ async fn the_age_header_agrees_with_the_cache_status() {
         let channel = Channel::new(stores::feed().channel, "kept", vec![upload(1, Kind::Video)]);
         // Whatever the wall clock case.
         let known = CacheEntry::succeeded(Arc::new(channel), at, SystemTime::UNIX_EPOCH);
-        stores::kept(&memory, stores::feed(), &known).await;
+        stores::saved_before(&memory, stores::feed(), &known).await;
         let upstream = if fails {
             stores::Fake::open(stores::fails(UpstreamError::Status(503)))
         } else {

@@ -18,8 +18,8 @@ use plaque::{
 use crate::{
     store_memory::Memory,
     stores::{
-        FRESH, Fake, Kind as _, OLD, Replica, anew, fails, feed, good_channel, kept, query, soon, told,
-        upload,
+        FRESH, Fake, Kind as _, OLD, Replica, anew, fails, feed, good_channel, query, saved_before, soon,
+        summary, upload,
     },
 };
 
@@ -72,7 +72,7 @@ impl Plaque {
 
     /// The reply to a caller that accepts no cached answer.
     async fn latest(&self) -> String {
-        told(&self.get(anew()).await)
+        summary(&self.get(anew()).await)
     }
 
     /// The same, when the pause of the last failure is over: another replica says that it is.
@@ -86,7 +86,7 @@ impl Plaque {
             ..kept.failed.expect("it has failed")
         };
         let over = CacheEntry::failed(kept.good, failed);
-        other.save(feed(), &over, Lease::Alone).await;
+        other.save(feed(), &over, Lease::Uncoordinated).await;
         loop {
             let reply = self.latest().await;
             if upstream.lookups() > before {
@@ -218,7 +218,7 @@ async fn without_an_answer_that_can_be_given_the_doubt_is_an_error() {
         let memory = Memory::new();
         let week = Duration::from_hours(8 * 24);
         let ages = good_channel(newest("newest"), week);
-        kept(&memory, feed(), &ages).await;
+        saved_before(&memory, feed(), &ages).await;
         let replica = Replica::start(&memory, &upstream).await;
         let reply = replica.get(query()).await;
         assert_eq!(
@@ -311,7 +311,7 @@ async fn uploads_pushed_out_of_the_feed_become_stale_and_then_expire() {
             let memory = Memory::new();
             let before = channel("before", &[videos(1..=1), shorts(2..=15)].concat(), 1);
             let known = good_channel(before, age);
-            kept(&memory, feed(), &known).await;
+            saved_before(&memory, feed(), &known).await;
             let upstream = Fake::open(|number, feed| match feed.kind {
                 Some(_) => Err(UpstreamError::NotFound.into()),
                 None => pushed_out(|_| unreachable!())(number + 1, feed),
@@ -342,8 +342,8 @@ async fn a_newer_answer_of_the_kind_s_own_feed_is_not_replaced() {
         };
         let memory = Memory::new();
         let before = channel("before", &[videos(1..=1), shorts(2..=15)].concat(), 1);
-        kept(&memory, feed(), &good_channel(before, OLD)).await;
-        kept(
+        saved_before(&memory, feed(), &good_channel(before, OLD)).await;
+        saved_before(
             &memory,
             list,
             &good_channel(channel("list", &videos(1..=1), 1), FRESH),
@@ -354,7 +354,7 @@ async fn a_newer_answer_of_the_kind_s_own_feed_is_not_replaced() {
         let upstream = Fake::open(move |_, feed| after(2, feed));
         let replica = Replica::start(&memory, &upstream).await;
         for _ in 0..3 {
-            assert_eq!(told(&replica.get(of(VideoKind::Video)).await), "list");
+            assert_eq!(summary(&replica.get(of(VideoKind::Video)).await), "list");
             assert_eq!(upstream.lookups(), 1);
         }
         let kept = replica.store.load(list).await.expect("kept").good;

@@ -3,7 +3,7 @@
 mod dates;
 mod failures;
 #[cfg(unix)]
-mod place;
+mod location;
 
 use std::{
     env, fs,
@@ -21,7 +21,7 @@ use plaque::{
     latest::Known,
     store::{
         Lease, Store as _,
-        file::{Ages, FORMAT, File, MIN_BYTES, OpenError, SHARE},
+        file::{Ages, FORMAT, File, MIN_BYTES, OpenError, SPACE_FACTOR},
     },
     upstream::Feed,
     video::{Channel, ChannelId, Kind, MAX_TEXT, Upload},
@@ -99,7 +99,7 @@ fn known_since(number: usize, title: &str, at: Instant) -> Known {
 
 async fn save(store: &File, number: usize, title: &str) {
     store
-        .save(feed(number), &known(number, title), Lease::Alone)
+        .save(feed(number), &known(number, title), Lease::Uncoordinated)
         .await;
 }
 
@@ -185,8 +185,10 @@ async fn saved_entries_survive_a_restart_with_their_age() {
     };
     let store = open(&path);
     let old = known_since(1, "One", began.checked_sub(hour).expect("an earlier time"));
-    store.save(feed(1), &old, Lease::Alone).await;
-    store.save(videos, &known(1, "Videos of one"), Lease::Alone).await;
+    store.save(feed(1), &old, Lease::Uncoordinated).await;
+    store
+        .save(videos, &known(1, "Videos of one"), Lease::Uncoordinated)
+        .await;
     store.close(LIMIT).await;
 
     let store = open(&path);
@@ -243,7 +245,7 @@ async fn the_file_stays_within_its_bound_and_evicts_the_oldest_first() {
         "a newer one went before an older one"
     );
     let kept = there.len() - first;
-    let fit = usize::try_from(MIN_BYTES / SHARE / 3200).expect("few");
+    let fit = usize::try_from(MIN_BYTES / SPACE_FACTOR / 3200).expect("few");
     assert!(kept > fit * 3 / 4 && kept < fit * 3 / 2, "{kept} of about {fit}");
     store.close(LIMIT).await;
 }
@@ -357,7 +359,7 @@ fn a_file_that_cannot_be_is_an_error() {
             .err()
             .expect("no file");
         assert!(
-            matches!(error, OpenError::Io { .. } | OpenError::NoFile { .. }),
+            matches!(error, OpenError::Io { .. } | OpenError::NotAFile { .. }),
             "{error:?}"
         );
         assert!(error.to_string().contains("in a folder that is there"), "{error}");

@@ -100,7 +100,7 @@ impl Store for Slow {
     }
 
     fn lease(&self, _feed: Feed) -> BoxFuture<'_, Lease> {
-        future::ready(Lease::Alone).boxed()
+        future::ready(Lease::Uncoordinated).boxed()
     }
 
     fn save<'a>(&'a self, _feed: Feed, _known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {

@@ -148,7 +148,10 @@ async fn all_members_of_gzip_are_read_and_no_other_coding() {
         ([("content-encoding", "gzip")], members).into_response()
     });
     assert_eq!(seen.await.expect("a feed").title(), "Of two");
-    for (coding, message) in [("br", "packed by br"), ("gzip, gzip", "packed by gzip, gzip")] {
+    for (coding, message) in [
+        ("br", "compressed by br"),
+        ("gzip, gzip", "compressed by gzip, gzip"),
+    ] {
         let fake = Fake::open(match coding {
             "br" => |_| ([("content-encoding", "br")], "<feed/>").into_response(),
             _ => |_| ([("content-encoding", "gzip, gzip")], "<feed/>").into_response(),

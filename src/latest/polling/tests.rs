@@ -72,7 +72,7 @@ impl Store for Full {
     }
 
     fn lease(&self, _feed: Feed) -> BoxFuture<'_, Lease> {
-        Box::pin(async { Lease::Alone })
+        Box::pin(async { Lease::Uncoordinated })
     }
 
     fn save<'a>(&'a self, _feed: Feed, _known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {

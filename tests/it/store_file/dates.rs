@@ -60,7 +60,7 @@ async fn entries_from_the_future_are_evicted_first() {
     let path = folder("future-room").join("store");
     let wall = Wall::default();
     let length = 3000;
-    let fit = usize::try_from(MIN_BYTES / SHARE).expect("few") / (length + 200);
+    let fit = usize::try_from(MIN_BYTES / SPACE_FACTOR).expect("few") / (length + 200);
     let (ahead, honest) = (0..20, 20..fit + 10);
     wall.set(1_000_000);
     let store = wall.open(&path);

@@ -1,4 +1,4 @@
-//! What is known of a feed, as bytes and back.
+//! Encodes cache entries as bytes (`proto/plaque/store/v1/kept.proto`), and decodes them.
 
 #[cfg(test)]
 mod tests;
@@ -10,7 +10,7 @@ use std::{
 
 use prost::Message as _;
 
-use super::{Known, lifetime::LONGEST_FAILURE};
+use super::{Known, lifetime::MAX_FAILURE_LIFETIME};
 use crate::{
     cache_entry::{CacheEntry, Failure, Success},
     proto::store::{self, failure::Error},
@@ -18,39 +18,39 @@ use crate::{
     video::{self, Channel, Kind, MAX_UPLOADS, Moment, Thumbnail, Upload},
 };
 
-/// The most bytes that [`encode`] makes, and more: 15 uploads with the longest titles and addresses that a [`Channel`] has take 48 KiB, a
-/// failure one.
+/// Upper bound of what [`encode`] returns: 15 uploads with the longest titles and addresses that a [`Channel`] can have take 48 KiB, a
+/// failure 1 KiB.
 pub const MAX_BYTES: usize = 64 << 10;
 
-/// In a second.
 const NANOS: u32 = 1_000_000_000;
 
-/// Nothing is older: there was no YouTube.
+/// Upper bound of an age: YouTube is younger.
 const LONGEST_AGE: Duration = Duration::from_hours(100 * 366 * 24);
 
-/// Longer than any time limit that can be set.
+/// Longer than any time limit that can be configured.
 const LONGEST_LIMIT: Duration = Duration::from_hours(366 * 24);
 
-/// Bytes that are nothing that was kept.
+/// Bytes that are not an entry.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
-    /// They are no such message.
+pub enum DecodeError {
+    /// They are not a message of this type.
     #[error("it is no plaque.store.v1.Kept: {0}")]
     Encoding(#[from] prost::DecodeError),
-    /// They are more than this version writes, see [`MAX_BYTES`].
+    /// They are longer than [`MAX_BYTES`].
     #[error("it has {0} bytes")]
     TooLong(usize),
-    /// A field has a value that it cannot have.
+    /// This field has an invalid value.
     #[error("its {0} cannot be")]
     Field(&'static str),
 }
 
-/// How long ago bytes were written.
+/// How long ago an entry was encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
     /// This long ago.
     Known(Duration),
-    /// Unknown: the clock was wrong then, or is wrong now. An age counts as `at_least`, unless it was greater when they were written.
+    /// Unknown: the clock was wrong then, or is wrong now. Ages become `at_least` this, or stay what they were when encoded if that is
+    /// more.
     Unknown {
         /// See [`Policy::unknown_age`](crate::latest::Policy::unknown_age).
         at_least: Duration,
@@ -58,7 +58,7 @@ pub enum Since {
 }
 
 impl Since {
-    /// The current age of what had this `age` when it was written.
+    /// The current age of something that had this `age` when encoded.
     fn older(self, age: Duration) -> Duration {
         match self {
             Self::Known(since) => age.saturating_add(since),
@@ -66,7 +66,7 @@ impl Since {
         }
     }
 
-    /// What is left of a `pause`: nothing, if that is unknown.
+    /// What remains of a `pause`; nothing if the time since is unknown.
     fn left(self, pause: Duration) -> Duration {
         match self {
             Self::Known(since) => pause.saturating_sub(since),
@@ -75,7 +75,7 @@ impl Since {
     }
 }
 
-/// What is `known` at `now`, as bytes. `None` if that is nothing for others: that the upstream refuses *us*, for example, or a bug.
+/// Encodes `known` as of `now`. `None` if it is of no use to other replicas: for example that the upstream refuses this one, or a bug.
 #[must_use]
 pub fn encode(known: &Known, now: Instant) -> Option<Vec<u8>> {
     let failure = known
@@ -99,13 +99,13 @@ pub fn encode(known: &Known, now: Instant) -> Option<Vec<u8>> {
     Some(kept.encode_to_vec())
 }
 
-/// Whether what [`encode`] has written has a good answer. Its channel is field 1, which comes first; Redis' scripts look at it, too.
+/// Whether encoded bytes have a success: its channel is field 1, and is written first. The Redis scripts use the same test.
 #[must_use]
 pub fn has_answer(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0x0a)
 }
 
-/// What is `known`, with the failure of an entry that was saved later without the answer.
+/// Adds to `known` the failure of an entry that was saved later without the success.
 #[must_use]
 pub fn with_later_failure(known: Known, later: Option<Known>) -> Known {
     match later.and_then(|later| later.failed) {
@@ -114,47 +114,47 @@ pub fn with_later_failure(known: Known, later: Option<Known>) -> Known {
     }
 }
 
-/// What was known of `feed` when `bytes` were written, `since` then, as of `now`. Without a failure of a kind that only a later version
-/// knows: what was good before it still is.
+/// Decodes the entry of `feed` that was encoded `since`, as of `now`. A failure of a kind that only a later version knows is dropped; the
+/// success remains.
 ///
-/// Whoever can write to the store may have written them. All that they can do is to have `feed` looked up, or not looked up for as long as
-/// a failure of our own does.
+/// Whoever can write to the store may have made up the bytes. They can cause at most that `feed` is looked up, or is not looked up for as
+/// long as after a failure of plaque's own.
 ///
 /// # Errors
 ///
-/// If they are not what [`encode`] makes of that feed, and say nothing else either.
-pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Known, Unreadable> {
+/// If the bytes are not an entry of that feed.
+pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Known, DecodeError> {
     if bytes.len() > MAX_BYTES {
-        return Err(Unreadable::TooLong(bytes.len()));
+        return Err(DecodeError::TooLong(bytes.len()));
     }
     let kept = store::Kept::decode(bytes)?;
     let ago = |age: Option<prost_types::Duration>, what| {
-        let age = age.and_then(known_duration).ok_or(Unreadable::Field(what))?;
+        let age = age.and_then(known_duration).ok_or(DecodeError::Field(what))?;
         let age = Some(since.older(age)).filter(|age| *age <= LONGEST_AGE);
         age.and_then(|age| now.checked_sub(age))
-            .ok_or(Unreadable::Field(what))
+            .ok_or(DecodeError::Field(what))
     };
-    let good = kept.channel.map(|channel| -> Result<_, Unreadable> {
+    let good = kept.channel.map(|channel| -> Result<_, DecodeError> {
         Ok(Success {
             value: Arc::new(known_channel(channel, feed)?),
             at: ago(kept.age, "age")?,
-            time: time(kept.fetch_time).ok_or(Unreadable::Field("fetch_time"))?,
+            time: time(kept.fetch_time).ok_or(DecodeError::Field("fetch_time"))?,
         })
     });
     let failure = kept
         .failure
         .and_then(|failure| Some((failure.error.clone()?, failure)));
-    let failed = failure.map(|(error, failure)| -> Result<_, Unreadable> {
+    let failed = failure.map(|(error, failure)| -> Result<_, DecodeError> {
         let at = ago(failure.age, "failure.age")?;
         let pause: Option<Duration> = failure.retry_in.and_then(known_duration);
-        let pause = pause.ok_or(Unreadable::Field("failure.retry_in"))?;
-        let pause = since.left(pause.min(LONGEST_FAILURE));
+        let pause = pause.ok_or(DecodeError::Field("failure.retry_in"))?;
+        let pause = since.left(pause.min(MAX_FAILURE_LIFETIME));
         Ok(Failure {
             error: known_error(error)?,
             at,
             retry_at: now
                 .checked_add(pause)
-                .ok_or(Unreadable::Field("failure.retry_in"))?,
+                .ok_or(DecodeError::Field("failure.retry_in"))?,
             streak: failure.streak,
         })
     });
@@ -162,7 +162,7 @@ pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Kn
     match failed {
         None => good
             .map(|good| CacheEntry::succeeded(good.value, good.at, good.time))
-            .ok_or(Unreadable::Field("channel")),
+            .ok_or(DecodeError::Field("channel")),
         Some(failed) => Ok(CacheEntry::failed(good, failed)),
     }
 }
@@ -192,20 +192,20 @@ fn channel(channel: &Channel) -> store::Channel {
     }
 }
 
-fn known_channel(channel: store::Channel, feed: Feed) -> Result<Channel, Unreadable> {
+fn known_channel(channel: store::Channel, feed: Feed) -> Result<Channel, DecodeError> {
     if channel.channel_id != feed.channel.as_str() {
-        return Err(Unreadable::Field("channel_id"));
+        return Err(DecodeError::Field("channel_id"));
     }
     let uploads = channel.uploads.into_iter().map(|upload| {
         let kind = if upload.short { Kind::Short } else { Kind::Video };
         if feed.kind.is_some_and(|only| only != kind) {
-            return Err(Unreadable::Field("short"));
+            return Err(DecodeError::Field("short"));
         }
         Ok(Upload {
             id: upload
                 .video_id
                 .parse()
-                .map_err(|_| Unreadable::Field("video_id"))?,
+                .map_err(|_| DecodeError::Field("video_id"))?,
             kind,
             title: upload.title,
             published: time(upload.publish_time),
@@ -218,7 +218,7 @@ fn known_channel(channel: store::Channel, feed: Feed) -> Result<Channel, Unreada
             views: upload.view_count,
         })
     });
-    let uploads = uploads.collect::<Result<_, Unreadable>>()?;
+    let uploads = uploads.collect::<Result<_, DecodeError>>()?;
     let entries = if channel.full { MAX_UPLOADS } else { 0 };
     Ok(Channel::new(feed.channel, &channel.title, uploads).with_entries(entries))
 }
@@ -236,19 +236,19 @@ fn error(error: &UpstreamError) -> Option<Error> {
     })
 }
 
-fn known_error(error: Error) -> Result<UpstreamError, Unreadable> {
+fn known_error(error: Error) -> Result<UpstreamError, DecodeError> {
     Ok(match error {
         Error::NotFound(_) => UpstreamError::NotFound,
         Error::Outage(_) => UpstreamError::Outage,
-        // All that HTTP has.
+        // The range of HTTP.
         Error::Status(status) => match status.try_into() {
             Ok(status @ 100..=999) => UpstreamError::Status(status),
-            _ => return Err(Unreadable::Field("failure.status")),
+            _ => return Err(DecodeError::Field("failure.status")),
         },
         Error::Unreachable(how) => UpstreamError::Unreachable(video::message(&how)),
         Error::TimedOut(limit) => match known_duration(limit) {
             Some(limit) if limit <= LONGEST_LIMIT => UpstreamError::TimedOut(limit),
-            _ => return Err(Unreadable::Field("failure.timed_out")),
+            _ => return Err(DecodeError::Field("failure.timed_out")),
         },
         Error::Malformed(how) => UpstreamError::Malformed(video::message(&how)),
         Error::SuspectSnapshot(_) => UpstreamError::SuspectSnapshot,
@@ -259,13 +259,13 @@ fn duration(duration: Duration) -> Option<prost_types::Duration> {
     duration.try_into().ok()
 }
 
-/// Not prost's conversion, which negates what cannot be negated.
+/// Not prost's conversion, which overflows on the least value.
 fn known_duration(duration: prost_types::Duration) -> Option<Duration> {
     let nanos = u32::try_from(duration.nanos).ok()?;
     (nanos < NANOS).then_some(Duration::new(duration.seconds.try_into().ok()?, nanos))
 }
 
-/// A time that a [`Channel`] can have.
+/// A time within the range of a [`Channel`].
 fn time(time: Option<prost_types::Timestamp>) -> Option<SystemTime> {
     let time = time?;
     let nanos = Some(i64::from(time.nanos)).filter(|nanos| (0..NANOS.into()).contains(nanos))?;

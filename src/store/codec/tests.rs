@@ -222,7 +222,7 @@ fn entry() -> store::Kept {
 /// What is read of an entry that somebody has spoiled.
 fn spoiled(
     spoil: impl FnOnce(&mut store::Kept, &mut store::Channel, &mut store::Failure),
-) -> Result<Known, Unreadable> {
+) -> Result<Known, DecodeError> {
     let mut kept = entry();
     let (mut channel, mut failure) = (
         kept.channel.take().expect("good"),
@@ -234,9 +234,9 @@ fn spoiled(
     decode(&kept.encode_to_vec(), feed(), AT_ONCE, Instant::now())
 }
 
-fn field(result: Result<Known, Unreadable>) -> &'static str {
+fn field(result: Result<Known, DecodeError>) -> &'static str {
     match result {
-        Err(Unreadable::Field(field)) => field,
+        Err(DecodeError::Field(field)) => field,
         other => panic!("{other:?}"),
     }
 }
@@ -337,7 +337,7 @@ fn a_failure_keeps_nobody_from_a_lookup_for_longer_than_one_of_ours() {
         let failed = known.expect("readable").failed.expect("failed");
         failed.retry_at.saturating_duration_since(Instant::now())
     };
-    assert!(pause(i64::MAX) <= LONGEST_FAILURE);
+    assert!(pause(i64::MAX) <= MAX_FAILURE_LIFETIME);
     assert!(pause(20) > SECOND * 10);
     assert_eq!(
         field(spoiled(|_, _, failure| failure.retry_in = Some(seconds(-1)))),
@@ -396,6 +396,6 @@ fn the_longest_entry_of_ours_is_readable_and_a_longer_one_is_not_read() {
     let longer = [&bytes[..], &vec![0; MAX_BYTES]].concat();
     assert!(matches!(
         decode(&longer, feed(), AT_ONCE, now),
-        Err(Unreadable::TooLong(_))
+        Err(DecodeError::TooLong(_))
     ));
 }

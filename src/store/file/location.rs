@@ -1,4 +1,4 @@
-//! The file as the system has it: what may be opened as a store, for whom, and whether it is still where it was.
+//! The store's file in the file system: what may be opened, its permissions, and whether it is still at its path.
 
 use std::{
     ffi::OsString,
@@ -9,20 +9,20 @@ use std::{
 
 use super::engine::{MIN_BYTES, Refused};
 
-/// Files that could not be read, beside the one in use. The last of them makes room.
-const SET_ASIDE: u32 = 5;
+/// How many unreadable files are kept beside the current one. The last is replaced.
+const MAX_SET_ASIDE: u32 = 5;
 
-/// Which file it is, under whatever name.
+/// Identifies a file, independently of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     device: u64,
     inode: u64,
 }
 
-/// Opens the file at `path`, or a new one that only this user can read.
+/// Opens the file at `path`, or creates one that only this user can read.
 ///
-/// Looks before it opens: opening a FIFO could wait for ever, and opening a device could do anything. A link is none of plaque's
-/// files: it would lead to a file that is renamed if it is no store.
+/// Checks the type before it opens: opening a FIFO could block for ever, and opening a device could do anything. Symbolic links are
+/// refused, since renaming an unreadable file would rename the link.
 pub(super) fn open(path: &Path) -> Result<(File, Identity), Refused> {
     match path.symlink_metadata() {
         Ok(there) => check(there.file_type())?,
@@ -36,57 +36,57 @@ pub(super) fn open(path: &Path) -> Result<(File, Identity), Refused> {
         use std::os::unix::fs::OpenOptionsExt as _;
 
         use rustix::fs::OFlags;
-        // For what has come there since.
+        // If the path was replaced after the check.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        options.mode(ONLY_OURS).custom_flags(flags.bits().cast_signed());
+        options.mode(OWNER_ONLY).custom_flags(flags.bits().cast_signed());
     }
     let file = options.open(path)?;
     let opened = file.metadata()?;
     check(opened.file_type())?;
-    tighten(path, &file, &opened);
+    restrict_permissions(path, &file, &opened);
     let identity = identity(&opened);
     Ok((file, identity))
 }
 
-/// Whether `path` leads to another file than this one by now, or to none.
+/// Whether `path` now leads to another file than `was`, or to none.
 pub(super) fn is_gone(path: &Path, was: Identity) -> bool {
     match path.symlink_metadata() {
         Ok(there) => identity(&there) != was,
-        // Otherwise nobody can tell.
+        // Other errors do not tell.
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
-/// Refuses a file that has something in it, and zeros where redb has its name: redb itself would take it for a new one.
-pub(super) fn expect_name(file: &mut File) -> Result<(), Refused> {
+/// Refuses a non-empty file that begins with zeros instead of redb's magic number: redb would initialize it.
+pub(super) fn expect_magic(file: &mut File) -> Result<(), Refused> {
     let mut first = [1; 8];
     let read = file.read_exact(&mut first);
     file.rewind()?;
     match read {
         Ok(()) if first == [0; 8] => Err(Refused::Unreadable("it begins with zeros".into())),
-        // It has less.
+        // The file is shorter.
         Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error.into()),
         _ => Ok(()),
     }
 }
 
-/// Whether there is nothing in this file: its making was cut off by the end of a process when it had its length only.
+/// Whether the file consists of zeros: its creation was interrupted after its length was set.
 pub(super) fn is_blank(path: &Path) -> bool {
     let is_short = path.metadata().is_ok_and(|there| there.len() <= MIN_BYTES);
     is_short && fs::read(path).is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 0))
 }
 
-/// A file's name for when it could not be read.
-pub(super) fn free_name(path: &Path) -> PathBuf {
+/// The name under which an unreadable file is kept.
+pub(super) fn set_aside_name(path: &Path) -> PathBuf {
     let name = |number: u32| {
         let mut name = OsString::from(path);
         name.push(format!(".bad-{number}"));
         PathBuf::from(name)
     };
-    (1..SET_ASIDE)
+    (1..MAX_SET_ASIDE)
         .map(name)
         .find(|name| !name.exists())
-        .unwrap_or_else(|| name(SET_ASIDE))
+        .unwrap_or_else(|| name(MAX_SET_ASIDE))
 }
 
 fn check(kind: FileType) -> Result<(), Refused> {
@@ -94,33 +94,36 @@ fn check(kind: FileType) -> Result<(), Refused> {
         return Ok(());
     }
     if kind.is_dir() {
-        return Err(Refused::NoFile("a folder"));
+        return Err(Refused::NotAFile("a folder"));
     }
     if kind.is_symlink() {
-        return Err(Refused::NoFile("a symbolic link: name the file that it leads to"));
+        return Err(Refused::NotAFile(
+            "a symbolic link: name the file that it leads to",
+        ));
     }
-    Err(Refused::NoFile("a FIFO, a socket or a device"))
+    Err(Refused::NotAFile("a FIFO, a socket or a device"))
 }
 
-/// What a store's file is to be.
 #[cfg(unix)]
-const ONLY_OURS: u32 = 0o600;
+const OWNER_ONLY: u32 = 0o600;
 
-/// Takes the file from other users, who could see in it what was asked for, and write to it what callers are told.
+/// Removes other users' permissions: they could read which channels were requested, and write what callers are told.
 #[cfg(unix)]
-fn tighten(path: &Path, file: &File, opened: &Metadata) {
+fn restrict_permissions(path: &Path, file: &File, opened: &Metadata) {
     use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
 
     let mode = opened.permissions().mode() & 0o777;
-    if mode & !ONLY_OURS == 0 {
+    if mode & !OWNER_ONLY == 0 {
         return;
     }
     let path = path.display();
-    match file.set_permissions(Permissions::from_mode(ONLY_OURS)) {
+    match file.set_permissions(Permissions::from_mode(OWNER_ONLY)) {
         Ok(()) => tracing::info!(
-            "the store {path} was open to other users (mode {mode:04o}): it is {ONLY_OURS:04o} now"
+            "the store {path} was accessible to other users (mode {mode:04o}); its mode is {OWNER_ONLY:04o} now"
         ),
-        Err(error) => tracing::warn!("the store {path} is open to other users (mode {mode:04o}): {error}"),
+        Err(error) => {
+            tracing::warn!("the store {path} is accessible to other users (mode {mode:04o}): {error}");
+        }
     }
 }
 
@@ -134,7 +137,7 @@ fn identity(file: &Metadata) -> Identity {
 }
 
 #[cfg(not(unix))]
-fn tighten(_path: &Path, _file: &File, _opened: &Metadata) {}
+fn restrict_permissions(_path: &Path, _file: &File, _opened: &Metadata) {}
 
 #[cfg(not(unix))]
 fn identity(_file: &Metadata) -> Identity {

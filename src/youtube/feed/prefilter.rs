@@ -1,4 +1,4 @@
-//! What plaque needs of a feed, as a document of a known shape.
+//! The pass before feed-rs: copies what plaque needs of a feed into a document of a known shape.
 
 use std::str;
 
@@ -10,21 +10,20 @@ use quick_xml::{
 
 use super::FeedError;
 
-/// A feed has 15 entries. From another upstream than YouTube it may have more, but not without end.
+/// YouTube's feeds have 15 entries. Those of other upstreams may have more.
 const MAX_ENTRIES: usize = 1000;
 
 /// An entry has one link, a feed two, a pushed feed three.
 const MAX_LINKS: usize = 16;
 
-/// An element whose attributes count is left out if its tag is longer. YouTube's longest, with a thumbnail's address in them, have
-/// less than 200 bytes.
+/// Longer tags are left out if their attributes count. YouTube's longest, with a thumbnail's address, has less than 200 bytes.
 const MAX_TAG: usize = 2048;
 
-/// A feed without what plaque does not need.
+/// A feed reduced to what plaque needs.
 #[derive(Debug, Default)]
-pub(super) struct Essence {
-    /// Every element at most once in its parent, but for entries and a few links. Where an entry's title was, there is its place in
-    /// `titles`: feed-rs would trim it.
+pub(super) struct Prefiltered {
+    /// Each element appears at most once in its parent, except entries and a few links. Instead of an entry's title it has the index in
+    /// `titles`, since feed-rs would trim the title.
     pub(super) xml: String,
     pub(super) feed_title: String,
     pub(super) titles: Vec<String>,
@@ -52,7 +51,7 @@ enum Element {
 }
 
 impl Element {
-    /// The element `name` in `parent`, if it is one that counts there. Without a parent: the root.
+    /// The element `name` within `parent` (`None`: at the root), if it counts there.
     fn of(name: &str, parent: Option<Self>) -> Option<Self> {
         use Element::{
             Author, Community, Content, Entry, EntryTitle, Feed, FeedTitle, Group, Id, Link, Name, Published,
@@ -79,7 +78,7 @@ impl Element {
         })
     }
 
-    /// How many of them count in one parent.
+    /// How often it may appear in one parent.
     fn at_most(self) -> usize {
         match self {
             Self::Entry => MAX_ENTRIES,
@@ -103,75 +102,75 @@ impl Element {
     }
 }
 
-/// An element that is being read, and how many of each element it had already.
+/// An open element, and how many of each child it had so far.
 struct Open {
     element: Element,
     children: [usize; Element::Statistics as usize + 1],
 }
 
-/// Copies the essence of a feed.
+/// Reduces a feed.
 ///
 /// # Errors
 ///
-/// If it is not well-formed, not in UTF-8, cut off, or no feed.
-pub(super) fn essence(xml: &[u8]) -> Result<Essence, FeedError> {
+/// If it is not well-formed, not UTF-8, truncated, or not a feed.
+pub(super) fn prefilter(xml: &[u8]) -> Result<Prefiltered, FeedError> {
     let xml = str::from_utf8(xml.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(xml))
         .map_err(|error| quick_xml::Error::Encoding(error.into()))?;
     let mut reader = Reader::from_str(xml);
-    let mut essence = Essence {
+    let mut prefilter = Prefiltered {
         xml: String::with_capacity(xml.len() / 2),
-        ..Essence::default()
+        ..Prefiltered::default()
     };
     let mut open: Vec<Open> = vec![];
     loop {
         match reader.read_event()? {
-            Event::Start(tag) => match essence.accept(&tag, open.last_mut()) {
+            Event::Start(tag) => match prefilter.accept(&tag, open.last_mut()) {
                 Some(element) => {
-                    essence.start(element, &tag);
+                    prefilter.start(element, &tag);
                     open.push(Open {
                         element,
                         children: [0; _],
                     });
                 }
-                // Goes through whatever is in it without descending.
+                // Skips its content without recursion.
                 None => _ = reader.read_to_end(tag.name())?,
             },
             Event::Empty(tag) => {
-                if let Some(element) = essence.accept(&tag, open.last_mut()) {
-                    essence.start(element, &tag);
-                    essence.end(element, tag.name().as_ref());
+                if let Some(element) = prefilter.accept(&tag, open.last_mut()) {
+                    prefilter.start(element, &tag);
+                    prefilter.end(element, tag.name().as_ref());
                 }
             }
             Event::End(tag) => {
                 if let Some(Open { element, .. }) = open.pop() {
-                    essence.end(element, tag.name().as_ref());
+                    prefilter.end(element, tag.name().as_ref());
                 }
             }
-            Event::Text(text) => essence.text(open.last(), &text),
-            Event::CData(text) => essence.text(open.last(), &text),
+            Event::Text(text) => prefilter.text(open.last(), &text),
+            Event::CData(text) => prefilter.text(open.last(), &text),
             Event::GeneralRef(reference) => {
                 if let Some(character) = reference.resolve_char_ref().ok().flatten() {
-                    essence.text(open.last(), character.encode_utf8(&mut [0; 4]));
+                    prefilter.text(open.last(), character.encode_utf8(&mut [0; 4]));
                 } else if let Some(text) = resolve_predefined_entity(&reference) {
-                    essence.text(open.last(), text);
+                    prefilter.text(open.last(), text);
                 } else {
-                    essence.text(open.last(), &format!("&{};", &*reference));
+                    prefilter.text(open.last(), &format!("&{};", &*reference));
                 }
             }
             Event::Eof if !open.is_empty() => return Err(FeedError::CutOff),
-            Event::Eof if essence.xml.is_empty() => return Err(FeedError::NotAFeed),
-            Event::Eof => return Ok(essence),
+            Event::Eof if prefilter.xml.is_empty() => return Err(FeedError::NotAFeed),
+            Event::Eof => return Ok(prefilter),
             Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {}
         }
     }
 }
 
-impl Essence {
-    /// What element this tag begins, if it counts.
+impl Prefiltered {
+    /// The element that this tag opens, if it counts.
     fn accept(&self, tag: &BytesStart<'_>, parent: Option<&mut Open>) -> Option<Element> {
         let element = Element::of(tag.name().as_ref(), parent.as_ref().map(|open| open.element))?;
         let Some(parent) = parent else {
-            // One document, one root.
+            // A document has one root.
             return self.xml.is_empty().then_some(element);
         };
         let number = &mut parent.children[element as usize];
@@ -182,7 +181,7 @@ impl Essence {
 
     fn start(&mut self, element: Element, tag: &BytesStart<'_>) {
         match element {
-            // The namespaces are the essence's own, whatever the feed's are.
+            // The namespaces are fixed, whatever the feed declares.
             Element::Feed => self.xml.push_str(
                 r#"<feed xmlns="http://www.w3.org/2005/Atom" xmlns:media="http://search.yahoo.com/mrss/">"#,
             ),

@@ -37,7 +37,7 @@ async fn a_file_that_others_could_read_is_taken_from_them_and_named() {
         for was in [open_to, 0o600] {
             let (store, log) = open_logged(&path);
             assert_eq!(mode(&path), 0o600);
-            assert_eq!(log.contains("open to other users"), was != 0o600, "{log}");
+            assert_eq!(log.contains("accessible to other users"), was != 0o600, "{log}");
             assert!(was == 0o600 || log.contains(&format!("{was:04o}")), "{log}");
             assert_eq!(title(&store, 1).await.as_deref(), Some("One"));
             store.close(LIMIT).await;
@@ -70,7 +70,7 @@ async fn a_path_that_is_not_a_file_is_reported_at_once_and_unchanged() {
         let kind = fs::symlink_metadata(&path).expect("it is there").file_type();
         let error = File::open(&path, MIN_BYTES, LIMIT, Ages::new(UNKNOWN));
         let error = error.err().expect("no store");
-        assert!(matches!(error, OpenError::NoFile { .. }), "{error:?}");
+        assert!(matches!(error, OpenError::NotAFile { .. }), "{error:?}");
         let message = error.to_string();
         assert!(
             message.contains(what) && message.contains(&path.display().to_string()),

@@ -1,4 +1,4 @@
-//! What all stores count, under the same names.
+//! Metrics that all stores have in common.
 
 use std::time::Instant;
 
@@ -9,36 +9,35 @@ use prometheus_client::{
 
 use crate::metrics::{SECONDS, metric};
 
-/// How long operations took, by what came of them.
+/// Durations of operations, by operation and outcome.
 #[derive(Clone, Debug)]
-pub(super) struct Tally(Family<Labels, Histogram, fn() -> Histogram>);
+pub(super) struct OperationMetrics(Family<Labels, Histogram, fn() -> Histogram>);
 
 type Labels = [(&'static str, &'static str); 2];
 
-/// What came of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Something was there.
+    /// There was an entry.
     Hit,
-    /// Nothing was there; of a lease: another has it.
+    /// There was none; of a lease: another replica holds it.
     Miss,
     /// It was done.
     Ok,
-    /// It was not, or not in time.
+    /// It failed or timed out.
     Error,
-    /// It was not tried: the store is in trouble.
+    /// It was not attempted: the store is failing.
     Skipped,
 }
 
-impl Default for Tally {
+impl Default for OperationMetrics {
     fn default() -> Self {
         Self(Family::new_with_constructor(|| Histogram::new(SECONDS)))
     }
 }
 
-impl Tally {
-    /// Counts an operation that began at `began` and ends now.
-    pub(super) fn count(&self, operation: &'static str, outcome: Outcome, began: Instant) {
+impl OperationMetrics {
+    /// Records an operation that began at `began` and ends now.
+    pub(super) fn observe(&self, operation: &'static str, outcome: Outcome, began: Instant) {
         let outcome = match outcome {
             Outcome::Hit => "hit",
             Outcome::Miss => "miss",
@@ -51,18 +50,18 @@ impl Tally {
             .observe(began.elapsed().as_secs_f64());
     }
 
-    /// Makes it known, and whether the store is `up`.
+    /// Registers the metrics, and a gauge for whether the store is `up`.
     pub(super) fn register(&self, registry: &mut Registry, up: impl Fn() -> bool + Send + Sync + 'static) {
         registry.register_with_unit(
             "store_operation_duration",
-            "Operations of the store, by what came of them",
+            "Operations of the store, by operation and outcome",
             Unit::Seconds,
             self.0.clone(),
         );
         metric(
             registry,
             "store_up",
-            "1 if the store is in use, 0 if it is in trouble",
+            "1 if the store works, 0 if it fails",
             move || ConstGauge::new(i64::from(up())),
         );
     }

@@ -1,28 +1,27 @@
-//! How many lookups a second polls of watched channels may be planned with: what callers have left of the rate lately.
+//! The budget of polls: what other lookups leave of the rate.
 
 use std::time::Instant;
 
 use super::{Class, Dispatcher, admission::SLOTS_IN_USE, dispatcher::seconds, token_bucket::TokenBucket};
 
-/// What callers take is averaged over about as many seconds: less, and a batch of a hundred would look like a new load; more, and polls
-/// would be planned for long with what callers take by now.
+/// Other lookups are averaged over about this many seconds. With less, a batch of a hundred would look like a new load; with more, the plan
+/// would react too slowly.
 const AVERAGED_OVER: f64 = 10.0;
 
-/// Polls in line are planned to be gone within as many seconds: as long as a lookup may wait by default.
+/// Queued polls should be gone within this many seconds: the default of the longest wait.
 const DRAINED_WITHIN: f64 = 5.0;
 
-/// What others than polls take of the rate, averaged.
+/// The average rate of lookups other than polls.
 #[derive(Debug, Default)]
-pub(super) struct Room {
-    /// Lookups a second.
+pub(super) struct PollBudget {
     taken: f64,
-    /// How many they were in all, when that was last counted.
+    /// The total when it was last read.
     counted: u64,
     counted_at: u64,
 }
 
-impl Room {
-    /// Takes in that others have taken so many lookups in all by `now`, in nanoseconds.
+impl PollBudget {
+    /// Updates the average with the total of other lookups at `now`, in nanoseconds.
     #[expect(clippy::cast_precision_loss, reason = "an average")]
     fn count(&mut self, taken: u64, now: u64) {
         let passed = seconds(now.saturating_sub(self.counted_at));
@@ -36,16 +35,15 @@ impl Room {
     }
 }
 
-/// What is left of `capacity` for polls, of which so many are in line: never less than their share. All are lookups a second.
+/// What is left of `capacity` for polls, of which `queued` are waiting: at least their share. In lookups a second.
 fn left(capacity: f64, taken: f64, queued: u32) -> f64 {
     let backlog = f64::from(queued) / DRAINED_WITHIN;
     (capacity - taken - backlog).max(Class::Poll.share() * capacity)
 }
 
 impl<T> Dispatcher<T> {
-    /// How many polls a second there is room for just now: the rate, or what the slots let through, less what callers' lookups and
-    /// second attempts took lately; never less than the share of polls. `None` without a rate: then there is room for all. To be asked
-    /// every second or so.
+    /// The rate of polls for which there is room now: the rate, or the throughput of the slots, minus what other lookups and retries used
+    /// lately; at least the share of polls. `None` without a rate: unlimited. To be called about once a second.
     pub fn room_for_polls(&mut self, now: Instant) -> Option<f64> {
         let now = self.nanos(now);
         let taken = Class::ALL.iter().map(|class| {
@@ -57,11 +55,11 @@ impl<T> Dispatcher<T> {
             };
             used + counters.retried
         });
-        self.room.count(taken.sum(), now);
+        self.poll_budget.count(taken.sum(), now);
         let rate = self.bucket.as_ref().map(TokenBucket::rate)?;
         let capacity = rate.min(SLOTS_IN_USE * self.fetches.rate(now));
-        let queued = self.line.queued_of(Class::Poll as usize);
-        Some(left(capacity, self.room.taken, queued))
+        let queued = self.queue.queued_of(Class::Poll as usize);
+        Some(left(capacity, self.poll_budget.taken, queued))
     }
 }
 
@@ -77,12 +75,12 @@ mod tests {
 
     #[test]
     fn what_callers_take_is_averaged_over_seconds() {
-        let mut room = Room::default();
+        let mut room = PollBudget::default();
         for second in 1..=60 {
             room.count(6 * second, second * SECOND);
         }
         assert!(is_near(room.taken, 6.0), "{}", room.taken);
-        // Asked late, it has missed nothing; a batch counts for what it is in a quarter of a minute.
+        // A late call misses nothing; a batch is averaged over a quarter of a minute.
         room.count(6 * 120, 120 * SECOND);
         assert!(is_near(room.taken, 6.0), "{}", room.taken);
         room.count(6 * 121 + 100, 121 * SECOND);

@@ -1,9 +1,8 @@
-//! The line of queued lookups: callers take turns, a caller's connections take turns, a connection's lookups go in order.
+//! The queue of admitted lookups: callers take turns, a caller's connections take turns, a connection's lookups go in order.
 //!
-//! That is deficit round robin where everything costs one. A flow exists as long as something of it is queued, so there are never
-//! more flows than lookups, and a caller that leaves and returns gains no turn by it. A queued lookup takes 80 bytes and its
-//! payload; a flow, of which it may need two, some 100 with its part of the index. Vectors double as they grow: a process grows by twice
-//! that (`benches/REPORT.md`).
+//! This is deficit round robin with equal costs. A flow exists while a lookup of it is queued, so there are never more flows than lookups,
+//! and a caller that leaves and returns gains no turn. A queued lookup takes 80 bytes and its payload; a flow, of which it may need two,
+//! about 100 with its part of the index. Vectors double as they grow: the process grows by twice that (`benches/REPORT.md`).
 
 use std::collections::HashMap;
 
@@ -12,40 +11,39 @@ use super::{
     rings::{NIL, Rings},
 };
 
-/// A queued lookup. Times are nanoseconds.
+/// A queued lookup. Times are in nanoseconds.
 #[derive(Debug)]
 pub(super) struct Entry<T> {
     pub(super) payload: T,
     pub(super) class: usize,
     pub(super) caller: u64,
     pub(super) arrived: u64,
-    /// By when it was promised to go out.
+    /// When it was promised to go out.
     pub(super) due: u64,
-    /// Until when it is of use. At least `due`; later if somebody joined it since.
+    /// When it becomes useless. At least `due`; later if another caller has joined it.
     pub(super) until: u64,
-    /// Of its connection.
     flow: u32,
 }
 
 #[derive(Debug)]
 struct Slot<T> {
-    /// Tells a ticket of this lookup from those of its predecessors in this slot.
+    /// Distinguishes its ticket from those of earlier lookups in this slot.
     generation: u32,
     entry: Option<Entry<T>>,
 }
 
-/// A caller's flow, or a connection's.
+/// The flow of a caller or of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Flow {
     key: Key,
-    /// The caller's flow. `NIL` if it is that.
+    /// The caller's flow; `NIL` for a caller's flow itself.
     parent: u32,
-    /// Of the connections or lookups in it, the one whose turn it is.
+    /// The next of its connections or lookups.
     head: u32,
     queued: u32,
-    /// Connections, in a caller's flow.
+    /// The connections in a caller's flow.
     members: u32,
-    /// Of a caller's flow: changes with each of its turns.
+    /// In a caller's flow: toggles with each of its turns.
     second_turn: bool,
 }
 
@@ -56,7 +54,6 @@ struct Key {
     connection: Option<u64>,
 }
 
-/// A class's callers.
 #[derive(Clone, Copy, Debug)]
 struct Callers {
     head: u32,
@@ -64,35 +61,33 @@ struct Callers {
     queued: u32,
 }
 
-/// Where one more lookup of a flow would stand.
+/// The position that one more lookup of a flow would have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Lookups of the caller that are queued already.
+pub(super) struct Position {
     pub(super) of_caller: u32,
-    /// Of these, those of the connection.
     pub(super) of_connection: u32,
-    /// Turns of the caller until it has gone out, its own included.
+    /// Turns of the caller until it goes out, including its own.
     pub(super) in_caller: u32,
-    /// Turns of the class, likewise: at most so many, while nobody else comes.
+    /// Turns of the class until it goes out: an upper bound if no other caller arrives.
     pub(super) turns: u32,
 }
 
 #[derive(Debug)]
-pub(super) struct Line<T> {
+pub(super) struct FairQueue<T> {
     slots: Vec<Slot<T>>,
     free_slots: Vec<u32>,
-    /// Order within connections.
+    /// The order of lookups within connections.
     lookups: Rings,
     flows: Vec<Flow>,
     free_flows: Vec<u32>,
-    /// Order of callers within classes, and of connections within callers.
+    /// The order of callers within classes, and of connections within callers.
     turns: Rings,
     index: HashMap<Key, u32>,
     classes: [Callers; CLASSES],
     queued: u32,
 }
 
-impl<T> Line<T> {
+impl<T> FairQueue<T> {
     pub(super) fn new() -> Self {
         let nobody = Callers {
             head: NIL,
@@ -120,18 +115,16 @@ impl<T> Line<T> {
         self.classes[class].queued
     }
 
-    /// Callers of a class that have lookups in line.
     pub(super) fn callers_of(&self, class: usize) -> u32 {
         self.classes[class].count
     }
 
-    /// Whether a caller has lookups of a class in line.
-    pub(super) fn has(&self, class: usize, caller: u64) -> bool {
+    pub(super) fn has_caller(&self, class: usize, caller: u64) -> bool {
         self.flow(class, caller, None).is_some()
     }
 
-    /// Where one more would stand. Exact if no other caller has fewer lookups in line than this one, else an upper bound.
-    pub(super) fn place(&self, class: usize, caller: u64, connection: u64) -> Place {
+    /// The position of one more lookup. Exact if no other caller has fewer queued lookups than this one, otherwise an upper bound.
+    pub(super) fn position(&self, class: usize, caller: u64, connection: u64) -> Position {
         let callers = self.classes[class];
         let whole = self.flow(class, caller, None);
         let of_caller = whole.map_or(0, |flow| flow.queued);
@@ -140,7 +133,7 @@ impl<T> Line<T> {
         let connections = whole.map_or(0, |flow| flow.members) + u32::from(part.is_none());
         let in_caller = connections.saturating_mul(of_connection + 1).min(of_caller + 1);
         let count = callers.count + u32::from(whole.is_none());
-        Place {
+        Position {
             of_caller,
             of_connection,
             in_caller,
@@ -148,7 +141,6 @@ impl<T> Line<T> {
         }
     }
 
-    /// How many lookups a caller has in line.
     pub(super) fn queued_by(&self, class: usize, caller: u64) -> u32 {
         self.flow(class, caller, None).map_or(0, |flow| flow.queued)
     }
@@ -170,7 +162,6 @@ impl<T> Line<T> {
         index
     }
 
-    /// Moves a lookup to the end of another flow.
     pub(super) fn move_to(&mut self, index: u32, class: usize, caller: u64, connection: u64) {
         let flow = self.enter(class, caller, connection);
         let Some(entry) = self.entry_mut(index) else {
@@ -183,7 +174,6 @@ impl<T> Line<T> {
         self.leave(from);
     }
 
-    /// Takes a lookup out of the line, wherever it stands.
     pub(super) fn remove(&mut self, index: u32) -> Option<(Ticket, Entry<T>)> {
         let ticket = self.ticket(index);
         let slot = self.slots.get_mut(index as usize)?;
@@ -204,13 +194,13 @@ impl<T> Line<T> {
         Some(self.flows[connection as usize].head)
     }
 
-    /// Whether this is every second turn of the caller whose turn it is.
+    /// Whether it is the second of two turns of the next caller.
     pub(super) fn is_second_turn(&self, class: usize) -> bool {
         let caller = self.classes[class].head as usize;
         self.flows.get(caller).is_some_and(|caller| caller.second_turn)
     }
 
-    /// Ends the turn of the flows that `index`, which is about to go out, belongs to.
+    /// Ends the turns of the flows of `index`, which is about to go out.
     pub(super) fn end_turn(&mut self, index: u32) {
         let Some(entry) = self.entry(index) else {
             return;
@@ -234,13 +224,12 @@ impl<T> Line<T> {
         self.slots.get_mut(index as usize)?.entry.as_mut()
     }
 
-    /// What the lookup at `index` is known by outside.
     pub(super) fn ticket(&self, index: u32) -> Ticket {
         let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
         Ticket { index, generation }
     }
 
-    /// Where the ticket's lookup stands. `None` if it is no longer in line.
+    /// The index of the ticket's lookup. `None` if it is no longer queued.
     pub(super) fn find(&self, ticket: Ticket) -> Option<u32> {
         let slot = self.slots.get(ticket.index as usize)?;
         (slot.generation == ticket.generation && slot.entry.is_some()).then_some(ticket.index)
@@ -251,7 +240,7 @@ impl<T> Line<T> {
         Some(&self.flows[*index as usize])
     }
 
-    /// Counts one more lookup in a connection's flow, which is made if there is none. Returns the flow.
+    /// Adds one to a connection's flow, which is created if necessary. Returns the flow.
     fn enter(&mut self, class: usize, caller: u64, connection: u64) -> u32 {
         let whole = self.open(key(class, caller, None), NIL);
         let part = self.open(key(class, caller, Some(connection)), whole);
@@ -292,7 +281,7 @@ impl<T> Line<T> {
         index
     }
 
-    /// Counts one lookup less in a connection's flow. Flows that have become empty are no more.
+    /// Subtracts one from a connection's flow. Empty flows are removed.
     fn leave(&mut self, connection: u32) {
         let caller = self.flows[connection as usize].parent;
         let class = usize::from(self.flows[caller as usize].key.class);
