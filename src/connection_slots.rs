@@ -153,13 +153,11 @@ impl Table {
                 idle.min_by_key(|(since, _)| *since),
                 busy.min_by_key(|(grace_end, _)| *grace_end),
             );
-            match idle.or(busy) {
-                Some((_, state)) => state.evicted.cancel(),
-                None => {
-                    let ends = started.map(|(grace_end, _)| grace_end);
-                    return Step::Wait(ends.filter(|end| *end > now).min());
-                }
-            }
+            let Some((_, state)) = idle.or(busy) else {
+                let ends = started.map(|(grace_end, _)| grace_end);
+                return Step::Wait(ends.filter(|end| *end > now).min());
+            };
+            state.evicted.cancel();
         }
         let (number, evicted) = (self.next, CancellationToken::new());
         self.next += 1;
