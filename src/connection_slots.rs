@@ -75,12 +75,10 @@ impl ConnectionSlot {
         });
     }
 
-    /// Waits until another connection needs the slot.
     pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 
-    /// Starts a request.
     pub(crate) fn start_request(&self) -> ActiveRequest<'_> {
         self.change(|state, _now| state.idle_since = None);
         ActiveRequest(self)
@@ -121,7 +119,6 @@ struct SlotState {
     started: Option<Instant>,
     /// `None` during a request. Sending the response counts as idle, since the peer may not read it.
     idle_since: Option<Instant>,
-    /// The number of requests that were answered.
     answered: u64,
     evicted: CancellationToken,
 }

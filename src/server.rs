@@ -225,7 +225,6 @@ pub async fn run(
     Ok(Drained { cut_off })
 }
 
-/// Registers all metrics.
 fn registry(
     config: &Config,
     call_metrics: Vec<Arc<Tally>>,
