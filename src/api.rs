@@ -57,7 +57,6 @@ impl Api {
         })
     }
 
-    /// The number of requests that wait for an answer.
     fn waiting(&self) -> usize {
         self.max_waiting - self.waiters.available_permits()
     }
@@ -80,7 +79,6 @@ impl Api {
         }
     }
 
-    /// Creates the routes.
     pub(crate) fn router(self: Arc<Self>) -> Router {
         let latest_video = async move |Extension(peer): Extension<Peer>,
                                        Path(channel_id): Path<String>,
@@ -113,7 +111,6 @@ pub(crate) fn probes(stages: Stages) -> Router {
         .route("/readyz", get(move || async move { ready(&stages) }))
 }
 
-/// The port of the API.
 pub(crate) fn port(
     listener: std::net::TcpListener,
     tls: Option<Arc<Tls>>,

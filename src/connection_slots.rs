@@ -75,12 +75,10 @@ impl ConnectionSlot {
         });
     }
 
-    /// Waits until another connection needs the slot.
     pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 
-    /// Starts a request.
     pub(crate) fn start_request(&self) -> ActiveRequest<'_> {
         self.change(|state, _now| state.idle_since = None);
         ActiveRequest(self)
@@ -121,7 +119,6 @@ struct SlotState {
     started: Option<Instant>,
     /// `None` during a request. Sending the response counts as idle, since the peer may not read it.
     idle_since: Option<Instant>,
-    /// The number of requests that were answered.
     answered: u64,
     evicted: CancellationToken,
 }
@@ -153,13 +150,11 @@ impl Table {
                 idle.min_by_key(|(since, _)| *since),
                 busy.min_by_key(|(grace_end, _)| *grace_end),
             );
-            match idle.or(busy) {
-                Some((_, state)) => state.evicted.cancel(),
-                None => {
-                    let ends = started.map(|(grace_end, _)| grace_end);
-                    return Step::Wait(ends.filter(|end| *end > now).min());
-                }
-            }
+            let Some((_, state)) = idle.or(busy) else {
+                let ends = started.map(|(grace_end, _)| grace_end);
+                return Step::Wait(ends.filter(|end| *end > now).min());
+            };
+            state.evicted.cancel();
         }
         let (number, evicted) = (self.next, CancellationToken::new());
         self.next += 1;

@@ -45,7 +45,6 @@ const CONNECTIONS_PER_SECOND: f64 = 2000.0;
 /// The longest time that a connection keeps its slot without a request while others need it.
 const MAX_GRACE: Duration = Duration::from_millis(500);
 
-/// Limits of a port's connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Open connections.
@@ -177,12 +176,10 @@ impl<H: Handler> Context<H> {
         }
     }
 
-    async fn serve_http(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin,
-        peer: Peer,
-        slot: &ConnectionSlot,
-    ) {
+    async fn serve_http<S>(&self, stream: S, peer: Peer, slot: &ConnectionSlot)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(self.limits.write));
         let answered_one = AtomicBool::new(false);

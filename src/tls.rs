@@ -143,16 +143,13 @@ impl Tls {
 
     /// Reloads the files when they have changed. Checks them periodically and at each of `hangups`. Never returns.
     pub async fn reload_on_change(&self, hangups: impl Stream<Item = ()>) {
-        let checks =
-            IntervalStream::new(interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL)).map(drop);
-        let mut checks = pin!(checks.merge(hangups));
+        let ticks = IntervalStream::new(interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL));
+        let mut checks = pin!(ticks.map(drop).merge(hangups));
         while checks.next().await.is_some() {
             match self.reload() {
                 Ok(true) => tracing::info!("TLS certificates reloaded"),
                 Ok(false) => {}
-                Err(error) => {
-                    tracing::error!(%error, "TLS certificates not reloaded; the previous ones stay in use")
-                }
+                Err(error) => tracing::error!(%error, "TLS certificates not reloaded; the old ones stay"),
             }
         }
     }

@@ -120,7 +120,6 @@ impl Activity {
         Ok(class)
     }
 
-    /// Counts the end of a call.
     pub(super) fn end_call(&self, class: CallClass) {
         self.in_progress.fetch_sub(1, Relaxed);
         self.metrics.end_call();
@@ -148,12 +147,10 @@ impl Activity {
         self.rejected.notified().await;
     }
 
-    /// Counts bytes received from the peer.
     pub(super) fn record_bytes(&self, bytes: usize) {
         self.bytes_received.fetch_add(bytes, Relaxed);
     }
 
-    /// The number of bytes received from the peer.
     pub(super) fn bytes_received(&self) -> usize {
         self.bytes_received.load(Relaxed)
     }

@@ -60,7 +60,6 @@ impl Drop for CallGuard {
     }
 }
 
-/// Runs `part` in the span of the call.
 fn in_span<T>(guard: Option<&CallGuard>, part: impl FnOnce() -> T) -> T {
     match guard {
         Some(guard) => guard.span.in_scope(part),

@@ -82,7 +82,6 @@ pub(super) struct Context {
     pub(super) tls: Option<Arc<Tls>>,
     /// Enables gRPC-Web.
     pub(super) web: Option<CorsLayer>,
-    /// Whether only health checks are accepted.
     pub(super) probes_only: bool,
     /// Cancelled when connections have to finish their calls and accept no more.
     pub(super) draining: CancellationToken,
@@ -106,7 +105,6 @@ impl Context {
         self.metrics.record_close(end);
     }
 
-    /// The context for a probe connection.
     fn for_probes(&self) -> Self {
         let mut context = self.clone();
         context.probes_only = true;

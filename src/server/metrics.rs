@@ -71,7 +71,6 @@ impl Drop for ConnectionGuard {
 }
 
 impl ServerMetrics {
-    /// Registers the metrics.
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register("connections", "Open connections", self.connections.clone());
         registry.register(
@@ -118,12 +117,10 @@ impl ServerMetrics {
         }
     }
 
-    /// The number of open connections.
     pub(super) fn connections(&self) -> usize {
         self.connections.get().try_into().unwrap_or(0)
     }
 
-    /// The number of calls in progress.
     pub(super) fn calls(&self) -> usize {
         self.calls.get().try_into().unwrap_or(0)
     }
@@ -136,7 +133,6 @@ impl ServerMetrics {
         (before < i64::try_from(limit).unwrap_or(i64::MAX)).then_some(guard)
     }
 
-    /// Counts a closed connection.
     pub(super) fn record_close(&self, reason: CloseReason) {
         self.closed.get_or_create(&[("reason", reason.name())]).inc();
     }
@@ -162,12 +158,10 @@ impl ServerMetrics {
         updated.is_ok()
     }
 
-    /// Counts the end of a further health watch.
     pub(super) fn end_health_watch(&self) {
         self.health_watches.fetch_sub(1, Relaxed);
     }
 
-    /// Counts the end of a call.
     pub(super) fn end_call(&self) {
         self.calls.dec();
     }

@@ -36,7 +36,6 @@ impl CallSpan {
         Self(Some(Box::new(span)))
     }
 
-    /// Runs a part of the call in the span.
     pub(super) fn in_scope<T>(&self, part: impl FnOnce() -> T) -> T {
         match &self.0 {
             Some(span) => span.in_scope(part),

@@ -47,7 +47,6 @@ struct PendingConnection {
 }
 
 impl Workers {
-    /// Starts one thread for each of `contexts`.
     pub(super) fn start(
         contexts: Vec<Context>,
         metrics: Arc<ServerMetrics>,
