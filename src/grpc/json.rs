@@ -25,7 +25,7 @@ pub struct Http {
 }
 
 impl Http {
-    /// Answers as [`super::serve`] does, to the same `callers`.
+    /// Answers as [`super::service`] does, to the same `callers`.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "words and numbers")]
     pub fn new(
