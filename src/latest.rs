@@ -1,6 +1,6 @@
 //! The use case: what did this channel upload last?
 //!
-//! [`Policy`] decides whether the cache can answer. If not, the caller joins a flight of the [`Coalescer`], which the [`Fetcher`] carries
+//! [`Policy`] decides whether the cache can answer. If not, the caller joins a flight of the [`Coalescer`], which the `Fetcher` carries
 //! out: store first, then upstream.
 //!
 //! # Which of two is newer

@@ -138,7 +138,7 @@ fn limit_pushback(response: &mut Response<Body>, left: Duration) {
     }
 }
 
-/// The response to a call that is refused on arrival, before it reaches [`DeadlineService`]. `headers` are those of the request.
+/// The response to a call that is refused on arrival, before it reaches `DeadlineService`. `headers` are those of the request.
 #[must_use]
 pub fn refuse_at_once(error: CallError, retry_after: Duration, headers: &HeaderMap) -> Response<Body> {
     let mut response = status::from(error, Some(retry_after)).into_http();

@@ -25,7 +25,7 @@ pub struct JsonService {
 }
 
 impl JsonService {
-    /// Creates the service. `callers` are shared with [`super::serve`].
+    /// Creates the service. `callers` are shared with [`super::service`].
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "ASCII only")]
     pub fn new(
