@@ -1,6 +1,6 @@
 """plaque's server beside others, in one run. `benches/REPORT.md` says how to read what it prints.
 
-    python benches/server.py all --plaque target/release/plaque --shared ../shared
+    python benches/server.py all --plaque target/release/plaque
 
 hits     one cached channel, by 1, 10 and 100 connections × 1, 10 and 100 streams: plaque, stock tonic, tonic on bare
          current-thread runtimes, the obvious implementation, the obvious one in Go
@@ -36,7 +36,6 @@ def arguments():
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("part", choices=[*PARTS, "all"])
     words.add_argument("--plaque", type=Path, default=REPOSITORY / "target/release/plaque", help="default: the release build")
-    words.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared", help="with captures/ and origin/")
     words.add_argument("--target", type=Path, default=REPOSITORY / "target/peers", help="where to build the peers")
     words.add_argument("--into", type=Path, help="a folder for the tables, a file for each part, and a chart")
     words.add_argument("--rounds", type=int, default=5)
@@ -55,7 +54,7 @@ def main():
             sys.exit(f"there is no {tool} in PATH: install {source}")
     target = build(said.target.resolve())
     with tempfile.TemporaryDirectory(prefix="plaque-bench-") as folder:
-        programs = Programs(said.plaque.resolve(), said.shared.resolve(), target, Path(folder))
+        programs = Programs(said.plaque.resolve(), target, Path(folder))
         where = machine(programs, said)
         print(where, flush=True)
         for name in (PARTS if said.part == "all" else [said.part]):
