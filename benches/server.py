@@ -1,6 +1,6 @@
 """Benchmarks plaque's server and other servers in one run. `benches/REPORT.md` explains the output.
 
-    python benches/server.py all --plaque target/release/plaque --shared ../shared
+    python benches/server.py all --plaque target/release/plaque
 
 hits     one cached channel, by 1, 10 and 100 connections × 1, 10 and 100 streams: plaque, stock tonic, tonic on bare
          current-thread runtimes, the obvious implementation, the obvious one in Go
@@ -36,7 +36,6 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*PARTS, "all"])
     parser.add_argument("--plaque", type=Path, default=REPOSITORY / "target/release/plaque", help="default: the release build")
-    parser.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared", help="with captures/ and origin/")
     parser.add_argument("--target", type=Path, default=REPOSITORY / "target/peers", help="where the peers are built")
     parser.add_argument("--into", type=Path, help="a folder for the tables, a file for each part, and a chart")
     parser.add_argument("--rounds", type=int, default=5)
@@ -55,7 +54,7 @@ def main():
             sys.exit(f"there is no {tool} in PATH: install {source}")
     target = build(args.target.resolve())
     with tempfile.TemporaryDirectory(prefix="plaque-bench-") as folder:
-        programs = Programs(args.plaque.resolve(), args.shared.resolve(), target, Path(folder))
+        programs = Programs(args.plaque.resolve(), target, Path(folder))
         environment = machine(programs, args)
         print(environment, flush=True)
         for name in (PARTS if args.part == "all" else [args.part]):

@@ -6,7 +6,8 @@ import statistics
 import urllib.request
 from contextlib import ExitStack
 
-from feeds import SnapshotServer, upload
+from origin.feeds import upload
+from snapshots import SnapshotServer
 from support import batch_request, expect, expect_equal, free_port, made_up_channel
 
 from . import chart, floor

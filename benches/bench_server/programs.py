@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from support import KURZGESAGT, OPTIONS, Origin, free_port, request, running
+from support import KURZGESAGT, OPTIONS, request, running, running_origin
 
 from . import REPOSITORY
 
@@ -92,9 +92,8 @@ class Server:
 class Programs:
     """Starts programs. `folder` is for files."""
 
-    def __init__(self, plaque_program, shared, target, folder):
+    def __init__(self, plaque_program, target, folder):
         self.plaque_program, self.target, self.folder = plaque_program, target, folder
-        self.origin_script = shared / "origin" / "origin.py"
         self.answer = folder / "answer"
 
     def client(self, name):
@@ -132,12 +131,8 @@ class Programs:
     def go(self, upstream):
         return self.server("go", self.tool("go-peer"), "--answer", self.answer, "--upstream", upstream)
 
-    @contextmanager
     def origin(self, latency_ms):
-        port = free_port()
-        command = [sys.executable, self.origin_script, "--port", port, "--latency-ms", latency_ms, "--synthesise"]
-        with running(command) as program:
-            yield Origin(program, port)
+        return running_origin(latency_ms, synthesize=True)
 
     @contextmanager
     def fast_origin(self):

@@ -1,6 +1,6 @@
 """Connections that reach --max-connection-age cost no call, whatever client has them.
 
-    python tests/blackbox/aged.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/aged.py --plaque target/release/plaque
 
 The clients are gRPC's of Go, Java, Node.js and Python, with no retries but their own. They use what `clients.py` builds.
 """
@@ -32,7 +32,7 @@ suite = Suite()
 def aged(bench, *flags, latency=LATENCY):
     """A plaque whose connections age within 1 s, and a slow upstream."""
     flags = "--max-connection-age", "1s", "--upstream-concurrency", "4000", "--upstream-queue", "4000", *flags
-    with bench.plaque_and_origin(*flags, synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(*flags, synthesize=True) as (plaque, origin):
         origin.control(latency_ms=latency)
         yield plaque
 

@@ -1,6 +1,6 @@
 """plaque under attack: what a hostile or broken peer does on the wire must cost nobody else a call, nor the server its memory.
 
-    python tests/blackbox/attacks.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/attacks.py --plaque target/release/plaque
 
 Needs h2spec in PATH. During each attack a well-behaved client calls over a connection of its own; see `under_attack`.
 """
@@ -126,11 +126,11 @@ class Scene:
 
 
 @contextmanager
-def under_attack(bench, *flags, synthesise=False):
+def under_attack(bench, *flags, synthesize=False):
     """What the block does must cost the bystander no call, and the server no more memory than `GROWTH`. A newcomer must be
     served after it. When all have left, nothing may be left of them."""
     # One serving thread: the bystander and the attackers share it.
-    with bench.plaque_and_origin("--workers", "1", *flags, synthesise=synthesise) as (plaque, origin):
+    with bench.plaque_and_origin("--workers", "1", *flags, synthesize=synthesize) as (plaque, origin):
         with Bystander(plaque) as bystander, ExitStack() as attackers:
             scene = Scene(plaque, origin, bystander, attackers)
             yield scene
@@ -360,7 +360,7 @@ def hundred_channels(kind=batch_request):
 
 @suite.check
 def answers_that_no_window_is_opened_for_are_given_up(bench):
-    with under_attack(bench, "--max-deadline", "1s", synthesise=True) as scene:
+    with under_attack(bench, "--max-deadline", "1s", synthesize=True) as scene:
         scene.origin.control(latency_ms=0)
         attacker = scene.connect(STALLED)
         attacker.catch_up()
@@ -380,7 +380,7 @@ def answers_that_the_system_cannot_hand_over_are_given_up(bench):
     """The windows are as wide as can be, but the socket is never read: the answers wait in the server."""
     wide = h2.PREFACE + h2.settings({Setting.INITIAL_WINDOW_SIZE: 2**31 - 1}) + h2.window_update(0, 2**31 - 2**16)
     flags = "--max-deadline", "1s", "--idle-timeout", "1s"
-    with under_attack(bench, *flags, synthesise=True) as scene:
+    with under_attack(bench, *flags, synthesize=True) as scene:
         scene.origin.control(latency_ms=0)
         attackers = [scene.connect(wide, reads=False) for _ in range(3)]
         for attacker in attackers:
@@ -396,7 +396,7 @@ def answers_that_the_system_cannot_hand_over_are_given_up(bench):
 
 @suite.check
 def watches_that_are_not_read_hold_no_queue(bench):
-    with under_attack(bench, "--watch-every", "100ms", "--upstream-timeout", "5s", synthesise=True) as scene:
+    with under_attack(bench, "--watch-every", "100ms", "--upstream-timeout", "5s", synthesize=True) as scene:
         scene.origin.control(latency_ms=0)
         attacker = scene.connect(STALLED)
         attacker.catch_up()
@@ -413,7 +413,7 @@ def watches_that_are_not_read_hold_no_queue(bench):
 
 @suite.check
 def answers_that_are_not_taken_do_not_hold_up_the_drain(bench):
-    with bench.plaque_and_origin("--drain-timeout", "1s", synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin("--drain-timeout", "1s", synthesize=True) as (plaque, origin):
         origin.control(latency_ms=0)
         with h2.Connection(plaque.address, STALLED) as stalled, h2.Connection(plaque.address, reads=False) as silent:
             streams = [stalled.call(path, body) for path, body in (
@@ -505,7 +505,7 @@ def peers_that_are_gone_are_found_out(bench):
 @suite.check
 def deadlines_are_kept_to_the_millisecond(bench):
     """By the server alone: this client knows of none. Never early; how late is measured, on a machine that may be busy."""
-    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(synthesize=True) as (plaque, origin):
         origin.control(mode="hang")
         late = []
         with h2.Connection(plaque.address) as caller:
@@ -652,7 +652,7 @@ def more_calls_than_may_be_are_refused_at_once(bench):
 
 @suite.check
 def running_out_of_file_descriptors_harms_no_open_connection(bench):
-    with few_file_descriptors(bench, 506) as limited, under_attack(limited, synthesise=True) as scene:
+    with few_file_descriptors(bench, 506) as limited, under_attack(limited, synthesize=True) as scene:
         first = [scene.connect() for _ in range(4)]
         for connection in first:
             scene.expect_still_served(connection)

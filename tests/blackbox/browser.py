@@ -1,6 +1,6 @@
 """The status page in a real browser: does it show what was done, and nothing it should not?
 
-    python tests/blackbox/browser.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/browser.py --plaque target/release/plaque
 
 The page's clock is the check's: it looks at the server when it is told to. Leaves pictures of the page in target/screenshots.
 """
@@ -197,7 +197,7 @@ def an_open_breaker_is_told_in_words_and_by_shape(bench):
 @suite.check
 def the_budget_is_shown_by_class(bench):
     # A token to begin with, and the next in 100 s.
-    with bench.plaque_and_origin("--upstream-rate", "0.01", synthesise=True) as (plaque, _), status_page(plaque) as page:
+    with bench.plaque_and_origin("--upstream-rate", "0.01", synthesize=True) as (plaque, _), status_page(plaque) as page:
         expect_equal("the budget of the first look", page.text("#budget"), "– sent of 0.01/s")
         known, *others = ask_and_count(plaque, *[made_up_channel(1)]) + [
             answer for n in range(2, 5) for answer in ask_and_count(plaque, made_up_channel(n))]
@@ -317,7 +317,7 @@ def a_server_that_stops_is_told_of_and_one_that_is_back(bench):
 
 def looks_right(bench, name, size, scheme):
     """Traffic of every sort for a minute of the page's clock, then a picture."""
-    with bench.plaque_and_origin("--fresh-for", "200ms", synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin("--fresh-for", "200ms", synthesize=True) as (plaque, origin):
         with status_page(plaque, size, scheme) as page, plaque.watch([made_up_channel(0)]):
             for i in range(30):
                 # As many callers for channel n as the number says; the later ones share its lookup or find its answer.

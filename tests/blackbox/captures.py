@@ -1,14 +1,16 @@
-"""Every captured feed through the running server: each field of the answer against what the file itself says.
+"""Feeds through the running server: each field of the answer against what the feed itself says.
 
-What is expected is read from the file with Python's own XML parser, so that no error of plaque's parser can hide in it.
+The feeds are the origin's and, where a folder has them, responses that were recorded of YouTube. What is expected is read from the feed
+with Python's own XML parser, so that no error of plaque's parser can hide in it.
 
-    python tests/blackbox/captures.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/captures.py --plaque target/release/plaque [--shared ../shared]
 """
 
 import re
 import threading
 import time
 import urllib.parse
+import urllib.request
 import xml.etree.ElementTree as xml
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,21 +18,30 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 
-from support import ANY, SHORT, UNKNOWN, VIDEO, Bench, Suite, expect, expect_equal, expect_error, expect_ok
+from support import (
+    ANY, EMPTY_DESCRIPTIONS, KURZGESAGT, NO_UPLOADS, SCISHOW, SHORT, UNKNOWN, VIDEO, Bench, Suite, expect, expect_equal, expect_error,
+    expect_ok,
+)
 
 ATOM = "{http://www.w3.org/2005/Atom}"
 YT = "{http://www.youtube.com/xml/schemas/2015}"
 MEDIA = "{http://search.yahoo.com/mrss/}"
 
+# The recorded responses. They are not part of the repository.
+RECORDED_FEEDS = (
+    "aeronewsgermany-2025-04.xml", "empty-channel-2026-08.xml", "google-2015-05.xml", "kurzgesagt-2021-04.xml",
+    "kurzgesagt-2022-11.xml", "kurzgesagt-2024-07.xml", "kurzgesagt-2026-07.xml", "scishow-2024-02.xml", "websub-push-2021-07.xml")
+RECORDED_PAGES = "not-found-2026-07.html",
+
 KINDS = {"any kind": ANY, "video": VIDEO, "Short": SHORT}
 
 
-# What the file says
+# What the feed says
 
 
-def read_feed(path):
-    # One capture begins with an empty line, which Python's parser refuses before the XML declaration.
-    return xml.fromstring(path.read_bytes().lstrip())
+def read_feed(body):
+    # One that was recorded begins with an empty line, which Python's parser refuses before the XML declaration.
+    return xml.fromstring(body.lstrip())
 
 
 def channel_of(feed):
@@ -95,8 +106,8 @@ def as_read(video):
 
 
 @contextmanager
-def upstream(path, status, content_type, channel):
-    """An origin that gives this file, byte for byte, for this channel's feed. The channel has no feed of a single kind."""
+def upstream(body, status, content_type, channel):
+    """An origin that gives this body, byte for byte, for this channel's feed. The channel has no feed of a single kind."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -104,12 +115,12 @@ def upstream(path, status, content_type, channel):
             query = urllib.parse.parse_qs(url.query)
             known = url.path == "/feeds/videos.xml" and query == {"channel_id": [channel]}
             of_a_kind = query in [{"playlist_id": [prefix + channel[2:]]} for prefix in ("UULF", "UULV", "UUSH")]
-            body = path.read_bytes() if known else b"what was asked for is not the channel's feed"
+            answer = body if known else b"what was asked for is not the channel's feed"
             self.send_response(status if known else 404 if of_a_kind else 400)
             self.send_header("content-type", content_type)
-            self.send_header("content-length", str(len(body)))
+            self.send_header("content-length", str(len(answer)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(answer)
 
         def log_message(self, *_):
             pass
@@ -124,59 +135,71 @@ def upstream(path, status, content_type, channel):
             thread.join()
 
 
-def ask(bench, path, channel, kind, status=200, content_type="text/xml; charset=UTF-8"):
-    with upstream(path, status, content_type, channel) as url, bench.plaque(url) as plaque:
+def ask(bench, body, channel, kind, status=200, content_type="text/xml; charset=UTF-8"):
+    with upstream(body, status, content_type, channel) as url, bench.plaque(url) as plaque:
         return plaque.ask(channel, kind)
 
 
 # The checks
 
 
-def the_newest_upload_is_as_the_file_says(bench, path, kind):
-    feed = read_feed(path)
+def the_newest_upload_is_as_the_feed_says(bench, body, kind):
+    feed = read_feed(body)
     expected = newest_upload(feed, kind)
-    answer = ask(bench, path, channel_of(feed), kind)
+    answer = ask(bench, body, channel_of(feed), kind)
     if expected is None:
         expect_error(answer, grpc.StatusCode.NOT_FOUND, "NO_UPLOADS")
         return
     expect_ok(answer)
     seen = as_read(answer.response.video)
     wrong = {field: (seen[field], expected[field]) for field in expected if seen[field] != expected[field]}
-    expect(not wrong, f"(seen, in the file): {wrong}")
+    expect(not wrong, f"(seen, in the feed): {wrong}")
     expect(not answer.response.freshness.stale, "a new answer is marked stale")
     age = time.time() - answer.response.freshness.fetch_time.ToNanoseconds() / 1e9
     expect(0 <= age < 60, f"the fetch time is {age} s ago")
 
 
-def a_page_with_404_is_no_channel(bench, path):
-    answer = ask(bench, path, UNKNOWN, ANY, status=404, content_type="text/html; charset=UTF-8")
+def of_the_origin(bench, channel, kind):
+    with bench.origin() as origin, urllib.request.urlopen(f"{origin.url}?channel_id={channel}") as answer:
+        body = answer.read()
+    the_newest_upload_is_as_the_feed_says(bench, body, kind)
+
+
+def recorded(bench, name, kind):
+    the_newest_upload_is_as_the_feed_says(bench, (bench.captures / name).read_bytes(), kind)
+
+
+def a_page_with_404_is_no_channel(bench, name):
+    answer = ask(bench, (bench.captures / name).read_bytes(), UNKNOWN, ANY, status=404, content_type="text/html; charset=UTF-8")
     expect_error(answer, grpc.StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
 
 
-def a_page_with_200_is_malformed(bench, path):
-    answer = ask(bench, path, UNKNOWN, ANY, content_type="text/html; charset=UTF-8")
+def a_page_with_200_is_malformed(bench, name):
+    answer = ask(bench, (bench.captures / name).read_bytes(), UNKNOWN, ANY, content_type="text/html; charset=UTF-8")
     expect_error(answer, grpc.StatusCode.UNAVAILABLE, "UPSTREAM_MALFORMED")
 
 
-def every_file_that_the_folder_lists_is_checked(bench, checked):
+def every_file_that_the_folder_lists_is_checked(bench):
     listed = re.findall(r"^\| (\S+\.(?:xml|html)) \|", (bench.captures / "README.md").read_text(), re.MULTILINE)
-    expect(listed, f"no captures in {bench.captures}")
-    expect_equal("the set of files", sorted(checked), sorted(listed))
-    return f"{len(checked)} files"
+    expect_equal("the files", sorted(RECORDED_FEEDS + RECORDED_PAGES), sorted(listed))
+    return f"{len(listed)} files"
 
 
 def main():
-    bench = Bench(__doc__.splitlines()[0])
-    suite = Suite()
-    feeds, pages = sorted(bench.captures.glob("*.xml")), sorted(bench.captures.glob("*.html"))
-    suite.add("every file that the folder lists is checked", every_file_that_the_folder_lists_is_checked,
-              [path.name for path in feeds + pages])
-    for path in feeds:
-        for name, kind in KINDS.items():
-            suite.add(f"{path.name}, {name}", the_newest_upload_is_as_the_file_says, path, kind)
-    for path in pages:
-        suite.add(f"{path.name} with 404", a_page_with_404_is_no_channel, path)
-        suite.add(f"{path.name} with 200", a_page_with_200_is_malformed, path)
+    bench, suite, of_recorded = Bench(__doc__.splitlines()[0]), Suite(), Suite()
+    for name, kind in KINDS.items():
+        for channel in KURZGESAGT, SCISHOW, EMPTY_DESCRIPTIONS, NO_UPLOADS:
+            suite.add(f"the origin's {channel}, {name}", of_the_origin, channel, kind)
+        for feed in RECORDED_FEEDS:
+            of_recorded.add(f"{feed}, {name}", recorded, feed, kind)
+    for page in RECORDED_PAGES:
+        of_recorded.add(f"{page} with 404", a_page_with_404_is_no_channel, page)
+        of_recorded.add(f"{page} with 200", a_page_with_200_is_malformed, page)
+    of_recorded.check(every_file_that_the_folder_lists_is_checked)
+    if bench.captures.is_dir():
+        suite.checks += of_recorded.checks
+    else:
+        print(f"recorded responses: not there ({bench.captures}), {len(of_recorded.checks)} tests left out", flush=True)
     suite.run(bench)
 
 

@@ -1,6 +1,6 @@
 """The clients in examples/clients, each built and started as its README says, and grpcurl: all tell the same of the same answers.
 
-    python tests/blackbox/clients.py --plaque target/release/plaque --shared ../shared --grpcurl PATH
+    python tests/blackbox/clients.py --plaque target/release/plaque --grpcurl PATH
 
 Needs what the READMEs name. The clients are built in a copy, target/clients, where the next run finds what this one built.
 """

@@ -2,7 +2,7 @@
 against a running plaque. (mesh.py, service_config.py and image.py try the rest of deploy/.)
 
     pip install -r tests/blackbox/requirements.txt; apt-get install prometheus systemd valkey (for promtool and systemd-analyze)
-    python tests/blackbox/deploy.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/deploy.py --plaque target/release/plaque
 
 Needs Go, whose modules bring the schemas of Istio and of the Gateway API.
 """
@@ -277,7 +277,7 @@ def plaque_tells_what_alerts_and_dashboard_ask_for(bench):
     # channels some 30 fit), a connection that ended.
     flags = "--cache-bytes", "64KiB", "--log", "error", "--upstream-rate", "10000"
     with tempfile.TemporaryDirectory(prefix="plaque-store-") as folder, \
-            bench.plaque_and_origin(*flags, "--store", f"file:{folder}/store", synthesise=True) as (plaque, origin):
+            bench.plaque_and_origin(*flags, "--store", f"file:{folder}/store", synthesize=True) as (plaque, origin):
         origin.control(latency_ms=0)
         with plaque.connect() as other:
             expect_ok(plaque.ask(KURZGESAGT, over=other))

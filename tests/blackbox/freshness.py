@@ -1,6 +1,6 @@
 """How old an answer may be, what an outage of the origin does, batches and watches: what issue 3 promises, from the outside.
 
-    python tests/blackbox/freshness.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/freshness.py --plaque target/release/plaque
 
 Every check has an origin (100 ms a lookup) and a plaque of its own. Where a check sleeps, the time that passes is the scenario.
 """
@@ -241,7 +241,7 @@ def a_channel_never_seen_is_not_found_for_exactly_negative_for_doubling(bench):
 
 @suite.check
 def a_404_means_nothing_while_known_channels_answer_404_too(bench):
-    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(synthesize=True) as (plaque, origin):
         known, unknown = [made_up_channel(i) for i in range(3)], made_up_channel(3)
         for channel in known:
             expect_ok(plaque.ask(channel))
@@ -278,7 +278,7 @@ def one_known_channel_that_goes_missing_is_no_outage(bench):
 @suite.check
 def a_start_in_a_spell_of_404_is_told_from_unknown_channels_by_the_canary(bench):
     flags = "--canary", KURZGESAGT
-    with bench.plaque_and_origin(*flags, synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(*flags, synthesize=True) as (plaque, origin):
         origin.control(mode="status:404")
         calls = [plaque.start(made_up_channel(i)) for i in range(100)]
         for call in calls:
@@ -319,7 +319,7 @@ def callers_over_max_waiters_are_told_so_at_once_and_the_others_feel_nothing(ben
 
 @suite.check
 def a_batch_keeps_the_order_and_looks_a_repeated_channel_up_once(bench):
-    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(synthesize=True) as (plaque, origin):
         channels = [made_up_channel(i % 40) for i in range(100)]
         answer = plaque.batch(channels)
         expect_ok(answer)
@@ -352,7 +352,7 @@ def a_batch_answers_each_channel_for_itself(bench):
 
 @suite.check
 def a_batch_takes_kind_and_max_age_for_every_channel(bench):
-    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(synthesize=True) as (plaque, origin):
         channels = [made_up_channel(i) for i in range(10)]
         for _ in range(2):
             answer = plaque.batch(channels, kind=SHORT, max_age=0)
@@ -362,7 +362,7 @@ def a_batch_takes_kind_and_max_age_for_every_channel(bench):
 
 @suite.check
 def a_channel_that_hangs_costs_a_batch_nothing_but_its_own_answer(bench):
-    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(synthesize=True) as (plaque, origin):
         channels = [made_up_channel(i) for i in range(100)]
         origin.control(mode="hang", channels=[channels[42]])
         watch = Stopwatch()
@@ -393,7 +393,7 @@ def repeats_in_a_batch_wait_as_one_caller(bench):
 
 @suite.check
 def a_cold_batch_looks_all_its_channels_up_at_once(bench):
-    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(synthesize=True) as (plaque, origin):
         origin.control(latency_ms=1000)
         watch = Stopwatch()
         expect_ok(plaque.batch([made_up_channel(i) for i in range(30)]))
@@ -410,7 +410,7 @@ def expect_out_of_bounds(answer, reason):
 
 @suite.check
 def a_batch_or_watch_of_no_channel_or_of_101_is_refused(bench):
-    with bench.plaque_and_origin(synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(synthesize=True) as (plaque, origin):
         too_many = [made_up_channel(i) for i in range(101)]
         for channels, reason in ([], "NO_CHANNELS"), (too_many, "TOO_MANY_CHANNELS"):
             expect_out_of_bounds(plaque.batch(channels), reason)
@@ -459,7 +459,7 @@ def a_new_upload_arrives_once_and_not_again_with_another_title(bench):
 
 @suite.check
 def a_watch_with_published_after_catches_up_from_the_oldest(bench):
-    with bench.plaque_and_origin(*FED_BY_OTHERS, synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(*FED_BY_OTHERS, synthesize=True) as (plaque, origin):
         channel = made_up_channel(1)
         with plaque.watch([channel], published_after=Timestamp()) as watch:
             watch.wait_for(15)
@@ -488,7 +488,7 @@ def a_watch_with_published_after_catches_up_from_the_oldest(bench):
 
 @suite.check
 def an_upload_is_told_once_and_only_the_newest_15_are_kept(bench):
-    with bench.plaque_and_origin(*FED_BY_OTHERS, synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(*FED_BY_OTHERS, synthesize=True) as (plaque, origin):
         channel = made_up_channel(1)
         for i in range(70):
             origin.publish(channel, upload_id(i))

@@ -1,6 +1,6 @@
 """What one peer can take of the gRPC port from others: the time of a worker, places for connections, watches of health.
 
-    python tests/blackbox/grpc_limits.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/grpc_limits.py --plaque target/release/plaque
 """
 
 import multiprocessing
@@ -94,7 +94,7 @@ def send_waves(address, body, at_once, going, waves):
 @suite.check
 def batches_of_one_connection_do_not_hold_up_another(bench):
     """200 batches of 100 hits at once, again and again, on a worker with another connection."""
-    with bench.plaque_and_origin("--workers", "1", synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin("--workers", "1", synthesize=True) as (plaque, origin):
         origin.control(latency_ms=0)
         channels = [made_up_channel(number) for number in range(100)]
         expect_ok(plaque.ask(KURZGESAGT))

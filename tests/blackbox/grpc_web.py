@@ -1,6 +1,6 @@
 """gRPC-Web as pages in a browser speak it: examples/clients/web, built and served as its README says, in Chromium.
 
-    python tests/blackbox/grpc_web.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/grpc_web.py --plaque target/release/plaque
 
 Needs what the README names, chromium and openssl.
 """

@@ -1,7 +1,7 @@
 """The image of deploy/Dockerfile, as far as it can be had without Docker: the release binary, started as the image starts it, in
 a read-only root that holds what the image's base holds for it.
 
-    python tests/blackbox/image.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/image.py --plaque target/release/plaque
 
 Needs root (chroot, a mount of its own), readelf and openssl.
 """

@@ -1,6 +1,6 @@
 """The log under attack: what others send to plaque, or make it tell, neither steers who reads the log nor fills it.
 
-    python tests/blackbox/logs.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/logs.py --plaque target/release/plaque
 """
 
 import itertools

@@ -1,7 +1,7 @@
 """plaque behind a real Envoy, with faults on every side of it: what deploy/ promises to those who copy from it.
 
     pip install -r tests/blackbox/requirements.txt; go install github.com/bojand/ghz/cmd/ghz@v0.93.0
-    python tests/blackbox/mesh.py --plaque target/release/plaque --shared ../shared [--rps 2000] [--rounds 10]
+    python tests/blackbox/mesh.py --plaque target/release/plaque [--rps 2000] [--rounds 10]
 
 Envoy runs deploy/envoy.yaml as it is, so its ports (3777, 3779, 3789, 9901) must be free. Every check has an origin, two
 plaques and an Envoy of its own. Clients do not retry here, not even transparently: what is seen is what Envoy and plaque do.
@@ -60,7 +60,7 @@ def statuses_pass_through_whole(bench):
         tries[reason] = attempts(answer)
         return answer
 
-    with mesh(bench, "--upstream-timeout", "1s", synthesise=False) as m:
+    with mesh(bench, "--upstream-timeout", "1s", synthesize=False) as m:
         for channel, (mode, _) in failing.items():
             m.origin.control(mode=mode, channels=[channel])
         found = expect_told(UNKNOWN, StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")

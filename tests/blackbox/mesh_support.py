@@ -157,12 +157,12 @@ def running_envoy():
 
 
 @contextmanager
-def mesh(bench, *flags, synthesise=True):
+def mesh(bench, *flags, synthesize=True):
     """Two plaques that Envoy sees healthy, and an origin without latency."""
     for port in PLAQUES:
         expect_free(port)
     flags = flags if "--drain-delay" in flags else ("--drain-delay", f"{DRAIN_DELAY}s", *flags)
-    with bench.origin(synthesise) as origin, ExitStack() as programs:
+    with bench.origin(synthesize) as origin, ExitStack() as programs:
         origin.control(latency_ms=0)
         instances = [Instance(bench, origin.url, port, *flags) for port in PLAQUES]
         for instance in instances:

@@ -1,6 +1,6 @@
 """More lookups asked for than may go out: what becomes of those who ask, and of who stands beside them: what issue 16 promises.
 
-    python tests/blackbox/overload.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/overload.py --plaque target/release/plaque
 
 With redis-server and redis-cli of the path. Every check has an upstream, servers and callers' processes of its own; several run at
 once. Rates are offered in an open loop: who calls does not wait for those before. Where a check sleeps, the time that passes is the
@@ -16,7 +16,8 @@ from contextlib import ExitStack, contextmanager
 
 import grpc
 
-from feeds import feed, response
+from origin.feeds import feed
+from snapshots import response
 from overload_support import (
     COLD, CROWD, FORBIDDEN, HEADER, KNOWN, MADE_UP, MANY, Bystander, Callers, Load, Relay, an_upload, number_of, upstream,
 )

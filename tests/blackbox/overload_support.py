@@ -12,7 +12,8 @@ from typing import NamedTuple
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from feeds import NOT_FOUND, SnapshotServer, Upload, feed, response
+from origin.feeds import Upload, feed
+from snapshots import NOT_FOUND, SnapshotServer, response
 from support import (
     OPTIONS, Answer, Failure, batch_request, expect, made_up_channel, request, services, wait_until, watch_request,
 )

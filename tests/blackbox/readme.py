@@ -1,8 +1,8 @@
 """The commands of README.md, run as they stand there, and what they print beside what it says that they do.
 
-    python tests/blackbox/readme.py --plaque target/release/plaque --shared ../shared --grpcurl PATH
+    python tests/blackbox/readme.py --plaque target/release/plaque --grpcurl PATH
 
-They are run by bash on a terminal. Addresses are those of a plaque that the suite starts, with recorded responses upstream. A line
+They are run by bash on a terminal. Addresses are those of a plaque that the suite starts, with the origin upstream. A line
 `...` stands for any lines; times, ages and ports may differ.
 """
 

@@ -1,6 +1,6 @@
 """plaque against an origin that fails on demand and counts who asked: what issue 2 promises, from the outside.
 
-    python tests/blackbox/scenarios.py --plaque target/release/plaque --shared ../shared [--grpcurl PATH]
+    python tests/blackbox/scenarios.py --plaque target/release/plaque [--grpcurl PATH]
 
 Every check has an origin (100 ms a lookup) and a plaque of its own.
 """
@@ -218,7 +218,7 @@ def two_hundred_thousand_channels_whose_callers_all_leave_cost_no_memory(bench):
 
     reasons = Counter()
     flags = "--cache-bytes", "1MiB", "--upstream-timeout", "1s", "--upstream-queue", "300000", "--upstream-concurrency", "500"
-    with bench.plaque_and_origin(*flags, synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(*flags, synthesize=True) as (plaque, origin):
         origin.control(latency_ms=0, mode="hang")
         ask(0, 20_000)
         before = rest()
@@ -371,7 +371,7 @@ def an_origin_that_says_when_to_come_again_is_taken_at_its_word(bench):
 
 @suite.check
 def lookups_go_out_at_the_rate(bench):
-    with bench.plaque_and_origin("--upstream-rate", "20", synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin("--upstream-rate", "20", synthesize=True) as (plaque, origin):
         watch = Stopwatch()
         expect_ok(plaque.batch([made_up_channel(n) for n in range(60)]))
         took = watch.seconds()
@@ -383,7 +383,7 @@ def lookups_go_out_at_the_rate(bench):
 @suite.check
 def more_lookups_than_fit_into_the_queue_are_refused_at_once(bench):
     flags = "--upstream-concurrency", "1", "--upstream-queue", "5"
-    with bench.plaque_and_origin(*flags, synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin(*flags, synthesize=True) as (plaque, origin):
         answer = plaque.batch([made_up_channel(n) for n in range(50)])
         expect_ok(answer)
         reasons = [result.failure.reason for result in answer.response.results]

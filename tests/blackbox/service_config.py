@@ -1,6 +1,6 @@
 """A gRPC client with deploy/service-config.json and no proxy: what it retries, waits for and keeps off.
 
-    python tests/blackbox/service_config.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/service_config.py --plaque target/release/plaque
 
 Each check also runs without what it shows, and must then see the difference.
 """
@@ -35,7 +35,7 @@ def configured(plaque, config):
 def an_overload_is_waited_out(bench):
     def second_call(config):
         """What a second call gets where only one may wait, and when."""
-        with bench.plaque_and_origin("--max-waiters", "1", synthesise=True) as (plaque, origin):
+        with bench.plaque_and_origin("--max-waiters", "1", synthesize=True) as (plaque, origin):
             origin.control(latency_ms=700)
             with configured(plaque, config) as channel:
                 first = plaque.start(made_up_channel(1))
@@ -74,7 +74,7 @@ def what_is_not_found_is_asked_for_once(bench):
 def a_plaque_that_restarts_is_waited_for(bench):
     def restart_under(config):
         address = f"127.0.0.1:{free_port()}"
-        with bench.origin(synthesise=True) as origin, ExitStack() as clients:
+        with bench.origin(synthesize=True) as origin, ExitStack() as clients:
             with bench.plaque(origin.url, "--listen", address) as plaque:
                 channel = clients.enter_context(configured(plaque, config))
                 expect_ok(plaque.ask(made_up_channel(1), over=channel))
@@ -92,7 +92,7 @@ class Pair:
     """Two plaques and a client of both. The first one's channel has an upload that the other's has not."""
 
     def __init__(self, bench, programs, config, *flags):
-        self.origins = [programs.enter_context(bench.origin(synthesise=True)) for _ in range(2)]
+        self.origins = [programs.enter_context(bench.origin(synthesize=True)) for _ in range(2)]
         self.origins[0].publish(CHANNEL, UPLOAD)
         self.first, self.second = [programs.enter_context(bench.plaque(origin.url, *flags)) for origin in self.origins]
         # Without the authority the client sends its list of addresses as one, escaped, which h2 takes for malformed.

@@ -1,6 +1,6 @@
 """A soak: random callers, batches, watches, cancellations and faults, and at the end nothing is left behind.
 
-    python tests/blackbox/soak.py --plaque target/release/plaque --shared ../shared [--seconds 120]
+    python tests/blackbox/soak.py --plaque target/release/plaque [--seconds 120]
 
 One origin, one plaque with short ages. What happens is random; what is checked holds for every course of it.
 """
@@ -255,7 +255,7 @@ class Facts:
     """What is checked in the end."""
 
     def __init__(self, bench):
-        with bench.plaque_and_origin(*FLAGS, synthesise=True) as (plaque, origin):
+        with bench.plaque_and_origin(*FLAGS, synthesize=True) as (plaque, origin):
             origin.control(latency_ms=20)
             origin.control(mode="status:404", channels=GONE)
             origin.control(mode="status:500", channels=BROKEN)

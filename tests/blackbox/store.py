@@ -1,6 +1,6 @@
 """Replicas that share a store, and restarts: what `--store` promises, from the outside.
 
-    python tests/blackbox/store.py --plaque target/release/plaque --shared ../shared [--kills 200] [--seed N]
+    python tests/blackbox/store.py --plaque target/release/plaque [--kills 200] [--seed N]
 
 With redis-server and redis-cli of the path, and Debian's faketime. Every check has an origin and servers of its own. Where a
 check sleeps, the time that passes is the scenario.
@@ -344,7 +344,7 @@ def with_redis_emptied_nobody_notices(bench):
 
 @suite.check
 def without_redis_at_its_start_plaque_serves_and_joins_later(bench):
-    with running_redis() as redis, bench.origin(synthesise=True) as origin, ExitStack() as stack:
+    with running_redis() as redis, bench.origin(synthesize=True) as origin, ExitStack() as stack:
         origin.control(latency_ms=0)
         redis.kill()
         replicas = [stack.enter_context(Replica(bench, origin.url, *with_store(redis.url))) for _ in range(2)]
@@ -422,7 +422,7 @@ def faketime(seconds):
 @suite.check
 def ages_are_right_although_clocks_are_ten_seconds_apart(bench):
     fresh_for = 3
-    with running_redis() as redis, bench.origin(synthesise=True) as origin, ExitStack() as stack:
+    with running_redis() as redis, bench.origin(synthesize=True) as origin, ExitStack() as stack:
         def replica(ahead):
             settings = *with_store(redis.url), "--fresh-for", f"{fresh_for}s"
             return stack.enter_context(Replica(bench, origin.url, *settings, under=faketime(ahead)))
@@ -577,7 +577,7 @@ def ask_all(replica, wanted, **options):
 @suite.check
 def after_a_restart_in_a_404_spell_all_that_was_known_is_told_with_its_age(bench):
     rate, known, last = 20, channels(0, 100), channels(100, 10)
-    with folder() as place, bench.origin(synthesise=True) as origin:
+    with folder() as place, bench.origin(synthesize=True) as origin:
         origin.control(latency_ms=0)
         path = place / "store"
         settings = origin.url, "--store", f"file:{path}", "--fresh-for", "1s"
@@ -626,7 +626,7 @@ def after_a_restart_in_a_404_spell_all_that_was_known_is_told_with_its_age(bench
 
 
 def a_file_that_cannot_be_read_is_set_aside(bench, damage):
-    with folder() as place, bench.origin(synthesise=True) as origin:
+    with folder() as place, bench.origin(synthesize=True) as origin:
         path = place / "store"
         settings = origin.url, "--store", f"file:{path}"
         with Replica(bench, *settings) as replica:
@@ -685,7 +685,7 @@ def a_second_plaque_on_a_file_ends_and_says_what_to_do(bench):
 @suite.check
 def a_file_grows_no_longer_than_store_bytes(bench):
     limit, count = 4 << 20, 4000
-    with folder() as place, bench.origin(synthesise=True) as origin:
+    with folder() as place, bench.origin(synthesize=True) as origin:
         origin.control(latency_ms=0)
         path = place / "store"
         settings = origin.url, "--store", f"file:{path}", "--store-bytes", "4MiB", "--fresh-for", "1h"
@@ -798,7 +798,7 @@ def killed_at_random_moments_it_starts_clean_and_knows_all_that_was_committed(be
     print(f"    seed {seed}", flush=True)
     chance, pool, known = random.Random(seed), channels(0, 5000), {}
     served = checked = 0
-    with folder() as place, bench.origin(synthesise=True) as origin:
+    with folder() as place, bench.origin(synthesize=True) as origin:
         origin.control(latency_ms=0)
         for _ in range(kills):
             life = Life(bench, origin, place / "store", chance)

@@ -284,9 +284,9 @@ def wait_until_down(replicas, lasting=0, seconds=10):
 
 
 @contextmanager
-def replicas_and_origin(bench, store, *flags, count=3, synthesise=True):
+def replicas_and_origin(bench, store, *flags, count=3, synthesize=True):
     """Replicas that have this store in use, and an origin without latency that they share."""
-    with bench.origin(synthesise) as origin, ExitStack() as places:
+    with bench.origin(synthesize) as origin, ExitStack() as places:
         origin.control(latency_ms=0)
         replicas = [
             places.enter_context(Replica(bench, origin.url, *with_store(store), *flags)) for _ in range(count)]

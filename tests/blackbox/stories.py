@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from feeds import days, ids, upload, video_id
+from origin.feeds import days, ids, upload, video_id
 from support import ANY, SHORT, expect, expect_equal, made_up_channel
 
 # Newer than all others: what a check ends with.

@@ -23,6 +23,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 import grpc_tools
@@ -39,7 +40,7 @@ ENVIRONMENT = {
     if not name.startswith("PLAQUE_") and name != "RUST_LOG" and not name.lower().endswith("_proxy")
 }
 
-# The captured channels that the scenarios ask for.
+# The channels that the origin knows, and one that it does not.
 KURZGESAGT = "UCsXVk37bltHxD1rDPwtNM8Q"
 SCISHOW = "UCZYTClx2T1of7BRZ86-8fow"
 EMPTY_DESCRIPTIONS = "UCipwt-3-cptv9K6uhfZ61GA"
@@ -128,7 +129,7 @@ def watch_request(channel_ids, kind=ANY, published_after=None, resume_tokens=())
 
 
 def made_up_channel(number):
-    """A channel that only an origin which synthesises knows."""
+    """A channel that only an origin which synthesizes knows."""
     return f"UC{number:021}A"
 
 
@@ -403,13 +404,20 @@ class Plaque:
         return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1))
 
 
-class Origin:
-    """A running origin.py."""
+@contextmanager
+def running_origin(latency_ms=100, synthesize=False):
+    """An origin that knows some channels, or every channel there could be."""
+    command = [sys.executable, REPOSITORY / "tests/blackbox/origin", "--port", 0, "--latency-ms", latency_ms]
+    with running([*command, "--synthesize"] if synthesize else command) as program:
+        yield Origin(program.first_line().removeprefix("origin on "))
 
-    def __init__(self, program, port):
-        program.first_line()
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}/feeds/videos.xml"
+
+class Origin:
+    """A running origin."""
+
+    def __init__(self, url):
+        self.url = url
+        self.port = urlsplit(url).port
 
     def control(self, **order):
         self.talk("POST", "/control", json.dumps(order))
@@ -443,7 +451,8 @@ class Bench:
     def __init__(self, described, **numbers):
         words = argparse.ArgumentParser(description=described)
         words.add_argument("--plaque", type=Path, required=True, help="the program under test")
-        words.add_argument("--shared", type=Path, required=True, help="the folder with captures/ and origin/")
+        words.add_argument("--shared", type=Path, default=Path(os.environ.get("PLAQUE_SHARED", REPOSITORY.parent / "shared")),
+                           help="the folder with captures/: recorded responses, which one suite reads; default: PLAQUE_SHARED or ../shared")
         words.add_argument("--grpcurl", default=shutil.which("grpcurl"), help="default: the one in PATH")
         words.add_argument("--only", default="", help="runs the checks whose name has this in it")
         for name, default in numbers.items():
@@ -452,7 +461,6 @@ class Bench:
         self.numbers = {name: getattr(said, name) for name in numbers}
         self.program = said.plaque.resolve()
         self.captures = said.shared.resolve() / "captures"
-        self.origin_script = said.shared.resolve() / "origin" / "origin.py"
         self.grpcurl_program = said.grpcurl
         self.only = said.only
 
@@ -475,19 +483,12 @@ class Bench:
                 print(program.err.read_text(), file=sys.stderr)
                 raise
 
-    @contextmanager
-    def origin(self, synthesise=False):
-        """An origin that knows the captured channels; if it synthesises, every channel there could be."""
-        port = free_port()
-        command = [sys.executable, self.origin_script, "--port", port, "--latency-ms", 100]
-        if synthesise:
-            command.append("--synthesise")
-        with running(command) as program:
-            yield Origin(program, port)
+    def origin(self, synthesize=False):
+        return running_origin(synthesize=synthesize)
 
     @contextmanager
-    def plaque_and_origin(self, *flags, synthesise=False):
-        with self.origin(synthesise) as origin, self.plaque(origin.url, *flags) as plaque:
+    def plaque_and_origin(self, *flags, synthesize=False):
+        with self.origin(synthesize) as origin, self.plaque(origin.url, *flags) as plaque:
             yield plaque, origin
 
     def run_plaque(self, *arguments):

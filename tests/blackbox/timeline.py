@@ -1,6 +1,6 @@
 """What watches tell over time: deletions, older snapshots, gaps, kinds, trouble, resuming elsewhere, limits, slow readers.
 
-    python tests/blackbox/timeline.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/timeline.py --plaque target/release/plaque
 
 With redis-server of the path. Every check has an upstream and servers of its own; several run at once. The upstream shows another
 snapshot when the check says so, and a check goes on when the upstream was asked again. No check looks only at the poll after a
@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from feeds import SnapshotServer, days, feed, ids, response, upload, video_id
+from origin.feeds import days, feed, ids, upload, video_id
+from snapshots import SnapshotServer, response
 from stories import FULL, LAST, LAST_SHORT, LATE, PATIENCE, TWIN, expect_tokens, resume_elsewhere, stream
 from store_support import Replica, running_redis, wait_until_up, with_store
 from support import (

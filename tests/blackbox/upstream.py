@@ -1,6 +1,6 @@
 """plaque before an upstream that is hostile or broken, and behind proxies: what that costs, and what it tells to whom.
 
-    python tests/blackbox/upstream.py --plaque target/release/plaque --shared ../shared
+    python tests/blackbox/upstream.py --plaque target/release/plaque
 """
 
 import gzip

@@ -1,6 +1,6 @@
 """What a watch costs in memory: of 100 channels that all share, of one channel, and of 100 channels of its own.
 
-    python tests/blackbox/watch_memory.py --plaque target/release/plaque --shared ../shared [--watches 10000]
+    python tests/blackbox/watch_memory.py --plaque target/release/plaque [--watches 10000]
 
 Each check has an upstream and a plaque of its own. The client is a raw one: 10,000 streams of Python's gRPC would take a GiB.
 """
@@ -10,7 +10,8 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 
-from feeds import SnapshotServer, days, feed, response
+from origin.feeds import days, feed
+from snapshots import SnapshotServer, response
 from h2 import PREFACE, Connection, Kind, Setting, grpc_message, settings, window_update
 from support import Bench, Stopwatch, Suite, expect, expect_equal, made_up_channel, wait_until, watch_request
 

@@ -1,6 +1,6 @@
 """A soak of watches: snapshots that flap at random, watchers that drop and resume, replicas that are killed.
 
-    python tests/blackbox/watch_soak.py --plaque target/release/plaque --shared ../shared [--seconds 60] [--seed N]
+    python tests/blackbox/watch_soak.py --plaque target/release/plaque [--seconds 60] [--seed N]
 
 With redis-server of the path. Two plaques share a Redis. What happens is random; what is checked holds for every course of it.
 At the end the snapshots are right, everybody reads, and what each was sent is compared with what there was.
@@ -15,7 +15,8 @@ from datetime import datetime, timedelta, timezone
 
 import grpc
 
-from feeds import SnapshotServer, Upload, feed, response
+from origin.feeds import Upload, feed
+from snapshots import SnapshotServer, response
 from store_support import Replica, running_redis, wait_until_up
 from support import (
     ANY, OPTIONS, SHORT, VIDEO, Bench, Suite, brief, channel_of, expect, made_up_channel, services, wait_until, watch_request,

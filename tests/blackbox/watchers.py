@@ -1,6 +1,6 @@
 """10,000 watchers on 100 channels: what they cost upstream and in memory, and how long one upload takes to reach its own.
 
-    python tests/blackbox/watchers.py --plaque target/release/plaque --shared ../shared [--watchers 10000]
+    python tests/blackbox/watchers.py --plaque target/release/plaque [--watchers 10000]
 
 One origin, one plaque. The watchers live in processes of their own, 200 on a connection, which is HTTP/2's limit here.
 """
@@ -87,7 +87,7 @@ suite = Suite()
 @suite.check
 def ten_thousand_watchers_cost_one_poll_a_channel(bench):
     count = bench.numbers["watchers"]
-    with bench.plaque_and_origin("--watch-every", f"{WATCH_EVERY}s", synthesise=True) as (plaque, origin):
+    with bench.plaque_and_origin("--watch-every", f"{WATCH_EVERY}s", synthesize=True) as (plaque, origin):
         for channel in CHANNELS:
             plaque.ask(channel)
         before, began = plaque.memory_kib(), Stopwatch()
