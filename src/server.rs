@@ -175,7 +175,7 @@ pub async fn run(
     ));
     let tls = listeners.tls.as_ref();
     let needs_certificate = tls.is_some_and(|tls| tls.requires_client_certificates());
-    let state = AdminState {
+    let shown = AdminState {
         http: (listeners.http.is_none() && !needs_certificate).then(|| Arc::clone(&http)),
         latest: Arc::clone(&latest),
         callers: Arc::clone(&callers),
@@ -195,7 +195,7 @@ pub async fn run(
     let json = json.transpose()?;
     let admin = listeners.admin.map(|listener| {
         // Owns the admin port. Aborted below, after everything else has stopped.
-        tokio::spawn(admin::serve(listener, state))
+        tokio::spawn(admin::serve(listener, shown))
     });
 
     let listener = listeners.grpc;

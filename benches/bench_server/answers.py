@@ -8,9 +8,9 @@ from contextlib import ExitStack
 
 from origin.feeds import upload
 from snapshots import SnapshotServer
-from support import batch_request, expect, expect_equal, free_port, made_up_channel
+from support import batch_request, free_port, made_up_channel
 
-from . import chart, floor
+from . import chart, expect, expect_equal, floor
 from .load import FRAME, Work, get, grpc_work, h2load, rotated
 from .programs import BATCH_METHOD, METHOD
 from .report import progress, ratios, spread, table

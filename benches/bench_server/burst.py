@@ -3,8 +3,9 @@
 from collections import defaultdict
 from contextlib import ExitStack
 
-from support import KURZGESAGT, expect_equal, made_up_channel
+from support import KURZGESAGT, made_up_channel
 
+from . import expect_equal
 from .load import get, grpc_work, h2load, rotated
 from .programs import METHOD
 from .report import progress, spread, table

@@ -3,8 +3,9 @@
 from collections import defaultdict
 from contextlib import ExitStack
 
-from support import KURZGESAGT, expect_equal
+from support import KURZGESAGT
 
+from . import expect_equal
 from .load import get, ghz, h2load, rotated
 from .report import progress, ratios, spread, table
 

@@ -6,8 +6,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import expect, expect_equal, run
+from support import run
 
+from . import expect, expect_equal
 from .programs import METHOD
 
 # The length of gRPC's message prefix: a flag and the length.

@@ -4,8 +4,9 @@ import re
 from collections import defaultdict
 from contextlib import ExitStack
 
-from support import expect_equal, run as run_to_its_end
+from support import run as run_to_its_end
 
+from . import expect_equal
 from .load import rotated
 from .report import progress, ratios, spread, table
 

@@ -172,7 +172,7 @@ async def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8099)
     parser.add_argument("--latency-ms", type=float, default=0)
-    parser.add_argument("--synthesize", action="store_true")
+    parser.add_argument("--synthesize", "--synthesise", action="store_true")
     parser.add_argument("--api-key", default="test-key")
     parser.add_argument("--api-quota", type=int, default=10_000)
     args = parser.parse_args()

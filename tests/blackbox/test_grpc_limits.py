@@ -1,6 +1,4 @@
 """What one peer can take of the gRPC port from others: the time of a worker, places for connections, watches of health.
-
-    python tests/blackbox/grpc_limits.py --plaque target/release/plaque
 """
 
 import multiprocessing
@@ -11,13 +9,11 @@ import time
 from collections import deque
 from contextlib import ExitStack
 
+import pytest
+
 import h2
 from h2 import END_HEADERS, END_STREAM, Kind, Setting
-from support import (
-    KURZGESAGT, Bench, Stopwatch, Suite, batch_request, expect, expect_equal, expect_ok, made_up_channel, request,
-)
-
-suite = Suite()
+from support import KURZGESAGT, Stopwatch, batch_request, expect_ok, made_up_channel, request
 
 GET = b"/plaque.v1.LatestVideo/GetLatestVideo"
 BATCH = b"/plaque.v1.LatestVideo/BatchGetLatestVideos"
@@ -41,7 +37,7 @@ def call_again_and_again(address, body, times):
     process of its own: nothing of the attacker's is in the way."""
     took = []
     with h2.Connection(address, WIDE) as caller:
-        expect_equal("a call's status", caller.status(caller.call(GET, body)), OK)
+        assert caller.status(caller.call(GET, body)) == OK, "a call's status"
         caller.answer()
         connection = caller.socket
         fields = h2.request_fields(GET)
@@ -53,7 +49,7 @@ def call_again_and_again(address, body, times):
             while stream not in caller.ended:
                 select.select([connection], [], [])
                 caller.receive()
-                expect(not caller.closed, "the connection is closed")
+                assert not caller.closed, "the connection is closed"
             took.append(time.perf_counter() - begun)
             caller.answer()
             time.sleep(0.001)
@@ -77,7 +73,7 @@ def send_waves(address, body, at_once, going, waves):
             connection.sendall(frames)
             while ended < at_once:
                 more = connection.recv(1 << 20)
-                expect(more, "the server closed the attacker's connection")
+                assert more, "the server closed the attacker's connection"
                 received += more
                 at = 0
                 while len(received) - at >= 9:
@@ -91,24 +87,23 @@ def send_waves(address, body, at_once, going, waves):
             waves.value += 1
 
 
-@suite.check
-def batches_of_one_connection_do_not_hold_up_another(bench):
+@pytest.mark.plaque("--workers", "1", synthesize=True)
+def test_batches_of_one_connection_do_not_hold_up_another(plaque, origin, note):
     """200 batches of 100 hits at once, again and again, on a worker with another connection."""
-    with bench.plaque_and_origin("--workers", "1", synthesize=True) as (plaque, origin):
-        origin.control(latency_ms=0)
-        channels = [made_up_channel(number) for number in range(100)]
-        expect_ok(plaque.ask(KURZGESAGT))
-        expect_ok(plaque.batch(channels))
-        body = h2.grpc_message(batch_request(channels).SerializeToString())
-        going, waves = multiprocessing.Event(), multiprocessing.Value("i")
-        with multiprocessing.Pool(1) as pool:
-            alone = sorted(pool.apply(call_again_and_again, (plaque.address, CACHED, 200)))
-            going.set()
-            attacker = multiprocessing.Process(target=send_waves, args=(plaque.address, body, 200, going, waves))
-            attacker.start()
-            beside = sorted(pool.apply(call_again_and_again, (plaque.address, CACHED, 200)))
-            going.clear()
-            attacker.join()
+    origin.control(latency_ms=0)
+    channels = [made_up_channel(number) for number in range(100)]
+    expect_ok(plaque.ask(KURZGESAGT))
+    expect_ok(plaque.batch(channels))
+    body = h2.grpc_message(batch_request(channels).SerializeToString())
+    going, waves = multiprocessing.Event(), multiprocessing.Value("i")
+    with multiprocessing.Pool(1) as pool:
+        alone = sorted(pool.apply(call_again_and_again, (plaque.address, CACHED, 200)))
+        going.set()
+        attacker = multiprocessing.Process(target=send_waves, args=(plaque.address, body, 200, going, waves))
+        attacker.start()
+        beside = sorted(pool.apply(call_again_and_again, (plaque.address, CACHED, 200)))
+        going.clear()
+        attacker.join()
 
     def told(took):
         return ", ".join(f"p{part} {1000 * took[len(took) * part // 100]:.1f} ms" for part in (50, 90, 99)) + (
@@ -116,8 +111,8 @@ def batches_of_one_connection_do_not_hold_up_another(bench):
     # 0.1 ms and two or three turns make 3 ms; the rest is for a machine that is busy.
     limit = 0.03 + alone[len(alone) * 99 // 100]
     p90 = beside[len(beside) * 9 // 10]
-    expect(p90 < limit, f"a tenth of the bystander's calls took {1000 * p90:.1f} ms or longer")
-    return f"alone: {told(alone)}; beside {waves.value} waves: {told(beside)}"
+    assert p90 < limit, f"a tenth of the bystander's calls took {1000 * p90:.1f} ms or longer"
+    note(f"alone: {told(alone)}; beside {waves.value} waves: {told(beside)}")
 
 
 # Probes of a server that has as many connections as it may
@@ -148,7 +143,7 @@ class Crowd:
     def __init__(self, plaque, connections, message):
         self.held = [h2.Connection(plaque.address) for _ in range(connections)]
         for connection in self.held:
-            expect_equal("a call of the abuser's", connection.status(connection.call(GET, CACHED)), OK)
+            assert connection.status(connection.call(GET, CACHED)) == OK, "a call of the abuser's"
         self.staying, self.made = multiprocessing.Event(), [multiprocessing.Value("i") for _ in range(2)]
         self.processes = [
             multiprocessing.Process(target=press, args=(plaque.address, message, self.staying, made)) for made in self.made]
@@ -170,39 +165,38 @@ class Crowd:
 HANGING_CHECK = h2.PREFACE + h2.settings() + h2.frame(Kind.HEADERS, 1, h2.request_fields(CHECK), END_HEADERS)
 
 
-def probes_get_in(bench, message, seconds=5):
-    with bench.plaque_and_origin("--max-connections", "20") as (plaque, _):
-        expect_ok(plaque.ask(KURZGESAGT))
-        held = 20 - int(plaque.metric("plaque_connections"))
-        with Crowd(plaque, held, message) as crowd:
-            watch, took = Stopwatch(), []
-            while watch.seconds() < seconds:
-                one = Stopwatch()
-                with h2.Connection(plaque.address) as probe:
-                    expect_equal("a probe's status", probe.status(probe.call(CHECK, NOTHING)), OK)
-                took.append(one.seconds())
-                expect(took[-1] < 1, f"a probe took {took[-1]:.2f} s")
-            with h2.Connection(plaque.address) as other:
-                status = other.status(other.call(GET, CACHED))
-                expect_equal("a call's status over a connection too many", status, UNAVAILABLE)
-            for connection in crowd.held:
-                connection.answer()
-                expect_equal("a call over one that was held", connection.status(connection.call(GET, CACHED)), OK)
+@pytest.mark.parametrize("message", [b"", HANGING_CHECK], ids=["say nothing", "hang in a check"])
+@pytest.mark.plaque("--max-connections", "20")
+def test_probes_get_into_a_full_server_beside_peers_that(plaque, message, note):
+    seconds = 5
+    expect_ok(plaque.ask(KURZGESAGT))
+    held = 20 - int(plaque.metric("plaque_connections"))
+    with Crowd(plaque, held, message) as crowd:
+        watch, took = Stopwatch(), []
+        while watch.seconds() < seconds:
+            one = Stopwatch()
+            with h2.Connection(plaque.address) as probe:
+                assert probe.status(probe.call(CHECK, NOTHING)) == OK, "a probe's status"
+            took.append(one.seconds())
+            assert took[-1] < 1, f"a probe took {took[-1]:.2f} s"
+        with h2.Connection(plaque.address) as other:
+            status = other.status(other.call(GET, CACHED))
+            assert status == UNAVAILABLE, "a call's status over a connection too many"
+        for connection in crowd.held:
+            connection.answer()
+            assert connection.status(connection.call(GET, CACHED)) == OK, "a call over one that was held"
     took.sort()
-    return (f"{len(took)} probes, median {1000 * took[len(took) // 2]:.0f} ms, the longest {1000 * took[-1]:.0f} ms, beside "
-            f"{sum(made.value for made in crowd.made) / seconds:.0f} connections a second")
-
-
-for name, message in {"say nothing": b"", "hang in a check": HANGING_CHECK}.items():
-    suite.add(f"a probe gets into a full server beside peers that {name}", probes_get_in, message)
+    note(f"{len(took)} probes, median {1000 * took[len(took) // 2]:.0f} ms, the longest {1000 * took[-1]:.0f} ms, beside "
+         f"{sum(made.value for made in crowd.made) / seconds:.0f} connections a second")
 
 
 # Watches of health
 
 
-def health_watches(bench, wanted):
+@pytest.mark.parametrize("wanted", [400, 1000, 2000, 10_000])
+def test_watches_of_health_leave_some_for_others(plaque, wanted, note):
     """Over connections of 200 each. However many somebody wants, others have theirs."""
-    with bench.plaque_and_origin() as (plaque, _), ExitStack() as attackers:
+    with ExitStack() as attackers:
         before = plaque.memory_kib()
         held = refused = 0
         for _ in range(wanted // 200):
@@ -210,21 +204,13 @@ def health_watches(bench, wanted):
             streams = [attacker.call(HEALTH_WATCH, NOTHING) for _ in range(200)]
             attacker.wait_until(lambda: all(stream in attacker.fields for stream in streams), "the watches begin or are refused")
             ended = [attacker.fields[stream]["grpc-status"] for stream in streams if "grpc-status" in attacker.fields[stream]]
-            expect(set(ended) <= {str(RESOURCE_EXHAUSTED)}, f"they ended with {set(ended)}")
+            assert set(ended) <= {str(RESOURCE_EXHAUSTED)}, f"they ended with {set(ended)}"
             held, refused = held + len(streams) - len(ended), refused + len(ended)
         for _ in range(100):
             one = attackers.enter_context(h2.Connection(plaque.address))
-            stream = one.call(HEALTH_WATCH, NOTHING)
+            one.call(HEALTH_WATCH, NOTHING)
             one.wait_until(lambda: one.frames[Kind.DATA], "somebody else's watch tells of the server")
-        expect(held <= 1000 + wanted // 200, f"{held} are held")
-        expect(wanted > 500 or not refused, f"{refused} of {wanted} are refused")
+        assert held <= 1000 + wanted // 200, f"{held} are held"
+        assert wanted > 500 or not refused, f"{refused} of {wanted} are refused"
         growth = (plaque.memory_kib() - before) // 1024
-    return f"{held} of {wanted} held, {refused} refused, 100 others served; memory +{growth} MiB"
-
-
-for wanted in 400, 1000, 2000, 10_000:
-    suite.add(f"{wanted} watches of health leave some for others", health_watches, wanted)
-
-
-if __name__ == "__main__":
-    suite.run(Bench(__doc__.splitlines()[0]))
+    note(f"{held} of {wanted} held, {refused} refused, 100 others served; memory +{growth} MiB")

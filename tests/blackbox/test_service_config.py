@@ -1,7 +1,5 @@
 """A gRPC client with deploy/service-config.json and no proxy: what it retries, waits for and keeps off.
 
-    python tests/blackbox/service_config.py --plaque target/release/plaque
-
 Each check also runs without what it shows, and must then see the difference.
 """
 
@@ -11,13 +9,9 @@ from contextlib import ExitStack
 
 import grpc
 
-from support import (
-    OPTIONS, REPOSITORY, UNKNOWN, Answer, Bench, Stopwatch, Suite, expect, expect_equal, expect_error, expect_in, expect_ok,
-    free_port, made_up_channel, wait_until,
-)
+from support import OPTIONS, REPOSITORY, UNKNOWN, Answer, Stopwatch, expect_error, expect_ok, free_port, made_up_channel, wait_until
 
 StatusCode = grpc.StatusCode
-suite = Suite()
 
 CONFIG = (REPOSITORY / "deploy" / "service-config.json").read_text()
 CHANNEL, UPLOAD = made_up_channel(1), "new00000001"
@@ -31,8 +25,7 @@ def configured(plaque, config):
     return plaque.connect(("grpc.enable_retries", 1), ("grpc.service_config", config))
 
 
-@suite.check
-def an_overload_is_waited_out(bench):
+def test_an_overload_is_waited_out(bench, note):
     def second_call(config):
         """What a second call gets where only one may wait, and when."""
         with bench.plaque_and_origin("--max-waiters", "1", synthesize=True) as (plaque, origin):
@@ -47,17 +40,16 @@ def an_overload_is_waited_out(bench):
 
     refused, took = second_call("{}")
     expect_error(refused, StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-    expect(took < 0.6, f"a client without the config was told after {took:.2f} s")
+    assert took < 0.6, f"a client without the config was told after {took:.2f} s"
     pushback = int(refused.trailers["grpc-retry-pushback-ms"]) / 1000
     answer, took = second_call(CONFIG)
     expect_ok(answer)
     # The config's own first pause is 0.1 s.
-    expect(took > pushback, f"it was retried after {took:.2f} s, and the pushback was {pushback} s")
-    return f"answered after {took:.2f} s with a pushback of {pushback} s; without the config: {refused.code.name}"
+    assert took > pushback, f"it was retried after {took:.2f} s, and the pushback was {pushback} s"
+    note(f"answered after {took:.2f} s with a pushback of {pushback} s; without the config: {refused.code.name}")
 
 
-@suite.check
-def what_is_not_found_is_asked_for_once(bench):
+def test_what_is_not_found_is_asked_for_once(bench):
     def cache_status(config):
         with bench.plaque_and_origin() as (plaque, _), configured(plaque, config) as channel:
             answer = plaque.ask(UNKNOWN, over=channel)
@@ -65,13 +57,12 @@ def what_is_not_found_is_asked_for_once(bench):
             return answer.cache_status
 
     # The first answer says that it was looked up; a second one would come from memory.
-    expect_equal("the cache-status", cache_status(CONFIG), "plaque; fwd=uri-miss; fwd-status=404")
+    assert cache_status(CONFIG) == "plaque; fwd=uri-miss; fwd-status=404", "the cache-status"
     retried = cache_status(CONFIG.replace('"RESOURCE_EXHAUSTED"', '"NOT_FOUND"'))
-    expect_in("the cache-status of a client that does retry", "plaque; hit", retried)
+    assert "plaque; hit" in retried, "the cache-status of a client that does retry"
 
 
-@suite.check
-def a_plaque_that_restarts_is_waited_for(bench):
+def test_a_plaque_that_restarts_is_waited_for(bench):
     def restart_under(config):
         address = f"127.0.0.1:{free_port()}"
         with bench.origin(synthesize=True) as origin, ExitStack() as clients:
@@ -84,7 +75,7 @@ def a_plaque_that_restarts_is_waited_for(bench):
             with bench.plaque(origin.url, "--listen", address):
                 return Answer(call)
 
-    expect_equal("the code without the config", restart_under("{}").code, StatusCode.UNAVAILABLE)
+    assert restart_under("{}").code == StatusCode.UNAVAILABLE, "the code without the config"
     expect_ok(restart_under(CONFIG))
 
 
@@ -107,8 +98,7 @@ class Pair:
         return answer.response.video.video_id == UPLOAD
 
 
-@suite.check
-def a_call_to_a_plaque_that_dies_is_made_again_at_the_other(bench):
+def test_a_call_to_a_plaque_that_dies_is_made_again_at_the_other(bench, note):
     def outcome(config):
         with ExitStack() as programs:
             pair = Pair(bench, programs, config)
@@ -121,13 +111,12 @@ def a_call_to_a_plaque_that_dies_is_made_again_at_the_other(bench):
             return [Answer(call).code.name for call in calls]
 
     failed = outcome(without("methodConfig")).count("UNAVAILABLE")
-    expect(failed > 0, "without retries no call failed either: this check shows nothing")
-    expect_equal("the outcomes", set(outcome(CONFIG)), {"OK"})
-    return f"80 of 80 answered; without retries {80 - failed}"
+    assert failed > 0, "without retries no call failed either: this check shows nothing"
+    assert set(outcome(CONFIG)) == {"OK"}, "the outcomes"
+    note(f"80 of 80 answered; without retries {80 - failed}")
 
 
-@suite.check
-def a_draining_plaque_gets_no_calls(bench):
+def test_a_draining_plaque_gets_no_calls(bench, note):
     def calls_in_drain(config):
         """How many of 100 calls went to a plaque that drains."""
         with ExitStack() as programs:
@@ -136,17 +125,13 @@ def a_draining_plaque_gets_no_calls(bench):
             # Health tells at once; this is for the news to arrive.
             time.sleep(0.3)
             count = sum(pair.first_answers() for _ in range(100))
-            expect(pair.first.program.process.poll() is None, "the drain is over")
+            assert pair.first.program.process.poll() is None, "the drain is over"
             # Until it has ended, and after, every call succeeds.
             wait_until(lambda: not pair.first_answers() and pair.first.program.process.poll() is not None, "the drain ends")
-            expect(not pair.first_answers(), "a plaque that has ended answers")
+            assert not pair.first_answers(), "a plaque that has ended answers"
             return count
 
     sent = calls_in_drain(without("healthCheckConfig"))
-    expect(sent > 0, "without healthCheckConfig there were no calls in the drain either: this check shows nothing")
-    expect_equal("the calls in the drain", calls_in_drain(CONFIG), 0)
-    return f"0 of 100 calls; without healthCheckConfig {sent}"
-
-
-if __name__ == "__main__":
-    suite.run(Bench(__doc__.splitlines()[0]))
+    assert sent > 0, "without healthCheckConfig there were no calls in the drain either: this check shows nothing"
+    assert calls_in_drain(CONFIG) == 0, "the calls in the drain"
+    note(f"0 of 100 calls; without healthCheckConfig {sent}")

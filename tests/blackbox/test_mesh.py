@@ -1,10 +1,7 @@
 """plaque behind a real Envoy, with faults on every side of it: what deploy/ promises to those who copy from it.
 
-    pip install -r tests/blackbox/requirements.txt; go install github.com/bojand/ghz/cmd/ghz@v0.93.0
-    python tests/blackbox/mesh.py --plaque target/release/plaque [--rps 2000] [--rounds 10]
-
 Envoy runs deploy/envoy.yaml as it is, so its ports (3777, 3779, 3789, 9901) must be free. Every check has an origin, two
-plaques and an Envoy of its own. Clients do not retry here, not even transparently: what is seen is what Envoy and plaque do.
+plaques and an Envoy of its own; some have a load by ghz. Clients do not retry here, not even transparently: what is seen is what Envoy and plaque do.
 """
 
 import random
@@ -14,15 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import grpc
+import pytest
 
 from mesh_support import DRAIN_DELAY, PLAQUES, Front, expect_free, listens, load, mesh, running_envoy
 from support import (
-    KURZGESAGT, NO_UPLOADS, SCISHOW, UNKNOWN, Answer, Bench, Stopwatch, Suite, expect, expect_a_hint_when_to_retry,
-    expect_equal, expect_error, expect_in, expect_ok, made_up_channel, request, services, wait_until,
+    KURZGESAGT, NO_UPLOADS, SCISHOW, UNKNOWN, Answer, Stopwatch, expect_a_hint_when_to_retry, expect_error, expect_ok,
+    made_up_channel, request, services, wait_until,
 )
 
 StatusCode = grpc.StatusCode
-suite = Suite()
 
 # The circuit breaker in deploy/envoy.yaml.
 MAX_REQUESTS = 2000
@@ -36,19 +33,17 @@ def attempts(answer):
 # Routing
 
 
-@suite.check
-def calls_go_to_both_plaques(bench):
+def test_calls_go_to_both_plaques(bench, note):
     with mesh(bench) as m:
         for call in [m.front.start(made_up_channel(n % 10)) for n in range(200)]:
             expect_ok(Answer(call))
         shares = [m.calls_of(instance) for instance in m.instances]
-    expect_equal("the calls that Envoy gave to plaques", sum(shares), 200)
-    expect(min(shares) > 20, f"the plaques got {shares}")
-    return f"{shares[0]} and {shares[1]} of 200"
+    assert sum(shares) == 200, "the calls that Envoy gave to plaques"
+    assert min(shares) > 20, f"the plaques got {shares}"
+    note(f"{shares[0]} and {shares[1]} of 200")
 
 
-@suite.check
-def statuses_pass_through_whole(bench):
+def test_statuses_pass_through_whole(bench, note):
     failing = {
         SCISHOW: ("status:500", "UPSTREAM_ERROR"), KURZGESAGT: ("html200", "UPSTREAM_MALFORMED"),
         made_up_channel(1): ("hang", "UPSTREAM_TIMEOUT"), made_up_channel(2): ("status:429", "UPSTREAM_RATE_LIMITED")}
@@ -64,25 +59,23 @@ def statuses_pass_through_whole(bench):
         for channel, (mode, _) in failing.items():
             m.origin.control(mode=mode, channels=[channel])
         found = expect_told(UNKNOWN, StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
-        expect_equal("the cache-status", found.cache_status, "plaque; fwd=uri-miss; fwd-status=404")
+        assert found.cache_status == "plaque; fwd=uri-miss; fwd-status=404", "the cache-status"
         expect_told(NO_UPLOADS, StatusCode.NOT_FOUND, "NO_UPLOADS")
         bad = expect_told("here", StatusCode.INVALID_ARGUMENT, "INVALID_CHANNEL_ID")
-        expect_equal("the bad fields", [violation.field for violation in bad.bad_request.field_violations], ["channel_id"])
+        assert [violation.field for violation in bad.bad_request.field_violations] == ["channel_id"], "the bad fields"
         for channel, (_, reason) in failing.items():
             answer = expect_told(channel, StatusCode.UNAVAILABLE, reason)
             expect_a_hint_when_to_retry(answer)
-            expect_in("the cache-status", "plaque; ", answer.cache_status)
+            assert "plaque; " in answer.cache_status, "the cache-status"
         direct = m.instances[0].plaque.ask("here")
-        expect_equal("the message through Envoy", bad.message, direct.message)
-        expect_equal("the details through Envoy", bad.trailers["grpc-status-details-bin"],
-                     direct.trailers["grpc-status-details-bin"])
+        assert bad.message == direct.message, "the message through Envoy"
+        assert bad.trailers["grpc-status-details-bin"] == direct.trailers["grpc-status-details-bin"], "the details through Envoy"
     once = [reason for reason, count in tries.items() if count == 1]
-    expect_equal("what was asked of one plaque alone", once, ["CHANNEL_NOT_FOUND", "NO_UPLOADS", "INVALID_CHANNEL_ID"])
-    return ", ".join(f"{reason} after {count}" for reason, count in tries.items())
+    assert once == ["CHANNEL_NOT_FOUND", "NO_UPLOADS", "INVALID_CHANNEL_ID"], "what was asked of one plaque alone"
+    note(", ".join(f"{reason} after {count}" for reason, count in tries.items()))
 
 
-@suite.check
-def an_overloaded_plaque_tells_the_client_when_to_come_again(bench):
+def test_an_overloaded_plaque_tells_the_client_when_to_come_again(bench, note):
     with mesh(bench, "--max-waiters", "1") as m:
         m.origin.control(latency_ms=3000)
         waiting = [instance.plaque.start(made_up_channel(1)) for instance in m.instances]
@@ -90,14 +83,13 @@ def an_overloaded_plaque_tells_the_client_when_to_come_again(bench):
         answer = m.front.ask(made_up_channel(2))
         expect_error(answer, StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
         expect_a_hint_when_to_retry(answer)
-        expect_equal("the plaques that Envoy asked", attempts(answer), 1)
+        assert attempts(answer) == 1, "the plaques that Envoy asked"
         for call in waiting:
             expect_ok(Answer(call))
-    return f"pushback {answer.trailers['grpc-retry-pushback-ms']} ms"
+    note(f"pushback {answer.trailers['grpc-retry-pushback-ms']} ms")
 
 
-@suite.check
-def an_overloaded_plaque_stays_healthy(bench):
+def test_an_overloaded_plaque_stays_healthy(bench):
     with mesh(bench, "--max-calls", "5") as m:
         m.origin.control(mode="hang")
         full = [instance.plaque.start(made_up_channel(n)) for instance in m.instances for n in range(5)]
@@ -105,16 +97,15 @@ def an_overloaded_plaque_stays_healthy(bench):
         checks = m.count("health_check.attempt")
         wait_until(lambda: m.count("health_check.attempt") >= checks + 6, "Envoy checks the health of both again")
         # Taken out, it would leave its load to the other, until that is taken out as well.
-        expect_equal("the plaques that Envoy routes to", m.routed_to(), set(PLAQUES))
+        assert m.routed_to() == set(PLAQUES), "the plaques that Envoy routes to"
         expect_error(m.front.ask(made_up_channel(9)), StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-        expect(not any(call.done() for call in full), "the plaques were not full all the time")
+        assert not any(call.done() for call in full), "the plaques were not full all the time"
 
 
 # Deadlines
 
 
-@suite.check
-def a_client_s_deadline_ends_the_call_everywhere(bench):
+def test_a_client_s_deadline_ends_the_call_everywhere(bench, note):
     with mesh(bench) as m:
         m.origin.control(mode="hang")
         client = services.LatestVideoStub(m.front.channel)
@@ -122,17 +113,17 @@ def a_client_s_deadline_ends_the_call_everywhere(bench):
         watch = Stopwatch()
         answer = Answer(client.GetLatestVideo.future(request(made_up_channel(1)), metadata=[("grpc-timeout", "500m")]))
         took = watch.seconds()
-        expect_equal("the code", answer.code, StatusCode.DEADLINE_EXCEEDED)
-        expect(0.4 < took < 1.5, f"the deadline of 0.5 s was kept after {took:.2f} s")
+        assert answer.code == StatusCode.DEADLINE_EXCEEDED, "the code"
+        assert 0.4 < took < 1.5, f"the deadline of 0.5 s was kept after {took:.2f} s"
         by = "plaque" if answer.reason == "DEADLINE" else f"Envoy ({answer.message})"
         calls = [m.front.start(made_up_channel(2), timeout=1) for _ in range(100)]
         wait_until(lambda: m.calls_in_progress() >= 100, "plaque has the calls")
         for call in calls:
-            expect_equal("the code", Answer(call).code, StatusCode.DEADLINE_EXCEEDED)
+            assert Answer(call).code == StatusCode.DEADLINE_EXCEEDED, "the code"
         watch = Stopwatch()
         wait_until(lambda: m.calls_in_progress() == 0, "plaque's calls end", 2)
-    return (f"kept by {by} after {took * 1000:.0f} ms; "
-            f"plaque's last call ended {watch.seconds() * 1000:.0f} ms after the clients'")
+    note(f"kept by {by} after {took * 1000:.0f} ms; "
+         f"plaque's last call ended {watch.seconds() * 1000:.0f} ms after the clients'")
 
 
 class StandIn(grpc.GenericRpcHandler):
@@ -150,8 +141,7 @@ class StandIn(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(answer)
 
 
-@suite.check
-def envoy_hands_the_client_s_deadline_on(_):
+def test_envoy_hands_the_client_s_deadline_on(note):
     stand_in = StandIn()
     server = grpc.server(ThreadPoolExecutor(4), handlers=[stand_in])
     for port in PLAQUES:
@@ -166,24 +156,22 @@ def envoy_hands_the_client_s_deadline_on(_):
             channel.unary_unary("/plaque.v1.LatestVideo/GetLatestVideo")(b"")
     finally:
         server.stop(0)
-    expect_equal("the seconds given", [round(seconds) for seconds in stand_in.given], [5, 60, 5, 60, 35])
-    return f"and {stand_in.given[-1]:.0f} s if the client has none"
+    assert [round(seconds) for seconds in stand_in.given] == [5, 60, 5, 60, 35], "the seconds given"
+    note(f"and {stand_in.given[-1]:.0f} s if the client has none")
 
 
-@suite.check
-def plaque_s_longest_deadline_comes_with_its_reason(bench):
+def test_plaque_s_longest_deadline_comes_with_its_reason(bench):
     with mesh(bench, "--max-deadline", "500ms") as m:
         m.origin.control(mode="hang")
         answer = m.front.ask(made_up_channel(1))
         expect_error(answer, StatusCode.DEADLINE_EXCEEDED, "DEADLINE")
-        expect_equal("the plaques that Envoy asked", attempts(answer), 1)
+        assert attempts(answer) == 1, "the plaques that Envoy asked"
 
 
 # Clients that leave
 
 
-@suite.check
-def clients_that_cancel_at_random_leave_nothing_and_harm_nobody(bench):
+def test_clients_that_cancel_at_random_leave_nothing_and_harm_nobody(bench, note):
     count, patient = 800, 40
     with mesh(bench) as m, ExitStack() as clients:
         m.origin.control(latency_ms=300)
@@ -204,38 +192,37 @@ def clients_that_cancel_at_random_leave_nothing_and_harm_nobody(bench):
             expect_ok(Answer(call))
         wait_until(lambda: m.count("upstream_rq_active") == len(watches), "Envoy is rid of the cancelled calls")
         wait_until(lambda: m.calls_in_progress() == len(watches), "plaque is rid of the cancelled calls")
-        expect(not any(watch.call.done() for watch in watches), "a watch that nobody cancelled has ended")
+        assert not any(watch.call.done() for watch in watches), "a watch that nobody cancelled has ended"
         clients.close()
         wait_until(lambda: m.calls_in_progress() == 0, "plaque has no calls in progress")
         resets = m.count("upstream_rq_tx_reset") - len(watches)
-        expect_equal("the connections that plaque closed on calls", m.count("upstream_cx_destroy_remote_with_active_rq"), 0)
-    expect(resets > count // 4, f"only {resets} of {count} resets reached a plaque")
-    return (f"{count} cancelled, {resets} of them at a plaque; "
-            f"{len(stayed)} calls and {len(watches)} watches beside them unharmed")
+        assert m.count("upstream_cx_destroy_remote_with_active_rq") == 0, "the connections that plaque closed on calls"
+    assert resets > count // 4, f"only {resets} of {count} resets reached a plaque"
+    note(f"{count} cancelled, {resets} of them at a plaque; "
+         f"{len(stayed)} calls and {len(watches)} watches beside them unharmed")
 
 
 # Watches
 
 
-@suite.check
-def watches_get_their_uploads_and_learn_of_a_drain(bench):
+def test_watches_get_their_uploads_and_learn_of_a_drain(bench, note):
     channels = [made_up_channel(n) for n in range(5)]
     with mesh(bench, "--watch-every", "500ms") as m:
         watches = [m.front.watch([channels[n % 5]]) for n in range(50)]
         for watch in watches:
             watch.wait_for(1)
         shares = [m.calls_of(instance) for instance in m.instances]
-        expect(min(shares) > 0, f"the plaques got {shares} of the watches")
+        assert min(shares) > 0, f"the plaques got {shares} of the watches"
         m.origin.publish(channels[0], "new00000001")
         arrival = Stopwatch()
         for watch in watches[0::5]:
             watch.wait_for(2)
-            expect_equal("the upload", watch.uploads()[-1], "new00000001")
+            assert watch.uploads()[-1] == "new00000001", "the upload"
         arrived = arrival.seconds()
         m.instances[0].stop()
         wait_until(lambda: sum(watch.call.done() for watch in watches) >= shares[0], "the watches of the one end")
         ended = [watch for watch in watches if watch.call.done()]
-        expect_equal("the watches that ended", len(ended), shares[0])
+        assert len(ended) == shares[0], "the watches that ended"
         for watch in ended:
             expect_error(Answer(watch.call), StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
         # Opened again, they go on where they were, at the other plaque.
@@ -245,14 +232,13 @@ def watches_get_their_uploads_and_learn_of_a_drain(bench):
         m.origin.publish(channels[1], "new00000002")
         for watch in (watch for watch in watches[1::5] if not watch.call.done()):
             watch.wait_for(2)
-    return f"the upload reached its 10 watches within {arrived:.2f} s; {shares[0]} of 50 ended with SHUTTING_DOWN, 0 others"
+    note(f"the upload reached its 10 watches within {arrived:.2f} s; {shares[0]} of 50 ended with SHUTTING_DOWN, 0 others")
 
 
 # Plaques that fail
 
 
-@suite.check
-def a_plaque_killed_under_load_costs_no_call(bench):
+def test_a_plaque_killed_under_load_costs_no_call(bench, note):
     with mesh(bench) as m, load(bench, m) as running_load:
         first, second = m.instances
         first.kill()
@@ -262,28 +248,26 @@ def a_plaque_killed_under_load_costs_no_call(bench):
         back = m.wait_until_back(first)
         retried = m.count("upstream_rq_retry")
         ended = running_load.finish()
-    expect_equal("the calls lost", ended.failed, {})
-    expect(retried > 0, "no call was retried: this check shows nothing")
-    expect(ejections > 0, f"outlier detection ejected nobody; the health checks took {out:.1f} s")
-    return (f"{ended}; {retried} retried; out after {out * 1000:.0f} ms, by {ejections} ejections, in again "
-            f"{back * 1000:.0f} ms after its start")
+    assert ended.failed == {}, "the calls lost"
+    assert retried > 0, "no call was retried: this check shows nothing"
+    assert ejections > 0, f"outlier detection ejected nobody; the health checks took {out:.1f} s"
+    note(f"{ended}; {retried} retried; out after {out * 1000:.0f} ms, by {ejections} ejections, in again "
+         f"{back * 1000:.0f} ms after its start")
 
 
-@suite.check
-def a_dead_plaque_is_taken_out_by_health_checks_alone(bench):
+def test_a_dead_plaque_is_taken_out_by_health_checks_alone(bench, note):
     with mesh(bench) as m:
         first, second = m.instances
         first.kill()
         # Nobody calls: outlier detection sees nothing.
         out = m.wait_until_routed_to(second)
-        expect_equal("the ejections", m.ejections(), 0)
+        assert m.ejections() == 0, "the ejections"
         first.start()
         back = m.wait_until_routed_to(first, second)
-    return f"out after {out * 1000:.0f} ms, in again after {back * 1000:.0f} ms"
+    note(f"out after {out * 1000:.0f} ms, in again after {back * 1000:.0f} ms")
 
 
-@suite.check
-def a_frozen_plaque_costs_no_call(bench):
+def test_a_frozen_plaque_costs_no_call(bench, note):
     with mesh(bench) as m, load(bench, m) as running_load:
         first, second = m.instances
         try:
@@ -295,31 +279,29 @@ def a_frozen_plaque_costs_no_call(bench):
             first.signal(signal.SIGCONT)
         back = m.wait_until_routed_to(first, second)
         ended = running_load.finish()
-    expect_equal("the calls lost", ended.failed, {})
-    return f"{ended}; out after {out:.1f} s, in again after {back:.1f} s"
+    assert ended.failed == {}, "the calls lost"
+    note(f"{ended}; out after {out:.1f} s, in again after {back:.1f} s")
 
 
-@suite.check
-def an_outage_of_the_upstream_ejects_nobody(bench):
+def test_an_outage_of_the_upstream_ejects_nobody(bench, note):
     with mesh(bench) as m:
         m.origin.control(mode="status:500")
         answers = [Answer(call) for call in [m.front.start(made_up_channel(n)) for n in range(100)]]
         for answer in answers:
             expect_error(answer, StatusCode.UNAVAILABLE, "UPSTREAM_ERROR")
             expect_a_hint_when_to_retry(answer)
-        expect_equal("the plaques that Envoy routes to", m.routed_to(), set(PLAQUES))
+        assert m.routed_to() == set(PLAQUES), "the plaques that Envoy routes to"
         detected = m.count("outlier_detection.ejections_detected_consecutive_5xx")
-        expect_equal("the ejections", m.ejections(), 0)
-        expect(detected > 0, "outlier detection saw no failures: this check shows nothing")
+        assert m.ejections() == 0, "the ejections"
+        assert detected > 0, "outlier detection saw no failures: this check shows nothing"
         for instance in m.instances:
-            expect(m.calls_of(instance) > 40, "a plaque was left out")
+            assert m.calls_of(instance) > 40, "a plaque was left out"
         m.origin.control(mode="ok")
         expect_ok(m.front.ask(made_up_channel(1000)))
-    return f"100 failed calls, {max(map(attempts, answers))} tries at most; {detected} ejections detected, none enforced"
+    note(f"100 failed calls, {max(map(attempts, answers))} tries at most; {detected} ejections detected, none enforced")
 
 
-@suite.check
-def more_calls_than_the_circuit_breaker_lets_through_fail_at_once(bench):
+def test_more_calls_than_the_circuit_breaker_lets_through_fail_at_once(bench, note):
     # 200 calls on a connection are Envoy's limit here.
     connections, on_each = 12, 190
     count, refused_after = connections * on_each, []
@@ -338,23 +320,22 @@ def more_calls_than_the_circuit_breaker_lets_through_fail_at_once(bench):
         answers = [Answer(call) for call in [begin(channels[n % connections]) for n in range(count)]]
         refused = [answer for answer in answers if answer.code is not StatusCode.OK]
         for answer in refused:
-            expect_equal("the code", answer.code, StatusCode.UNAVAILABLE)
-            expect_equal("x-envoy-overloaded", answer.headers.get("x-envoy-overloaded"), "true")
-            expect_in("the message", "overflow", answer.message)
+            assert answer.code == StatusCode.UNAVAILABLE, "the code"
+            assert answer.headers.get("x-envoy-overloaded") == "true", "x-envoy-overloaded"
+            assert "overflow" in answer.message, "the message"
         # Envoy's threads count together, but not in step.
-        expect(abs(count - len(refused) - MAX_REQUESTS) <= 20, f"{count - len(refused)} of {count} were answered")
-        expect(max(refused_after) < 3, f"a call was refused after {max(refused_after):.1f} s")
+        assert abs(count - len(refused) - MAX_REQUESTS) <= 20, f"{count - len(refused)} of {count} were answered"
+        assert max(refused_after) < 3, f"a call was refused after {max(refused_after):.1f} s"
         expect_ok(m.front.ask(made_up_channel(1)))
-        expect_equal("the ejections", m.ejections(), 0)
-    return (f"{count - len(refused)} of {count} answered, {len(refused)} refused with {refused[0].message!r}, "
-            f"the last of them after {max(refused_after) * 1000:.0f} ms")
+        assert m.ejections() == 0, "the ejections"
+    note(f"{count - len(refused)} of {count} answered, {len(refused)} refused with {refused[0].message!r}, "
+         f"the last of them after {max(refused_after) * 1000:.0f} ms")
 
 
 # Drains and restarts
 
 
-@suite.check
-def a_draining_plaque_gets_no_more_calls_before_it_closes_its_port(bench):
+def test_a_draining_plaque_gets_no_more_calls_before_it_closes_its_port(bench, note):
     with mesh(bench) as m, load(bench, m) as running_load:
         first, second = m.instances
         # They last until after the port is closed.
@@ -370,26 +351,25 @@ def a_draining_plaque_gets_no_more_calls_before_it_closes_its_port(bench):
         while listens(first.port):
             if m.calls_of(first) > given:
                 given, last = m.calls_of(first), watch.seconds()
-            expect(watch.seconds() < DRAIN_DELAY + 5, "the port is still open")
+            assert watch.seconds() < DRAIN_DELAY + 5, "the port is still open"
         closed = watch.seconds()
         # Half a second to spare, for a busier machine.
-        expect(closed - last > 0.5, f"the last call came {last:.2f} s after SIGTERM; the port was closed after {closed:.2f} s")
+        assert closed - last > 0.5, f"the last call came {last:.2f} s after SIGTERM; the port was closed after {closed:.2f} s"
 
-        expect(not any(call.done() for call in slow), "the slow calls ended before the port was closed")
+        assert not any(call.done() for call in slow), "the slow calls ended before the port was closed"
         for call in slow:
             answer = Answer(call)
             expect_ok(answer)
-            expect_equal("the tries of a slow call", attempts(answer), 1)
-        expect_equal("the exit code", first.plaque.program.exit_code(within=5), 0)
-        expect_equal("the connections refused", m.count("upstream_cx_connect_fail"), 0)
+            assert attempts(answer) == 1, "the tries of a slow call"
+        assert first.plaque.program.exit_code(within=5) == 0, "the exit code"
+        assert m.count("upstream_cx_connect_fail") == 0, "the connections refused"
         ended = running_load.finish()
-    expect_equal("the calls lost", ended.failed, {})
-    return (f"noticed {noticed * 1000:.0f} ms after SIGTERM, the last call at {last * 1000:.0f} ms, the port closed at "
-            f"{closed * 1000:.0f} ms; {kept} calls finished after that; {ended}")
+    assert ended.failed == {}, "the calls lost"
+    note(f"noticed {noticed * 1000:.0f} ms after SIGTERM, the last call at {last * 1000:.0f} ms, the port closed at "
+         f"{closed * 1000:.0f} ms; {kept} calls finished after that; {ended}")
 
 
-@suite.check
-def connections_that_plaque_closes_for_their_age_cost_no_call(bench):
+def test_connections_that_plaque_closes_for_their_age_cost_no_call(bench, note):
     def closed():
         return sum(instance.plaque.metric('plaque_connections_closed_total{reason="age"}') for instance in m.instances)
 
@@ -397,8 +377,8 @@ def connections_that_plaque_closes_for_their_age_cost_no_call(bench):
         wait_until(lambda: closed() >= 12, "connections come of age", 20)
         count, retried = closed(), m.count("upstream_rq_retry")
         ended = running_load.finish()
-    expect_equal("the calls lost", ended.failed, {})
-    return f"{count:.0f} connections closed, {retried} calls retried by Envoy; {ended}"
+    assert ended.failed == {}, "the calls lost"
+    note(f"{count:.0f} connections closed, {retried} calls retried by Envoy; {ended}")
 
 
 def restart_in_turn(bench, m, rounds):
@@ -416,22 +396,17 @@ def restart_in_turn(bench, m, rounds):
                    f"{retried} retried by Envoy")
 
 
-@suite.check
-def rolling_restarts_cost_no_call(bench):
+@pytest.mark.slow
+def test_rolling_restarts_cost_no_call(bench, note):
     with mesh(bench) as m:
-        ended, note = restart_in_turn(bench, m, bench.numbers["rounds"])
-        expect(not ended.failed, f"{note}: {ended.errors}")
-    return note
+        ended, course = restart_in_turn(bench, m, bench.numbers["rounds"])
+        assert not ended.failed, f"{course}: {ended.errors}"
+    note(course)
 
 
-@suite.check
-def restarts_without_a_drain_delay_are_left_to_envoy_s_retries(bench):
+def test_restarts_without_a_drain_delay_are_left_to_envoy_s_retries(bench, note):
     with mesh(bench, "--drain-delay", "0s") as m:
-        ended, note = restart_in_turn(bench, m, 2)
+        ended, course = restart_in_turn(bench, m, 2)
         # Not none: that is what the delay is for.
-        expect(ended.lost <= ended.count // 1000, f"{note}: {ended.errors}")
-    return note
-
-
-if __name__ == "__main__":
-    suite.run(Bench(__doc__.splitlines()[0], rps=2000, rounds=10))
+        assert ended.lost <= ended.count // 1000, f"{course}: {ended.errors}"
+    note(course)

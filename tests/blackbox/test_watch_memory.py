@@ -1,7 +1,5 @@
 """What a watch costs in memory: of 100 channels that all share, of one channel, and of 100 channels of its own.
 
-    python tests/blackbox/watch_memory.py --plaque target/release/plaque [--watches 10000]
-
 Each check has an upstream and a plaque of its own. The client is a raw one: 10,000 streams of Python's gRPC would take a GiB.
 """
 
@@ -13,7 +11,7 @@ from contextlib import ExitStack
 from origin.feeds import days, feed
 from snapshots import SnapshotServer, response
 from h2 import PREFACE, Connection, Kind, Setting, grpc_message, settings, window_update
-from support import Bench, Stopwatch, Suite, expect, expect_equal, made_up_channel, wait_until, watch_request
+from support import Stopwatch, made_up_channel, wait_until, watch_request
 
 PATH = b"/plaque.v1.LatestVideo/WatchLatestVideo"
 # As many streams as plaque allows by default.
@@ -79,11 +77,11 @@ def read_all(connections, count, what):
     """Reads from all until so many messages came over them."""
     end = time.monotonic() + PATIENCE
     while (have := sum(connection.count() for connection in connections)) < count:
-        expect(time.monotonic() < end, f"{what}: {have} of {count} messages within {PATIENCE} s")
+        assert time.monotonic() < end, f"{what}: {have} of {count} messages within {PATIENCE} s"
         for readable in select.select([connection.socket for connection in connections], [], [], 0.1)[0]:
             next(one for one in connections if one.socket is readable).receive()
-        expect(not any(connection.closed for connection in connections), f"{what}: the server closed a connection")
-    expect_equal(f"{what}: the messages", have, count)
+        assert not any(connection.closed for connection in connections), f"{what}: the server closed a connection"
+    assert have == count, f"{what}: the messages"
 
 
 def settled_memory(plaque):
@@ -136,32 +134,22 @@ def cost(bench, count, channels_of, limit, at_once=ON_A_CONNECTION):
         told = (f"{count} watches of {each}: {a_watch:.1f} KiB each, {woken:.1f} KiB after an upload reached {watchers}, "
                 f"of at most {limit} KiB; opened in {took:.1f} s; VmRSS {before // 1024} MiB before, {memory // 1024} MiB with them, "
                 f"{left:+.0f} MiB when they had ended, {plaque.peak_memory_mib()} MiB at most")
-    expect(max(a_watch, woken) <= limit, told)
+    assert max(a_watch, woken) <= limit, told
     return told
 
 
-suite = Suite()
-
-
-@suite.check
-def watches_of_100_channels_that_all_share(bench):
+def test_watches_of_100_channels_that_all_share(bench, note):
     channels = [made_up_channel(i) for i in range(100)]
-    return cost(bench, bench.numbers["watches"], lambda _: channels, SHARED)
+    note(cost(bench, bench.numbers["watches"], lambda _: channels, SHARED))
 
 
-@suite.check
-def watches_of_one_channel(bench):
+def test_watches_of_one_channel(bench, note):
     channels = [[made_up_channel(i)] for i in range(100)]
-    return cost(bench, bench.numbers["watches"], lambda number: channels[number % 100], SINGLE)
+    note(cost(bench, bench.numbers["watches"], lambda number: channels[number % 100], SINGLE))
 
 
-@suite.check
-def watches_of_100_channels_of_their_own(bench):
+def test_watches_of_100_channels_of_their_own(bench, note):
     def own(number):
         return [made_up_channel(100 * number + i) for i in range(100)]
 
-    return cost(bench, bench.numbers["watches"] // 40, own, OWN + 100 * CACHE_ENTRY, at_once=5)
-
-
-if __name__ == "__main__":
-    suite.run(Bench(__doc__.splitlines()[0], watches=10_000))
+    note(cost(bench, bench.numbers["watches"] // 40, own, OWN + 100 * CACHE_ENTRY, at_once=5))

@@ -1,7 +1,5 @@
 """plaque under attack: what a hostile or broken peer does on the wire must cost nobody else a call, nor the server its memory.
 
-    python tests/blackbox/attacks.py --plaque target/release/plaque
-
 Needs h2spec in PATH. During each attack a well-behaved client calls over a connection of its own; see `under_attack`.
 """
 
@@ -11,7 +9,6 @@ import itertools
 import random
 import shutil
 import socket
-import tempfile
 import threading
 import time
 import urllib.parse
@@ -21,18 +18,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import h2
 from h2 import END_HEADERS, END_STREAM, ErrorCode, Kind, Setting
 from support import (
-    KURZGESAGT, SCISHOW, Answer, Bench, Stopwatch, Suite, batch_request, expect, expect_a_hint_when_to_retry, expect_equal,
-    expect_error, expect_in, expect_ok, few_file_descriptors, made_up_channel, make_certificate, processor_seconds, request, run,
-    services, wait_until, watch_request,
+    KURZGESAGT, SCISHOW, Answer, Stopwatch, batch_request, expect_a_hint_when_to_retry, expect_error, expect_ok,
+    few_file_descriptors, made_up_channel, make_certificate, processor_seconds, request, run, services, wait_until,
+    watch_request,
 )
 
 StatusCode = grpc.StatusCode
-suite = Suite()
 
 GET = b"/plaque.v1.LatestVideo/GetLatestVideo"
 BATCH = b"/plaque.v1.LatestVideo/BatchGetLatestVideos"
@@ -76,7 +73,7 @@ class Bystander:
         wait_until(lambda: len(self.took) >= goal, f"{count} more calls of the bystander")
 
     def expect_no_failure(self):
-        expect(not self.failed, f"{len(self.failed)} of the bystander's {len(self.took)} calls failed: {self.failed[:1]}")
+        assert not self.failed, f"{len(self.failed)} of the bystander's {len(self.took)} calls failed: {self.failed[:1]}"
 
     def note_state(self, state):
         self.connected += state is grpc.ChannelConnectivity.READY
@@ -110,7 +107,7 @@ class Scene:
 
     def expect_still_served(self, connection):
         """What the attacker's connection must be, if the server did not close it: a connection like any other."""
-        expect_equal("a call on the attacker's connection", connection.status(connection.call(GET, CACHED)), OK)
+        assert connection.status(connection.call(GET, CACHED)) == OK, "a call on the attacker's connection"
 
     def waves(self, attack, seconds=1):
         """Attacks again and again, each time with a connection of its own. How often, and how the connections ended."""
@@ -139,7 +136,7 @@ def under_attack(bench, *flags, synthesize=False):
             with plaque.connect() as newcomer:
                 expect_ok(plaque.ask(KURZGESAGT, over=newcomer))
             bystander.expect_no_failure()
-            expect(scene.growth <= GROWTH, f"the peak of memory is {scene.growth} MiB higher than before")
+            assert scene.growth <= GROWTH, f"the peak of memory is {scene.growth} MiB higher than before"
         wait_until(lambda: connections(plaque) == 0, "all connections are closed")
         for gauge in "plaque_connections", "plaque_calls":
             wait_until(lambda: plaque.metric(gauge) == 0, f"{gauge} is 0")
@@ -181,7 +178,8 @@ RESETS = {
 }
 
 
-def resets_end_the_connection(bench, provoke):
+@pytest.mark.parametrize("provoke", RESETS.values(), ids=RESETS)
+def test_rapid_reset_ends_the_connection(bench, provoke, note):
     with under_attack(bench) as scene:
         scene.origin.control(mode="hang", channels=[SCISHOW])
         seen = Counter()
@@ -189,18 +187,13 @@ def resets_end_the_connection(bench, provoke):
         def attack(attacker):
             seen["sent"] += count_until_closed(attacker, (provoke(next(attacker.numbers)) for _ in range(30_000)))
             attacker.wait_closed()
-            expect(attacker.goaways, "the server closed the connection without a GOAWAY")
+            assert attacker.goaways, "the server closed the connection without a GOAWAY"
             seen["reset by the server"] += len(attacker.resets)
         ends = scene.waves(attack)
-    return scene.note(f"{dict(seen)}; {ends}")
+    note(scene.note(f"{dict(seen)}; {ends}"))
 
 
-for name, provoke in RESETS.items():
-    suite.add(f"rapid reset by {name}", resets_end_the_connection, provoke)
-
-
-@suite.check
-def rapid_reset_at_the_pace_of_the_server(bench):
+def test_rapid_reset_at_the_pace_of_the_server(bench, note):
     """Each call is accepted before it is reset, which the server's count of resets before that does not see."""
     with under_attack(bench) as scene:
         scene.origin.control(mode="hang", channels=[SCISHOW])
@@ -214,14 +207,13 @@ def rapid_reset_at_the_pace_of_the_server(bench):
             sent += len(streams)
         if not attacker.closed:
             scene.expect_still_served(attacker)
-    return scene.note(f"{sent} calls sent and reset; {attacker.end()}")
+    note(scene.note(f"{sent} calls sent and reset; {attacker.end()}"))
 
 
 # Frames without end
 
 
-@suite.check
-def continuation_flood(bench):
+def test_continuation_flood(bench, note):
     ends = []
     with under_attack(bench) as scene:
         # The fragments of a header block that never ends: empty ones, small fields, one endless value.
@@ -231,7 +223,7 @@ def continuation_flood(bench):
             attacker.send(h2.frame(Kind.HEADERS, 1, opening))
             sent = count_until_closed(attacker, (h2.frame(Kind.CONTINUATION, 1, fragment) for _ in range(20_000)), at_once=10)
             ends.append(f"{sent} CONTINUATIONs of {len(fragment)} B: {attacker.wait_closed()}")
-    return scene.note("; ".join(ends))
+    note(scene.note("; ".join(ends)))
 
 
 # Given one odd number after the other.
@@ -247,30 +239,6 @@ FLOODS = {
 }
 
 
-def flood(bench, piece):
-    with under_attack(bench) as scene:
-        attacker = scene.connect()
-        # Open calls: what is done for every stream is done often.
-        attacker.send(b"".join(begin(next(attacker.numbers)) for _ in range(100)))
-        watch = Stopwatch()
-        sent = count_until_closed(attacker, map(piece, range(1, 120_000, 2)), at_once=1000)
-        took = watch.seconds()
-        if not attacker.closed:
-            scene.expect_still_served(attacker)
-    return scene.note(f"{sent} frames in {took:.1f} s; {attacker.end()}")
-
-
-def flood_without_reading(bench, piece):
-    with under_attack(bench, "--idle-timeout", "1s") as scene:
-        attacker = scene.connect(reads=False)
-        # The answers to about half of these fill what the system buffers, or fewer.
-        sent = count_until_closed(attacker, map(piece, range(1, 2_000_000, 2)), at_once=1000)
-        expect(sent < 1_000_000, "the server read on, although nobody reads its answers")
-        watch = Stopwatch()
-        wait_until(lambda: connections(scene.plaque) == 1, "the server closes the attacker's connection", PARTING)
-    return scene.note(f"{sent} frames taken, closed {watch.seconds():.1f} s after that")
-
-
 def connections(plaque):
     """How many connections the server has open: its sockets that have a peer, in the system's table."""
     port = int(plaque.address.split(":")[1])
@@ -280,10 +248,30 @@ def connections(plaque):
     return sum(row[1].endswith(f":{port:04X}") and row[3] in ("01", "08") for row in rows)
 
 
-for name, piece in FLOODS.items():
-    suite.add(f"a flood of {name}", flood, piece)
-for name in "PING", "SETTINGS":
-    suite.add(f"a flood of {name} whose answers are not read", flood_without_reading, FLOODS[name])
+@pytest.mark.parametrize("piece", FLOODS.values(), ids=FLOODS)
+def test_flood(bench, piece, note):
+    with under_attack(bench) as scene:
+        attacker = scene.connect()
+        # Open calls: what is done for every stream is done often.
+        attacker.send(b"".join(begin(next(attacker.numbers)) for _ in range(100)))
+        watch = Stopwatch()
+        sent = count_until_closed(attacker, map(piece, range(1, 120_000, 2)), at_once=1000)
+        took = watch.seconds()
+        if not attacker.closed:
+            scene.expect_still_served(attacker)
+    note(scene.note(f"{sent} frames in {took:.1f} s; {attacker.end()}"))
+
+
+@pytest.mark.parametrize("kind", ["PING", "SETTINGS"])
+def test_flood_whose_answers_are_not_read(bench, kind, note):
+    with under_attack(bench, "--idle-timeout", "1s") as scene:
+        attacker = scene.connect(reads=False)
+        # The answers to about half of these fill what the system buffers, or fewer.
+        sent = count_until_closed(attacker, map(FLOODS[kind], range(1, 2_000_000, 2)), at_once=1000)
+        assert sent < 1_000_000, "the server read on, although nobody reads its answers"
+        watch = Stopwatch()
+        wait_until(lambda: connections(scene.plaque) == 1, "the server closes the attacker's connection", PARTING)
+    note(scene.note(f"{sent} frames taken, closed {watch.seconds():.1f} s after that"))
 
 
 # Headers
@@ -311,14 +299,15 @@ HEADERS = {
 }
 
 
-def too_many_headers(bench, frames):
+@pytest.mark.parametrize("frames", HEADERS.values(), ids=HEADERS)
+def test_too_many_headers(bench, frames, note):
     with under_attack(bench) as scene:
         seen = Counter()
 
         def attack(attacker):
             sent = count_until_closed(attacker, (frames(next(attacker.numbers)) for _ in range(300)), at_once=10)
             if attacker.closed:
-                expect(attacker.goaways, "the server closed the connection without a GOAWAY")
+                assert attacker.goaways, "the server closed the connection without a GOAWAY"
             else:
                 attacker.wait_over(*range(1, 2 * sent, 2))
             seen["sent"] += sent
@@ -326,16 +315,11 @@ def too_many_headers(bench, frames):
             if not attacker.closed:
                 scene.expect_still_served(attacker)
         ends = scene.waves(attack)
-        expect(set(seen) <= {"sent", ":status 431"}, f"the server answered {dict(seen)}")
-    return scene.note(f"{dict(seen)}; {ends}")
+        assert set(seen) <= {"sent", ":status 431"}, f"the server answered {dict(seen)}"
+    note(scene.note(f"{dict(seen)}; {ends}"))
 
 
-for name, frames in HEADERS.items():
-    suite.add(f"calls with {name}", too_many_headers, frames)
-
-
-@suite.check
-def calls_with_as_many_headers_as_may_be(bench):
+def test_calls_with_as_many_headers_as_may_be(bench, note):
     # 400 of them count as 34 bytes each; the limit is 16 KiB.
     allowed = over(CALL + b"".join(h2.literal(f"h{number}".encode(), b"") for number in range(400)))
     with under_attack(bench) as scene:
@@ -345,7 +329,7 @@ def calls_with_as_many_headers_as_may_be(bench):
         attacker.wait_over(*streams)
         # Without a message they fail, each for itself.
         scene.expect_still_served(attacker)
-    return scene.note(f"{len(streams)} calls, {len(attacker.resets)} reset")
+    note(scene.note(f"{len(streams)} calls, {len(attacker.resets)} reset"))
 
 
 # Answers that are not taken
@@ -358,8 +342,7 @@ def hundred_channels(kind=batch_request):
     return h2.grpc_message(kind([made_up_channel(number) for number in range(100)]).SerializeToString())
 
 
-@suite.check
-def answers_that_no_window_is_opened_for_are_given_up(bench):
+def test_answers_that_no_window_is_opened_for_are_given_up(bench, note):
     with under_attack(bench, "--max-deadline", "1s", synthesize=True) as scene:
         scene.origin.control(latency_ms=0)
         attacker = scene.connect(STALLED)
@@ -369,14 +352,13 @@ def answers_that_no_window_is_opened_for_are_given_up(bench):
         streams += [attacker.call(GET, CACHED) for _ in range(50)]
         attacker.wait_over(*streams)
         took = watch.seconds()
-        expect(took >= 0.9, f"the server gave up after {took:.1f} s already")
+        assert took >= 0.9, f"the server gave up after {took:.1f} s already"
         codes = sorted({code.name for code in attacker.resets.values()})
-        expect_equal("the calls that were reset", len(attacker.resets), len(streams))
-    return scene.note(f"{len(streams)} calls, all reset within {took:.1f} s with {codes}")
+        assert len(attacker.resets) == len(streams), "the calls that were reset"
+    note(scene.note(f"{len(streams)} calls, all reset within {took:.1f} s with {codes}"))
 
 
-@suite.check
-def answers_that_the_system_cannot_hand_over_are_given_up(bench):
+def test_answers_that_the_system_cannot_hand_over_are_given_up(bench, note):
     """The windows are as wide as can be, but the socket is never read: the answers wait in the server."""
     wide = h2.PREFACE + h2.settings({Setting.INITIAL_WINDOW_SIZE: 2**31 - 1}) + h2.window_update(0, 2**31 - 2**16)
     flags = "--max-deadline", "1s", "--idle-timeout", "1s"
@@ -391,11 +373,10 @@ def answers_that_the_system_cannot_hand_over_are_given_up(bench):
         wait_until(lambda: connections(scene.plaque) == 1, "the server closes the attacker's connections", PARTING)
         took = watch.seconds()
         ends = {attacker.wait_closed() for attacker in attackers}
-    return scene.note(f"{len(attackers)} × 200 batches, closed after {took:.1f} s: {ends}")
+    note(scene.note(f"{len(attackers)} × 200 batches, closed after {took:.1f} s: {ends}"))
 
 
-@suite.check
-def watches_that_are_not_read_hold_no_queue(bench):
+def test_watches_that_are_not_read_hold_no_queue(bench, note):
     with under_attack(bench, "--watch-every", "100ms", "--upstream-timeout", "5s", synthesize=True) as scene:
         scene.origin.control(latency_ms=0)
         attacker = scene.connect(STALLED)
@@ -407,33 +388,31 @@ def watches_that_are_not_read_hold_no_queue(bench):
             scene.origin.publish(made_up_channel(published % 100), f"new{published:08}")
             published += 1
             time.sleep(0.01)
-        expect(not attacker.closed and not attacker.resets, f"the watches ended: {attacker.end()}")
-    return scene.note(f"{len(streams)} watches of 100 channels, {published} uploads")
+        assert not attacker.closed and not attacker.resets, f"the watches ended: {attacker.end()}"
+    note(scene.note(f"{len(streams)} watches of 100 channels, {published} uploads"))
 
 
-@suite.check
-def answers_that_are_not_taken_do_not_hold_up_the_drain(bench):
-    with bench.plaque_and_origin("--drain-timeout", "1s", synthesize=True) as (plaque, origin):
-        origin.control(latency_ms=0)
-        with h2.Connection(plaque.address, STALLED) as stalled, h2.Connection(plaque.address, reads=False) as silent:
-            streams = [stalled.call(path, body) for path, body in (
-                (BATCH, hundred_channels()), (GET, CACHED), (WATCH, hundred_channels(watch_request)))]
-            stalled.wait_until(lambda: len(stalled.fields) == len(streams), "the answers begin")
-            silent.call(BATCH, hundred_channels())
-            watch = Stopwatch()
-            plaque.program.terminate()
-            code = plaque.program.exit_code(within=3)
-            took = watch.seconds()
-            said = plaque.program.err.read_text().splitlines()[-1]
-    expect_equal("the exit code", code, 1)
-    return f"{took:.1f} s, {said!r}"
+@pytest.mark.plaque("--drain-timeout", "1s", synthesize=True)
+def test_answers_that_are_not_taken_do_not_hold_up_the_drain(plaque, origin, note):
+    origin.control(latency_ms=0)
+    with h2.Connection(plaque.address, STALLED) as stalled, h2.Connection(plaque.address, reads=False) as silent:
+        streams = [stalled.call(path, body) for path, body in (
+            (BATCH, hundred_channels()), (GET, CACHED), (WATCH, hundred_channels(watch_request)))]
+        stalled.wait_until(lambda: len(stalled.fields) == len(streams), "the answers begin")
+        silent.call(BATCH, hundred_channels())
+        watch = Stopwatch()
+        plaque.program.terminate()
+        code = plaque.program.exit_code(within=3)
+        took = watch.seconds()
+        said = plaque.program.err.read_text().splitlines()[-1]
+    assert code == 1, "the exit code"
+    note(f"{took:.1f} s, {said!r}")
 
 
 # Peers that say little or nothing
 
 
-@suite.check
-def a_preface_that_does_not_come_in_time_is_not_waited_for(bench):
+def test_a_preface_that_does_not_come_in_time_is_not_waited_for(bench, note):
     with under_attack(bench, "--preface-timeout", "1s") as scene:
         silent = [scene.connect(b"") for _ in range(10)]
         dripping = [scene.connect(b"") for _ in range(10)]
@@ -448,12 +427,11 @@ def a_preface_that_does_not_come_in_time_is_not_waited_for(bench):
             time.sleep(max(0, 1 - watch.seconds() % 1))
         ends = {connection.wait_closed(1) for connection in silent + dripping}
         took = watch.seconds()
-        expect(took >= 0.9, f"all were closed after {took:.1f} s already")
-    return scene.note(f"closed within {took:.1f} s: {ends}")
+        assert took >= 0.9, f"all were closed after {took:.1f} s already"
+    note(scene.note(f"closed within {took:.1f} s: {ends}"))
 
 
-@suite.check
-def connections_without_a_call_are_closed(bench):
+def test_connections_without_a_call_are_closed(bench, note):
     half = {
         "after the preface": h2.PREFACE,
         "after SETTINGS": h2.PREFACE + h2.settings(),
@@ -468,14 +446,13 @@ def connections_without_a_call_are_closed(bench):
         watch = Stopwatch()
         for name, attacker in attackers:
             attacker.wait_closed(PARTING)
-            expect_equal(f"the GOAWAYs to one silent {name}", set(attacker.goaways), {ErrorCode.NO_ERROR})
+            assert set(attacker.goaways) == {ErrorCode.NO_ERROR}, f"the GOAWAYs to one silent {name}"
         took = watch.seconds()
         wait_until(lambda: connections(scene.plaque) == 1, "all connections are gone")
-    return scene.note(f"{len(attackers)} connections closed within {took:.1f} s")
+    note(scene.note(f"{len(attackers)} connections closed within {took:.1f} s"))
 
 
-@suite.check
-def peers_that_are_gone_are_found_out(bench):
+def test_peers_that_are_gone_are_found_out(bench, note):
     """Those that do not answer PINGs, although they hold a watch, and one that lets the server write nothing. It takes the 20 s
     that a peer has for its answer."""
     with under_attack(bench, "--keepalive", "1s") as scene:
@@ -494,35 +471,33 @@ def peers_that_are_gone_are_found_out(bench):
                     connection.receive()
             time.sleep(0.1)
         took = watch.seconds()
-        expect(not any(connection.closed for connection in alive), "some that answer are closed")
-        expect(all(connection.closed for connection in silent), f"some that do not answer are open after {took:.0f} s")
+        assert not any(connection.closed for connection in alive), "some that answer are closed"
+        assert all(connection.closed for connection in silent), f"some that do not answer are open after {took:.0f} s"
         wait_until(lambda: connections(scene.plaque) == len(alive) + 1, "only those that answer are left")
         pings = min(connection.frames[Kind.PING] for connection in alive)
-        expect(pings >= 3, f"one had {pings} PINGs only")
-    return scene.note(f"closed within {took:.1f} s; those that answer are open after {pings} PINGs")
+        assert pings >= 3, f"one had {pings} PINGs only"
+    note(scene.note(f"closed within {took:.1f} s; those that answer are open after {pings} PINGs"))
 
 
-@suite.check
-def deadlines_are_kept_to_the_millisecond(bench):
+@pytest.mark.plaque(synthesize=True)
+def test_deadlines_are_kept_to_the_millisecond(plaque, origin, note):
     """By the server alone: this client knows of none. Never early; how late is measured, on a machine that may be busy."""
-    with bench.plaque_and_origin(synthesize=True) as (plaque, origin):
-        origin.control(mode="hang")
-        late = []
-        with h2.Connection(plaque.address) as caller:
-            body = h2.grpc_message(request(made_up_channel(1)).SerializeToString())
-            for asked in [0.02, 0.05, 0.1] * 20:
-                timeout = (b"grpc-timeout", str(round(asked * 1e6)).encode() + b"u")
-                watch = Stopwatch()
-                stream = caller.call(GET, body, timeout)
-                expect_equal("the status", caller.status(stream), DEADLINE_EXCEEDED)
-                late.append(1000 * (watch.seconds() - asked))
-        expect(min(late) >= 0, f"one came {-min(late):.2f} ms early")
-        late.sort()
-    return f"{late[len(late) // 2]:.1f} ms late in the median, {late[-1]:.1f} at most, of {len(late)}"
+    origin.control(mode="hang")
+    late = []
+    with h2.Connection(plaque.address) as caller:
+        body = h2.grpc_message(request(made_up_channel(1)).SerializeToString())
+        for asked in [0.02, 0.05, 0.1] * 20:
+            timeout = (b"grpc-timeout", str(round(asked * 1e6)).encode() + b"u")
+            watch = Stopwatch()
+            stream = caller.call(GET, body, timeout)
+            assert caller.status(stream) == DEADLINE_EXCEEDED, "the status"
+            late.append(1000 * (watch.seconds() - asked))
+    assert min(late) >= 0, f"one came {-min(late):.2f} ms early"
+    late.sort()
+    note(f"{late[len(late) // 2]:.1f} ms late in the median, {late[-1]:.1f} at most, of {len(late)}")
 
 
-@suite.check
-def calls_whose_request_does_not_come_end_at_their_deadline(bench):
+def test_calls_whose_request_does_not_come_end_at_their_deadline(bench, note):
     with under_attack(bench, "--max-deadline", "1s") as scene:
         attacker = scene.connect()
         watch = Stopwatch()
@@ -534,11 +509,11 @@ def calls_whose_request_does_not_come_end_at_their_deadline(bench):
             time.sleep(0.05)
         attacker.wait_over(*nothing, *dripping)
         took = watch.seconds()
-        expect(0.9 <= took < 3, f"they ended after {took:.1f} s")
+        assert 0.9 <= took < 3, f"they ended after {took:.1f} s"
         seen = {attacker.status(stream) for stream in nothing + dripping}
-        expect(seen <= {DEADLINE_EXCEEDED, "CANCEL"}, f"they ended with {seen}")
+        assert seen <= {DEADLINE_EXCEEDED, "CANCEL"}, f"they ended with {seen}"
         scene.expect_still_served(attacker)
-    return scene.note(f"100 calls over after {took:.1f} s, {seen}")
+    note(scene.note(f"100 calls over after {took:.1f} s, {seen}"))
 
 
 # What is no HTTP/2
@@ -561,25 +536,21 @@ GARBAGE = {
 }
 
 
-def garbage(bench, make):
+@pytest.mark.parametrize("make", GARBAGE.values(), ids=GARBAGE)
+def test_what_is_no_http2_ends_the_connection(bench, make, note):
     noise = random.Random(2025).randbytes
     ends = set()
     with under_attack(bench) as scene:
         for _ in range(30):
             attacker = scene.connect(make(noise))
             ends.add(attacker.wait_closed(2))
-    return scene.note(f"30 times: {sorted(ends)}")
-
-
-for name, make in GARBAGE.items():
-    suite.add(f"what is no HTTP/2 ends the connection: {name}", garbage, make)
+    note(scene.note(f"30 times: {sorted(ends)}"))
 
 
 # Limits
 
 
-@suite.check
-def more_connections_than_may_be_are_for_health_checks(bench):
+def test_more_connections_than_may_be_are_for_health_checks(bench, note):
     """What is over the limit and wants something else is told so and closed at once; what wants nothing is closed soon."""
     # The sixth is the bystander's.
     with under_attack(bench, "--max-connections", "6") as scene:
@@ -590,7 +561,7 @@ def more_connections_than_may_be_are_for_health_checks(bench):
         watch = Stopwatch()
         for _ in range(20):
             one = scene.connect()
-            expect_equal("the status of a call", one.status(one.call(GET, CACHED)), StatusCode.UNAVAILABLE.value[0])
+            assert one.status(one.call(GET, CACHED)) == StatusCode.UNAVAILABLE.value[0], "the status of a call"
             one.wait_closed(1)
         took = watch.seconds()
         ends = {connection.wait_closed(3) for connection in silent}
@@ -600,18 +571,17 @@ def more_connections_than_may_be_are_for_health_checks(bench):
             connection.socket.close()
         wait_until(lambda: connections(scene.plaque) == 4, "two connections are gone")
         scene.expect_still_served(scene.connect())
-    return scene.note(f"20 too many closed within {took * 1000:.0f} ms, 20 silent ones: {ends}")
+    note(scene.note(f"20 too many closed within {took * 1000:.0f} ms, 20 silent ones: {ends}"))
 
 
-@suite.check
-def more_streams_than_may_be_are_refused(bench):
+def test_more_streams_than_may_be_are_refused(bench, note):
     with under_attack(bench, "--max-streams", "10") as scene:
         scene.origin.control(mode="hang", channels=[SCISHOW])
         attacker = scene.connect()
         streams = [attacker.call(GET, HANGING) for _ in range(30)]
         attacker.wait_over(*streams[10:])
-        expect_equal("the advertised limit", attacker.settings.get(Setting.MAX_CONCURRENT_STREAMS), 10)
-        expect_equal("the streams refused", attacker.resets, dict.fromkeys(streams[10:], ErrorCode.REFUSED_STREAM))
+        assert attacker.settings.get(Setting.MAX_CONCURRENT_STREAMS) == 10, "the advertised limit"
+        assert attacker.resets == dict.fromkeys(streams[10:], ErrorCode.REFUSED_STREAM), "the streams refused"
         scene.origin.control(mode="ok")
         attacker.send(h2.rst_stream(streams[0]))
         scene.expect_still_served(attacker)
@@ -619,39 +589,37 @@ def more_streams_than_may_be_are_refused(bench):
         with scene.plaque.connect() as one:
             for call in [scene.plaque.start(KURZGESAGT, over=one) for _ in range(50)]:
                 expect_ok(Answer(call))
-    return scene.note("10 of 30 accepted, the others REFUSED_STREAM")
+    note(scene.note("10 of 30 accepted, the others REFUSED_STREAM"))
 
 
-@suite.check
-def more_calls_than_may_be_are_refused_at_once(bench):
-    with bench.plaque_and_origin("--max-calls", "10") as (plaque, origin):
-        expect_ok(plaque.ask(KURZGESAGT))
-        origin.control(mode="hang", channels=[SCISHOW])
-        calls = [plaque.start(SCISHOW) for _ in range(10)]
-        with plaque.connect() as other:
-            grpc.channel_ready_future(other).result(timeout=5)
+@pytest.mark.plaque("--max-calls", "10")
+def test_more_calls_than_may_be_are_refused_at_once(plaque, origin, note):
+    expect_ok(plaque.ask(KURZGESAGT))
+    origin.control(mode="hang", channels=[SCISHOW])
+    calls = [plaque.start(SCISHOW) for _ in range(10)]
+    with plaque.connect() as other:
+        grpc.channel_ready_future(other).result(timeout=5)
 
-            def ask():
-                watch = Stopwatch()
-                answer = plaque.ask(KURZGESAGT, over=other)
-                return answer, watch.seconds()
-            # Until the ten have arrived, one more may be answered.
-            wait_until(lambda: ask()[0].code is StatusCode.RESOURCE_EXHAUSTED, "one more call is refused", 5)
-            answer, took = ask()
-            expect_error(answer, StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-            expect_a_hint_when_to_retry(answer)
-            expect(took < 0.5, f"the refusal took {took:.1f} s")
-            hint = answer.retry.retry_delay.ToMilliseconds()
-            calls[0].cancel()
-            wait_until(lambda: ask()[0].code is StatusCode.OK, "one is answered when one has left", 5)
-            expect(not any(call.done() for call in calls[1:]), "a call in progress ended")
-        for call in calls:
-            call.cancel()
-    return f"refused in {took * 1000:.0f} ms, to come again in {hint} ms"
+        def ask():
+            watch = Stopwatch()
+            answer = plaque.ask(KURZGESAGT, over=other)
+            return answer, watch.seconds()
+        # Until the ten have arrived, one more may be answered.
+        wait_until(lambda: ask()[0].code is StatusCode.RESOURCE_EXHAUSTED, "one more call is refused", 5)
+        answer, took = ask()
+        expect_error(answer, StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        expect_a_hint_when_to_retry(answer)
+        assert took < 0.5, f"the refusal took {took:.1f} s"
+        hint = answer.retry.retry_delay.ToMilliseconds()
+        calls[0].cancel()
+        wait_until(lambda: ask()[0].code is StatusCode.OK, "one is answered when one has left", 5)
+        assert not any(call.done() for call in calls[1:]), "a call in progress ended"
+    for call in calls:
+        call.cancel()
+    note(f"refused in {took * 1000:.0f} ms, to come again in {hint} ms")
 
 
-@suite.check
-def running_out_of_file_descriptors_harms_no_open_connection(bench):
+def test_running_out_of_file_descriptors_harms_no_open_connection(bench, note):
     with few_file_descriptors(bench, 506) as limited, under_attack(limited, synthesize=True) as scene:
         first = [scene.connect() for _ in range(4)]
         for connection in first:
@@ -663,7 +631,7 @@ def running_out_of_file_descriptors_harms_no_open_connection(bench):
         # What is measured is a second in which nothing changes.
         time.sleep(1)
         spent = (processor_seconds(pid) - before) / watch.seconds()
-        expect(spent < 0.5, f"it spends {spent:.2f} s of processor time a second")
+        assert spent < 0.5, f"it spends {spent:.2f} s of processor time a second"
         for connection in first:
             scene.expect_still_served(connection)
         for connection in many:
@@ -671,20 +639,19 @@ def running_out_of_file_descriptors_harms_no_open_connection(bench):
             connection.receive()
             connection.receive()
         served = sum(bool(connection.settings) and not connection.closed and not connection.goaways for connection in many)
-        expect(served < len(many), "all connections were served: the descriptors did not run out")
+        assert served < len(many), "all connections were served: the descriptors did not run out"
         # Lookups need descriptors, too.
         asked = batch_request([made_up_channel(number) for number in range(10)])
         answer = Answer(services.LatestVideoStub(scene.bystander.channel).BatchGetLatestVideos.future(asked, timeout=5))
         expect_ok(answer)
         failures = {result.failure.message for result in answer.response.results if not result.HasField("found")}
-        expect_equal("the failures of lookups", failures, set())
+        assert failures == set(), "the failures of lookups"
         for connection in many:
             connection.socket.close()
-    return scene.note(f"{served} of {len(many)} more served, {spent:.2f} s of processor time a second")
+    note(scene.note(f"{served} of {len(many)} more served, {spent:.2f} s of processor time a second"))
 
 
-@suite.check
-def connections_of_age_end_without_a_failed_call(bench):
+def test_connections_of_age_end_without_a_failed_call(bench, note):
     flags = "--max-connection-age", "1s", "--watch-every", "200ms"
     with under_attack(bench, *flags) as scene, Bystander(scene.plaque, max_age=0) as slow:
         aged = scene.connect()
@@ -693,13 +660,13 @@ def connections_of_age_end_without_a_failed_call(bench):
         message = watch_request([KURZGESAGT], published_after=old_news).SerializeToString()
         aged.call(WATCH, h2.grpc_message(message))
         aged.wait_until(lambda: aged.goaways, "a GOAWAY", 3)
-        expect_equal("the GOAWAYs", set(aged.goaways), {ErrorCode.NO_ERROR})
+        assert set(aged.goaways) == {ErrorCode.NO_ERROR}, "the GOAWAYs"
         wait_until(lambda: slow.connected >= 3 and scene.bystander.connected >= 3, "the bystanders connect a third time")
         scene.origin.publish(KURZGESAGT, "newnewnew01")
         aged.wait_until(lambda: aged.frames[Kind.DATA], "the watch tells of an upload")
         slow.expect_no_failure()
-    return scene.note(f"{scene.bystander.connected} connections of the bystander, {slow.connected} of the slow one, "
-                      f"whose {len(slow.took)} calls took lookups")
+    note(scene.note(f"{scene.bystander.connected} connections of the bystander, {slow.connected} of the slow one, "
+         f"whose {len(slow.took)} calls took lookups"))
 
 
 # Messages
@@ -713,12 +680,11 @@ def raw_call(scene, body, *fields):
     return status, urllib.parse.unquote(attacker.fields[stream].get("grpc-message", ""))
 
 
-@suite.check
-def a_message_that_is_too_large_fails_alone(bench):
+def test_a_message_that_is_too_large_fails_alone(bench, note):
     with under_attack(bench) as scene, scene.plaque.connect() as channel:
         large = scene.plaque.ask("x" * 17_000, over=channel)
-        expect(large.code in (StatusCode.RESOURCE_EXHAUSTED, StatusCode.OUT_OF_RANGE), f"it ended with {large}")
-        expect_in("the message", "16384", large.message)
+        assert large.code in (StatusCode.RESOURCE_EXHAUSTED, StatusCode.OUT_OF_RANGE), f"it ended with {large}"
+        assert "16384" in large.message, "the message"
         expect_ok(scene.plaque.ask(KURZGESAGT, over=channel))
         # One that goes on after its refusal, for nearly as long as the connection's window lets it.
         attacker = scene.connect()
@@ -727,10 +693,13 @@ def a_message_that_is_too_large_fails_alone(bench):
         sent = count_until_closed(attacker, (h2.frame(Kind.DATA, stream, b"x" * 16_000) for _ in range(60)))
         ended = attacker.status(stream)
         scene.expect_still_served(attacker)
-    return scene.note(f"{large.code.name}, {large.message!r}; 4 GiB announced and {sent * 16} kB sent: {ended}")
+    note(scene.note(f"{large.code.name}, {large.message!r}; 4 GiB announced and {sent * 16} kB sent: {ended}"))
 
 
-def a_large_message_is_not_collected(bench, path):
+@pytest.mark.parametrize("path", [
+    GET, b"/grpc.health.v1.Health/Check", b"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    b"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"])
+def test_a_large_message_is_not_collected(bench, path, note):
     """Many calls send a message of 4 MiB each, and do not finish."""
     with under_attack(bench) as scene:
         for attacker in [scene.connect() for _ in range(2)]:
@@ -741,24 +710,18 @@ def a_large_message_is_not_collected(bench, path):
                     # No more than the window lets in.
                     attacker.catch_up()
                 attacker.send(h2.frame(Kind.DATA, stream, b"x" * 16_000))
-    return scene.note(f"2 × 200 messages of 4 MiB begun; {attacker.end()}")
+    note(scene.note(f"2 × 200 messages of 4 MiB begun; {attacker.end()}"))
 
 
-for path in [GET, b"/grpc.health.v1.Health/Check"] + [
-        b"/grpc.reflection.%s.ServerReflection/ServerReflectionInfo" % version for version in (b"v1", b"v1alpha")]:
-    suite.add(f"large messages are not collected: {path.decode()}", a_large_message_is_not_collected, path)
-
-
-@suite.check
-def a_length_that_is_announced_is_not_allocated(bench):
+def test_a_length_that_is_announced_is_not_allocated(bench, note):
     with under_attack(bench) as scene:
         before = scene.plaque.memory_kib("VmPeak")
         status, said = raw_call(scene, h2.grpc_message(b"short", length=2**32 - 1))
-        expect(status in (StatusCode.RESOURCE_EXHAUSTED.value[0], StatusCode.OUT_OF_RANGE.value[0]), f"it ended with {status}")
+        assert status in (StatusCode.RESOURCE_EXHAUSTED.value[0], StatusCode.OUT_OF_RANGE.value[0]), f"it ended with {status}"
         # Threads may reserve address space for their heaps, but not 4 GiB.
         grown = (scene.plaque.memory_kib("VmPeak") - before) // 1024
-        expect(grown < 1024, f"{grown} MiB of address space more")
-    return scene.note(f"status {status}, {said!r}, {grown} MiB of address space more")
+        assert grown < 1024, f"{grown} MiB of address space more"
+    note(scene.note(f"status {status}, {said!r}, {grown} MiB of address space more"))
 
 
 # By their statuses: https://github.com/grpc/grpc/blob/master/doc/compression.md and PROTOCOL-HTTP2.md.
@@ -775,25 +738,22 @@ BAD_MESSAGES = {
 }
 
 
-def a_bad_message_fails_alone(bench, body, expected, *fields):
+@pytest.mark.parametrize("bad", BAD_MESSAGES.values(), ids=BAD_MESSAGES)
+def test_a_bad_message_fails_alone(bench, bad, note):
+    body, expected, *fields = bad
     with under_attack(bench) as scene:
         status, said = raw_call(scene, body, *fields)
-        expect(status in expected, f"it ended with {status} {said!r}, expected one of {expected}")
-    return scene.note(f"status {status}, {said!r}")
+        assert status in expected, f"it ended with {status} {said!r}, expected one of {expected}"
+    note(scene.note(f"status {status}, {said!r}"))
 
 
-for name, bad in BAD_MESSAGES.items():
-    suite.add(f"a message {name} fails alone", a_bad_message_fails_alone, *bad)
-
-
-@suite.check
-def a_compressed_message_is_unimplemented_with_a_reason(bench):
+def test_a_compressed_message_is_unimplemented_with_a_reason(bench, note):
     with under_attack(bench) as scene, scene.plaque.connect() as channel:
         client = services.LatestVideoStub(channel)
         call = client.GetLatestVideo.future(request(KURZGESAGT), timeout=5, compression=grpc.Compression.Gzip)
         answer = Answer(call)
         expect_error(answer, StatusCode.UNIMPLEMENTED, "COMPRESSED_MESSAGE")
-    return scene.note(str(answer).strip())
+    note(scene.note(str(answer).strip()))
 
 
 # Conformance
@@ -818,25 +778,23 @@ TRIAGED = {
 }
 
 
-@suite.check
-def h2spec_finds_nothing_new(bench):
+def test_h2spec_finds_nothing_new(tmp_path, plaque, note):
     h2spec = shutil.which("h2spec")
-    expect(h2spec, "no h2spec in PATH")
-    with bench.plaque_and_origin() as (plaque, _), tempfile.TemporaryDirectory() as folder:
-        host, port = plaque.address.split(":")
-        report = Path(folder) / "report.xml"
-        done = run(
-            h2spec, "--strict", "--timeout", 1, "--host", host, "--port", port, "--path", "/grpc.health.v1.Health/Check",
-            "--junit-report", report, within=60)
-        expect(report.exists(), f"h2spec made no report: {done.stdout[-500:]} {done.stderr[-500:]}")
-        cases = list(xml.etree.ElementTree.parse(report).iter("testcase"))
+    assert h2spec, "no h2spec in PATH"
+    host, port = plaque.address.split(":")
+    report = tmp_path / "report.xml"
+    done = run(
+        h2spec, "--strict", "--timeout", 1, "--host", host, "--port", port, "--path", "/grpc.health.v1.Health/Check",
+        "--junit-report", report, within=60)
+    assert report.exists(), f"h2spec made no report: {done.stdout[-500:]} {done.stderr[-500:]}"
+    cases = list(xml.etree.ElementTree.parse(report).iter("testcase"))
     # Skipped counts as not passed.
     missed = {(case.get("package"), case.get("classname")) for case in cases if len(case)}
-    expect_equal("what does not pass beside what is triaged", missed - TRIAGED, set())
+    assert missed - TRIAGED == set(), "what does not pass beside what is triaged"
     # All that it has: what it cannot connect to it does not report.
-    expect(len(cases) >= 146, f"h2spec ran {len(cases)} cases only")
+    assert len(cases) >= 146, f"h2spec ran {len(cases)} cases only"
     better = sorted(title for title in TRIAGED - missed)
-    return f"{len(cases) - len(missed)} of {len(cases)} passed" + (f", among them triaged ones: {better}" if better else "")
+    note(f"{len(cases) - len(missed)} of {len(cases)} passed" + (f", among them triaged ones: {better}" if better else ""))
 
 
 # The ports that speak HTTP/1.1
@@ -914,8 +872,24 @@ class HttpPeers:
             connection.close()
 
 
-def http_ports_answer(bench, peers, own_port, seconds=4):
+def status_within(port, path, seconds, headers=None):
+    connection = http.client.HTTPConnection(port.hostname, port.port, timeout=seconds)
+    try:
+        connection.request("GET", path, headers=headers or {})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    except (OSError, http.client.HTTPException) as error:
+        return f"{type(error).__name__} {error}"
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("own_port", [False, True], ids=["admin port", "JSON port"])
+@pytest.mark.parametrize("peers", HTTP_PEERS)
+def test_http_ports_answer_beside_a_hundred_who(bench, peers, own_port, note):
     """Every probe, and whatever else is answered at once, within a second."""
+    seconds = 4
     flags = ("--http-listen", "127.0.0.1:0", "--http-max-connections", "64") if own_port else ()
     with bench.plaque_and_origin(*flags) as (plaque, origin):
         expect_ok(plaque.ask(KURZGESAGT))
@@ -934,66 +908,40 @@ def http_ports_answer(bench, peers, own_port, seconds=4):
             while watch.seconds() < seconds:
                 for port, path in probes:
                     one = Stopwatch()
-                    expect_equal(f"{path}'s status", status_within(port, path, 1), 200)
+                    assert status_within(port, path, 1) == 200, f"{path}'s status"
                     took.append(one.seconds())
-                    expect(took[-1] < 1, f"{path} took {took[-1]:.2f} s")
+                    assert took[-1] < 1, f"{path} took {took[-1]:.2f} s"
         growth = (plaque.memory_kib("VmHWM") - before) // 1024
-        expect(growth <= GROWTH, f"the peak of memory is {growth} MiB higher than before")
+        assert growth <= GROWTH, f"the peak of memory is {growth} MiB higher than before"
     heard = f", {dict(attackers.heard)}" if attackers.heard else ""
-    return (f"{len(took)} probes, the longest {max(took) * 1000:.0f} ms; {attackers.connected} connections of the attackers{heard}; "
-            f"peak memory +{growth} MiB")
+    note(f"{len(took)} probes, the longest {max(took) * 1000:.0f} ms; {attackers.connected} connections of the attackers{heard}; "
+         f"peak memory +{growth} MiB")
 
 
-def status_within(port, path, seconds, headers=None):
-    connection = http.client.HTTPConnection(port.hostname, port.port, timeout=seconds)
-    try:
-        connection.request("GET", path, headers=headers or {})
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
-    except (OSError, http.client.HTTPException) as error:
-        return f"{type(error).__name__} {error}"
-    finally:
-        connection.close()
+def test_a_name_that_points_to_the_admin_port_reads_nothing_there(plaque, origin):
+    port = urllib.parse.urlsplit(plaque.admin)
+    rebound = {"host": f"evil.example:{port.port}"}
+    for path in "/", "/metrics", "/busy", json_path(KURZGESAGT):
+        assert status_within(port, path, 5, rebound) == 421, f"the status of {path} by another name"
+    assert origin.lookups(KURZGESAGT) == 0, "the lookups"
+    # As the kubelet, Prometheus and browsers ask.
+    for host in f"127.0.0.1:{port.port}", "10.244.0.7:3780", "[::1]:3780", "localhost":
+        assert status_within(port, "/metrics", 5, {"host": host}) == 200, f"the status by {host}"
 
 
-for peers in HTTP_PEERS:
-    suite.add(f"a hundred on the admin port {peers}", http_ports_answer, peers, False)
-    suite.add(f"a hundred on the JSON port {peers}", http_ports_answer, peers, True)
-
-
-@suite.check
-def a_name_that_points_to_the_admin_port_reads_nothing_there(bench):
-    with bench.plaque_and_origin() as (plaque, origin):
+def test_nothing_is_looked_up_for_who_has_no_certificate(bench, tmp_path):
+    certificate, key = make_certificate(tmp_path)
+    flags = "--tls-cert", certificate, "--tls-key", key, "--tls-client-ca", certificate
+    with bench.plaque_and_origin(*flags) as (plaque, origin):
         port = urllib.parse.urlsplit(plaque.admin)
-        rebound = {"host": f"evil.example:{port.port}"}
-        for path in "/", "/metrics", "/busy", json_path(KURZGESAGT):
-            expect_equal(f"the status of {path} by another name", status_within(port, path, 5, rebound), 421)
-        expect_equal("the lookups", origin.lookups(KURZGESAGT), 0)
-        # As the kubelet, Prometheus and browsers ask.
-        for host in f"127.0.0.1:{port.port}", "10.244.0.7:3780", "[::1]:3780", "localhost":
-            expect_equal(f"the status by {host}", status_within(port, "/metrics", 5, {"host": host}), 200)
-
-
-@suite.check
-def nothing_is_looked_up_for_who_has_no_certificate(bench):
-    with tempfile.TemporaryDirectory(prefix="plaque-blackbox-") as folder:
-        certificate, key = make_certificate(Path(folder))
-        flags = "--tls-cert", certificate, "--tls-key", key, "--tls-client-ca", certificate
-        with bench.plaque_and_origin(*flags) as (plaque, origin):
-            port = urllib.parse.urlsplit(plaque.admin)
-            expect_equal("the status of JSON", status_within(port, json_path(KURZGESAGT), 5), 404)
-            expect_equal("the status of a probe", status_within(port, "/livez", 5), 200)
-            expect_equal("the lookups", origin.lookups(), 0)
-        with bench.plaque_and_origin(*flags, "--http-listen", "127.0.0.1:0") as (plaque, origin):
-            expect(plaque.http.startswith("https://"), f"{plaque.http} is not TLS")
-            url = f"{plaque.http}{json_path(KURZGESAGT)}"
-            done = run("curl", "--silent", "--show-error", "--insecure", "--max-time", 5, url)
-            expect(done.returncode != 0 and not done.stdout, f"curl without a certificate got {done.stdout!r}")
-            expect_equal("the lookups", origin.lookups(), 0)
-            done = run("curl", "--silent", "--show-error", "--insecure", "--max-time", 5, "--cert", certificate, "--key", key, url)
-            expect_in("the answer to a client with a certificate", KURZGESAGT, done.stdout)
-
-
-if __name__ == "__main__":
-    suite.run(Bench(__doc__.splitlines()[0]))
+        assert status_within(port, json_path(KURZGESAGT), 5) == 404, "the status of JSON"
+        assert status_within(port, "/livez", 5) == 200, "the status of a probe"
+        assert origin.lookups() == 0, "the lookups"
+    with bench.plaque_and_origin(*flags, "--http-listen", "127.0.0.1:0") as (plaque, origin):
+        assert plaque.http.startswith("https://"), f"{plaque.http} is not TLS"
+        url = f"{plaque.http}{json_path(KURZGESAGT)}"
+        done = run("curl", "--silent", "--show-error", "--insecure", "--max-time", 5, url)
+        assert done.returncode != 0 and not done.stdout, f"curl without a certificate got {done.stdout!r}"
+        assert origin.lookups() == 0, "the lookups"
+        done = run("curl", "--silent", "--show-error", "--insecure", "--max-time", 5, "--cert", certificate, "--key", key, url)
+        assert KURZGESAGT in done.stdout, "the answer to a client with a certificate"

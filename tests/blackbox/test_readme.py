@@ -1,7 +1,5 @@
 """The commands of README.md, run as they stand there, and what they print beside what it says that they do.
 
-    python tests/blackbox/readme.py --plaque target/release/plaque --grpcurl PATH
-
 They are run by bash on a terminal. Addresses are those of a plaque that the suite starts, with the origin upstream. A line
 `...` stands for any lines; times, ages and ports may differ.
 """
@@ -12,12 +10,10 @@ import re
 import select
 import signal
 import subprocess
-import tempfile
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
-from support import ENVIRONMENT, REPOSITORY, Bench, Suite, expect, expect_equal, expect_in
+from support import ENVIRONMENT, REPOSITORY
 
 # What .ci/run runs by itself: it builds, and these would build again.
 RUN_BY_CI = {"cargo run --release -- demo", "cargo test"}
@@ -36,8 +32,6 @@ VARIES = [
     (r"connections=\d+ calls=\d+", "LOAD"),
     (r"\x1b\[[0-9;]*[A-Za-z]", ""),
 ]
-
-suite = Suite()
 
 
 class Command:
@@ -111,9 +105,10 @@ def outcome(command, lines, environment, folder):
 
 
 def check(bench, command, plaque, origin, folder):
-    text = command.text.replace("127.0.0.1:3779", plaque.address).replace("http://127.0.0.1:3780", plaque.admin)
-    text = text.replace("http://127.0.0.1:3781", plaque.http).replace("127.0.0.1:3781", "127.0.0.1:0")
-    text = text.replace("cargo run --release -- ", "plaque ")
+    # In one go: plaque's own port may begin with one of these.
+    places = {"127.0.0.1:3779": plaque.address, "http://127.0.0.1:3780": plaque.admin, "http://127.0.0.1:3781": plaque.http,
+              "127.0.0.1:3781": "127.0.0.1:0", "cargo run --release -- ": "plaque "}
+    text = re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], command.text)
     environment = {
         **ENVIRONMENT,
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
@@ -126,45 +121,36 @@ def check(bench, command, plaque, origin, folder):
         environment |= {"PLAQUE_LISTEN": "127.0.0.1:0", "PLAQUE_ADMIN_LISTEN": "127.0.0.1:0"}
     code, printed = outcome(text, command.lines, environment, folder)
     is_error = command.lines[:1] == ["ERROR:"]
-    expect(code is None or (code != 0) == is_error, f"`{text}` ended with {code}: {printed}")
+    assert code is None or (code != 0) == is_error, f"`{text}` ended with {code}: {printed}"
     if command.lines:
-        expect(matches(command.lines, printed), f"`{text}` printed {printed}, README.md says {command.lines}")
+        assert matches(command.lines, printed), f"`{text}` printed {printed}, README.md says {command.lines}"
 
 
-@suite.check
-def every_command_does_what_it_says(bench):
+def test_every_command_does_what_it_says(bench, tmp_path, note):
     ci = (REPOSITORY / ".ci" / "run").read_text()
     count = 0
-    with tempfile.TemporaryDirectory(prefix="plaque-readme-") as name, \
-            bench.plaque_and_origin("--http-listen", "127.0.0.1:0") as (plaque, origin):
-        folder = Path(name)
-        (folder / "bin").mkdir()
-        (folder / "bin" / "plaque").symlink_to(bench.program)
-        (folder / "bin" / "grpcurl").symlink_to(bench.grpcurl_program)
+    with bench.plaque_and_origin("--http-listen", "127.0.0.1:0") as (plaque, origin):
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "plaque").symlink_to(bench.program)
+        (tmp_path / "bin" / "grpcurl").symlink_to(bench.grpcurl_program)
         for command in commands():
             if command.text in RUN_BY_CI:
-                expect_in(".ci/run", f"step {command.text}\n", ci)
+                assert f"step {command.text}\n" in ci, ".ci/run"
                 continue
             if NOT_RUN.match(command.text):
                 continue
             outage = command.section == "What it does about YouTube"
             origin.control(mode="status:404" if outage else "ok")
-            check(bench, command, plaque, origin, folder)
+            check(bench, command, plaque, origin, tmp_path)
             count += 1
-    expect(count > 10, f"only {count} commands were found")
-    return f"{count} commands"
+    assert count > 10, f"only {count} commands were found"
+    note(f"{count} commands")
 
 
-@suite.check
-def stopping_is_logged_as_it_says(bench):
+def test_stopping_is_logged_as_it_says(plaque):
     readme = (REPOSITORY / "README.md").read_text()
     said = re.search(r"```text\n(.*?SIGTERM.*?)```", readme, re.S).group(1).splitlines()
-    with bench.plaque_and_origin() as (plaque, _):
-        plaque.program.terminate()
-        expect_equal("the exit code", plaque.program.exit_code(within=10), 0)
-        logged = [same(line) for line in plaque.program.err.read_text().splitlines()]
-    expect_equal("the log", logged, [same(line) for line in said])
-
-
-if __name__ == "__main__":
-    suite.run(Bench(__doc__))
+    plaque.program.terminate()
+    assert plaque.program.exit_code(within=10) == 0, "the exit code"
+    logged = [same(line) for line in plaque.program.err.read_text().splitlines()]
+    assert logged == [same(line) for line in said], "the log"

@@ -2,8 +2,6 @@
 
 The feeds are the origin's and, where a folder has them, responses that were recorded of YouTube. What is expected is read from the feed
 with Python's own XML parser, so that no error of plaque's parser can hide in it.
-
-    python tests/blackbox/captures.py --plaque target/release/plaque [--shared ../shared]
 """
 
 import re
@@ -17,11 +15,9 @@ from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
+import pytest
 
-from support import (
-    ANY, EMPTY_DESCRIPTIONS, KURZGESAGT, NO_UPLOADS, SCISHOW, SHORT, UNKNOWN, VIDEO, Bench, Suite, expect, expect_equal, expect_error,
-    expect_ok,
-)
+from support import ANY, EMPTY_DESCRIPTIONS, KURZGESAGT, NO_UPLOADS, SCISHOW, SHORT, UNKNOWN, VIDEO, expect_error, expect_ok
 
 ATOM = "{http://www.w3.org/2005/Atom}"
 YT = "{http://www.youtube.com/xml/schemas/2015}"
@@ -153,55 +149,45 @@ def the_newest_upload_is_as_the_feed_says(bench, body, kind):
     expect_ok(answer)
     seen = as_read(answer.response.video)
     wrong = {field: (seen[field], expected[field]) for field in expected if seen[field] != expected[field]}
-    expect(not wrong, f"(seen, in the feed): {wrong}")
-    expect(not answer.response.freshness.stale, "a new answer is marked stale")
+    assert not wrong, f"(seen, in the feed): {wrong}"
+    assert not answer.response.freshness.stale, "a new answer is marked stale"
     age = time.time() - answer.response.freshness.fetch_time.ToNanoseconds() / 1e9
-    expect(0 <= age < 60, f"the fetch time is {age} s ago")
+    assert 0 <= age < 60, f"the fetch time is {age} s ago"
 
 
-def of_the_origin(bench, channel, kind):
-    with bench.origin() as origin, urllib.request.urlopen(f"{origin.url}?channel_id={channel}") as answer:
-        body = answer.read()
-    the_newest_upload_is_as_the_feed_says(bench, body, kind)
+@pytest.fixture
+def recorded(bench):
+    """What is recorded in a file of this name."""
+    if not bench.captures.is_dir():
+        pytest.skip(f"recorded responses: not there ({bench.captures})")
+    return lambda name: (bench.captures / name).read_bytes()
 
 
-def recorded(bench, name, kind):
-    the_newest_upload_is_as_the_feed_says(bench, (bench.captures / name).read_bytes(), kind)
+@pytest.mark.parametrize("channel", [KURZGESAGT, SCISHOW, EMPTY_DESCRIPTIONS, NO_UPLOADS])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_the_origins_newest_upload_is_as_its_feed_says(bench, origin, channel, kind):
+    with urllib.request.urlopen(f"{origin.url}?channel_id={channel}") as answer:
+        the_newest_upload_is_as_the_feed_says(bench, answer.read(), kind)
 
 
-def a_page_with_404_is_no_channel(bench, name):
-    answer = ask(bench, (bench.captures / name).read_bytes(), UNKNOWN, ANY, status=404, content_type="text/html; charset=UTF-8")
+@pytest.mark.parametrize("name", RECORDED_FEEDS)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_the_newest_upload_is_as_the_recorded_feed_says(bench, recorded, name, kind):
+    the_newest_upload_is_as_the_feed_says(bench, recorded(name), kind)
+
+
+@pytest.mark.parametrize("name", RECORDED_PAGES)
+def test_a_recorded_page_with_404_is_no_channel(bench, recorded, name):
+    answer = ask(bench, recorded(name), UNKNOWN, ANY, status=404, content_type="text/html; charset=UTF-8")
     expect_error(answer, grpc.StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
 
 
-def a_page_with_200_is_malformed(bench, name):
-    answer = ask(bench, (bench.captures / name).read_bytes(), UNKNOWN, ANY, content_type="text/html; charset=UTF-8")
+@pytest.mark.parametrize("name", RECORDED_PAGES)
+def test_a_recorded_page_with_200_is_malformed(bench, recorded, name):
+    answer = ask(bench, recorded(name), UNKNOWN, ANY, content_type="text/html; charset=UTF-8")
     expect_error(answer, grpc.StatusCode.UNAVAILABLE, "UPSTREAM_MALFORMED")
 
 
-def every_file_that_the_folder_lists_is_checked(bench):
-    listed = re.findall(r"^\| (\S+\.(?:xml|html)) \|", (bench.captures / "README.md").read_text(), re.MULTILINE)
-    expect_equal("the files", sorted(RECORDED_FEEDS + RECORDED_PAGES), sorted(listed))
-    return f"{len(listed)} files"
-
-
-def main():
-    bench, suite, of_recorded = Bench(__doc__.splitlines()[0]), Suite(), Suite()
-    for name, kind in KINDS.items():
-        for channel in KURZGESAGT, SCISHOW, EMPTY_DESCRIPTIONS, NO_UPLOADS:
-            suite.add(f"the origin's {channel}, {name}", of_the_origin, channel, kind)
-        for feed in RECORDED_FEEDS:
-            of_recorded.add(f"{feed}, {name}", recorded, feed, kind)
-    for page in RECORDED_PAGES:
-        of_recorded.add(f"{page} with 404", a_page_with_404_is_no_channel, page)
-        of_recorded.add(f"{page} with 200", a_page_with_200_is_malformed, page)
-    of_recorded.check(every_file_that_the_folder_lists_is_checked)
-    if bench.captures.is_dir():
-        suite.checks += of_recorded.checks
-    else:
-        print(f"recorded responses: not there ({bench.captures}), {len(of_recorded.checks)} tests left out", flush=True)
-    suite.run(bench)
-
-
-if __name__ == "__main__":
-    main()
+def test_every_recorded_file_is_read_here(recorded):
+    listed = re.findall(r"^\| (\S+\.(?:xml|html)) \|", recorded("README.md").decode(), re.MULTILINE)
+    assert sorted(RECORDED_FEEDS + RECORDED_PAGES) == sorted(listed), "the files"

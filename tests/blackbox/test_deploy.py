@@ -1,16 +1,12 @@
 """What deploy/ hands to Kubernetes, Istio, Linkerd, systemd, Prometheus and Grafana: against the schemas and tools of these, and
-against a running plaque. (mesh.py, service_config.py and image.py try the rest of deploy/.)
+against a running plaque. (test_mesh.py, test_service_config.py and test_image.py try the rest of deploy/.)
 
-    pip install -r tests/blackbox/requirements.txt; apt-get install prometheus systemd valkey (for promtool and systemd-analyze)
-    python tests/blackbox/deploy.py --plaque target/release/plaque
-
-Needs Go, whose modules bring the schemas of Istio and of the Gateway API.
+Needs promtool, systemd-analyze, Valkey, and Go, whose modules bring the schemas of Istio and of the Gateway API.
 """
 
 import json
 import re
 import shlex
-import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -18,12 +14,7 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
-from support import (
-    KURZGESAGT, REPOSITORY, Bench, Failure, Suite, expect, expect_equal, expect_ok, free_port, made_up_channel, run, running,
-    wait_until,
-)
-
-suite = Suite()
+from support import KURZGESAGT, REPOSITORY, expect_ok, free_port, made_up_channel, run, running, wait_until
 
 DEPLOY = REPOSITORY / "deploy"
 # The oldest that kubernetes/plaque.yaml is for, and the newest there is a schema of.
@@ -33,7 +24,7 @@ ISTIO, GATEWAY_API = "istio.io/api@v1.31.1", "sigs.k8s.io/gateway-api@v1.4.1"
 
 def output(*command):
     done = run(*command, within=120)
-    expect_equal(f"the exit code of {command[0]}, which said {done.stdout + done.stderr!r},", done.returncode, 0)
+    assert done.returncode == 0, f"the exit code of {command[0]}, which said {done.stdout + done.stderr!r},"
     return done.stdout
 
 
@@ -55,8 +46,7 @@ CONTAINER = POD["spec"]["containers"][0]
 PORTS = {key: port["containerPort"] for port in CONTAINER["ports"] for key in (port["name"], port["containerPort"])}
 
 
-@suite.check
-def images_of_others_are_named_by_digest(_bench):
+def test_images_of_others_are_named_by_digest():
     """A tag may name something else tomorrow. plaque's own image is the operator's to name."""
     files = {path: path.read_text() for path in (DEPLOY / "Dockerfile", *DEPLOY.rglob("*.yaml"))}
     images = [
@@ -65,81 +55,77 @@ def images_of_others_are_named_by_digest(_bench):
         for image in re.findall(r"^FROM (\S+)|^\s*(?:- )?image: (\S+)", text, re.M)
     ]
     images = [(name, first or second) for name, (first, second) in images if not second.startswith("plaque:")]
-    expect_equal("how many there are", len(images), 3)
+    assert len(images) == 3, "how many there are"
     by_tag = [image for image in images if not re.search(r":[\w.-]+@sha256:[0-9a-f]{64}$", image[1])]
-    expect_equal("those with a tag alone", by_tag, [])
+    assert by_tag == [], "those with a tag alone"
 
 
-@suite.check
-def the_manifests_match_the_schemas_of_kubernetes(_bench):
+def test_the_manifests_match_the_schemas_of_kubernetes(note):
     for version in KUBERNETES:
         for document in [*MANIFESTS.values(), *VALKEY.values()]:
             kubernetes_validate.validate(document, version, strict=True)
-    expect_equal("the kinds", set(MANIFESTS), {"Deployment", "Service", "PodDisruptionBudget"})
-    expect_equal("the kinds of the store", set(VALKEY), {"Deployment", "Service", "NetworkPolicy"})
-    return f"of {' and '.join(KUBERNETES)}"
+    assert set(MANIFESTS) == {"Deployment", "Service", "PodDisruptionBudget"}, "the kinds"
+    assert set(VALKEY) == {"Deployment", "Service", "NetworkPolicy"}, "the kinds of the store"
+    note(f"of {' and '.join(KUBERNETES)}")
 
 
-@suite.check
-def the_manifests_fit_together(_bench):
+def test_the_manifests_fit_together():
     labels = POD["metadata"]["labels"]
     for selector in [
             MANIFESTS["Deployment"]["spec"]["selector"]["matchLabels"], MANIFESTS["Service"]["spec"]["selector"],
             MANIFESTS["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
             POD["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"]]:
-        expect(selector.items() <= labels.items(), f"{selector} does not choose pods with {labels}")
+        assert selector.items() <= labels.items(), f"{selector} does not choose pods with {labels}"
     named = [port["targetPort"] for port in MANIFESTS["Service"]["spec"]["ports"]]
     named += [int(POD["metadata"]["annotations"]["prometheus.io/port"])]
     named += [CONTAINER["readinessProbe"]["grpc"]["port"], CONTAINER["livenessProbe"]["httpGet"]["port"]]
-    expect_equal("the ports that nothing listens on", set(named) - set(PORTS), set())
+    assert set(named) - set(PORTS) == set(), "the ports that nothing listens on"
     flags = dict(word.split("=") for word in CONTAINER["args"][1:])
     drain = sum(int(flags[flag].removesuffix("s")) for flag in ("--drain-delay", "--drain-timeout"))
     grace = POD["spec"]["terminationGracePeriodSeconds"]
-    expect(grace > drain, f"a pod has {grace} s to end, and plaque wants {drain} s")
+    assert grace > drain, f"a pod has {grace} s to end, and plaque wants {drain} s"
     service, policy = VALKEY["Service"], VALKEY["NetworkPolicy"]["spec"]
     url = f"redis://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
-    expect_equal("where plaque looks for its store", flags["--store"], url)
+    assert flags["--store"] == url, "where plaque looks for its store"
     store = VALKEY["Deployment"]["spec"]["template"]
     for selector in [VALKEY["Deployment"]["spec"]["selector"]["matchLabels"], service["spec"]["selector"],
                      policy["podSelector"]["matchLabels"]]:
-        expect_equal("what chooses the store's pod", selector, store["metadata"]["labels"])
-    expect_equal("who may reach it", policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"], labels)
+        assert selector == store["metadata"]["labels"], "what chooses the store's pod"
+    assert policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"] == labels, "who may reach it"
     ports = [port["name"] for port in store["spec"]["containers"][0]["ports"]]
     named = [service["spec"]["ports"][0]["targetPort"], policy["ingress"][0]["ports"][0]["port"]]
-    expect_equal("the store's ports that nothing listens on", set(named) - set(ports), set())
+    assert set(named) - set(ports) == set(), "the store's ports that nothing listens on"
 
 
-@suite.check
-def plaque_takes_the_flags_of_the_deployment_and_answers_its_probes(bench):
+def test_plaque_takes_the_flags_of_the_deployment_and_answers_its_probes(bench, origin):
     flags = [re.sub(r"0\.0\.0\.0:\d+", "127.0.0.1:0", word) for word in CONTAINER["args"]]
-    expect_equal("the command", flags.pop(0), "serve")
+    assert flags.pop(0) == "serve", "the command"
     words = [word for flag in flags for word in flag.split("=")]
-    with bench.origin() as origin, bench.plaque(origin.url, *words) as plaque:
+    with bench.plaque(origin.url, *words) as plaque:
         # As kubelet asks: `grpc.health.v1.Health/Check` of the service without a name. SERVING is field 1 with the value 1.
         check = plaque.channel.unary_unary("/grpc.health.v1.Health/Check")
         asked = CONTAINER["readinessProbe"]["grpc"].get("service", "")
-        expect_equal("the service that is asked for", asked, "")
-        expect_equal("the answer to the readiness probe", check(b"", timeout=10), b"\x08\x01")
+        assert asked == "", "the service that is asked for"
+        assert check(b"", timeout=10) == b"\x08\x01", "the answer to the readiness probe"
         with urllib.request.urlopen(plaque.admin + CONTAINER["livenessProbe"]["httpGet"]["path"], timeout=10) as alive:
-            expect_equal("the answer to the liveness probe", alive.status, 200)
+            assert alive.status == 200, "the answer to the liveness probe"
         expect_ok(plaque.ask(KURZGESAGT))
 
 
-@suite.check
-def two_replicas_share_the_valkey_of_the_deployment(bench):
+def test_two_replicas_share_the_valkey_of_the_deployment(bench, origin):
     container = VALKEY["Deployment"]["spec"]["template"]["spec"]["containers"][0]
     program, *flags = container["args"]
     port = free_port()
-    with bench.origin() as origin, running([program, *flags, "--port", port]) as valkey:
+    with running([program, *flags, "--port", port]) as valkey:
         wait_until(lambda: "Ready to accept connections" in valkey.out.read_text(), "Valkey starts")
         client, *words = container["readinessProbe"]["exec"]["command"]
-        expect_equal("the answer to the readiness probe", output(client, "-p", port, *words), "PONG\n")
+        assert output(client, "-p", port, *words) == "PONG\n", "the answer to the readiness probe"
         store = "--store", f"redis://127.0.0.1:{port}"
         with bench.plaque(origin.url, *store) as one, bench.plaque(origin.url, *store) as other:
             for plaque in one, other:
                 wait_until(lambda plaque=plaque: plaque.metric("plaque_store_up") == 1, "the store is in use")
                 expect_ok(plaque.ask(KURZGESAGT))
-        expect_equal("the lookups of both", origin.lookups(), 1)
+        assert origin.lookups() == 1, "the lookups of both"
 
 
 def custom_schemas(module, under):
@@ -168,36 +154,33 @@ def strict(schema):
     return strictly
 
 
-@suite.check
-def the_meshes_resources_match_their_schemas(_bench):
+def test_the_meshes_resources_match_their_schemas(note):
     schemas = custom_schemas(ISTIO, "kubernetes/*.yaml") | custom_schemas(GATEWAY_API, "config/crd/standard/*.yaml")
     checked = [document for name in ("istio", "linkerd") for document in documents(DEPLOY / f"{name}.yaml")]
     for document in checked:
         name = document["apiVersion"], document["kind"]
-        expect(name in schemas, f"there is no {name}")
+        assert name in schemas, f"there is no {name}"
         try:
             jsonschema.validate(document, schemas[name])
         except jsonschema.ValidationError as error:
-            raise Failure(f"{document['kind']} {error.json_path}: {error.message}") from None
-    return ", ".join(document["kind"] for document in checked)
+            raise AssertionError(f"{document['kind']} {error.json_path}: {error.message}") from None
+    note(", ".join(document["kind"] for document in checked))
 
 
 # systemd
 
 
-@suite.check
-def systemd_takes_the_unit(bench):
+def test_systemd_takes_the_unit(bench, tmp_path, note):
     installed = "/usr/local/bin/plaque"
     unit = (DEPLOY / "plaque.service").read_text()
-    expect(f"ExecStart={installed} serve --store file:%S/plaque/store\n" in unit, "the unit starts something else")
-    with tempfile.TemporaryDirectory(prefix="plaque-unit-") as folder:
-        path = Path(folder) / "plaque.service"
-        path.write_text(unit.replace(installed, shlex.quote(str(bench.program))))
-        done = run("systemd-analyze", "verify", "--man=no", path)
-        expect_equal("what systemd says of the unit", (done.returncode, done.stderr), (0, ""))
-        # In tenths; that of a unit that says nothing is 96.
-        told = output("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=15", path)
-    return re.search(r"Overall exposure level .*: (\S+)", told).group(1)
+    assert f"ExecStart={installed} serve --store file:%S/plaque/store\n" in unit, "the unit starts something else"
+    path = tmp_path / "plaque.service"
+    path.write_text(unit.replace(installed, shlex.quote(str(bench.program))))
+    done = run("systemd-analyze", "verify", "--man=no", path)
+    assert (done.returncode, done.stderr) == (0, ""), "what systemd says of the unit"
+    # In tenths; that of a unit that says nothing is 96.
+    told = output("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=15", path)
+    note(re.search(r"Overall exposure level .*: (\S+)", told).group(1))
 
 
 # Prometheus and Grafana
@@ -213,26 +196,23 @@ def without_variables(expression):
     return expression.replace("$__rate_interval", "5m").replace("$instance", ".*")
 
 
-@suite.check
-def prometheus_takes_the_alerts_and_they_fire_when_they_should(_bench):
+def test_prometheus_takes_the_alerts_and_they_fire_when_they_should(note):
     output("promtool", "check", "rules", ALERTS)
     tests = DEPLOY / "alerts_test.yaml"
     output("promtool", "test", "rules", tests)
     fired = set(re.findall(r'labels: \'\{alertname="(\w+)"', tests.read_text()))
-    expect_equal("the alerts that no test sees firing", {rule["alert"] for rule in RULES} - fired, set())
-    return f"{len(RULES)} alerts"
+    assert {rule["alert"] for rule in RULES} - fired == set(), "the alerts that no test sees firing"
+    note(f"{len(RULES)} alerts")
 
 
-@suite.check
-def prometheus_takes_the_expressions_of_the_dashboard(_bench):
+def test_prometheus_takes_the_expressions_of_the_dashboard(tmp_path, note):
     rules = [{"record": f"panel:{n}", "expr": without_variables(expression)} for n, (_, expression) in enumerate(PANELS)]
-    with tempfile.TemporaryDirectory(prefix="plaque-panels-") as folder:
-        path = Path(folder) / "rules.yaml"
-        path.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
-        output("promtool", "check", "rules", path)
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    output("promtool", "check", "rules", path)
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
-    expect_equal("the panels' ids, without repetition,", len(set(ids)), len(ids))
-    return f"{len(rules)} expressions in {len(ids)} panels"
+    assert len(set(ids)) == len(ids), "the panels' ids, without repetition,"
+    note(f"{len(rules)} expressions in {len(ids)} panels")
 
 
 def told(text):
@@ -263,8 +243,7 @@ def missing(expression, names):
             yield from (f"{name}{{{label}}}" for label in labels - names[name] - {"job", "instance"})
 
 
-@suite.check
-def plaque_tells_what_alerts_and_dashboard_ask_for(bench):
+def test_plaque_tells_what_alerts_and_dashboard_ask_for(bench, tmp_path, note):
     expressions = [expression for _, expression in PANELS] + [rule["expr"] for rule in RULES]
     expressions += [variable["query"] for variable in DASHBOARD["templating"]["list"]]
 
@@ -276,8 +255,7 @@ def plaque_tells_what_alerts_and_dashboard_ask_for(bench):
     # One of each thing that is counted by kind, as plaque is silent of what has not happened: calls, lookups, evictions (of 500
     # channels some 30 fit), a connection that ended.
     flags = "--cache-bytes", "64KiB", "--log", "error", "--upstream-rate", "10000"
-    with tempfile.TemporaryDirectory(prefix="plaque-store-") as folder, \
-            bench.plaque_and_origin(*flags, "--store", f"file:{folder}/store", synthesize=True) as (plaque, origin):
+    with bench.plaque_and_origin(*flags, "--store", f"file:{tmp_path}/store", synthesize=True) as (plaque, origin):
         origin.control(latency_ms=0)
         with plaque.connect() as other:
             expect_ok(plaque.ask(KURZGESAGT, over=other))
@@ -285,12 +263,8 @@ def plaque_tells_what_alerts_and_dashboard_ask_for(bench):
             expect_ok(plaque.batch([made_up_channel(100 * batch + n) for n in range(100)]))
         try:
             wait_until(lambda: not untold(), "all of it is told")
-        except Failure:
-            expect_equal("what plaque does not tell", untold(), [])
+        except AssertionError:
+            assert untold() == [], "what plaque does not tell"
     metrics = {name for expression in expressions for name in asked(expression)}
-    expect(len(metrics) > 20, f"alerts and dashboard ask for {metrics} alone")
-    return f"{len(metrics)} metrics in {len(expressions)} expressions"
-
-
-if __name__ == "__main__":
-    suite.run(Bench(__doc__.splitlines()[0]))
+    assert len(metrics) > 20, f"alerts and dashboard ask for {metrics} alone"
+    note(f"{len(metrics)} metrics in {len(expressions)} expressions")

@@ -1,16 +1,14 @@
 """The log under attack: what others send to plaque, or make it tell, neither steers who reads the log nor fills it.
-
-    python tests/blackbox/logs.py --plaque target/release/plaque
 """
 
 import itertools
 import json
 import unicodedata
 
-from raw_server import Listener, head
-from support import KURZGESAGT, Bench, Stopwatch, Suite, expect, expect_in, expect_ok, made_up_channel, wait_until
+import pytest
 
-suite = Suite()
+from raw_server import Listener, head
+from support import KURZGESAGT, Stopwatch, expect_ok, made_up_channel, wait_until
 
 # What a feed may have in an ID, by reference, and does something to the line that it is in.
 EVIL = "a&#x202e;b&#x2028;c&#x2066;d&#x200f;e&#x61c;f&#x85;g&#x9b;2Jh&#10;i&#13;j&#9;k"
@@ -31,7 +29,8 @@ def gives_feed(connection):
         connection.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(FEED), FEED))
 
 
-def texts_of_a_feed_steer_no_log(bench, form):
+@pytest.mark.parametrize("form", ["pretty", "tree", "json"])
+def test_texts_of_a_feed_steer_no_log(bench, form, note):
     with Listener(gives_feed) as upstream, bench.plaque(upstream.url, "--log", "plaque=debug", "--log-format", form) as plaque:
         plaque.ask(KURZGESAGT)
         told = "left out an entry"
@@ -39,22 +38,17 @@ def texts_of_a_feed_steer_no_log(bench, form):
         # As it is: Python would take some of these characters for ends of lines.
         log = plaque.program.err.read_bytes().decode().removesuffix("\n")
     steering = {f"U+{ord(c):04X}" for c in log if c != "\n" and unicodedata.category(c) in STEERING}
-    expect(not steering, f"the log has {steering}")
+    assert not steering, f"the log has {steering}"
     lines = log.split("\n")
     line = next(line for line in lines if told in line)
-    expect_in("the line", "2Jh", line)
+    assert "2Jh" in line, "the line"
     if form == "json":
         for each in lines:
             json.loads(each)
-    return f"{len(lines)} lines"
+    note(f"{len(lines)} lines")
 
 
-for form in "pretty", "tree", "json":
-    suite.add(f"texts of a feed steer no log ({form})", texts_of_a_feed_steer_no_log, form)
-
-
-@suite.check
-def what_repeats_is_told_with_a_count(bench):
+def test_what_repeats_is_told_with_a_count(bench, note):
     """An upstream that refuses us and takes it back, as fast as it is asked: each time is the end of a trouble and the beginning of the next."""
     answered = itertools.count()
 
@@ -81,11 +75,7 @@ def what_repeats_is_told_with_a_count(bench):
         told = [line for line in lines if change in line]
         counts = [line for line in told if "more like it in the last 10 s)" in line]
         # Five in the first 10 s, one in the next. Each is 1 s after the last at least, so that there are ten to tell in the first.
-        expect(len(told) - len(counts) <= 6, f"{change!r} is told {len(told)} times in full: {told}")
-        expect(counts, f"{change!r} is not counted: {told}")
+        assert len(told) - len(counts) <= 6, f"{change!r} is told {len(told)} times in full: {told}"
+        assert counts, f"{change!r} is not counted: {told}"
         notes.append(f"{len(told)} × {change!r}")
-    return f"{next(number)} calls, {next(answered)} answers; {', '.join(notes)}"
-
-
-if __name__ == "__main__":
-    suite.run(Bench(__doc__.splitlines()[0]))
+    note(f"{next(number)} calls, {next(answered)} answers; {', '.join(notes)}")

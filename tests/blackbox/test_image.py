@@ -1,8 +1,6 @@
 """The image of deploy/Dockerfile, as far as it can be had without Docker: the release binary, started as the image starts it, in
 a read-only root that holds what the image's base holds for it.
 
-    python tests/blackbox/image.py --plaque target/release/plaque
-
 Needs root (chroot, a mount of its own), readelf and openssl.
 """
 
@@ -20,12 +18,7 @@ from pathlib import Path
 
 import grpc
 
-from support import (
-    KURZGESAGT, REPOSITORY, Bench, Plaque, Suite, expect, expect_equal, expect_error, expect_ok, make_certificate, run,
-    running, wait_until,
-)
-
-suite = Suite()
+from support import KURZGESAGT, REPOSITORY, Plaque, expect_error, expect_ok, make_certificate, run, running, wait_until
 
 DOCKERFILE = (REPOSITORY / "deploy" / "Dockerfile").read_text()
 AUTHORITIES = "etc/ssl/certs/ca-certificates.crt"
@@ -43,7 +36,7 @@ BASE_GLIBC = (2, 36)
 
 def output(*command):
     done = run(*command)
-    expect_equal(f"the exit code of {command[0]}, which said {done.stderr!r},", done.returncode, 0)
+    assert done.returncode == 0, f"the exit code of {command[0]}, which said {done.stderr!r},"
     return done.stdout
 
 
@@ -56,38 +49,34 @@ def version(text):
     return tuple(map(int, text.split(".")))
 
 
-@suite.check
-def the_base_has_the_libraries_of_the_binary(bench):
+def test_the_base_has_the_libraries_of_the_binary(bench, note):
     needed = set(re.findall(r"Shared library: \[(.*)\]", output("readelf", "--dynamic", "--wide", bench.program)))
-    expect(needed, "the binary needs no library: readelf told nothing, or the base may be a smaller one")
-    expect_equal("the libraries that the base lacks", needed - BASE_LIBRARIES, set())
+    assert needed, "the binary needs no library: readelf told nothing, or the base may be a smaller one"
+    assert needed - BASE_LIBRARIES == set(), "the libraries that the base lacks"
     wanted = max(map(version, re.findall(r"\bGLIBC_([\d.]+)", output("readelf", "--version-info", "--wide", bench.program))))
-    expect(wanted <= BASE_GLIBC, f"the binary wants glibc {wanted}, and the base has {BASE_GLIBC}")
-    return f"{', '.join(sorted(needed))}; glibc {'.'.join(map(str, wanted))} at least"
+    assert wanted <= BASE_GLIBC, f"the binary wants glibc {wanted}, and the base has {BASE_GLIBC}"
+    note(f"{', '.join(sorted(needed))}; glibc {'.'.join(map(str, wanted))} at least")
 
 
-@suite.check
-def it_is_built_with_a_rust_and_a_glibc_that_are_new_and_old_enough(_bench):
+def test_it_is_built_with_a_rust_and_a_glibc_that_are_new_and_old_enough():
     rust, debian = re.search(r"^FROM rust:([\d.]+)-(\w+)@sha256:[0-9a-f]{64} AS build$", DOCKERFILE, re.M).groups()
     wanted = re.search(r'^rust-version = "([\d.]+)"', (REPOSITORY / "Cargo.toml").read_text(), re.M).group(1)
-    expect(version(rust) >= version(wanted), f"the image is built with Rust {rust}, and Cargo.toml wants {wanted}")
+    assert version(rust) >= version(wanted), f"the image is built with Rust {rust}, and Cargo.toml wants {wanted}"
     base = re.findall(r"^FROM (\S+)@sha256:[0-9a-f]{64}$", DOCKERFILE, re.M)
-    expect_equal("its base", base, ["gcr.io/distroless/cc-debian12:nonroot"])
-    expect_equal("the Debian that it is built on", debian, "bookworm")
+    assert base == ["gcr.io/distroless/cc-debian12:nonroot"], "its base"
+    assert debian == "bookworm", "the Debian that it is built on"
 
 
-@suite.check
-def the_build_context_has_what_cargo_wants(_bench):
+def test_the_build_context_has_what_cargo_wants(tmp_path):
     ignore = [line for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
-    expect_equal("the first pattern", ignore[0], "*")
-    with tempfile.TemporaryDirectory(prefix="plaque-context-") as folder:
-        for name in ignore[1:]:
-            source = REPOSITORY / name.removeprefix("!")
-            copy = shutil.copytree if source.is_dir() else shutil.copy
-            copy(source, Path(folder) / source.name)
-        # Reads the manifests, looks for every target they name, and compares with the lock file.
-        manifest = Path(folder) / "Cargo.toml"
-        output("cargo", "metadata", "--manifest-path", manifest, "--locked", "--format-version", "1", "--no-deps")
+    assert ignore[0] == "*", "the first pattern"
+    for name in ignore[1:]:
+        source = REPOSITORY / name.removeprefix("!")
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, tmp_path / source.name)
+    # Reads the manifests, looks for every target they name, and compares with the lock file.
+    manifest = tmp_path / "Cargo.toml"
+    output("cargo", "metadata", "--manifest-path", manifest, "--locked", "--format-version", "1", "--no-deps")
 
 
 # Running it
@@ -125,31 +114,30 @@ def image(bench, upstream, authority=None):
             plaque = Plaque(program)
             with plaque.channel:
                 yield plaque
-            expect("panicked" not in program.err.read_text(), "plaque panicked")
+            assert "panicked" not in program.err.read_text(), "plaque panicked"
 
 
-@suite.check
-def it_serves_from_a_root_that_is_read_only_and_drains(bench):
-    with bench.origin() as origin, image(bench, origin.url.replace("127.0.0.1", "localhost")) as plaque:
+def test_it_serves_from_a_root_that_is_read_only_and_drains(bench, origin, note):
+    with image(bench, origin.url.replace("127.0.0.1", "localhost")) as plaque:
         process = Path(f"/proc/{plaque.program.process.pid}")
         users = re.search(r"^Uid:\s+(.*)$", (process / "status").read_text(), re.M).group(1).split()
-        expect_equal("the users it runs as", set(users), {str(NONROOT)})
-        expect_equal("its root", sorted(at.name for at in (process / "root").iterdir()), ["etc", "lib", "lib64", "plaque"])
+        assert set(users) == {str(NONROOT)}, "the users it runs as"
+        assert sorted(at.name for at in (process / "root").iterdir()) == ["etc", "lib", "lib64", "plaque"], "its root"
         try:
             (process / "root" / "new").touch()
-            expect(False, "its root is not read-only, so this shows nothing")
+            raise AssertionError("its root is not read-only, so this shows nothing")
         except OSError:
             pass
         answer = plaque.ask(KURZGESAGT)
         expect_ok(answer)
         with urllib.request.urlopen(f"{plaque.admin}/livez", timeout=10) as alive:
-            expect_equal("/livez", alive.status, 200)
+            assert alive.status == 200, "/livez"
         slow = plaque.start_watch([KURZGESAGT])
         next(iter(slow))
         plaque.program.terminate()
-        expect_equal("the exit code", plaque.program.exit_code(within=15), 0)
-        expect_equal("how its watch ended", slow.code(), grpc.StatusCode.UNAVAILABLE)
-    return f"answered {answer.response.video.title!r}, of an upstream found by name"
+        assert plaque.program.exit_code(within=15) == 0, "the exit code"
+        assert slow.code() == grpc.StatusCode.UNAVAILABLE, "how its watch ended"
+    note(f"answered {answer.response.video.title!r}, of an upstream found by name")
 
 
 @contextmanager
@@ -184,16 +172,10 @@ def with_tls(origin, folder):
             serving.join()
 
 
-@suite.check
-def it_trusts_the_authorities_of_the_image_and_no_others(bench):
-    with bench.origin() as origin, tempfile.TemporaryDirectory(prefix="plaque-tls-") as folder:
-        with with_tls(origin, Path(folder)) as (upstream, authority, errors):
-            with image(bench, upstream) as plaque:
-                expect_error(plaque.ask(KURZGESAGT), grpc.StatusCode.UNAVAILABLE, "UPSTREAM_ERROR")
-                wait_until(lambda: any("UNKNOWN_CA" in error for error in errors), "plaque says why it hung up")
-            with image(bench, upstream, authority) as plaque:
-                expect_ok(plaque.ask(KURZGESAGT))
-
-
-if __name__ == "__main__":
-    suite.run(Bench(__doc__.splitlines()[0]))
+def test_it_trusts_the_authorities_of_the_image_and_no_others(bench, tmp_path, origin):
+    with with_tls(origin, tmp_path) as (upstream, authority, errors):
+        with image(bench, upstream) as plaque:
+            expect_error(plaque.ask(KURZGESAGT), grpc.StatusCode.UNAVAILABLE, "UPSTREAM_ERROR")
+            wait_until(lambda: any("UNKNOWN_CA" in error for error in errors), "plaque says why it hung up")
+        with image(bench, upstream, authority) as plaque:
+            expect_ok(plaque.ask(KURZGESAGT))

@@ -1,24 +1,17 @@
 """plaque before an upstream that is hostile or broken, and behind proxies: what that costs, and what it tells to whom.
-
-    python tests/blackbox/upstream.py --plaque target/release/plaque
 """
 
 import gzip
 import ssl
 import struct
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import grpc
+import pytest
 
 from raw_server import Listener, head
-from support import (
-    KURZGESAGT, Bench, Stopwatch, Suite, expect, expect_equal, expect_ok, made_up_channel, make_certificate, processor_seconds,
-)
-
-suite = Suite()
+from support import KURZGESAGT, Stopwatch, expect_ok, made_up_channel, make_certificate, processor_seconds
 
 # What an attack may add to the peak of memory, in MiB, with four lookups under way.
 GROWTH = 32
@@ -136,36 +129,6 @@ HOSTILE_H2 = {
 }
 
 
-def is_bounded(bench, handle, over_h2):
-    """Four lookups under way, each with a second. They fail, cost little, and leave nothing; hits are answered meanwhile."""
-    hostile = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="plaque-blackbox-") as folder:
-        certificate, key = make_certificate(Path(folder))
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(certificate, key)
-
-        def serve(connection):
-            if over_h2:
-                context.set_alpn_protocols(["h2" if hostile.is_set() else "http/1.1"])
-                connection = context.wrap_socket(connection, server_side=True)
-            with connection:
-                if hostile.is_set():
-                    handle(connection)
-                elif head(connection):
-                    connection.sendall(OK + b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(FEED), FEED))
-
-        with Listener(serve) as upstream:
-            url = upstream.url.replace("http://127.0.0.1", "https://localhost") if over_h2 else upstream.url
-            flags = "--upstream-timeout", f"{LIMIT}s", "--upstream-concurrency", "4", "--upstream-ca", certificate
-            with bench.plaque(url, *flags) as plaque:
-                expect_ok(plaque.ask(KURZGESAGT))
-                hostile.set()
-                said = attack(plaque)
-                hostile.clear()
-                expect_ok(plaque.ask(KURZGESAGT, max_age=0))
-                return said
-
-
 def attack(plaque):
     pid = plaque.program.process.pid
     before, memory = processor_seconds(pid), plaque.memory_kib()
@@ -186,12 +149,12 @@ def attack(plaque):
     told = (
         f"{took:.2f} s, {spent:.2f} s of processor time, {after:.2f} s in the second after; {len(hits)} hits within "
         f"{max(hits) * 1000:.0f} ms; peak memory +{growth} MiB; {min(call.details() for call in calls)}")
-    expect_equal("the codes", codes, {grpc.StatusCode.UNAVAILABLE})
-    expect(took < LIMIT + 5, f"it took {told}")
-    expect(spent < THREADS * LIMIT + 0.5, f"it spent {told}")
-    expect(after < 0.3, f"it did not end: {told}")
-    expect(max(hits) < 0.5, f"hits waited: {told}")
-    expect(growth <= GROWTH, f"it grew: {told}")
+    assert codes == {grpc.StatusCode.UNAVAILABLE}, "the codes"
+    assert took < LIMIT + 5, f"it took {told}"
+    assert spent < THREADS * LIMIT + 0.5, f"it spent {told}"
+    assert after < 0.3, f"it did not end: {told}"
+    assert max(hits) < 0.5, f"hits waited: {told}"
+    assert growth <= GROWTH, f"it grew: {told}"
     return told
 
 
@@ -202,10 +165,34 @@ FEED = (
     '<link rel="alternate" href="https://www.youtube.com/watch?v=aaaaaaaaaaA"/><published>2026-07-01T14:00:35+00:00</published></entry></feed>'
 ).encode()
 
-for name, handle in HOSTILE.items():
-    suite.add(f"an upstream that sends {name}", is_bounded, handle, False)
-for name, handle in HOSTILE_H2.items():
-    suite.add(f"an upstream that sends {name} over HTTP/2", is_bounded, handle, True)
 
-if __name__ == "__main__":
-    suite.run(Bench(__doc__.splitlines()[0]))
+@pytest.mark.parametrize("handle, over_h2", [
+    *(pytest.param(handle, False, id=name) for name, handle in HOSTILE.items()),
+    *(pytest.param(handle, True, id=f"{name} over HTTP/2") for name, handle in HOSTILE_H2.items())])
+def test_an_upstream_that_sends_without_end_is_bounded(bench, tmp_path, handle, over_h2, note):
+    """Four lookups under way, each with a second. They fail, cost little, and leave nothing; hits are answered meanwhile."""
+    hostile = threading.Event()
+    certificate, key = make_certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    def serve(connection):
+        if over_h2:
+            context.set_alpn_protocols(["h2" if hostile.is_set() else "http/1.1"])
+            connection = context.wrap_socket(connection, server_side=True)
+        with connection:
+            if hostile.is_set():
+                handle(connection)
+            elif head(connection):
+                connection.sendall(OK + b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(FEED), FEED))
+
+    with Listener(serve) as upstream:
+        url = upstream.url.replace("http://127.0.0.1", "https://localhost") if over_h2 else upstream.url
+        flags = "--upstream-timeout", f"{LIMIT}s", "--upstream-concurrency", "4", "--upstream-ca", certificate
+        with bench.plaque(url, *flags) as plaque:
+            expect_ok(plaque.ask(KURZGESAGT))
+            hostile.set()
+            said = attack(plaque)
+            hostile.clear()
+            expect_ok(plaque.ask(KURZGESAGT, max_age=0))
+            note(said)

@@ -1,7 +1,5 @@
 """A soak: random callers, batches, watches, cancellations and faults, and at the end nothing is left behind.
 
-    python tests/blackbox/soak.py --plaque target/release/plaque [--seconds 120]
-
 One origin, one plaque with short ages. What happens is random; what is checked holds for every course of it.
 """
 
@@ -12,13 +10,15 @@ import time
 from collections import Counter, defaultdict
 
 import grpc
+import pytest
 
 from support import (
-    ANY, OPTIONS, SHORT, VIDEO, Answer, Bench, Stopwatch, Suite, batch_request, channel_of, expect, expect_equal, expect_ok,
-    made_up_channel, request, services, watch_request,
+    ANY, OPTIONS, SHORT, VIDEO, Answer, Stopwatch, batch_request, channel_of, expect_ok, made_up_channel, request, services,
+    watch_request,
 )
 
 StatusCode = grpc.StatusCode
+pytestmark = pytest.mark.soak
 
 FRESH_FOR = 0.5
 WATCH_EVERY = 1
@@ -275,56 +275,52 @@ class Facts:
             self.exit_code = plaque.program.exit_code(within=5)
 
 
-suite = Suite()
+@pytest.fixture(scope="module")
+def facts(bench):
+    return Facts(bench)
 
 
-@suite.check
-def every_answer_is_one_that_may_be(bench):
-    bench.facts = Facts(bench)
-    soak = bench.facts.soak
+def test_every_answer_is_one_that_may_be(facts, note):
+    soak = facts.soak
     wrong = [f"{count} × {what} (the first: {soak.first_wrong[what]})" for what, count in soak.wrong.items()]
-    expect(not wrong, "; ".join(wrong))
-    expect(soak.outcomes["found"] > soak.seconds * 50, f"the load was too small: {soak.outcomes}")
+    assert not wrong, "; ".join(wrong)
+    assert soak.outcomes["found"] > soak.seconds * 50, f"the load was too small: {soak.outcomes}"
     refused = soak.outcomes["OVERLOADED"]
-    expect(refused < soak.outcomes.total() / 50, f"{refused} of {soak.outcomes.total()} calls were refused")
-    return ", ".join(f"{count} {what}" for what, count in soak.outcomes.most_common())
+    assert refused < soak.outcomes.total() / 50, f"{refused} of {soak.outcomes.total()} calls were refused"
+    note(", ".join(f"{count} {what}" for what, count in soak.outcomes.most_common()))
 
 
-@suite.check
-def every_watch_went_on_and_repeated_nothing(bench):
-    told = bench.facts.soak.told
+def test_every_watch_went_on_and_repeated_nothing(facts, note):
+    told = facts.soak.told
     for what in "initial uploads", "new uploads", "problems", "recovered":
-        expect(told[what], f"no watch told of {what}")
-    return ", ".join(f"{count} {what}" for what, count in told.items())
+        assert told[what], f"no watch told of {what}"
+    note(", ".join(f"{count} {what}" for what, count in told.items()))
 
 
-@suite.check
-def no_channel_was_ever_looked_up_twice_at_once(bench):
-    at_once = bench.facts.stats["max_concurrent_by_channel"]
+def test_no_channel_was_ever_looked_up_twice_at_once(facts, note):
+    at_once = facts.stats["max_concurrent_by_channel"]
     twice = {channel: count for channel, count in at_once.items() if count > 1 and channel not in HANGING}
-    expect_equal("the channels", twice, {})
-    return f"of {len(at_once) - len(HANGING)} channels; at most {bench.facts.stats['max_concurrent']} lookups at one moment"
+    assert twice == {}, "the channels"
+    note(f"of {len(at_once) - len(HANGING)} channels; at most {facts.stats['max_concurrent']} lookups at one moment")
 
 
-@suite.check
-def fresh_answers_were_not_looked_up(bench):
+def test_fresh_answers_were_not_looked_up(facts, note):
     """A lookup begins only where the last good answer is older than --fresh-for (a poll asks for half of --watch-every, which
     is no less), or where a request said a smaller max_age, which costs at most one lookup. A failed lookup is followed by a
     longer pause. So in T seconds a channel costs at most 1 + T / fresh_for, and one for each such request."""
-    soak, lookups, seconds = bench.facts.soak, bench.facts.stats["by_channel"], bench.facts.seconds
+    soak, lookups, seconds = facts.soak, facts.stats["by_channel"], facts.seconds
     fresh = 1 + seconds / FRESH_FOR
     over = {channel: lookups[channel] for channel in CHANNELS if lookups[channel] > fresh + soak.demanded[channel]}
-    expect_equal("the channels with more lookups", over, {})
+    assert over == {}, "the channels with more lookups"
     asked, cost = min(soak.asked[channel] for channel in HOT), max(lookups[channel] for channel in HOT)
-    expect(asked > 5 * fresh, f"a hot channel was asked for {asked} times: no proof")
-    return f"a hot channel: {asked} calls, {cost} lookups, at most {fresh:.0f}; all: {sum(lookups.values())} lookups"
+    assert asked > 5 * fresh, f"a hot channel was asked for {asked} times: no proof"
+    note(f"a hot channel: {asked} calls, {cost} lookups, at most {fresh:.0f}; all: {sum(lookups.values())} lookups")
 
 
-@suite.check
-def failures_were_remembered(bench):
+def test_failures_were_remembered(facts, note):
     """Whatever max_age says, a pause follows each failed lookup, twice as long as the one before and at least 4 min (5 min
     less a fifth) in the end."""
-    lookups, seconds = bench.facts.stats["by_channel"], bench.facts.seconds
+    lookups, seconds = facts.stats["by_channel"], facts.seconds
     told = []
     for what, channels, first, attempts in ("404", GONE, NEGATIVE_FOR, 1), ("500", BROKEN, 5 * 0.8, 2):
         limit, pause, begins = attempts, first, first
@@ -332,39 +328,31 @@ def failures_were_remembered(bench):
             limit, pause = limit + attempts, min(2 * pause, 240)
             begins += pause
         cost = max(lookups[channel] for channel in channels)
-        expect(cost <= limit, f"a channel that answers {what} was looked up {cost} times, at most {limit} expected")
-        asked = min(bench.facts.soak.asked[channel] for channel in channels)
+        assert cost <= limit, f"a channel that answers {what} was looked up {cost} times, at most {limit} expected"
+        asked = min(facts.soak.asked[channel] for channel in channels)
         told.append(f"{what}: {asked} calls, {cost} lookups, at most {limit}")
-    return "; ".join(told)
+    note("; ".join(told))
 
 
-@suite.check
-def lookups_ceased_with_the_clients(bench):
-    expect_equal("the lookups afterwards", bench.facts.lookups_afterwards, 0)
+def test_lookups_ceased_with_the_clients(facts):
+    assert facts.lookups_afterwards == 0, "the lookups afterwards"
 
 
-@suite.check
-def memory_stayed_flat(bench):
-    memory = bench.facts.soak.memory
+def test_memory_stayed_flat(facts, note):
+    memory = facts.soak.memory
     third = len(memory) // 3
     # The greatest of a few: a single sample may meet a busy or an idle moment.
     warm, last = max(memory[third:third + 10]), max(memory[-10:])
-    expect(last <= warm * 1.15 + 8 * 1024, f"VmRSS grew from {warm} to {last} KiB")
-    return f"VmRSS {memory[0]} KiB at the start, {warm} after a third, {last} at the end, {max(memory)} at most"
+    assert last <= warm * 1.15 + 8 * 1024, f"VmRSS grew from {warm} to {last} KiB"
+    note(f"VmRSS {memory[0]} KiB at the start, {warm} after a third, {last} at the end, {max(memory)} at most")
 
 
-@suite.check
-def it_answers_afterwards_and_ends(bench):
-    facts = bench.facts
+def test_it_answers_afterwards_and_ends(facts):
     for answer in facts.last_batches:
         expect_ok(answer)
         # One that never had an answer may be in its backoff still.
         failed = [result.channel_id for result in answer.response.results
                   if not result.HasField("found") and facts.soak.newest[result.channel_id]]
-        expect_equal("the channels that fail", failed, [])
+        assert failed == [], "the channels that fail"
     expect_ok(facts.last_new_one)
-    expect_equal("the exit code", facts.exit_code, 0)
-
-
-if __name__ == "__main__":
-    suite.run(Bench(__doc__.splitlines()[0], seconds=120))
+    assert facts.exit_code == 0, "the exit code"

@@ -1,8 +1,6 @@
 """Connections that reach --max-connection-age cost no call, whatever client has them.
 
-    python tests/blackbox/aged.py --plaque target/release/plaque
-
-The clients are gRPC's of Go, Java, Node.js and Python, with no retries but their own. They use what `clients.py` builds.
+The clients are gRPC's of Go, Java, Node.js and Python, with no retries but their own. Those of examples/clients bring their libraries.
 """
 
 import re
@@ -12,20 +10,17 @@ from collections import Counter
 from contextlib import contextmanager
 
 import grpc
+import pytest
 
 import h2
-from clients import Client, it_is_built_as_its_readme_says
+from example_clients import built
 from h2 import ErrorCode, Kind
-from support import (
-    REPOSITORY, Bench, Suite, expect, expect_equal, made_up_channel, request, run, running, services, wait_until,
-)
+from support import REPOSITORY, made_up_channel, request, run, running, services, wait_until
 
 GET = b"/plaque.v1.LatestVideo/GetLatestVideo"
 SOURCES = REPOSITORY / "tests" / "blackbox" / "aged"
 # Milliseconds of the upstream; calls a second; all calls. At each moment 160 are in progress.
 LATENCY, RATE, CALLS = 800, 200, 1000
-
-suite = Suite()
 
 
 @contextmanager
@@ -64,8 +59,7 @@ class CCore(h2.Connection):
         return stream
 
 
-@suite.check
-def a_call_that_was_begun_before_the_goaway_is_served_and_ends_no_other(bench):
+def test_a_call_that_was_begun_before_the_goaway_is_served_and_ends_no_other(bench):
     with aged(bench, latency=2 * LATENCY) as plaque, CCore(plaque.address) as client:
         client.wait_until(lambda: client.settings, "SETTINGS")
         client.answer()
@@ -73,10 +67,10 @@ def a_call_that_was_begun_before_the_goaway_is_served_and_ends_no_other(bench):
         # It is still in progress then. Another was begun before the GOAWAY was read, and is written after it.
         wait_until(lambda: client.receive() or client.goaways or client.closed, "a GOAWAY", 5)
         calls.append(client.begin(1))
-        expect_equal("how the calls end", [client.status(call) for call in calls], [0, 0])
+        assert [client.status(call) for call in calls] == [0, 0], "how the calls end"
         client.wait_closed(seconds=10)
-        expect_equal("the GOAWAYs", set(client.goaways), {ErrorCode.NO_ERROR})
-        expect_equal("the last stream that they name", client.last_streams[-1], calls[-1])
+        assert set(client.goaways) == {ErrorCode.NO_ERROR}, "the GOAWAYs"
+        assert client.last_streams[-1] == calls[-1], "the last stream that they name"
 
 
 # Clients as they are
@@ -103,7 +97,7 @@ def node(client):
 
 def build(client, *command):
     done = run("env", "-C", client.folder, *command, within=200)
-    expect(done.returncode == 0, f"`{command[0]}` ended with {done.returncode}: {done.stderr[-2000:]}")
+    assert done.returncode == 0, f"`{command[0]}` ended with {done.returncode}: {done.stderr[-2000:]}"
 
 
 def outcomes(lines):
@@ -113,28 +107,24 @@ def outcomes(lines):
 
 
 def expect_no_failure(plaque, lines):
-    expect_equal("the calls", outcomes(lines), f"{CALLS} × OK")
+    assert outcomes(lines) == f"{CALLS} × OK", "the calls"
     made = plaque.metric("plaque_connections_accepted_total")
-    expect(made >= 3, f"there were only {made:.0f} connections: this check shows nothing")
+    assert made >= 3, f"there were only {made:.0f} connections: this check shows nothing"
     return f"{CALLS} calls, {made:.0f} connections"
 
 
-def aging_costs_no_call(bench, language):
-    it_is_built_as_its_readme_says(bench, language.__name__)
-    command = language(Client(language.__name__))
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("language", [go, java, node])
+def test_aging_costs_no_call(bench, language, note):
+    command = language(built(language.__name__))
     # Fewer streams than calls in progress: grpc-java keeps the others.
     flags = ("--max-streams", "100") if language is java else ()
     with aged(bench, *flags) as plaque, running([*command, plaque.address, CALLS, RATE]) as program:
-        expect_equal("the exit code", program.exit_code(within=40), 0)
-        return expect_no_failure(plaque, program.out.read_text().splitlines())
+        assert program.exit_code(within=40) == 0, "the exit code"
+        note(expect_no_failure(plaque, program.out.read_text().splitlines()))
 
 
-for client_of in go, java, node:
-    suite.add(f"{client_of.__name__}: {aging_costs_no_call.__name__.replace('_', ' ')}", aging_costs_no_call, client_of)
-
-
-@suite.check
-def python_aging_costs_no_call(bench):
+def test_python_aging_costs_no_call(bench, note):
     with aged(bench) as plaque:
         client, calls, began = services.LatestVideoStub(plaque.channel), [], time.monotonic()
         for number in range(CALLS):
@@ -143,8 +133,4 @@ def python_aging_costs_no_call(bench):
         codes = [call.code() for call in calls]
         lines = [code.name if code is grpc.StatusCode.OK else f"{code.name} {call.details()}"
                  for code, call in zip(codes, calls, strict=True)]
-        return expect_no_failure(plaque, lines)
-
-
-if __name__ == "__main__":
-    suite.run(Bench(__doc__.splitlines()[0]))
+        note(expect_no_failure(plaque, lines))

@@ -1,7 +1,5 @@
 """A soak of watches: snapshots that flap at random, watchers that drop and resume, replicas that are killed.
 
-    python tests/blackbox/watch_soak.py --plaque target/release/plaque [--seconds 60] [--seed N]
-
 With redis-server of the path. Two plaques share a Redis. What happens is random; what is checked holds for every course of it.
 At the end the snapshots are right, everybody reads, and what each was sent is compared with what there was.
 """
@@ -14,15 +12,15 @@ from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 
 import grpc
+import pytest
 
 from origin.feeds import Upload, feed
 from snapshots import SnapshotServer, response
 from store_support import Replica, running_redis, wait_until_up
-from support import (
-    ANY, OPTIONS, SHORT, VIDEO, Bench, Suite, brief, channel_of, expect, made_up_channel, services, wait_until, watch_request,
-)
+from support import ANY, OPTIONS, SHORT, VIDEO, brief, channel_of, made_up_channel, services, wait_until, watch_request
 
 StatusCode = grpc.StatusCode
+pytestmark = [pytest.mark.soak, pytest.mark.redis]
 CHANNELS = [made_up_channel(i) for i in range(20)]
 WATCHERS = 60
 # Of a channel, when the soak begins, a day apart. More than a feed shows, so that old ones can move up.
@@ -338,39 +336,28 @@ class Soak:
 NAMES = "a", "b"
 
 
+@pytest.fixture(scope="module")
 def soak(bench):
-    seed = bench.numbers["seed"] or random.randrange(1, 1 << 32)
-    print(f"seed {seed}", flush=True)
     with running_redis() as redis, SnapshotServer() as upstream, ExitStack() as places:
         replicas = [
             places.enter_context(Replica(bench, upstream.url(name), *FLAGS, "--store", redis.url)) for name in NAMES]
         wait_until_up(replicas)
-        course = Soak(bench, upstream, replicas, seed)
+        course = Soak(bench, upstream, replicas, bench.numbers["seed"])
         asyncio.run(course.run())
     return course
 
 
-suite = Suite()
+def test_nothing_was_sent_that_may_not_be_and_nothing_lacks(soak, note):
+    wrong = [f"{count} × {what} (the first: {soak.first_wrong[what]})" for what, count in soak.wrong.items()]
+    assert not wrong, "; ".join(wrong)
+    note(", ".join(f"{count} {what}" for what, count in soak.counts.items()))
 
 
-@suite.check
-def nothing_was_sent_that_may_not_be_and_nothing_lacks(bench):
-    bench.soak = soak(bench)
-    wrong = [f"{count} × {what} (the first: {bench.soak.first_wrong[what]})" for what, count in bench.soak.wrong.items()]
-    expect(not wrong, "; ".join(wrong))
-    return ", ".join(f"{count} {what}" for what, count in bench.soak.counts.items())
-
-
-@suite.check
-def enough_happened_to_tell(bench):
-    counts, seconds = bench.soak.counts, bench.numbers["seconds"]
+def test_enough_happened_to_tell(bench, soak):
+    counts, seconds = soak.counts, bench.numbers["seconds"]
     least = {
         "uploads": 2 * seconds, "deletions": seconds / 2, "changes of a kind": seconds / 2, "sessions": 3 * seconds,
         "resumed channels": 5 * seconds, "kills": max(1, seconds // 20), "videos sent": 10 * seconds, "problems sent": seconds / 2,
         "recovereds sent": seconds / 2, "of the last uploads wanted": 2 * WATCHERS, "of what stayed visible wanted": 5 * WATCHERS}
     few = {what: counts[what] for what, count in least.items() if counts[what] < count}
-    expect(not few, f"too few to tell: {few}")
-
-
-if __name__ == "__main__":
-    suite.run(Bench(__doc__.splitlines()[0], seconds=60, seed=0))
+    assert not few, f"too few to tell: {few}"
