@@ -63,7 +63,7 @@ def test_grpcurl_describes_with_the_comments_of_the_proto(grpcurl):
     service = grpcurl("describe", "plaque.v1.LatestVideo").stdout
     message = grpcurl("describe", "plaque.v1.GetLatestVideoRequest").stdout
     assert "// Answers what a YouTube channel uploaded last" in service, "the service"
-    assert "// The newest upload of one channel." in service, "the service"
+    assert "// Returns the newest upload of one channel." in service, "the service"
     assert "// Required. The channel's ID" in message, "the message"
 
 
