@@ -1,7 +1,7 @@
-//! What the dispatcher costs a lookup, beside a plain bounded queue with a token bucket: `cargo bench -p benches --bench dispatch`.
+//! The dispatcher's cost per lookup, compared with a plain bounded queue with a token bucket: `cargo bench -p benches --bench dispatch`.
 //!
-//! Each lookup is admitted, started when there is a token, and finished, while so many others wait. The time is virtual: none of it is
-//! waiting. Memory is measured in processes of their own, since what one frees the next would take.
+//! Each lookup is admitted, started when there is a token, and finished, while others are queued. Time is virtual, so nothing waits.
+//! Memory is measured in separate processes, since memory freed by one measurement would be reused by the next.
 
 #[path = "common/resident.rs"]
 mod resident;
@@ -24,26 +24,26 @@ use rustix::time::{ClockId, clock_gettime};
 
 use self::{resident::resident, table::table};
 
-/// The program's.
+/// The same as in the program.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// So much faster than any source that 100,000 in line are within the longest wait.
+/// Far faster than any source, so that 100,000 queued lookups are within the longest wait.
 const RATE: f64 = 20_000.0;
 
-/// From one token to the next.
+/// The time between two tokens.
 const INTERVAL: Duration = Duration::from_micros(50);
 
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
-/// Lookups under way, of which the oldest ends when another begins.
-const UNDER_WAY: usize = 32;
+/// Lookups in progress, of which the oldest ends when another starts.
+const IN_PROGRESS: usize = 32;
 
-/// Lookups a round, and rounds, whose median counts.
+/// Lookups in a round, and rounds, of which the median is reported.
 const LOOKUPS: u32 = 100_000;
 const ROUNDS: usize = 5;
 
-/// How many wait, and in how many flows: a caller with one connection is two, its own and its connection's.
+/// The number of queued lookups, and of callers.
 const SCENES: [(u32, u32); 6] = [
     (0, 1),
     (1_000, 1),
@@ -53,20 +53,20 @@ const SCENES: [(u32, u32); 6] = [
     (100_000, 10_000),
 ];
 
-/// As large as what is told of a lookup's turn.
+/// As large as the queue's real payload.
 type Payload = u64;
 
-/// Either queue, as a lookup goes through it.
+/// The interface of both queues.
 trait Line {
-    /// Whether it is let in.
+    /// Admits a lookup, or returns false.
     fn admit(&mut self, number: u32, flows: u32, now: Instant) -> bool;
-    /// Starts one, and ends the one that has been under way for longest.
+    /// Starts a lookup, and ends the oldest one in progress.
     fn next(&mut self, now: Instant) -> bool;
 }
 
 struct Fair {
     dispatcher: Dispatcher<Payload>,
-    under_way: VecDeque<Permit>,
+    in_progress: VecDeque<Permit>,
 }
 
 impl Fair {
@@ -81,7 +81,7 @@ impl Fair {
         };
         Self {
             dispatcher: Dispatcher::new(&budget, now),
-            under_way: VecDeque::with_capacity(UNDER_WAY),
+            in_progress: VecDeque::with_capacity(IN_PROGRESS),
         }
     }
 }
@@ -104,9 +104,9 @@ impl Line for Fair {
             return false;
         };
         black_box(payload);
-        self.under_way.push_back(permit);
-        if self.under_way.len() == UNDER_WAY
-            && let Some(permit) = self.under_way.pop_front()
+        self.in_progress.push_back(permit);
+        if self.in_progress.len() == IN_PROGRESS
+            && let Some(permit) = self.in_progress.pop_front()
         {
             self.dispatcher.finished(permit, now, Outcome::Completed);
         }
@@ -114,11 +114,11 @@ impl Line for Fair {
     }
 }
 
-/// First come, first served: what has room is let in, however long it will wait and whoever it is of.
+/// A FIFO queue that admits lookups while it has room.
 struct Plain {
     waiting: VecDeque<(Instant, Payload)>,
     places: usize,
-    /// When the next token is there.
+    /// When the next token is available.
     ready: Instant,
 }
 
@@ -162,7 +162,7 @@ fn main() -> io::Result<()> {
     writeln!(io::stdout(), "{}\n\n{}", times(), memories())
 }
 
-/// Nanoseconds of a core that a lookup takes, and a refusal: the medians.
+/// The median CPU time in nanoseconds of a lookup, and of a rejection.
 fn times() -> comfy_table::Table {
     let mut table = table(&[
         "queued, callers",
@@ -193,7 +193,7 @@ fn times() -> comfy_table::Table {
     table
 }
 
-/// One comes for each that goes.
+/// One lookup is admitted for each that is started.
 fn lookups(line: &mut impl Line, queued: u32, flows: u32, mut now: Instant) -> u64 {
     fill(line, queued, flows, now);
     let begun = on_cpu();
@@ -205,9 +205,9 @@ fn lookups(line: &mut impl Line, queued: u32, flows: u32, mut now: Instant) -> u
     (on_cpu() - begun) / u64::from(LOOKUPS)
 }
 
-/// Ever more come, and nothing goes.
+/// Lookups are admitted or rejected, and none is started.
 fn refusals(line: &mut impl Line, queued: u32, flows: u32, mut now: Instant) -> u64 {
-    // More than there are places: until each class and each caller has its part.
+    // More than the queue's capacity, so that each class and each caller reaches its share.
     for number in 0..4 * queued {
         line.admit(number, flows, now);
     }
@@ -221,7 +221,7 @@ fn refusals(line: &mut impl Line, queued: u32, flows: u32, mut now: Instant) -> 
     took / u64::from(LOOKUPS)
 }
 
-/// Nanoseconds that this thread has had of a core: others may use the machine, too.
+/// The CPU time of this thread in nanoseconds, so that other load on the machine does not count.
 fn on_cpu() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let [seconds, nanos] = [time.tv_sec, time.tv_nsec].map(|part| u64::try_from(part).expect("not negative"));
@@ -234,7 +234,7 @@ fn fill(line: &mut impl Line, queued: u32, flows: u32, now: Instant) {
     }
 }
 
-/// Bytes of a queued lookup and of a flow.
+/// The memory in bytes of a queued lookup and of a caller.
 fn memories() -> comfy_table::Table {
     const QUEUED: u32 = 100_000;
     let measure = |line: &str, flows: u32| -> usize {

@@ -1,7 +1,7 @@
-//! What reading a feed costs, beside bare feed-rs on the same bytes: `cargo bench -p benches --bench feed -- --bench FOLDER`, or `just
+//! The cost of parsing a feed, compared with feed-rs alone on the same bytes: `cargo bench -p benches --bench feed -- --bench FOLDER`, or `just
 //! bench-feed`. The folder has recorded feeds (`*.xml`).
 //!
-//! Times by criterion, and instructions by perf or valgrind, whichever may count on this machine.
+//! Measures times with Criterion, and instructions with perf or valgrind, whichever works on this machine.
 
 #[path = "common/instructions.rs"]
 mod instructions;
@@ -22,14 +22,14 @@ use plaque::{video::ChannelId, youtube::feed};
 
 use self::instructions::difference;
 
-/// The program's.
+/// The same as in the program.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// How often a child reads a feed; the longer run has ten times as many.
+/// How often a child process parses a feed; the longer run does so ten times as often.
 const TIMES: u64 = 100;
 
-/// Of which channel a recorded feed is, as its author's page has it.
+/// The channel of a recorded feed follows this in its author's URL.
 const PAGE: &str = "youtube.com/channel/";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -101,7 +101,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A feed and its channel.
+/// Reads a recorded feed and its channel. `None` if it has no channel.
 fn recorded(file: &PathBuf) -> io::Result<Option<(Vec<u8>, ChannelId)>> {
     let text = fs::read_to_string(file)?;
     let id = text

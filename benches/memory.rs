@@ -1,7 +1,7 @@
-//! What a cached channel costs, as the system counts it: `cargo bench -p benches --bench memory`.
+//! The memory of a cached channel, as the system counts it: `cargo bench -p benches --bench memory`.
 //!
-//! Fills the cache the way a lookup does, from the bytes of a feed to the entry, and compares the growth of the process's
-//! resident memory with what the weigher says. An argument sets the number of channels: `cargo bench -p benches --bench memory -- 50000`.
+//! Fills the cache like lookups do, from the bytes of a feed to the entry, and compares the growth of the process's
+//! resident memory with the weigher's sum. An argument sets the number of channels: `cargo bench -p benches --bench memory -- 50000`.
 
 #[path = "common/feeds.rs"]
 mod feeds;
@@ -31,21 +31,21 @@ use self::{
     resident::resident,
 };
 
-/// The program's.
+/// The same as in the program.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// Unless an argument says otherwise.
+/// The default number of channels.
 const CHANNELS: u32 = 100_000;
 
-/// What the cache has room for, in bytes a channel: enough for all, and less than twice that, so that moka counts frequencies as
-/// it does when the cache is full.
-const ROOM: u64 = 2_560;
+/// The cache's capacity in bytes per channel: enough for all, but less than twice that, so that moka tracks frequencies as in a full
+/// cache.
+const CAPACITY_PER_CHANNEL: u64 = 2_560;
 
-/// Looked up and dropped before anything is measured, so that code is loaded and threads have their heaps.
+/// Channels looked up and dropped before the measurement, so that code is loaded and threads have heaps.
 const WARM_UP: u32 = 200;
 
-/// As many as `plaque serve` has for lookups: each has a heap of its own.
+/// The same as `plaque serve` uses for lookups; each thread has its own heap.
 const THREADS: usize = 2;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -91,9 +91,9 @@ async fn measure(channels: u32) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A cache as `Latest` makes it, with room for `channels`.
+/// A cache like that of `Latest`, with a capacity of `channels`.
 fn cache(channels: u32) -> Coalescer<Feed, Arc<Known>> {
-    Coalescer::builder(u64::from(channels) * ROOM)
+    Coalescer::builder(u64::from(channels) * CAPACITY_PER_CHANNEL)
         .low_priority_capacity(4 << 20)
         .weigher(|_feed, known: &Arc<Known>| latest::weight(known))
         .time_to_live(Duration::from_hours(24))
@@ -101,7 +101,7 @@ fn cache(channels: u32) -> Coalescer<Feed, Arc<Known>> {
         .build()
 }
 
-/// Looks up a channel as `Latest` does: the lookup reads its feed.
+/// Looks up a channel like `Latest`, by parsing its feed.
 async fn look_up(cache: &Coalescer<Feed, Arc<Known>>, number: u32) -> Result<Arc<Known>, Box<dyn Error>> {
     let waiter = cache.join(id(number).into(), move |_context| async move {
         Arc::new(CacheEntry::succeeded(

@@ -1,14 +1,14 @@
-"""plaque's server beside others, in one run. `benches/REPORT.md` says how to read what it prints.
+"""Benchmarks plaque's server and other servers in one run. `benches/REPORT.md` explains the output.
 
-    python benches/server.py all --plaque target/release/plaque --shared ../shared
+    python benches/server.py all --plaque target/release/plaque
 
 hits     one cached channel, by 1, 10 and 100 connections × 1, 10 and 100 streams: plaque, stock tonic, tonic on bare
          current-thread runtimes, the obvious implementation, the obvious one in Go
-answers  answers of 100 to 1,200 bytes beside the same peers and servers of files (h2o, nghttpd, Envoy); errors, batches, JSON
-open     one cached channel by calls at a steady rate: plaque and the bare one
-burst    10,000 callers at once on a channel that nobody has asked for yet
-million  a hit with one cached channel, and with a million of them
-watches  100,000 open watches: memory, and what it takes to tell them all of an upload
+answers  answers of 100 to 1,200 bytes, also from file servers (h2o, nghttpd, Envoy); errors, batches, JSON
+open     one cached channel in an open loop (calls at a constant rate): plaque and the bare server
+burst    10,000 concurrent callers of a channel that is not cached
+million  hits with one cached channel, and with a million
+watches  100,000 open watches: memory, and the cost of sending an upload to all of them
 
 Tables go to standard output, progress to standard error. Needs cargo, go, h2load and the packages in
 tests/blackbox/requirements.txt; builds everything else but plaque. All parts: about half an hour, 4 GB.
@@ -25,7 +25,7 @@ from bench_server import REPOSITORY, answers, burst, hits, million, open_loop, w
 from bench_server.programs import Programs, build
 from bench_server.report import machine
 
-# And where they come from.
+# The tools needed, and their sources.
 TOOLS = {
     "cargo": "Rust's toolchain", "go": "Go's toolchain", "h2load": "Debian's package nghttp2-client",
     "nghttpd": "Debian's package nghttp2-server", "h2o": "Debian's package h2o"}
@@ -33,36 +33,35 @@ PARTS = {"hits": hits, "answers": answers, "open": open_loop, "burst": burst, "m
 
 
 def arguments():
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("part", choices=[*PARTS, "all"])
-    words.add_argument("--plaque", type=Path, default=REPOSITORY / "target/release/plaque", help="default: the release build")
-    words.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared", help="with captures/ and origin/")
-    words.add_argument("--target", type=Path, default=REPOSITORY / "target/peers", help="where to build the peers")
-    words.add_argument("--into", type=Path, help="a folder for the tables, a file for each part, and a chart")
-    words.add_argument("--rounds", type=int, default=5)
-    words.add_argument("--seconds", type=int, default=3, help="of each measurement; CPU time is counted in ticks of 10 ms")
-    words.add_argument("--channels", type=int, default=1_000_000, help="of `million`")
-    words.add_argument("--watches", type=int, default=100_000, help="of `watches`, in multiples of 500")
-    return words.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=[*PARTS, "all"])
+    parser.add_argument("--plaque", type=Path, default=REPOSITORY / "target/release/plaque", help="default: the release build")
+    parser.add_argument("--target", type=Path, default=REPOSITORY / "target/peers", help="where the peers are built")
+    parser.add_argument("--into", type=Path, help="a folder for the tables, a file for each part, and a chart")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3, help="duration of each measurement; CPU time is counted in ticks of 10 ms")
+    parser.add_argument("--channels", type=int, default=1_000_000, help="of `million`")
+    parser.add_argument("--watches", type=int, default=100_000, help="of `watches`, in multiples of 500")
+    return parser.parse_args()
 
 
 def main():
-    said = arguments()
-    # As an exception, so that the child processes are killed on the way out.
+    args = arguments()
+    # Raises SystemExit, so that child processes are killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for tool, source in TOOLS.items():
         if not shutil.which(tool):
             sys.exit(f"there is no {tool} in PATH: install {source}")
-    target = build(said.target.resolve())
+    target = build(args.target.resolve())
     with tempfile.TemporaryDirectory(prefix="plaque-bench-") as folder:
-        programs = Programs(said.plaque.resolve(), said.shared.resolve(), target, Path(folder))
-        where = machine(programs, said)
-        print(where, flush=True)
-        for name in (PARTS if said.part == "all" else [said.part]):
-            tables = PARTS[name].run(programs, said)
+        programs = Programs(args.plaque.resolve(), target, Path(folder))
+        environment = machine(programs, args)
+        print(environment, flush=True)
+        for name in (PARTS if args.part == "all" else [args.part]):
+            tables = PARTS[name].run(programs, args)
             print(tables, flush=True)
-            if said.into:
-                (said.into / f"{name}.md").write_text(f"{where}\n{tables}")
+            if args.into:
+                (args.into / f"{name}.md").write_text(f"{environment}\n{tables}")
 
 
 if __name__ == "__main__":

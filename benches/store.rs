@@ -1,7 +1,6 @@
-//! What a store costs, and what replicas that share one spare the upstream: `just bench-store`. `benches/REPORT.md` says how to read
-//! it.
+//! The cost of a store, and the lookups that replicas save by sharing one: `just bench-store`. `benches/REPORT.md` explains the output.
 //!
-//! `cargo bench -p benches --bench store -- PART` runs one part: `cost`, `replicas` or `writes`; `--quick` takes seconds, for trying. Needs redis-server.
+//! `cargo bench -p benches --bench store -- PART` runs one part: `cost`, `replicas` or `writes`; `--quick` takes seconds, for a try. Needs redis-server.
 
 #[path = "store/cost.rs"]
 mod cost;
@@ -55,21 +54,21 @@ use tokio::{
 
 use self::server::Server;
 
-/// The program's.
+/// The same as in the program.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// As many as `plaque serve` has for lookups.
+/// The same as `plaque serve` uses for lookups.
 const LOOKUP_THREADS: usize = 2;
 
-/// What a file may grow to: more than is ever kept in it here.
+/// The maximum size of a file, which is never reached here.
 const FILE_BYTES: u64 = 1 << 30;
 
-/// What an operation may take: ten times the default, so that a machine that stalls does not have plaque go on alone.
+/// The time limit of an operation: so long that a stall of the machine does not disable the store.
 const BUDGET: Duration = Duration::from_secs(1);
 
 fn main() -> io::Result<()> {
-    // What goes wrong with a store, it tells the log.
+    // Failures of a store are logged.
     let log = tracing_subscriber::fmt().with_writer(io::stderr);
     log.with_max_level(tracing::Level::WARN).init();
     let arguments: Vec<_> = env::args().skip(1).collect();
@@ -90,13 +89,13 @@ fn main() -> io::Result<()> {
     fs::remove_dir_all(&bench.folder)
 }
 
-/// What both parts need.
+/// What all parts share.
 struct Bench {
     quick: bool,
     server: Server,
-    /// For files, on the disk that the program is on.
+    /// For files, on the program's disk.
     folder: PathBuf,
-    /// Lookups and stores run there, as in `plaque serve`.
+    /// Runs lookups and stores, as in `plaque serve`.
     runtime: Runtime,
     channels: Arc<[Channel]>,
 }
@@ -129,7 +128,7 @@ impl Bench {
         })
     }
 
-    /// The file of this name, as it was left.
+    /// Opens the file `name`, with its previous contents.
     fn file(&self, name: &str) -> Arc<dyn Store> {
         let file = File::open(
             &self.folder.join(name),
@@ -140,7 +139,7 @@ impl Bench {
         Arc::new(file.expect("a file that can be written"))
     }
 
-    /// Another replica's share of the one Redis. What has another `name` is another's.
+    /// A store in Redis, shared by all that have the same `name`.
     fn redis(&self, name: &str) -> Arc<dyn Store> {
         let settings = Settings {
             prefix: name.parse().expect("a prefix"),
@@ -150,14 +149,14 @@ impl Bench {
         Arc::new(self.runtime.block_on(Redis::start(settings)))
     }
 
-    /// The processor's time that Redis has had, in seconds.
+    /// The CPU time of Redis in seconds.
     fn redis_cpu(&self) -> f64 {
         let fields = ["used_cpu_user", "used_cpu_sys"].map(|field| self.info("cpu", field));
         let seconds = fields.iter().map(|seconds| seconds.parse::<f64>());
         seconds.sum::<Result<f64, _>>().expect("numbers")
     }
 
-    /// What Redis says of itself.
+    /// A field of Redis' INFO.
     fn info(&self, section: &str, field: &str) -> String {
         let info: String = self.server.command(&["INFO", section]);
         let mut fields = info.lines().filter_map(|line| line.split_once(':'));
@@ -165,7 +164,7 @@ impl Bench {
         value.into()
     }
 
-    /// What is measured, where and when.
+    /// Describes the measurement: time, machine, versions.
     fn machine(&self) -> String {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let cpu = read("/proc/cpuinfo");

@@ -1,13 +1,13 @@
-//! Accepting connections, also when the process has no file descriptor left.
+//! Accepts connections, and retries when the process is out of file descriptors.
 
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
-/// Without a file descriptor the next try would fail again at once: wait for one to be closed.
+/// The pause before a retry, so that a file descriptor can be closed in the meantime.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The next connection, however long it takes until there can be one.
+/// Accepts the next connection. Retries until that succeeds.
 pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
     let mut failing = false;
     loop {
@@ -15,7 +15,7 @@ pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
             Ok((stream, _peer)) => return stream,
             Err(error) => {
                 if !failing {
-                    tracing::warn!(%error, "cannot accept connections; trying again until it works");
+                    tracing::warn!(%error, "cannot accept connections; retrying until it works");
                 }
                 failing = true;
                 tokio::time::sleep(PAUSE).await;

@@ -1,4 +1,4 @@
-//! What operators and their machines ask over HTTP/1.1: a status page, probes, metrics.
+//! The admin port over HTTP/1.1: a status page, probes and metrics.
 
 mod busy;
 mod host;
@@ -17,42 +17,38 @@ use axum::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use prometheus_client::registry::Registry;
 use ring::digest::{SHA256, digest};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{busy::Busy, scrape::Scrape};
 use crate::{
-    api,
-    grpc::{Callers, Http},
+    api::{self, Api},
+    grpc::{Callers, JsonService},
     http1::{self, Limits, Port},
     latest::Latest,
     lifecycle::{Stage, Stages},
 };
 
-/// What is told.
-pub struct Told {
-    /// What goes on.
+/// What the admin port shows.
+pub struct AdminState {
+    /// Flights, and the busiest channels.
     pub latest: Arc<Latest>,
-    /// Who asks.
+    /// Identifies the callers of lookups.
     pub callers: Arc<Callers>,
-    /// Answers, if they are given here.
-    pub http: Option<Arc<Http>>,
+    /// The API as JSON, if it is served here.
+    pub http: Option<Arc<JsonService>>,
     /// Metrics.
     pub registry: Registry,
-    /// Whether calls are taken.
+    /// The server's current stage.
     pub stages: Stages,
-    /// What the port may be called, beside addresses and `localhost`.
+    /// Host names that the port answers to, in addition to IP addresses and `localhost`.
     pub names: Arc<[String]>,
 }
 
-/// The most that may be connected: operators' machines are few, and need none of the connections that callers need.
+/// The most connections, which do not count as callers' connections: operators' machines are few.
 pub const CONNECTIONS: usize = 64;
 
-/// Requests for the API that may be answered at once. Those can take long; the other places are for probes and metrics.
+/// The most concurrent requests for the API. Those can take long; the other connections are for probes and metrics.
 const LOOKUPS: usize = 16;
 
 const LIMITS: Limits = Limits {
@@ -64,18 +60,18 @@ const LIMITS: Limits = Limits {
     linger: Duration::from_secs(40),
 };
 
-/// How long connections of the time before have to read their answers. Their requests take no time.
+/// How long connections from before the start have to read their responses. Their requests take no time.
 const HANDOVER: Duration = Duration::from_millis(100);
 
 const PAGE: &str = include_str!("admin/page.html");
 
-const NO_SUCH_PAGE: &str = "no such page; there are /, /livez, /readyz, /metrics and /busy. Answers as JSON are served by --http-listen\n";
+const NOT_FOUND: &str = "no such page; there are /, /livez, /readyz, /metrics and /busy. Answers as JSON are served by --http-listen\n";
 
-const NOT_OUR_NAME: &str =
+const WRONG_HOST: &str =
     "this port answers to IP addresses, to localhost, and to the names in --admin-host\n";
 
-/// What the page may do: run its own style and script, known by their hashes, and ask this port. Nothing of it comes from anywhere
-/// else, and nothing of it goes anywhere.
+/// The page's content security policy: it may run its own style and script, identified by their hashes, and send requests to this port. It
+/// loads nothing from elsewhere and sends nothing elsewhere.
 fn page_policy() -> String {
     let source = |element: &str| {
         let (open, close) = (format!("<{element}>"), format!("</{element}>"));
@@ -96,58 +92,55 @@ fn page_policy() -> String {
     )
 }
 
-fn router(told: Told) -> Router {
-    let Told {
+fn router(state: AdminState) -> Router {
+    let AdminState {
         latest,
         http,
         registry,
         stages,
         names,
         ..
-    } = told;
+    } = state;
     let scrape = Arc::new(Scrape::new(Arc::clone(&latest), registry));
     let busy = Arc::new(Busy::new(latest));
     let page = ([(header::CONTENT_SECURITY_POLICY, page_policy())], Html(PAGE));
-    let ours = Router::new()
+    let routes = Router::new()
         .route("/", get(|| async { page }))
         .route("/metrics", get(move || async move { scrape.metrics().await }))
-        .route("/busy", get(move || async move { Json(busy.tell().await) }));
-    let ours = match http {
-        Some(http) => ours.merge(api::latest_video(
-            http,
-            Arc::new(Semaphore::new(LOOKUPS)),
-            LOOKUPS,
-        )),
-        None => ours,
+        .route("/busy", get(move || async move { Json(busy.snapshot().await) }));
+    let routes = match http {
+        Some(http) => routes.merge(Api::new(http, LOOKUPS).router()),
+        None => routes,
     };
-    ours.fallback((StatusCode::NOT_FOUND, NO_SUCH_PAGE))
-        .layer(from_fn_with_state(names, only_ours))
-        // Not these: they say nothing to anybody, and a load balancer may know us by any name.
+    routes
+        .fallback((StatusCode::NOT_FOUND, NOT_FOUND))
+        .layer(from_fn_with_state(names, require_own_host))
+        // Not these: probes reveal nothing, and a load balancer may use any name.
         .merge(api::probes(stages))
 }
 
-async fn only_ours(State(names): State<Arc<[String]>>, request: Request, next: Next) -> Response {
-    if host::is_ours(request.uri(), request.headers(), &names) {
+async fn require_own_host(State(names): State<Arc<[String]>>, request: Request, next: Next) -> Response {
+    if host::is_own(request.uri(), request.headers(), &names) {
         next.run(request).await
     } else {
-        (StatusCode::MISDIRECTED_REQUEST, NOT_OUR_NAME).into_response()
+        (StatusCode::MISDIRECTED_REQUEST, WRONG_HOST).into_response()
     }
 }
 
-/// Serves all that, for ever.
-pub async fn serve(listener: TcpListener, told: Told) {
+/// Serves the port until the task is dropped.
+pub async fn serve(listener: TcpListener, state: AdminState) {
     let port = Port {
         listener,
         tls: None,
         limits: LIMITS,
         closing: CancellationToken::new(),
     };
-    let callers = Arc::clone(&told.callers);
-    http1::serve(port, router(told), callers).await;
+    let callers = Arc::clone(&state.callers);
+    http1::serve(port, http1::router_handler(router(state)), callers).await;
 }
 
-/// Until `work` has come to an end: answers at `listener` that the process lives, and is not ready. Whoever connects then waits for
-/// [`serve`] on the same listener.
+/// Serves the probes on `listener` while `work` is in progress: plaque is alive but not ready. Later connections wait for [`serve`] on the
+/// same listener.
 pub async fn while_starting<T>(listener: &TcpListener, work: impl Future<Output = T>) -> T {
     let (_stage, stages) = watch::channel(Stage::Starting);
     let router = Router::new()
@@ -163,7 +156,7 @@ pub async fn while_starting<T>(listener: &TcpListener, work: impl Future<Output 
         },
         closing: closing.clone(),
     };
-    let mut serving = pin!(http1::serve(port, router, Arc::default()));
+    let mut serving = pin!(http1::serve(port, http1::router_handler(router), Arc::default()));
     let mut work = pin!(work);
     let done = tokio::select! {
         done = &mut work => done,

@@ -1,24 +1,25 @@
-//! What is cached for a feed: the last successful lookup, and the failure since.
+//! The cache entry of a feed: the last successful lookup, and the failure since.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
-/// The last success and the last failure. At least one of them is there.
+/// The last success and the failure since. At least one of them is present.
 ///
-/// Ages are computed from [`Instant`]s, which no change of the wall clock disturbs.
+/// Ages are computed from [`Instant`]s, which changes of the wall clock do not affect.
 #[derive(Debug)]
 pub struct CacheEntry<T, E> {
     /// The last lookup that succeeded.
     pub good: Option<Success<T>>,
     /// The lookup that failed since, if one did.
     pub failed: Option<Failure<E>>,
-    /// How often it was served since.
+    /// The number of requests since the last lookup.
     pub hits: HitCount,
 }
 
-/// Counts how often an entry is served. It lies beside the reference count of the entry, which every caller changes anyway.
+/// Counts the requests that an entry has served. Shares a cache line with the reference count of the entry, which every request writes
+/// anyway.
 #[derive(Debug, Default)]
 pub struct HitCount(AtomicU32);
 
@@ -39,27 +40,27 @@ impl HitCount {
 pub struct Success<T> {
     /// The answer.
     pub value: T,
-    /// When it came.
+    /// When the lookup ended, for ages.
     pub at: Instant,
-    /// When it came, by the wall clock: to be shown, never to be computed with.
+    /// When the lookup ended by the wall clock. For display only, never for computations.
     pub time: SystemTime,
 }
 
 /// A failed lookup.
 #[derive(Clone, Debug)]
 pub struct Failure<E> {
-    /// Why it failed.
+    /// The reason.
     pub error: E,
-    /// When.
+    /// When the lookup ended.
     pub at: Instant,
-    /// No other lookup before this.
+    /// When the next lookup is allowed.
     pub retry_at: Instant,
-    /// How many lookups in a row have failed in this way, this one included.
+    /// The number of similar failures in a row, including this one.
     pub streak: u32,
 }
 
 impl<T, E> CacheEntry<T, E> {
-    /// The entry of a lookup that succeeded at `now`. Earlier failures are forgotten.
+    /// The entry after a lookup that succeeded at `now`. Drops earlier failures.
     pub fn succeeded(value: T, now: Instant, time: SystemTime) -> Self {
         Self {
             good: Some(Success { value, at: now, time }),
@@ -68,7 +69,7 @@ impl<T, E> CacheEntry<T, E> {
         }
     }
 
-    /// The entry of a lookup that failed. The last good answer stays.
+    /// The entry after a lookup that failed. The last success stays.
     pub fn failed(good: Option<Success<T>>, failed: Failure<E>) -> Self {
         Self {
             good,
@@ -77,7 +78,7 @@ impl<T, E> CacheEntry<T, E> {
         }
     }
 
-    /// When a lookup last ended, well or badly.
+    /// When the last lookup ended, whether it succeeded or failed.
     #[must_use]
     pub fn last_attempt(&self) -> Option<Instant> {
         let good = self.good.as_ref().map(|good| good.at);
@@ -87,7 +88,7 @@ impl<T, E> CacheEntry<T, E> {
 }
 
 impl<T> Success<T> {
-    /// How old the answer is.
+    /// The age of the answer.
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.at)

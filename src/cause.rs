@@ -1,8 +1,8 @@
-//! What an error comes down to.
+//! Finds the root cause of an error.
 
 use std::error::Error;
 
-/// The innermost cause, which says what happened (`Connection refused`). The outer ones name addresses, which are not the caller's.
+/// The innermost cause, which says what happened (`Connection refused`). The outer ones contain addresses, which callers must not see.
 pub(crate) fn innermost<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     while let Some(cause) = error.source() {
         error = cause;

@@ -1,4 +1,4 @@
-//! The command line: parses, sets up, calls, and tells a person what went wrong.
+//! The command line: parses arguments, runs a subcommand, and prints errors for people.
 
 mod client;
 mod completions;
@@ -18,13 +18,13 @@ use clap::{
     error::{ContextKind, ContextValue},
 };
 
-/// What a subcommand ends with. A message for a person is all that is left to do with an error up here.
+/// The result of a subcommand. At this level an error only needs a message for a person.
 type Outcome = Result<ExitCode, Box<dyn Error>>;
 
-/// A flag can be read but cannot work, now or later: the exit code is that of one that cannot be read.
+/// A flag is well-formed but cannot work. The exit code is that of a malformed one.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Unusable(String);
+struct InvalidFlags(String);
 
 /// What did this YouTube channel upload last?
 ///
@@ -47,7 +47,7 @@ enum Command {
     Man(man::Args),
 }
 
-/// Runs the program: parses the arguments, does what they say, and returns the exit code.
+/// Runs the program: parses the arguments, runs the subcommand, and returns the exit code.
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| without_passwords(error).exit());
@@ -60,16 +60,16 @@ pub fn run() -> ExitCode {
         Command::Man(args) => man::run(&args),
     };
     outcome.unwrap_or_else(|error| {
-        // A pipe that nobody reads any more (`plaque get … | head -1`) is the reader's choice, and no error of ours.
+        // If the reader of a pipe ends early (`plaque get … | head -1`), that is not an error.
         let closed_pipe = error
             .downcast_ref::<io::Error>()
             .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
         if closed_pipe {
             return ExitCode::SUCCESS;
         }
-        // Nothing can be done if standard error is gone too.
-        let _ = show::complain(&format!("error: {error}"));
-        if error.is::<Unusable>() {
+        // If standard error is closed too, nothing can be done.
+        let _ = show::print_error(&format!("error: {error}"));
+        if error.is::<InvalidFlags>() {
             ExitCode::from(2)
         } else {
             ExitCode::FAILURE
@@ -77,7 +77,7 @@ pub fn run() -> ExitCode {
     })
 }
 
-/// An error shows what was given. Of an address with a password only the rest.
+/// clap repeats the given value in its errors. Removes passwords from addresses.
 fn without_passwords(mut error: clap::Error) -> clap::Error {
     for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
         if let Some(ContextValue::String(given)) = error.get(kind)

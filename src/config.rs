@@ -1,4 +1,4 @@
-//! The settings of a server, validated. Knows no command line.
+//! The validated settings of a server. Independent of the command line.
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -11,21 +11,21 @@ use crate::{
     youtube,
 };
 
-/// Where YouTube serves its feeds.
+/// The address of YouTube's feeds.
 pub const YOUTUBE: &str = "https://www.youtube.com/feeds/videos.xml";
 
-/// A channel that will exist for as long as YouTube does: its own.
+/// The default canary: YouTube's own channel, which will exist as long as YouTube.
 pub const CANARY: &str = "UCBR8-60-B28hp2BmDPdntcQ";
 
-/// The channel that shows whether a 404 means anything, if one is to.
+/// The channel that shows whether a 404 means anything. `None`: no canary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Canary(pub Option<ChannelId>);
 
-/// Parses a channel's ID, or `none`.
+/// Parses a channel ID, or `none`.
 ///
 /// # Errors
 ///
-/// If it is neither.
+/// If the text is neither.
 pub fn canary(text: &str) -> Result<Canary, String> {
     if text == "none" {
         return Ok(Canary(None));
@@ -37,49 +37,49 @@ pub fn canary(text: &str) -> Result<Canary, String> {
 /// All settings of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to accept gRPC.
+    /// The address of the gRPC port.
     pub listen: SocketAddr,
-    /// How feeds are looked up.
+    /// The source of feeds.
     pub upstream: youtube::Settings,
-    /// How questions are answered.
+    /// Freshness of answers, and watches.
     pub latest: latest::Settings,
-    /// What is kept beyond this process, if anything is.
+    /// The store, if there is one.
     pub store: Option<Store>,
-    /// What calls may take.
+    /// Limits of calls.
     pub calls: grpc::Limits,
-    /// The request metadata that names the caller, between whom lookups are fair. Without it callers are addresses.
+    /// The metadata key that identifies callers, between whom lookups are scheduled fairly. `None`: callers are IP addresses.
     pub caller_header: Option<HeaderName>,
-    /// What connections may take.
+    /// Limits of connections.
     pub connections: Connections,
-    /// Open connections of the port for JSON.
+    /// The most open connections of the port for JSON.
     pub http_connections: NonZeroUsize,
-    /// What the admin port may be called, beside addresses and `localhost`: names without a port.
+    /// Host names of the admin port, without a port, in addition to IP addresses and `localhost`.
     pub admin_names: Vec<String>,
-    /// Whose pages may call from a browser, by gRPC-Web, if any may.
+    /// The origins of pages that may call over gRPC-Web. `None`: no gRPC-Web.
     pub grpc_web: Option<Origins>,
-    /// Serving threads.
+    /// The number of serving threads.
     pub workers: NonZeroUsize,
     /// How the server stops.
     pub drain: Drain,
 }
 
-/// A second tier.
+/// The store: a second cache tier.
 #[derive(Clone, Debug)]
 pub enum Store {
-    /// A file of this process's own.
+    /// A file used by this process alone.
     File {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// How large it may become.
+        /// Its maximum length.
         bytes: u64,
-        /// What an operation may take.
+        /// The time limit of a read.
         budget: Duration,
     },
     /// A server that replicas share.
     Redis(store::redis::Settings),
 }
 
-/// Where a second tier is.
+/// The address of a store.
 #[derive(Clone, Debug)]
 pub enum StoreAddress {
     /// A file.
@@ -88,11 +88,11 @@ pub enum StoreAddress {
     Redis(store::redis::Address),
 }
 
-/// Parses where a second tier is: `file:PATH`, or the address of a Redis server or cluster.
+/// Parses the address of a store: `file:PATH`, or that of a Redis server or cluster.
 ///
 /// # Errors
 ///
-/// If it is none of these.
+/// If the text is neither.
 pub fn store(text: &str) -> Result<StoreAddress, String> {
     match text.strip_prefix("file:") {
         Some("") => Err("expected a path after file:, such as file:/var/lib/plaque/store".into()),
@@ -106,12 +106,12 @@ pub fn store(text: &str) -> Result<StoreAddress, String> {
     }
 }
 
-/// Pages that may call, by their origins.
+/// The origins of pages that may call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
-    /// All there are.
+    /// All origins.
     Any,
-    /// Those of these; beside the server's own, which need nobody's leave.
+    /// These, in addition to the server's own, which needs no permission.
     These(Vec<HeaderValue>),
 }
 
@@ -122,11 +122,11 @@ pub enum Origins {
 )]
 pub struct BadOrigin(String);
 
-/// Parses a list of origins with commas between them, or `*` for all.
+/// Parses a comma-separated list of origins, or `*` for all.
 ///
 /// # Errors
 ///
-/// If one of them has no scheme and host, or more than these and a port.
+/// If one of them lacks a scheme or host, or has more than these and a port.
 pub fn origins(text: &str) -> Result<Origins, BadOrigin> {
     if text.trim() == "*" {
         return Ok(Origins::Any);
@@ -135,31 +135,31 @@ pub fn origins(text: &str) -> Result<Origins, BadOrigin> {
     Ok(Origins::These(origins.collect::<Result<_, _>>()?))
 }
 
-/// An origin as browsers send it.
+/// Parses an origin as browsers send it.
 fn origin(text: &str) -> Result<HeaderValue, BadOrigin> {
     let bad = || BadOrigin(text.into());
     let url: Url = text.parse().map_err(|_| bad())?;
     let origin = url.origin().ascii_serialization();
-    // As an address of its own it is what was given, unless that had more.
+    // An origin with anything else does not equal the URL that it came from.
     if !matches!(url.scheme(), "http" | "https") || origin.parse() != Ok(url) {
         return Err(bad());
     }
     origin.parse().map_err(|_| bad())
 }
 
-/// Open connections of the port for JSON, by default.
+/// The default of the most open connections of the port for JSON.
 pub const HTTP_CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 
-/// A text is not the name of a host.
+/// A text is not a host name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no host name; expected a name without a port, such as plaque.example")]
 pub struct BadHost(String);
 
-/// Parses the name of a host, as it is in the header `Host` without its port. A dot at its end is not part of it.
+/// Parses a host name as in the `Host` header, without a port. A final dot is dropped.
 ///
 /// # Errors
 ///
-/// If it has another character than letters, digits, hyphens, underscores and dots, or none.
+/// If it is empty, or has a character other than letters, digits, hyphens, underscores and dots.
 pub fn host_name(text: &str) -> Result<String, BadHost> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let may_be = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -169,30 +169,30 @@ pub fn host_name(text: &str) -> Result<String, BadHost> {
     Ok(name.into())
 }
 
-/// What connections may take of a server.
+/// Limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Connections {
-    /// Open connections.
+    /// The most open connections.
     pub at_once: NonZeroUsize,
-    /// Calls in progress on one of them.
+    /// The most concurrent calls of a connection.
     pub streams: u32,
-    /// The headers of one call, in bytes: names, values, and 32 for each.
+    /// The size of the headers of one call, in bytes: names, values, and 32 for each.
     pub header_bytes: u32,
-    /// The time to the end of the TLS handshake and of the HTTP/2 preface.
+    /// The time limit of the TLS handshake and the HTTP/2 preface.
     pub preface: Duration,
-    /// A connection ends after so long without a call.
+    /// A connection without calls for this time is closed.
     pub idle: Option<Duration>,
-    /// The peer is pinged so often.
+    /// The interval of pings.
     pub keepalive: Option<Duration>,
-    /// How long it has for the answer to a ping, and for taking anything of what is sent.
+    /// The time limit for the answer to a ping, and for the peer to read anything that is sent.
     pub pong: Duration,
-    /// How old one may become.
+    /// The maximum age of a connection.
     pub age: Option<Duration>,
-    /// A peer is told to begin no more calls, and some time later which was the last that counts: when none has begun for so long, or
-    /// after ten times as long; in a drain once there are no calls.
+    /// The first GOAWAY of a connection accepts further calls. The last one follows when no call has begun for this time, or after ten
+    /// times as long; in a drain as soon as there are no calls.
     pub notice: Duration,
-    /// A peer that was told to go may have sent a call before it heard, or be slow to read its last answer. One that stays for so
-    /// long without a call in progress, or for up to twice as long, is dead or hostile, and is not waited for.
+    /// After the last GOAWAY a peer may still have sent a call, or be slow to read its last answer. A connection without calls for this
+    /// time, or up to twice as long, is closed.
     pub linger: Duration,
 }
 
@@ -207,7 +207,7 @@ impl Default for Connections {
             keepalive: Some(Duration::from_mins(1)),
             pong: Duration::from_secs(20),
             age: Some(Duration::from_hours(1)),
-            // Many times what a busy client takes between its read of a GOAWAY and its next write; Envoy's is 5 s.
+            // Many times what a busy client takes from reading a GOAWAY to its next write; Envoy's value is 5 s.
             notice: Duration::from_secs(1),
             linger: Duration::from_secs(5),
         }
@@ -217,9 +217,9 @@ impl Default for Connections {
 /// How a server stops.
 #[derive(Clone, Copy, Debug)]
 pub struct Drain {
-    /// For how long it goes on, and says that it will stop.
+    /// How long it continues while it reports that it will stop.
     pub delay: Duration,
-    /// How long calls in progress may go on after that.
+    /// How long calls in progress may take after that.
     pub timeout: Duration,
 }
 
@@ -237,11 +237,11 @@ impl Default for Drain {
 #[error("{0}; expected an http or https address such as {YOUTUBE}")]
 pub struct BadUpstream(String);
 
-/// Parses the address of the feeds, to which `channel_id=…` will be appended.
+/// Parses the address of the feeds, to which `channel_id=…` is appended.
 ///
 /// # Errors
 ///
-/// If it is no absolute `http` or `https` URL, or has parts that make no sense here.
+/// If it is not an absolute `http` or `https` URL, or has parts that make no sense here.
 pub fn upstream_url(text: &str) -> Result<Url, BadUpstream> {
     let url: Url = text
         .parse()

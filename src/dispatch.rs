@@ -1,23 +1,23 @@
-//! Which lookup goes out next: the budget of one source, handed out lookup by lookup.
+//! Schedules lookups at one source within its budget of rate and concurrency.
 //!
-//! A lookup is *admitted* into the line or refused on arrival; in the line it belongs to a *class* and to a *flow* (a caller, and
-//! a connection of that caller); when it goes out it holds a *permit*. Everything here is pure: the time and randomness are
-//! arguments, nothing waits and nothing is locked. `docs/dispatch.md` tells how it decides, with what the simulations found.
+//! A lookup is *admitted* to the queue or refused on arrival. In the queue it belongs to a *class* and to a *flow* (a caller, and one of
+//! its connections). It goes out with a *permit*. Everything here is pure: time and randomness are parameters, nothing waits and nothing is
+//! locked. `docs/dispatch.md` describes the decisions, and what simulations of them showed.
 //!
-//! No crate fits the core. `governor` has the token bucket alone, without a way to give tokens back or to say when a caller behind
-//! others will have one (here it is 60 lines); fair queues on crates.io wait inside, know no deadline, and do not lose a member
-//! in O(1).
+//! No crate fits the core. `governor` has only the token bucket; it cannot take tokens back, or tell a queued caller when it will have one.
+//! Fair queues on crates.io wait inside, know no deadlines, and cannot remove a member in O(1).
 
 mod admission;
 pub mod breaker;
 mod calendar;
 mod dispatcher;
+mod fair_queue;
 mod fetch_time;
-mod line;
+mod poll_budget;
 pub mod polls;
-mod returns;
+mod reservations;
 mod rings;
-mod room;
+mod selection;
 mod token_bucket;
 
 #[cfg(test)]
@@ -41,14 +41,14 @@ pub enum Class {
     AwaitedKnown,
     /// A caller waits for a channel that was never found.
     AwaitedUnknown,
-    /// It renews an answer that was given stale.
+    /// It revalidates an entry that was served stale.
     Refresh,
-    /// It is a watched channel's poll.
+    /// It polls a watched channel.
     Poll,
 }
 
 impl Class {
-    /// All, in the order in which they are declared.
+    /// All classes, in order of declaration.
     pub const ALL: [Self; CLASSES] = [
         Self::AwaitedKnown,
         Self::AwaitedUnknown,
@@ -56,8 +56,8 @@ impl Class {
         Self::Poll,
     ];
 
-    /// The part of the rate that it gets while all classes want theirs. Callers together get five eighths, and made-up channels
-    /// less than real ones; a quarter keeps watches going through any overload.
+    /// The part of the rate that the class gets while all classes have demand. Callers together get five eighths, made-up channels less
+    /// than real ones; a quarter keeps watches going during any overload.
     #[must_use]
     pub fn share(self) -> f64 {
         match self {
@@ -67,8 +67,8 @@ impl Class {
         }
     }
 
-    /// The part of the rate, and of the queue's places, that is never promised to other classes. Half of the share: the other
-    /// half is lent when it is not wanted, and comes back within the longest wait.
+    /// The part of the rate, and of the queue's places, that is never promised to other classes: half of the share. The other half is lent
+    /// while it is not needed, and comes back within the longest wait.
     #[must_use]
     pub fn guaranteed(self) -> f64 {
         self.share() / 2.0
@@ -81,81 +81,81 @@ impl Class {
     }
 }
 
-/// What a source may be asked.
+/// The limits of a source.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Lookups a second, on average; a positive number. `None`: as many as the slots let through.
+    /// Lookups a second, on average; a positive number. `None`: limited only by the slots.
     pub rate: Option<f64>,
-    /// Lookups that may go out at once after a quiet time; at least one.
+    /// The size of the token bucket; at least one.
     pub burst: f64,
-    /// Lookups under way at once.
+    /// The most concurrent lookups.
     pub slots: NonZeroU32,
-    /// Lookups in line.
+    /// The most queued lookups.
     pub places: NonZeroU32,
-    /// The longest that a lookup waits for its turn.
+    /// The longest time in the queue.
     pub max_queue_wait: Duration,
 }
 
-/// A lookup that wants its turn.
+/// A lookup to be admitted.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
-    /// Why it is made.
+    /// Its class.
     pub class: Class,
-    /// Who asked for it, as a keyed hash: callers take turns.
+    /// A keyed hash of the caller. Callers take turns.
     pub caller: u64,
-    /// Over which connection, as a keyed hash: a caller's connections take the caller's turns in turn.
+    /// A keyed hash of the connection. A caller's connections take turns within the caller's turns.
     pub connection: u64,
-    /// When it is too late to begin: the caller's deadline less [`Dispatcher::usual_fetch`]. `None`: whenever its turn comes.
+    /// The latest useful start: the caller's deadline minus [`Dispatcher::usual_fetch`]. `None`: any time.
     pub latest_start: Option<Instant>,
 }
 
-/// Names a lookup in line. Tickets are not used again.
+/// Identifies a queued lookup. Tickets are not reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket {
     index: u32,
     generation: u32,
 }
 
-/// A lookup that gets no turn in time.
+/// A lookup that would not go out in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// When it would get one. Until then it is of no use to come again.
+    /// When it would. An earlier retry is useless.
     pub retry_after: Duration,
-    /// A place is held free for its caller at that time.
+    /// A place is reserved for its caller at that time.
     pub reserved: bool,
 }
 
 /// What to do next.
 #[derive(Debug)]
 pub enum Next<T> {
-    /// Look it up.
+    /// Start this lookup.
     Start {
-        /// The lookup's ticket, which is of no use any more.
+        /// Its ticket, which is now invalid.
         ticket: Ticket,
-        /// What was handed in with it.
+        /// The value passed with it.
         payload: T,
-        /// For how long it was in line.
+        /// Its time in the queue.
         waited: Duration,
-        /// To be handed to [`Dispatcher::finished`] or [`Dispatcher::return_unused`]. One that is lost is a slot that is lost.
+        /// Pass it to [`Dispatcher::finished`] or [`Dispatcher::return_unused`]. A lost permit is a lost slot.
         permit: Permit,
     },
-    /// Tell its callers that it gets no turn: it is of no use any more. That happens if fetches have become much slower, or the
-    /// budget much smaller, since it was admitted.
+    /// Fail this lookup: it can no longer be of use. That happens if fetches have become much slower, or the budget much smaller, since it
+    /// was admitted.
     Expired {
-        /// The lookup's ticket, which is of no use any more.
+        /// Its ticket, which is now invalid.
         ticket: Ticket,
-        /// What was handed in with it.
+        /// The value passed with it.
         payload: T,
-        /// When to come again.
+        /// When to retry.
         refused: Refused,
     },
-    /// Nothing until then, unless something is admitted or finished before.
+    /// Wait until then, or until something is admitted or finished.
     WaitUntil(Instant),
-    /// Nothing until something is admitted.
+    /// Wait until something is admitted.
     Idle,
 }
 
-/// The leave to look up once.
+/// Permission for one lookup.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
@@ -164,46 +164,45 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The class in whose turn the lookup goes out.
+    /// The class whose turn the lookup uses.
     #[must_use]
     pub fn class(&self) -> Class {
         self.class
     }
 }
 
-/// What became of a lookup, as far as it says how long one takes.
+/// The outcome of a lookup, as far as it says how long one takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The source answered, or its time was up.
+    /// The source answered, or the lookup timed out.
     Completed,
-    /// It ended early, for reasons of ours.
+    /// It ended early, for reasons of plaque's own.
     Abandoned,
 }
 
-/// What happened to lookups of one class. All but `queued` only grow. Whatever was admitted is queued, or was started, cancelled, moved
-/// or has expired.
+/// Counts of one class's lookups. All but `queued` only grow. Each admitted lookup is queued, or was started, cancelled, moved or expired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// In line now.
+    /// Queued now.
     pub queued: u32,
-    /// Let into the line.
+    /// Admitted to the queue.
     pub admitted: u64,
-    /// Not let in.
+    /// Refused on arrival.
     pub refused: u64,
-    /// Gone out.
+    /// Started.
     pub started: u64,
-    /// Taken out of the line since nobody wanted them any more.
+    /// Removed since no caller waits any more.
     pub cancelled: u64,
     /// Moved to another class, where they count as admitted.
     pub moved: u64,
-    /// Dropped from the line since their turn did not come in time.
+    /// Removed since they would be too late.
     pub expired: u64,
-    /// Permits that came back unused; they count as started, too.
+    /// Permits returned unused; also counted as started.
     pub returned: u64,
-    /// Requests that were sent, second attempts included: what was used of the rate.
+    /// Requests sent, including retries: what was used of the rate.
     pub sent: u64,
-    /// Second attempts under the same permit, each of which took one more of the rate.
+    /// Retries under the same permit, each of which took one more token.
     pub retried: u64,
-    /// The sum of the waits of those that have gone out.
+    /// The sum of the waits of started lookups.
     pub waited: Duration,
 }

@@ -28,8 +28,8 @@ pub use crate::{
 use crate::{
     store::{
         Known,
-        kept::{self, MAX_BYTES, Since},
-        lifetime::LONGEST_FAILURE,
+        codec::{self, MAX_BYTES, Since},
+        lifetime::MAX_FAILURE_LIFETIME,
     },
     trace_context,
     upstream::{Feed, UpstreamError},
@@ -60,17 +60,17 @@ pub fn stored_entry(bytes: &[u8]) {
         // To 34 years.
         age => Since::Known(Duration::from_secs(1 << (age % 31))),
     };
-    let Ok(known) = kept::decode(bytes, feed, since, now) else {
+    let Ok(known) = codec::decode(bytes, feed, since, now) else {
         return;
     };
     check_known(&known, feed, now);
-    let saved = kept::encode(&known, now).expect("whatever is read may be saved");
+    let saved = codec::encode(&known, now).expect("whatever is read may be saved");
     assert!(saved.len() <= MAX_BYTES, "{} bytes", saved.len());
-    assert_eq!(kept::has_answer(&saved), known.good.is_some());
-    let again = kept::decode(&saved, feed, Since::Known(Duration::ZERO), now).expect("what was saved");
+    assert_eq!(codec::has_answer(&saved), known.good.is_some());
+    let again = codec::decode(&saved, feed, Since::Known(Duration::ZERO), now).expect("what was saved");
     check_known(&again, feed, now);
     assert_eq!(
-        kept::encode(&again, now),
+        codec::encode(&again, now),
         Some(saved),
         "it changes from replica to replica"
     );
@@ -86,7 +86,7 @@ pub(crate) fn check_known(known: &Known, feed: Feed, now: Instant) {
     if let Some(failed) = &known.failed {
         assert!(failed.at <= now, "from the future");
         assert!(
-            failed.retry_at <= now + LONGEST_FAILURE,
+            failed.retry_at <= now + MAX_FAILURE_LIFETIME,
             "a pause that nobody waits for"
         );
         let text = failed.error.to_string();
@@ -138,9 +138,9 @@ pub fn traceparent(bytes: &[u8]) {
     assert_eq!(is_taken, named.is_some(), "{received:?}");
     tracing::dispatcher::with_default(&EXPORTS, || {
         let span = tracing::info_span!("call");
-        trace_context::take(&received, &span);
+        trace_context::continue_trace(&received, &span);
         let mut sent = HeaderMap::new();
-        trace_context::pass_on(&span, &mut sent);
+        trace_context::inject(&span, &mut sent);
         let parent = sent.get("traceparent").and_then(|value| value.to_str().ok());
         let parent = parent.expect("the span has a name for others");
         assert_eq!(parent.len(), 55);

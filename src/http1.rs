@@ -1,9 +1,10 @@
-//! HTTP/1.1 ports: every connection ends whatever its peer does, and one more than there may be sheds the one that was idle longest.
+//! Serves the HTTP/1.1 ports (JSON API, admin). Every connection has time limits, and at the limit on connections a new one evicts the
+//! one that was idle longest.
 
 use std::{
     borrow::Borrow,
     convert::Infallible,
-    future::{Future as _, poll_fn},
+    future::{Future, poll_fn},
     net::IpAddr,
     pin::pin,
     sync::{
@@ -29,80 +30,107 @@ use tower::ServiceExt as _;
 
 use crate::{
     accept::accept,
+    connection_slots::{ConnectionSlot, ConnectionSlots},
     grpc::{Callers, Peer},
-    places::{Place, Places},
     tls::{Protocol, Tls},
 };
 
-/// hyper reads into no smaller buffer, and keeps one of this size for each connection. Without a limit it would grow to 400 KiB.
-const HEADER_BYTES: usize = 16 << 10;
+/// The read buffer of a connection, which limits headers. hyper accepts no smaller one, and without a limit it would grow to 400 KiB.
+const READ_BUFFER_BYTES: usize = 16 << 10;
 
-/// While peers connect without end, a port takes at most so many connections a second: each has its place for long enough to send its
-/// request. A probe that comes behind as many as the system keeps (1,024) is accepted within a second.
-const CONNECTIONS_A_SECOND: f64 = 2000.0;
+/// In a flood of connections, a port accepts at most this many a second, so that each keeps its slot long enough to send its request. A
+/// probe behind a full listen queue (1,024) is accepted within a second.
+const CONNECTIONS_PER_SECOND: f64 = 2000.0;
 
-/// However many places there are, no connection keeps one for longer without a request while others need it.
-const LONGEST_GRACE: Duration = Duration::from_millis(500);
+/// The longest time that a connection keeps its slot without a request while others need it.
+const MAX_GRACE: Duration = Duration::from_millis(500);
 
-/// What connections may take of a port.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Open connections.
     pub(crate) connections: usize,
-    /// For a TLS handshake.
+    /// Time limit of a TLS handshake.
     pub(crate) handshake: Duration,
-    /// Until a request's headers are complete, since the last request's answer.
+    /// Time limit for the headers of a request, from the last response on.
     pub(crate) read: Duration,
-    /// How long a peer may take nothing of what is sent.
+    /// How long a write may make no progress.
     pub(crate) write: Duration,
-    /// How old a connection may become. It then finishes the request that it has.
+    /// The maximum age of a connection, which then finishes its request.
     pub(crate) age: Duration,
-    /// How long it has for that: as long as a request may take, and sending its answer.
+    /// How long that may take: a request's deadline and sending the response.
     pub(crate) linger: Duration,
 }
 
-/// Where requests come from. One that only borrows its listener leaves the port open when it ends.
+/// A port to serve. With a borrowed listener, the port stays open afterwards.
 pub(crate) struct Port<L = TcpListener> {
     pub(crate) listener: L,
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) limits: Limits,
-    /// Tells every connection to finish its request, and to take no further one.
+    /// Cancelled when connections have to finish their requests and accept no more.
     pub(crate) closing: CancellationToken,
 }
 
-/// Answers requests by `router`, with the [`Peer`] as an extension. Returns when `port` is closed and the last connection has ended.
-pub(crate) async fn serve<L: Borrow<TcpListener>>(port: Port<L>, router: Router, callers: Arc<Callers>) {
+/// An async function that handles one request of a [`Peer`].
+pub(crate) trait Handler:
+    Fn(Peer, Request<Incoming>) -> Self::Response + Send + Sync + 'static
+{
+    type Response: Future<Output = Response<Body>> + Send;
+}
+
+impl<F, R> Handler for F
+where
+    F: Fn(Peer, Request<Incoming>) -> R + Send + Sync + 'static,
+    R: Future<Output = Response<Body>> + Send,
+{
+    type Response = R;
+}
+
+/// Makes a handler of a router, which finds the peer in the request's extensions.
+pub(crate) fn router_handler(router: Router) -> impl Handler {
+    move |peer, mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        let response = router.clone().oneshot(request);
+        async { response.await.unwrap_or_else(|never| match never {}) }
+    }
+}
+
+/// Serves a port. Returns when it is closed and the last connection has ended.
+pub(crate) async fn serve<L, H>(port: Port<L>, handler: H, callers: Arc<Callers>)
+where
+    L: Borrow<TcpListener>,
+    H: Handler,
+{
     let Port {
         listener,
         tls,
         limits,
         closing,
     } = port;
-    let places = Places::new(limits.connections, grace(limits.connections));
+    let slots = ConnectionSlots::new(limits.connections, grace(limits.connections));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.read)
-        .max_buf_size(HEADER_BYTES)
-        // To copy a short body costs less than to write two pieces.
+        .max_buf_size(READ_BUFFER_BYTES)
+        // Copying a short body costs less than a vectored write.
         .writev(false);
     let context = Arc::new(Context {
-        router,
+        handler,
         callers,
         tls,
         http,
         limits,
         closing,
     });
-    // Aborts those that are left when this is dropped.
+    // Aborts the remaining connections when it is dropped.
     let mut connections = JoinSet::new();
     while let Some(stream) = context.next(listener.borrow()).await {
-        let place = places.take().await;
+        let slot = slots.acquire().await;
         let context = Arc::clone(&context);
-        // Owns one connection and its place. Ended by its peer, its limits, the end of the port, or a connection that needs the place.
+        // Owns one connection and its slot. Ended by its peer, its limits, the end of the port, or eviction.
         connections.spawn(async move {
             tokio::select! {
-                () = context.attend(stream, &place) => {}
-                () = place.shed() => {}
+                () = context.handshake(stream, &slot) => {}
+                () = slot.evicted() => {}
             }
         });
         while connections.try_join_next().is_some() {}
@@ -111,9 +139,9 @@ pub(crate) async fn serve<L: Borrow<TcpListener>>(port: Port<L>, router: Router,
     while connections.join_next().await.is_some() {}
 }
 
-/// What all connections have in common.
-struct Context {
-    router: Router,
+/// What the connections of a port share.
+struct Context<H> {
+    handler: H,
     callers: Arc<Callers>,
     tls: Option<Arc<Tls>>,
     http: http1::Builder,
@@ -121,8 +149,9 @@ struct Context {
     closing: CancellationToken,
 }
 
-impl Context {
-    /// The next connection. At the end, those that were made already come first: their clients may have sent requests.
+impl<H: Handler> Context<H> {
+    /// Accepts the next connection. `None` once the port is closing and the listen queue is empty: the clients of connections in it may have
+    /// sent requests.
     async fn next(&self, listener: &TcpListener) -> Option<TcpStream> {
         tokio::select! {
             biased;
@@ -131,34 +160,37 @@ impl Context {
         }
     }
 
-    /// Serves a connection to its end.
-    async fn attend(&self, stream: TcpStream, place: &Place) {
-        place.begin();
+    /// Performs the TLS handshake, if there is TLS, and serves the connection.
+    async fn handshake(&self, stream: TcpStream, slot: &ConnectionSlot) {
+        slot.start();
         let peer = self.callers.peer(address(&stream));
-        // A request that is answered in two writes would otherwise wait for the peer's delayed acknowledgement.
+        // Without it, a response in two writes would wait for the peer's delayed ACK.
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
-            return self.converse(stream, peer, place).await;
+            return self.serve_http(stream, peer, slot).await;
         };
         match timeout(self.limits.handshake, tls.accept(stream, Protocol::Http1)).await {
-            Ok(Ok(stream)) => self.converse(stream, peer, place).await,
+            Ok(Ok(stream)) => self.serve_http(stream, peer, slot).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_elapsed) => {}
         }
     }
 
-    async fn converse(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, place: &Place) {
+    async fn serve_http<S>(&self, stream: S, peer: Peer, slot: &ConnectionSlot)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(self.limits.write));
-        let answered = AtomicBool::new(false);
-        let service = service_fn(|request| self.answer(request, peer, place, &answered));
+        let answered_one = AtomicBool::new(false);
+        let service = service_fn(|request| self.handle(request, peer, slot, &answered_one));
         let stream = TokioIo::new(Box::pin(stream));
         let mut connection = pin!(self.http.serve_connection(stream, service));
         let polled = poll_fn(|context| {
-            answered.store(false, Relaxed);
+            answered_one.store(false, Relaxed);
             connection.as_mut().poll(context)
         });
-        // How it ends is the peer's business.
+        // Errors are the peer's.
         tokio::select! {
             _ended = polled => return,
             () = sleep(self.limits.age) => {}
@@ -168,24 +200,22 @@ impl Context {
         let _ = timeout(self.limits.linger, connection).await;
     }
 
-    /// Answers a request, unless another one was `answered` in the same turn: in the next.
-    async fn answer(
+    /// Handles a request. After the first one in the same poll of the connection, it yields to other connections before each.
+    async fn handle(
         &self,
         request: Request<Incoming>,
         peer: Peer,
-        place: &Place,
-        answered: &AtomicBool,
+        slot: &ConnectionSlot,
+        answered_one: &AtomicBool,
     ) -> Result<Response<Body>, Infallible> {
-        let _busy = place.busy();
-        // A peer may send many requests at once, of which hyper answers 16 in one go. The others' come in between.
-        if answered.swap(true, Relaxed) {
+        let _active = slot.start_request();
+        // hyper handles up to 16 pipelined requests in one poll.
+        if answered_one.swap(true, Relaxed) {
             yield_now().await;
-            answered.store(true, Relaxed);
+            answered_one.store(true, Relaxed);
         }
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(peer);
-        let mut response = self.router.clone().oneshot(request).await?;
-        // A browser believes what an answer says that it is.
+        let mut response = (self.handler)(peer, request).await;
+        // Browsers must not guess another content type.
         let nosniff = HeaderValue::from_static("nosniff");
         response
             .headers_mut()
@@ -194,10 +224,10 @@ impl Context {
     }
 }
 
-/// For how long a new connection keeps one of so many places, whoever else needs it.
-fn grace(places: usize) -> Duration {
-    let places = u32::try_from(places).unwrap_or(u32::MAX);
-    Duration::from_secs_f64(f64::from(places) / CONNECTIONS_A_SECOND).min(LONGEST_GRACE)
+/// How long a new connection is protected from eviction, on a port with `slots` connections.
+fn grace(slots: usize) -> Duration {
+    let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+    Duration::from_secs_f64(f64::from(slots) / CONNECTIONS_PER_SECOND).min(MAX_GRACE)
 }
 
 fn address(stream: &TcpStream) -> Option<IpAddr> {

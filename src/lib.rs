@@ -1,7 +1,9 @@
-//! What did this YouTube channel upload last?
+//! A gRPC service that answers what a YouTube channel uploaded last.
 //!
-//! One upstream lookup per channel serves everybody who asks at once, over gRPC. Read the modules in the order in which they
-//! are listed: each uses only those above it. `ARCHITECTURE.md` has the picture.
+//! Concurrent callers for one channel share one lookup. The modules are listed in order of dependency: each uses only those above it.
+//! `ARCHITECTURE.md` has the picture.
+//!
+//! Public are the parts that the program, the tests and the benchmarks of this repository use. They are not a stable interface.
 
 mod accept;
 #[cfg(test)]
@@ -19,29 +21,30 @@ pub mod upstream;
 pub mod youtube;
 
 pub mod cache_entry;
+pub mod proto;
 pub mod store;
 
 pub mod latest;
 
-pub mod grpc;
 pub mod lifecycle;
-pub mod proto;
 
-mod api;
+pub mod grpc;
+
+pub mod config;
+mod connection_slots;
 pub mod tls;
-
-mod places;
 
 mod http1;
 
+mod api;
+
 pub mod admin;
-pub mod config;
 pub mod server;
 
-pub mod cli;
+pub mod origin;
 pub mod telemetry;
 
-pub mod origin;
+pub mod cli;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -1,19 +1,19 @@
-//! Where a server is in its life: what health, readiness and long calls go by.
+//! The lifecycle of a server, which health checks, readiness and watches follow.
 
 use tokio::sync::watch;
 
-/// Where a server is in its life.
+/// A stage of the server's lifecycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Takes no calls yet: the store is being opened.
+    /// Accepts no calls yet: the store is being opened.
     Starting,
-    /// Takes calls.
+    /// Accepts calls.
     Serving,
-    /// Takes calls still, and says to whoever asks that they had better go elsewhere.
+    /// Still accepts calls, but health checks fail, so that clients go elsewhere.
     Draining,
-    /// Takes no calls; those in progress end.
+    /// Accepts no calls; those in progress finish.
     Closing,
 }
 
-/// Tells of each change of the stage.
+/// Receives the current stage, and each change of it.
 pub type Stages = watch::Receiver<Stage>;

@@ -1,4 +1,4 @@
-//! Metrics of what somebody knows anyway: looked up when they are read, and not counted before.
+//! Registers metrics whose values are computed when they are read, so that they cost nothing before.
 
 use std::fmt::{self, Debug, Formatter};
 
@@ -9,12 +9,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// The bounds of durations, in seconds: OpenTelemetry's for calls, and some below, since a hit takes microseconds.
+/// Histogram buckets for durations, in seconds: OpenTelemetry's for calls, and some smaller ones, since a hit takes microseconds.
 pub const SECONDS: [f64; 16] = [
     0.000_05, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
-/// A metric that `read` writes whenever it is asked for.
+/// Registers a metric that `read` encodes whenever metrics are read.
 pub fn read(
     registry: &mut Registry,
     read: impl Fn(DescriptorEncoder) -> fmt::Result + Send + Sync + 'static,
@@ -22,7 +22,7 @@ pub fn read(
     registry.register_collector(Box::new(Read(read)));
 }
 
-/// A metric of one value: a gauge or, if it never falls, a counter.
+/// Registers a metric with one value: a gauge, or a counter if it never decreases.
 pub fn metric<M: EncodeMetric + TypedMetric>(
     registry: &mut Registry,
     name: &'static str,
@@ -34,7 +34,7 @@ pub fn metric<M: EncodeMetric + TypedMetric>(
     });
 }
 
-/// One for each value of a label.
+/// Registers a metric with one value for each value of `label`.
 pub fn family<M: EncodeMetric + TypedMetric, const N: usize>(
     registry: &mut Registry,
     name: &'static str,
@@ -44,8 +44,8 @@ pub fn family<M: EncodeMetric + TypedMetric, const N: usize>(
 ) {
     read(registry, move |mut encoder| {
         let mut family = encoder.encode_descriptor(name, help, None, M::TYPE)?;
-        for (of, metric) in metrics() {
-            metric.encode(family.encode_family(&[(label, of)])?)?;
+        for (value, metric) in metrics() {
+            metric.encode(family.encode_family(&[(label, value)])?)?;
         }
         Ok(())
     });

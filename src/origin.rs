@@ -1,4 +1,4 @@
-//! A made-up feed server on loopback, for the demo and the tests: what it answers is a closure, and it counts who asked.
+//! A feed server on loopback, for the demo and the tests. A closure makes its responses, and it counts requests.
 
 use std::{
     collections::HashMap,
@@ -23,10 +23,10 @@ use tokio::{net::TcpListener, task::AbortHandle};
 
 use crate::video::ChannelId;
 
-/// Where feeds are on YouTube, and here.
+/// The path of feeds on YouTube, and here.
 const PATH: &str = "/feeds/videos.xml";
 
-/// A running origin. Ends when it is dropped.
+/// A running origin. Dropping it stops it.
 pub struct Origin {
     url: Url,
     lookups: Arc<Mutex<HashMap<String, usize>>>,
@@ -34,18 +34,18 @@ pub struct Origin {
     server: AbortHandle,
 }
 
-/// One request that has come.
+/// A request.
 pub struct Lookup {
-    /// The `channel_id` or `playlist_id` that was asked for.
+    /// The requested `channel_id` or `playlist_id`.
     pub channel: String,
-    /// How often that channel has been asked for, this one included.
+    /// How often that channel was requested, this time included.
     pub number: usize,
-    /// The request's headers.
+    /// The headers.
     pub headers: HeaderMap,
 }
 
 impl Origin {
-    /// Starts an origin on a free port, which answers as `answer` says.
+    /// Starts an origin on a free port that responds with `answer`.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl Origin {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let mut url = Url::parse("http://127.0.0.1").map_err(io::Error::other)?;
         url.set_path(PATH);
-        // Refused only for URLs that have no host.
+        // Fails only for URLs without a host.
         let _ = url.set_port(Some(listener.local_addr()?.port()));
 
         let lookups = Arc::new(Mutex::new(HashMap::new()));
@@ -81,7 +81,7 @@ impl Origin {
         };
         let router = Router::new().route(PATH, get(handler));
         let server = tokio::spawn(async move {
-            // Ends with its task alone.
+            // Ends only with its task.
             let _ = axum::serve(listener, router).await;
         });
         Ok(Self {
@@ -91,19 +91,19 @@ impl Origin {
         })
     }
 
-    /// The feeds' address, as `--upstream` wants it.
+    /// The address of the feeds, for `--upstream`.
     #[must_use]
     pub fn url(&self) -> &Url {
         &self.url
     }
 
-    /// How often `channel` has been asked for.
+    /// How often `channel` was requested.
     #[must_use]
     pub fn lookups(&self, channel: ChannelId) -> usize {
         self.lookups_of(channel.as_str())
     }
 
-    /// How often the channel or the playlist with this ID has been asked for.
+    /// How often the channel or playlist with this ID was requested.
     #[must_use]
     pub fn lookups_of(&self, id: &str) -> usize {
         self.lookups.lock().get(id).copied().unwrap_or(0)
@@ -116,7 +116,7 @@ impl Drop for Origin {
     }
 }
 
-/// An upload in a made-up feed.
+/// An upload in a generated feed.
 #[derive(Clone, Debug)]
 pub struct Upload {
     /// 11 characters.
@@ -129,7 +129,7 @@ pub struct Upload {
     pub published: SystemTime,
 }
 
-/// An answer with a feed in YouTube's shape, entries in the order given.
+/// A response with a feed in YouTube's shape, with entries in the given order.
 #[must_use]
 pub fn feed(channel: &str, title: &str, uploads: &[Upload]) -> Response {
     (
@@ -139,7 +139,7 @@ pub fn feed(channel: &str, title: &str, uploads: &[Upload]) -> Response {
         .into_response()
 }
 
-/// `count` made-up uploads, an hour apart, newest first; every third one is a Short.
+/// Generates `count` uploads, an hour apart, newest first; every third one is a Short.
 #[must_use]
 pub fn uploads(newest: SystemTime, count: u32) -> Vec<Upload> {
     (0..count)
@@ -152,7 +152,7 @@ pub fn uploads(newest: SystemTime, count: u32) -> Vec<Upload> {
         .collect()
 }
 
-/// A feed in YouTube's shape: no feed-level `UC`, and descriptions that are empty.
+/// A feed in YouTube's shape: its ID lacks the `UC`, and descriptions are empty.
 #[must_use]
 pub fn xml(channel: &str, title: &str, uploads: &[Upload]) -> String {
     let (bare, title) = (channel.trim_start_matches("UC"), escape(title));

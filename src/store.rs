@@ -1,14 +1,14 @@
-//! The port to a second tier: what outlives this process, or is shared with others.
+//! The second cache tier: a port to a store that outlives this process, or that replicas share.
 //!
-//! The core works the same with none. A store is only ever asked by the task of a flight, after memory and before the upstream. It
-//! answers in time or not at all: whatever goes wrong in it is its own to notice, to tell of once, and to mend; plaque goes on
-//! without it meanwhile.
+//! plaque works the same without one. Only the task of a flight uses the store, after memory and before the upstream. A store answers
+//! within its time limit or not at all: it detects and logs its own failures and recovers by itself, and plaque continues without it
+//! meanwhile.
 
+pub mod codec;
 pub mod file;
-pub mod kept;
 pub mod lifetime;
+mod metrics;
 pub mod redis;
-mod tally;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,57 +21,57 @@ use crate::{
     video::Channel,
 };
 
-/// What is known of a feed.
+/// What is cached for a feed.
 pub type Known = CacheEntry<Arc<Channel>, UpstreamError>;
 
-/// What others who share a store have done.
+/// What another replica has done in the shared store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemoteUpdate {
-    /// Another has saved something of this feed.
+    /// It has saved an entry of this feed.
     Saved(Feed),
-    /// So many messages before this one were lost; `None` if nobody can tell how many, as after a reconnect. Whatever has to be up to
-    /// date has to be loaded again.
+    /// This many messages before this one were lost; `None` if the number is unknown, as after a reconnect. Feeds that must be up to date
+    /// have to be loaded again.
     Lost(Option<u64>),
 }
 
-/// A second tier.
+/// A second cache tier.
 pub trait Store: Send + Sync {
-    /// What is kept of `feed`, with the age that it has by now. `None` if there is nothing, or the store cannot tell.
+    /// Loads the entry of `feed`, with its current age. `None` if there is none, or if the store does not answer.
     fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>>;
 
-    /// Asks to be the one, among all who share the store, who looks `feed` up.
+    /// Requests the lease of `feed`: the right of one replica to look it up.
     fn lease(&self, feed: Feed) -> BoxFuture<'_, Lease>;
 
-    /// Keeps what was found, and tells others of it; ends the lease under which it was looked up. Something newer than that lease
-    /// stays: then this is false. A good answer that is there stays for as long as it would, also if `known` is only a failure.
+    /// Saves what was found, notifies other replicas, and ends the lease under which it was looked up. Returns false if an entry saved
+    /// under a newer lease is there; that one stays. A stored success keeps its lifetime, also if `known` is only a failure.
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool>;
 
-    /// What others save, from now on. Ends at once where there are no others.
+    /// The entries that other replicas save from now on. Ends at once if the store is not shared.
     ///
-    /// Has to be read without delay: what waits is bounded, and then becomes [`RemoteUpdate::Lost`].
+    /// The stream has to be read without delay: its buffer is bounded, and overflow becomes [`RemoteUpdate::Lost`].
     fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate>;
 
-    /// Makes what it counts known to whoever reads `registry`.
+    /// Registers the store's metrics.
     fn register(&self, registry: &mut Registry);
 
-    /// Keeps what is still on its way, for at most `limit`. Called once, at the end.
+    /// Completes pending writes, within `limit`. Called once, at the end.
     fn close(&self, limit: Duration) -> BoxFuture<'_, ()>;
 }
 
-/// Who may look a feed up.
+/// Who may look up a feed.
 pub enum Lease {
-    /// We, as others see.
-    Ours(Held),
-    /// We, since nobody else is there, or nobody can be asked.
-    Alone,
-    /// Another, until this ends: their answer may be there then.
-    Theirs(BoxFuture<'static, ()>),
+    /// This replica may, and others see its lease.
+    Acquired(HeldLease),
+    /// This replica may, without coordination: no other shares the store, or the store does not answer.
+    Uncoordinated,
+    /// Another replica holds the lease until this future completes; its entry may be stored then.
+    HeldElsewhere(BoxFuture<'static, ()>),
 }
 
-/// A lease that others see as long as this is there.
-pub struct Held {
-    /// Later leases of the same feed have greater ones.
+/// A lease that other replicas see while this value exists.
+pub struct HeldLease {
+    /// The fencing token: later leases of the same feed have greater ones.
     pub token: u64,
-    /// Renews the lease until it is dropped, which gives it up.
-    pub keeper: Box<dyn Send>,
+    /// Renews the lease until it is dropped, and then releases the lease.
+    pub renewal: Box<dyn Send>,
 }

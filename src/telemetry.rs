@@ -1,7 +1,7 @@
-//! The only place that builds a `tracing` subscriber: the log, and where spans go beside it.
+//! Builds the `tracing` subscriber: the log, and where spans go. Nothing else does.
 //!
-//! Each layer has a filter of its own. The spans of calls and flights have the level `debug`: where only the log is written, and
-//! that from `info`, their callsites are off, and cost one comparison.
+//! Each layer has a filter of its own. Spans of calls and flights have the level `debug`. If there is only the log, at `info`, their
+//! callsites are off and cost one comparison.
 
 mod chrome;
 mod escape;
@@ -29,35 +29,35 @@ use tracing_subscriber::{
 pub use self::export::{BadEndpoint, endpoint};
 use self::{
     export::Export,
-    log::{Repeats, Teller},
+    log::{RepeatFilter, Reporter},
 };
 
-/// How the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     Pretty,
-    /// For people who look for where time goes: spans with what happens in them, indented.
+    /// Text for people who look for where time goes: spans and what happens in them, indented.
     Tree,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What is told, and to whom.
+/// What is logged and exported.
 #[derive(Debug)]
 pub struct Settings<'a> {
-    /// How the log is written, to standard error.
+    /// The format of the log, which goes to standard error.
     pub format: Format,
-    /// What of it.
+    /// Which events and spans are logged.
     pub filter: EnvFilter,
-    /// The collector that spans are exported to, as [`endpoint`] has it.
+    /// The collector to export spans to, as validated by [`endpoint`].
     pub otlp_endpoint: Option<&'a str>,
-    /// The file that spans are written to for Perfetto.
+    /// The file to write spans to for Perfetto.
     pub chrome: Option<&'a Path>,
 }
 
 impl Settings<'_> {
-    /// The log, and nothing else.
+    /// Only the log.
     #[must_use]
     pub fn log(format: Format, filter: EnvFilter) -> Self {
         Self {
@@ -69,19 +69,19 @@ impl Settings<'_> {
     }
 }
 
-/// Telemetry cannot be set up.
+/// Why telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// It was set up before.
     #[error("the log is set up already: {0}")]
     Twice(#[from] SetGlobalDefaultError),
-    /// The exporter cannot.
+    /// The exporter cannot be built.
     #[error("--otlp-endpoint: {0}")]
     Export(#[from] opentelemetry_otlp::ExporterBuildError),
-    /// The system gave no thread.
+    /// No thread could be started.
     #[error("--otlp-endpoint: cannot start a thread for the export: {0}")]
     Thread(io::Error),
-    /// The system gave no thread for the log.
+    /// No thread could be started for the log.
     #[error("cannot start a thread for the log: {0}")]
     LogThread(io::Error),
     /// The file for Perfetto cannot be written.
@@ -89,44 +89,44 @@ pub enum SetupError {
     Chrome(String, io::Error),
 }
 
-/// Exports until it is dropped, which waits for what is left to get out, for a few seconds at most.
+/// Exports spans until it is dropped, which waits up to a few seconds for the remaining ones.
 #[must_use = "when it is dropped, no more is exported"]
 pub struct Telemetry {
-    // Before the log's: it may tell of trouble at the end.
+    // Before the log: it may log an error at the end.
     _export: Option<Export>,
     _chrome: Option<FlushGuard>,
-    _log: Teller,
+    _log: Reporter,
 }
 
 type AnyLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Parses what is logged: a level, or directives such as `plaque=debug,h2=warn`.
+/// Parses what to log: a level, or directives such as `plaque=debug,h2=warn`.
 ///
 /// # Errors
 ///
-/// If it is neither.
+/// If the text is neither.
 pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::builder().parse(directives)
 }
 
-/// Logs from here on, panics included, and exports spans if that is set. Call once.
+/// Installs the subscriber: logs from here on, panics included, and exports spans if configured. Call it once.
 ///
 /// # Errors
 ///
-/// If an exporter cannot be set up. What is wrong with a collector shows later, and in the log.
+/// If an exporter cannot be set up. A collector that does not answer is not an error; it is logged later.
 pub fn start(settings: Settings<'_>) -> Result<Telemetry, SetupError> {
     let (export, exported) = settings.otlp_endpoint.map(Export::start).transpose()?.unzip();
     let (written, chrome) = settings.chrome.map(chrome::layer).transpose()?.unzip();
-    let (teller, repeats) = Teller::start().map_err(SetupError::LogThread)?;
+    let (reporter, repeats) = Reporter::start().map_err(SetupError::LogThread)?;
     let mut layers = vec![log(settings.format, settings.filter, repeats)];
-    layers.extend(exported.map(|layer| layer.with_filter(ours()).boxed()));
+    layers.extend(exported.map(|layer| layer.with_filter(own_spans()).boxed()));
     layers.extend(written);
     #[cfg(all(feature = "tokio-console", tokio_unstable))]
     layers.push(console_subscriber::spawn().boxed());
-    // Without a bridge from the crate `log`: what that asks about makes layers with a filter of their own lose what comes next.
+    // Without a bridge from the crate `log`: its queries make layers with a filter of their own lose the next event.
     let subscriber = tracing_subscriber::registry().with(layers);
     tracing::subscriber::set_global_default(subscriber)?;
-    panic::set_hook(Box::new(tell_of_panic));
+    panic::set_hook(Box::new(log_panic));
     #[cfg(all(feature = "tokio-console", not(tokio_unstable)))]
     tracing::error!(
         "no tokio-console: tokio was built without it; build with RUSTFLAGS=\"--cfg tokio_unstable\""
@@ -134,23 +134,23 @@ pub fn start(settings: Settings<'_>) -> Result<Telemetry, SetupError> {
     Ok(Telemetry {
         _export: export,
         _chrome: chrome,
-        _log: teller,
+        _log: reporter,
     })
 }
 
-/// The log, what of it is wanted, and the spans of a panic.
-fn log(format: Format, filter: EnvFilter, repeats: Repeats) -> AnyLayer {
+/// The layer of the log, which also records the spans of a panic.
+fn log(format: Format, filter: EnvFilter, repeats: RepeatFilter) -> AnyLayer {
     let colors = io::stderr().is_terminal();
     let log = log::layer(format, BoxMakeWriter::new(io::stderr), colors, repeats);
     log.and_then(ErrorLayer::default()).with_filter(filter).boxed()
 }
 
-/// Spans of ours. Those of the libraries would tell of the export, too, and be exported.
-fn ours() -> Targets {
+/// Only plaque's own spans. Libraries' spans would include the export itself.
+fn own_spans() -> Targets {
     Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::DEBUG)
 }
 
-fn tell_of_panic(panic: &panic::PanicHookInfo<'_>) {
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string);
     let message = panic.payload_as_str().unwrap_or("(no message)");
     let spans = span_trace();
@@ -162,7 +162,7 @@ fn tell_of_panic(panic: &panic::PanicHookInfo<'_>) {
     );
 }
 
-/// The spans that this thread is in, the innermost first; also those that the log does not show.
+/// The spans that this thread is in, innermost first, including those that are not logged.
 fn span_trace() -> Option<String> {
     let mut text = String::new();
     SpanTrace::capture().with_spans(|span, fields| {
@@ -187,14 +187,14 @@ mod tests {
     fn a_panic_tells_in_which_spans_it_happened() {
         for format in [Format::Pretty, Format::Tree, Format::Json] {
             let filter = filter("info").expect("a level");
-            let (_teller, repeats) = Teller::start().expect("a thread");
+            let (_reporter, repeats) = Reporter::start().expect("a thread");
             let layers = vec![
                 log(format, filter, repeats),
                 ChromeLayerBuilder::new()
                     .writer(io::sink())
                     .build()
                     .0
-                    .with_filter(ours())
+                    .with_filter(own_spans())
                     .boxed(),
             ];
             tracing::subscriber::with_default(tracing_subscriber::registry().with(layers), || {

@@ -1,4 +1,4 @@
-//! TLS: who we are, who may come in, and the same anew when the files change.
+//! TLS of all ports: loads certificates and keys, verifies clients, and reloads the files when they change.
 
 use std::{
     fs, io,
@@ -22,65 +22,65 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::{Stream, StreamExt as _, wrappers::IntervalStream};
 
-/// What HTTP/2 is called in a handshake (ALPN).
+/// The ALPN protocol ID of HTTP/2.
 const HTTP2: &[u8] = b"h2";
 
-/// What HTTP/1.1 is called.
+/// The ALPN protocol ID of HTTP/1.1.
 const HTTP1: &[u8] = b"http/1.1";
 
-/// What a port speaks behind TLS.
+/// The application protocol of a port.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Protocol {
-    /// gRPC over HTTP/2, and gRPC-Web over HTTP/1.1 if that is on.
+    /// gRPC over HTTP/2, and gRPC-Web over HTTP/1.1 if enabled.
     Grpc,
-    /// HTTP/1.1 alone.
+    /// HTTP/1.1 only.
     Http1,
 }
 
-/// How often the files are looked at. They change every few weeks, and are valid for a while before and after.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often the files are checked for changes. They change every few weeks, with overlapping periods of validity.
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// TLS sessions that are remembered: rustls's own number.
-const SESSIONS: usize = 256;
+/// Cached TLS sessions of each protocol; rustls's default.
+const CACHED_SESSIONS: usize = 256;
 
-/// Where the certificates are, all in PEM, and what is spoken behind them.
+/// The PEM files of a server, and its protocols.
 #[derive(Clone, Debug)]
 pub struct Files {
-    /// The server's certificate, followed by those between it and its authority.
+    /// The server's certificate, followed by intermediate certificates.
     pub cert: PathBuf,
-    /// The key of the former.
+    /// The private key of the certificate.
     pub key: PathBuf,
-    /// The authorities of clients. If there are any, a client has to show a certificate of theirs.
+    /// The certificate authorities of clients. If set, clients without a certificate from one of these are rejected.
     pub client_ca: Option<PathBuf>,
-    /// Whether clients of gRPC may ask for HTTP/1.1, too: browsers do, for gRPC-Web.
+    /// Whether the gRPC port also accepts HTTP/1.1, for gRPC-Web from browsers.
     pub http1: bool,
 }
 
-/// The files cannot be used.
+/// The reason for which the files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// One cannot be read.
-    #[error("cannot read {}: {why}", file.display())]
+    /// A file cannot be read.
+    #[error("cannot read {}: {error}", file.display())]
     Unreadable {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// What the system says.
-        why: io::Error,
+        /// The system's error.
+        error: io::Error,
     },
-    /// One holds something else.
+    /// A file lacks its certificate or key.
     #[error("{} holds no {what} in PEM format", file.display())]
     Missing {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// What it should hold.
+        /// What it should contain.
         what: &'static str,
     },
-    /// They do not go together, or are of a kind that is not known.
+    /// The certificate and the key do not match, or their type is not supported.
     #[error("the certificates cannot be used: {0}")]
     Unusable(String),
 }
 
-/// TLS as the files had it when they were last good.
+/// The TLS configuration from the last valid version of the files.
 #[derive(Debug)]
 pub struct Tls {
     files: Files,
@@ -89,12 +89,12 @@ pub struct Tls {
 
 #[derive(Debug)]
 struct Current {
-    /// What was read last, good or bad.
-    read: Contents,
+    /// What was read last, valid or not.
+    contents: Contents,
     configs: Configs,
 }
 
-/// The same certificates for each protocol: only what is agreed upon in the handshake differs.
+/// One configuration for each protocol. They differ only in ALPN.
 #[derive(Debug)]
 struct Configs {
     grpc: Arc<ServerConfig>,
@@ -109,52 +109,52 @@ struct Contents {
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Loads the files.
     ///
     /// # Errors
     ///
-    /// If one of them cannot be read, or they cannot be used.
+    /// If a file cannot be read, or the files cannot be used.
     pub fn load(files: Files) -> Result<Self, TlsError> {
-        let read = read(&files)?;
-        let configs = configure(&files, &read)?;
+        let contents = read(&files)?;
+        let configs = configure(&files, &contents)?;
         Ok(Self {
             files,
-            current: Mutex::new(Current { read, configs }),
+            current: Mutex::new(Current { contents, configs }),
         })
     }
 
-    /// Reads the files again, for connections from now on. Says whether they have changed. Those of before are still used if the
-    /// new ones cannot be.
+    /// Reloads the files for new connections. Returns whether they have changed. If the new ones cannot be used, the previous configuration
+    /// stays.
     ///
     /// # Errors
     ///
-    /// If the files have changed, and cannot be used.
+    /// If the files have changed and cannot be used.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let read = read(&self.files)?;
-        if self.current.lock().read == read {
+        let contents = read(&self.files)?;
+        if self.current.lock().contents == contents {
             return Ok(false);
         }
-        let configs = configure(&self.files, &read);
+        let configs = configure(&self.files, &contents);
         let mut current = self.current.lock();
-        current.read = read;
+        current.contents = contents;
         current.configs = configs?;
         Ok(true)
     }
 
-    /// Reloads when the files change, which is looked at now and then and at each of `hangups`. Never ends.
-    pub async fn keep_current(&self, hangups: impl Stream<Item = ()>) {
-        let looks = IntervalStream::new(interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY)).map(drop);
-        let mut looks = pin!(looks.merge(hangups));
-        while looks.next().await.is_some() {
+    /// Reloads the files when they have changed. Checks them periodically and at each of `hangups`. Never returns.
+    pub async fn reload_on_change(&self, hangups: impl Stream<Item = ()>) {
+        let ticks = IntervalStream::new(interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL));
+        let mut checks = pin!(ticks.map(drop).merge(hangups));
+        while checks.next().await.is_some() {
             match self.reload() {
                 Ok(true) => tracing::info!("TLS certificates reloaded"),
                 Ok(false) => {}
-                Err(error) => tracing::error!(%error, "TLS certificates not reloaded; the former ones stay"),
+                Err(error) => tracing::error!(%error, "TLS certificates not reloaded; the old ones stay"),
             }
         }
     }
 
-    /// The handshake, after which `protocol` is spoken.
+    /// Performs the handshake for `protocol`.
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
@@ -169,26 +169,26 @@ impl Tls {
         };
         let stream = TlsAcceptor::from(config).accept(stream).await?;
         match (protocol, stream.get_ref().1.alpn_protocol()) {
-            // Without ALPN it was always HTTP/1.1.
+            // A client without ALPN uses HTTP/1.1.
             (Protocol::Grpc, Some(HTTP2)) | (Protocol::Http1, Some(HTTP1) | None) => Ok(stream),
             (Protocol::Grpc, Some(HTTP1)) if self.files.http1 => Ok(stream),
-            // A client that does not ask for any protocol could mean any.
+            // Nor may it be absent, since the client could speak any protocol.
             (Protocol::Grpc, _) => Err(io::Error::other("the client does not ask for HTTP/2 (ALPN h2)")),
             (Protocol::Http1, _) => Err(io::Error::other("the client does not ask for HTTP/1.1")),
         }
     }
 
-    /// Whether clients have to show a certificate.
-    pub(crate) fn knows_clients(&self) -> bool {
+    /// Whether clients without a certificate are rejected.
+    pub(crate) fn requires_client_certificates(&self) -> bool {
         self.files.client_ca.is_some()
     }
 }
 
 fn read(files: &Files) -> Result<Contents, TlsError> {
     let read = |file: &Path| {
-        fs::read(file).map_err(|why| TlsError::Unreadable {
+        fs::read(file).map_err(|error| TlsError::Unreadable {
             file: file.to_owned(),
-            why,
+            error,
         })
     };
     Ok(Contents {
@@ -198,10 +198,10 @@ fn read(files: &Files) -> Result<Contents, TlsError> {
     })
 }
 
-fn configure(files: &Files, read: &Contents) -> Result<Configs, TlsError> {
+fn configure(files: &Files, contents: &Contents) -> Result<Configs, TlsError> {
     let provider = Arc::new(ring::default_provider());
-    let key = PrivateKeyDer::from_pem_slice(&read.key).map_err(|_| missing(&files.key, "private key"))?;
-    let clients: Arc<dyn ClientCertVerifier> = match (&files.client_ca, &read.client_ca) {
+    let key = PrivateKeyDer::from_pem_slice(&contents.key).map_err(|_| missing(&files.key, "private key"))?;
+    let clients: Arc<dyn ClientCertVerifier> = match (&files.client_ca, &contents.client_ca) {
         (Some(file), Some(pem)) => {
             let mut roots = RootCertStore::empty();
             for authority in certificates(file, pem)? {
@@ -216,11 +216,11 @@ fn configure(files: &Files, read: &Contents) -> Result<Configs, TlsError> {
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
         .with_client_cert_verifier(clients)
-        .with_single_cert(certificates(&files.cert, &read.cert)?, key)
+        .with_single_cert(certificates(&files.cert, &contents.cert)?, key)
         .map_err(unusable)?;
     let mut http1 = config.clone();
-    // A session of one port is none of the other's.
-    http1.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    // A session of one port must not be resumed on the other.
+    http1.session_storage = ServerSessionMemoryCache::new(CACHED_SESSIONS);
     http1.alpn_protocols = vec![HTTP1.into()];
     config.alpn_protocols = vec![HTTP2.into()];
     if files.http1 {

@@ -1,4 +1,4 @@
-//! W3C trace context: the trace that a caller is in goes on here, and from here upstream.
+//! W3C trace context: continues a caller's trace here, and from here upstream.
 //!
 //! <https://www.w3.org/TR/trace-context/>
 
@@ -12,32 +12,29 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-/// Makes `span`, which is new, a child of the span that the headers of a caller name. Headers that name none, or make no sense,
-/// leave it the first of a trace.
-pub(crate) fn take(headers: &HeaderMap, span: &Span) {
+/// Makes a new `span` a child of the span that a caller's headers name. With missing or invalid headers it stays the root of a trace.
+pub(crate) fn continue_trace(headers: &HeaderMap, span: &Span) {
     let caller = caller(headers);
     if caller.span().span_context().is_valid() {
-        // Refused only where spans are not exported.
+        // Fails only if spans are not exported.
         let _ = span.set_parent(caller);
     }
 }
 
-/// The span that headers name, as the only thing in a context; none that is valid if they name none.
+/// A context with nothing but the span that the headers name; an invalid one if there is none.
 pub(crate) fn caller(headers: &HeaderMap) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &Received(headers))
 }
 
-/// Names `span` to whoever is sent `headers`, unless spans are not exported. What callers have sent beside their own span's name
-/// (`tracestate`, `baggage`) stays here.
-pub(crate) fn pass_on(span: &Span, headers: &mut HeaderMap) {
+/// Adds `span` to the `headers` of a request, unless spans are not exported. A caller's `tracestate` and `baggage` are not passed on.
+pub(crate) fn inject(span: &Span, headers: &mut HeaderMap) {
     TraceContextPropagator::new().inject_context(&span.context(), &mut Sent(headers));
 }
 
-/// The header that names a span.
 const TRACEPARENT: &str = "traceparent";
 
-/// Whether this has the form of a `traceparent`: version, trace, parent and flags, each with all of its digits, and more only in a version
-/// to come. OpenTelemetry's reader takes `00-1-2-+1`, too, and would put it into the trace of somebody else.
+/// Whether a text has the form of a `traceparent`: version, trace, parent and flags with all of their digits, and more only in later
+/// versions. OpenTelemetry's parser also accepts `00-1-2-+1`, and would join another trace.
 fn is_traceparent(text: &str) -> bool {
     let is_formed = |(place, byte)| match place {
         2 | 35 | 52 | 55 => byte == b'-',
@@ -65,7 +62,7 @@ struct Sent<'a>(&'a mut HeaderMap);
 
 impl Injector for Sent<'_> {
     fn set(&mut self, name: &str, value: String) {
-        // Beside it there is the state, which callers and whoever is between us and them leave for each other.
+        // `tracestate` is between callers and what is between them and plaque.
         if name != TRACEPARENT {
             return;
         }
@@ -82,7 +79,7 @@ mod tests {
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
     const PARENT: &str = "b7ad6b7169203331";
 
-    fn is_taken(traceparent: &str) -> bool {
+    fn is_accepted(traceparent: &str) -> bool {
         let value = HeaderValue::from_str(traceparent).expect("a header");
         let headers = HeaderMap::from_iter([(HeaderName::from_static(TRACEPARENT), value)]);
         caller(&headers).span().span_context().is_valid()
@@ -96,7 +93,7 @@ mod tests {
             format!("cc-{TRACE}-{PARENT}-01"),
             format!("cc-{TRACE}-{PARENT}-01-more"),
         ] {
-            assert!(is_taken(&whole), "{whole}");
+            assert!(is_accepted(&whole), "{whole}");
         }
         for other in [
             String::new(),
@@ -112,7 +109,7 @@ mod tests {
             format!("00-{TRACE}-{}-01", "0".repeat(16)),
             format!(" 00-{TRACE}-{PARENT}-01"),
         ] {
-            assert!(!is_taken(&other), "{other}");
+            assert!(!is_accepted(&other), "{other}");
         }
     }
 }

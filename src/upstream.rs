@@ -1,6 +1,6 @@
-//! The port to wherever feeds come from: what the use case needs of it, and the ways it can fail.
+//! The port to a source of feeds: what lookups need of it, and how they can fail.
 //!
-//! [`crate::youtube`] is the one that serves; tests and the demo bring others.
+//! [`crate::youtube`] implements it; tests and the demo have implementations of their own.
 
 use std::{fmt, future, time::Duration};
 
@@ -11,48 +11,48 @@ use crate::video::{Channel, ChannelId, Kind};
 
 /// A source of channels' feeds.
 pub trait Upstream: Send + Sync {
-    /// Looks up a feed's newest uploads: one request upstream, or two if the first one is lost. Videos are in two feeds, of videos and
-    /// of streams, and so take as many requests for each.
+    /// Looks up the newest uploads of a feed: one request, or two if the first is lost. Videos are in two lists, uploads and streams, each
+    /// of which takes as many requests.
     ///
-    /// The future is driven to its end or to its time limit by a task of its own, never by a caller. If it panics, that is a failure
-    /// of this feed.
+    /// The future is polled by a task of its own, never by a caller, until it completes or its time limit is over. A panic counts as a
+    /// failure of this feed.
     fn look_up(&self, feed: Feed, request: LookupRequest) -> Lookup<'_>;
 
-    /// The first half of [`look_up`](Self::look_up): waits for its turn, and returns the rest. May be dropped at any time, which gives the
-    /// place in the queue up.
+    /// The first half of [`look_up`](Self::look_up): waits for a permit, and returns the rest. May be dropped at any time, which frees the
+    /// place in the queue.
     ///
     /// # Errors
     ///
-    /// If there is no turn to be had.
+    /// If there is no permit in time.
     fn admit(&self, feed: Feed, request: LookupRequest) -> BoxFuture<'_, Result<Lookup<'_>, Failure>> {
         Box::pin(future::ready(Ok(self.look_up(feed, request))))
     }
 
-    /// Another caller waits for a lookup of `feed` that may be in the queue still.
+    /// Notes that another caller waits for the lookup of `feed`, which may still be queued.
     fn joined(&self, _feed: Feed, _request: LookupRequest) {}
 
-    /// What a lookup takes at most: by then it has failed by itself.
+    /// The longest that a lookup takes: it has failed by then.
     fn time_limit(&self) -> Duration;
 
-    /// How many polls of watched channels a second there is room for just now, beside all else that is looked up: a positive number.
-    /// `None`: as many as are wanted. Asked about once a second.
+    /// The rate of polls, per second, for which there is room now beside other lookups: a positive number. `None`: unlimited. Called about
+    /// once a second.
     fn room_for_polls(&self) -> Option<f64> {
         None
     }
 
-    /// Makes what it counts known to whoever reads `registry`.
+    /// Registers the source's metrics.
     fn register(&self, _registry: &mut Registry) {}
 }
 
-/// A lookup. Nothing is asked before it is polled: one that is dropped before has cost nothing.
+/// A lookup. Nothing is sent before it is polled, so dropping it before costs nothing.
 pub type Lookup<'a> = BoxFuture<'a, Result<Channel, Failure>>;
 
-/// What is looked up: a channel's feed, or that of its uploads of one kind.
+/// What is looked up: a channel's own feed, or the list of its uploads of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Feed {
-    /// Whose uploads.
+    /// The channel.
     pub channel: ChannelId,
-    /// Only of this kind. `None`: all, as the channel's own feed has them.
+    /// The kind of the uploads. `None`: all, as in the channel's own feed.
     pub kind: Option<Kind>,
 }
 
@@ -72,19 +72,19 @@ impl fmt::Display for Feed {
     }
 }
 
-/// Why a lookup is made, and for whom: that decides when its turn comes.
+/// What decides when a lookup gets its permit: its purpose and its caller.
 #[derive(Clone, Copy, Debug)]
 pub struct LookupRequest {
     /// Why it is made.
     pub purpose: Purpose,
-    /// The channel was found before, so that it is no made-up one.
+    /// The channel was found before, so it is not made up.
     pub found_before: bool,
-    /// Who started it.
+    /// The caller who started it.
     pub caller: Caller,
 }
 
 impl LookupRequest {
-    /// A lookup of a channel that was never found, for nobody in particular.
+    /// A lookup of a channel that was never found, without a particular caller.
     #[must_use]
     pub fn of(purpose: Purpose) -> Self {
         Self {
@@ -100,30 +100,30 @@ impl LookupRequest {
 pub enum Purpose {
     /// A caller waits for it.
     Awaited,
-    /// It renews an answer that was given stale.
+    /// It revalidates an entry that was served stale.
     Refresh,
-    /// It is a watched channel's poll.
+    /// It polls a watched channel.
     Poll,
 }
 
-/// Who asks for a lookup. Callers take turns, and so do the connections of one.
+/// The caller of a lookup. Permits go to callers in turn, and to the connections of one caller in turn.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Caller {
-    /// The caller, as a keyed hash.
+    /// A keyed hash of the caller.
     pub id: u64,
-    /// One of the caller's connections, likewise.
+    /// A keyed hash of the caller's connection.
     pub connection: u64,
-    /// When it is too late for an answer. `None`: never.
+    /// When the answer would be too late. `None`: never.
     pub deadline: Option<tokio::time::Instant>,
 }
 
-/// A lookup that brought no channel.
+/// A failed lookup.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct Failure {
-    /// Why.
+    /// Why it failed.
     pub error: UpstreamError,
-    /// How long the upstream wants to be left alone, if it said so.
+    /// When to retry, if the upstream said so.
     pub retry_after: Option<Duration>,
 }
 
@@ -136,37 +136,37 @@ impl From<UpstreamError> for Failure {
     }
 }
 
-/// Why a lookup brought no channel. Meant for callers: it names no address and no secret of the server.
+/// Why a lookup failed. The texts are shown to callers: they contain no address and no secret of the server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
-    /// HTTP 404. YouTube answers it for channels that exist, too, for hours on most days.
+    /// HTTP 404. YouTube also answers it for channels that exist, for hours on most days.
     #[error("the upstream knows no such channel")]
     NotFound,
-    /// HTTP 404 for a channel never seen, while channels that exist get it too: nobody can tell.
+    /// HTTP 404 for a channel that was never found, while channels that exist get it too: it may or may not exist.
     #[error(
         "the upstream answers 404 for channels that exist, too; whether this one does cannot be told now"
     )]
     Outage,
-    /// HTTP 429, or 403 for several channels: it has had enough of us. No lookup is made for a while, of whatever channel.
+    /// HTTP 429, or 403 for several channels: the source refuses this address. No channel is looked up for a while.
     #[error("the upstream refuses to answer (HTTP {0}): too many lookups from this address")]
     RateLimited(u16),
-    /// This lookup's turn would come too late, or did not come in time: as many wait as may, or for as long as they may.
+    /// The queue is full, or the permit would come, or did come, too late.
     #[error("the server is overloaded: too many lookups wait for their turn at the upstream")]
     Busy,
     /// Any other HTTP status than 200.
     #[error("the upstream answered HTTP {0}")]
     Status(u16),
-    /// No connection, or one that broke.
+    /// No connection, or a broken one.
     #[error("the upstream could not be reached or broke off: {0}")]
     Unreachable(Box<str>),
-    /// The lookup took longer than its budget.
+    /// The lookup took longer than its time limit.
     #[error("the upstream did not answer within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
-    /// An answer that is no feed: HTTP 200 with something else, or a redirect.
+    /// A response that is not a feed: HTTP 200 with another body, or a redirect.
     #[error("the upstream's answer is no feed: {0}")]
     Malformed(Box<str>),
-    /// A feed that lacks the newest upload and is older than the last good answer by its counts, or is empty after one that was not.
-    /// The last good answer stays, until another lookup brings the like.
+    /// A feed that lacks the newest upload and, by its counts, is older than the last success; or an empty one after one that was not. The
+    /// last success stays until a second lookup in a row brings such a feed.
     #[error(
         "the upstream shows an older or an empty feed than before; it is asked again before that is believed"
     )]
@@ -177,7 +177,7 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
-    /// The HTTP status that the upstream answered, if it answered one that is no 200.
+    /// The HTTP status of the response, if there was one other than 200.
     #[must_use]
     pub fn http_status(&self) -> Option<u16> {
         match self {
@@ -192,19 +192,19 @@ impl UpstreamError {
         }
     }
 
-    /// Whether it is a condition of this server and not of the channel: those who wait are told of it, and nothing is remembered.
+    /// Whether it is a condition of this server and says nothing about the channel: waiters get it, but it is not cached.
     #[must_use]
     pub fn is_local_condition(&self) -> bool {
         matches!(self, Self::RateLimited(_) | Self::Busy)
     }
 
-    /// Whether it only waits to be confirmed: the lookup itself worked, so watchers are told of no problem.
+    /// Whether it only waits for confirmation. The lookup itself worked, so watchers get no problem.
     #[must_use]
     pub fn is_provisional(&self) -> bool {
         *self == Self::SuspectSnapshot
     }
 
-    /// The bytes of memory that it takes beside its own size.
+    /// The heap memory of the value, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         match self {

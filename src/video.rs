@@ -1,7 +1,6 @@
-//! What plaque talks about: channels and their uploads.
+//! Channels and their uploads.
 //!
-//! Identifiers are parsed once, where they enter the program. Behind that edge a [`ChannelId`] is valid by construction, is
-//! copied like a number and needs no allocation.
+//! IDs are parsed once, where they enter the program. A [`ChannelId`] is valid by construction, `Copy`, and needs no allocation.
 
 mod bounds;
 mod channel;
@@ -17,7 +16,7 @@ pub use self::{
 
 pub(crate) use self::bounds::{message, steers};
 
-/// The first two characters of every channel ID; a playlist that YouTube makes for a channel has others in their place.
+/// The first two characters of every channel ID; those of the channel's playlists differ.
 const CHANNEL_PREFIX: &str = "UC";
 
 /// The ID of a YouTube channel: `UC` and 22 characters, which are 16 bytes in URL-safe Base64.
@@ -34,7 +33,7 @@ impl ChannelId {
         ascii(&self.0)
     }
 
-    /// The ID without its `UC`: what the channel's playlists have in common with it.
+    /// The ID without its `UC`. The IDs of the channel's playlists contain this part.
     #[must_use]
     pub fn unprefixed(&self) -> &str {
         ascii(&self.0[CHANNEL_PREFIX.len()..])
@@ -76,10 +75,10 @@ impl fmt::Debug for ChannelId {
     }
 }
 
-/// What keeps a text from being a [`ChannelId`]. Never repeats the whole text, which may be long.
+/// Why a text is not a [`ChannelId`]. The message never repeats the whole text, which may be long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidChannelId {
-    /// Nothing was given.
+    /// The text is empty.
     #[error("no channel ID was given; expected UC and 22 more characters")]
     Empty,
     /// A handle such as `@kurzgesagt`, which only YouTube can resolve.
@@ -90,19 +89,19 @@ pub enum InvalidChannelId {
     /// Too short or too long.
     #[error("it has {0} characters; a channel ID has 24: UC and 22 more")]
     Length(usize),
-    /// Something else than `UC` in front.
+    /// It does not start with `UC`.
     #[error("it does not start with UC")]
     Prefix,
-    /// A character that no ID has.
+    /// It has a character that is not part of URL-safe Base64.
     #[error("it contains {0:?}; a channel ID has only A-Z, a-z, 0-9, - and _")]
     Character(char),
-    /// A last character with bits that no 16 bytes have.
+    /// Its last character has bits beyond the 16 bytes.
     #[error("its last character is {0:?}; a channel ID ends with A, Q, g or w")]
     LastCharacter(char),
 }
 
 impl InvalidChannelId {
-    /// What is wrong with `text`, which is no channel ID.
+    /// What is wrong with `text`, which is not a channel ID.
     fn of(text: &str) -> Self {
         let length = text.chars().count();
         let bad = text.chars().find(|c| !u8::try_from(*c).is_ok_and(is_base64url));
@@ -162,10 +161,10 @@ impl fmt::Debug for VideoId {
 #[error("a video ID has 11 characters of A-Z, a-z, 0-9, - and _")]
 pub struct InvalidVideoId;
 
-/// What sort of upload.
+/// The kind of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// A video, a live stream, a premiere: anything that is no Short.
+    /// A video, a live stream or a premiere: anything but a Short.
     Video,
     /// A Short.
     Short,
@@ -180,33 +179,33 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One upload, as the channel's feed tells of it. A [`Channel`] is made of these, and shows them as [`Video`]s.
+/// One upload, as listed in the channel's feed. A [`Channel`] is built from these and returns them as [`Video`]s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
-    /// Which video.
+    /// The ID of the video.
     pub id: VideoId,
-    /// Short or not.
+    /// Video or Short.
     pub kind: Kind,
-    /// As the channel wrote it; may be empty.
+    /// The title as written by the channel; may be empty.
     pub title: String,
     /// When it was published; for a scheduled stream, when it was announced.
     pub published: Option<SystemTime>,
     /// When its entry was last changed.
     pub updated: Option<SystemTime>,
-    /// A still picture.
+    /// The thumbnail.
     pub thumbnail: Option<Thumbnail>,
-    /// Views when the feed was made.
+    /// The view count when the feed was generated.
     pub views: Option<u64>,
 }
 
-/// A still picture.
+/// A thumbnail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thumbnail {
-    /// Where it is.
+    /// Its URL.
     pub url: String,
-    /// In pixels, 0 if unknown.
+    /// The width in pixels; 0 if unknown.
     pub width: u32,
-    /// In pixels, 0 if unknown.
+    /// The height in pixels; 0 if unknown.
     pub height: u32,
 }
 
@@ -214,7 +213,7 @@ fn is_base64url(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 
-/// IDs hold nothing but ASCII; checked again rather than assumed, since `unsafe` is forbidden and the check is a few cycles.
+/// Converts an ID to text. IDs are ASCII, which is checked again since `unsafe` is forbidden; the check takes a few cycles.
 fn ascii(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).unwrap_or_default()
 }
@@ -224,14 +223,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_channel_id_is_taken_as_it_is() {
+    fn a_valid_channel_id_is_parsed_unchanged() {
         let id: ChannelId = "UCsXVk37bltHxD1rDPwtNM8Q".parse().expect("a real ID");
         assert_eq!(id.as_str(), "UCsXVk37bltHxD1rDPwtNM8Q");
         assert_eq!(size_of::<ChannelId>(), 24);
     }
 
     #[test]
-    fn a_bad_channel_id_is_told_what_is_wrong_with_it() {
+    fn an_invalid_channel_id_has_an_error_that_says_what_is_wrong() {
         let refused = |text: &str| text.parse::<ChannelId>().expect_err(text);
         assert_eq!(refused(""), InvalidChannelId::Empty);
         assert_eq!(refused("@kurzgesagt"), InvalidChannelId::Handle);

@@ -1,8 +1,8 @@
 //! The upstream adapter: YouTube's public Atom feeds over HTTP.
 //!
-//! A feed needs no key and tells no lies, but the server in front of it answers 404 for channels that exist, refuses busy
-//! addresses for hours, and sends no `Retry-After`, `ETag` or `Last-Modified`. Everything here is bounded: the time of a lookup,
-//! the bytes of an answer, the lookups at once and a second.
+//! Feeds need no key and are accurate, but the server in front of them answers 404 for channels that exist, refuses busy addresses for
+//! hours, and sends no `Retry-After`, `ETag` or `Last-Modified`. Everything here is bounded: the time of a lookup, the length of a body,
+//! concurrent lookups and their rate.
 
 mod body;
 mod client;
@@ -45,15 +45,15 @@ use crate::{
     video::{Channel, Kind},
 };
 
-/// Before the second attempt: what refused a connection at this moment may be back in the next.
+/// The pause before a second attempt: a refused connection may work a moment later.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// YouTube's feeds, or something that serves the same under another address. A clone shares everything.
+/// A client of YouTube's feeds, or of another server with the same API. Clones share everything.
 #[derive(Clone)]
 pub struct YouTube {
     client: Client,
     feeds: Url,
-    /// From the moment the request goes out: connecting, headers, body, and all that again.
+    /// The limit of a fetch, with both attempts: connecting, headers and body.
     time_limit: Duration,
     max_queue_wait: Duration,
     queue: Arc<Queue>,
@@ -61,27 +61,27 @@ pub struct YouTube {
     requests: Requests,
 }
 
-/// How to look feeds up.
+/// How to look up feeds.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where they are; `channel_id=…` or `playlist_id=…` is appended.
+    /// The address of the feeds; `channel_id=…` or `playlist_id=…` is appended.
     pub feeds: Url,
-    /// What a lookup may take.
+    /// The limit of a fetch, without its wait in the queue.
     pub time_limit: Duration,
-    /// When one may go out.
+    /// Rate, concurrency and queue.
     pub pace: Pace,
-    /// Authorities that are trusted beside those of the system: PEM.
+    /// PEM certificates of authorities to trust in addition to the system's.
     pub authorities: Option<Vec<u8>>,
-    /// What they are asked through, if not directly.
+    /// The proxy, if there is one.
     pub proxy: Option<Proxy>,
-    /// By which protocol.
+    /// The IP version to connect with.
     pub ip_version: IpVersion,
-    /// How we introduce ourselves.
+    /// The `User-Agent` header.
     pub user_agent: HeaderValue,
 }
 
 impl Settings {
-    /// Lookups at `feeds`, of 10 seconds at most, at the default [`Pace`].
+    /// Looks up at `feeds`, with a limit of 10 seconds and the default [`Pace`].
     #[must_use]
     pub fn new(feeds: Url) -> Self {
         Self {
@@ -97,11 +97,11 @@ impl Settings {
 }
 
 impl YouTube {
-    /// An adapter for the feeds that `settings` name.
+    /// Creates a client.
     ///
     /// # Errors
     ///
-    /// If they or the proxy are at an `https` address and there is no usable certificate store, or the authorities cannot be read.
+    /// If the feeds or the proxy have an `https` address and there is no usable certificate store, or if the authorities cannot be read.
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
         Ok(Self {
             client: client::client(&settings)?,
@@ -114,22 +114,22 @@ impl YouTube {
         })
     }
 
-    /// Videos are what is no Short, and YouTube keeps those that were streamed in a list of their own.
-    async fn admit_first(&self, feed: Feed, request: LookupRequest) -> Result<Lookup<'_>, Failure> {
-        let deadline = Instant::now() + self.longest();
-        let turn = self.turn(List::of(feed), request, deadline).await?;
+    /// Waits for the first permit. For videos, the lookup fetches two lists: YouTube lists streams separately.
+    async fn begin_lookup(&self, feed: Feed, request: LookupRequest) -> Result<Lookup<'_>, Failure> {
+        let deadline = Instant::now() + self.max_duration();
+        let ready = self.wait_for_permit(List::of(feed), request, deadline).await?;
         Ok(Box::pin(async move {
-            let first = self.fetch(turn, deadline).await;
+            let first = self.fetch(ready, deadline).await;
             if feed.kind != Some(Kind::Video) {
                 return first;
             }
-            // One after the other: if the first fails, the second need not be asked.
-            let videos = found(first)?;
-            let streams = match self.turn(List::streams(feed), request, deadline).await {
-                Ok(turn) => self.fetch(turn, deadline).await,
+            // In sequence: if the first fails, the second is not needed.
+            let videos = none_if_not_found(first)?;
+            let streams = match self.wait_for_permit(List::streams(feed), request, deadline).await {
+                Ok(ready) => self.fetch(ready, deadline).await,
                 Err(refused) => Err(refused),
             };
-            match (videos, found(streams)?) {
+            match (videos, none_if_not_found(streams)?) {
                 (Some(videos), Some(streams)) => Ok(videos.merged(&streams)),
                 (Some(one), None) | (None, Some(one)) => Ok(one),
                 (None, None) => Err(UpstreamError::NotFound.into()),
@@ -137,32 +137,36 @@ impl YouTube {
         }))
     }
 
-    /// The wait for a turn, and the fetch.
-    fn longest(&self) -> Duration {
+    fn max_duration(&self) -> Duration {
         self.max_queue_wait.saturating_add(self.time_limit)
     }
 
-    /// Waits until `list` may be fetched, unless the upstream refuses us by then.
-    async fn turn(&self, list: List, request: LookupRequest, deadline: Instant) -> Result<Turn, Failure> {
-        // Not into the queue for a turn that is not to be had.
+    /// Waits for a permit to fetch `list`. Fails if the upstream refuses this address.
+    async fn wait_for_permit(
+        &self,
+        list: List,
+        request: LookupRequest,
+        deadline: Instant,
+    ) -> Result<ReadyFetch, Failure> {
+        // Do not queue while the breaker is open.
         self.guard.check()?;
         let permit = timeout_at(deadline, self.queue.permit(list.feed, request)).await;
         let permit = permit.map_err(|_elapsed| Failure::from(UpstreamError::Busy))??;
         self.guard.check()?;
-        Ok(Turn {
+        Ok(ReadyFetch {
             list,
             permit,
             request,
         })
     }
 
-    /// Fetches a list, unless the upstream refuses us by now.
-    async fn fetch(&self, turn: Turn, deadline: Instant) -> Result<Channel, Failure> {
-        let Turn {
+    /// Fetches a list, unless the breaker has opened meanwhile.
+    async fn fetch(&self, ready: ReadyFetch, deadline: Instant) -> Result<Channel, Failure> {
+        let ReadyFetch {
             list,
             permit,
             request,
-        } = turn;
+        } = ready;
         let admitted = self
             .guard
             .admit(list.feed.channel, request.found_before, request.caller.id);
@@ -176,7 +180,7 @@ impl YouTube {
         }
     }
 
-    /// Fetches `list`, and once more if that was lost on the way; reports what came of it.
+    /// Fetches `list`, with one retry if the response was lost, and reports the outcome.
     async fn fetch_twice(
         &self,
         list: List,
@@ -188,8 +192,8 @@ impl YouTube {
         let limit = deadline.min(Instant::now() + self.time_limit);
         let fetched = timeout_at(limit, async {
             let fetched = self.send(list, None).await;
-            // A probe that was lost has said enough.
-            if admission.is_probe() || !fetched.as_ref().is_err_and(is_worth_another) {
+            // A lost probe is not retried: it has shown enough.
+            if admission.is_probe() || !fetched.as_ref().is_err_and(is_worth_retry) {
                 return fetched;
             }
             tokio::time::sleep(RETRY_PAUSE).await;
@@ -201,13 +205,13 @@ impl YouTube {
         let fetched = fetched.await;
         permit.complete();
         let fetched = fetched.unwrap_or_else(|_elapsed| Err(UpstreamError::TimedOut(self.time_limit).into()));
-        // Before the permit is given back: if the upstream refuses us, no other lookup is to go out in its place.
+        // Before the permit is returned: if the breaker opens, no other lookup may use it.
         let reported = self.report_to_breaker(admission, fetched);
         drop(permit);
         reported
     }
 
-    /// Reports what came of a lookup. If the upstream refuses us, says so to everybody who waits for a turn.
+    /// Reports the outcome of a fetch to the breaker. If that opens, fails all queued lookups.
     fn report_to_breaker(
         &self,
         admission: Admission,
@@ -229,21 +233,21 @@ impl YouTube {
         fetched
     }
 
-    /// Asks for a channel that was found before, if it is time to see whether the upstream refuses us and nobody else does.
+    /// Spawns the probe if one is due and can be made with a proven channel.
     fn probe_if_due(&self) {
         let Some(admission) = self.guard.begin_probe() else {
             return;
         };
         let youtube = self.clone();
-        // Bounded by the time of a lookup. Ends with its runtime, too: the breaker then hears of silence.
+        // Bounded by the time of a lookup. If the runtime ends first, dropping the admission reports silence.
         tokio::spawn(async move {
-            let deadline = Instant::now() + youtube.longest();
+            let deadline = Instant::now() + youtube.max_duration();
             let request = LookupRequest {
                 purpose: Purpose::Awaited,
                 found_before: true,
                 caller: Caller::default(),
             };
-            // Refused a turn, it is silent.
+            // Without a permit the probe reports silence.
             let feed = admission.channel().into();
             if let Ok(Ok(permit)) = timeout_at(deadline, youtube.queue.permit(feed, request)).await {
                 let list = List::of(feed);
@@ -260,12 +264,14 @@ impl Upstream for YouTube {
 
     fn admit(&self, feed: Feed, request: LookupRequest) -> BoxFuture<'_, Result<Lookup<'_>, Failure>> {
         let span = tracing::info_span!("lookup", %feed);
-        let turn = self.admit_first(feed, request).instrument(span.clone());
+        let ready = self.begin_lookup(feed, request).instrument(span.clone());
         Box::pin(async move {
-            let lookup = turn.await.inspect_err(|failure| tell(&span, Err(failure)))?;
+            let lookup = ready
+                .await
+                .inspect_err(|failure| record_outcome(&span, Err(failure)))?;
             let lookup: Lookup<'_> = Box::pin(async move {
                 let looked_up = lookup.instrument(span.clone()).await;
-                tell(&span, looked_up.as_ref());
+                record_outcome(&span, looked_up.as_ref());
                 looked_up
             });
             Ok(lookup)
@@ -277,7 +283,7 @@ impl Upstream for YouTube {
     }
 
     fn time_limit(&self) -> Duration {
-        self.longest()
+        self.max_duration()
     }
 
     fn room_for_polls(&self) -> Option<f64> {
@@ -296,33 +302,32 @@ impl Upstream for YouTube {
     }
 }
 
-/// A list that may be fetched now. Dropped instead, it gives the turn back.
-struct Turn {
+/// A list with a permit to fetch it. Dropping it returns the permit.
+struct ReadyFetch {
     list: List,
     permit: Permit,
     request: LookupRequest,
 }
 
-/// Notes in the lookup's `span` what came of it.
-fn tell(span: &Span, looked_up: Result<&Channel, &Failure>) {
+fn record_outcome(span: &Span, looked_up: Result<&Channel, &Failure>) {
     span.in_scope(|| match looked_up {
         Ok(found) => tracing::debug!(uploads = found.len(), "looked up"),
         Err(Failure { error, .. }) => tracing::debug!(%error, "lookup failed"),
     });
 }
 
-/// Whether a lookup was lost on the way, so that another one may fare better.
-fn is_worth_another(failure: &Failure) -> bool {
+/// Whether the response was lost, so that a retry may succeed.
+fn is_worth_retry(failure: &Failure) -> bool {
     match failure.error {
         UpstreamError::Unreachable(_) => true,
-        // One that says when to come again means it.
+        // A server that sends a time means it.
         UpstreamError::Status(500..) => failure.retry_after.is_none(),
         _ => false,
     }
 }
 
-/// That there is no such list is no failure: a channel may have no streams, or nothing else.
-fn found(looked_up: Result<Channel, Failure>) -> Result<Option<Channel>, Failure> {
+/// Maps a list that does not exist to `None`: a channel may have no streams, or nothing else.
+fn none_if_not_found(looked_up: Result<Channel, Failure>) -> Result<Option<Channel>, Failure> {
     match looked_up {
         Ok(channel) => Ok(Some(channel)),
         Err(failure) if failure.error == UpstreamError::NotFound => Ok(None),

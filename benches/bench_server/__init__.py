@@ -5,3 +5,12 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests" / "blackbox"))
+
+
+def expect(condition, why):
+    if not condition:
+        raise AssertionError(why)
+
+
+def expect_equal(what, seen, expected):
+    expect(seen == expected, f"{what} is {seen!r}, expected {expected!r}")

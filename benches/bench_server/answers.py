@@ -1,4 +1,4 @@
-"""What answers of several sizes cost, beside peers that give the same bytes and beside servers of files; and other answers of plaque's."""
+"""CPU time of answers by size, compared with peers that send the same bytes and with file servers; and of plaque's other answers."""
 
 import copy
 import itertools
@@ -6,15 +6,16 @@ import statistics
 import urllib.request
 from contextlib import ExitStack
 
-from feeds import SnapshotServer, upload
-from support import batch_request, expect, expect_equal, free_port, made_up_channel
+from origin.feeds import upload
+from snapshots import SnapshotServer
+from support import batch_request, free_port, made_up_channel
 
-from . import chart, floor
-from .load import FRAME, Work, get, grpc_work, h2load, in_turn
+from . import chart, expect, expect_equal, floor
+from .load import FRAME, Work, get, grpc_work, h2load, rotated
 from .programs import BATCH_METHOD, METHOD
 from .report import progress, ratios, spread, table
 
-# Bytes of the message. The least is what a title of one byte gives.
+# Sizes of the message in bytes. "least" has a title of one byte.
 SIZES = "least", 237, 300, 600, 1200
 CONNECTIONS, STREAMS = 10, 10
 WARM_UP = "-n", 20_000
@@ -22,14 +23,14 @@ BATCHES = 1, 10, 100
 TITLE = "A title of 40 bytes, as many titles have"
 
 
-def run(programs, said):
+def run(programs, args):
     """Measures, and returns the tables."""
     port = free_port()
     with SnapshotServer() as feeds, programs.plaque(feeds.url(), "--http-listen", f"127.0.0.1:{port}") as plaque:
-        return "\n".join([sizes(programs, said, feeds, plaque), others(programs, said, feeds, plaque, port)])
+        return "\n".join([sizes(programs, args, feeds, plaque), others(programs, args, feeds, plaque, port)])
 
 
-def sizes(programs, said, feeds, plaque):
+def sizes(programs, args, feeds, plaque):
     rows, charted, fresh = [], [], map(made_up_channel, itertools.count(1000))
     for size in SIZES:
         channel, answer = answer_of(feeds, plaque, fresh, size)
@@ -38,29 +39,29 @@ def sizes(programs, said, feeds, plaque):
             peers = programs.stock(), programs.bare(), programs.go(feeds.url())
             servers = [plaque, *map(running.enter_context, peers)]
             for server in servers:
-                expect_equal(f"the answer of {server.name}", server.ask(channel), answer)
+                expect_equal(f"the answer of {server.name}", server.get(channel), answer)
             jobs = [(server, get(programs, server, channel), server.name) for server in servers]
             for start in floor.h2o, floor.nghttpd, floor.envoy:
                 server = running.enter_context(start(programs, answer))
                 jobs.append((server, Work(floor.PATH, (), FRAME + len(answer)), server.name))
-            cpu = measure(said, f"answers of {len(answer)} bytes", jobs)
+            cpu = measure(args, f"answers of {len(answer)} bytes", jobs)
         compared = (ratios(cpu["plaque"], cpu[peer]) for peer in ("stock", "bare", "go", "h2o"))
         rows.append([f"{len(answer)}", *map(spread, cpu.values()), *compared])
         charted.append((f"{len(answer)} bytes", {name: statistics.median(values) for name, values in cpu.items()}))
-    if said.into:
+    if args.into:
         title = f"CPU time of an answer in µs, by its size; {CONNECTIONS} connections of {STREAMS} calls at once"
-        (said.into / "answers.svg").write_text(chart.bars(title, charted))
+        (args.into / "answers.svg").write_text(chart.bars(title, charted))
     head = ["bytes", "plaque", "stock", "bare", "go", "h2o", "nghttpd", "envoy", "/ stock", "/ bare", "/ go", "/ h2o"]
     return f"## Answers of several sizes, {CONNECTIONS} × {STREAMS}: CPU µs a call\n\n" + table(head, rows)
 
 
 def answer_of(feeds, plaque, fresh, size):
-    """A channel, and what plaque answers of it: a message of so many bytes."""
+    """Makes a channel whose answer has `size` bytes. Returns both."""
     length = 1
     for _ in range(4):
         channel = next(fresh)
         feeds.show(channel, [upload(1, title="t" * length)])
-        answer = plaque.ask(channel)
+        answer = plaque.get(channel)
         if size in ("least", len(answer)):
             break
         length += size - len(answer)
@@ -68,12 +69,12 @@ def answer_of(feeds, plaque, fresh, size):
     return channel, answer
 
 
-def others(programs, said, feeds, plaque, port):
-    """Errors, batches and JSON: nobody to measure beside, since they are plaque's own."""
+def others(programs, args, feeds, plaque, port):
+    """Errors, batches and JSON, which no peer has."""
     channels = [made_up_channel(number) for number in range(max(BATCHES))]
     for channel in channels:
         feeds.show(channel, [upload(1, title=TITLE)])
-        plaque.ask(channel)
+        plaque.get(channel)
     unknown = made_up_channel(999)
     jobs = [(plaque, get(programs, plaque, channels[0]), "an answer")]
     framed = programs.framed("unknown", programs.request(unknown))
@@ -88,7 +89,7 @@ def others(programs, said, feeds, plaque, port):
     with urllib.request.urlopen(f"http://{by_http.address}{path}", timeout=20) as response:
         body = len(response.read())
     jobs.append((by_http, Work(path, ("--h1",), body), "JSON over HTTP/1.1"))
-    cpu = measure(said, "other answers", jobs)
+    cpu = measure(args, "other answers", jobs)
     rows = []
     for name, values in cpu.items():
         channels_each = int(name.split()[-1]) if name.startswith("a batch") else 1
@@ -96,21 +97,21 @@ def others(programs, said, feeds, plaque, port):
     return "## Other answers\n\n" + table(["", "CPU µs a call", "a channel"], rows)
 
 
-def measure(said, what, jobs):
-    """CPU time of a call, by the name of each job: a list of the rounds'."""
+def measure(args, what, jobs):
+    """The CPU time of a call in each round, by the name of the job."""
     cpu = {name: [] for _, _, name in jobs}
 
     def load(job, *how_long):
         server, work, name = job
-        # HTTP/1.1 has one call at a time.
+        # HTTP/1.1 has one call at a time on a connection.
         streams = 1 if "--h1" in work.options else STREAMS
         return name, h2load(server, work, CONNECTIONS, streams, *how_long)
 
     for job in jobs:
         load(job, *WARM_UP)
-    for number in range(said.rounds):
-        progress(f"{what}: round {number + 1} of {said.rounds}")
-        for job in in_turn(jobs, number):
-            name, measured = load(job, "-D", said.seconds)
+    for number in range(args.rounds):
+        progress(f"{what}: round {number + 1} of {args.rounds}")
+        for job in rotated(jobs, number):
+            name, measured = load(job, "-D", args.seconds)
             cpu[name].append(measured.cpu_us_a_call())
     return cpu

@@ -1,11 +1,12 @@
-"""Many callers at once on a channel that the server has never heard of."""
+"""Many concurrent callers of a channel that is not cached."""
 
 from collections import defaultdict
 from contextlib import ExitStack
 
-from support import KURZGESAGT, expect_equal, made_up_channel
+from support import KURZGESAGT, made_up_channel
 
-from .load import get, grpc_work, h2load, in_turn
+from . import expect_equal
+from .load import get, grpc_work, h2load, rotated
 from .programs import METHOD
 from .report import progress, spread, table
 
@@ -14,23 +15,23 @@ CALLERS = CONNECTIONS * STREAMS
 LATENCY_MS = 100
 
 
-def run(programs, said):
+def run(programs, args):
     """Measures, and returns the table."""
     figures = defaultdict(list)
     with ExitStack() as running:
         origin = running.enter_context(programs.origin(LATENCY_MS))
         plaque = running.enter_context(programs.plaque(origin.url))
-        programs.keep_answer(plaque)
+        programs.save_answer(plaque)
         peers = programs.obvious(origin.url), programs.go(origin.url)
         servers = [plaque, *map(running.enter_context, peers)]
         for server in servers:
-            # As many calls at once, all hits: so that the memory for connections and callers is there.
-            server.ask(KURZGESAGT)
+            # Warms up with as many concurrent hits, so that memory for connections and callers is allocated.
+            server.get(KURZGESAGT)
             h2load(server, get(programs, server, KURZGESAGT), CONNECTIONS, STREAMS, "-n", CALLERS)
-        for number in range(said.rounds):
-            progress(f"burst: round {number + 1} of {said.rounds}")
-            for place, server in enumerate(in_turn(servers, number)):
-                # One that no server has been asked for: lookups are counted by channel.
+        for number in range(args.rounds):
+            progress(f"burst: round {number + 1} of {args.rounds}")
+            for place, server in enumerate(rotated(servers, number)):
+                # A new channel for each server, since lookups are counted by channel.
                 channel = made_up_channel(number * len(servers) + place)
                 figures[server.name].append(one(programs, origin, server, channel))
     head = ["", "last answer, ms after the upstream's", "CPU ms", "upstream calls, at most"]
@@ -43,7 +44,7 @@ def run(programs, said):
 
 
 def one(programs, origin, server, channel):
-    """Milliseconds from the upstream's answer to the last caller's, milliseconds of the server's CPU time, lookups."""
+    """Measures one burst: ms from the upstream's answer to the last caller's, ms of the server's CPU time, lookups."""
     _, framed = programs.requests(channel)
     load = h2load(server, grpc_work(METHOD, framed, None), CONNECTIONS, STREAMS, "-n", CALLERS)
     expect_equal("the number of answers", load.calls, CALLERS)

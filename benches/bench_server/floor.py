@@ -1,4 +1,4 @@
-"""Servers that answer with a file: what HTTP/2 itself costs in C and C++, without gRPC and without a cache."""
+"""File servers, which show the cost of HTTP/2 alone in C and C++, without gRPC and without a cache."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ class FileServer(Server):
     """A server that answers GET `PATH` with the framed answer."""
 
     def __init__(self, name, program, port):
-        # pylint: disable=super-init-not-called # it is no gRPC server, and says no first line
+        # pylint: disable=super-init-not-called # not a gRPC server; prints no first line
         self.name, self.program, self.address = name, program, f"127.0.0.1:{port}"
 
 
@@ -71,7 +71,7 @@ def file_server(name, port, *command):
             wait_until(lambda: listens(port), f"{name} listens")
             yield FileServer(name, program, port)
         except BaseException:
-            print(f"{name} says: {program.err.read_text()[-2000:]}", file=sys.stderr)
+            print(f"{name}'s standard error: {program.err.read_text()[-2000:]}", file=sys.stderr)
             raise
 
 

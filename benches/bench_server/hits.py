@@ -1,46 +1,47 @@
-"""A hit: the same answer from plaque and from its peers, under the same loads."""
+"""Hits: the same answer from plaque and its peers, under the same loads."""
 
 from collections import defaultdict
 from contextlib import ExitStack
 
-from support import KURZGESAGT, expect_equal
+from support import KURZGESAGT
 
-from .load import get, ghz, h2load, in_turn
+from . import expect_equal
+from .load import get, ghz, h2load, rotated
 from .report import progress, ratios, spread, table
 
 POINTS = [(connections, streams) for connections in (1, 10, 100) for streams in (1, 10, 100)]
 SECOND_OPINION = 10, 10
-# For allocators to have grown, and for Go's collector to have run.
+# Lets allocators grow, and Go's garbage collector run.
 WARM_UP = "-n", 20_000
 
 
-def run(programs, said):
+def run(programs, args):
     """Measures, and returns the tables."""
     loads = defaultdict(list)
     with ExitStack() as running:
         origin = running.enter_context(programs.origin(latency_ms=0))
         plaque = running.enter_context(programs.plaque(origin.url))
-        programs.keep_answer(plaque)
+        programs.save_answer(plaque)
         peers = programs.stock(), programs.bare(), programs.obvious(origin.url), programs.go(origin.url)
         servers = [plaque, *map(running.enter_context, peers)]
         for server in servers:
-            expect_equal(f"the answer of {server.name}", server.ask(KURZGESAGT), programs.answer.read_bytes())
+            expect_equal(f"the answer of {server.name}", server.get(KURZGESAGT), programs.answer.read_bytes())
             h2load(server, get(programs, server, KURZGESAGT), 10, 10, *WARM_UP)
-        for number in range(said.rounds):
-            order = in_turn(servers, number)
+        for number in range(args.rounds):
+            order = rotated(servers, number)
             for point in POINTS:
-                progress(f"hits: round {number + 1} of {said.rounds}, {named(point)}")
+                progress(f"hits: round {number + 1} of {args.rounds}, {named(point)}")
                 for server in order:
-                    load = h2load(server, get(programs, server, KURZGESAGT), *point, "-D", said.seconds)
+                    load = h2load(server, get(programs, server, KURZGESAGT), *point, "-D", args.seconds)
                     loads["h2load", point, server.name].append(columns(load))
             for server in order:
-                load = ghz(programs, server, KURZGESAGT, *SECOND_OPINION, said.seconds)
+                load = ghz(programs, server, KURZGESAGT, *SECOND_OPINION, args.seconds)
                 loads["ghz", SECOND_OPINION, server.name].append(columns(load))
     return report(loads, [server.name for server in servers])
 
 
 def columns(load):
-    """What is kept of a load: each of its calls would be too much."""
+    """The figures of a load, without its calls."""
     p50, p99, p999 = load.percentiles_ms(50, 99, 99.9)
     return {"CPU µs a call": load.cpu_us_a_call(), "calls a second": load.calls_a_second, "p50 ms": p50, "p99 ms": p99,
             "p99.9 ms": p999, "resident MiB": load.resident / (1 << 20)}
@@ -55,7 +56,7 @@ def report(loads, names):
 
 
 class Rounds:
-    """The figures of one server at one point, a list of rounds for each column."""
+    """The figures of one server at one point: for each column, a list of rounds."""
 
     def __init__(self, rounds):
         self.of = {column: [figures[column] for figures in rounds] for column in rounds[0]}

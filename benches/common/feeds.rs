@@ -1,4 +1,4 @@
-//! Made-up channels, each with as many uploads as a feed of YouTube's has, and titles as long as those recorded.
+//! Made-up channels, with as many uploads as YouTube's feeds and titles as long as recorded ones.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,18 +8,18 @@ use plaque::{
     youtube::feed,
 };
 
-/// As many as a feed of YouTube's has.
+/// The number of uploads in YouTube's feeds.
 pub const UPLOADS: u32 = 15;
 
-/// What titles are made of: most letters are one byte, some two, three or four.
+/// The words of titles. Most letters have one byte, some two, three or four.
 const WORDS: [&str; 8] = ["the", "größte", "of", "tide", "日本", "🌊", "measured", "again"];
 
-/// The channel of this number.
+/// The ID of made-up channel `number`.
 pub fn id(number: u32) -> ChannelId {
     format!("UC{number:021}A").parse().expect("a channel ID")
 }
 
-/// Makes the feed of that channel up, reads it, and keeps nothing else.
+/// Makes up the feed of that channel, and parses it.
 pub fn channel(number: u32) -> Channel {
     let id = id(number);
     feed::parse(xml(number, id).as_bytes(), id).expect("a feed")
@@ -29,7 +29,7 @@ fn xml(number: u32, id: ChannelId) -> String {
     let uploads: Vec<_> = (0..UPLOADS)
         .map(|upload| Upload {
             id: format!("{number:08}{upload:02}A"),
-            // Any length from 15 to 95 bytes, in no order: 55 on average, which is that of the longest titles recorded.
+            // Lengths from 15 to 95 bytes, in no order; the average, 55, is that of the longest recorded titles.
             title: title(number, 15 + (number % 81 * UPLOADS + upload) as usize * 37 % 81),
             short: upload.is_multiple_of(3),
             published: SystemTime::UNIX_EPOCH + Duration::from_hours(450_000)

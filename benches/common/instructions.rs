@@ -1,11 +1,11 @@
-//! Instructions that this program executes, counted by a tool that runs it as a child.
+//! Counts the instructions that this program executes, with perf or valgrind, which run it as a child.
 
 use std::{env, process::Command};
 
-/// How many instructions one of the things takes that this program does when it is called with `arguments` and a number of times;
-/// and which tool counted. `None` if there is none on this machine.
+/// The instructions of one repetition of what this program does with `arguments` and a number of repetitions, and the tool that counted
+/// them. `None` if no tool can count on this machine.
 ///
-/// The difference of a run of `times` and one of ten times as many: it has no start-up in it.
+/// Computed from the difference of two runs, with `times` and ten times as many repetitions, so that start-up is not included.
 pub fn difference(arguments: &[&str], times: u64) -> Option<(u64, &'static str)> {
     let program = env::current_exe().ok()?.to_str()?.to_owned();
     let count = |times: u64| {

@@ -1,11 +1,11 @@
-//! System calls that this program makes, counted by strace, which runs it as a child.
+//! Counts the system calls that this program makes, with strace, which runs it as a child.
 
 use std::{env, process::Command};
 
-/// How many system calls a hundred of the things take that this program does when it is called with `arguments` and a number of times.
-/// `None` where strace cannot count.
+/// The system calls of a hundred repetitions of what this program does with `arguments` and a number of repetitions. `None` if strace
+/// cannot count.
 ///
-/// The difference of a run of `times` and one of ten times as many: it has no start-up in it.
+/// Computed from the difference of two runs, with `times` and ten times as many repetitions, so that start-up is not included.
 pub fn of_a_hundred(arguments: &[&str], times: u64) -> Option<u64> {
     let count = |times: u64| {
         let strace = ["-f", "-c", "-U", "calls"];
@@ -16,7 +16,7 @@ pub fn of_a_hundred(arguments: &[&str], times: u64) -> Option<u64> {
             .args(arguments)
             .arg(times.to_string());
         let report = String::from_utf8(command.output().ok()?.stderr).ok()?;
-        // The last line but an empty one: `  1234 total`, of all rows.
+        // The last line that is not empty: `  1234 total`.
         let total = report.lines().rev().find(|line| line.contains("total"))?;
         total.split_whitespace().next()?.parse::<u64>().ok()
     };

@@ -1,8 +1,8 @@
-//! A table in Markdown.
+//! Markdown tables.
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 
-/// The first column is text, the others are figures.
+/// Creates a table whose first column is text and whose others are numbers.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table

@@ -1,4 +1,4 @@
-//! What a lookup costs that a store answers, and one that it does not.
+//! The cost of lookups that hit the store, and of those that miss it.
 
 use std::{
     sync::Arc,
@@ -15,16 +15,16 @@ use tokio::runtime::Builder;
 
 use super::{Bench, cpu, figures::spread, query, table::table};
 
-/// Rounds. Each has all of [`TIERS`] in it, so that what else the machine does meanwhile falls on all of them.
+/// Rounds. Each measures all of [`TIERS`], so that other load on the machine affects them equally.
 const ROUNDS: usize = 7;
 
-/// Callers at once: what one of them waits, and what many cost, who share wake-ups and round trips.
+/// Concurrent callers: one, for latency, and many, which share wake-ups and round trips.
 const AT_ONCE: [usize; 2] = [1, 32];
 
-/// Channels that are asked for, in each round.
+/// Channels looked up in each round.
 const CHANNELS: usize = 4_000;
 
-/// What there is behind memory, and what the first and the second question about a channel are then.
+/// The second tier, and what the first and the second call for a channel are then.
 const TIERS: [(Tier, [&str; 2]); 3] = [
     (Tier::None, ["miss, without a store", "hit in memory"]),
     (Tier::File, ["miss, with a file", "hit in the file"]),
@@ -38,11 +38,11 @@ enum Tier {
     Redis,
 }
 
-/// What questions about all channels took, each of them, in microseconds.
+/// The cost of calls for all channels, in microseconds per call.
 struct Asked {
     median: f64,
     p99: f64,
-    /// The processor's time of all threads of the process: the caller's, the lookup's, the store's.
+    /// The CPU time of all threads of the process: callers, lookups, the store.
     cpu: f64,
     redis_cpu: f64,
 }
@@ -55,7 +55,7 @@ pub fn report(bench: &Bench) -> String {
     tables.join("\n\n")
 }
 
-/// Rounds with so many callers at once.
+/// Rounds with `at_once` concurrent callers.
 struct Course<'a> {
     bench: &'a Bench,
     ids: Vec<ChannelId>,
@@ -66,10 +66,10 @@ impl Course<'_> {
     fn report(&self) -> String {
         let rounds = if self.bench.quick { 3 } else { ROUNDS };
         let mut asked: [[Vec<Asked>; 2]; 3] = Default::default();
-        // The first round is not counted: it pays for the pages that the others find mapped.
+        // The first round, in which pages are mapped, is not counted.
         for round in 0..=rounds {
             for turn in 0..TIERS.len() {
-                // Each round begins with another one.
+                // Each round starts with a different one.
                 let turn = (turn + round) % TIERS.len();
                 let name = format!("cost-{}-{round}", self.at_once);
                 let both = self.ask_twice(TIERS[turn].0, &name);
@@ -122,7 +122,7 @@ impl Course<'_> {
         u32::try_from(self.ids.len()).expect("some thousands")
     }
 
-    /// Asks about all channels, of which nothing is known, and again: the same plaque, which remembers, or with a store another one.
+    /// Calls for all channels with an empty cache, and again: with the same cache, or with a store and a new cache.
     fn ask_twice(&self, tier: Tier, name: &str) -> [Asked; 2] {
         let upstream = self.bench.upstream(Duration::ZERO);
         let latest = || {
@@ -148,9 +148,9 @@ impl Course<'_> {
         [first, again]
     }
 
-    /// Asks about all channels. What is left to write to a store afterwards is part of the processor's time.
+    /// Calls for all channels. The CPU time includes pending writes to the store.
     fn ask(&self, plaque: &Latest) -> Asked {
-        // A serving thread's.
+        // Like a serving thread's.
         let runtime = Builder::new_current_thread().build();
         let runtime = runtime.expect("the machine has room for it");
         let (cpu_before, redis_before) = (cpu(), self.bench.redis_cpu());
@@ -184,7 +184,7 @@ impl Course<'_> {
     }
 }
 
-/// With these, what is known is fresh, and nothing is forgotten.
+/// Settings with which entries stay fresh, and none is evicted.
 fn settings() -> Settings {
     let long = Duration::from_hours(1);
     Settings {

@@ -1,6 +1,6 @@
-//! Figures as they are printed, like those of `bench_server/report.py`.
+//! Formats figures like `bench_server/report.py`.
 
-/// The median, the least and the most.
+/// The median, the minimum and the maximum.
 pub fn spread(mut values: Vec<f64>) -> String {
     values.sort_by(f64::total_cmp);
     let [least, .., most] = values[..] else {
@@ -10,7 +10,7 @@ pub fn spread(mut values: Vec<f64>) -> String {
     format!("{} ({} to {})", figure(median), figure(least), figure(most))
 }
 
-/// Three digits, or all there are before the point.
+/// Three significant digits, or all digits before the point.
 pub fn figure(value: f64) -> String {
     match value {
         100.0.. => {

@@ -1,4 +1,4 @@
-//! What replicas that share a store spare the upstream.
+//! The upstream lookups that replicas save by sharing a store.
 
 use std::{
     io::{self, Write as _},
@@ -17,33 +17,33 @@ use tokio::time::interval;
 
 use super::{Bench, Fake, cpu, figures::figure, query, table::table};
 
-/// All that are asked about.
+/// The number of channels.
 pub const CHANNELS: u32 = 10_000;
 
 const REPLICAS: [u32; 3] = [1, 3, 10];
 
-/// Calls in a millisecond, to all replicas together.
+/// Calls per millisecond, for all replicas together.
 const CALLS: u32 = 5;
 
-/// About what a request to YouTube takes.
+/// Roughly the duration of a request to YouTube.
 const UPSTREAM_TAKES: Duration = Duration::from_millis(50);
 
-/// A tenth of the default, so that a minute has several of them.
+/// A tenth of the default, so that a minute has several such periods.
 const FRESH_FOR: Duration = Duration::from_secs(6);
 
-/// In times of freshness, as by default.
+/// In multiples of `FRESH_FOR`, as by default.
 const STALE_WHILE_REVALIDATE: u32 = 10;
 
-/// At first, every replica is asked about every channel, as if it had run for hours: so many at once.
+/// The number of channels in a batch when caches are filled, so that replicas start as if they had run for hours.
 const FILLED_AT_ONCE: usize = 100;
 
-/// Not counted, in times of freshness: until what was filled at once is looked up again at any time.
+/// Not counted, in multiples of `FRESH_FOR`: until the next lookups of channels that were filled together are spread out.
 const WARM_UP: u32 = 3;
 
-/// Counted, in whole times of freshness: what is asked for most is looked up once in each.
+/// Counted, in multiples of `FRESH_FOR`: popular channels are looked up once in each.
 const COUNTED: u32 = 5;
 
-/// Of the random numbers: in every cell the same calls.
+/// The random seed, so that every cell has the same calls.
 const SEED: u64 = 8;
 
 pub fn report(bench: &Bench) -> String {
@@ -85,7 +85,7 @@ pub fn report(bench: &Bench) -> String {
                 figure(minute.calls),
                 figure(upstream),
                 // With a store, as if they were one.
-                figure(cells.reckon(if store { 1 } else { replicas })),
+                figure(cells.expected_upstream_calls(if store { 1 } else { replicas })),
                 figure(upstream / *without.get_or_insert(upstream)),
                 figure(upstream / *one.get_or_insert(upstream)),
                 percent(minute.fresh / minute.calls),
@@ -111,7 +111,7 @@ pub fn report(bench: &Bench) -> String {
     )
 }
 
-/// Of each rank, the sum of what it and those before it weigh.
+/// The cumulative weights of the ranks.
 fn zipf(channels: usize) -> Vec<f64> {
     let mut sum = 0.0;
     let ranks = (1_u32..).take(channels);
@@ -129,19 +129,19 @@ struct Cells<'a> {
     fresh_for: Duration,
 }
 
-/// What happened in a minute.
+/// The counts of a minute.
 struct Minute {
-    /// Upstream calls before it.
+    /// Upstream calls to fill the caches.
     to_fill: u32,
     calls: f64,
-    /// Answered at once with what was fresh, or with what was not.
+    /// Hits, by freshness.
     fresh: f64,
     stale: f64,
     lookups: f64,
     upstream_calls: f64,
-    /// Operations of the store that failed or were not tried.
+    /// Operations of the store that failed or were skipped.
     trouble: f64,
-    /// Seconds of the processor's time: the replicas' and their callers'.
+    /// CPU seconds of the replicas and their callers.
     cpu: f64,
     redis_cpu: f64,
 }
@@ -199,7 +199,7 @@ impl Cells<'_> {
         }
     }
 
-    /// Asks every replica about every channel.
+    /// Calls every replica for every channel.
     fn fill(&self, replicas: &[Arc<Latest>]) {
         self.bench.runtime.block_on(async {
             for channels in self.bench.channels.chunks(FILLED_AT_ONCE) {
@@ -214,7 +214,7 @@ impl Cells<'_> {
         });
     }
 
-    /// Calls for so long. How many calls these were; how many of them were answered at once, and fresh; or stale.
+    /// Calls the replicas for `lasts`. Returns the numbers of calls, of fresh hits and of stale hits.
     fn load(&self, replicas: &[Arc<Latest>], random: &mut Rng, lasts: Duration) -> [u32; 3] {
         let (mut calls, mut fresh, mut stale) = (0, 0, 0);
         let mut turns = replicas.iter().cycle();
@@ -246,7 +246,7 @@ impl Cells<'_> {
         self.bench.channels[rank.min(self.zipf.len() - 1)].id()
     }
 
-    /// Lookups, upstream calls, what went wrong in stores; seconds of the processor's time, and of Redis's.
+    /// Lookups, upstream calls, failed or skipped store operations, CPU seconds of this process and of Redis.
     fn counts(&self, replicas: &[Arc<Latest>], upstream: &Fake) -> [f64; 5] {
         let mut text = String::new();
         for plaque in replicas {
@@ -274,9 +274,9 @@ impl Cells<'_> {
         ]
     }
 
-    /// The upstream calls that so many replicas without a store should make in a minute: a channel's next one is due when it is no
-    /// longer fresh and one of those who ask for it comes.
-    fn reckon(&self, replicas: u32) -> f64 {
+    /// The expected upstream calls of `replicas` without a store in a minute: a channel's next one comes with the first call after it is no
+    /// longer fresh.
+    fn expected_upstream_calls(&self, replicas: u32) -> f64 {
         let total = self.zipf[self.zipf.len() - 1];
         let calls = f64::from(1_000 * CALLS) / f64::from(replicas);
         let rank = |rank| self.fresh_for.as_secs_f64() + f64::from(rank) * total / calls;

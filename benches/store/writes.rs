@@ -10,9 +10,8 @@ use plaque::{
     clock,
     latest::Known,
     store::{
-        Lease, Store as _,
+        Lease, Store as _, codec,
         file::{Ages, File},
-        kept,
     },
     upstream::Feed,
     video::Channel,
@@ -86,8 +85,8 @@ async fn save(file: &File, number: u32, like: Channel) -> u64 {
     let feed = Feed::from(super::feeds::id(number.wrapping_mul(2_654_435_761)));
     let known: Known =
         plaque::cache_entry::CacheEntry::succeeded(Arc::new(like), clock::now(), SystemTime::now());
-    file.save(feed, &known, Lease::Alone).await;
-    kept::encode(&known, clock::now()).map_or(0, |bytes| bytes.len() as u64)
+    file.save(feed, &known, Lease::Uncoordinated).await;
+    codec::encode(&known, clock::now()).map_or(0, |bytes| bytes.len() as u64)
 }
 
 /// What this process has handed to the system to write, in bytes: little but the file. What the system counts as written to disks

@@ -1,4 +1,4 @@
-//! What a status page shows beside the metrics: the lookups in progress, and the channels that are asked for most.
+//! What the status page shows in addition to metrics: lookups in progress, and the most requested channels.
 
 use std::{sync::Arc, time::Instant};
 
@@ -7,18 +7,16 @@ use tokio::{sync::Mutex, task::spawn_blocking};
 
 use crate::{clock, latest::Latest, upstream::Feed};
 
-/// As many as a page has room for.
+/// As many as fit on a page.
 const FLIGHTS: usize = 50;
 const CHANNELS: usize = 20;
 
-/// The cache is looked through at most in so much of the time: once, and then not for so many times as long.
-const REST: u32 = 20;
+/// After a scan of the cache that took *t*, waits 20 *t*: about a 5 % duty cycle.
+const PAUSE_FACTOR: u32 = 20;
 
-/// Tells what is busy.
 pub(super) struct Busy {
     latest: Arc<Latest>,
-    /// The busiest channels, and until when that will do. Held while the cache is looked through: whoever asks meanwhile waits
-    /// for the same.
+    /// The busiest channels, and when they expire. Locked during a scan of the cache, so that concurrent requests share one.
     busiest: Mutex<(Value, Instant)>,
 }
 
@@ -30,19 +28,19 @@ impl Busy {
         }
     }
 
-    pub(super) async fn tell(&self) -> Value {
+    pub(super) async fn snapshot(&self) -> Value {
         json!({ "flights": self.flights(), "busiest": self.busiest().await })
     }
 
     fn flights(&self) -> Vec<Value> {
         let flights = self.latest.in_progress().into_iter().take(FLIGHTS);
-        let tell = flights.map(|flight| {
-            let mut told = feed(flight.key);
-            told["ageSeconds"] = flight.started_at.elapsed().as_secs_f64().into();
-            told["waiters"] = flight.waiters.into();
-            told
+        let rows = flights.map(|flight| {
+            let mut row = feed(flight.key);
+            row["ageSeconds"] = flight.started_at.elapsed().as_secs_f64().into();
+            row["waiters"] = flight.waiters.into();
+            row
         });
-        tell.collect()
+        rows.collect()
     }
 
     async fn busiest(&self) -> Value {
@@ -51,7 +49,10 @@ impl Busy {
         if begun >= busiest.1 {
             let latest = Arc::clone(&self.latest);
             let found = spawn_blocking(move || channels(&latest)).await;
-            *busiest = (found.unwrap_or_default(), Instant::now() + begun.elapsed() * REST);
+            *busiest = (
+                found.unwrap_or_default(),
+                Instant::now() + begun.elapsed() * PAUSE_FACTOR,
+            );
         }
         busiest.0.clone()
     }
@@ -59,26 +60,26 @@ impl Busy {
 
 fn channels(latest: &Latest) -> Value {
     let busiest = latest.busiest(CHANNELS).into_iter();
-    let tell = busiest.map(|asked| {
-        let mut told = feed(asked.feed);
-        told["asked"] = asked.times.into();
-        told["askedPerSecond"] = asked.rate.into();
+    let rows = busiest.map(|asked| {
+        let mut row = feed(asked.feed);
+        row["asked"] = asked.times.into();
+        row["askedPerSecond"] = asked.rate.into();
         if let Some(good) = &asked.known.good {
-            told["title"] = good.value.title().into();
-            told["ageSeconds"] = good.age(clock::now()).as_secs_f64().into();
+            row["title"] = good.value.title().into();
+            row["ageSeconds"] = good.age(clock::now()).as_secs_f64().into();
         }
         if let Some(failed) = &asked.known.failed {
-            told["failing"] = failed.error.to_string().into();
+            row["failing"] = failed.error.to_string().into();
         }
-        told
+        row
     });
-    tell.collect()
+    rows.collect()
 }
 
 fn feed(feed: Feed) -> Value {
-    let mut told = json!({ "channelId": feed.channel.to_string() });
+    let mut row = json!({ "channelId": feed.channel.to_string() });
     if let Some(kind) = feed.kind {
-        told["kind"] = kind.to_string().into();
+        row["kind"] = kind.to_string().into();
     }
-    told
+    row
 }

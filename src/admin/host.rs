@@ -1,28 +1,28 @@
-//! Whose pages may read the admin port. A page from anywhere can have its own name point here (DNS rebinding), and is then, to the
-//! browser, of the same origin: what tells it apart is the name that it asks for.
+//! Protects the admin port from pages of other sites. Such a page can let its own name resolve to this address (DNS rebinding), and the
+//! browser then considers the port to be of the page's origin. The name in the request's `Host` gives it away.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use axum::http::{HeaderMap, Uri, header, uri::Authority};
 
-/// Whether a request asks for an IP address, for this machine, or for one of `names`; or for nothing at all, which no browser does.
-pub(super) fn is_ours(uri: &Uri, headers: &HeaderMap, names: &[String]) -> bool {
+/// Whether the `Host` of a request is an IP address, this machine, or one of `names`. True without a `Host`, which browsers always send.
+pub(super) fn is_own(uri: &Uri, headers: &HeaderMap, names: &[String]) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let known = hosts.all(|host| {
         let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
-        host.is_some_and(|host| is_our_name(host.host(), names))
+        host.is_some_and(|host| is_own_name(host.host(), names))
     });
-    known && uri.host().is_none_or(|host| is_our_name(host, names))
+    known && uri.host().is_none_or(|host| is_own_name(host, names))
 }
 
-fn is_our_name(host: &str, names: &[String]) -> bool {
+fn is_own_name(host: &str, names: &[String]) -> bool {
     let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     if v6.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()) || host.parse::<Ipv4Addr>().is_ok() {
         return true;
     }
-    // With a dot at its end a name is the same.
+    // A final dot does not change a name.
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    // Browsers look none of these up (RFC 6761).
+    // Browsers do not resolve these (RFC 6761).
     host == "localhost"
         || host.ends_with(".localhost")
         || names.iter().any(|name| name.eq_ignore_ascii_case(&host))
@@ -37,7 +37,7 @@ mod tests {
         let headers = hosts
             .iter()
             .map(|host| (header::HOST, host.parse().expect("ASCII")));
-        is_ours(&uri, &headers.collect(), &["plaque.shop.svc".into()])
+        is_own(&uri, &headers.collect(), &["plaque.shop.svc".into()])
     }
 
     #[test]

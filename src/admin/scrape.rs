@@ -1,4 +1,4 @@
-//! The metrics as text, made once for all who ask at a time.
+//! Renders the metrics as text, once for all concurrent scrapes.
 
 use std::{fmt, sync::Arc, time::Instant};
 
@@ -12,18 +12,17 @@ use tokio::sync::Mutex;
 
 use crate::latest::Latest;
 
-/// What OpenMetrics calls itself.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Makes the text. That takes about a millisecond, which many who ask at once must not take one after the other.
+/// Renders the metrics. That takes about a millisecond, which concurrent scrapes should not spend one after the other.
 pub(super) struct Scrape {
     latest: Arc<Latest>,
     registry: Registry,
-    /// The last text. Held while one is made: whoever asks meanwhile waits for the next, which is for all of them.
-    last: Mutex<Option<Made>>,
+    /// The last text. Locked while one is rendered; whoever waits shares the next one.
+    last: Mutex<Option<Rendered>>,
 }
 
-struct Made {
+struct Rendered {
     begun: Instant,
     text: Result<Bytes, fmt::Error>,
 }
@@ -37,18 +36,18 @@ impl Scrape {
         }
     }
 
-    /// The metrics as of some time after this was called.
+    /// The metrics, rendered after the call.
     pub(super) async fn metrics(&self) -> Response {
-        let asked = Instant::now();
+        let requested = Instant::now();
         let mut last = self.last.lock().await;
         let text = match &*last {
-            Some(made) if made.begun > asked => made.text.clone(),
+            Some(rendered) if rendered.begun > requested => rendered.text.clone(),
             _ => {
                 let begun = Instant::now();
                 self.latest.tidy().await;
                 let mut text = String::new();
                 let text = text::encode(&mut text, &self.registry).map(|()| text.into());
-                last.insert(Made { begun, text }).text.clone()
+                last.insert(Rendered { begun, text }).text.clone()
             }
         };
         match text {

@@ -1,4 +1,4 @@
-//! What the subcommands that are gRPC clients share: where to ask, for what, and what an error means.
+//! What the client subcommands share: their flags, the connection, and the meaning of errors.
 
 pub(super) mod retry;
 mod tls;
@@ -22,7 +22,6 @@ use crate::{
     video::ChannelId,
 };
 
-/// Runs a client: one thread is enough.
 pub(super) fn block_on(client: impl Future<Output = Outcome>) -> Outcome {
     runtime::Builder::new_current_thread()
         .enable_all()
@@ -30,10 +29,10 @@ pub(super) fn block_on(client: impl Future<Output = Outcome>) -> Outcome {
         .block_on(client)
 }
 
-/// A watch may have nothing to tell for days: a question now and then shows whether the server is still there.
+/// A watch may be silent for days: pings show whether the server is still there.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
 
-/// How long the answer to that may take: what gRPC's own clients allow.
+/// The time limit of the answer to a ping: the default of gRPC's own clients.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Flags of every client.
@@ -44,7 +43,7 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "CHANNEL")]
     pub(super) channels: Vec<ChannelId>,
 
-    /// The server to ask: http, or https for TLS
+    /// The server's address: http, or https for TLS
     #[arg(long, env = "PLAQUE_SERVER", default_value = "http://127.0.0.1:3779", value_name = "URL", value_parser = server)]
     pub(super) server: Uri,
 
@@ -55,7 +54,7 @@ pub(super) struct Args {
     #[arg(long, env = "PLAQUE_KIND", default_value = "any")]
     kind: Kind,
 
-    /// How long to wait for the connection, and for each answer, all tries together
+    /// The time limit of connecting, and of each answer including retries
     #[arg(long, env = "PLAQUE_TIMEOUT", default_value = "15s", value_name = "DURATION", value_parser = values::time_limit)]
     pub(super) timeout: Duration,
 }
@@ -75,7 +74,7 @@ fn server(text: &str) -> Result<Uri, String> {
 }
 
 impl Args {
-    /// A client that is connected, or what to do about it. A connection that is lost is made anew with the next call.
+    /// Connects, or says what to do. If the connection is lost, the next call connects again.
     pub(super) async fn connect(&self) -> Result<LatestVideoClient<Channel>, String> {
         let endpoint = Endpoint::from(self.server.clone())
             .connect_timeout(self.timeout)
@@ -92,7 +91,7 @@ impl Args {
         Ok(LatestVideoClient::new(connection))
     }
 
-    /// That the server cannot be reached, and what to do about it.
+    /// The message that the server cannot be reached, with advice.
     pub(super) fn unreachable(&self, cause: &(dyn Error + 'static)) -> String {
         let advice = if cause.is::<tls::Refused>() {
             ""
@@ -102,7 +101,7 @@ impl Args {
         format!("cannot reach {}: {cause}{advice}", self.server)
     }
 
-    /// The kind that was asked for, as the API has it.
+    /// The requested kind in the API.
     pub(super) fn kind(&self) -> i32 {
         let kind = match self.kind {
             Kind::Any => VideoKind::Unspecified,
@@ -113,9 +112,9 @@ impl Args {
     }
 }
 
-/// What a status says, as a message of the API.
+/// A status as a message of the API.
 pub(super) fn failure(status: &Status) -> LookupFailure {
-    if let Some(cause) = retry::lost(status) {
+    if let Some(cause) = retry::connection_error(status) {
         return LookupFailure {
             code: Code::Unavailable.into(),
             reason: "CONNECTION_LOST".into(),
@@ -124,7 +123,7 @@ pub(super) fn failure(status: &Status) -> LookupFailure {
         };
     }
     let details = status.get_error_details();
-    // tonic's client calls its own giving up CANCELLED, and may do so before the server's word of it arrives.
+    // tonic's client reports its own time-out as CANCELLED, possibly before the server's status arrives.
     let gave_up = matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded);
     let (code, reason) = match details.error_info() {
         Some(info) => (status.code(), info.reason.clone()),

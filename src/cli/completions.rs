@@ -1,4 +1,4 @@
-//! `plaque completions`: for the shell, so that Tab knows the subcommands and their flags.
+//! `plaque completions`: completion scripts for shells.
 
 use std::{
     io::{self, Write as _},
@@ -21,12 +21,12 @@ use super::{Cli, Outcome};
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
-    /// The shell that they are for
+    /// The shell
     shell: Shell,
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    // clap_complete would panic at a pipe that nobody reads any more.
+    // clap_complete would panic if the reader of a pipe has ended.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "plaque", &mut script);
     io::stdout().write_all(&script)?;

@@ -1,7 +1,7 @@
-//! `plaque demo`: shows on this machine, with no network, what coalescing does.
+//! `plaque demo`: shows coalescing on this machine, without a network.
 //!
-//! A made-up origin in this process, the real server on a real port, and real gRPC clients. Every figure is counted: callers by
-//! the clients, lookups by the origin. Each act states what must come out, and the demo fails if it does not.
+//! An origin in this process, the real server on a real port, and real gRPC clients. All figures are counted: callers by the clients,
+//! lookups by the origin. Each act states its expected result, and the demo fails if one differs.
 
 mod crowd;
 mod report;
@@ -20,7 +20,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::{runtime, sync::oneshot, task::JoinHandle};
 
 use self::{
-    crowd::{Clients, Crowd, Tally},
+    crowd::{Clients, Counts, Crowd},
     report::Row,
 };
 use super::{
@@ -40,44 +40,41 @@ use crate::{
     youtube::{self, YouTube},
 };
 
-/// Callers in each act.
 const CALLERS: usize = 1000;
-/// The origin's latency: what a caller has to wait for.
+/// The origin's latency, which a cold caller waits for.
 const LATENCY: Duration = Duration::from_millis(200);
-/// An impatient caller's deadline.
 const IMPATIENCE: Duration = Duration::from_millis(40);
-/// Between one impatient caller and the next.
 const PACE: Duration = Duration::from_millis(1);
 /// The deadline of all other callers: never reached.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// `--upstream-timeout` of the demo's server: how long the hanging origin is waited for.
+/// `--upstream-timeout` of the demo's server: the time limit of the hanging lookup.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
-/// Longer than the first pause after a failure, which is 5 s, a fifth more or less.
+/// Longer than the first pause after a failure, which is 5 s ± 20 %.
 const BACKOFF: Duration = Duration::from_millis(6100);
 
-/// The channels of the made-up origin, one for each act.
+/// The origin's channels, one for each act.
 const COLD: &str = "UCthundering-herd-00000A";
 const IMPATIENT: &str = "UCimpatient-callers-000A";
 const SPELL: &str = "UCspell-of-404s-0000000A";
 const BUG: &str = "UCbug-in-the-lookup-000A";
 const HANGING: &str = "UChanging-upstream-0000A";
 
-/// Shows what coalescing does, with no network: a made-up origin, the real server, real gRPC clients. Under 30 s.
+/// Shows what coalescing does, without a network: a simulated origin, the real server, real gRPC clients. Under 30 s.
 ///
-/// Exits with 1 if anything counted is not what it must be.
+/// Exits with 1 if any count differs from what is expected.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Leave the server up afterwards, and print grpcurl lines that work against it
+    /// Keep the server running afterwards, and print grpcurl commands for it
     #[arg(long, env = "PLAQUE_KEEP_SERVING")]
     keep_serving: bool,
 
-    /// Where the demo's server accepts gRPC; port 0 takes a free one
+    /// The address for gRPC of the demo's server; port 0 takes a free one
     #[arg(long, env = "PLAQUE_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDRESS", value_parser = values::socket)]
     listen: SocketAddr,
 }
 
 pub(super) fn run(args: Args) -> Outcome {
-    // The act with the panic would write over the progress bars.
+    // The log of the act with the panic would overwrite the progress bars.
     let silence = telemetry::Settings::log(telemetry::Format::Pretty, telemetry::filter("off")?);
     let _telemetry = telemetry::start(silence)?;
     let runtime = runtime::Builder::new_multi_thread()
@@ -90,7 +87,7 @@ pub(super) fn run(args: Args) -> Outcome {
 }
 
 async fn demo(args: Args) -> Outcome {
-    let stage = Stage::set(args.listen).await?;
+    let stage = Stage::set_up(args.listen).await?;
     writeln!(
         io::stdout(),
         "A made-up origin that takes {} for an answer, plaque on {}, and {CALLERS} callers on {} connections.\n",
@@ -131,7 +128,7 @@ async fn demo(args: Args) -> Outcome {
     if args.keep_serving {
         stage.keep_serving().await?;
     }
-    stage.strike().await?;
+    stage.tear_down().await?;
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
@@ -139,7 +136,7 @@ async fn demo(args: Args) -> Outcome {
     })
 }
 
-/// Everything the acts need: origin, server, clients.
+/// What the acts need: origin, server, clients.
 struct Stage {
     origin: Origin,
     address: SocketAddr,
@@ -149,7 +146,7 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set(address: SocketAddr) -> Result<Self, Box<dyn Error>> {
+    async fn set_up(address: SocketAddr) -> Result<Self, Box<dyn Error>> {
         let origin = Origin::start(answer).await?;
         let config = Config {
             listen: address,
@@ -197,7 +194,7 @@ impl Stage {
         // Owns the server. Ended by `stop`.
         let server = tokio::spawn(async move {
             server::run(listeners, &config, sources, async {
-                // Stops too if the stage is gone.
+                // Also stops if the stage is dropped.
                 let _ = stopped.await;
             })
             .await
@@ -214,9 +211,9 @@ impl Stage {
 
     async fn thundering_herd(&self) -> Result<Vec<Row>, Box<dyn Error>> {
         let title = "all at once, never seen before";
-        let tally = self.send(title, Self::crowd(COLD)?).await?;
-        let holds = tally.lookups == 1 && tally.answered == CALLERS;
-        Ok(vec![curtain(title, tally, holds)?])
+        let counts = self.send(title, Self::crowd(COLD)?).await?;
+        let holds = counts.lookups == 1 && counts.answered == CALLERS;
+        Ok(vec![finish_act(title, counts, holds)?])
     }
 
     async fn impatient_callers(&self) -> Result<Vec<Row>, Box<dyn Error>> {
@@ -226,61 +223,60 @@ impl Stage {
             pace: PACE,
             ..Self::crowd(IMPATIENT)?
         };
-        let tally = self.send(title, impatient).await?;
-        // Those who came before the answer can get none; everybody after it does.
-        let holds = tally.lookups == 1 && tally.answered > 0 && tally.failed_after_first_answer == 0;
-        Ok(vec![curtain(title, tally, holds)?])
+        let counts = self.send(title, impatient).await?;
+        // Callers before the first answer cannot get one; all later ones do.
+        let holds = counts.lookups == 1 && counts.answered > 0 && counts.failed_after_first_answer == 0;
+        Ok(vec![finish_act(title, counts, holds)?])
     }
 
     async fn spell_of_404s(&self) -> Result<Vec<Row>, Box<dyn Error>> {
-        // One caller gets the channel's first answer; from its second lookup on the origin says 404.
+        // One caller gets the channel's first answer; from the second lookup on the origin answers 404.
         let crowd = Self::crowd(SPELL)?;
         let one = Crowd { callers: 1, ..crowd };
         self.send("before the spell", one).await?;
 
-        let title = "a 404 spell: who wants news";
-        let news = Crowd {
+        let title = "a 404 spell: refetch";
+        let refetch = Crowd {
             max_age: Some(Duration::ZERO),
             ..crowd
         };
-        let tally = self.send(title, news).await?;
-        let holds = tally.lookups == 1 && tally.answered == CALLERS && tally.stale == 0;
-        let wanted = curtain(title, tally, holds)?;
+        let counts = self.send(title, refetch).await?;
+        let holds = counts.lookups == 1 && counts.answered == CALLERS && counts.stale == 0;
+        let wanted = finish_act(title, counts, holds)?;
 
         let title = "… and once more, in the backoff";
-        let tally = self.send(title, news).await?;
-        let holds = tally.lookups == 0 && tally.answered == CALLERS;
-        Ok(vec![wanted, curtain(title, tally, holds)?])
+        let counts = self.send(title, refetch).await?;
+        let holds = counts.lookups == 0 && counts.answered == CALLERS;
+        Ok(vec![wanted, finish_act(title, counts, holds)?])
     }
 
     async fn bug_in_the_lookup(&self) -> Result<Vec<Row>, Box<dyn Error>> {
         let title = "the lookup panics";
-        let tally = self.send(title, Self::crowd(BUG)?).await?;
-        let told = tally.told("LOOKUP_PANICKED");
-        let holds = told == CALLERS && tally.lookups == 1;
-        let panicked = curtain(title, tally, holds)?;
+        let counts = self.send(title, Self::crowd(BUG)?).await?;
+        let failed = counts.failed_with("LOOKUP_PANICKED");
+        let holds = failed == CALLERS && counts.lookups == 1;
+        let panicked = finish_act(title, counts, holds)?;
 
         let title = "… and once more, in the backoff";
-        let tally = self.send(title, Self::crowd(BUG)?).await?;
-        let holds = tally.lookups == 0 && tally.told("LOOKUP_PANICKED") == CALLERS;
-        let remembered = curtain(title, tally, holds)?;
+        let counts = self.send(title, Self::crowd(BUG)?).await?;
+        let holds = counts.lookups == 0 && counts.failed_with("LOOKUP_PANICKED") == CALLERS;
+        let remembered = finish_act(title, counts, holds)?;
 
         let title = "… after it, the next is well";
         tokio::time::sleep(BACKOFF).await;
-        let tally = self.send(title, Self::crowd(BUG)?).await?;
-        let holds = tally.lookups == 1 && tally.answered == CALLERS;
-        Ok(vec![panicked, remembered, curtain(title, tally, holds)?])
+        let counts = self.send(title, Self::crowd(BUG)?).await?;
+        let holds = counts.lookups == 1 && counts.answered == CALLERS;
+        Ok(vec![panicked, remembered, finish_act(title, counts, holds)?])
     }
 
     async fn hanging_upstream(&self) -> Result<Vec<Row>, Box<dyn Error>> {
         let title = "the upstream hangs, for 2 s";
-        let tally = self.send(title, Self::crowd(HANGING)?).await?;
-        let told = tally.told("UPSTREAM_TIMEOUT");
-        let holds = tally.lookups == 1 && told == CALLERS;
-        Ok(vec![curtain(title, tally, holds)?])
+        let counts = self.send(title, Self::crowd(HANGING)?).await?;
+        let failed = counts.failed_with("UPSTREAM_TIMEOUT");
+        let holds = counts.lookups == 1 && failed == CALLERS;
+        Ok(vec![finish_act(title, counts, holds)?])
     }
 
-    /// Patient callers, all at once.
     fn crowd(channel: &str) -> Result<Crowd, Box<dyn Error>> {
         Ok(Crowd {
             channel: channel.parse()?,
@@ -291,17 +287,17 @@ impl Stage {
         })
     }
 
-    /// Sends a crowd, and counts what becomes of it.
-    async fn send(&self, title: &str, crowd: Crowd) -> Result<Tally, Box<dyn Error>> {
-        // Hides itself where standard error is no terminal.
+    /// Sends a crowd, and counts the outcomes.
+    async fn send(&self, title: &str, crowd: Crowd) -> Result<Counts, Box<dyn Error>> {
+        // Hidden if standard error is not a terminal.
         let bar = ProgressBar::new(crowd.callers as u64)
             .with_style(ProgressStyle::with_template("{msg:32} [{bar:30}] {pos}/{len}")?)
             .with_message(title.to_owned());
         let before = self.origin.lookups(crowd.channel);
-        let mut tally = crowd.call(&self.clients, &bar).await;
-        tally.lookups = self.origin.lookups(crowd.channel) - before;
+        let mut counts = crowd.call(&self.clients, &bar).await;
+        counts.lookups = self.origin.lookups(crowd.channel) - before;
         bar.finish_and_clear();
-        Ok(tally)
+        Ok(counts)
     }
 
     async fn keep_serving(&self) -> Result<(), Box<dyn Error>> {
@@ -325,23 +321,21 @@ impl Stage {
         Ok(tokio::signal::ctrl_c().await?)
     }
 
-    async fn strike(self) -> Result<(), Box<dyn Error>> {
+    async fn tear_down(self) -> Result<(), Box<dyn Error>> {
         drop(self.clients);
-        // Fails if the server has ended already, which the next line tells.
+        // Fails if the server has ended already, which the next line reports.
         let _ = self.stop.send(());
         self.server.await??;
         Ok(())
     }
 }
 
-/// Ends an act with its one-line verdict.
-fn curtain(title: &'static str, tally: Tally, holds: bool) -> io::Result<Row> {
-    let row = Row::new(title, tally, holds);
+fn finish_act(title: &'static str, counts: Counts, holds: bool) -> io::Result<Row> {
+    let row = Row::new(title, counts, holds);
     writeln!(io::stdout(), "{}", row.verdict(io::stdout().is_terminal()))?;
     Ok(row)
 }
 
-/// The made-up origin.
 async fn answer(lookup: Lookup) -> Response {
     tokio::time::sleep(LATENCY).await;
     match (lookup.channel.as_str(), lookup.number) {
@@ -354,7 +348,7 @@ async fn answer(lookup: Lookup) -> Response {
     }
 }
 
-/// The real adapter, but with a bug: the first answer for one channel makes it panic.
+/// The real adapter with a bug: the first response for one channel makes it panic.
 struct Buggy(YouTube);
 
 impl Upstream for Buggy {

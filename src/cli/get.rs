@@ -1,4 +1,4 @@
-//! `plaque get`: prints what channels uploaded last.
+//! `plaque get`: prints the newest uploads of channels.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -20,19 +20,18 @@ use crate::{
     video::ChannelId,
 };
 
-/// The most that one batch may have.
 const BATCH: usize = 100;
 
-/// Asks a running plaque what channels uploaded last, and prints it.
+/// Asks a running plaque for the newest uploads of channels, and prints them.
 ///
-/// For people if standard output is a terminal, and else one line for each upload, of fields between tabs: VIDEO_ID, CHANNEL_ID,
+/// On a terminal in a form for people, otherwise one line for each upload, with fields separated by tabs: VIDEO_ID, CHANNEL_ID,
 /// PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE. Exits with 1 if any channel failed.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     client: client::Args,
 
-    /// How old an answer will do; 0s asks for one as new as the server allows (--min-refetch) [default: what the server calls fresh]
+    /// The maximum age of an answer; 0s asks for one as new as the server allows (--min-refetch) [default: what the server calls fresh]
     #[arg(long, env = "PLAQUE_MAX_AGE", value_name = "DURATION", value_parser = values::duration)]
     max_age: Option<Duration>,
 
@@ -60,7 +59,7 @@ pub(super) async fn run(args: Args) -> Outcome {
     Ok(code)
 }
 
-/// Looks up a batch of channels; if that fails as a whole, so has each of them.
+/// Looks up a batch of channels. If the call fails, so has each of them.
 async fn ask(
     client: &LatestVideoClient<Channel>,
     args: &Args,
@@ -71,7 +70,7 @@ async fn ask(
         kind: args.client.kind(),
         max_age: args.max_age.map(TryInto::try_into).transpose()?,
     };
-    let asked = retry::within(args.client.timeout, async |left| {
+    let asked = retry::with_retries(args.client.timeout, async |left| {
         let mut request = Request::new(batch.clone());
         request.set_timeout(left);
         client.clone().batch_get_latest_videos(request).await

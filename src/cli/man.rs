@@ -1,4 +1,4 @@
-//! `plaque man`: manual pages, made of the same texts as `--help`.
+//! `plaque man`: manual pages, generated from the texts of `--help`.
 
 use std::{
     io::{self, Write as _},
@@ -24,7 +24,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    // The pages are help enough. Once built, subcommands know their full names.
+    // The pages replace the `help` subcommand. Built, subcommands know their full names.
     let mut program = Cli::command().disable_help_subcommand(true);
     program.build();
     let page =

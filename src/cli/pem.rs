@@ -1,10 +1,9 @@
-//! Files of certificates and keys that flags name. What is wrong with one says the flag, the file and why.
+//! Reads the PEM files that flags name. Errors name the flag, the file and the reason.
 
 use std::{fmt::Display, fs, path::Path};
 
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
-/// A file in PEM.
 pub(super) struct Pem<'a> {
     flag: &'a str,
     file: &'a Path,
@@ -19,18 +18,18 @@ impl<'a> Pem<'a> {
         }
     }
 
-    /// Its certificates, which are to be of `what`: at least one.
+    /// Parses its certificates, of which there has to be one; `what` describes them in errors.
     pub(super) fn certificates(&self, what: &str) -> Result<Vec<CertificateDer<'static>>, String> {
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.content).collect();
         match all {
-            Ok(all) if all.is_empty() => Err(self.without(what, "it has none")),
+            Ok(all) if all.is_empty() => Err(self.missing(what, "it has none")),
             Ok(all) => Ok(all),
-            Err(error) => Err(self.without(what, error)),
+            Err(error) => Err(self.missing(what, error)),
         }
     }
 
-    /// What to say of it if it has none of `what`.
-    pub(super) fn without(&self, what: &str, why: impl Display) -> String {
+    /// The error that the file has no usable `what`.
+    pub(super) fn missing(&self, what: &str, why: impl Display) -> String {
         let Self { flag, file, .. } = self;
         format!("{flag}: no {what} in PEM format in {}: {why}", file.display())
     }

@@ -1,7 +1,8 @@
-//! `plaque serve`: from flags to a running server.
+//! `plaque serve`: turns flags into a running server.
 
 mod args;
 mod log_flags;
+mod signals;
 mod upstream_flags;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     pin::pin,
-    process::{self, ExitCode},
+    process::ExitCode,
     sync::Arc,
     thread,
     time::Duration,
@@ -22,13 +23,10 @@ use tokio::{
     runtime,
     sync::oneshot,
 };
-use tokio_stream::StreamExt as _;
-#[cfg(unix)]
-use tokio_stream::wrappers::SignalStream;
 
 pub(super) use self::args::{Args, cores};
 use self::log_flags::LogFormat;
-use super::{Outcome, Unusable};
+use super::{InvalidFlags, Outcome};
 use crate::{
     admin,
     config::{self, Config},
@@ -43,40 +41,39 @@ use crate::{
     youtube::YouTube,
 };
 
-/// Files that may be open beside connections and lookups: listeners, event loops, connections of operators and of probes, and as many of
-/// these that are shed.
-const OTHER_FILES: usize = 32 + 2 * (admin::CONNECTIONS + server::PROBES);
+/// Open files apart from connections and lookups: listeners, event loops, connections of the admin port and for probes, and as many of
+/// these that are being closed.
+const OTHER_FILES: usize = 32 + 2 * (admin::CONNECTIONS + server::PROBE_CONNECTIONS);
 
-/// Where probes and metrics are by default.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3780);
 
-/// Connections that the system keeps until they are accepted: tokio's own choice.
+/// Connections that the system queues until they are accepted: tokio's default.
 const BACKLOG: u32 = 1024;
 
-/// A channel that everybody can look up: Kurzgesagt.
+/// A channel for examples: Kurzgesagt.
 const EXAMPLE: &str = "UCsXVk37bltHxD1rDPwtNM8Q";
 
-/// Lookups spend their time waiting; a second thread keeps one that parses from delaying the others' timers.
+/// Lookups mostly wait; a second thread keeps one that parses from delaying the others' timers.
 pub(super) const UPSTREAM_THREADS: usize = 2;
 
-/// How long to wait for lookups to be torn down. A thread may be reading a feed, or stuck in the system's resolver.
-const LOOKUPS_END: Duration = Duration::from_secs(1);
+/// How long to wait for lookups to be torn down. A thread may be parsing a feed, or blocked in the system's resolver.
+const TEARDOWN_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &Args) -> Outcome {
     let telemetry = start_telemetry(args)?;
-    let mut config = args.config().map_err(Unusable)?;
+    let mut config = args.config().map_err(InvalidFlags)?;
     let files = args.tls_files();
     let tls = files.map(Tls::load).transpose();
     let tls = tls.map_err(|error| format!("--tls-cert, --tls-key, --tls-client-ca: {error}"))?;
-    leave_files_for_lookups(&mut config, args.http_listen.is_some());
+    reserve_files_for_lookups(&mut config, args.http_listen.is_some());
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(UPSTREAM_THREADS)
         .thread_name("upstream")
         .enable_all()
         .build()?;
     let drained = runtime.block_on(serve(&config, args, tls.map(Arc::new)));
-    // Lookups whose callers are all gone need not be waited for. They end here, and with them their spans.
-    runtime.shutdown_timeout(LOOKUPS_END);
+    // Lookups without callers are not waited for. They end here, and so do their spans.
+    runtime.shutdown_timeout(TEARDOWN_LIMIT);
     drop(telemetry);
     match drained? {
         Drained { cut_off: 0 } => {
@@ -103,12 +100,12 @@ async fn serve(
         .map(|address| Bound::new(address, "--http-listen"));
     let http = http.transpose()?;
     let admin = listen_for_admins(args.admin_listen).await?;
-    // Before the address is told, so that whoever reads it can also stop us.
-    let mut shutdown = pin!(shutdown_signal()?);
-    keep_current(tls.clone())?;
+    // Before the address is printed, so that whoever reads it can stop the server.
+    let mut shutdown = pin!(signals::shutdown()?);
+    signals::reload_certificates(tls.clone())?;
     let store = tokio::select! {
         store = open_store(config, admin.as_ref()) => store?,
-        // Nothing is under way. What opens a file changes nothing that a restart could not do again.
+        // No call is in progress, and opening a file makes no change that a restart could not repeat.
         () = &mut shutdown => return Ok(Drained { cut_off: 0 }),
     };
     let listeners = Listeners {
@@ -125,7 +122,7 @@ async fn serve(
     Ok(server::run(listeners, config, sources, shutdown).await?)
 }
 
-/// Opens the store, if there is to be one. Meanwhile `admin` says that we live.
+/// Opens the store, if one is configured. Meanwhile the port of `admin` reports that plaque is alive.
 async fn open_store(
     config: &Config,
     admin: Option<&TcpListener>,
@@ -148,12 +145,12 @@ async fn open_store(
 }
 
 /// Opens the store. In a file, entries dated in the future get the `unknown_age`.
-async fn open(store: &config::Store, unknown_age: Duration) -> Result<Arc<dyn Store>, Unusable> {
+async fn open(store: &config::Store, unknown_age: Duration) -> Result<Arc<dyn Store>, InvalidFlags> {
     Ok(match store.clone() {
         config::Store::File { path, bytes, budget } => {
-            let unusable = |error: &dyn Display| Unusable(format!("--store: {error}"));
+            let unusable = |error: &dyn Display| InvalidFlags(format!("--store: {error}"));
             let (done, opened) = oneshot::channel();
-            // Reads the file, which takes seconds if it is large, and ends then, or with the process: no end waits for it.
+            // Reads the whole file, which takes seconds if it is large. The end of the program does not wait for the thread.
             let opening = thread::Builder::new().name("store-open".into()).spawn(move || {
                 let _ = done.send(File::open(&path, bytes, budget, Ages::new(unknown_age)));
             });
@@ -165,9 +162,8 @@ async fn open(store: &config::Store, unknown_age: Duration) -> Result<Arc<dyn St
     })
 }
 
-/// Every connection is an open file, and the usual soft limit is for programs that have few. Callers must not use up what lookups
-/// need.
-fn leave_files_for_lookups(config: &mut Config, http: bool) {
+/// Raises the soft limit of open files, and limits connections so that enough files are left for lookups.
+fn reserve_files_for_lookups(config: &mut Config, http: bool) {
     let may_be_open = match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
         Err(error) => {
@@ -175,7 +171,7 @@ fn leave_files_for_lookups(config: &mut Config, http: bool) {
             return;
         }
     };
-    // Those that are shed may be open a moment longer.
+    // Connections that are being closed may be open for another moment.
     let http = if http {
         2 * config.http_connections.get()
     } else {
@@ -196,12 +192,12 @@ fn leave_files_for_lookups(config: &mut Config, http: bool) {
     }
 }
 
-/// Listens on `address`, which `flag` gave, or says what to do.
+/// Listens on `address`, which was given by `flag`. The error has advice.
 pub(super) async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, String> {
     Bound::new(address, flag)?.listen()
 }
 
-/// An address that is ours, where nobody can connect yet.
+/// An address that is bound, but does not accept connections yet.
 struct Bound {
     socket: TcpSocket,
     address: SocketAddr,
@@ -209,14 +205,14 @@ struct Bound {
 }
 
 impl Bound {
-    /// Takes `address`, which `flag` gave, or says what to do.
+    /// Binds `address`, which was given by `flag`. The error has advice.
     fn new(address: SocketAddr, flag: &'static str) -> Result<Self, String> {
         let bind = || {
             let socket = match address {
                 SocketAddr::V4(_) => TcpSocket::new_v4(),
                 SocketAddr::V6(_) => TcpSocket::new_v6(),
             }?;
-            // So that a restart need not wait for the last connections to be forgotten. Elsewhere it means something else.
+            // So that a restart need not wait until old connections time out. On other systems it means something else.
             #[cfg(unix)]
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
@@ -253,7 +249,7 @@ fn cannot_listen(address: SocketAddr, flag: &str, error: &io::Error) -> String {
     format!("cannot listen on {address}: {error}; {advice} with {flag}")
 }
 
-/// Listens for probes and the like. Nobody asked for the default address: if it is taken, plaque does without.
+/// Listens for the admin port. If the default address is taken, plaque runs without.
 async fn listen_for_admins(address: Option<SocketAddr>) -> Result<Option<TcpListener>, String> {
     let listener = listen(address.unwrap_or(ADMIN), "--admin-listen").await;
     match listener {
@@ -265,7 +261,7 @@ async fn listen_for_admins(address: Option<SocketAddr>) -> Result<Option<TcpList
     }
 }
 
-/// Says where we listen, with a line to paste. At once: who waits for the first line finds the others.
+/// Prints the addresses and a command to try. In one write: whoever waits for the first line finds the others.
 fn announce(listeners: &Listeners) -> io::Result<()> {
     let address = listeners.grpc.local_addr()?;
     let version = env!("CARGO_PKG_VERSION");
@@ -292,7 +288,7 @@ fn announce(listeners: &Listeners) -> io::Result<()> {
     io::stdout().write_all((lines.join("\n") + "\n").as_bytes())
 }
 
-/// A command that asks the server at `address` about `channel`.
+/// A command that asks the server at `address` for `channel`.
 pub(super) fn grpcurl(mut address: SocketAddr, channel: &str) -> String {
     if address.ip().is_unspecified() {
         address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -321,86 +317,4 @@ fn start_telemetry(args: &Args) -> Result<Telemetry, String> {
         chrome: args.trace_chrome.as_deref(),
     };
     telemetry::start(settings).map_err(|error| error.to_string())
-}
-
-/// Ends with the first SIGTERM or Ctrl-C. The second ends the process, whatever it does.
-fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
-    let mut signals = Signals::new()?;
-    Ok(async move {
-        let name = signals.next().await;
-        tracing::info!("{name}: stopping");
-        tokio::spawn(async move {
-            let name = signals.next().await;
-            tracing::warn!("{name} again: ending at once");
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "whoever sends a second signal wants no drain"
-            )]
-            process::exit(1);
-        });
-    })
-}
-
-/// Reads the certificates again whenever they change, and on SIGHUP. Without any, SIGHUP changes nothing, where it would otherwise
-/// end the process.
-fn keep_current(tls: Option<Arc<Tls>>) -> io::Result<()> {
-    #[cfg(unix)]
-    let mut hangups = {
-        use tokio::signal::unix::{SignalKind, signal};
-        SignalStream::new(signal(SignalKind::hangup())?)
-    };
-    #[cfg(not(unix))]
-    let mut hangups = tokio_stream::pending();
-    // Owns nothing but its share of the certificates. Ends with the runtime.
-    tokio::spawn(async move {
-        match tls {
-            Some(tls) => tls.keep_current(hangups).await,
-            None => {
-                while hangups.next().await.is_some() {
-                    tracing::info!("SIGHUP: there are no certificates to read again");
-                }
-            }
-        }
-    });
-    Ok(())
-}
-
-#[cfg(unix)]
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "Ctrl-C",
-        }
-    }
-}
-
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self)
-    }
-
-    async fn next(&mut self) -> &'static str {
-        // Without a handler the system ends the process on its own.
-        let _ = tokio::signal::ctrl_c().await;
-        "Ctrl-C"
-    }
 }

@@ -1,6 +1,6 @@
-//! How uploads and failures are printed: for people on a terminal, elsewhere as lines of fields.
+//! Prints uploads and failures: for people on a terminal, elsewhere as lines of fields.
 //!
-//! What comes from the network may hold anything. Nothing of it is printed but through [`printable`].
+//! Texts from the network may contain anything, and are only printed through [`printable`].
 
 use std::{
     fmt::Write as _,
@@ -22,41 +22,37 @@ const DETAILS: Style = Style::new().dimmed();
 const LINK: Style = AnsiColor::Cyan.on_default();
 const STALE: Style = AnsiColor::Yellow.on_default();
 
-/// Prints an upload to standard output.
 pub(super) fn upload(video: &Video, freshness: Option<Freshness>) -> io::Result<()> {
     if io::stdout().is_terminal() {
         let described = describe(video, freshness, SystemTime::now());
-        // Leaves the colours out where NO_COLOR and its kind say so.
+        // anstream leaves out colors where NO_COLOR and similar variables say so.
         writeln!(anstream::stdout(), "{described}")
     } else {
         writeln!(io::stdout(), "{}", fields(video))
     }
 }
 
-/// Prints a message in protobuf's JSON to standard output, as one line.
+/// Prints a message as protobuf's JSON to standard output, on one line.
 pub(super) fn json(json: &str) -> io::Result<()> {
-    writeln!(io::stdout(), "{}", harmless_json(json))
+    writeln!(io::stdout(), "{}", escape_json(json))
 }
 
-/// Prints a failure to standard error.
 pub(super) fn failure(channel: &str, failure: &LookupFailure) -> io::Result<()> {
-    complain(&format!("{channel}: {} ({})", failure.message, failure.reason))
+    print_error(&format!("{channel}: {} ({})", failure.message, failure.reason))
 }
 
-/// Prints to standard error that a server is lost, and that it is tried again.
-pub(super) fn lost(server: &Uri, why: &LookupFailure) -> io::Result<()> {
-    complain(&format!(
+/// Prints to standard error that the connection was lost and that the client reconnects.
+pub(super) fn reconnecting(server: &Uri, why: &LookupFailure) -> io::Result<()> {
+    print_error(&format!(
         "lost {server}: {} ({}); reconnecting",
         why.message, why.reason
     ))
 }
 
-/// Prints to standard error.
-pub(super) fn complain(message: &str) -> io::Result<()> {
+pub(super) fn print_error(message: &str) -> io::Result<()> {
     writeln!(io::stderr(), "{}", printable(message))
 }
 
-/// Prints what became of a lookup.
 pub(super) fn result(result: &LookupResult) -> io::Result<()> {
     match &result.outcome {
         Some(Outcome::Found(found)) => upload(&found.video.clone().unwrap_or_default(), found.freshness),
@@ -65,7 +61,7 @@ pub(super) fn result(result: &LookupResult) -> io::Result<()> {
     }
 }
 
-/// An upload for people, in colours.
+/// An upload for people, with colors.
 fn describe(video: &Video, freshness: Option<Freshness>, now: SystemTime) -> String {
     let title = match video.title.as_str() {
         "" => "(no title)".into(),
@@ -98,12 +94,12 @@ fn describe(video: &Video, freshness: Option<Freshness>, now: SystemTime) -> Str
     )
 }
 
-/// An upload for programs: one line, fields between tabs, the title last because it may be empty. What the help of `get` and
-/// `watch` says of it is a promise.
+/// An upload for programs: one line of fields separated by tabs. The title comes last because it may be empty. The help of `get` and
+/// `watch` documents the format.
 fn fields(video: &Video) -> String {
     let published = match video.publish_time {
         Some(time) => time.to_string(),
-        // To the `read` of a shell, two tabs are one.
+        // The `read` of a shell takes two tabs for one.
         None => "-".into(),
     };
     let kind = match video.kind() {
@@ -122,7 +118,7 @@ fn fields(video: &Video) -> String {
     .join("\t")
 }
 
-/// `4 months ago (2026-07-01T14:00:35Z)`. The age is for the reader of now; what `watch` prints is read later, too.
+/// For example `4 months ago (2026-07-01T14:00:35Z)`. The age is as of now, and the output of `watch` may be read later.
 fn when(time: Option<Timestamp>, now: SystemTime) -> String {
     let Some(mut time) = time else {
         return "at an unknown time".into();
@@ -137,19 +133,17 @@ fn when(time: Option<Timestamp>, now: SystemTime) -> String {
     }
 }
 
-/// One line that does not steer the terminal: without control characters, other ends of lines, and changes of direction that go
-/// on beyond the text.
+/// One line that cannot control the terminal: without control characters, line separators, and changes of direction that outlast the text.
 fn printable(text: &str) -> String {
     text.replace(steers, " ")
 }
 
-/// The same JSON, but that no character in it steers the terminal: outside of strings there is none, and within them each
-/// can be written by its number.
-fn harmless_json(json: &str) -> String {
+/// The same JSON without characters that control the terminal: they only occur within strings, where each can be escaped.
+fn escape_json(json: &str) -> String {
     let mut harmless = String::with_capacity(json.len());
     for c in json.chars() {
         if steers(c) {
-            // Writing to a String does not fail, and they are all of the first 65,536.
+            // Writing to a String does not fail, and all of them are below U+10000.
             let _ = write!(harmless, "\\u{:04x}", u32::from(c));
         } else {
             harmless.push(c);
@@ -290,7 +284,7 @@ mod tests {
     fn json_steers_nothing_and_says_the_same() {
         let title = "a\u{1b}[31mb\tc\r\nd\u{9b}2Je\u{85}f\u{2028}g\u{202e}h\u{7}i\u{200f}j\u{7f}k\u{61c}lü€✈\u{fe0f}\"\\";
         let json = serde_json::json!({ "title": title, "number": 7 }).to_string();
-        let harmless = harmless_json(&json);
+        let harmless = escape_json(&json);
         assert!(json.contains(steers) && !harmless.contains(steers), "{harmless}");
         assert!(harmless.contains("ü€✈"), "{harmless}");
         let read: serde_json::Value = serde_json::from_str(&harmless).expect("JSON");

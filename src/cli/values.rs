@@ -1,17 +1,17 @@
-//! How flags' values are read: human units in, typed values out, and an error that says what is expected.
+//! Parses the values of flags: human units in, types out, and errors that say what is expected.
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use bytesize::ByteSize;
 use http::{HeaderName, HeaderValue};
 
-/// Longer than any setting makes sense for, and short enough to be added to any moment without overflow.
-const LONGEST: Duration = Duration::from_hours(365 * 24);
+/// Longer than any sensible setting, and short enough to be added to any time without overflow.
+const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
 /// A duration such as `60s`, `1m 30s` or `7d`, from 0 to a year.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(duration) if duration <= LONGEST => Ok(duration),
+        Ok(duration) if duration <= MAX_DURATION => Ok(duration),
         Ok(_) => Err("expected a duration of at most 365d".into()),
         Err(_) => Err("expected a duration with its unit, such as 500ms, 60s, 10m or 7d".into()),
     }
@@ -26,7 +26,12 @@ pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
 }
 
 /// Checks that the second of two flags is not less than the first.
-pub(super) fn in_order(least: &str, at_least: Duration, most: &str, at_most: Duration) -> Result<(), String> {
+pub(super) fn check_order(
+    least: &str,
+    at_least: Duration,
+    most: &str,
+    at_most: Duration,
+) -> Result<(), String> {
     if at_least <= at_most {
         return Ok(());
     }
@@ -36,7 +41,7 @@ pub(super) fn in_order(least: &str, at_least: Duration, most: &str, at_most: Dur
     ))
 }
 
-/// The name of request metadata. Names of binary metadata are none: nobody could write down their values.
+/// A metadata key. Binary keys are refused, since their values cannot be written down.
 pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
     match text.parse::<HeaderName>() {
         Ok(name) if !name.as_str().ends_with("-bin") => Ok(name),
@@ -44,7 +49,7 @@ pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
     }
 }
 
-/// How a client introduces itself: visible characters, and blanks between them.
+/// A user agent: visible ASCII characters with blanks between them.
 pub(super) fn user_agent(text: &str) -> Result<HeaderValue, String> {
     let is_visible = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
     match HeaderValue::from_str(text) {
@@ -60,7 +65,7 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         .map_err(|_| "expected a size with its unit, such as 64MiB, 256MiB or 1GiB".into())
 }
 
-/// A size that one message or a set of headers may have: from 1 KiB to 16 MiB.
+/// The maximum size of a message or of headers: from 1 KiB to 16 MiB.
 pub(super) fn small_size(text: &str) -> Result<u32, String> {
     match bytes(text)?.try_into() {
         Ok(size @ 1024..=0x100_0000) => Ok(size),
@@ -68,7 +73,7 @@ pub(super) fn small_size(text: &str) -> Result<u32, String> {
     }
 }
 
-/// A whole number from 1.
+/// An integer from 1.
 pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
     text.parse()
         .map_err(|_| "expected a whole number of at least 1".into())

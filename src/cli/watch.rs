@@ -1,4 +1,4 @@
-//! `plaque watch`: prints uploads as they come.
+//! `plaque watch`: prints uploads as they appear.
 
 #[cfg(test)]
 mod tests;
@@ -27,31 +27,31 @@ use crate::proto::{
     },
 };
 
-/// The longest pause between two tries to connect anew; and a connection that lasts as long is a good one.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause between attempts to reconnect. A connection that lasts this long resets the pauses.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Between the tries to connect anew. Jitter adds as much again at most, so that the watchers of a server that stopped do not
-/// come all at once.
+/// The pauses between attempts to reconnect. Jitter adds up to as much again, so that the watchers of a restarted server do not all return
+/// at once.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_secs(1))
-    .with_max_delay(Duration::from_secs(LONGEST_PAUSE.as_secs() / 2))
+    .with_max_delay(Duration::from_secs(MAX_PAUSE.as_secs() / 2))
     .without_max_times()
     .with_jitter();
 
-/// Prints what channels upload, as they do, until Ctrl-C: first each channel's newest upload, then each new one.
+/// Prints uploads of channels as they appear, until Ctrl-C: first each channel's newest upload, then each new one.
 ///
-/// For people if standard output is a terminal, and else one line for each upload, of fields between tabs: VIDEO_ID, CHANNEL_ID,
+/// On a terminal in a form for people, otherwise one line for each upload, with fields separated by tabs: VIDEO_ID, CHANNEL_ID,
 /// PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE.
 ///
-/// Standard error says when lookups of a channel begin to fail and when they work again, and that uploads may have been missed;
-/// the watch goes on. When the server stops or the connection is lost, it reconnects and prints what was uploaded in between, as far
-/// as the feed still shows it, and nothing twice. Exits with 1 if the first connection fails, or the server refuses the watch.
+/// Standard error says when lookups of a channel begin to fail and when they work again, and that uploads may have been missed; the watch
+/// continues. When the server stops or the connection is lost, it reconnects and prints what was uploaded in between, as far as the feed
+/// still shows it, and nothing twice. Exits with 1 if the first connection fails, or the server refuses the watch.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     client: client::Args,
 
-    /// Begin with every upload since then that is in the feed, such as 2026-07-01T14:00:35Z, and not with the newest
+    /// Begin with every upload in the feed since this time, such as 2026-07-01T14:00:35Z, instead of the newest
     #[arg(long, env = "PLAQUE_PUBLISHED_AFTER", value_name = "TIME", value_parser = time)]
     published_after: Option<SystemTime>,
 
@@ -75,37 +75,36 @@ pub(super) async fn run(args: Args) -> Outcome {
     let open = async |request| {
         let limit = args.client.timeout;
         let opened = timeout(limit, client.clone().watch_latest_video(request)).await;
-        Ok(opened.map_err(|_| retry::too_late(limit))??.into_inner())
+        Ok(opened.map_err(|_| retry::deadline_exceeded(limit))??.into_inner())
     };
-    let ended = watch(request, open, |news| match news {
-        News::Event(event) => print(event, args.json),
-        News::Lost(status) => {
-            // Nothing can be done if standard error is gone.
-            let _ = show::lost(&args.client.server, &failure(status));
+    let ended = watch(request, open, |output| match output {
+        Output::Event(event) => print(event, args.json),
+        Output::Lost(status) => {
+            // If standard error is closed, nothing can be done.
+            let _ = show::reconnecting(&args.client.server, &failure(status));
             Ok(())
         }
     });
     let ended = ended.await?;
-    if let Some(cause) = retry::lost(&ended) {
+    if let Some(cause) = retry::connection_error(&ended) {
         return Err(args.client.unreachable(cause).into());
     }
     let failure = failure(&ended);
     Err(format!("{} ({})", failure.message, failure.reason).into())
 }
 
-/// What there is to print.
-enum News<'a> {
+enum Output<'a> {
     Event(&'a WatchLatestVideoResponse),
-    /// The connection, or the server: once, until a watch goes on again.
+    /// The connection or the server was lost. Reported once, until the watch continues.
     Lost(&'a Status),
 }
 
-/// Watches, on one connection after the other as `open` makes them, until a failure that another try would not mend. Returns
-/// that. Each connection resumes where the one before broke: with the last token of each channel.
+/// Watches over connections made by `open`, one after the other, until a failure for which reconnecting would not help; returns that. Each
+/// connection resumes with the last token of each channel.
 async fn watch<S>(
     request: WatchLatestVideoRequest,
     open: impl AsyncFn(WatchLatestVideoRequest) -> Result<S, Status>,
-    mut print: impl FnMut(News<'_>) -> Result<(), Box<dyn Error>>,
+    mut print: impl FnMut(Output<'_>) -> Result<(), Box<dyn Error>>,
 ) -> Result<Status, Box<dyn Error>>
 where
     S: Stream<Item = Result<WatchLatestVideoResponse, Status>> + Unpin,
@@ -126,7 +125,7 @@ where
                     match events.next().await.unwrap_or_else(|| Err(ended())) {
                         Ok(event) => {
                             outage = false;
-                            print(News::Event(&event))?;
+                            print(Output::Event(&event))?;
                             if let Some(channel) = channel(&event) {
                                 tokens.insert(channel.to_owned(), event.resume_token);
                             }
@@ -134,28 +133,27 @@ where
                         Err(status) => break status,
                     }
                 };
-                outage &= opened.elapsed() < LONGEST_PAUSE;
+                outage &= opened.elapsed() < MAX_PAUSE;
                 failed
             }
-            // Whatever accepts connections there may be no server of gRPC, or want TLS.
-            Err(status) if !answered && retry::lost(&status).is_some() => return Ok(status),
+            // Something accepts connections there, but it may not be a gRPC server, or may expect TLS.
+            Err(status) if !answered && retry::connection_error(&status).is_some() => return Ok(status),
             Err(status) => status,
         };
         if !outage {
             pauses = PAUSES.build();
         }
-        let Some(pause) = retry::pause(&failed, &mut pauses, may_pass) else {
+        let Some(pause) = retry::pause(&failed, &mut pauses, is_transient) else {
             return Ok(failed);
         };
         if !outage {
-            print(News::Lost(&failed))?;
+            print(Output::Lost(&failed))?;
             outage = true;
         }
         sleep(pause).await;
     }
 }
 
-/// The channel that an event is about.
 fn channel(event: &WatchLatestVideoResponse) -> Option<&str> {
     Some(match event.event.as_ref()? {
         Event::Video(video) => &video.channel_id,
@@ -165,13 +163,13 @@ fn channel(event: &WatchLatestVideoResponse) -> Option<&str> {
     })
 }
 
-/// The end of a stream that has no error.
+/// The status of a stream that ends without an error.
 fn ended() -> Status {
     Status::unavailable("the server ended the watch")
 }
 
-/// Whether a failure may be over the next time. What is wrong with us or our request stays wrong.
-fn may_pass(code: Code, _asked: bool) -> bool {
+/// Whether a failure may be temporary. An invalid request stays invalid.
+fn is_transient(code: Code, _asked: bool) -> bool {
     !matches!(
         code,
         Code::InvalidArgument
@@ -199,11 +197,11 @@ fn print(event: &WatchLatestVideoResponse, json: bool) -> Result<(), Box<dyn Err
             }
         }
         Some(Event::Recovered(recovered)) => {
-            show::complain(&format!("{}: lookups work again", recovered.channel_id))?;
+            show::print_error(&format!("{}: lookups work again", recovered.channel_id))?;
         }
         Some(Event::Missed(missed)) => {
             let channel = &missed.channel_id;
-            show::complain(&format!(
+            show::print_error(&format!(
                 "{channel}: more uploads than its feed shows; some may be missing"
             ))?;
         }

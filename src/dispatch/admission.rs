@@ -1,102 +1,94 @@
-//! Admission: whether a lookup gets its turn in time, known on arrival; and if not, when to come again.
+//! Admission: decides on arrival whether a lookup will go out in time, and if not, when to retry.
 
 use std::time::Duration;
 
 use super::{
     CLASSES, Class, Dispatcher, Refused, Request,
-    calendar::Room,
+    calendar::Headroom,
     dispatcher::{from_seconds, seconds},
     token_bucket::TokenBucket,
 };
 
-/// A caller's further lookups have to get their turn within this part of the wait that they may have. The rest of the line is left
-/// to callers who have none in it, and to what sways: whoever comes meanwhile takes turns, reservations fall due, fetches take
-/// longer. A line in which everything has become urgent is served in order of urgency, fairly to nobody.
-const UNHURRIED: f64 = 0.6;
+/// A caller that has queued lookups already may add one only if it will go out within this part of its wait. The rest is left to callers
+/// without queued lookups, and to variation: other arrivals, reservations, slower fetches. A queue in which every lookup is urgent would be
+/// served in order of urgency, and fairly to nobody.
+const NON_URGENT_PART: f64 = 0.6;
 
-/// The part of the queue's places that is left to callers who have none, likewise: it matters where places are few. And of the places in
-/// time: what is kept for other classes may make them fewer than the wait alone would.
-const LEFT: f64 = 0.1;
+/// Likewise, the part of the queue's places that is left to callers without queued lookups, which matters if the queue is short. Also the
+/// part of the lookups in time: what is guaranteed to other classes can make those fewer than the wait alone would.
+const NEWCOMER_PART: f64 = 0.1;
 
-/// The part of the slots' throughput that is promised: how long fetches take is an estimate.
+/// The part of the slots' throughput that is promised, since the duration of fetches is an estimate.
 pub(super) const SLOTS_IN_USE: f64 = 0.95;
 
-/// Of the places that could be promised, at most this part is held for callers who were told to come again, so that the line
-/// does not run dry if none of them does.
-const HELD: f64 = 0.5;
+/// The most places, as a part of those that could be promised, that are held for returning callers, so that the source is not idle if none
+/// of them returns.
+const MAX_HELD_PART: f64 = 0.5;
 
-/// The part of a class's rate that is given to who was told to come again: the rest is for who is new.
-const RETURNING: f64 = 0.9;
+/// The part of a class's rate that reservations get. The rest is for new callers.
+const RETURNING_PART: f64 = 0.9;
 
-/// A lookup that could go out at once is due this much later, in nanoseconds: whoever let it in has to come round to starting it.
-const AT_ONCE: u64 = 100_000_000;
+/// A lookup that can go out at once is due this much later, in nanoseconds: it takes the owner some time to start it.
+const START_GRACE: u64 = 100_000_000;
 
-/// Where a request would stand.
+/// What an admitted request could expect.
 struct Estimate {
-    /// The wait that is too long, in seconds: how much too long. Negative if it is short enough.
+    /// By how many seconds its wait would be too long. Negative: it is short enough.
     late: f64,
-    /// Places that are missing, likewise.
+    /// How many places are missing. Negative: there are enough.
     missing: f64,
-    /// Lookups of its class that go out in a second.
     class_rate: f64,
 }
 
 impl Estimate {
-    fn is_good(&self) -> bool {
+    fn is_admissible(&self) -> bool {
         self.late <= 0.0 && self.missing <= 0.0
     }
 }
 
 impl<T> Dispatcher<T> {
-    /// By when the request may be promised, or a refusal.
+    /// When the request can be promised to go out, or a refusal.
     pub(super) fn decide(&mut self, request: &Request, now: u64, chance: f64) -> Result<u64, Refused> {
         let class = request.class as usize;
         let due = self.due(request, now);
-        let held = self.returns[class].held(now);
-        if self.line.queued() == 0 && self.capacity(now)(0) >= 1.0 {
-            // Work-conserving: too late for this caller is early enough for who asks next.
-            return Ok(due.max(now + AT_ONCE).min(self.calendar.last()));
+        let held = self.reservations[class].held(now);
+        if self.queue.queued() == 0 && self.capacity(now)(0) >= 1.0 {
+            // Work-conserving: what is too late for this caller is cached for the next.
+            return Ok(due.max(now + START_GRACE).min(self.calendar.last()));
         }
         let estimate = self.estimate(request, due, Some(held), now);
-        let useless = request
+        let too_late = request
             .latest_start
             .is_some_and(|latest| self.nanos(latest) < now);
-        if estimate.is_good() && !useless {
+        if estimate.is_admissible() && !too_late {
             return Ok(due);
         }
-        // With the place that is held for it, it may get in all the same.
-        if !useless && self.returns[class].has_place(request.caller, now) {
+        // It may use the place that is held for it.
+        if !too_late && self.reservations[class].can_redeem(request.caller, now) {
             let with_place = self.estimate(request, due, None, now);
-            if with_place.is_good() {
-                self.returns[class].keep(request.caller);
+            if with_place.is_admissible() {
+                self.reservations[class].redeem(request.caller);
                 return Ok(due);
             }
         }
         self.counters[class].refused += 1;
-        Err(self.come_again(class, request.caller, &estimate, now, chance))
+        Err(self.refuse(class, request.caller, &estimate, now, chance))
     }
 
-    /// When to come again: at a time that is the caller's own.
-    fn come_again(
-        &mut self,
-        class: usize,
-        caller: u64,
-        estimate: &Estimate,
-        now: u64,
-        chance: f64,
-    ) -> Refused {
+    /// The refusal, with a time to retry that differs between callers.
+    fn refuse(&mut self, class: usize, caller: u64, estimate: &Estimate, now: u64, chance: f64) -> Refused {
         let turn = estimate.class_rate.recip();
         let wait = estimate.late.max(estimate.missing * turn).max(turn);
         let earliest = now + from_seconds(wait);
-        let returns = &mut self.returns[class];
-        let (at, reserved) = if self.line.has(class, caller) || returns.has(caller) {
-            let round = turn * f64::from(self.line.callers_of(class).max(1));
+        let reservations = &mut self.reservations[class];
+        let (at, reserved) = if self.queue.has_caller(class, caller) || reservations.has(caller) {
+            let round = turn * f64::from(self.queue.callers_of(class).max(1));
             (
-                returns.space(caller, earliest, from_seconds(round), now, chance),
+                reservations.space_out(caller, earliest, from_seconds(round), now, chance),
                 false,
             )
         } else {
-            returns.reserve(caller, earliest, from_seconds(turn / RETURNING), now, chance)
+            reservations.reserve(caller, earliest, from_seconds(turn / RETURNING_PART), now, chance)
         };
         Refused {
             retry_after: Duration::from_nanos(at.saturating_sub(now)),
@@ -104,17 +96,17 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// When to come again for a lookup that was let in and dropped.
-    pub(super) fn come_again_soon(&mut self, class: usize, caller: u64, now: u64) -> Refused {
+    /// The refusal of a lookup that was admitted but expired.
+    pub(super) fn refuse_expired(&mut self, class: usize, caller: u64, now: u64) -> Refused {
         let estimate = Estimate {
             late: 0.0,
             missing: 0.0,
             class_rate: self.class_rate(class, now),
         };
-        self.come_again(class, caller, &estimate, now, 0.5)
+        self.refuse(class, caller, &estimate, now, 0.5)
     }
 
-    /// By when the request has to go out.
+    /// When the request has to go out.
     pub(super) fn due(&self, request: &Request, now: u64) -> u64 {
         let latest = request.latest_start.map_or(u64::MAX, |latest| self.nanos(latest));
         latest
@@ -122,31 +114,31 @@ impl<T> Dispatcher<T> {
             .min(self.calendar.last())
     }
 
-    /// Beside so many places that are held for others; `None` if one is held for this caller.
+    /// The estimate for a request while `held` places are held for others; `None` if one is held for this caller.
     fn estimate(&self, request: &Request, due: u64, held: Option<u32>, now: u64) -> Estimate {
         let class = request.class as usize;
         let capacity = self.capacity(now);
         let at_once = capacity(0).floor().max(0.0);
         let patience = due - now;
-        let place = self.line.place(class, request.caller, request.connection);
+        let position = self.queue.position(class, request.caller, request.connection);
         let class_rate = self.class_rate(class, now);
         let redeems = held.is_none();
-        let held = f64::from(held.unwrap_or(0)).min(HELD * capacity(patience).max(0.0));
-        // Those who are in line come again and again, and would pass who takes them for gone.
-        let lasting = self.usual_callers[class] * f64::from(place.in_caller);
-        let turns = f64::from(place.turns).max(lasting) + held - at_once;
+        let held = f64::from(held.unwrap_or(0)).min(MAX_HELD_PART * capacity(patience).max(0.0));
+        // Callers seen lately will return and take turns too, although they have nothing queued now.
+        let usual = self.usual_callers[class] * f64::from(position.in_caller);
+        let turns = f64::from(position.turns).max(usual) + held - at_once;
         let mut in_time = self
             .calendar
-            .room(class, due, now, guaranteed(), &capacity)
+            .headroom(class, due, now, guaranteed(), &capacity)
             .most();
-        let mut in_places = self.room(class).most();
+        let mut in_places = self.headroom(class).most();
         let mut patience_left = seconds(patience);
-        if place.of_caller > 0 && !redeems {
-            // Half of the places that are left to callers who have none may be taken by connections that have none.
-            let margin = if place.of_connection > 0 { 1.0 } else { 0.5 };
-            patience_left *= UNHURRIED;
-            in_time -= (margin * LEFT * capacity(patience)).max(1.0);
-            in_places -= (margin * LEFT * self.places).max(1.0);
+        if position.of_caller > 0 && !redeems {
+            // New connections of such a caller may use half of the places left to other callers.
+            let margin = if position.of_connection > 0 { 1.0 } else { 0.5 };
+            patience_left *= NON_URGENT_PART;
+            in_time -= (margin * NEWCOMER_PART * capacity(patience)).max(1.0);
+            in_places -= (margin * NEWCOMER_PART * self.places).max(1.0);
         }
         Estimate {
             late: turns.max(0.0) / class_rate - patience_left,
@@ -155,19 +147,19 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// Places in the queue that are left for one more of `class`.
-    fn room(&self, class: usize) -> Room {
-        let queued = |class| f64::from(self.line.queued_of(class));
+    /// Places in the queue for one more lookup of `class`.
+    fn headroom(&self, class: usize) -> Headroom {
+        let queued = |class| f64::from(self.queue.queued_of(class));
         let kept = |class: usize| (guaranteed()[class] * self.places).floor();
         let others = (0..CLASSES).filter(|other| *other != class);
         let taken = others.map(|other| queued(other).max(kept(other))).sum::<f64>();
-        Room {
+        Headroom {
             common: self.places - taken - queued(class),
             own: kept(class) - queued(class),
         }
     }
 
-    /// How many lookups can begin within a time in nanoseconds from now, as far as rate and slots are known.
+    /// Returns a function: how many lookups can start within a time in nanoseconds from now, by rate and slots.
     pub(super) fn capacity(&self, now: u64) -> impl Fn(u64) -> f64 + use<T> {
         let tokens = self
             .bucket
@@ -182,14 +174,14 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// Lookups of `class` that go out in a second while the classes that have lookups in line now go on having some.
+    /// Lookups of `class` that go out per second while the classes that are queued now stay active.
     pub(super) fn class_rate(&self, class: usize, now: u64) -> f64 {
         let slots = SLOTS_IN_USE * self.fetches.rate(now);
         let rate = self
             .bucket
             .as_ref()
             .map_or(slots, |bucket| bucket.rate().min(slots));
-        let busy = (0..CLASSES).filter(|other| *other == class || self.line.queued_of(*other) > 0);
+        let busy = (0..CLASSES).filter(|other| *other == class || self.queue.queued_of(*other) > 0);
         let shares = busy.map(|other| Class::ALL[other].share()).sum::<f64>();
         rate * Class::ALL[class].share() / shares
     }

@@ -1,135 +1,134 @@
-//! The breaker: a source that refuses our address is left alone for a while.
+//! A circuit breaker: sends no lookups for a while to a source that refuses this address.
 //!
-//! *What it believes.* HTTP 429 and a redirect to `/sorry/` are about the address, whoever's channel was asked for. A 403 is about the
-//! channel, until another channel gets one too with no success in between. Then it is a *doubt*: good channels, which were found before
-//! and are neither of the two, are asked at once, one after the other, and lookups go on meanwhile. If two of them get a 403 as well,
-//! the source refuses us; if one answers, the 403s were the channels' own. Whoever has two forbidden channels thus costs a lookup and
-//! closes nothing. Where no other good channel is known, the 403s that came are all the evidence that there is, and are believed.
+//! *Evidence.* HTTP 429 and a redirect to `/sorry/` concern the address, whatever channel was asked for. A 403 concerns the channel, until
+//! another channel gets one too with no success in between. Then the breaker is in *doubt*: proven channels, which were found before and
+//! are neither of the two, are probed at once, one after the other, while lookups go on. If two of them get a 403 as well, the source
+//! refuses the address; if one is answered, the 403s were the channels' own. So a caller with two forbidden channels costs a lookup and
+//! opens nothing. If no other proven channel is known, the 403s are all the evidence there is, and are believed.
 //!
-//! *How it ends.* After the pause one lookup goes out as the *probe*. Any answer that is no refusal proves that we are answered. A 403
-//! of the probed channel alone proves nothing: its owner could have made it so, to keep the breaker open for as long as that channel
-//! is picked. So another channel is probed at once, and only two in a row count as one more refusal. Nobody wins the probes with a
-//! channel of theirs, for a probe asks for a good channel, which the owner of this state picks at random, and the next one for one that
-//! another caller asked for (`src/youtube/guard/good.rs`). The lookup of a channel
-//! that was never found is no probe unless no good one is known. It could not close the breaker falsely (a refused address gets no
-//! 404s), but a forbidden one could keep it open. What ends the pause need not end the doubling: only a success does that, so an
-//! address that gets 404s and 429s in turn is asked less and less often.
+//! *Recovery.* After the pause one lookup goes out as the *probe*. Any answer other than a refusal closes the breaker. A 403 of the probed
+//! channel alone proves nothing: its owner could have caused it, to keep the breaker open while that channel is chosen. So another channel
+//! is probed at once, and only two in a row count as one more refusal. No caller can win the probes with a channel of its own, since the
+//! owner of this state picks a proven channel at random for each, and the next one of another caller (`src/youtube/guard/proven.rs`). The
+//! lookup of a channel that was never found is a probe only if no proven one is known. It could not close the breaker falsely (a refused
+//! address gets no 404s), but a forbidden one could keep it open. The pause can end without resetting its doubling: only a success does
+//! that, so an address that gets 404s and 429s alternately is used less and less.
 
 use std::time::{Duration, Instant};
 
-/// The first pause: YouTube says nothing of how long it wants to be left alone.
+/// The first pause: YouTube does not say how long to wait.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The shortest: doubling a `Retry-After` of 0 would lead nowhere.
-const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+/// The shortest pause: doubling a `Retry-After` of 0 would have no effect.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest: busy addresses are refused for hours, but the end of that should be noticed.
-pub const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+/// The longest pause: busy addresses are refused for hours, but the end of that should be noticed soon.
+pub const MAX_PAUSE: Duration = Duration::from_hours(1);
 
-/// For who comes while the probe is under way, or before one has begun: most are over by then.
-const PROBE_TAKES: Duration = Duration::from_secs(1);
+/// The `retry_after` of lookups during a probe, or before it has begun: most probes are over by then.
+const PROBE_DURATION: Duration = Duration::from_secs(1);
 
-/// As what a redirect to `/sorry/` counts.
+/// The status that stands for a redirect to `/sorry/`.
 pub const TOO_MANY_REQUESTS: u16 = 429;
 
 const FORBIDDEN: u16 = 403;
 
-/// Refuses lookups while the source refuses us. `K` names a channel.
+/// Refuses lookups while the source refuses this address. `K` identifies a channel.
 #[derive(Debug)]
 pub struct Breaker<K> {
     state: State,
-    /// Refusals that began or prolonged a pause since the last success: pauses double with each.
+    /// Refusals that began or prolonged a pause since the last success: each doubles the pause.
     refusals: u32,
-    /// The last pause that was begun.
+    /// The last pause.
     pause: Duration,
-    /// Channels that got a 403 since the last answer that was none: while closed since the last success, else in this round of probes.
+    /// Channels that got a 403: while closed since the last success, otherwise in this round of probes.
     forbidden: [Option<K>; 3],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Closed,
-    /// Two channels got a 403: a good one is to be asked. Lookups go on.
+    /// Two channels got a 403: a proven one has to be probed. Lookups go on.
     Doubtful {
         probing: bool,
     },
-    /// No lookup until then; and from then on a probe.
+    /// No lookup until then; from then on a probe.
     Open {
         until: Instant,
         status: u16,
     },
-    /// The probe is under way.
+    /// The probe is in progress.
     Probing {
         status: u16,
     },
 }
 
-/// What is known of the channel that is to be looked up.
+/// What is known of the channel to look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It was found before.
-    Good,
+    Proven,
     /// It was never found.
     Unproven {
-        /// Another channel was, and is not among the [excluded](Breaker::excluded) ones.
-        good_known: bool,
+        /// Another channel was, and is not [excluded](Breaker::excluded).
+        proven_known: bool,
     },
 }
 
-/// How a lookup may go on.
+/// The role of an admitted lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
-    /// As ever.
+pub enum Role {
+    /// No particular one.
     Ordinary,
-    /// What becomes of it decides, so it has to be [reported](Breaker::report), even if it is as [`Report::Silent`].
+    /// Its outcome decides, so it has to be [reported](Breaker::report), even if only as [`Report::Silent`].
     Probe,
 }
 
 /// A lookup that may not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// What the source answered when it refused us.
+    /// The HTTP status with which the source refused the address.
     pub status: u16,
-    /// When lookups may go on, if all is well then.
+    /// When lookups may go on at the earliest.
     pub retry_after: Duration,
 }
 
-/// What became of a lookup.
+/// The outcome of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
     /// A feed.
     Success,
-    /// Any other answer that is no refusal: 404, 5xx, something that is no feed.
+    /// Any other answer except a refusal: 404, 5xx, a response that is not a feed.
     Answered,
-    /// HTTP 429 or a redirect to `/sorry/`: it has had enough of us.
+    /// HTTP 429 or a redirect to `/sorry/`: the source refuses this address.
     Refused {
-        /// What it answered.
+        /// The HTTP status.
         status: u16,
-        /// How long it wants to be left alone, if it said so.
+        /// The requested pause, if there was one.
         retry_after: Option<Duration>,
     },
-    /// HTTP 403: it does not want to tell of this channel, or has had enough of us.
+    /// HTTP 403: the source refuses this channel, or this address.
     Forbidden {
-        /// How long it wants to be left alone, if it said so.
+        /// The requested pause, if there was one.
         retry_after: Option<Duration>,
-        /// A good channel is known that is neither this one nor among the [excluded](Breaker::excluded) ones.
-        good_known: bool,
+        /// There is a proven channel other than this one and the [excluded](Breaker::excluded) ones.
+        proven_known: bool,
     },
     /// No answer.
     Silent,
 }
 
-/// What a report has changed: worth a line in the log.
+/// A change that is worth a line in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The source refuses us.
+    /// The source refuses this address.
     Opened {
-        /// What it answered.
+        /// The HTTP status.
         status: u16,
-        /// For how long it is left alone at first.
+        /// The first pause.
         pause: Duration,
     },
-    /// It answers again.
+    /// The source answers again.
     Closed,
 }
 
@@ -145,11 +144,11 @@ impl<K: Copy + Eq> Default for Breaker<K> {
 }
 
 impl<K: Copy + Eq> Breaker<K> {
-    /// Whether [`Self::admit`] might let a lookup pass now.
+    /// Whether [`Self::admit`] might admit a lookup now.
     ///
     /// # Errors
     ///
-    /// If the source refuses us, and it is not the time for a probe.
+    /// If the breaker is open, and it is not time for a probe.
     pub fn check(&self, now: Instant) -> Result<(), Refused> {
         match self.state {
             State::Open { until, status } if now < until => Err(Refused {
@@ -158,40 +157,39 @@ impl<K: Copy + Eq> Breaker<K> {
             }),
             State::Probing { status } => Err(Refused {
                 status,
-                retry_after: PROBE_TAKES,
+                retry_after: PROBE_DURATION,
             }),
             State::Closed | State::Doubtful { .. } | State::Open { .. } => Ok(()),
         }
     }
 
-    /// Asks for leave to look `channel` up. If it is [`Pass::Probe`], this is the lookup that decides.
+    /// Requests permission to look up `channel`. With [`Role::Probe`], this lookup decides.
     ///
     /// # Errors
     ///
-    /// If the source refuses us, or if a probe is due and this is not the lookup for it.
-    pub fn admit(&mut self, channel: K, standing: Standing, now: Instant) -> Result<Pass, Refused> {
+    /// If the breaker is open, or if a probe is due and this lookup cannot be it.
+    pub fn admit(&mut self, channel: K, standing: Standing, now: Instant) -> Result<Role, Refused> {
         self.check(now)?;
-        let fits =
-            standing != Standing::Unproven { good_known: true } && !self.excluded().contains(&Some(channel));
+        let fits = standing != Standing::Unproven { proven_known: true }
+            && !self.excluded().contains(&Some(channel));
         match self.state {
             State::Open { status, .. } if fits => {
                 self.state = State::Probing { status };
-                Ok(Pass::Probe)
+                Ok(Role::Probe)
             }
             State::Open { status, .. } => Err(Refused {
                 status,
-                retry_after: PROBE_TAKES,
+                retry_after: PROBE_DURATION,
             }),
-            State::Doubtful { probing: false } if fits && standing == Standing::Good => {
+            State::Doubtful { probing: false } if fits && standing == Standing::Proven => {
                 self.state = State::Doubtful { probing: true };
-                Ok(Pass::Probe)
+                Ok(Role::Probe)
             }
-            State::Closed | State::Doubtful { .. } | State::Probing { .. } => Ok(Pass::Ordinary),
+            State::Closed | State::Doubtful { .. } | State::Probing { .. } => Ok(Role::Ordinary),
         }
     }
 
-    /// Whether a probe is due that nobody has begun: a good channel should be looked up now, which is not among the
-    /// [excluded](Self::excluded) ones.
+    /// Whether a probe is due: a proven channel should be looked up now, other than the [excluded](Self::excluded) ones.
     #[must_use]
     pub fn probe_is_due(&self, now: Instant) -> bool {
         match self.state {
@@ -210,13 +208,13 @@ impl<K: Copy + Eq> Breaker<K> {
         }
     }
 
-    /// Channels that may not be probed: their 403 proves nothing more.
+    /// Channels that must not be probed: their 403 proves nothing more.
     #[must_use]
     pub fn excluded(&self) -> [Option<K>; 3] {
         self.forbidden
     }
 
-    /// As metrics call it.
+    /// The state's label in metrics.
     #[must_use]
     pub fn state_name(&self) -> &'static str {
         match self.state {
@@ -226,24 +224,24 @@ impl<K: Copy + Eq> Breaker<K> {
         }
     }
 
-    /// Takes in what became of a lookup of `channel`.
-    pub fn report(&mut self, channel: K, pass: Pass, report: Report, now: Instant) -> Option<Change> {
+    /// Records the outcome of a lookup of `channel`.
+    pub fn report(&mut self, channel: K, role: Role, report: Report, now: Instant) -> Option<Change> {
         match report {
-            Report::Success => self.succeeded(pass),
-            Report::Answered => self.answered(pass),
-            Report::Silent => self.silent(pass, now),
-            Report::Refused { status, retry_after } => self.refused(pass, status, retry_after, now),
+            Report::Success => self.succeeded(role),
+            Report::Answered => self.answered(role),
+            Report::Silent => self.silent(role, now),
+            Report::Refused { status, retry_after } => self.refused(role, status, retry_after, now),
             Report::Forbidden {
                 retry_after,
-                good_known,
-            } => self.was_forbidden(channel, pass, retry_after, good_known, now),
+                proven_known,
+            } => self.was_forbidden(channel, role, retry_after, proven_known, now),
         }
     }
 
-    fn succeeded(&mut self, pass: Pass) -> Option<Change> {
+    fn succeeded(&mut self, role: Role) -> Option<Change> {
         match self.state {
-            // From before it opened: no evidence.
-            State::Open { .. } | State::Probing { .. } if pass == Pass::Ordinary => return None,
+            // The lookup began before the breaker opened: no evidence.
+            State::Open { .. } | State::Probing { .. } if role == Role::Ordinary => return None,
             _ => {}
         }
         let change = self.close();
@@ -251,9 +249,9 @@ impl<K: Copy + Eq> Breaker<K> {
         change
     }
 
-    fn answered(&mut self, pass: Pass) -> Option<Change> {
-        // A probe of a doubt that gets a 404 was answered, as much as one that ends a pause.
-        (pass == Pass::Probe).then(|| self.close()).flatten()
+    fn answered(&mut self, role: Role) -> Option<Change> {
+        // In a doubt, too, a probe that gets a 404 was answered.
+        (role == Role::Probe).then(|| self.close()).flatten()
     }
 
     fn close(&mut self) -> Option<Change> {
@@ -262,15 +260,15 @@ impl<K: Copy + Eq> Breaker<K> {
         matches!(was, State::Open { .. } | State::Probing { .. }).then_some(Change::Closed)
     }
 
-    fn silent(&mut self, pass: Pass, now: Instant) -> Option<Change> {
-        match (pass, self.state) {
-            // As long as the last time: silence is no refusal.
-            (Pass::Probe, State::Probing { status }) => {
+    fn silent(&mut self, role: Role, now: Instant) -> Option<Change> {
+        match (role, self.state) {
+            // The same pause again: silence is not a refusal.
+            (Role::Probe, State::Probing { status }) => {
                 self.forbidden = [None; 3];
                 let until = now + self.pause;
                 self.state = State::Open { until, status };
             }
-            (Pass::Probe, State::Doubtful { .. }) => self.state = State::Doubtful { probing: false },
+            (Role::Probe, State::Doubtful { .. }) => self.state = State::Doubtful { probing: false },
             _ => {}
         }
         None
@@ -278,26 +276,26 @@ impl<K: Copy + Eq> Breaker<K> {
 
     fn refused(
         &mut self,
-        pass: Pass,
+        role: Role,
         status: u16,
         retry_after: Option<Duration>,
         now: Instant,
     ) -> Option<Change> {
-        let asked = retry_after.map(|pause| pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
-        if let (Pass::Ordinary, State::Open { until, status }) = (pass, self.state) {
-            // One of those that were under way. It may ask for longer than the first did, but counts no more.
+        let asked = retry_after.map(|pause| pause.clamp(MIN_PAUSE, MAX_PAUSE));
+        if let (Role::Ordinary, State::Open { until, status }) = (role, self.state) {
+            // A lookup that began before the breaker opened. It may prolong the pause, but does not double it.
             let until = until.max(now + asked.unwrap_or_default());
             self.state = State::Open { until, status };
             return None;
         }
-        if let (Pass::Ordinary, State::Probing { .. }) = (pass, self.state) {
+        if let (Role::Ordinary, State::Probing { .. }) = (role, self.state) {
             return None;
         }
         let opened = !matches!(self.state, State::Probing { .. });
         let doublings = self.refusals.min(16);
         self.refusals = self.refusals.saturating_add(1);
         let first = asked.unwrap_or(FIRST_PAUSE);
-        self.pause = first.saturating_mul(1 << doublings).min(LONGEST_PAUSE);
+        self.pause = first.saturating_mul(1 << doublings).min(MAX_PAUSE);
         self.forbidden = [None; 3];
         let until = now + self.pause;
         self.state = State::Open { until, status };
@@ -308,17 +306,17 @@ impl<K: Copy + Eq> Breaker<K> {
     fn was_forbidden(
         &mut self,
         channel: K,
-        pass: Pass,
+        role: Role,
         retry_after: Option<Duration>,
-        good_known: bool,
+        proven_known: bool,
         now: Instant,
     ) -> Option<Change> {
-        // How many channels have to get it until it is believed: of probes two, if there is another one to be probed.
-        let (needed, next) = match (self.state, pass) {
+        // How many channels have to get a 403 until it is believed: two probes, if there is another channel to probe.
+        let (needed, next) = match (self.state, role) {
             (State::Closed, _) => (2, State::Closed),
-            (State::Doubtful { .. }, Pass::Probe) => (4, State::Doubtful { probing: false }),
-            (State::Probing { status }, Pass::Probe) => (2, State::Open { until: now, status }),
-            // From before it opened, or beside a probe that will tell.
+            (State::Doubtful { .. }, Role::Probe) => (4, State::Doubtful { probing: false }),
+            (State::Probing { status }, Role::Probe) => (2, State::Open { until: now, status }),
+            // The lookup began before the breaker opened, or a probe will decide.
             _ => return None,
         };
         let mut count = self.forbidden.iter().flatten().count();
@@ -329,15 +327,15 @@ impl<K: Copy + Eq> Breaker<K> {
             }
         }
         let closed = self.state == State::Closed;
-        if count < needed && (closed || good_known) {
+        if count < needed && (closed || proven_known) {
             self.state = next;
             return None;
         }
-        if closed && good_known {
+        if closed && proven_known {
             self.state = State::Doubtful { probing: false };
             return None;
         }
-        self.refused(pass, FORBIDDEN, retry_after, now)
+        self.refused(role, FORBIDDEN, retry_after, now)
     }
 }
 

@@ -1,44 +1,44 @@
-//! What is promised by when: the queued lookups by the time at which they are due, in buckets.
+//! A calendar of promises: the queued lookups in buckets by due time.
 //!
-//! The sums over the buckets answer both questions that a promise raises. May one more be promised, after what was promised
-//! already and what is reserved for other classes? And may a lookup go out in its fair turn, or would one that is due sooner be
-//! late? Both are the feasibility test of earliest-deadline-first scheduling, with time rounded down to buckets.
+//! Sums over the buckets answer two questions. May one more lookup be promised, in addition to what was promised already and what is
+//! reserved for other classes? May a lookup go out in its fair turn, or would one that is due earlier be late? Both are the feasibility
+//! test of earliest-deadline-first scheduling, with times rounded down to buckets.
 
 use super::{
     CLASSES,
     rings::{NIL, Rings},
 };
 
-/// A power of two is quick to wrap around. Of a wait of 5 s a bucket is 83 ms.
+/// A power of two makes wrapping cheap. With a wait of 5 s a bucket is 83 ms.
 const BUCKETS: usize = 64;
 
-/// The longest wait takes so many buckets; the rest is for rounding.
+/// The longest wait takes this many buckets; the rest is for rounding.
 const BUCKETS_OF_THE_LONGEST_WAIT: u64 = 60;
 
-/// A shorter bucket is not worth its rounding.
+/// Shorter buckets would not be worth their number.
 const SHORTEST_BUCKET: u64 = 1_000_000;
 
-/// Places in time that are left for one more.
+/// Lookups that can still be promised.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Room {
-    /// After all that is promised and reserved. Negative if more is promised than can be kept.
+pub(super) struct Headroom {
+    /// After all promises and reservations. Negative if more is promised than can be done.
     pub(super) common: f64,
     /// Of the class's guaranteed part.
     pub(super) own: f64,
 }
 
-impl Room {
-    /// Whichever is more: what is left of the guaranteed part cannot be taken by other classes.
+impl Headroom {
+    /// The greater of both: other classes cannot use what is left of the guaranteed part.
     pub(super) fn most(self) -> f64 {
         self.common.max(self.own)
     }
 }
 
-/// Times are nanoseconds.
+/// Times are in nanoseconds.
 #[derive(Debug)]
 pub(super) struct Calendar {
     width: u64,
-    /// The number of the first bucket: that of `now` when [`Self::overdue`] was last called.
+    /// The number of the first bucket: that of `now` at the last call of [`Self::overdue`].
     first: u64,
     counts: [[u32; CLASSES]; BUCKETS],
     heads: [u32; BUCKETS],
@@ -46,7 +46,6 @@ pub(super) struct Calendar {
 }
 
 impl Calendar {
-    /// For waits of at most `longest`.
     pub(super) fn new(longest: u64) -> Self {
         Self {
             width: (longest / BUCKETS_OF_THE_LONGEST_WAIT).max(SHORTEST_BUCKET),
@@ -57,25 +56,24 @@ impl Calendar {
         }
     }
 
-    /// Notes that the lookup at `index`, of `class`, is due at `due`: not before now, nor after
-    /// [`Self::last`].
+    /// Inserts the lookup at `index`, of `class`, which is due at `due`: not before now, nor after [`Self::last`].
     pub(super) fn insert(&mut self, index: u32, class: usize, due: u64) {
         let bucket = self.bucket(due);
         self.counts[bucket][class] += 1;
         self.rings.push_back(&mut self.heads[bucket], index);
     }
 
-    /// Takes back what [`Self::insert`] noted, with the same `due`.
+    /// Removes a lookup that was inserted with the same `due`.
     pub(super) fn remove(&mut self, index: u32, class: usize, due: u64) {
         let bucket = self.bucket(due);
         self.counts[bucket][class] -= 1;
         self.rings.remove(&mut self.heads[bucket], index);
     }
 
-    /// One whose bucket is over, if there is one. To be called, and the lookup removed, until there is none.
+    /// A lookup whose bucket is over. Remove it, and call this again until it returns `None`.
     pub(super) fn overdue(&mut self, now: u64) -> Option<u32> {
         let current = now / self.width;
-        // Whatever is older than a whole turn of the wheel has been looked at in this many steps.
+        // One turn of the wheel visits every bucket.
         for _ in 0..BUCKETS {
             if self.first >= current {
                 break;
@@ -90,7 +88,6 @@ impl Calendar {
         None
     }
 
-    /// The one that is due first.
     pub(super) fn earliest(&self) -> Option<u32> {
         let mut heads = (self.first..)
             .take(BUCKETS)
@@ -105,19 +102,18 @@ impl Calendar {
         Some((number + 1) * self.width)
     }
 
-    /// The room for one more of `class` that is due at `due`: the least over all times from then on. `capacity` says how many
-    /// lookups can begin in a time from now, `guaranteed` which part of them is kept for each class, in
-    /// whole places.
-    pub(super) fn room(
+    /// The headroom for one more lookup of `class` that is due at `due`: the minimum over all later times. `capacity` is the number of
+    /// lookups that can start within a time from now; `guaranteed` is the part of it that is kept for each class, in whole lookups.
+    pub(super) fn headroom(
         &self,
         class: usize,
         due: u64,
         now: u64,
         guaranteed: [f64; CLASSES],
         capacity: impl Fn(u64) -> f64,
-    ) -> Room {
+    ) -> Headroom {
         let mut sums = [0; CLASSES];
-        let mut room = Room {
+        let mut room = Headroom {
             common: f64::INFINITY,
             own: f64::INFINITY,
         };
@@ -129,7 +125,7 @@ impl Calendar {
                     sums[class] += counts[class];
                 }
             } else if number != from {
-                // Capacity only grows: where nothing is due there is more room than where something was.
+                // Capacity only grows, so empty buckets cannot be the minimum.
                 continue;
             }
             if number < from {
@@ -149,7 +145,7 @@ impl Calendar {
         room
     }
 
-    /// Whether all that is due before `due` can still be kept if a lookup that is due then goes out first.
+    /// Whether everything due before `due` can still be in time if a lookup due at `due` goes out first.
     pub(super) fn can_wait(&self, due: u64, now: u64, capacity: impl Fn(u64) -> f64) -> bool {
         let mut sum = 0;
         let until = (due / self.width).min(self.first + BUCKETS as u64);
@@ -167,7 +163,7 @@ impl Calendar {
         true
     }
 
-    /// The latest `due` that there is a bucket for.
+    /// The latest `due` that has a bucket.
     pub(super) fn last(&self) -> u64 {
         (self.first + BUCKETS as u64) * self.width - 1
     }

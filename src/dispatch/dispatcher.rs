@@ -1,54 +1,45 @@
-//! The dispatcher: the fair order, permits, and what is counted. Who is let in is decided in `admission`.
+//! The dispatcher: admits, starts and counts lookups. `admission` decides what is admitted, `selection` what goes out next.
 
 use std::time::{Duration, Instant};
 
 use super::{
     Budget, CLASSES, Class, Counters, Next, Outcome, Permit, Refused, Request, Ticket,
     calendar::Calendar,
+    fair_queue::{Entry, FairQueue},
     fetch_time::FetchTime,
-    line::{Entry, Line},
-    returns::Returns,
-    room::Room,
+    poll_budget::PollBudget,
+    reservations::Reservations,
     token_bucket::TokenBucket,
 };
 
-/// Every second turn of a caller makes up for what its connections have passed, if less than this part of the line's turns would not do.
-const HURRIED: f64 = 0.4;
-
-/// And every turn, likewise.
-const PRESSED: f64 = 0.6;
-
-/// Who has no more lookups in line than this asks for little.
-const MODEST: u32 = 2;
-
-/// Owns the budget of one source. `T` is what the owner of a lookup wants back when its turn comes.
+/// Owns the budget of one source. `T` is a value that the caller gets back when the lookup starts.
 #[derive(Debug)]
 pub struct Dispatcher<T> {
     pub(super) epoch: Instant,
-    /// The latest time that was told: it does not go back.
+    /// The latest time passed so far: time does not go back.
     pub(super) latest: u64,
     pub(super) longest_wait: u64,
     pub(super) places: f64,
     pub(super) bucket: Option<TokenBucket>,
     pub(super) fetches: FetchTime,
-    pub(super) line: Line<T>,
+    pub(super) queue: FairQueue<T>,
     pub(super) calendar: Calendar,
-    pub(super) returns: [Returns; CLASSES],
-    /// Start-time fair queueing between classes: what each has used, in units of its share.
+    pub(super) reservations: [Reservations; CLASSES],
+    /// Start-time fair queueing between classes: what each class has used, in units of its share.
     pub(super) virtual_time: [f64; CLASSES],
-    /// Of the class that went out last.
-    pub(super) current: f64,
-    /// How many callers each class has had in line over about the longest wait.
+    /// The virtual time of the class that was served last.
+    pub(super) current_virtual_time: f64,
+    /// A moving average of the callers that each class has had queued, over about the longest wait.
     pub(super) usual_callers: [f64; CLASSES],
     pub(super) counters: [Counters; CLASSES],
-    /// The last lookup that went out has passed one that may be late for it.
-    pub(super) passed: bool,
-    /// What callers took lately.
-    pub(super) room: Room,
+    /// The last started lookup was preferred to one that may now be late.
+    pub(super) passed_over: bool,
+    /// What callers used of the rate lately.
+    pub(super) poll_budget: PollBudget,
 }
 
 impl<T> Dispatcher<T> {
-    /// A dispatcher with a full bucket and an empty line.
+    /// A dispatcher with a full bucket and an empty queue.
     #[must_use]
     pub fn new(budget: &Budget, now: Instant) -> Self {
         let longest_wait = nanos(budget.max_queue_wait);
@@ -59,25 +50,25 @@ impl<T> Dispatcher<T> {
             places: f64::from(budget.places.get()),
             bucket: budget.rate.map(|rate| TokenBucket::new(rate, budget.burst)),
             fetches: FetchTime::new(budget.slots.get()),
-            line: Line::new(),
+            queue: FairQueue::new(),
             calendar: Calendar::new(longest_wait),
-            returns: Default::default(),
+            reservations: Default::default(),
             virtual_time: [0.0; CLASSES],
-            current: 0.0,
+            current_virtual_time: 0.0,
             usual_callers: [0.0; CLASSES],
             counters: Default::default(),
-            passed: false,
-            room: Room::default(),
+            passed_over: false,
+            poll_budget: PollBudget::default(),
         }
     }
 
-    /// Lets a lookup into the line. `chance`, from 0 to 1, spreads those who are told to come again.
+    /// Admits a lookup to the queue. `chance`, from 0 to 1, spreads the times at which refused callers retry.
     ///
     /// # Errors
     ///
-    /// If its turn would come too late for its caller or after the longest wait, or if its class and its caller have no place left.
-    /// It takes nothing then but, if it may, a reservation for when it comes again. A lookup that could go out at once is never
-    /// refused, not even if it comes too late for its caller: what it brings is kept for the next.
+    /// If the lookup would go out too late for its caller or after the longest wait, or if its class or its caller has no place left. It
+    /// then takes up nothing, except perhaps a reservation for its retry. A lookup that can go out at once is never refused, even if it is
+    /// too late for its caller: its result is cached for the next one.
     pub fn admit(
         &mut self,
         request: &Request,
@@ -88,22 +79,22 @@ impl<T> Dispatcher<T> {
         let now = self.advance(now);
         let class = request.class as usize;
         let due = self.decide(request, now, chance)?;
-        self.wake(class);
+        self.activate(class);
         let entry = Entry::new(payload, class, request.caller, now, due);
-        let index = self.line.push(entry, request.connection);
+        let index = self.queue.push(entry, request.connection);
         self.calendar.insert(index, class, due);
         self.counters[class].admitted += 1;
-        Ok(self.line.ticket(index))
+        Ok(self.queue.ticket(index))
     }
 
-    /// Moves a queued lookup to another class and flow: a caller has come to wait for what was a refresh or a poll. A lookup that
-    /// was promised for an earlier time still is. The ticket stays valid.
+    /// Moves a queued lookup to another class and flow: a caller now waits for what was a refresh or a poll. An earlier promise is kept,
+    /// and the ticket stays valid.
     ///
-    /// If callers wait for it already, it stays where it is, and is only kept in line for as long as the new one has use for it.
+    /// If callers wait for it already, it stays where it is, and is only kept in the queue for as long as the new caller needs it.
     ///
     /// # Errors
     ///
-    /// As [`Self::admit`]; the lookup then stays as it was.
+    /// Like [`Self::admit`]; the lookup then stays as it was.
     pub fn reclassify(
         &mut self,
         ticket: Ticket,
@@ -112,17 +103,17 @@ impl<T> Dispatcher<T> {
         chance: f64,
     ) -> Result<(), Refused> {
         let now = self.advance(now);
-        let Some(index) = self.line.find(ticket) else {
+        let Some(index) = self.queue.find(ticket) else {
             return Ok(());
         };
         let Some(&Entry {
             class: before, due, ..
-        }) = self.line.entry(index)
+        }) = self.queue.entry(index)
         else {
             return Ok(());
         };
         let until = self.due(request, now);
-        if let Some(entry) = self.line.entry_mut(index)
+        if let Some(entry) = self.queue.entry_mut(index)
             && (Class::ALL[before].is_awaited() || !request.class.is_awaited())
         {
             entry.until = entry.until.max(until);
@@ -130,11 +121,11 @@ impl<T> Dispatcher<T> {
         }
         let promised = self.decide(request, now, chance)?.min(due);
         let class = request.class as usize;
-        self.wake(class);
+        self.activate(class);
         self.calendar.remove(index, before, due);
-        self.line
+        self.queue
             .move_to(index, class, request.caller, request.connection);
-        if let Some(entry) = self.line.entry_mut(index) {
+        if let Some(entry) = self.queue.entry_mut(index) {
             entry.due = promised;
             entry.until = entry.until.max(until);
         }
@@ -144,24 +135,24 @@ impl<T> Dispatcher<T> {
         Ok(())
     }
 
-    /// Takes a lookup out of the line: its last caller has left. Its place is free at once.
+    /// Removes a lookup whose last caller has left. Its place is free at once.
     pub fn cancel(&mut self, ticket: Ticket) -> Option<T> {
-        let index = self.line.find(ticket)?;
-        let (_, entry) = self.take_out(index)?;
+        let index = self.queue.find(ticket)?;
+        let (_, entry) = self.remove(index)?;
         self.counters[entry.class].cancelled += 1;
         Some(entry.payload)
     }
 
-    /// Takes any lookup out of the line, until there is none: the source has closed.
+    /// Removes any lookup, or returns `None` if the queue is empty: the source has closed.
     pub fn drain(&mut self) -> Option<(Ticket, T)> {
         let index = self.calendar.earliest()?;
-        let (ticket, entry) = self.take_out(index)?;
+        let (ticket, entry) = self.remove(index)?;
         self.counters[entry.class].expired += 1;
         Some((ticket, entry.payload))
     }
 
-    /// What to do next. To be called until it says to wait; and again when that time has come, and whenever something was admitted,
-    /// finished or returned.
+    /// What to do next. Call it until it returns a wait; call it again at that time, and whenever something was admitted, finished or
+    /// returned.
     pub fn next(&mut self, now: Instant) -> Next<T> {
         let now = self.advance(now);
         while let Some(index) = self.calendar.overdue(now) {
@@ -179,7 +170,7 @@ impl<T> Dispatcher<T> {
         if ready > now {
             return Next::WaitUntil(self.instant(ready.min(first_over)));
         }
-        let Some(index) = self.pick(now) else {
+        let Some(index) = self.select(now) else {
             return Next::Idle;
         };
         if let Some(expired) = self.expire(index, now) {
@@ -193,22 +184,22 @@ impl<T> Dispatcher<T> {
         self.counters[permit.class as usize].sent += 1;
     }
 
-    /// Takes in what became of a lookup: its slot is free.
+    /// Frees the slot of a lookup that has ended.
     #[expect(clippy::needless_pass_by_value, reason = "a permit is used once")]
     pub fn finished(&mut self, permit: Permit, now: Instant, outcome: Outcome) {
         let now = self.advance(now);
         let Permit { begun, .. } = permit;
         match outcome {
             Outcome::Completed => self.fetches.complete(begun, now),
-            Outcome::Abandoned => self.fetches.forget(),
+            Outcome::Abandoned => self.fetches.abandon(),
         }
     }
 
-    /// Takes back a permit for which nothing was sent: its token and its slot are free for the next.
+    /// Takes back a permit without a request: its token and slot are free for the next lookup.
     #[expect(clippy::needless_pass_by_value, reason = "a permit is used once")]
     pub fn return_unused(&mut self, permit: Permit) {
         let Permit { class, .. } = permit;
-        self.fetches.forget();
+        self.fetches.abandon();
         if let Some(bucket) = &mut self.bucket {
             bucket.give_back();
         }
@@ -217,11 +208,11 @@ impl<T> Dispatcher<T> {
         self.counters[class as usize].returned += 1;
     }
 
-    /// Takes one more token for a second attempt under the same permit, which is sent then, if nobody in line would be late for it.
+    /// Takes one more token for a retry under the same permit, if no queued lookup would then be late. The retry counts as sent.
     ///
     /// # Errors
     ///
-    /// When to try again.
+    /// When to ask again.
     pub fn try_retry(&mut self, permit: &Permit, now: Instant) -> Result<(), Instant> {
         let now = self.advance(now);
         let Some(bucket) = &self.bucket else {
@@ -247,88 +238,42 @@ impl<T> Dispatcher<T> {
         Ok(())
     }
 
-    /// What a fetch usually takes at most. A caller's deadline less this is its latest useful start.
+    /// The time that most fetches stay below. A caller's deadline minus this is its latest useful start.
     #[must_use]
     pub fn usual_fetch(&self, now: Instant) -> Duration {
         let now = nanos(now.saturating_duration_since(self.epoch)).max(self.latest);
         Duration::from_secs_f64(self.fetches.usual(now).min(86_400.0))
     }
 
-    /// Lookups in line.
+    /// Queued lookups.
     #[must_use]
     pub fn queued(&self) -> u32 {
-        self.line.queued()
+        self.queue.queued()
     }
 
-    /// What happened to lookups of `class`.
+    /// The counts of `class`.
     #[must_use]
     pub fn counters(&self, class: Class) -> Counters {
         Counters {
-            queued: self.line.queued_of(class as usize),
+            queued: self.queue.queued_of(class as usize),
             ..self.counters[class as usize]
         }
     }
 
-    /// Callers of `class` that have lookups in line.
+    /// Callers of `class` with queued lookups.
     #[must_use]
     pub fn callers(&self, class: Class) -> u32 {
-        self.line.callers_of(class as usize)
+        self.queue.callers_of(class as usize)
     }
 
     #[cfg(test)]
     pub(super) fn flows(&self) -> usize {
-        self.line.flows()
-    }
-
-    /// A class that had nothing in line has not saved up turns meanwhile.
-    fn wake(&mut self, class: usize) {
-        if self.line.queued_of(class) == 0 {
-            self.virtual_time[class] = self.virtual_time[class].max(self.current);
-        }
-    }
-
-    /// The lookup that goes out next: the one whose turn it is, unless another would be late then.
-    fn pick(&mut self, now: u64) -> Option<u32> {
-        let busy = (0..CLASSES).filter(|class| self.line.queued_of(*class) > 0);
-        let class = busy.min_by(|a, b| self.virtual_time[*a].total_cmp(&self.virtual_time[*b]))?;
-        let index = self.line.front(class)?;
-        let (entry, earliest) = (self.line.entry(index)?, self.calendar.earliest()?);
-        let capacity = self.capacity(now);
-        if !self.calendar.can_wait(entry.due, now, &capacity) {
-            // What was promised to somebody who has much in line, when the rate had fewer takers, does not hold up those who have
-            // hardly anything in it: every second lookup may be theirs.
-            let modest = (!self.passed && !self.is_modest(earliest)).then(|| {
-                let fronts = (0..CLASSES).filter_map(|class| self.line.front(class));
-                fronts.into_iter().find(|front| self.is_modest(*front))
-            });
-            let modest = modest.flatten();
-            self.passed = modest.is_some();
-            return Some(modest.unwrap_or(earliest));
-        }
-        // Connections that a caller has opened since pass what was promised to another of its. That is made up for by its own turns
-        // in time, before it becomes urgent and takes other callers'.
-        let first = self.line.entry(earliest)?;
-        let of_caller = (first.class, first.caller) == (class, entry.caller);
-        let would_do = |part| {
-            self.calendar
-                .can_wait(entry.due, now, |within| part * capacity(within))
-        };
-        let hurried = self.line.is_second_turn(class) && !would_do(HURRIED);
-        if of_caller && (hurried || !would_do(PRESSED)) {
-            return Some(earliest);
-        }
-        Some(index)
-    }
-
-    /// Whether the lookup is of a caller who has little in line.
-    fn is_modest(&self, index: u32) -> bool {
-        let entry = self.line.entry(index);
-        entry.is_some_and(|entry| self.line.queued_by(entry.class, entry.caller) <= MODEST)
+        self.queue.flows()
     }
 
     fn start(&mut self, index: u32, now: u64) -> Next<T> {
-        self.line.end_turn(index);
-        let Some((ticket, entry)) = self.take_out(index) else {
+        self.queue.end_turn(index);
+        let Some((ticket, entry)) = self.remove(index) else {
             return Next::Idle;
         };
         if let Some(bucket) = &mut self.bucket {
@@ -336,7 +281,7 @@ impl<T> Dispatcher<T> {
         }
         self.fetches.begin(now);
         let class = Class::ALL[entry.class];
-        self.current = self.virtual_time[entry.class];
+        self.current_virtual_time = self.virtual_time[entry.class];
         self.virtual_time[entry.class] += class.share().recip();
         let waited = Duration::from_nanos(now.saturating_sub(entry.arrived));
         let counters = &mut self.counters[entry.class];
@@ -350,9 +295,9 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// Drops a lookup that is of no use any more. One that still is, since somebody joined it, is due again.
+    /// Removes a lookup whose time is over. If a later caller has joined it, gives it a later due time instead.
     fn expire(&mut self, index: u32, now: u64) -> Option<Next<T>> {
-        let entry = self.line.entry_mut(index)?;
+        let entry = self.queue.entry_mut(index)?;
         let (class, due) = (entry.class, entry.due);
         if entry.until >= now {
             if due < now {
@@ -363,22 +308,22 @@ impl<T> Dispatcher<T> {
             }
             return None;
         }
-        let (ticket, entry) = self.take_out(index)?;
+        let (ticket, entry) = self.remove(index)?;
         self.counters[class].expired += 1;
         Some(Next::Expired {
             ticket,
             payload: entry.payload,
-            refused: self.come_again_soon(class, entry.caller, now),
+            refused: self.refuse_expired(class, entry.caller, now),
         })
     }
 
-    fn take_out(&mut self, index: u32) -> Option<(Ticket, Entry<T>)> {
-        let (ticket, entry) = self.line.remove(index)?;
+    fn remove(&mut self, index: u32) -> Option<(Ticket, Entry<T>)> {
+        let (ticket, entry) = self.queue.remove(index)?;
         self.calendar.remove(index, entry.class, entry.due);
         Some((ticket, entry))
     }
 
-    /// Takes in that it is `now`.
+    /// Advances the time and the averages to `now`.
     #[expect(clippy::cast_precision_loss, reason = "a weight")]
     fn advance(&mut self, now: Instant) -> u64 {
         let before = self.latest;
@@ -386,9 +331,9 @@ impl<T> Dispatcher<T> {
         let passed = (self.latest - before) as f64;
         let weight = passed / (passed + self.longest_wait as f64 + 1.0);
         for (class, usual) in self.usual_callers.iter_mut().enumerate() {
-            *usual += weight * (f64::from(self.line.callers_of(class)) - *usual);
+            *usual += weight * (f64::from(self.queue.callers_of(class)) - *usual);
         }
-        // Moves the calendar on past what is empty, so that it has buckets for what is promised now.
+        // Moves the calendar past empty buckets, so that it has buckets for new promises.
         self.calendar.overdue(self.latest);
         self.latest
     }
@@ -403,7 +348,7 @@ impl<T> Dispatcher<T> {
     }
 }
 
-/// Far beyond the life of a process: half of what fits.
+/// Nanoseconds, at most half of what fits: longer than a process lives.
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos())
         .unwrap_or(u64::MAX)
@@ -415,7 +360,7 @@ pub(super) fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
 
-/// At most a day.
+/// Nanoseconds, at most a day.
 pub(super) fn from_seconds(seconds: f64) -> u64 {
     nanos(Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)))
 }

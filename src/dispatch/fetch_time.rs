@@ -1,15 +1,15 @@
-//! How long a fetch takes: mean and mean deviation, smoothed as TCP smooths its round trips (RFC 6298).
+//! How long a fetch takes: mean and mean deviation, smoothed like TCP's round-trip time (RFC 6298).
 
-/// What a fetch is taken to last before one has ended: a feed comes in 50 to 300 ms.
-const ASSUMED: f64 = 0.2;
+/// The mean before a fetch has completed, in seconds: a feed takes 50 to 300 ms.
+const INITIAL_MEAN: f64 = 0.2;
 
-/// The weight of a new measurement in the mean. Half of TCP's: where slots are the limit, what may be promised sways with the mean.
+/// The weight of a new measurement in the mean. Half of TCP's: where slots are the limit, promises vary with the mean.
 const GAIN: f64 = 1.0 / 16.0;
 
-/// And in the deviation: TCP's.
+/// The weight in the deviation: TCP's.
 const DEVIATION_GAIN: f64 = 0.25;
 
-/// An estimate that completions feed. Durations are seconds, times nanoseconds.
+/// The estimate. Durations are in seconds, times in nanoseconds.
 #[derive(Debug)]
 pub(super) struct FetchTime {
     mean: f64,
@@ -17,17 +17,16 @@ pub(super) struct FetchTime {
     /// When a fetch last completed.
     updated: u64,
     running: u32,
-    /// Fetches that may run at once.
     slots: u32,
-    /// When the last slot was taken.
+    /// When the last free slot was taken.
     filled: u64,
 }
 
 impl FetchTime {
     pub(super) fn new(slots: u32) -> Self {
         Self {
-            mean: ASSUMED,
-            deviation: ASSUMED / 2.0,
+            mean: INITIAL_MEAN,
+            deviation: INITIAL_MEAN / 2.0,
             updated: 0,
             running: 0,
             slots,
@@ -35,17 +34,15 @@ impl FetchTime {
         }
     }
 
-    /// Slots that are free.
     pub(super) fn free(&self) -> u32 {
         self.slots.saturating_sub(self.running)
     }
 
-    /// Fetches that the slots let through in a second.
+    /// The throughput of the slots, in fetches a second.
     pub(super) fn rate(&self, now: u64) -> f64 {
         f64::from(self.slots) / self.mean(now).max(1e-6)
     }
 
-    /// Takes in that a fetch begins.
     pub(super) fn begin(&mut self, now: u64) {
         self.running += 1;
         if self.free() == 0 {
@@ -53,14 +50,14 @@ impl FetchTime {
         }
     }
 
-    /// Takes in that a fetch is over without telling how long one takes.
-    pub(super) fn forget(&mut self) {
+    /// Frees a slot without a measurement.
+    pub(super) fn abandon(&mut self) {
         self.running = self.running.saturating_sub(1);
     }
 
-    /// Takes in that a fetch that began at `begun` has completed.
+    /// Frees a slot and measures a fetch that began at `begun`.
     pub(super) fn complete(&mut self, begun: u64, now: u64) {
-        self.forget();
+        self.abandon();
         let took = seconds(now.saturating_sub(begun));
         let error = took - self.mean;
         self.mean += GAIN * error;
@@ -68,7 +65,7 @@ impl FetchTime {
         self.updated = now;
     }
 
-    /// The mean. While all slots are taken, at least the time since anything completed: fetches that hang say nothing else.
+    /// The mean. While all slots are taken, at least the time since a fetch completed, or hanging fetches would go unnoticed.
     pub(super) fn mean(&self, now: u64) -> f64 {
         if self.free() > 0 {
             return self.mean;
@@ -77,8 +74,8 @@ impl FetchTime {
             .max(seconds(now.saturating_sub(self.filled.max(self.updated))))
     }
 
-    /// What a fetch usually takes at most: the mean and twice the mean deviation, which nine in ten do not exceed if they are spread
-    /// exponentially, and hardly any if they are spread evenly.
+    /// The mean and twice the mean deviation. Nine in ten fetches stay below it if durations are exponential, almost all if they are
+    /// uniform.
     pub(super) fn usual(&self, now: u64) -> f64 {
         self.mean(now) + 2.0 * self.deviation
     }
@@ -117,7 +114,7 @@ mod tests {
         }
         assert!((estimate.mean(6 * SECOND) - 5.0).abs() < 1e-6);
         assert!((estimate.rate(6 * SECOND) - 0.8).abs() < 1e-6);
-        estimate.forget();
+        estimate.abandon();
         assert!(estimate.mean(6 * SECOND) < 0.3);
     }
 }

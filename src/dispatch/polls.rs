@@ -1,10 +1,10 @@
-//! When each watched channel is polled: as often as its uploads are worth, within a budget.
+//! Plans when each watched channel is polled, within a budget.
 //!
-//! Intervals follow the square-root rule (`polls/spread.rs`) over upload rates that the feeds' own dates tell (`polls/upload_rate.rs`).
-//! A channel's weight is 1/n² for each caller that watches it among n: so each caller gets the same part of the budget, whatever n is,
-//! and who watches ten thousand channels does not slow down who watches ten.
-//! A channel takes some 170 bytes, and each watch of it 8 if they are of several callers; a poll costs O(log n), and all intervals are settled
-//! anew once a second if anything has changed.
+//! Intervals follow the square-root rule (`polls/spread.rs`), with upload rates estimated from the dates in the feeds
+//! (`polls/upload_rate.rs`). A channel's weight is the sum of 1/n² over its callers, where n is the number of channels that the caller
+//! watches. So each caller gets the same part of the budget, and a caller with ten thousand channels does not slow down one with ten. A
+//! channel takes about 170 bytes, and 8 for each watch if it has several callers; a poll costs O(log n), and all intervals are recomputed
+//! once a second if anything has changed.
 
 mod agenda;
 mod channel;
@@ -18,22 +18,22 @@ use std::{
 };
 
 use self::{
-    channel::{BACKED_OFF, Callers, Channel, NO_IMPORTANCE, Standing},
+    channel::{Callers, Channel, MAX_MISSES, NO_IMPORTANCE, Standing},
     spread::{Histogram, Spread},
 };
 use super::token_bucket::TokenBucket;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// How often all intervals are settled anew.
-const SETTLED_FOR: u64 = SECOND;
+/// How often all intervals are recomputed.
+const RECOMPUTE_INTERVAL: u64 = SECOND;
 
-/// What polls may take.
+/// The limits of polling.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The shortest interval: what every channel gets if there is room for all.
+    /// The shortest interval: that of every channel if the budget is large enough.
     pub every: Duration,
-    /// The longest.
+    /// The longest interval.
     pub at_most: Duration,
     /// Polls a second; a positive number.
     pub budget: f64,
@@ -42,25 +42,25 @@ pub struct Limits {
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next<K> {
-    /// Poll it. What comes of it should be told to [`Planner::observed`] or [`Planner::failed`]; if it is not, the channel is
-    /// polled again after its interval all the same.
+    /// Poll this channel, and report the outcome to [`Planner::observed`] or [`Planner::failed`]. Without a report it is polled again after
+    /// its interval.
     Poll(K),
-    /// Nothing until then, unless a channel is added before.
+    /// Wait until then, or until a channel is added.
     WaitUntil(Instant),
     /// No channel is watched.
     Idle,
 }
 
-/// Why a poll brought nothing.
+/// Why a poll failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failed {
-    /// There is no such channel, as far as anybody can tell.
+pub enum PollFailure {
+    /// The channel was not found.
     NotFound,
-    /// Anything else.
+    /// Any other reason.
     Other,
 }
 
-/// Plans the polls of the channels that are watched. `K` names a channel.
+/// Plans the polls of watched channels. `K` identifies a channel.
 #[derive(Debug)]
 pub struct Planner<K> {
     epoch: Instant,
@@ -72,16 +72,16 @@ pub struct Planner<K> {
     callers: HashMap<u64, Caller>,
     histogram: Histogram,
     spread: Spread,
-    /// When that has to be made anew; `None` while nothing has changed.
-    stale_at: Option<u64>,
-    settled: u64,
+    /// When the intervals have to be recomputed; `None` while nothing has changed.
+    recompute_at: Option<u64>,
+    recomputed_at: u64,
     /// A caller watches twice as many channels as when they were weighed.
     reweigh: bool,
-    /// How much the agenda's clock is ahead.
+    /// How much the agenda's clock is ahead of the time.
     ahead: i64,
-    /// Channels that were polled, by when they are to be looked at by that clock.
+    /// Channels that were polled before, by the agenda time of their next review.
     agenda: BTreeSet<(u64, u32)>,
-    /// Channels that never were, by the turn of a caller of theirs.
+    /// Channels that were never polled, by their caller's turn.
     first: BTreeSet<(u64, u32)>,
     /// The turn of the last of them.
     turn: u64,
@@ -97,7 +97,7 @@ struct Caller {
 }
 
 impl<K: Copy + Eq + Hash> Planner<K> {
-    /// A planner of no channels.
+    /// A planner without channels.
     #[must_use]
     pub fn new(limits: Limits, now: Instant) -> Self {
         let histogram = Histogram::new();
@@ -112,9 +112,9 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             callers: HashMap::new(),
             histogram,
             spread,
-            stale_at: None,
+            recompute_at: None,
             reweigh: false,
-            settled: 0,
+            recomputed_at: 0,
             ahead: 0,
             agenda: BTreeSet::new(),
             first: BTreeSet::new(),
@@ -131,14 +131,14 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         self.changed();
     }
 
-    /// Takes in that `caller` watches a channel: once more, if it does already. A channel that nobody has watched so far is polled in
-    /// its caller's turn, at the rate of the budget.
+    /// Adds a watch of a channel by `caller`, who may already watch it. A channel that was not watched so far is polled at the rate of the
+    /// budget, in its caller's turn.
     pub fn insert(&mut self, key: K, caller: u64) {
         let turn = self.turn;
         let of = self.callers.entry(caller).or_default();
         of.watches += 1;
         let weight = weight(1, of.watches);
-        // What its channels weighed before is far too much by now.
+        // The weights of its other channels are now far too high.
         self.reweigh |= of.watches.is_power_of_two();
         if let Some(index) = self.indices.get(&key).copied() {
             if let Some(channel) = &mut self.channels[index as usize] {
@@ -155,7 +155,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             u32::try_from(self.channels.len() - 1).unwrap_or(u32::MAX)
         });
         #[expect(clippy::cast_possible_truncation, reason = "an estimate")]
-        let rate = upload_rate::UNKNOWN as f32;
+        let rate = upload_rate::PRIOR_RATE as f32;
         self.channels[index as usize] = Some(Channel {
             key,
             callers: Callers::One(caller, 1),
@@ -163,7 +163,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
             rate,
             importance: NO_IMPORTANCE,
             looked_up: None,
-            really: 0,
+            real_time: 0,
             polled: false,
             waits: false,
             not_before: 0,
@@ -176,7 +176,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         self.first.insert((at, index));
     }
 
-    /// Takes in that `caller` watches a channel no longer, or once less.
+    /// Removes one watch of a channel by `caller`.
     pub fn remove(&mut self, key: K, caller: u64) {
         let Some(index) = self.indices.get(&key).copied() else {
             return;
@@ -207,14 +207,13 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         self.changed();
     }
 
-    /// Takes in what a channel's feed showed at `now`, which may be past, whoever has looked it up: the ages of its uploads, in any
-    /// order.
+    /// Records what a channel's feed showed at `now`, which may be in the past, after any lookup: the ages of its uploads, in any order.
     pub fn observed(&mut self, key: K, ages: impl IntoIterator<Item = Duration>, now: Instant) {
-        self.rated(key, upload_rate::from_ages(ages), now);
+        self.set_rate(key, upload_rate::from_ages(ages), now);
     }
 
-    /// Takes in a channel's uploads a second.
-    fn rated(&mut self, key: K, rate: f64, now: Instant) {
+    /// Sets a channel's rate, in uploads a second.
+    fn set_rate(&mut self, key: K, rate: f64, now: Instant) {
         let now = self.nanos(now);
         #[expect(clippy::cast_possible_truncation, reason = "an estimate")]
         self.looked_up(key, now, false, |channel| {
@@ -224,26 +223,28 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         });
     }
 
-    /// Takes in that a lookup of a channel has failed at `now`, which may be past. It is not polled again before `retry_after` and its
+    /// Records that a lookup of a channel failed at `now`, which may be in the past. It is polled again when both `retry_after` and its
     /// interval are over.
-    pub fn failed(&mut self, key: K, why: Failed, retry_after: Option<Duration>, now: Instant) {
+    pub fn failed(&mut self, key: K, why: PollFailure, retry_after: Option<Duration>, now: Instant) {
         let now = self.nanos(now);
         let pause = u64::try_from(retry_after.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
         let (every, at_most) = self.limits.seconds();
         self.looked_up(key, now, false, |channel| {
             channel.not_before = now.saturating_add(pause);
             let misses = match channel.standing {
-                Standing::Unknown if why == Failed::NotFound => 0,
-                // The same failure may be told several times.
-                Standing::NotFound(misses) if why == Failed::NotFound && now > channel.really => misses,
+                Standing::Unknown if why == PollFailure::NotFound => 0,
+                // The same failure may be reported several times.
+                Standing::NotFound(misses) if why == PollFailure::NotFound && now > channel.real_time => {
+                    misses
+                }
                 _ => return,
             };
             channel.standing = Standing::NotFound(next_miss(misses, every, at_most));
         });
     }
 
-    /// Takes in that the last poll of a channel got no turn: it is polled again after `retry_after`, whatever its interval.
-    pub fn no_turn(&mut self, key: K, retry_after: Duration, now: Instant) {
+    /// Records that the last poll of a channel got no permit: it is polled again after `retry_after`, whatever its interval.
+    pub fn refused(&mut self, key: K, retry_after: Duration, now: Instant) {
         let now = self.nanos(now);
         let pause = u64::try_from(retry_after.as_nanos()).unwrap_or(u64::MAX);
         let Some(index) = self.indices.get(&key).copied() else {
@@ -252,7 +253,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         let Some(channel) = &mut self.channels[index as usize] else {
             return;
         };
-        // One that was forgotten and added again meanwhile is among the first already.
+        // If it was removed and added again meanwhile, it already waits for its first poll.
         if channel.looked_up.is_some() {
             channel.waits = true;
             channel.not_before = now.saturating_add(pause);
@@ -260,17 +261,19 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         }
     }
 
-    /// Takes back a poll for which nothing was looked up: another may have its place in the budget.
-    pub fn give_back(&mut self) {
+    /// Returns a poll that needed no lookup: another may use its place in the budget.
+    pub fn return_poll(&mut self) {
         self.bucket.give_back();
     }
 
-    /// What to do next. To be called until it says to wait; and again when that time has come, or a channel has been added.
+    /// What to do next. Call it until it returns a wait; call it again at that time, and when a channel was added.
     pub fn next(&mut self, now: Instant) -> Next<K> {
         let now = self.nanos(now);
-        self.settle(now);
+        self.recompute(now);
         let first = self.first.first().copied();
-        let due = self.overdue(now).or_else(|| self.hasten(first.is_some(), now));
+        let due = self
+            .overdue(now)
+            .or_else(|| self.advance_clock(first.is_some(), now));
         if due.is_none() && first.is_none() {
             return self.wait(now);
         }
@@ -278,7 +281,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         if ready > now {
             return Next::WaitUntil(self.instant(ready));
         }
-        // One of each, while there are both.
+        // Alternate while there are both.
         let index = match (due, first) {
             (Some(index), _) if first.is_none() || self.was_first => index,
             (_, Some((turn, index))) => {
@@ -297,7 +300,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         Next::Poll(key)
     }
 
-    /// The interval at which a channel is polled, as things are.
+    /// The current interval of a channel.
     pub fn interval(&self, key: K) -> Option<Duration> {
         let index = self.indices.get(&key)?;
         let channel = self.channels[*index as usize].as_ref()?;
@@ -307,7 +310,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         ))
     }
 
-    /// Channels that are watched.
+    /// The number of watched channels.
     #[must_use]
     pub fn len(&self) -> usize {
         self.indices.len()
@@ -320,12 +323,13 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     }
 
     fn changed(&mut self) {
-        self.stale_at.get_or_insert(self.settled + SETTLED_FOR);
+        self.recompute_at
+            .get_or_insert(self.recomputed_at + RECOMPUTE_INTERVAL);
     }
 
-    /// Settles all intervals anew, if it is time.
-    fn settle(&mut self, now: u64) {
-        if self.stale_at.is_some_and(|stale_at| stale_at <= now) {
+    /// Recomputes all intervals if it is time.
+    fn recompute(&mut self, now: u64) {
+        if self.recompute_at.is_some_and(|recompute_at| recompute_at <= now) {
             let all = 0..u32::try_from(self.channels.len()).unwrap_or(u32::MAX);
             let reweigh = std::mem::take(&mut self.reweigh);
             if reweigh {
@@ -340,8 +344,8 @@ impl<K: Copy + Eq + Hash> Planner<K> {
                     self.replan(index, now);
                 }
             }
-            self.stale_at = None;
-            self.settled = now;
+            self.recompute_at = None;
+            self.recomputed_at = now;
         }
     }
 
@@ -358,24 +362,24 @@ impl<K: Copy + Eq + Hash> Planner<K> {
 }
 
 impl Limits {
-    /// The shortest and the longest interval.
+    /// The shortest and the longest interval, in seconds.
     fn seconds(&self) -> (f64, f64) {
         let every = self.every.as_secs_f64().max(0.001);
         (every, self.at_most.as_secs_f64().max(every))
     }
 }
 
-/// One more lookup that has not found a channel, after so many.
+/// The number of misses after one more, up to the number at which the interval is the longest.
 fn next_miss(misses: u8, every: f64, at_most: f64) -> u8 {
-    let misses = (misses + 1).min(BACKED_OFF);
+    let misses = (misses + 1).min(MAX_MISSES);
     if every * f64::from(1 << (misses - 1)) < at_most {
         misses
     } else {
-        BACKED_OFF
+        MAX_MISSES
     }
 }
 
-/// What so many of a caller's `all` watches give to the channel that they are of.
+/// What a caller's `watches` of a channel add to its weight, if the caller has `all` watches.
 fn weight(watches: u32, all: u32) -> f64 {
     (f64::from(watches) / f64::from(all)).powi(2)
 }
@@ -385,7 +389,7 @@ fn spread(histogram: &Histogram, limits: &Limits) -> Spread {
     histogram.spread(limits.budget, every, at_most)
 }
 
-/// A tenth of a second's worth at once, so that a planner which is asked a little late does not fall behind.
+/// The burst: polls of a tenth of a second, so that a planner that is called a little late does not fall behind.
 fn burst(budget: f64) -> f64 {
     (0.1 * budget).max(2.0)
 }

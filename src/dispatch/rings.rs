@@ -1,7 +1,5 @@
-//! Circular lists of indices, with links beside the things that they order: a queue that loses any member in O(1) and allocates
-//! nothing per step.
+//! Circular lists of indices into an arena: a member is removed in O(1), and no step allocates.
 
-/// No index.
 pub(super) const NIL: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
@@ -10,14 +8,14 @@ struct Links {
     next: u32,
 }
 
-/// The links of all lists over one arena; a list itself is only the index of its head, or [`NIL`].
+/// The links of all lists over one arena. A list is the index of its head, or [`NIL`].
 #[derive(Debug, Default)]
 pub(super) struct Rings {
     links: Vec<Links>,
 }
 
 impl Rings {
-    /// Appends `index` to the list that begins with `head`.
+    /// Appends `index` to the list with this head.
     pub(super) fn push_back(&mut self, head: &mut u32, index: u32) {
         let needed = index as usize + 1;
         if self.links.len() < needed {
@@ -44,7 +42,7 @@ impl Rings {
         self.at(*head).previous = index;
     }
 
-    /// Takes `index` out of the list that begins with `head`. If it is the head, its successor becomes the head.
+    /// Removes `index` from the list with this head. The head's successor replaces a removed head.
     pub(super) fn remove(&mut self, head: &mut u32, index: u32) {
         let Links { previous, next } = *self.at(index);
         if next == index {
@@ -58,7 +56,7 @@ impl Rings {
         }
     }
 
-    /// The one after `index`; after the last one comes the head.
+    /// The successor of `index`; that of the last member is the head.
     pub(super) fn next(&self, index: u32) -> u32 {
         self.links[index as usize].next
     }

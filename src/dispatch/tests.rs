@@ -1,4 +1,4 @@
-//! The dispatcher in simulations: virtual time, seeded randomness, seconds of run time.
+//! Simulations of the dispatcher: virtual time, seeded randomness, seconds of run time.
 
 mod abusers;
 mod model;

@@ -1,19 +1,19 @@
-//! How many lookups a second: a token bucket, written as the time at which it will be full (GCRA).
+//! A token bucket that limits lookups a second. Its state is the time at which it will be full (GCRA).
 
-/// Times and durations are nanoseconds.
+/// Times and durations are in nanoseconds.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
-    /// From one token to the next.
+    /// The time between two tokens.
     interval: u64,
-    /// How long it takes to fill.
+    /// The time that it takes to fill.
     capacity: u64,
     full_at: u64,
 }
 
 impl TokenBucket {
-    /// `rate` tokens a second, a positive number, of which `burst` (at least one) fit in. Begins full.
+    /// A full bucket of `burst` tokens (at least one), with `rate` tokens a second, a positive number.
     pub(super) fn new(rate: f64, burst: f64) -> Self {
-        // A rate so low that its interval is no number of nanoseconds: as good as never.
+        // Bounds the interval of very low rates: practically never.
         let nanos = |seconds: f64| (seconds * 1e9).clamp(1.0, 1e18);
         let interval = nanos(rate.recip());
         #[expect(
@@ -28,26 +28,25 @@ impl TokenBucket {
         }
     }
 
-    /// Tokens a second.
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no nanoseconds")]
     pub(super) fn rate(&self) -> f64 {
         1e9 / self.interval as f64
     }
 
-    /// What is in it, as a number of tokens that may have a fraction.
+    /// The current number of tokens, with a fraction.
     #[expect(clippy::cast_precision_loss, reason = "at most the burst")]
     pub(super) fn tokens(&self, now: u64) -> f64 {
         let missing = self.full_at.saturating_sub(now);
         (self.capacity as f64 - missing as f64) / self.interval as f64
     }
 
-    /// When there is a whole token: `now`, or later.
+    /// When there is a whole token: `now` or later.
     pub(super) fn ready_at(&self, now: u64) -> u64 {
         let one = self.full_at.saturating_add(self.interval);
         one.saturating_sub(self.capacity).max(now)
     }
 
-    /// Changes the rate and the burst. What is in it stays, as far as it fits.
+    /// Changes the rate and the burst. Keeps the tokens that fit.
     pub(super) fn change(&mut self, rate: f64, burst: f64, now: u64) {
         let tokens = self.tokens(now);
         *self = Self::new(rate, burst);
@@ -62,12 +61,11 @@ impl TokenBucket {
         self.full_at = now.saturating_add(missing);
     }
 
-    /// Takes a token.
+    /// Takes a token, which may become a debt.
     pub(super) fn take(&mut self, now: u64) {
         self.full_at = self.full_at.max(now).saturating_add(self.interval);
     }
 
-    /// Brings one back that was not used.
     pub(super) fn give_back(&mut self) {
         self.full_at = self.full_at.saturating_sub(self.interval);
     }
@@ -110,7 +108,7 @@ mod tests {
         assert!((bucket.tokens(now) - 1.0).abs() < 1e-6, "{}", bucket.tokens(now));
         bucket.take(now);
         assert_eq!(bucket.ready_at(now), now + 100 * MILLIS);
-        // One that owes a token goes on owing it.
+        // A debt survives the change.
         bucket.take(now);
         bucket.change(20.0, 2.0, now);
         assert_eq!(bucket.ready_at(now), now + 100 * MILLIS);

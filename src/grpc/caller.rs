@@ -1,4 +1,4 @@
-//! Who makes a call: what lookups are fair between.
+//! Identifies callers, between which lookups are shared fairly.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -12,15 +12,15 @@ use tokio::time::Instant;
 use super::deadline;
 use crate::upstream::Caller;
 
-/// How callers are told apart: by the request metadata that is named, or else by the peer's address.
+/// Identifies callers by a header of the request, or else by the peer's address.
 #[derive(Debug, Default)]
 pub struct Callers {
     header: Option<HeaderName>,
-    /// Hashes have a key of this process: nobody can choose a name or an address that counts as another's.
+    /// The key of the hashes is random, so that nobody can construct a name or an address that collides with another.
     keys: RandomState,
 }
 
-/// The other end of a connection. The default is that of all connections of which nothing is known.
+/// The peer of a connection. The default is an unknown one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peer {
     address: u64,
@@ -28,7 +28,7 @@ pub struct Peer {
 }
 
 impl Callers {
-    /// Callers that are named by the metadata `header`, if they send it.
+    /// Identifies callers by `header`, if they send it.
     #[must_use]
     pub fn new(header: Option<HeaderName>) -> Self {
         Self {
@@ -46,11 +46,11 @@ impl Callers {
         }
     }
 
-    /// Who makes a call with these headers that may take at most `longest`. To be asked only when a lookup is needed, which is when
-    /// the call has just begun.
+    /// The caller of a call with these headers that may take at most `longest`. The deadline counts from now, so call this only when a
+    /// lookup is needed, which is when the call has just started.
     pub(super) fn of_call(&self, peer: Peer, headers: &HeaderMap, longest: Duration) -> Caller {
-        let asked = deadline::timeout(headers).ok().flatten();
-        let deadline = Instant::now().checked_add(asked.unwrap_or(longest).min(longest));
+        let requested = deadline::timeout(headers).ok().flatten();
+        let deadline = Instant::now().checked_add(requested.unwrap_or(longest).min(longest));
         self.caller(peer, headers, deadline)
     }
 
@@ -64,7 +64,7 @@ impl Callers {
     }
 }
 
-/// The part of an address that one host cannot change at will: of an IPv6 address the first 64 bits.
+/// The part of an address that a host cannot choose: the first 64 bits of an IPv6 address.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_are_told_apart_by_address_or_by_name() {
+    fn callers_are_identified_by_address_or_by_name() {
         let address = |text: &str| Some(text.parse().expect("an address"));
         let callers = Callers::new(Some(HeaderName::from_static("l5d-client-id")));
         let id = |text, pairs: &[_]| {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_told_from_the_caller_s_others() {
+    fn connections_of_a_caller_are_distinguished() {
         let callers = Callers::new(None);
         let [one, other] = [(); 2].map(|()| callers.peer(None));
         let of = |peer| callers.of_call(peer, &HeaderMap::new(), Duration::from_secs(1));

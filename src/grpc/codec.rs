@@ -1,6 +1,6 @@
-//! Answers as they are sent: written from where they are kept.
+//! Codecs that encode answers directly from the cache entry.
 //!
-//! The messages that the build generates would need a `String` for every text. They are what answers are checked against.
+//! The generated messages would need a `String` for every text. Tests check that both encode the same bytes.
 
 #[cfg(test)]
 mod tests;
@@ -27,8 +27,7 @@ use crate::{
     video::{Channel, Video},
 };
 
-/// Room for a request or an answer of common length, in bytes; a larger one grows. tonic's default of 8 KiB for each is a size that
-/// allocators take their time over.
+/// The initial capacity of buffers: enough for most requests and answers. tonic's default of 8 KiB is slow to allocate.
 const BUFFER: usize = 512;
 
 /// The codec of `GetLatestVideo`.
@@ -68,15 +67,15 @@ impl Encoder for AnswerCodec {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchCodec;
 
-/// What became of the lookup of one channel of a batch.
-pub(super) struct Looked {
-    /// As the request has it.
+/// The result for one channel of a batch.
+pub(super) struct BatchItem {
+    /// As in the request.
     pub(super) channel_id: String,
     pub(super) outcome: Result<Answer, LookupFailure>,
 }
 
 impl Codec for BatchCodec {
-    type Encode = Vec<Looked>;
+    type Encode = Vec<BatchItem>;
     type Decode = BatchGetLatestVideosRequest;
     type Encoder = Self;
     type Decoder = ProstDecoder<BatchGetLatestVideosRequest>;
@@ -91,10 +90,10 @@ impl Codec for BatchCodec {
 }
 
 impl Encoder for BatchCodec {
-    type Item = Vec<Looked>;
+    type Item = Vec<BatchItem>;
     type Error = Status;
 
-    fn encode(&mut self, batch: Vec<Looked>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+    fn encode(&mut self, batch: Vec<BatchItem>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         encode_batch(&batch, buffer);
         Ok(())
     }
@@ -104,8 +103,8 @@ impl Encoder for BatchCodec {
     }
 }
 
-/// A watch's events, encoded a few at a time: a stream keeps the buffer of the longest run that it encoded at once, which with tonic's
-/// own settings has 32 KiB for as long as the watch goes on.
+/// The codec of `WatchLatestVideo`, with small buffers: a stream keeps the largest buffer that it has used, which with tonic's defaults
+/// is 32 KiB for as long as the watch lasts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct WatchCodec;
 
@@ -128,33 +127,33 @@ fn buffer_settings() -> BufferSettings {
     BufferSettings::new(BUFFER, BUFFER)
 }
 
-/// Writes `answer` as a `GetLatestVideoResponse`.
+/// Encodes `answer` as a `GetLatestVideoResponse`.
 pub fn encode(answer: &Answer, buffer: &mut impl BufMut) {
-    let mut written = Written(Vec::with_capacity(BUFFER));
-    written.response(answer);
-    buffer.put_slice(&written.0);
+    let mut writer = MessageWriter(Vec::with_capacity(BUFFER));
+    writer.response(answer);
+    buffer.put_slice(&writer.0);
 }
 
-/// Writes `batch` as a `BatchGetLatestVideosResponse`.
-fn encode_batch(batch: &[Looked], buffer: &mut impl BufMut) {
-    let mut written = Written(Vec::with_capacity(BUFFER));
-    for Looked { channel_id, outcome } in batch {
-        written.message(1, |result| {
+/// Encodes `batch` as a `BatchGetLatestVideosResponse`.
+fn encode_batch(batch: &[BatchItem], buffer: &mut impl BufMut) {
+    let mut writer = MessageWriter(Vec::with_capacity(BUFFER));
+    for BatchItem { channel_id, outcome } in batch {
+        writer.message(1, |result| {
             result.text(1, &[channel_id]);
             match outcome {
                 Ok(answer) => result.message(2, |found| found.response(answer)),
                 Err(failure) => result.message(3, |to| to.0.extend(failure.encode_to_vec())),
             }
         });
-        buffer.put_slice(&written.0);
-        written.0.clear();
+        buffer.put_slice(&writer.0);
+        writer.0.clear();
     }
 }
 
-/// What has been written of a message of `latest_video.proto`: its fields in the order of their numbers.
-struct Written(Vec<u8>);
+/// Writes a message of `latest_video.proto`, with the fields in the order of their numbers.
+struct MessageWriter(Vec<u8>);
 
-impl Written {
+impl MessageWriter {
     fn response(&mut self, answer: &Answer) {
         self.message(1, |video| video.video(answer.channel(), answer.video()));
         self.message(2, |freshness| {
@@ -188,14 +187,14 @@ impl Written {
     fn time(&mut self, field: u32, time: Option<Timestamp>) {
         if let Some(time) = time {
             self.message(field, |to| {
-                // Negative ones are sent in 64 bits, too.
+                // Negative numbers are encoded in 64 bits as well.
                 to.number(1, time.seconds.cast_unsigned());
                 to.number(2, i64::from(time.nanos).cast_unsigned());
             });
         }
     }
 
-    /// Its length is known when it is written, and put in front of it then. One byte of it is there already: most have no more.
+    /// Writes a nested message. Its length is inserted in front of it afterwards; one byte is reserved, which is enough for most.
     fn message(&mut self, field: u32, write: impl FnOnce(&mut Self)) {
         self.key(field, WireType::LengthDelimited);
         let begin = self.0.len();
@@ -215,7 +214,7 @@ impl Written {
         self.0[begin + more] = lowest(length);
     }
 
-    /// Zero, as everything that is the default of its type, is left out.
+    /// Writes a number. Zero is left out, like all default values.
     fn number(&mut self, field: u32, number: u64) {
         if number != 0 {
             self.key(field, WireType::Varint);
@@ -238,7 +237,7 @@ impl Written {
         self.varint(u64::from(field << 3 | wire_type as u32));
     }
 
-    /// Not prost's, which appends each byte as a slice.
+    /// Faster than prost's, which appends each byte as a slice.
     fn varint(&mut self, mut number: u64) {
         while number >= 0x80 {
             self.0.push(lowest(number) | 0x80);

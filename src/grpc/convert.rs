@@ -1,4 +1,4 @@
-//! Between protobuf messages and plaque's own types.
+//! Converts between protobuf messages and plaque's own types.
 
 use std::{
     ops::Range,
@@ -7,20 +7,20 @@ use std::{
 
 use prost_types::Timestamp;
 
-use super::status;
+use super::{RequestError, status};
 use crate::{
     latest::{Answer, Event, InvalidResumeToken, LookupError, Query, ResumeToken, WatchEvent, WatchQuery},
-    proto::v1::{self, lookup_result::Outcome, watch_latest_video_response::Event as Happened},
+    proto::v1::{self, lookup_result::Outcome, watch_latest_video_response::Event as Message},
     video::{Channel, ChannelId, Kind, Moment, Thumbnail, Video},
 };
 
-/// The most channels that one request may name.
+/// The most channels of one request.
 const MAX_CHANNELS: usize = 100;
 
-/// The times that a `google.protobuf.Timestamp` may have, in seconds since 1970.
+/// The valid range of a `google.protobuf.Timestamp`, in seconds since 1970.
 const YEARS_1_TO_9999: Range<i64> = -62_135_596_800..253_402_300_800;
 
-pub(super) fn query(request: &v1::GetLatestVideoRequest) -> Result<Query, LookupError> {
+pub(super) fn query(request: &v1::GetLatestVideoRequest) -> Result<Query, RequestError> {
     Ok(Query {
         channel: request.channel_id.parse()?,
         kind: kind(request.kind)?,
@@ -28,10 +28,10 @@ pub(super) fn query(request: &v1::GetLatestVideoRequest) -> Result<Query, Lookup
     })
 }
 
-/// A query for each channel of a batch, or why there is none for it.
+/// The query for each channel of a batch, or why its ID is invalid.
 pub(super) fn queries(
     request: &v1::BatchGetLatestVideosRequest,
-) -> Result<Vec<Result<Query, LookupError>>, LookupError> {
+) -> Result<Vec<Result<Query, RequestError>>, RequestError> {
     count(&request.channel_ids)?;
     let kind = kind(request.kind)?;
     let max_age = request.max_age.map(max_age).transpose()?;
@@ -45,19 +45,21 @@ pub(super) fn queries(
     Ok(request.channel_ids.iter().map(query).collect())
 }
 
-pub(super) fn watch(request: &v1::WatchLatestVideoRequest) -> Result<WatchQuery, LookupError> {
+pub(super) fn watch(request: &v1::WatchLatestVideoRequest) -> Result<WatchQuery, RequestError> {
     count(&request.channel_ids)?;
     let channels = request.channel_ids.iter().map(|id| id.parse());
     let channels: Vec<ChannelId> = channels.collect::<Result<_, _>>()?;
     let published_after = request.published_after.map(published_after).transpose()?;
     let resume_token = |bytes: &Vec<u8>| {
         let token = ResumeToken::decode(bytes).map_err(|InvalidResumeToken| {
-            LookupError::InvalidResumeToken("what is not a token of this service")
+            RequestError::InvalidResumeToken("what is not a token of this service")
         })?;
-        let is_of_one = channels.iter().any(|channel| token.is_of(*channel));
-        is_of_one.then_some(token).ok_or(LookupError::InvalidResumeToken(
-            "one of a channel that channel_ids does not have",
-        ))
+        let is_requested = channels.iter().any(|channel| token.is_of(*channel));
+        is_requested
+            .then_some(token)
+            .ok_or(RequestError::InvalidResumeToken(
+                "one of a channel that channel_ids does not have",
+            ))
     };
     Ok(WatchQuery {
         kind: kind(request.kind)?,
@@ -71,49 +73,49 @@ pub(super) fn watch(request: &v1::WatchLatestVideoRequest) -> Result<WatchQuery,
     })
 }
 
-fn count(channels: &[String]) -> Result<(), LookupError> {
+fn count(channels: &[String]) -> Result<(), RequestError> {
     match channels.len() {
-        0 => Err(LookupError::NoChannels(MAX_CHANNELS)),
+        0 => Err(RequestError::NoChannels(MAX_CHANNELS)),
         1..=MAX_CHANNELS => Ok(()),
-        given => Err(LookupError::TooManyChannels {
+        given => Err(RequestError::TooManyChannels {
             given,
             limit: MAX_CHANNELS,
         }),
     }
 }
 
-/// A kind by its name or its number, as protobuf JSON has it; also by the end of its name.
-pub(super) fn kind_named(text: &str) -> Result<i32, LookupError> {
+/// Parses a kind: its name or number as in protobuf JSON, or the name without `VIDEO_KIND_`.
+pub(super) fn kind_named(text: &str) -> Result<i32, RequestError> {
     let named = |name: &str| v1::VideoKind::from_str_name(name).map(i32::from);
     let short = || named(&format!("VIDEO_KIND_{}", text.to_uppercase()));
     let number = || text.parse().ok();
     let kind = named(text).or_else(short).or_else(number);
-    kind.ok_or_else(|| LookupError::InvalidKind(text.into()))
+    kind.ok_or_else(|| RequestError::InvalidKind(text.into()))
 }
 
-fn kind(number: i32) -> Result<Option<Kind>, LookupError> {
+fn kind(number: i32) -> Result<Option<Kind>, RequestError> {
     match v1::VideoKind::try_from(number) {
         Ok(v1::VideoKind::Unspecified) => Ok(None),
         Ok(v1::VideoKind::Video) => Ok(Some(Kind::Video)),
         Ok(v1::VideoKind::Short) => Ok(Some(Kind::Short)),
-        Err(_) => Err(LookupError::InvalidKind(number.to_string().into())),
+        Err(_) => Err(RequestError::InvalidKind(number.to_string().into())),
     }
 }
 
-fn max_age(duration: prost_types::Duration) -> Result<Duration, LookupError> {
-    // Not prost's own conversion, which normalises what `google.protobuf.Duration` forbids: mixed signs, a billion nanos.
-    let seconds = u64::try_from(duration.seconds).map_err(|_| LookupError::InvalidMaxAge)?;
+fn max_age(duration: prost_types::Duration) -> Result<Duration, RequestError> {
+    // Not prost's own conversion, which normalizes what `google.protobuf.Duration` forbids: mixed signs, a billion nanos.
+    let seconds = u64::try_from(duration.seconds).map_err(|_| RequestError::InvalidMaxAge)?;
     match u32::try_from(duration.nanos) {
         Ok(nanos @ 0..1_000_000_000) => Ok(Duration::new(seconds, nanos)),
-        _ => Err(LookupError::InvalidMaxAge),
+        _ => Err(RequestError::InvalidMaxAge),
     }
 }
 
-fn published_after(time: prost_types::Timestamp) -> Result<SystemTime, LookupError> {
-    // Not prost's own conversion alone, which normalises what `google.protobuf.Timestamp` forbids.
+fn published_after(time: prost_types::Timestamp) -> Result<SystemTime, RequestError> {
+    // Not prost's own conversion alone, which normalizes what `google.protobuf.Timestamp` forbids.
     let is_valid = YEARS_1_TO_9999.contains(&time.seconds) && (0..1_000_000_000).contains(&time.nanos);
     let time = is_valid.then(|| SystemTime::try_from(time).ok()).flatten();
-    time.ok_or(LookupError::InvalidPublishedAfter)
+    time.ok_or(RequestError::InvalidPublishedAfter)
 }
 
 pub(super) fn response(answer: &Answer) -> v1::GetLatestVideoResponse {
@@ -126,7 +128,7 @@ pub(super) fn response(answer: &Answer) -> v1::GetLatestVideoResponse {
     }
 }
 
-/// One channel's part of a batch's answer.
+/// One result of a batch.
 pub(super) fn result(
     channel_id: String,
     outcome: Result<&Answer, &LookupError>,
@@ -136,15 +138,15 @@ pub(super) fn result(
         channel_id,
         outcome: Some(match outcome {
             Ok(answer) => Outcome::Found(response(answer)),
-            Err(error) => Outcome::Failure(status::failure(error, retry_after)),
+            Err(error) => Outcome::Failure(status::lookup_failure(&error.clone().into(), retry_after)),
         }),
     }
 }
 
-pub(super) fn event(happened: &WatchEvent) -> v1::WatchLatestVideoResponse {
-    let channel_id = happened.channel.to_string();
+pub(super) fn event(watched: &WatchEvent) -> v1::WatchLatestVideoResponse {
+    let channel_id = watched.channel.to_string();
     let mut initial = false;
-    let event = match &happened.event {
+    let event = match &watched.event {
         Event::Upload {
             channel,
             upload,
@@ -153,20 +155,20 @@ pub(super) fn event(happened: &WatchEvent) -> v1::WatchLatestVideoResponse {
             initial = *is_initial;
             channel
                 .upload(*upload)
-                .map(|upload| Happened::Video(video(channel, upload)))
+                .map(|upload| Message::Video(video(channel, upload)))
         }
-        Event::Problem { error, retry_after } => Some(Happened::Problem(result(
+        Event::Problem { error, retry_after } => Some(Message::Problem(result(
             channel_id,
             Err(error),
             Some(*retry_after),
         ))),
-        Event::Recovered => Some(Happened::Recovered(v1::Recovered { channel_id })),
-        Event::Missed => Some(Happened::Missed(v1::Missed { channel_id })),
+        Event::Recovered => Some(Message::Recovered(v1::Recovered { channel_id })),
+        Event::Missed => Some(Message::Missed(v1::Missed { channel_id })),
     };
     v1::WatchLatestVideoResponse {
         event,
         initial,
-        resume_token: happened.resume_token.encode(),
+        resume_token: watched.resume_token.encode(),
     }
 }
 
@@ -185,7 +187,7 @@ fn video(channel: &Channel, video: Video<'_>) -> v1::Video {
     }
 }
 
-/// As what is sent; none if there is none.
+/// Converts a time; [`Moment::NONE`] becomes `None`.
 pub(super) fn timestamp(moment: Moment) -> Option<Timestamp> {
     const SECOND: i64 = 1_000_000_000;
     let nanos = moment.to_nanos();
@@ -213,7 +215,7 @@ mod tests {
 
     use super::*;
 
-    /// Numbers at and beside the ends of what may be.
+    /// Numbers at and near the limits.
     fn seconds() -> impl Strategy<Value = i64> {
         let ends = [
             i64::MIN,
@@ -244,7 +246,7 @@ mod tests {
                 Ok(age) => prop_assert!(
                     valid && i128::from(age.as_secs()) == seconds.into() && i128::from(age.subsec_nanos()) == nanos.into()
                 ),
-                Err(error) => prop_assert!(!valid && matches!(error, LookupError::InvalidMaxAge)),
+                Err(error) => prop_assert!(!valid && matches!(error, RequestError::InvalidMaxAge)),
             }
         }
 
@@ -254,7 +256,7 @@ mod tests {
             let given = prost_types::Timestamp { seconds, nanos };
             match published_after(given) {
                 Ok(time) => prop_assert!(valid && prost_types::Timestamp::from(time) == given),
-                Err(error) => prop_assert!(!valid && matches!(error, LookupError::InvalidPublishedAfter)),
+                Err(error) => prop_assert!(!valid && matches!(error, RequestError::InvalidPublishedAfter)),
             }
         }
     }

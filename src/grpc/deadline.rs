@@ -1,12 +1,11 @@
-//! The caller's deadline, kept by us.
+//! DeadlineService of calls.
 //!
-//! tonic's own server answers CANCELLED when a deadline passes, where gRPC says DEADLINE_EXCEEDED, and ignores a `grpc-timeout`
-//! that it cannot read. This layer stands in front of all services. It bounds the time to the response's headers, which for a
-//! unary call is the whole call; what a watch may take, the watch itself knows. A caller who names no deadline has the longest there is:
-//! nobody waits for ever.
+//! tonic's own server answers CANCELLED when a deadline passes, where gRPC specifies DEADLINE_EXCEEDED, and ignores a malformed
+//! `grpc-timeout`. This layer wraps all services. It limits the time to the response headers, which for a unary call is the whole call;
+//! a watch has its own limit. A call without a deadline gets the longest that is allowed.
 //!
-//! Nor is a caller asked to wait for longer than it will: a pushback that would outlast the deadline it has named is -1 (gRFC A6: do not
-//! retry), since a client with a retry policy would sit out the rest of its time, and fail all the same. `RetryInfo` still has the time.
+//! The layer also limits pushbacks: one that would outlast the caller's deadline becomes -1 (gRFC A6: do not retry), since a client with a
+//! retry policy would wait for the rest of its time and fail anyway. `RetryInfo` still has the time.
 
 use std::{
     convert::Infallible,
@@ -22,29 +21,28 @@ use tokio::time::{Instant, Sleep};
 use tonic::body::Body;
 use tower::Service;
 
-use super::status;
-use crate::latest::LookupError;
+use super::{CallError, RequestError, status};
 
 /// A service whose calls end at their deadline.
 #[derive(Clone, Debug)]
-pub struct Deadlines<S> {
+pub struct DeadlineService<S> {
     inner: S,
     longest: Duration,
 }
 
-impl<S> Deadlines<S> {
-    /// Ends the calls of `inner` at their deadlines, and after `longest` at the latest.
+impl<S> DeadlineService<S> {
+    /// Wraps `inner`; its calls take no longer than `longest`.
     pub fn new(inner: S, longest: Duration) -> Self {
         Self { inner, longest }
     }
 
-    /// The service whose calls these are.
+    /// The wrapped service.
     pub(super) fn inner_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 }
 
-impl<S, B> Service<Request<B>> for Deadlines<S>
+impl<S, B> Service<Request<B>> for DeadlineService<S>
 where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
 {
@@ -57,14 +55,14 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let asked = timeout(request.headers());
-        let allowed = asked.as_ref().ok().copied().flatten().unwrap_or(self.longest);
+        let requested = timeout(request.headers());
+        let allowed = requested.as_ref().ok().copied().flatten().unwrap_or(self.longest);
         Call {
             inner: self.inner.call(request),
             allowed: allowed.min(self.longest),
             deadline: None,
-            malformed: asked.is_err(),
-            asked: asked.ok().flatten(),
+            malformed: requested.is_err(),
+            requested: requested.ok().flatten(),
         }
     }
 }
@@ -75,12 +73,12 @@ pin_project! {
         #[pin]
         inner: F,
         allowed: Duration,
-        // Made when the call has to wait. Most do not.
+        // Created when the call has to wait. Most do not.
         #[pin]
         deadline: Option<Sleep>,
         malformed: bool,
-        // What the caller allows, if it has named a deadline.
-        asked: Option<Duration>,
+        // The caller's timeout.
+        requested: Option<Duration>,
     }
 }
 
@@ -93,13 +91,13 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
         if *this.malformed {
-            return Poll::Ready(Ok(refused(&LookupError::InvalidTimeout)));
+            return Poll::Ready(Ok(refused(RequestError::InvalidTimeout)));
         }
-        // First the call: an answer that is there in time is given.
+        // The call first: a response that is there in time is sent.
         if let Poll::Ready(response) = this.inner.poll(context) {
             return Poll::Ready(response.map(|mut response| {
-                // An error has no body. Whatever else there is does not pay for the look.
-                if let Some(asked) = *this.asked
+                // Only errors have no body, so that other responses do not pay for the check.
+                if let Some(requested) = *this.requested
                     && response.body().is_end_stream()
                 {
                     let waited = this
@@ -110,7 +108,7 @@ where
                             let left = sleep.deadline().saturating_duration_since(Instant::now());
                             this.allowed.saturating_sub(left)
                         });
-                    limit_pushback(&mut response, asked.saturating_sub(waited));
+                    limit_pushback(&mut response, requested.saturating_sub(waited));
                 }
                 response
             }));
@@ -119,17 +117,17 @@ where
             this.deadline.set(Some(tokio::time::sleep(*this.allowed)));
         }
         match this.deadline.as_pin_mut().map(|sleep| sleep.poll(context)) {
-            Some(Poll::Ready(())) => Poll::Ready(Ok(refused(&LookupError::Deadline))),
+            Some(Poll::Ready(())) => Poll::Ready(Ok(refused(CallError::Deadline))),
             Some(Poll::Pending) | None => Poll::Pending,
         }
     }
 }
 
-fn refused(error: &LookupError) -> Response<Body> {
+fn refused(error: impl Into<CallError>) -> Response<Body> {
     status::from(error, None).into_http()
 }
 
-/// Replaces a pushback that is not over when the time that the caller has `left` is.
+/// Replaces a pushback that would outlast the time that the caller has `left`.
 fn limit_pushback(response: &mut Response<Body>, left: Duration) {
     let Some(pushback) = response.headers_mut().get_mut(status::PUSHBACK) else {
         return;
@@ -140,50 +138,50 @@ fn limit_pushback(response: &mut Response<Body>, left: Duration) {
     }
 }
 
-/// The response to a call with these headers that is refused on arrival, before it gets to the layer that keeps deadlines.
+/// The response to a call that is refused on arrival, before it reaches `DeadlineService`. `headers` are those of the request.
 #[must_use]
-pub fn refuse_at_once(error: &LookupError, retry_after: Duration, headers: &HeaderMap) -> Response<Body> {
+pub fn refuse_at_once(error: CallError, retry_after: Duration, headers: &HeaderMap) -> Response<Body> {
     let mut response = status::from(error, Some(retry_after)).into_http();
-    if let Ok(Some(asked)) = timeout(headers) {
-        limit_pushback(&mut response, asked);
+    if let Ok(Some(requested)) = timeout(headers) {
+        limit_pushback(&mut response, requested);
     }
     response
 }
 
-/// How long before its deadline a batch is answered: enough for most answers to reach the caller in time.
-const ON_ITS_WAY: Duration = Duration::from_millis(50);
+/// How long before its deadline a batch is answered: enough for most responses to reach the caller in time.
+const BATCH_MARGIN: Duration = Duration::from_millis(50);
 
-/// When a batch is answered with the results that are there: shortly before the call's deadline, which would discard them all.
+/// When a batch is answered with the results so far: shortly before the deadline of the call, which would discard them all.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AnswerBy {
-    begun: Instant,
-    within: Duration,
+pub(super) struct BatchDeadline {
+    started_at: Instant,
+    time: Duration,
 }
 
-impl AnswerBy {
-    /// For a call that begins now. A call with a malformed `grpc-timeout` is refused elsewhere.
+impl BatchDeadline {
+    /// For a call that starts now. A malformed `grpc-timeout` is refused by [`DeadlineService`].
     pub(super) fn new(headers: &HeaderMap, longest: Duration) -> Self {
-        let asked = timeout(headers).ok().flatten();
+        let requested = timeout(headers).ok().flatten();
         Self {
-            begun: Instant::now(),
-            within: before(asked.unwrap_or(longest).min(longest)),
+            started_at: Instant::now(),
+            time: with_margin(requested.unwrap_or(longest).min(longest)),
         }
     }
 
-    /// When that is. `None`: beyond all time.
+    /// The deadline; `None` if it is later than an [`Instant`] can be.
     pub(super) fn at(&self) -> Option<Instant> {
-        self.begun.checked_add(self.within)
+        self.started_at.checked_add(self.time)
     }
 
-    /// The time left until then.
+    /// The time left.
     pub(super) fn left(&self) -> Duration {
-        self.within.saturating_sub(self.begun.elapsed())
+        self.time.saturating_sub(self.started_at.elapsed())
     }
 }
 
-/// `allowed` less [`ON_ITS_WAY`], or less half of it if that is shorter.
-fn before(allowed: Duration) -> Duration {
-    allowed.saturating_sub(ON_ITS_WAY.min(allowed / 2))
+/// `allowed` less [`BATCH_MARGIN`], or less half of it if that is shorter.
+fn with_margin(allowed: Duration) -> Duration {
+    allowed.saturating_sub(BATCH_MARGIN.min(allowed / 2))
 }
 
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -224,27 +222,31 @@ mod tests {
     fn a_batch_is_answered_a_little_before_its_deadline() {
         let milliseconds = Duration::from_millis;
         for (allowed, answered) in [(30_000, 29_950), (100, 50), (60, 30), (0, 0)] {
-            assert_eq!(before(milliseconds(allowed)), milliseconds(answered), "{allowed}");
+            assert_eq!(
+                with_margin(milliseconds(allowed)),
+                milliseconds(answered),
+                "{allowed}"
+            );
         }
-        assert!(before(Duration::MAX) < Duration::MAX);
+        assert!(with_margin(Duration::MAX) < Duration::MAX);
     }
 
     #[test]
     fn a_pushback_that_would_outlast_the_deadline_is_no_retry() {
-        let told = |headers: &[(HeaderName, &'static str)], pause| {
+        let pushback = |headers: &[(HeaderName, &'static str)], pause| {
             let headers = headers.iter().cloned();
             let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value)));
-            let response = refuse_at_once(&LookupError::Overloaded(1), pause, &headers.collect());
+            let response = refuse_at_once(CallError::TooManyCalls(1), pause, &headers.collect());
             response.headers().get(status::PUSHBACK).cloned()
         };
         let milliseconds = Duration::from_millis;
-        assert_eq!(told(&[], milliseconds(90_000)).expect("a pushback"), "90000");
+        assert_eq!(pushback(&[], milliseconds(90_000)).expect("a pushback"), "90000");
         let second = [(TIMEOUT, "1S")];
-        assert_eq!(told(&second, milliseconds(999)).expect("a pushback"), "999");
-        assert_eq!(told(&second, milliseconds(1000)).expect("a pushback"), "-1");
-        assert_eq!(told(&second, Duration::ZERO), None);
+        assert_eq!(pushback(&second, milliseconds(999)).expect("a pushback"), "999");
+        assert_eq!(pushback(&second, milliseconds(1000)).expect("a pushback"), "-1");
+        assert_eq!(pushback(&second, Duration::ZERO), None);
         assert_eq!(
-            told(&[(TIMEOUT, "soon")], milliseconds(1000)).expect("a pushback"),
+            pushback(&[(TIMEOUT, "soon")], milliseconds(1000)).expect("a pushback"),
             "1000"
         );
     }

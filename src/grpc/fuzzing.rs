@@ -1,4 +1,4 @@
-//! See [`crate::fuzzing`].
+//! Fuzz targets of this module: see [`crate::fuzzing`].
 
 #![expect(clippy::missing_panics_doc, reason = "it is how they find something")]
 
@@ -8,11 +8,11 @@ use axum::extract::Query;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use super::{
-    PUSHBACK, convert,
+    CallError, PUSHBACK, convert,
     deadline::{self, InvalidTimeout, refuse_at_once},
-    json, status,
+    json,
 };
-use crate::{fuzzing::CHANNEL, latest::LookupError};
+use crate::fuzzing::CHANNEL;
 
 /// A `grpc-timeout`.
 pub fn grpc_timeout(bytes: &[u8]) {
@@ -20,25 +20,25 @@ pub fn grpc_timeout(bytes: &[u8]) {
         return;
     };
     let headers = HeaderMap::from_iter([(deadline::TIMEOUT, value)]);
-    let asked = deadline::timeout(&headers);
-    assert_eq!(asked, allowed(bytes).map(Some));
+    let timeout = deadline::timeout(&headers);
+    assert_eq!(timeout, allowed(bytes).map(Some));
 
     let pause = Duration::from_millis(bytes.iter().map(|byte| u64::from(*byte)).sum());
-    let response = refuse_at_once(&LookupError::Overloaded(1), pause, &headers);
+    let response = refuse_at_once(CallError::TooManyCalls(1), pause, &headers);
     let pushback = response
         .headers()
         .get(PUSHBACK)
         .and_then(|text| text.to_str().ok());
     let milliseconds = pause.as_millis().to_string();
-    let expected = match asked {
+    let expected = match timeout {
         _ if pause.is_zero() => None,
-        Ok(Some(asked)) if pause >= asked => Some("-1"),
+        Ok(Some(timeout)) if pause >= timeout => Some("-1"),
         _ => Some(milliseconds.as_str()),
     };
     assert_eq!(pushback, expected);
 }
 
-/// The time that a `grpc-timeout` names, by the words of the specification.
+/// The time of a `grpc-timeout`, implemented a second time from the specification.
 fn allowed(text: &[u8]) -> Result<Duration, InvalidTimeout> {
     let text = str::from_utf8(text).map_err(|_| InvalidTimeout)?;
     let units = [
@@ -78,11 +78,11 @@ pub fn json_query(bytes: &[u8]) {
             assert_eq!(again.ok(), Some(request), "it says something else in other words");
         }
         Err(error) => {
-            let response = json::refused(&status::from(&error, None));
+            let response = json::error_response(&error.into(), None);
             assert_eq!(response.status(), StatusCode::BAD_REQUEST);
             let body: serde_json::Value = serde_json::from_str(response.body()).expect("JSON");
             assert_eq!(body["code"], 3, "INVALID_ARGUMENT");
-            // What was sent is sent back once as a message, and once as that of the field.
+            // The message quotes the input, and is repeated for the invalid field.
             assert!(response.body().len() < 2000 + 20 * text.len());
         }
     }

@@ -1,4 +1,4 @@
-//! `grpc.health.v1`, of which tonic's own has no `List`, and ends a watch of an unknown service.
+//! The service `grpc.health.v1`. tonic's own has no `List`, and ends a watch of an unknown service.
 
 use std::pin::Pin;
 
@@ -18,10 +18,11 @@ use crate::{
     },
 };
 
-/// The services that have a status. The one without a name is the whole server.
+/// The services that have a status. The empty name stands for the whole server.
 const SERVICES: [&str; 2] = ["", SERVICE_NAME];
 
-/// Tells by the stage alone: an outage of the upstream is no reason to send callers to another replica, which has the same one.
+/// Derives health from the stage of the server alone: an outage of the upstream is the same at all replicas, so that callers need not go
+/// elsewhere.
 pub(super) struct Health(pub(super) Stages);
 
 fn status_of(service: &str, stage: Stage) -> ServingStatus {
@@ -71,19 +72,19 @@ impl health_server::Health for Health {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let service = request.into_inner().service;
-        let told = None;
-        let statuses = stream::unfold(Some((self.0.clone(), told)), move |watch| {
+        let last_sent = None;
+        let statuses = stream::unfold(Some((self.0.clone(), last_sent)), move |watch| {
             let service = service.clone();
             async move {
-                let (mut stages, told) = watch?;
+                let (mut stages, last_sent) = watch?;
                 loop {
                     let stage = *stages.borrow_and_update();
                     let status = status_of(&service, stage);
-                    if told != Some(status) {
+                    if last_sent != Some(status) {
                         return Some((Ok(response(status)), Some((stages, Some(status)))));
                     }
                     if stage == Stage::Closing || stages.changed().await.is_err() {
-                        return Some((Err(status::from(&LookupError::ShuttingDown, None)), None));
+                        return Some((Err(status::from(LookupError::ShuttingDown, None)), None));
                     }
                 }
             }

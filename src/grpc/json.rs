@@ -1,4 +1,4 @@
-//! The same answers over HTTP, as canonical protobuf JSON: for curl and whoever has no gRPC.
+//! `GetLatestVideo` over plain HTTP, with canonical protobuf JSON, for clients without gRPC.
 
 pub(super) mod answer;
 
@@ -6,35 +6,37 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::time::{Instant, timeout};
-use tonic::{Code, Status};
+use tonic::Code;
 
-use super::{Callers, Limits, Peer, Service, Tally, cache_status, convert, status};
+use super::{
+    CallError, CallMetrics, Callers, Limits, Peer, RequestError, Service, cache_status, convert, status,
+};
 use crate::{
-    latest::{Answer, Latest, LookupError, OVERLOAD_PAUSE, Policy, Reply},
+    latest::{Answer, Latest, OVERLOAD_PAUSE, Policy, Reply},
     proto::{self, v1},
 };
 
-/// Answers over HTTP.
-pub struct Http {
+/// The service behind the JSON API.
+pub struct JsonService {
     service: Service,
     deadline: Duration,
-    /// What caches on the way may do with an answer.
-    keep: HeaderValue,
+    /// The `Cache-Control` of answers.
+    cache_control: HeaderValue,
 }
 
-impl Http {
-    /// Answers as [`super::serve`] does, to the same `callers`.
+impl JsonService {
+    /// Creates the service. `callers` are shared with [`super::service`].
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "words and numbers")]
+    #[expect(clippy::missing_panics_doc, reason = "ASCII only")]
     pub fn new(
         latest: Arc<Latest>,
         policy: Policy,
         limits: Limits,
         callers: Arc<Callers>,
-        tally: Arc<Tally>,
+        metrics: Arc<CallMetrics>,
     ) -> Self {
-        // Caches reckon as plaque does: from the age, how long the answer is fresh, and what to do with it then.
-        let keep = format!(
+        // Caches apply the same freshness policy as plaque.
+        let cache_control = format!(
             "public, max-age={}, stale-while-revalidate={}, stale-if-error={}",
             policy.fresh_for.as_secs(),
             policy.stale_while_revalidate.as_secs(),
@@ -45,24 +47,21 @@ impl Http {
                 latest,
                 callers,
                 longest_watch: limits.watch,
-                tally,
+                metrics,
             },
             deadline: limits.deadline,
-            keep: HeaderValue::try_from(keep).expect("a header's value"),
+            cache_control: HeaderValue::try_from(cache_control).expect("a valid header value"),
         }
     }
 
-    /// The answer to one request more than the `limit` that may be in progress.
+    /// The response to a request beyond the `limit` of requests in progress.
     #[must_use]
-    pub fn too_many(&self, limit: usize) -> Response<String> {
-        refused(&status::from(
-            &LookupError::TooManyCalls(limit),
-            Some(OVERLOAD_PAUSE),
-        ))
+    pub fn overloaded(&self, limit: usize) -> Response<String> {
+        error_response(&CallError::TooManyCalls(limit), Some(OVERLOAD_PAUSE))
     }
 
-    /// The newest upload of the channel `channel_id`, for a caller that is known by its connection and its request's headers. `parameters` are the
-    /// other fields of a `GetLatestVideoRequest`.
+    /// Returns the newest upload of a channel. `parameters` are the other fields of a `GetLatestVideoRequest`; `peer` and `headers` identify
+    /// the caller.
     pub async fn latest_video(
         &self,
         peer: Peer,
@@ -72,37 +71,37 @@ impl Http {
     ) -> Response<String> {
         let request = match request(channel_id, parameters) {
             Ok(request) => request,
-            Err(error) => return refused(&status::from(&error, None)),
+            Err(error) => return error_response(&error.into(), None),
         };
         let deadline = Instant::now().checked_add(self.deadline);
         let caller = || self.service.callers.caller(peer, headers, deadline);
         let reply = match timeout(self.deadline, self.service.get(&request, &caller)).await {
             Ok(Ok(reply)) => reply,
-            Ok(Err(status)) => return refused(&status),
-            Err(_elapsed) => return refused(&status::from(&LookupError::Deadline, None)),
+            Ok(Err(error)) => return error_response(&error.into(), None),
+            Err(_elapsed) => return error_response(&CallError::Deadline, None),
         };
-        let made = reply.made;
+        let cache_status = reply.cache_status;
         let mut response = match reply {
             Reply {
                 outcome: Ok(answer), ..
-            } => self.found(&answer),
+            } => self.success(&answer),
             Reply {
                 outcome: Err(error),
                 retry_after,
                 ..
-            } => refused(&status::from(&error, retry_after)),
+            } => error_response(&error.into(), retry_after),
         };
-        cache_status::tell(made, response.headers_mut());
+        cache_status::set(cache_status, response.headers_mut());
         response
     }
 
-    fn found(&self, answer: &Answer) -> Response<String> {
-        let mut response = json(StatusCode::OK, answer::line(answer));
-        // Rounded up, since `ttl` is rounded down: their sum is `max-age`.
+    fn success(&self, answer: &Answer) -> Response<String> {
+        let mut response = json_response(StatusCode::OK, answer::to_json(answer));
+        // Rounded up, since `ttl` is rounded down, so that their sum is `max-age`.
         let age = answer.age.as_secs() + u64::from(answer.age.subsec_nanos() > 0);
         let headers = response.headers_mut();
         headers.insert(header::AGE, age.into());
-        headers.insert(header::CACHE_CONTROL, self.keep.clone());
+        headers.insert(header::CACHE_CONTROL, self.cache_control.clone());
         response
     }
 }
@@ -110,7 +109,7 @@ impl Http {
 pub(super) fn request(
     channel_id: String,
     parameters: Vec<(String, String)>,
-) -> Result<v1::GetLatestVideoRequest, LookupError> {
+) -> Result<v1::GetLatestVideoRequest, RequestError> {
     let mut request = v1::GetLatestVideoRequest {
         channel_id,
         ..v1::GetLatestVideoRequest::default()
@@ -119,33 +118,36 @@ pub(super) fn request(
         match name.as_str() {
             "kind" => request.kind = convert::kind_named(&value)?,
             "max_age" | "maxAge" => {
-                request.max_age = Some(value.parse().map_err(|_| LookupError::InvalidMaxAge)?);
+                request.max_age = Some(value.parse().map_err(|_| RequestError::InvalidMaxAge)?);
             }
-            _ => return Err(LookupError::UnknownParameter(name.into())),
+            _ => return Err(RequestError::UnknownParameter(name.into())),
         }
     }
     Ok(request)
 }
 
-/// An error as a `google.rpc.Status`.
-pub(super) fn refused(status: &Status) -> Response<String> {
+/// An error response, with a `google.rpc.Status` as JSON.
+pub(super) fn error_response(error: &CallError, pause: Option<Duration>) -> Response<String> {
+    let (status, retry_after) = status::with_retry_after(error, pause);
     let details = proto::status_to_json(status.details());
-    // Only if the descriptors that the build made are broken.
+    // Fails only if the descriptors generated by the build are broken.
     let (code, body) = details.map_or((StatusCode::INTERNAL_SERVER_ERROR, String::new()), |details| {
         (http_status(status.code()), details + "\n")
     });
-    let mut response = json(code, body);
+    let mut response = json_response(code, body);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let pause = status.metadata().get(status::PUSHBACK);
-    let pause = pause.and_then(|pause| pause.to_str().ok()?.parse::<u64>().ok());
-    if let Some(milliseconds) = pause {
-        headers.insert(header::RETRY_AFTER, milliseconds.div_ceil(1000).into());
+    if let Some(retry_after) = retry_after {
+        let seconds = retry_after.as_millis().div_ceil(1000);
+        headers.insert(
+            header::RETRY_AFTER,
+            u64::try_from(seconds).unwrap_or(u64::MAX).into(),
+        );
     }
     response
 }
 
-/// What HTTP calls it, as `google.rpc.Code` has it.
+/// The HTTP status that `google.rpc.Code` documents for `code`.
 fn http_status(code: Code) -> StatusCode {
     match code {
         Code::InvalidArgument => StatusCode::BAD_REQUEST,
@@ -157,7 +159,7 @@ fn http_status(code: Code) -> StatusCode {
     }
 }
 
-fn json(status: StatusCode, body: String) -> Response<String> {
+fn json_response(status: StatusCode, body: String) -> Response<String> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("application/json");

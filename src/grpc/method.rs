@@ -1,9 +1,9 @@
-//! What a call is known by: its method, and how it ended.
+//! The labels of a call in metrics and spans: its method and its status code.
 
 use http::HeaderMap;
 use tonic::{Code, Status};
 
-/// A method that is served, or any other.
+/// A method of the server; [`Other`](Self::Other) stands for unknown ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "their paths say it")]
 pub enum Method {
@@ -19,7 +19,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// All of them, in their order, with their paths; the one that nearly all calls are of first.
+    /// All methods in declaration order, with their paths. The most frequent comes first.
     const ALL: [(Self, &'static str); 9] = [
         (Self::GetLatestVideo, "/plaque.v1.LatestVideo/GetLatestVideo"),
         (
@@ -38,27 +38,27 @@ impl Method {
             Self::ReflectionAlpha,
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         ),
-        // OpenTelemetry's name for what a caller could make up.
+        // OpenTelemetry's name for unknown methods, of which callers can make up any number.
         (Self::Other, "/_OTHER"),
     ];
 
-    /// How many there are.
+    /// The number of methods.
     pub(super) const COUNT: usize = Self::ALL.len();
 
-    /// The method that a call to `path` is of.
+    /// The method with the given path.
     #[must_use]
     pub fn of(path: &str) -> Self {
         let found = Self::ALL.iter().find(|(_, known)| *known == path);
         found.map_or(Self::Other, |(method, _)| *method)
     }
 
-    /// Its full name, as `plaque.v1.LatestVideo/GetLatestVideo`.
+    /// The full name, such as `plaque.v1.LatestVideo/GetLatestVideo`.
     #[must_use]
     pub fn name(self) -> &'static str {
         &Self::ALL[self as usize].1[1..]
     }
 
-    /// Whether its calls stay open once they are answered.
+    /// Whether its responses are streams.
     #[must_use]
     pub fn is_stream(self) -> bool {
         matches!(
@@ -67,8 +67,8 @@ impl Method {
         )
     }
 
-    /// Whether its calls ask how the server is. Those are never too many: a mesh that gets no answer takes the server for dead,
-    /// gives its calls to the others, and then takes those for dead.
+    /// Whether it is a health check. These are not limited: a mesh that gets no answer considers the server dead, sends its calls to other
+    /// replicas, and then considers those dead.
     #[must_use]
     pub fn is_health(self) -> bool {
         matches!(self, Self::HealthCheck | Self::HealthList | Self::HealthWatch)
@@ -79,11 +79,11 @@ impl Method {
     }
 }
 
-/// How a call ended: its status code.
+/// The status code with which a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended(Code);
 
-/// As gRPC's specification writes them, in the order of their numbers.
+/// The names in gRPC's specification, in the order of their numbers.
 const NAMES: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -105,28 +105,28 @@ const NAMES: [&str; 17] = [
 ];
 
 impl Ended {
-    /// The caller was gone before its answer had gone out.
+    /// The caller left before the response was sent.
     pub const CANCELLED: Self = Self(Code::Cancelled);
 
-    /// How many ways there are.
+    /// The number of status codes.
     pub(super) const COUNT: usize = NAMES.len();
 
-    /// What `headers`, or trailers, say of it.
+    /// The status in response headers or trailers, if they have one.
     #[must_use]
-    pub fn told(headers: &HeaderMap) -> Option<Self> {
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let status = headers.get(Status::GRPC_STATUS)?;
         Some(Self(Code::from_bytes(status.as_bytes())))
     }
 
-    /// The code's name, as `NOT_FOUND`.
+    /// The name of the code, such as `NOT_FOUND`.
     #[must_use]
     pub fn name(self) -> &'static str {
         NAMES[self.number()]
     }
 
-    /// Whether the server failed, as OpenTelemetry has it, and not its caller.
+    /// Whether OpenTelemetry counts the code as an error of the server.
     #[must_use]
-    pub fn is_our_fault(self) -> bool {
+    pub fn is_server_error(self) -> bool {
         matches!(
             self.0,
             Code::Unknown
@@ -173,12 +173,12 @@ mod tests {
     #[test]
     fn how_a_call_ended_is_in_its_status() {
         let mut headers = HeaderMap::new();
-        assert_eq!(Ended::told(&headers), None);
+        assert_eq!(Ended::from_headers(&headers), None);
         headers.insert(Status::GRPC_STATUS, "5".parse().expect("a value"));
-        let told = Ended::told(&headers).expect("told");
-        assert_eq!((told.name(), told.is_our_fault()), ("NOT_FOUND", false));
+        let ended = Ended::from_headers(&headers).expect("a status");
+        assert_eq!((ended.name(), ended.is_server_error()), ("NOT_FOUND", false));
         headers.insert(Status::GRPC_STATUS, "99".parse().expect("a value"));
-        let told = Ended::told(&headers).expect("told");
-        assert_eq!((told.name(), told.is_our_fault()), ("UNKNOWN", true));
+        let ended = Ended::from_headers(&headers).expect("a status");
+        assert_eq!((ended.name(), ended.is_server_error()), ("UNKNOWN", true));
     }
 }

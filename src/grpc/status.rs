@@ -1,8 +1,8 @@
-//! From a [`LookupError`] to what a caller gets: a status code, a reason to switch on, and when to ask again.
+//! Maps a [`CallError`] to a gRPC status: code, reason, message and retry information.
 //!
-//! Callers get three things. The *code* decides what generic middleware does (retry, alert, give up). The *reason* in
-//! `google.rpc.ErrorInfo` is for programs; it is part of the contract and never changes its meaning. The *message* is for
-//! people, and may change. Nothing of a panic, an address or a configuration is in any of them: that is in the log.
+//! The *code* is for generic middleware (retry, alert, give up). The *reason* in `google.rpc.ErrorInfo` is for programs; it is part of
+//! the contract and never changes its meaning. The *message* is for people, and may change. None of them has details of a panic, an
+//! address or the configuration; those are logged instead.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,18 +10,19 @@ use http::{HeaderName, Response};
 use tonic::{Code, Status, body::Body, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::{CallError, RequestError};
 use crate::{latest::LookupError, proto::v1::LookupFailure, upstream::UpstreamError};
 
 /// The domain of every `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "plaque";
 
-/// gRPC's own name for "retry after": clients with a retry policy wait as long (gRFC A6).
+/// gRPC's header for "retry after", which clients with a retry policy obey (gRFC A6).
 pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The beginnings of tonic's status messages for a request that it cannot decode: invalid protobuf, a truncated frame, no frame.
 ///
 /// Its messages about compression are not among them: gRPC's specification requires INTERNAL for those.
-const UNREADABLE: [&str; 3] = [
+const UNDECODABLE: [&str; 3] = [
     "failed to decode Protobuf message",
     "Unexpected EOF decoding stream",
     "Missing request message",
@@ -30,20 +31,41 @@ const UNREADABLE: [&str; 3] = [
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// The code and reason of an error.
-fn classify(error: &LookupError) -> (Code, &'static str) {
+fn classify(error: &CallError) -> (Code, &'static str) {
+    match error {
+        CallError::Request(error) => classify_request(error),
+        CallError::Lookup(error) => classify_lookup(error),
+        CallError::TooManyCalls(_) | CallError::TooManyHealthWatches(_) => {
+            (Code::ResourceExhausted, "OVERLOADED")
+        }
+        // The code that a client sees when its connection is refused.
+        CallError::TooManyConnections => (Code::Unavailable, "TOO_MANY_CONNECTIONS"),
+        CallError::Deadline | CallError::WatchExpired => (Code::DeadlineExceeded, "DEADLINE"),
+        CallError::Panicked => (Code::Internal, "CALL_PANICKED"),
+    }
+}
+
+fn classify_request(error: &RequestError) -> (Code, &'static str) {
+    use RequestError as E;
+    let reason = match error {
+        E::InvalidChannelId(_) => "INVALID_CHANNEL_ID",
+        E::InvalidKind(_) => "INVALID_KIND",
+        E::InvalidMaxAge => "INVALID_MAX_AGE",
+        E::InvalidPublishedAfter => "INVALID_PUBLISHED_AFTER",
+        E::InvalidResumeToken(_) => "INVALID_RESUME_TOKEN",
+        E::InvalidTimeout => "INVALID_TIMEOUT",
+        E::MalformedMessage(_) => "MALFORMED_MESSAGE",
+        E::UnknownParameter(_) => "UNKNOWN_PARAMETER",
+        E::NoChannels(_) => "NO_CHANNELS",
+        E::TooManyChannels { .. } => "TOO_MANY_CHANNELS",
+        E::Compressed => return (Code::Unimplemented, "COMPRESSED_MESSAGE"),
+    };
+    (Code::InvalidArgument, reason)
+}
+
+fn classify_lookup(error: &LookupError) -> (Code, &'static str) {
     use LookupError as E;
     match error {
-        E::InvalidChannelId(_) => (Code::InvalidArgument, "INVALID_CHANNEL_ID"),
-        E::InvalidKind(_) => (Code::InvalidArgument, "INVALID_KIND"),
-        E::InvalidMaxAge => (Code::InvalidArgument, "INVALID_MAX_AGE"),
-        E::InvalidPublishedAfter => (Code::InvalidArgument, "INVALID_PUBLISHED_AFTER"),
-        E::InvalidResumeToken(_) => (Code::InvalidArgument, "INVALID_RESUME_TOKEN"),
-        E::InvalidTimeout => (Code::InvalidArgument, "INVALID_TIMEOUT"),
-        E::MalformedMessage(_) => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
-        E::Compressed => (Code::Unimplemented, "COMPRESSED_MESSAGE"),
-        E::UnknownParameter(_) => (Code::InvalidArgument, "UNKNOWN_PARAMETER"),
-        E::NoChannels(_) => (Code::InvalidArgument, "NO_CHANNELS"),
-        E::TooManyChannels { .. } => (Code::InvalidArgument, "TOO_MANY_CHANNELS"),
         E::ChannelNotFound(_) => (Code::NotFound, "CHANNEL_NOT_FOUND"),
         E::NoUploads { .. } => (Code::NotFound, "NO_UPLOADS"),
         E::Upstream(error) => match error {
@@ -59,43 +81,39 @@ fn classify(error: &LookupError) -> (Code, &'static str) {
                 (Code::Unavailable, "UPSTREAM_ERROR")
             }
         },
-        E::Overloaded(_) | E::TooManyCalls(_) | E::TooManyHealthWatches(_) | E::TooManyWatched(_) => {
-            (Code::ResourceExhausted, "OVERLOADED")
-        }
-        // The code that a client sees when its connection is refused.
-        E::TooManyConnections => (Code::Unavailable, "TOO_MANY_CONNECTIONS"),
-        E::Deadline | E::WatchedLong => (Code::DeadlineExceeded, "DEADLINE"),
-        E::CallPanicked => (Code::Internal, "CALL_PANICKED"),
+        E::Overloaded(_) | E::TooManyWatched(_) => (Code::ResourceExhausted, "OVERLOADED"),
         E::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
     }
 }
 
-/// The field of the request that is at fault.
-fn bad_field(error: &LookupError) -> Option<&'static str> {
+/// The request field that is invalid.
+fn bad_field(error: &CallError) -> Option<&'static str> {
+    let CallError::Request(error) = error else {
+        return None;
+    };
     match error {
-        LookupError::InvalidChannelId(_) => Some("channel_id"),
-        LookupError::InvalidKind(_) => Some("kind"),
-        LookupError::InvalidMaxAge => Some("max_age"),
-        LookupError::InvalidPublishedAfter => Some("published_after"),
-        LookupError::InvalidResumeToken(_) => Some("resume_tokens"),
-        LookupError::NoChannels(_) | LookupError::TooManyChannels { .. } => Some("channel_ids"),
+        RequestError::InvalidChannelId(_) => Some("channel_id"),
+        RequestError::InvalidKind(_) => Some("kind"),
+        RequestError::InvalidMaxAge => Some("max_age"),
+        RequestError::InvalidPublishedAfter => Some("published_after"),
+        RequestError::InvalidResumeToken(_) => Some("resume_tokens"),
+        RequestError::NoChannels(_) | RequestError::TooManyChannels { .. } => Some("channel_ids"),
         _ => None,
     }
 }
 
-/// When a caller should ask again, if it should: only what may be otherwise the next time is worth another call, and "at once"
-/// would be an invitation to a storm.
-fn retry(code: Code, retry_after: Option<Duration>) -> Option<Duration> {
-    let passes = matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::Internal);
-    retry_after.filter(|pause| passes && !pause.is_zero())
+/// How long to wait before a retry, given the pause that the failed lookup asks for. `None` where a retry cannot help, and for a pause of
+/// zero: an immediate retry of every caller would be a storm.
+fn retry_after(code: Code, pause: Option<Duration>) -> Option<Duration> {
+    let is_transient = matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::Internal);
+    pause.filter(|pause| is_transient && !pause.is_zero())
 }
 
-/// The status that tells of `error`, and of when to ask again.
-#[must_use]
-pub fn from(error: &LookupError, retry_after: Option<Duration>) -> Status {
+/// The status of a failed call, and how long its caller should wait before a retry.
+pub(super) fn with_retry_after(error: &CallError, pause: Option<Duration>) -> (Status, Option<Duration>) {
     let (code, reason) = classify(error);
     let message = error.to_string();
-    let retry_after = retry(code, retry_after);
+    let retry_after = retry_after(code, pause);
 
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     if let Some(field) = bad_field(error) {
@@ -104,9 +122,15 @@ pub fn from(error: &LookupError, retry_after: Option<Duration>) -> Status {
     if retry_after.is_some() {
         details.set_retry_info(retry_after);
     }
-    let mut status = Status::with_error_details(code, message, details);
-    if let Some(pause) = retry_after {
-        let milliseconds = i32::try_from(pause.as_millis()).unwrap_or(i32::MAX);
+    (Status::with_error_details(code, message, details), retry_after)
+}
+
+/// The status of a failed call, with the pushback that tells clients how long to wait before a retry.
+#[must_use]
+pub fn from(error: impl Into<CallError>, pause: Option<Duration>) -> Status {
+    let (mut status, retry_after) = with_retry_after(&error.into(), pause);
+    if let Some(retry_after) = retry_after {
+        let milliseconds = i32::try_from(retry_after.as_millis()).unwrap_or(i32::MAX);
         status
             .metadata_mut()
             .insert(PUSHBACK, MetadataValue::from(milliseconds));
@@ -114,12 +138,12 @@ pub fn from(error: &LookupError, retry_after: Option<Duration>) -> Status {
     status
 }
 
-/// Replaces tonic's response to a request that it cannot decode with a MALFORMED_MESSAGE, and gives that to a compressed one its reason;
-/// returns any other `response` unchanged.
+/// Adds the reason to tonic's own errors: MALFORMED_MESSAGE for a request that it cannot decode, COMPRESSED_MESSAGE for a compressed one.
+/// Returns any other `response` unchanged.
 ///
-/// tonic ends such a call before the service sees it, with INTERNAL and no details, as if the server had failed. The message text is the
-/// only thing that tells these apart from other INTERNALs. A codec would see the undecodable protobuf, but not the truncated frame.
-pub(super) fn explained(mut response: Response<Body>) -> Response<Body> {
+/// tonic ends such a call before the service sees it, with INTERNAL and no details, as if the server had failed. Only the message text
+/// distinguishes these from other INTERNALs. A codec would see the undecodable protobuf, but not the truncated frame.
+pub(super) fn add_reason(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
     let Some(code) = headers.get(Status::GRPC_STATUS) else {
         return response;
@@ -129,16 +153,16 @@ pub(super) fn explained(mut response: Response<Body>) -> Response<Body> {
     }
     match Code::from_bytes(code.as_bytes()) {
         Code::Internal => match Status::from_header_map(headers) {
-            Some(status) if UNREADABLE.iter().any(|text| status.message().starts_with(text)) => {
-                from(&LookupError::MalformedMessage(status.message().into()), None).into_http()
+            Some(status) if UNDECODABLE.iter().any(|text| status.message().starts_with(text)) => {
+                from(RequestError::MalformedMessage(status.message().into()), None).into_http()
             }
             _ => response,
         },
         Code::Unimplemented => match headers.get(ACCEPT_ENCODING) {
-            // gRPC's specification asks for this header beside the code: what the server does read.
+            // gRPC's specification requires this header beside the code: the encodings that the server accepts.
             Some(accepted) => {
                 let accepted = accepted.clone();
-                response = from(&LookupError::Compressed, None).into_http();
+                response = from(RequestError::Compressed, None).into_http();
                 response.headers_mut().insert(ACCEPT_ENCODING, accepted);
                 response
             }
@@ -148,13 +172,13 @@ pub(super) fn explained(mut response: Response<Body>) -> Response<Body> {
     }
 }
 
-/// The same, as a message within an answer that succeeds.
-pub(super) fn failure(error: &LookupError, retry_after: Option<Duration>) -> LookupFailure {
+/// The same error as a part of a successful response: one channel of a batch, or an event of a watch.
+pub(super) fn lookup_failure(error: &CallError, pause: Option<Duration>) -> LookupFailure {
     let (code, reason) = classify(error);
     LookupFailure {
         code: code.into(),
         reason: reason.into(),
         message: error.to_string(),
-        retry_after: retry(code, retry_after).and_then(|pause| pause.try_into().ok()),
+        retry_after: retry_after(code, pause).and_then(|pause| pause.try_into().ok()),
     }
 }

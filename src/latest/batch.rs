@@ -1,23 +1,23 @@
-//! Batches: several queries at once, with one deadline.
+//! Batches: several queries with one deadline.
 
 use std::{collections::HashMap, future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::{Latest, Made, Query, Reply};
+use super::{CacheStatus, Latest, Query, Reply};
 use crate::upstream::Caller;
 
 impl Latest {
-    /// Answers all `queries`, for nobody in particular: see [`Self::get_all_for`].
+    /// Answers all `queries` for an anonymous caller: see [`Self::get_all_for`].
     pub async fn get_all(&self, queries: &[Query], within: Duration) -> Vec<Option<Reply>> {
         self.get_all_for(queries, within, &Caller::default).await
     }
 
-    /// Answers all `queries` concurrently; one reply for each, in their order. `None` where there was no answer `within` that time; its
-    /// lookup goes on.
+    /// Answers all `queries` concurrently and returns their replies in order. `None` stands for a query that was not answered `within` the
+    /// time; its flight goes on.
     ///
-    /// Equal queries are asked once and count as one waiter. All lookups are for the one `caller`.
+    /// Equal queries are run once and count as one waiter. All flights are for the one `caller`.
     pub async fn get_all_for(
         &self,
         queries: &[Query],
@@ -31,39 +31,39 @@ impl Latest {
             .map(|(index, query)| *first.entry(*query).or_insert(index))
             .collect();
         let mut answered: Vec<Option<Reply>> = queries.iter().map(|_| None).collect();
-        let mut asked = FuturesUnordered::new();
+        let mut waiting = FuturesUnordered::new();
         let mut spare = None;
         for (index, _) in firsts.iter().enumerate().filter(|(index, first)| index == *first) {
-            let ask = async move { (index, self.get_for(queries[index], caller).await) };
-            let mut asking = match spare.take() {
-                None => ReusableBoxFuture::new(ask),
+            let run = async move { (index, self.get_for(queries[index], caller).await) };
+            let mut running = match spare.take() {
+                None => ReusableBoxFuture::new(run),
                 Some(mut used) => {
-                    ReusableBoxFuture::set(&mut used, ask);
+                    ReusableBoxFuture::set(&mut used, run);
                     used
                 }
             };
-            // What is known is answered at once, all in one place.
-            match poll_fn(|context| Poll::Ready(asking.poll(context))).await {
+            // Hits are answered at once, and their futures share one allocation.
+            match poll_fn(|context| Poll::Ready(running.poll(context))).await {
                 Poll::Ready((index, reply)) => {
                     answered[index] = Some(reply);
-                    spare = Some(asking);
+                    spare = Some(running);
                 }
-                Poll::Pending => asked.push(asking),
+                Poll::Pending => waiting.push(running),
             }
         }
         let mut over = pin!(tokio::time::sleep(within));
         loop {
             tokio::select! {
-                // Replies first: what is known is returned even if no time is left.
+                // Replies first: those that are there are returned even if no time is left.
                 biased;
-                reply = asked.next() => match reply {
+                reply = waiting.next() => match reply {
                     Some((index, reply)) => answered[index] = Some(reply),
                     None => break,
                 },
                 () = &mut over => break,
             }
         }
-        drop(asked);
+        drop(waiting);
         for (index, first) in firsts
             .into_iter()
             .enumerate()
@@ -76,10 +76,10 @@ impl Latest {
 }
 
 impl Reply {
-    /// The reply to an equal query of the same batch, which shared the lookup of the first.
+    /// The reply to an equal query of the same batch, which shared the flight of the first.
     fn repeated(&self) -> Self {
         let mut reply = self.clone();
-        if let Made::Forwarded { collapsed, .. } = &mut reply.made {
+        if let CacheStatus::Forwarded { collapsed, .. } = &mut reply.cache_status {
             *collapsed = true;
         }
         reply

@@ -1,4 +1,4 @@
-//! A channel that exists, looked up where nobody can tell whether a 404 means anything.
+//! The canary: a channel that is known to exist, looked up to tell whether 404s mean anything.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,10 +11,10 @@ use crate::{
     video::ChannelId,
 };
 
-/// The canary, and how often it was looked up.
+/// The canary and its counters.
 pub(super) struct Canary {
     pub(super) channel: ChannelId,
-    /// Held during a lookup, so that flights in doubt share one. Ends with the lookup, or with the flight that makes it.
+    /// Held during a lookup, so that flights share one. Released at the end of the lookup, or of the flight that makes it.
     lookup: Mutex<()>,
     found: AtomicU64,
     not_found: AtomicU64,
@@ -32,13 +32,13 @@ impl Canary {
         }
     }
 
-    /// Whether a 404 says nothing: looks the canary up, unless another flight has done so meanwhile.
-    pub(super) async fn settle(&self, outage: &Outage, upstream: &dyn Upstream) -> bool {
+    /// Whether 404s mean nothing: looks the canary up, unless another flight has done so meanwhile.
+    pub(super) async fn is_outage(&self, outage: &Outage, upstream: &dyn Upstream) -> bool {
         let _lookup = self.lookup.lock().await;
-        if let Some(is_outage) = outage.decide(clock::now()) {
+        if let Some(is_outage) = outage.is_outage(clock::now()) {
             return is_outage;
         }
-        // Callers wait for it. It counts as found before, which it nearly always was.
+        // Callers wait for this lookup. It is queued with those of channels found before, which the canary nearly always was.
         let request = LookupRequest {
             purpose: Purpose::Awaited,
             found_before: true,
@@ -51,11 +51,11 @@ impl Canary {
             Err(_) => (Verdict::Failed, &self.failed),
         };
         count.fetch_add(1, Relaxed);
-        outage.settle(verdict, clock::now());
+        outage.record_verdict(verdict, clock::now());
         verdict != Verdict::Found
     }
 
-    /// How many lookups have found it, have not, and have failed.
+    /// The number of lookups that found it, that did not, and that failed.
     pub(super) fn lookups(&self) -> [u64; 3] {
         [&self.found, &self.not_found, &self.failed].map(|count| count.load(Relaxed))
     }

@@ -1,14 +1,11 @@
-//! Which part of a channel's [`Timeline`] a watcher has been sent, and what it is to be sent next.
+//! A watch's position in a channel's [`Timeline`]: what was sent, and what to send next. Pure: time is a parameter.
 //!
 //! **The rule.** An upload is sent if it was not sent before and was published after the cursor's *floor*: the oldest upload of the
-//! snapshot with which the watch began, or the time with which it was to begin. So whatever moves up in the feed because others were
-//! deleted is not sent, at whichever look it shows. What the watcher could not be sent, since the feed did not show it when it
-//! began, resumed or read, is sent when it shows.
+//! snapshot with which the watch began, or the requested start time. So an upload that moves up in the feed because others were deleted
+//! is never sent. An upload that the feed did not show when the watch began, resumed or read is sent when the feed shows it.
 //!
-//! A cursor does not hold a queue. It knows what it was sent as a window of sequence numbers, as IPsec's anti-replay window
-//! (RFC 4303, section 3.4.3): a slow reader finds in the newest timeline all that it has missed and that is still shown.
-//!
-//! Pure: the time is an argument.
+//! A cursor has no queue. It records what was sent as a window of sequence numbers, like IPsec's anti-replay window (RFC 4303, section
+//! 3.4.3): a slow reader finds in the newest timeline all that it has missed and that the feed still shows.
 
 #[cfg(test)]
 mod tests;
@@ -22,36 +19,37 @@ use super::{
 };
 use crate::video::{Kind, Moment, Video};
 
-/// A feed that is empty when a watch begins may be a bad answer, or up to 15 minutes old. When it fills, uploads that are older than
-/// this before the beginning were there all along.
+/// A feed that is empty when a watch begins may be an error, or up to 15 minutes old. Uploads that appear later and were published more
+/// than this before the beginning are not new.
 const EMPTY_SINCE: Duration = Duration::from_hours(1);
 
-/// What a watcher was sent of one channel.
+/// What a watch was sent of one channel.
 pub(super) struct Cursor {
     phase: Phase,
-    /// The reason of the problem that was sent, and is not over: [`LookupError::reason_code`](super::LookupError::reason_code).
-    trouble: Option<u8>,
-    /// The newest number when the watch began. What has a greater one is sent if it is above the floor; for these the window says it.
+    /// The reason of the problem that was sent and is not over: [`LookupError::reason_code`](super::LookupError::reason_code).
+    problem: Option<u8>,
+    /// The newest number when the watch began. Uploads with greater numbers are sent if they are above the floor; for others the window
+    /// alone decides.
     begun_at: u32,
     sent: Window,
-    /// Which numbers up to that were in the feed then, and are to be sent first: as the window's bits.
+    /// The numbers up to `begun_at` that were in the feed then and are to be sent first, as bits like those of the window.
     initial: u64,
-    /// What was published at this time or before is not sent. Until the watch has begun: the time with which it is to begin.
+    /// Uploads published at or before this time are not sent. Before the watch has begun, the requested start time.
     floor: Moment,
-    /// What this watch knew elsewhere, and this timeline has not shown yet.
+    /// Uploads of a resume token that this timeline has not shown yet.
     unmatched: Option<Box<[Entry]>>,
 }
 
-/// What happens next to the watcher of a channel.
+/// The next event of a watched channel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The upload with this index in the newest snapshot.
+    /// An upload, by its index in the newest snapshot.
     Upload {
         index: usize,
-        /// It was there when the watch began.
+        /// It was in the feed when the watch began.
         initial: bool,
     },
-    /// Lookups fail, for another reason than before if they failed before.
+    /// Lookups fail, or fail for another reason than before.
     Problem,
     /// Lookups work again.
     Recovered,
@@ -60,7 +58,7 @@ pub(super) enum Step {
 }
 
 impl Cursor {
-    /// Begins with what was published after a time, or with the newest upload.
+    /// Creates a cursor that begins after a time, or with the newest upload.
     pub(super) fn new(published_after: Option<Moment>) -> Self {
         let (phase, floor) = match published_after {
             Some(after) => (Phase::After, after),
@@ -68,7 +66,7 @@ impl Cursor {
         };
         Self {
             phase,
-            trouble: None,
+            problem: None,
             initial: 0,
             begun_at: 0,
             sent: Window::default(),
@@ -77,14 +75,14 @@ impl Cursor {
         }
     }
 
-    /// What happens next, to a watcher of uploads of `kind`. `None` until the timeline changes.
+    /// The next event for a watch of uploads of `kind`; `None` until the timeline changes.
     pub(super) fn next(&mut self, timeline: &Timeline, kind: Option<Kind>, now: Moment) -> Option<Step> {
         if timeline.channel().is_some() {
-            if self.take_in(timeline, kind, now) {
+            if self.advance(timeline, kind, now) {
                 return Some(Step::Missed);
             }
-            if self.trouble.is_some() && timeline.trouble().is_none() {
-                self.trouble = None;
+            if self.problem.is_some() && timeline.problem().is_none() {
+                self.problem = None;
                 return Some(Step::Recovered);
             }
             if let Some(next) = self.pending(timeline, kind) {
@@ -96,15 +94,15 @@ impl Cursor {
             }
             self.initial = 0;
         }
-        let reason = timeline.trouble().map(|trouble| trouble.error.reason_code());
-        if reason.is_some() && reason != self.trouble {
-            self.trouble = reason;
+        let reason = timeline.problem().map(|problem| problem.error.reason_code());
+        if reason.is_some() && reason != self.problem {
+            self.problem = reason;
             return Some(Step::Problem);
         }
         None
     }
 
-    /// The next upload to be sent: of those that are shown and were not sent, the oldest.
+    /// The next upload to send: the oldest in the feed that was not sent.
     fn pending(&self, timeline: &Timeline, kind: Option<Kind>) -> Option<Shown> {
         let channel = timeline.channel()?;
         let is_wanted = |shown: &Shown| {
@@ -123,8 +121,8 @@ impl Cursor {
             .min_by_key(|shown| (published(shown), shown.number))
     }
 
-    /// Takes in what has appeared since the last time. Says whether there may have been more than is shown.
-    fn take_in(&mut self, timeline: &Timeline, kind: Option<Kind>, now: Moment) -> bool {
+    /// Advances to the newest snapshot. Returns whether uploads may have been missed: appeared and left the feed since the last call.
+    fn advance(&mut self, timeline: &Timeline, kind: Option<Kind>, now: Moment) -> bool {
         match self.phase {
             Phase::Newest | Phase::After | Phase::Empty => {
                 self.begin(timeline, kind, now);
@@ -144,14 +142,14 @@ impl Cursor {
             shares |= self.match_token(unmatched.into_vec(), timeline, known);
         }
         self.phase = Phase::Begun;
-        // A feed that goes back to the floor has no gap.
+        // There is no gap if the feed reaches back to the floor.
         let is_below = |upload: Video<'_>| upload.moment().is_some() && !self.is_above(upload.moment());
         shares |= channel.uploads().any(is_below);
         let has_newer = channel.uploads().any(|upload| self.is_above(upload.moment()));
         had_any && !shares && has_newer
     }
 
-    /// Begins with the newest snapshot: marks as sent what is not to be sent.
+    /// Begins with the newest snapshot: marks uploads that are not to be sent as sent.
     fn begin(&mut self, timeline: &Timeline, kind: Option<Kind>, now: Moment) {
         let Some(channel) = timeline.channel() else {
             return;
@@ -176,13 +174,13 @@ impl Cursor {
         self.sent.advance(timeline.newest());
         let oldest = oldest.unwrap_or(Moment::NONE);
         self.floor = match phase {
-            // The oldest itself is still to be sent, and others of its second are wanted as well.
+            // The oldest itself is to be sent, and so are others of the same second.
             Phase::After => self.floor.max(just_before(oldest)),
-            // Nothing moves up in a feed that shows all that there is: another one of that second is new.
+            // In a feed with all uploads of the channel nothing moves up: another upload of the same second is new.
             _ if !channel.is_full() => just_before(oldest),
             _ => oldest,
         };
-        // What the watch begins with. It is sent what is newer than that, when it shows.
+        // The upload with which the watch begins. Newer ones are sent when the feed shows them.
         let begins_with = newest
             .and_then(|index| channel.upload(index))
             .map(|upload| upload.moment());
@@ -195,7 +193,7 @@ impl Cursor {
             let upload = shown.and_then(|shown| channel.upload(shown.index));
             let is_newest = shown.is_some_and(|shown| Some(shown.index) == newest);
             let is_wanted = match (upload, phase) {
-                // Hidden now.
+                // Not in the feed now.
                 (None, _) => self.is_above(seen.published) && is_newer(seen.published),
                 (Some(_), Phase::After) => is_newer(seen.published),
                 (Some(_), Phase::Empty) => {
@@ -203,7 +201,7 @@ impl Cursor {
                     is_newest || seen.number > known && is_recent
                 }
                 (Some(upload), _) => {
-                    // One of another kind may turn out to be of this one.
+                    // The feed may list an upload as another kind at first.
                     let may_become =
                         kind.is_some_and(|kind| upload.kind() != kind) && is_newer(seen.published);
                     is_newest || may_become
@@ -226,7 +224,7 @@ fn just_before(moment: Moment) -> Moment {
     moment.before(Duration::from_nanos(1))
 }
 
-/// Which numbers were sent: those up to `top` − 64, and those whose bits are set. Bit 0 is `top`'s.
+/// The numbers that were sent: those up to `top` − 64, and those whose bits are set. Bit 0 is that of `top`.
 #[derive(Default)]
 struct Window {
     top: u32,
@@ -251,7 +249,7 @@ impl Window {
     }
 }
 
-/// The bit of `number` in a window with this `top`. None above it, or too far below.
+/// The bit of `number` in a window with this `top`; 0 if it is above or too far below.
 fn bit(top: u32, number: u32) -> u64 {
     let age = top.checked_sub(number);
     age.and_then(|age| 1_u64.checked_shl(age)).unwrap_or(0)

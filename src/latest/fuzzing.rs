@@ -1,4 +1,4 @@
-//! See [`crate::fuzzing`].
+//! Fuzz targets of this module: see [`crate::fuzzing`].
 
 use std::{
     collections::HashSet,
@@ -10,7 +10,7 @@ use super::{
     LookupError, ResumeToken,
     cursor::{Cursor, Step},
     resume,
-    timeline::{Health, Timeline, Trouble},
+    timeline::{Health, Problem, Timeline},
 };
 use crate::{
     cache_entry::CacheEntry,
@@ -22,14 +22,14 @@ use crate::{
 /// The longest token.
 const MAX_TOKEN: usize = 128;
 
-/// Enough for every upload to show and vanish, and few enough for many watches a second.
-const MAX_LOOKS: u64 = 32;
+/// Enough for every upload to appear and vanish, and few enough for many watches per second.
+const MAX_LOOKUPS: u64 = 32;
 
 /// An hour of the channel is so many seconds.
 const HOUR: u64 = 3600;
 
-/// A resume token. Or, after a zero: the kind that is watched, the length of a token, the token without its check sum, which is added, and
-/// what happens to the channel from then on.
+/// A resume token. Or, after a zero byte: the kind to watch, the length of a token, the token without its checksum, and a series of
+/// snapshots of the channel.
 pub fn resume_token(bytes: &[u8]) {
     let Some((0, bytes)) = bytes.split_first().map(|(first, bytes)| (*first, bytes)) else {
         if let Ok(token) = ResumeToken::decode(bytes) {
@@ -41,16 +41,16 @@ pub fn resume_token(bytes: &[u8]) {
         return;
     };
     let kind = crate::fuzzing::feed(*kind).kind;
-    let (token, happenings) = bytes.split_at(usize::from(*length).min(bytes.len()));
-    let token = [token, &resume::check_sum(token)].concat();
+    let (token, lookups) = bytes.split_at(usize::from(*length).min(bytes.len()));
+    let token = [token, &resume::checksum(token)].concat();
     let Ok(token) = ResumeToken::decode(&token) else {
         return;
     };
     check_token(&token);
-    watch(&token, kind, happenings);
+    watch(&token, kind, lookups);
 }
 
-/// A token comes back as it was, but for dates: these are no earlier, and never later than the newest.
+/// Checks that a token round-trips, except that dates may be later, but not later than the newest.
 fn check_token(token: &ResumeToken) {
     let bytes = token.encode();
     assert!(bytes.len() <= MAX_TOKEN, "{} bytes", bytes.len());
@@ -70,18 +70,18 @@ fn check_token(token: &ResumeToken) {
     }
 }
 
-/// A watch that is resumed with a token that somebody made up ends each look after a bounded number of events, sends nothing twice, and gives
-/// tokens that can be resumed from.
-fn watch(token: &ResumeToken, kind: Option<Kind>, happenings: &[u8]) {
+/// Checks that a watch that is resumed with any token sends a bounded number of events after each lookup, sends nothing twice, and
+/// returns tokens that can be resumed from.
+fn watch(token: &ResumeToken, kind: Option<Kind>, lookups: &[u8]) {
     let (mut timeline, mut cursor) = (Timeline::default(), Cursor::resume(token));
     let (began, mut sent) = (Instant::now(), HashSet::new());
-    // A look is a byte of how many uploads follow, and their two bytes each; or that the lookup fails.
-    let mut bytes = happenings.iter().copied();
-    for look in 1..=MAX_LOOKS {
+    // A lookup is a byte with the number of uploads and two bytes for each; or a byte that makes it fail.
+    let mut bytes = lookups.iter().copied();
+    for lookup in 1..=MAX_LOOKUPS {
         let Some(count) = bytes.next() else { break };
-        let now = began + Duration::from_secs(look);
+        let now = began + Duration::from_secs(lookup);
         let health = match count {
-            200.. => Health::Fails(Trouble {
+            200.. => Health::Fails(Problem {
                 error: LookupError::Upstream(UpstreamError::Status(count.into())),
                 retry_at: now,
             }),

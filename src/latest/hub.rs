@@ -1,8 +1,7 @@
-//! The channels that are watched, and who watches them.
+//! Hubs: each watched channel has one, which publishes changes of the channel to its watches.
 //!
-//! A watched channel has a *hub*, whoever watches it. It takes in every lookup of the channel, whoever asked for it, keeps the
-//! [`Timeline`], and marks the channel as changed in the [`Inbox`] of each watch. A watch reads the timeline when it gets to it: no
-//! queue grows, however slowly anybody reads.
+//! A *hub* applies the outcome of every lookup of its channel to the [`Timeline`], and marks the channel as changed in the [`Inbox`] of
+//! each watch. A watch reads the timeline when its reader is ready, so slow readers need no queue.
 
 use std::{
     collections::HashMap,
@@ -31,25 +30,25 @@ use super::{
 };
 use crate::video::{ChannelId, Moment};
 
-/// Watches that are woken before others get a hub's list: some tens of microseconds.
+/// How many watches are woken before the lock of a hub's watches is released to others: some tens of microseconds.
 const WOKEN_AT_ONCE: usize = 256;
 
-/// The bounds of how late uploads are noticed, in seconds: from the best that a short interval can do to a channel whose polls are far
-/// apart, or have failed for hours.
+/// Histogram buckets for the delay until an upload is noticed, in seconds: from short poll intervals to channels that are polled rarely or
+/// have failed for hours.
 const DELAYS: [f64; 14] = [
     1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0, 7200.0, 21_600.0,
 ];
 
-/// The hubs of all channels that are watched.
+/// The hubs of all watched channels.
 pub(super) struct Hubs {
-    /// Held for a lookup or an insertion, never across an `await`. A hub is owned by its watches, and removes itself.
+    /// Held for a lookup or an insertion, never across an `await`. A hub is owned by its watches and removes itself.
     channels: Mutex<HashMap<ChannelId, Weak<Hub>>>,
-    /// Watched channels, counted once for each watch; and how many there may be.
+    /// The number of watched channels, counted once for each watch, and its limit.
     watched: AtomicUsize,
     limit: usize,
-    /// When each is polled. Told of every lookup of a watched channel.
+    /// Polls the channels.
     pub(super) polling: Polling,
-    /// From an upload's publication to when its hub took it in.
+    /// The time from an upload's publication until its hub noticed it.
     notice_delays: Histogram,
 }
 
@@ -64,7 +63,7 @@ impl Hubs {
         }
     }
 
-    /// Takes in a lookup that has ended.
+    /// Publishes the outcome of a lookup of `channel` to its watches, if there are any.
     pub(super) fn publish(&self, channel: ChannelId, known: &Known, health: impl FnOnce() -> Health) {
         if let Some(hub) = self.get(channel) {
             self.polling.looked_up(channel, known);
@@ -72,13 +71,13 @@ impl Hubs {
         }
     }
 
-    /// The hub of a channel that is watched.
+    /// The hub of `channel`; `None` if it is not watched.
     pub(super) fn get(&self, channel: ChannelId) -> Option<Arc<Hub>> {
         self.channels.lock().get(&channel).and_then(Weak::upgrade)
     }
 
-    /// The hub of a channel, and whether it was made just now.
-    pub(super) fn get_or_make(self: &Arc<Self>, channel: ChannelId) -> (Arc<Hub>, bool) {
+    /// The hub of `channel`, and whether it was created by this call.
+    pub(super) fn get_or_create(self: &Arc<Self>, channel: ChannelId) -> (Arc<Hub>, bool) {
         let mut hubs = self.channels.lock();
         if let Some(hub) = hubs.get(&channel).and_then(Weak::upgrade) {
             return (hub, false);
@@ -95,15 +94,15 @@ impl Hubs {
         (hub, true)
     }
 
-    /// Room for a watch of so many channels.
+    /// Reserves room for a watch of `channels` channels.
     ///
     /// # Errors
     ///
-    /// How many channels may be watched, if these are too many.
-    pub(super) fn reserve(self: &Arc<Self>, channels: usize) -> Result<Reserved, usize> {
+    /// The limit, if it would be exceeded.
+    pub(super) fn reserve(self: &Arc<Self>, channels: usize) -> Result<Reservation, usize> {
         let add = |watched: usize| watched.checked_add(channels).filter(|sum| *sum <= self.limit);
         match self.watched.fetch_update(AcqRel, Acquire, add) {
-            Ok(_before) => Ok(Reserved {
+            Ok(_before) => Ok(Reservation {
                 hubs: Arc::clone(self),
                 channels,
             }),
@@ -111,22 +110,22 @@ impl Hubs {
         }
     }
 
-    /// The number of channels that are watched.
+    /// The number of watched channels.
     pub(super) fn len(&self) -> usize {
         self.channels.lock().len()
     }
 
-    /// The channels that are watched.
+    /// The watched channels.
     pub(super) fn channels(&self) -> Vec<ChannelId> {
         self.channels.lock().keys().copied().collect()
     }
 
-    /// Whether somebody watches `channel`.
+    /// Whether `channel` is watched.
     pub(super) fn is_watched(&self, channel: ChannelId) -> bool {
         self.channels.lock().contains_key(&channel)
     }
 
-    /// Makes what is measured known to whoever reads `registry`.
+    /// Registers the metrics of hubs and polls.
     pub(super) fn register(&self, registry: &mut Registry) {
         self.polling.register(registry);
         registry.register_with_unit(
@@ -141,63 +140,68 @@ impl Hubs {
     pub(super) fn watched(&self) -> usize {
         self.watched.load(Relaxed)
     }
+
+    /// The number of polls so far.
+    pub(super) fn polls(&self) -> u64 {
+        self.polling.polls()
+    }
 }
 
-/// Room for the channels of a watch, until it is dropped.
-pub(super) struct Reserved {
+/// Reserved room for the channels of a watch. Released when dropped.
+pub(super) struct Reservation {
     hubs: Arc<Hubs>,
     channels: usize,
 }
 
-impl Drop for Reserved {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.hubs.watched.fetch_sub(self.channels, AcqRel);
     }
 }
 
-/// One watched channel.
+/// The hub of one watched channel.
 pub(super) struct Hub {
     pub(super) channel: ChannelId,
-    /// When somebody began to watch it.
+    /// When the first watch began.
     since: Moment,
-    /// Written by lookups that have ended, read by each watch for as long as it takes to find its next event.
+    /// Written by lookups that have ended. Read by each watch while it looks for its next event.
     timeline: RwLock<Timeline>,
-    /// Who watches, and as which of its channels. Held by a watch that begins or ends, and to wake some of them; taken while
-    /// `timeline` is not.
+    /// The inbox of each watch, and the index of this channel there. Held while a watch begins or ends, and to wake some watches; never
+    /// taken while `timeline` is held.
     watches: Mutex<Slab<(Arc<Inbox>, u8)>>,
-    /// When it was last polled.
+    /// When the channel was last polled.
     polled: Mutex<Option<Instant>>,
     hubs: Arc<Hubs>,
 }
 
 impl Hub {
-    /// Marks channel `index` of a watch as changed in its `inbox` from now on. Returns what [`Self::leave`] wants.
+    /// Subscribes a watch: changes mark channel `index` in its `inbox`. Returns the slot to pass to [`Self::leave`].
     pub(super) fn join(&self, inbox: &Arc<Inbox>, index: u8) -> usize {
         self.watches.lock().insert((Arc::clone(inbox), index))
     }
 
-    /// Ends what [`Self::join`] began.
-    pub(super) fn leave(&self, place: usize) {
-        self.watches.lock().remove(place);
+    /// Ends a subscription.
+    pub(super) fn leave(&self, slot: usize) {
+        self.watches.lock().remove(slot);
     }
 
-    /// Takes in that it is polled at `now`. Returns how long ago that was the last time.
+    /// Records a poll. Returns the time since the previous one.
     pub(super) fn polled(&self, now: Instant) -> Option<Duration> {
         let before = self.polled.lock().replace(now)?;
         Some(now.saturating_duration_since(before))
     }
 
-    /// Takes in that a caller watches the channel no longer, or once less.
-    pub(super) fn unplan(&self, caller: u64) {
+    /// Removes one watch of a caller from the poll plan.
+    pub(super) fn remove_from_plan(&self, caller: u64) {
         self.hubs.polling.remove(self.channel, caller);
     }
 
-    /// Looks at the timeline.
-    pub(super) fn read<T>(&self, look: impl FnOnce(&Timeline) -> T) -> T {
-        look(&self.timeline.read())
+    /// Reads the timeline.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Timeline) -> T) -> T {
+        read(&self.timeline.read())
     }
 
-    /// Takes in a lookup that has ended.
+    /// Applies the outcome of a lookup and wakes the watches if anything changed.
     fn publish(&self, known: &Known, health: Health) {
         let (changed, delays) = {
             let mut timeline = self.timeline.write();
@@ -217,13 +221,13 @@ impl Hub {
         if !changed {
             return;
         }
-        // A watch that joins meanwhile has yet to read the timeline; one that leaves frees its place, which nobody else moves to.
+        // A watch that joins meanwhile has not read the timeline yet. One that leaves frees its slot, and no other watch moves there.
         let mut next = 0;
         loop {
             let watches = self.watches.lock();
             let end = watches.capacity().min(next + WOKEN_AT_ONCE);
-            for place in next..end {
-                if let Some((inbox, index)) = watches.get(place) {
+            for slot in next..end {
+                if let Some((inbox, index)) = watches.get(slot) {
                     inbox.mark(*index);
                 }
             }
@@ -235,14 +239,14 @@ impl Hub {
     }
 }
 
-/// How late those uploads are noticed that appeared after the one with the number `newest` and were published after `since`: no older
-/// ones that moved up, and none that somebody could have noticed before the channel was watched.
+/// The delays of uploads with a greater number than `newest` that were published after `since`. This excludes older uploads that moved up
+/// in the feed, and those published before the channel was watched.
 fn notice_delays(timeline: &Timeline, newest: u32, since: Moment) -> Vec<Duration> {
     let appeared = timeline.shown().filter(|shown| shown.number > newest);
     let published = appeared.filter_map(|shown| timeline.channel()?.upload(shown.index)?.published());
     published
         .filter(|published| Moment::new(Some(*published)) > since)
-        // A clock that is ahead of ours makes no delay.
+        // A clock ahead of ours counts as no delay.
         .map(|published| published.elapsed().unwrap_or_default())
         .collect()
 }
@@ -250,7 +254,7 @@ fn notice_delays(timeline: &Timeline, newest: u32, since: Moment) -> Vec<Duratio
 impl Drop for Hub {
     fn drop(&mut self) {
         let mut hubs = self.hubs.channels.lock();
-        // Under its name there may be a newer hub by now, whose watches came after this one's last had left.
+        // A newer hub of the same channel may be there already, created after the last watch of this one had left.
         let is_mine = |weak: &Weak<Self>| std::ptr::eq(weak.as_ptr(), self);
         if hubs.get(&self.channel).is_some_and(is_mine) {
             hubs.remove(&self.channel);
@@ -258,7 +262,7 @@ impl Drop for Hub {
     }
 }
 
-/// Which channels of a watch have changed since it looked.
+/// The channels of a watch that have changed since it last read them.
 #[derive(Default)]
 pub(super) struct Inbox {
     /// A bit for each channel.
@@ -267,7 +271,7 @@ pub(super) struct Inbox {
     pub(super) waker: AtomicWaker,
 }
 
-/// The channels that a watch may have: the bits of an [`Inbox`].
+/// The most channels of a watch: the bits of an [`Inbox`].
 pub(super) const MAX_CHANNELS: usize = 128;
 
 impl Inbox {
@@ -279,7 +283,7 @@ impl Inbox {
         }
     }
 
-    /// The channels that have changed: a bit for each.
+    /// Takes the changed channels, as bits.
     pub(super) fn take(&self) -> u128 {
         let [low, high] = &self.changed;
         u128::from(low.swap(0, AcqRel)) | u128::from(high.swap(0, AcqRel)) << 64

@@ -1,4 +1,4 @@
-//! One flight: looks once more at what is known, waits for its turn and for the lease, and asks.
+//! What a flight does: checks the cache and the store, waits for admission and for the lease, and asks the upstream.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -14,7 +14,7 @@ use futures_util::{
 };
 use tokio::time::{timeout, timeout_at};
 
-use super::{FLIGHT_GRACE, Known, Verdict, source::Source};
+use super::{FLIGHT_GRACE, FromCache, Known, fetcher::Fetcher};
 use crate::{
     clock,
     store::Lease,
@@ -23,34 +23,34 @@ use crate::{
 
 /// What a flight is started for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Question {
+pub(super) struct FlightRequest {
     pub(super) feed: Feed,
-    /// The greatest age that will do; by default what the policy calls fresh.
+    /// The greatest age that is accepted; `fresh_for` of the policy by default.
     pub(super) max_age: Option<Duration>,
     pub(super) purpose: Purpose,
     pub(super) caller: Caller,
 }
 
-impl Question {
-    /// What the upstream's queue has to know of the lookup.
-    fn request(&self, known: Option<&Known>) -> LookupRequest {
+impl FlightRequest {
+    /// What the upstream's queue needs to know of the lookup.
+    fn for_upstream(&self, known: Option<&Known>) -> LookupRequest {
         LookupRequest {
             purpose: self.purpose,
-            // A feed of a kind is asked for only where the channel's own has been found.
+            // The feed of a kind is looked up only if the channel's own was found.
             found_before: self.feed.kind.is_some() || known.is_some_and(|known| known.good.is_some()),
             caller: self.caller,
         }
     }
 }
 
-impl Source {
-    /// The lookup of a flight that is started for `question`, by a caller who came at `asked`.
+impl Fetcher {
+    /// The fetch of a flight that is started for `request`, by a caller that arrived at `arrived_at`.
     pub(super) fn lookup(
         self: &Arc<Self>,
-        question: Question,
-        asked: Instant,
+        request: FlightRequest,
+        arrived_at: Instant,
     ) -> impl FnOnce(FetchContext<Feed, Arc<Known>>) -> BoxFuture<'static, Arc<Known>> + Send + 'static {
-        let source = Arc::clone(self);
+        let fetcher = Arc::clone(self);
         move |FetchContext {
                   cached: known,
                   waiters,
@@ -58,116 +58,123 @@ impl Source {
               }| {
             Box::pin(async move {
                 let unwanted = async {
-                    match question.purpose {
+                    match request.purpose {
                         Purpose::Awaited => waiters.all_left().await,
-                        // Nobody has to wait for these.
+                        // These go on without waiters.
                         Purpose::Refresh | Purpose::Poll => pending().await,
                     }
                 };
-                let looked_up = source.look_up(question, asked, known.clone(), unwanted);
-                let looked_up = AssertUnwindSafe(timeout(source.flight_limit, looked_up));
+                let looked_up = fetcher.look_up(request, arrived_at, known.clone(), unwanted);
+                let looked_up = AssertUnwindSafe(timeout(fetcher.flight_limit, looked_up));
                 let error = match looked_up.catch_unwind().await {
                     Ok(Ok(known)) => return known,
-                    Ok(Err(_elapsed)) => UpstreamError::TimedOut(source.flight_limit),
+                    Ok(Err(_elapsed)) => UpstreamError::TimedOut(fetcher.flight_limit),
                     Err(_panic) => UpstreamError::Panicked,
                 };
-                // A failure like any other: the next callers do not start it again at once.
-                let entry = source.failure(error.into(), known.as_deref(), clock::now());
-                source.note_end(&question, entry)
+                // Cached like any failure, so that the next callers do not start another flight at once.
+                let entry = fetcher.failure(error.into(), known.as_deref(), clock::now());
+                fetcher.report(&request, entry)
             })
         }
     }
 
-    /// Looks up, unless what is known by then will do, or all callers have left (`unwanted`) before it is their turn.
+    /// Looks up the feed, unless the cache or the store has a sufficient entry, or all callers have left (`unwanted`) before admission.
     async fn look_up(
         &self,
-        question: Question,
-        asked: Instant,
+        request: FlightRequest,
+        arrived_at: Instant,
         mut known: Option<Arc<Known>>,
         unwanted: impl Future<Output = ()>,
     ) -> Arc<Known> {
-        let feed = question.feed;
+        let feed = request.feed;
         let mut unwanted = pin!(unwanted);
-        if let Some(known) = known.take_if(|known| self.will_do(known, &question, asked, false)) {
+        if let Some(known) = known.take_if(|known| self.is_sufficient(known, &request, arrived_at, false)) {
             return known;
         }
-        // Others may take as long as a lookup takes at most. If one hangs, there is time left for one of our own.
+        // Another replica gets as long as a lookup may take. If it hangs, there is time left for a lookup of our own.
         let patience = tokio::time::Instant::now() + self.upstream.time_limit() + FLIGHT_GRACE / 2;
         let mut is_patient = true;
         loop {
-            if let Some(kept) = self.kept(feed, known.as_deref()).await {
-                if self.will_do(&kept, &question, asked, true) {
-                    return kept;
+            if let Some(stored) = self.load(feed, known.as_deref()).await {
+                if self.is_sufficient(&stored, &request, arrived_at, true) {
+                    return stored;
                 }
-                known = Some(kept);
+                known = Some(stored);
             }
-            let request = question.request(known.as_deref());
-            let turn = tokio::select! {
+            let admission = request.for_upstream(known.as_deref());
+            let admitted = tokio::select! {
                 biased;
-                () = &mut unwanted => return self.without_turn(known.as_deref()),
-                turn = self.upstream.admit(feed, request) => turn,
+                () = &mut unwanted => return self.not_admitted(known.as_deref()),
+                admitted = self.upstream.admit(feed, admission) => admitted,
             };
-            let lookup = match turn {
+            let lookup = match admitted {
                 Ok(lookup) => lookup,
-                Err(failure) => return self.ended(&question, Err(failure), known.as_deref()).await,
+                Err(failure) => return self.finish(&request, Err(failure), known.as_deref()).await,
             };
             let Some(store) = &self.store else {
-                return self.ended(&question, lookup.await, known.as_deref()).await;
+                return self.finish(&request, lookup.await, known.as_deref()).await;
             };
-            // Not while it waited for its turn: nobody else has to wait for our queue.
+            // Only after admission, so that no other replica waits for this one's queue.
             let lease = if is_patient {
                 store.lease(feed).await
             } else {
-                Lease::Alone
+                Lease::Uncoordinated
             };
             match lease {
-                Lease::Theirs(ended) => {
-                    // Gives the turn back.
+                Lease::HeldElsewhere(ended) => {
+                    // Gives the permit back.
                     drop(lookup);
                     is_patient = timeout_at(patience, ended).await.is_ok();
                     continue;
                 }
-                // Its last holder may have saved something between our look and our lease.
-                Lease::Ours(_) => {
-                    if let Some(kept) = self.kept(feed, known.as_deref()).await {
-                        if self.will_do(&kept, &question, asked, true) {
-                            return kept;
+                // Its last holder may have saved something between our load and our lease.
+                Lease::Acquired(_) => {
+                    if let Some(stored) = self.load(feed, known.as_deref()).await {
+                        if self.is_sufficient(&stored, &request, arrived_at, true) {
+                            return stored;
                         }
-                        known = Some(kept);
+                        known = Some(stored);
                     }
                 }
-                Lease::Alone => {}
+                Lease::Uncoordinated => {}
             }
-            let found = self.ended(&question, lookup.await, known.as_deref()).await;
+            let found = self.finish(&request, lookup.await, known.as_deref()).await;
             if store.save(feed, &found, lease).await {
                 return found;
             }
-            // We took longer than our lease, and what another has found since is there.
-            return self.kept(feed, known.as_deref()).await.unwrap_or(found);
+            // The lookup took longer than the lease, and another replica has saved a newer entry.
+            return self.load(feed, known.as_deref()).await.unwrap_or(found);
         }
     }
 
-    /// Whether what is `known` makes the lookup for `question` needless. What a caller is given at once is given at once if it is
-    /// `from_store`: they will ask for what is newer behind it.
-    fn will_do(&self, known: &Known, question: &Question, asked: Instant, from_store: bool) -> bool {
+    /// Whether `known` makes the lookup unnecessary. A stale answer that may be served while it is revalidated is sufficient if it is
+    /// `from_store`: its caller starts the revalidation.
+    fn is_sufficient(
+        &self,
+        known: &Known,
+        request: &FlightRequest,
+        arrived_at: Instant,
+        from_store: bool,
+    ) -> bool {
         match self
             .policy
-            .judge(Some(known), question.max_age, asked, clock::now())
+            .decide(Some(known), request.max_age, arrived_at, clock::now())
         {
-            Verdict::Answer { refresh, .. } => !refresh || from_store && question.purpose == Purpose::Awaited,
-            Verdict::Fallback(..) | Verdict::Refuse(_) => true,
-            Verdict::LookUp(_) => false,
+            Ok(FromCache::Answer { revalidate, .. }) => {
+                !revalidate || from_store && request.purpose == Purpose::Awaited
+            }
+            Ok(FromCache::Fallback(..) | FromCache::Failure(_)) => true,
+            Err(_reason) => false,
         }
     }
 
-    /// Tells the upstream that one more caller waits for a lookup, which may be in its queue.
-    pub(super) fn joined(&self, question: &Question, known: Option<&Known>) {
-        let request = question.request(known);
-        self.upstream.joined(question.feed, request);
+    /// Tells the upstream that one more caller waits for a lookup, which may still be queued there.
+    pub(super) fn note_joined(&self, request: &FlightRequest, known: Option<&Known>) {
+        self.upstream.joined(request.feed, request.for_upstream(known));
     }
 
-    /// The entry of a lookup that did not get its turn, for nobody. It is not kept.
-    fn without_turn(&self, known: Option<&Known>) -> Arc<Known> {
+    /// The outcome of a lookup that all callers have left. It is not cached.
+    fn not_admitted(&self, known: Option<&Known>) -> Arc<Known> {
         Arc::new(self.failure(UpstreamError::Busy.into(), known, clock::now()))
     }
 }

@@ -1,18 +1,18 @@
-//! Whether a 404 means anything just now. Pure: time is an argument.
+//! Detects outages in which 404s mean nothing. Pure: time is a parameter.
 //!
-//! YouTube's feeds answer 404 in spells, for channels that exist too. A *known-good* channel, which was found before, and is now "not
-//! found" is evidence of such a spell; one that was never seen is not.
+//! YouTube's feeds answer 404 in spells, even for channels that exist. A 404 for a *known-good* channel, one that was found before, is
+//! evidence of such a spell; a 404 for a channel that was never found is not.
 //!
 //! **The rules**, over the last [`WINDOW`]:
-//! 1. All is well, if a channel was found more recently than any known-good one answered 404.
-//! 2. There is an outage, if at least [`AT_LEAST`] known-good channels have begun to answer 404, and they are at least half of those
+//! 1. There is no outage if a channel was found more recently than any known-good one answered 404.
+//! 2. There is an outage if at least [`AT_LEAST`] known-good channels have begun to answer 404, and they are at least half of those
 //!    looked up.
-//! 3. If neither holds, or both, the canary settles it: a channel that exists. What it shows holds for [`VERDICT_FOR`].
+//! 3. If neither rule or both apply, the canary decides: a channel that is known to exist. Its verdict holds for [`VERDICT_FOR`].
 //!
 //! Without a canary, there is an outage while at least [`AT_LEAST`] known-good channels answer 404, and at least one in [`ONE_IN`].
 //!
-//! A known-good channel that goes on answering 404 while others are found is *gone*, and no evidence any more: as soon as the canary is
-//! found after it went missing; without a canary, when others are found and it has been missing for [`WINDOW`].
+//! A known-good channel that still answers 404 while others are found is *gone*, and not evidence any more: as soon as the canary is
+//! found after the channel went missing; without a canary, when others are found and it has been missing for [`WINDOW`].
 
 #[cfg(test)]
 mod tests;
@@ -26,37 +26,37 @@ use parking_lot::Mutex;
 
 use crate::video::ChannelId;
 
-/// A channel that fails is asked again after at most 6 minutes (the longest pause and its jitter): with less than that, an outage
-/// of a few channels would seem to end between two lookups.
+/// Longer than the longest pause of a failing channel (6 minutes with its jitter): otherwise an outage of a few channels would seem to
+/// end between two lookups.
 const WINDOW: Duration = Duration::from_mins(10);
 
-/// One may have been deleted. Two within minutes are no coincidence, unless very many are watched:
+/// One channel may have been deleted. Two within minutes are unlikely to be a coincidence, unless many are looked up:
 const AT_LEAST: usize = 2;
 
-/// … channels that are gone for good are asked for still, and among thousands there are always some. A spell hits all, but
-/// answers from before it count for a while.
+/// callers still ask for deleted channels, and among thousands there are always some. A spell hits all channels, but results from before
+/// it count for a while.
 const ONE_IN: usize = 5;
 
-/// Spells last for minutes to hours: with one lookup a minute, the canary costs next to nothing and is late by a minute at most.
+/// Spells last for minutes to hours: one lookup per minute costs little, and detects the end of a spell within a minute.
 const VERDICT_FOR: Duration = Duration::from_mins(1);
 
-/// More channels than this add nothing to the judgement. 72 bytes each.
+/// More channels than this would not improve the decision. 72 bytes each.
 const REMEMBERED: usize = 4096;
 
-/// What channels answered lately.
+/// Detects outages from the outcomes of recent lookups.
 pub(super) struct Outage {
-    /// Held for a pass over the map, by lookups that have ended: never by callers with a hit.
+    /// Held for a pass over the map, by lookups that have ended and never by hits.
     recent: Mutex<Recent>,
 }
 
-/// What a lookup of the canary has shown.
+/// The outcome of a lookup of the canary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// 404s mean what they say.
+    /// There is no outage.
     Found,
     /// It answers 404: there is an outage.
     NotFound,
-    /// The lookup failed in another way. Nobody can tell, which is told as an outage.
+    /// The lookup failed in another way. This counts as an outage, since 404s cannot be trusted.
     Failed,
 }
 
@@ -65,7 +65,7 @@ struct Recent {
     has_canary: bool,
     /// The last lookups of known-good channels.
     lookups: HashMap<ChannelId, Lookup>,
-    /// When any channel was last found.
+    /// When a channel was last found.
     last_found: Option<Instant>,
     /// The canary's last verdict.
     verdict: Option<(Instant, Verdict)>,
@@ -73,35 +73,35 @@ struct Recent {
     canary_found: Option<Instant>,
     /// The outage holds until then, unless another lookup says otherwise.
     under_way_until: Option<Instant>,
-    /// The outage of whose beginning the log has told, until it tells of the end.
+    /// The outage whose beginning was logged, until its end is.
     logged: Option<Logged>,
 }
 
 struct Logged {
     since: Instant,
-    /// Lookups of known-good channels that were answered 404 in it.
+    /// 404s of known-good channels in it.
     not_found: u64,
 }
 
 /// The last lookup of a known-good channel.
 struct Lookup {
     at: Instant,
-    /// Since when it answers 404. `None`: it was found.
+    /// Since when it answers 404; `None` if it was found.
     missing_since: Option<Instant>,
 }
 
-/// What the known-good channels show, those that are gone aside.
-struct Tally {
+/// Counts known-good channels, except those that are gone.
+struct Counts {
     /// Looked up within the window.
     known: usize,
-    /// When those of them were looked up that answered 404, the newest first.
+    /// When those that answered 404 were looked up, the newest first.
     missing: Vec<Instant>,
-    /// How many of these have begun to within the window.
+    /// How many of these have begun to answer 404 within the window.
     newly_missing: usize,
 }
 
 impl Outage {
-    /// Knows nothing yet. With a canary, what is in doubt is left to it.
+    /// Creates a detector without history.
     pub(super) fn new(has_canary: bool) -> Self {
         let recent = Recent {
             has_canary,
@@ -112,8 +112,8 @@ impl Outage {
         }
     }
 
-    /// Notes that a known-good channel was looked up, and either `found` or answered 404.
-    pub(super) fn note(&self, channel: ChannelId, found: bool, now: Instant) {
+    /// Records a lookup of a known-good channel: `found`, or answered 404.
+    pub(super) fn record_lookup(&self, channel: ChannelId, found: bool, now: Instant) {
         let mut recent = self.recent.lock();
         if found {
             recent.last_found = Some(now);
@@ -138,8 +138,8 @@ impl Outage {
         recent.update(now);
     }
 
-    /// Notes what a lookup of the canary has shown.
-    pub(super) fn settle(&self, verdict: Verdict, now: Instant) {
+    /// Records a lookup of the canary.
+    pub(super) fn record_verdict(&self, verdict: Verdict, now: Instant) {
         let mut recent = self.recent.lock();
         recent.verdict = Some((now, verdict));
         if verdict == Verdict::Found {
@@ -149,22 +149,22 @@ impl Outage {
         recent.update(now);
     }
 
-    /// Whether a 404 of `now` says nothing. `None`: the canary has to be looked up.
-    pub(super) fn decide(&self, now: Instant) -> Option<bool> {
+    /// Whether there is an outage. `None` means that the canary has to be looked up.
+    pub(super) fn is_outage(&self, now: Instant) -> Option<bool> {
         let recent = self.recent.lock();
-        recent.decide(&recent.tally(now), now)
+        recent.is_outage(&recent.counts(now), now)
     }
 
-    /// Whether 404s say nothing at `now`, as far as is known.
+    /// Whether an outage was detected and has not ended.
     pub(super) fn under_way(&self, now: Instant) -> bool {
         self.recent.lock().is_under_way(now)
     }
 }
 
 impl Recent {
-    /// Makes room for one more channel, unless there are so many already that were looked up within the window.
+    /// Makes room for one more channel. Returns false if [`REMEMBERED`] others were looked up within the window.
     fn has_room_for(&mut self, channel: ChannelId, now: Instant) -> bool {
-        // Since when a channel is missing is worth remembering for as long as there is room.
+        // Missing channels are kept beyond the window while there is room, for `missing_since`.
         self.lookups
             .retain(|_, lookup| lookup.missing_since.is_some() || is_recent(lookup.at, now));
         let is_full =
@@ -189,8 +189,8 @@ impl Recent {
         others_are_found && !is_recent(missing_since, now)
     }
 
-    fn tally(&self, now: Instant) -> Tally {
-        let mut tally = Tally {
+    fn counts(&self, now: Instant) -> Counts {
+        let mut counts = Counts {
             known: 0,
             missing: Vec::new(),
             newly_missing: 0,
@@ -199,68 +199,69 @@ impl Recent {
             match lookup.missing_since {
                 Some(since) if self.is_gone(since, now) => continue,
                 Some(since) => {
-                    tally.missing.push(lookup.at);
-                    tally.newly_missing += usize::from(is_recent(since, now));
+                    counts.missing.push(lookup.at);
+                    counts.newly_missing += usize::from(is_recent(since, now));
                 }
                 None => {}
             }
-            tally.known += 1;
+            counts.known += 1;
         }
-        tally.missing.sort_unstable_by(|a, b| b.cmp(a));
-        tally
+        counts.missing.sort_unstable_by(|a, b| b.cmp(a));
+        counts
     }
 
-    fn decide(&self, tally: &Tally, now: Instant) -> Option<bool> {
+    fn is_outage(&self, counts: &Counts, now: Instant) -> Option<bool> {
         if !self.has_canary {
-            let missing = tally.missing.len();
-            return Some(missing >= AT_LEAST && missing * ONE_IN >= tally.known);
+            let missing = counts.missing.len();
+            return Some(missing >= AT_LEAST && missing * ONE_IN >= counts.known);
         }
         let canary_missing = self
             .verdict
             .filter(|(at, verdict)| *verdict == Verdict::NotFound && is_recent(*at, now));
-        let last_missing = tally
+        let last_missing = counts
             .missing
             .first()
             .copied()
             .max(canary_missing.map(|(at, _)| at));
-        let is_well = self.last_found > last_missing && self.last_found.is_some_and(|at| is_recent(at, now));
-        // Those that have been missing for longer were deleted, perhaps. If they were not, the canary shows it.
-        let is_outage = tally.newly_missing >= AT_LEAST && tally.newly_missing * 2 >= tally.known;
-        if is_well != is_outage {
+        let no_outage =
+            self.last_found > last_missing && self.last_found.is_some_and(|at| is_recent(at, now));
+        // Channels that have been missing for longer may have been deleted. If not, the canary shows it.
+        let is_outage = counts.newly_missing >= AT_LEAST && counts.newly_missing * 2 >= counts.known;
+        if no_outage != is_outage {
             return Some(is_outage);
         }
         let (at, verdict) = self.verdict?;
         (now.saturating_duration_since(at) < VERDICT_FOR).then_some(verdict != Verdict::Found)
     }
 
-    /// Takes in what has changed, and says in the log if an outage begins or ends.
+    /// Updates the state after a lookup, and logs the beginning or the end of an outage.
     fn update(&mut self, now: Instant) {
-        let tally = self.tally(now);
-        let Some(is_outage) = self.decide(&tally, now) else {
-            // What held before holds on until the canary was looked up.
+        let counts = self.counts(now);
+        let Some(is_outage) = self.is_outage(&counts, now) else {
+            // The state is kept until the canary is looked up.
             return;
         };
-        let of_known = tally.missing.get(AT_LEAST - 1).copied();
+        let of_known = counts.missing.get(AT_LEAST - 1).copied();
         let of_canary = self
             .verdict
             .and_then(|(at, verdict)| (verdict != Verdict::Found).then_some(at));
-        // It holds until what it rests on is too old.
+        // The outage lasts until its evidence is too old.
         let since = is_outage.then(|| of_known.max(of_canary)).flatten();
         self.under_way_until = since.map(|at| at + WINDOW);
-        self.log(is_outage, &tally, now);
+        self.log(is_outage, &counts, now);
     }
 
-    /// Tells once that an outage begins, and once that it has ended. Neither is about the lookup that showed it.
-    fn log(&mut self, is_outage: bool, tally: &Tally, now: Instant) {
+    /// Logs an outage once when it begins and once when it ends, outside of the span of the lookup that showed it.
+    fn log(&mut self, is_outage: bool, counts: &Counts, now: Instant) {
         if is_outage && self.logged.is_none() {
             self.logged = Some(Logged {
                 since: now,
-                not_found: tally.missing.len() as u64,
+                not_found: counts.missing.len() as u64,
             });
             tracing::warn!(
                 parent: None,
-                missing = tally.missing.len(),
-                known = tally.known,
+                missing = counts.missing.len(),
+                known = counts.known,
                 canary = self.verdict.map(|(_, verdict)| tracing::field::debug(verdict)),
                 "feeds of channels that exist answer 404: a channel never seen counts as unavailable, not as missing"
             );

@@ -1,7 +1,7 @@
-//! Polls of the channels that are watched: one task for all of them, which does what the [`Planner`] says.
+//! Polls watched channels: one task for all of them, which follows the plan of the [`Planner`].
 //!
-//! A poll is a lookup like any other, and joins one that is under way. Polls are handed out at the rate that the source has room for;
-//! one for which nothing was looked up, since somebody else had just done so, gives its turn back.
+//! A poll is a lookup like any other, and joins a flight that is in progress. Polls are started at the rate that the source has room for. A
+//! poll that finds a fresh entry, since another caller has just looked the channel up, gives its permit back.
 
 use std::{
     collections::HashMap,
@@ -25,53 +25,52 @@ use super::{
 };
 use crate::{
     clock,
-    dispatch::polls::{Failed, Limits, Next, Planner},
+    dispatch::polls::{Limits, Next, Planner, PollFailure},
     upstream::{Caller, Purpose, UpstreamError},
     video::ChannelId,
 };
 
-/// How often the source is asked for how many polls it has room.
-const ROOM_FOR: Duration = Duration::from_secs(1);
+/// How often the room for polls is read from the source.
+const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Polls a second where the source has no limit: more than there can be.
+/// Polls per second where the source has no limit: more than are ever needed.
 const UNLIMITED: f64 = 1e6;
 
-/// Polls that may be under way. Each takes a place in the source's line, where more of them would only wait.
-const UNDER_WAY: usize = 256;
+/// The most concurrent polls. Each takes a place in the source's queue, where more of them would only wait.
+const MAX_CONCURRENT: usize = 256;
 
-/// The bounds of the time between two polls, in seconds: what `--watch-every` may be, its default with a tenth more or less, and up
-/// to what exceeds the default of `--watch-at-most`.
+/// Histogram buckets for the time between two polls, in seconds: values of `--watch-every`, its default with a tenth of jitter, and up to
+/// more than the default of `--watch-at-most`.
 const INTERVALS: [f64; 13] = [
     1.0, 5.0, 15.0, 30.0, 60.0, 70.0, 90.0, 180.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0,
 ];
 
-/// When each watched channel is polled, and which polls are under way.
+/// The plan of polls, and those in progress.
 pub(super) struct Polling {
     every: Duration,
     fresh_for: Duration,
     /// Held for one decision, never across an `await`.
     planner: Mutex<Planner<ChannelId>>,
-    /// What has come so far of the polls that are under way. Likewise; may be taken while `planner` is held, and not the other way
-    /// round.
-    under_way: Mutex<HashMap<ChannelId, Came>>,
-    /// Wakes the task: a channel was added, or a poll has ended.
+    /// The polls in progress. Never held across an `await`; may be taken while `planner` is held, but not the other way round.
+    in_progress: Mutex<HashMap<ChannelId, PollOutcome>>,
+    /// Wakes the task after a channel was added or a poll has ended.
     changed: Notify,
     polls: AtomicU64,
     intervals: Histogram,
 }
 
-/// What came of a poll.
+/// The outcome of a poll so far.
 #[derive(Clone, Copy, Debug)]
-enum Came {
-    /// Nothing was looked up so far.
-    Nothing,
-    /// The source has answered, or was asked for as long as it may take.
+enum PollOutcome {
+    /// No lookup was made.
+    NoLookup,
+    /// The source has answered, or did not answer in time.
     Answered,
-    /// The source has no turn for it until then.
-    NoTurn(Duration),
+    /// The source did not admit the lookup and asks to wait for this time.
+    NotAdmitted(Duration),
 }
 
-/// The task that polls. Its drop ends it.
+/// The polling task. Dropping it aborts the task.
 #[derive(Default)]
 pub(super) struct Poller(OnceLock<AbortHandle>);
 
@@ -94,14 +93,14 @@ impl Polling {
             every: settings.watch_every,
             fresh_for: settings.policy.fresh_for,
             planner: Mutex::new(Planner::new(limits, now())),
-            under_way: Mutex::default(),
+            in_progress: Mutex::default(),
             changed: Notify::new(),
             polls: AtomicU64::new(0),
             intervals: Histogram::new(INTERVALS),
         }
     }
 
-    /// Takes in that a caller watches channels.
+    /// Adds channels that a caller watches to the plan.
     pub(super) fn add(&self, channels: &[ChannelId], caller: u64) {
         let mut planner = self.planner.lock();
         for channel in channels {
@@ -109,19 +108,20 @@ impl Polling {
         }
     }
 
-    /// Takes in that a caller watches a channel no longer, or once less.
+    /// Removes one watch of a caller from the plan.
     pub(super) fn remove(&self, channel: ChannelId, caller: u64) {
         self.planner.lock().remove(channel, caller);
     }
 
-    /// Takes in what is known of a watched channel, whoever has looked it up. What happens to lookups here says nothing of it.
+    /// Updates the plan after a lookup of a watched channel, for whichever caller. Local conditions say nothing about the channel and are
+    /// ignored.
     pub(super) fn looked_up(&self, channel: ChannelId, known: &Known) {
         let failed = known.failed.as_ref();
         if failed.is_some_and(|failed| failed.error.is_local_condition()) {
             return;
         }
         let (since_boot, tokio) = (clock::now(), now());
-        // The plan has a clock of its own.
+        // The plan uses tokio's clock.
         let at = |at: Instant| {
             let ago = since_boot.saturating_duration_since(at);
             tokio.checked_sub(ago).unwrap_or(tokio)
@@ -134,25 +134,25 @@ impl Polling {
         }
         if let Some(failed) = failed {
             let is_unknown = known.good.is_none() && failed.error == UpstreamError::NotFound;
-            let why = if is_unknown {
-                Failed::NotFound
+            let reason = if is_unknown {
+                PollFailure::NotFound
             } else {
-                Failed::Other
+                PollFailure::Other
             };
             let pause = failed.retry_at.saturating_duration_since(failed.at);
-            planner.failed(channel, why, Some(pause), at(failed.at));
+            planner.failed(channel, reason, Some(pause), at(failed.at));
         }
     }
 
-    /// Takes in that the source was asked for `channel` in a poll, and what is known of it since.
-    pub(super) fn asked(&self, channel: ChannelId, known: &Known) {
+    /// Records the outcome of a lookup that a poll has started.
+    pub(super) fn report(&self, channel: ChannelId, known: &Known) {
         let failed = known.failed.as_ref();
-        let came = match failed.filter(|failed| failed.error.is_local_condition()) {
-            Some(failed) => Came::NoTurn(failed.retry_at.saturating_duration_since(failed.at)),
-            None => Came::Answered,
+        let outcome = match failed.filter(|failed| failed.error.is_local_condition()) {
+            Some(failed) => PollOutcome::NotAdmitted(failed.retry_at.saturating_duration_since(failed.at)),
+            None => PollOutcome::Answered,
         };
-        if let Some(poll) = self.under_way.lock().get_mut(&channel) {
-            *poll = came;
+        if let Some(poll) = self.in_progress.lock().get_mut(&channel) {
+            *poll = outcome;
         }
     }
 
@@ -161,7 +161,7 @@ impl Polling {
         self.polls.load(Relaxed)
     }
 
-    /// Makes what is measured known to whoever reads `registry`.
+    /// Registers the metrics.
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "poll_interval",
@@ -171,19 +171,19 @@ impl Polling {
         );
     }
 
-    /// The channel to poll now. If there is none, when to look again; `None`: when something has changed.
+    /// The channel to poll now, or else when to check again; `None` means after the next change.
     fn next(&self) -> Result<ChannelId, Option<Instant>> {
         let mut planner = self.planner.lock();
         loop {
-            let mut under_way = self.under_way.lock();
-            if under_way.len() >= UNDER_WAY {
+            let mut in_progress = self.in_progress.lock();
+            if in_progress.len() >= MAX_CONCURRENT {
                 return Err(None);
             }
             match planner.next(now()) {
-                // The last one still goes on.
-                Next::Poll(channel) if under_way.contains_key(&channel) => planner.give_back(),
+                // Its last poll is still in progress.
+                Next::Poll(channel) if in_progress.contains_key(&channel) => planner.return_poll(),
                 Next::Poll(channel) => {
-                    under_way.insert(channel, Came::Nothing);
+                    in_progress.insert(channel, PollOutcome::NoLookup);
                     self.polls.fetch_add(1, Relaxed);
                     return Ok(channel);
                 }
@@ -195,14 +195,14 @@ impl Polling {
 }
 
 impl Latest {
-    /// Sees to it that the channels that are watched are polled.
+    /// Starts the polling task, or wakes it.
     pub(super) fn poll_watched(self: &Arc<Self>) {
         self.poller.0.get_or_init(|| {
-            // Owns nothing that keeps the service alive. Ended by the service's drop.
-            let task = run(Arc::downgrade(self), Arc::clone(&self.source.hubs));
+            // Has no strong reference to `self`. Aborted when `self` is dropped.
+            let task = run(Arc::downgrade(self), Arc::clone(self.hubs()));
             self.runtime.spawn(task).abort_handle()
         });
-        self.source.hubs.polling.changed.notify_one();
+        self.hubs().polling.changed.notify_one();
     }
 }
 
@@ -214,9 +214,9 @@ async fn run(latest: Weak<Latest>, hubs: Arc<Hubs>) {
             let Some(latest) = latest.upgrade() else {
                 return;
             };
-            let room = latest.source.room_for_polls().unwrap_or(UNLIMITED);
+            let room = latest.fetcher.room_for_polls().unwrap_or(UNLIMITED);
             polling.planner.lock().set_budget(room, now());
-            room_until = now() + ROOM_FOR;
+            room_until = now() + ROOM_INTERVAL;
         }
         match polling.next() {
             Ok(channel) => {
@@ -224,7 +224,7 @@ async fn run(latest: Weak<Latest>, hubs: Arc<Hubs>) {
                     channel,
                     hubs: Arc::clone(&hubs),
                 };
-                // Ended by the limit of a flight, or with its runtime.
+                // Ends at the latest with the time limit of a flight, or with the runtime.
                 tokio::spawn(poll.run(Weak::clone(&latest)));
             }
             Err(Some(at)) => {
@@ -238,24 +238,24 @@ async fn run(latest: Weak<Latest>, hubs: Arc<Hubs>) {
     }
 }
 
-/// A poll that is under way until it is dropped.
+/// A poll in progress, until it is dropped.
 struct Poll {
     channel: ChannelId,
     hubs: Arc<Hubs>,
 }
 
 impl Poll {
-    /// Looks the channel up, unless somebody else has just done so.
+    /// Looks the channel up, unless its entry is fresh enough.
     async fn run(self, latest: Weak<Latest>) {
         let polling = &self.hubs.polling;
         let Some(latest) = latest.upgrade() else {
             return;
         };
         let begun = (now(), clock::now());
-        // What a watch begins with may be as old as any fresh answer.
-        let is_shown = |hub: Arc<Hub>| hub.read(|timeline| timeline.channel().is_some());
-        let is_shown = self.hubs.get(self.channel).is_some_and(is_shown);
-        let max_age = if is_shown {
+        // A watch may begin with any fresh answer; after that, polls keep to their interval.
+        let has_snapshot = |hub: Arc<Hub>| hub.read(|timeline| timeline.channel().is_some());
+        let has_snapshot = self.hubs.get(self.channel).is_some_and(has_snapshot);
+        let max_age = if has_snapshot {
             polling.every / 2
         } else {
             polling.fresh_for
@@ -267,27 +267,27 @@ impl Poll {
         };
         let feed = self.channel.into();
         let reply = latest.answer(query, feed, Purpose::Poll, &Caller::default).await;
-        let came = polling.under_way.lock().get(&self.channel).copied();
-        match came {
-            Some(Came::Answered) => {
+        let outcome = polling.in_progress.lock().get(&self.channel).copied();
+        match outcome {
+            Some(PollOutcome::Answered) => {
                 let hub = self.hubs.get(self.channel);
                 if let Some(interval) = hub.and_then(|hub| hub.polled(begun.0)) {
                     polling.intervals.observe(interval.as_secs_f64());
                 }
             }
-            Some(Came::NoTurn(retry_after)) => {
-                polling.planner.lock().no_turn(self.channel, retry_after, now());
+            Some(PollOutcome::NotAdmitted(retry_after)) => {
+                polling.planner.lock().refused(self.channel, retry_after, now());
             }
-            Some(Came::Nothing) | None => {
-                polling.planner.lock().give_back();
+            Some(PollOutcome::NoLookup) | None => {
+                polling.planner.lock().return_poll();
                 let known = latest.coalescer.get(&feed).await;
-                if let Some(known) = known.filter(|known| will_do(known, begun.1, max_age)) {
-                    // As old as it is, it may be new to the plan and to those who watch.
-                    latest.source.publish(feed, &known);
+                if let Some(known) = known.filter(|known| is_sufficient(known, begun.1, max_age)) {
+                    // It may still be new to the plan and to the watches.
+                    latest.fetcher.publish(feed, &known);
                 } else {
-                    // It had joined a lookup that got no turn.
+                    // The flight that it had joined was not admitted.
                     let retry_after = reply.retry_after.unwrap_or(OVERLOAD_PAUSE);
-                    polling.planner.lock().no_turn(self.channel, retry_after, now());
+                    polling.planner.lock().refused(self.channel, retry_after, now());
                 }
             }
         }
@@ -296,13 +296,13 @@ impl Poll {
 
 impl Drop for Poll {
     fn drop(&mut self) {
-        self.hubs.polling.under_way.lock().remove(&self.channel);
+        self.hubs.polling.in_progress.lock().remove(&self.channel);
         self.hubs.polling.changed.notify_one();
     }
 }
 
-/// Whether what is known makes a poll needless that began at `begun`.
-fn will_do(known: &Known, begun: Instant, max_age: Duration) -> bool {
+/// Whether `known` makes a poll unnecessary that began at `begun`.
+fn is_sufficient(known: &Known, begun: Instant, max_age: Duration) -> bool {
     let is_new = known
         .last_attempt()
         .is_some_and(|at| begun.saturating_duration_since(at) <= max_age);
@@ -310,7 +310,7 @@ fn will_do(known: &Known, begun: Instant, max_age: Duration) -> bool {
     is_new || failed.is_some_and(|failed| begun < failed.retry_at)
 }
 
-/// Tokio's time, which tests can stop.
+/// The time of tokio's clock, which tests can pause.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

@@ -1,8 +1,8 @@
-//! Applies what other replicas that share the store have found.
+//! Applies what other replicas that share the store have saved.
 //!
-//! A message of the store names a feed and no more. If somebody here watches the feed or has asked for it, it is loaded from the store;
-//! otherwise the message costs nothing. Loads are concurrent, since one connection carries many commands at once, and [`Pending`]
-//! orders them. After lost messages (there were too many, or the connection broke) every watched feed is loaded once more.
+//! A message of the store has only the name of a feed. If the feed is watched or cached here, it is loaded from the store; otherwise the
+//! message costs nothing. Loads are concurrent, since one connection carries many commands at once, and [`Pending`] orders them. After
+//! lost messages (too many, or a broken connection) every watched feed is loaded again.
 
 mod pending;
 
@@ -17,19 +17,19 @@ use std::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 
 use self::pending::{Interest, Limits, Pending};
-use super::{Latest, source::added};
+use super::{Latest, fetcher::merge_into};
 use crate::{store::RemoteUpdate, upstream::Feed};
 
-/// At a round trip of 2.5 ms, 64 loads at once are 25,000 a second: several times what a busy set of replicas saves. A quarter is kept
-/// free of feeds that nobody watches, so that a watched one never waits for them. Those that wait are as many as most replicas cache,
-/// at 32 bytes each: what is dropped of them is looked up or loaded when somebody asks.
+/// At a round trip of 2.5 ms, 64 concurrent loads are 25,000 per second: several times what a busy set of replicas saves. A quarter of
+/// them is reserved for watched feeds, so that these never wait for others. The queue for the others has room for as many feeds as most
+/// replicas cache, at 32 bytes each; a feed that is dropped is looked up or loaded when a caller asks for it.
 const LIMITS: Limits = Limits {
     loads: 64,
     other_loads: 48,
     others: 1 << 16,
 };
 
-/// Messages of other replicas that were lost so far.
+/// Counts messages of other replicas that were lost.
 #[derive(Debug, Default)]
 pub(super) struct LostMessages(AtomicU64);
 
@@ -44,14 +44,14 @@ impl LostMessages {
 }
 
 impl Latest {
-    /// Applies what other replicas find, until this is dropped.
+    /// Applies what other replicas save, until `self` is dropped.
     pub fn apply_remote_updates(self: &Arc<Self>) {
-        let Some(store) = self.source.store() else {
+        let Some(store) = self.fetcher.store() else {
             return;
         };
         let updates = store.remote_updates();
         let latest = Arc::downgrade(self);
-        // Owns the feeds that wait and their loads. Ends with the store's messages, or with this.
+        // Owns the queue and the loads. Ends with the stream of messages, or with `self`.
         self.runtime.spawn(async move {
             let (mut updates, mut pending) = (pin!(updates), Pending::new(LIMITS));
             let mut loads = FuturesUnordered::new();
@@ -81,8 +81,8 @@ impl Latest {
             }
             RemoteUpdate::Lost(count) => {
                 let count = count.unwrap_or(0);
-                self.source.lost_messages.add(count);
-                let watched = self.source.hubs.channels();
+                self.fetcher.lost_messages.add(count);
+                let watched = self.hubs().channels();
                 tracing::debug!(
                     count,
                     watched = watched.len(),
@@ -93,27 +93,27 @@ impl Latest {
                 }
             }
         }
-        self.source.lost_messages.add(pending.take_lost());
+        self.fetcher.lost_messages.add(pending.take_dropped());
     }
 
-    /// Who wants what another has found of `feed`.
+    /// Whether `feed` is watched or cached here.
     async fn interest(&self, feed: Feed) -> Option<Interest> {
-        // Watches take in the channel's own feed only.
-        if feed.kind.is_none() && self.source.hubs.is_watched(feed.channel) {
+        // Watches read only the channel's own feed.
+        if feed.kind.is_none() && self.hubs().is_watched(feed.channel) {
             return Some(Interest::Watched);
         }
         self.coalescer.get(&feed).await.map(|_| Interest::Cached)
     }
 
-    /// Applies what the store has of `feed`, if that is new.
+    /// Merges the store's entry of `feed` into the cache.
     async fn apply_stored(&self, feed: Feed) {
         let known = self.coalescer.get(&feed).await;
-        let Some(stored) = self.source.kept(feed, known.as_deref()).await else {
+        let Some(stored) = self.fetcher.load(feed, known.as_deref()).await else {
             return;
         };
-        // A lookup may have ended meanwhile.
+        // A flight may have ended meanwhile.
         self.coalescer
-            .update(feed, |known| added(&stored, known.map(Arc::as_ref)))
+            .update(feed, |current| merge_into(current.map(Arc::as_ref), &stored))
             .await;
     }
 }

@@ -1,35 +1,37 @@
-//! Questions and what becomes of them.
+//! Queries, and how replies are built from cache entries.
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use super::LookupError;
+use super::{Known, Latest, LookupError, OVERLOAD_PAUSE, policy::FromCache, seconds};
 use crate::{
-    cache_entry::Success,
+    cache_entry::{Failure, Success},
+    clock,
+    upstream::{Feed, UpstreamError},
     video::{Channel, ChannelId, Kind, Video},
 };
 
-/// A question.
+/// A query for a channel's newest upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
-    /// Whose upload.
+    /// The channel.
     pub channel: ChannelId,
-    /// Only of this kind.
+    /// Only uploads of this kind.
     pub kind: Option<Kind>,
-    /// The greatest age that will do; by default what the policy calls fresh. Less than the policy's `min_refetch` counts as that.
+    /// The greatest age that the caller accepts; `fresh_for` of the policy by default. Raised to the policy's `min_refetch`.
     pub max_age: Option<Duration>,
 }
 
-/// What became of a question, and how.
+/// The reply to a [`Query`].
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// The upload, or why there is none.
+    /// The upload, or the error.
     pub outcome: Result<Answer, LookupError>,
-    /// How the reply was made.
-    pub made: Made,
-    /// When it makes sense to ask again, for a failure that passes.
+    /// Whether it came from the cache.
+    pub cache_status: CacheStatus,
+    /// How long to wait before a retry, for a transient failure.
     pub retry_after: Option<Duration>,
 }
 
@@ -37,13 +39,13 @@ pub struct Reply {
 #[derive(Clone, Debug)]
 pub struct Answer {
     channel: Arc<Channel>,
-    /// Which of the channel's uploads, as [`Channel::latest`] has it.
+    /// The index of the upload, from [`Channel::latest`].
     upload: usize,
     /// When the channel was looked up.
     pub fetched: SystemTime,
-    /// Its age, from the same clock reading as the `ttl` of [`Made::Hit`]; zero if the lookup ended after the caller came.
+    /// The age, from the same clock reading as the `ttl` of [`CacheStatus::Hit`]; zero if the lookup ended after the caller arrived.
     pub age: Duration,
-    /// Older than fresh, and not looked up for this query.
+    /// Whether it is older than `fresh_for` and was not looked up for this query.
     pub stale: bool,
 }
 
@@ -54,7 +56,7 @@ impl Answer {
         &self.channel
     }
 
-    /// Its newest upload, of the kind that was asked for.
+    /// The channel's newest upload of the requested kind.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "the index is the same channel's")]
     pub fn video(&self) -> Video<'_> {
@@ -78,52 +80,150 @@ impl Answer {
     }
 }
 
-/// How a reply was made.
+/// How the cache handled a query, in the terms of RFC 9211.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Made {
-    /// From what was known.
+pub enum CacheStatus {
+    /// The cache had the reply.
     Hit {
-        /// How long it stays so, in seconds; below zero: since when it is stale.
+        /// The remaining freshness in seconds; negative for a stale answer.
         ttl: i64,
     },
-    /// By a lookup, or for want of one that succeeded.
+    /// The caller waited for a lookup, or none could be made.
     Forwarded {
-        /// Why one was needed.
-        why: Why,
-        /// Another caller had started it.
+        /// Why the cache was not enough.
+        reason: MissReason,
+        /// Another caller had started the lookup.
         collapsed: bool,
-        /// The upstream's HTTP status, if it was not 200.
+        /// The upstream's HTTP status, if not 200.
         status: Option<u16>,
     },
 }
 
-/// Why a lookup was needed.
+/// Why the cache was not enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// Nothing was known.
-    Unknown,
-    /// What was known was too old.
+pub enum MissReason {
+    /// The feed was not cached.
+    NotCached,
+    /// The entry was stale.
     Stale,
-    /// What was known was fresh, but the caller wanted newer.
+    /// The entry was fresh, but older than the `max_age` of the query.
     Requested,
 }
 
-pub(super) fn select_upload(
-    good: &Success<Arc<Channel>>,
-    query: Query,
-    age: Duration,
-    stale: bool,
-) -> Result<Answer, LookupError> {
-    let channel = Arc::clone(&good.value);
-    let upload = channel.latest(query.kind).ok_or(LookupError::NoUploads {
-        channel: query.channel,
-        kind: query.kind,
-    })?;
-    Ok(Answer {
-        channel,
-        upload,
-        fetched: good.time,
-        age,
-        stale,
-    })
+/// A lookup that a caller had to wait for.
+#[derive(Clone, Copy)]
+pub(super) struct Miss {
+    pub(super) reason: MissReason,
+    /// Another caller had started the flight.
+    pub(super) collapsed: bool,
+}
+
+/// One pass of a query through the cache.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt {
+    pub(super) query: Query,
+    /// The feed that is asked: the channel's own, or that of a kind.
+    pub(super) feed: Feed,
+    pub(super) arrived_at: Instant,
+    pub(super) now: Instant,
+}
+
+impl Latest {
+    /// The reply from a cache entry. A `miss` counts only if its flight brought what the reply is made of.
+    pub(super) fn reply(&self, cached: &FromCache<'_>, attempt: Attempt, miss: Option<Miss>) -> Reply {
+        let Attempt { arrived_at, now, .. } = attempt;
+        let miss_at = |at: Instant| miss.filter(|_| at >= arrived_at);
+        match *cached {
+            FromCache::Answer { success, .. } => {
+                let status = cache_status(miss_at(success.at), self.policy.ttl(success, now), None);
+                self.reply_from(success, attempt, status)
+            }
+            FromCache::Fallback(success, failure) => {
+                let http_status = failure.error.http_status();
+                let status = cache_status(miss_at(failure.at), self.policy.ttl(success, now), http_status);
+                self.reply_from(success, attempt, status)
+            }
+            FromCache::Failure(failure) => self.fail(failure, attempt.feed, miss_at(failure.at), now),
+        }
+    }
+
+    /// The reply with a cached answer. It is stale if it is older than `fresh_for` and was not looked up since the caller arrived.
+    fn reply_from(
+        &self,
+        success: &Success<Arc<Channel>>,
+        attempt: Attempt,
+        cache_status: CacheStatus,
+    ) -> Reply {
+        let (query, arrived_at) = (attempt.query, attempt.arrived_at);
+        let (age, stale) = if success.at < arrived_at {
+            (
+                success.age(attempt.now),
+                success.age(arrived_at) > self.policy.fresh_for,
+            )
+        } else {
+            (Duration::ZERO, false)
+        };
+        let outcome = match success.value.latest(query.kind) {
+            Some(upload) => Ok(Answer {
+                channel: Arc::clone(&success.value),
+                upload,
+                fetched: success.time,
+                age,
+                stale,
+            }),
+            None => Err(LookupError::NoUploads {
+                channel: query.channel,
+                kind: query.kind,
+            }),
+        };
+        Reply {
+            outcome,
+            cache_status,
+            retry_after: None,
+        }
+    }
+
+    fn fail(&self, failure: &Failure<UpstreamError>, feed: Feed, miss: Option<Miss>, now: Instant) -> Reply {
+        let left = failure.retry_at.saturating_duration_since(now);
+        let error = failure.error.clone();
+        Reply {
+            outcome: Err(self.fetcher.error_without_answer(error, feed, now)),
+            cache_status: cache_status(miss, seconds(left), failure.error.http_status()),
+            retry_after: Some(left),
+        }
+    }
+
+    /// The reply where no flight could be joined, or it ended without an outcome: the cached answer if it is still usable, or else
+    /// `error`.
+    pub(super) fn reply_without_lookup(
+        &self,
+        entry: Option<&Known>,
+        mut attempt: Attempt,
+        miss: Miss,
+        error: LookupError,
+    ) -> Reply {
+        let status = cache_status(Some(miss), 0, None);
+        match entry.and_then(|entry| entry.good.as_ref()) {
+            Some(success) if success.age(attempt.arrived_at) <= self.policy.usable_for() => {
+                attempt.now = clock::now();
+                self.reply_from(success, attempt, status)
+            }
+            _ => Reply {
+                retry_after: matches!(error, LookupError::Overloaded(_)).then_some(OVERLOAD_PAUSE),
+                outcome: Err(error),
+                cache_status: status,
+            },
+        }
+    }
+}
+
+fn cache_status(miss: Option<Miss>, ttl: i64, http_status: Option<u16>) -> CacheStatus {
+    match miss {
+        Some(Miss { reason, collapsed }) => CacheStatus::Forwarded {
+            reason,
+            collapsed,
+            status: http_status,
+        },
+        None => CacheStatus::Hit { ttl },
+    }
 }

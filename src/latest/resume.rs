@@ -1,17 +1,23 @@
-//! Resume tokens: where a watcher of one channel is, in at most 128 bytes that any server understands.
+//! Resume tokens: the position of a watch in one channel, in at most 128 bytes that any server understands.
 //!
-//! Two bytes say the version, how far the watch has begun, which problem was sent, and how many uploads follow. Then 64 bits name the
-//! channel, 64 are the floor (see [`cursor`](super::cursor)), and 64 the date of the newest upload that follows. Of each of up to 20
-//! uploads there are 30 bits of its name, 2 of what became of it, and 8 of how much older it is than the newest: so much that an
-//! upload for which the next token has no room is covered by the floor. 16 bits are a check sum. All numbers are big-endian. An
-//! upload is taken for one that was sent with a chance of 20 in 2³⁰.
+//! | bits | field |
+//! | --- | --- |
+//! | 16 | version, phase of the watch, problem that was sent, number of uploads |
+//! | 64 | fingerprint of the channel ID |
+//! | 64 | floor, see [`cursor`](super::cursor) |
+//! | 64 | date of the newest upload below |
+//! | 40 for each of up to 20 uploads | 30 of its fingerprint, 2 of its fate, 8 of how much older it is than the newest |
+//! | 16 | checksum |
+//!
+//! All numbers are big-endian. Ages are precise enough that an upload for which the next token has no room is covered by the floor. An
+//! upload is mistaken for one that was sent with a probability of 20 in 2³⁰.
 
 use std::time::Duration;
 
 use super::timeline::fingerprint;
 use crate::video::Moment;
 
-/// The uploads that fit into a token.
+/// The most uploads of a token.
 pub(super) const MOST: usize = 20;
 
 const VERSION: u8 = 1;
@@ -19,63 +25,63 @@ const HEAD: usize = 26;
 const ENTRY: usize = 5;
 const CHECK: usize = 2;
 
-/// Where a watcher of a channel is.
+/// The position of a watch in one channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResumeToken {
-    /// Names the channel.
+    /// The fingerprint of the channel ID.
     pub(super) channel: u64,
     pub(super) phase: Phase,
     /// The reason of the problem that was sent and is not over: 1 to 7.
-    pub(super) trouble: Option<u8>,
+    pub(super) problem: Option<u8>,
     pub(super) floor: Moment,
     /// At most [`MOST`].
     pub(super) entries: Vec<Entry>,
 }
 
-/// How far a watch has begun.
+/// Whether and how a watch has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// It has.
+    /// It has begun.
     Begun,
-    /// It is to begin with the newest upload.
+    /// It will begin with the newest upload.
     Newest,
-    /// It is to begin with what was published after the floor.
+    /// It will begin with the uploads published after the floor.
     After,
-    /// It has begun with a feed without uploads, a while after the floor.
+    /// It has begun with an empty feed, a while after the floor.
     Empty,
-    /// It had begun, elsewhere. Not in a token.
+    /// It had begun at another server. Never in a token.
     Resumed,
 }
 
 /// An upload that was in the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// See [`name`].
+    /// See [`short_name`].
     pub(super) name: u32,
     pub(super) fate: Fate,
-    /// After a token, not earlier than it was, and later by a minute or a fourteenth of how much older than the newest it is.
+    /// A date from a token may be too late, by at most a minute or a fourteenth of its distance to the newest; never too early.
     pub(super) published: Moment,
 }
 
-/// What became of an upload.
+/// Whether an upload was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fate {
-    /// It was sent, or is not to be sent.
+    /// It was sent, or will not be sent.
     Sent,
-    /// The same; and it is not above the floor, unless its date moves.
+    /// The same, and it is not above the floor, unless its date changes.
     Below,
     /// It was not sent.
     Unsent,
 }
 
 /// The upper 30 bits of a fingerprint.
-pub(super) fn name(fingerprint: u64) -> u32 {
+pub(super) fn short_name(fingerprint: u64) -> u32 {
     let [a, b, c, d, ..] = fingerprint.to_be_bytes();
     u32::from_be_bytes([a, b, c, d]) >> 2
 }
 
-/// How much older than the newest an upload is, in seconds, for each value of its byte: from 0 in steps of a minute, or of a
-/// fourteenth if that is more, to 81 years. The last value is of an upload without a date.
+/// The distance to the newest upload in seconds, for each value of the byte: from 0 to 81 years, in steps of a minute or a fourteenth,
+/// whichever is more. The last value stands for an upload without a date.
 const AGES: [u64; 256] = {
     let mut ages = [0; 256];
     let mut at = 1;
@@ -87,14 +93,14 @@ const AGES: [u64; 256] = {
     ages
 };
 
-/// The byte of an upload that was published at this time, where the newest was at `newest`.
+/// The byte for an upload that was published at `published`.
 fn age_byte(published: Moment, newest: Moment) -> u8 {
     if !published.is_some() {
         return u8::MAX;
     }
     let nanos = newest.to_nanos().saturating_sub(published.to_nanos());
     let age = u64::try_from(nanos).unwrap_or(0) / NANOS;
-    // The greatest that is not more: the date that comes back is not earlier.
+    // Rounds down, so that the decoded date is not earlier.
     let reached = AGES[..usize::from(u8::MAX)].partition_point(|step| *step <= age);
     u8::try_from(reached.saturating_sub(1)).unwrap_or(u8::MAX - 1)
 }
@@ -108,13 +114,13 @@ fn published(age: u8, newest: Moment) -> Moment {
 
 const NANOS: u64 = 1_000_000_000;
 
-/// Some bytes are not a resume token.
+/// The bytes are not a resume token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a resume token of this service")]
 pub struct InvalidResumeToken;
 
 impl ResumeToken {
-    /// The token as bytes: at most 128.
+    /// Encodes the token in at most 128 bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let phase = match self.phase {
@@ -128,7 +134,7 @@ impl ResumeToken {
         bytes.push(VERSION << 4 | phase);
         // 20 needs five bits.
         #[expect(clippy::cast_possible_truncation, reason = "at most 20")]
-        bytes.push(self.trouble.unwrap_or(0) << 5 | entries.len() as u8);
+        bytes.push(self.problem.unwrap_or(0) << 5 | entries.len() as u8);
         bytes.extend(self.channel.to_be_bytes());
         bytes.extend(self.floor.to_nanos().to_be_bytes());
         let dates = entries.iter().map(|entry| entry.published);
@@ -138,15 +144,15 @@ impl ResumeToken {
             bytes.extend((entry.name << 2 | entry.fate as u32).to_be_bytes());
             bytes.push(age_byte(entry.published, newest));
         }
-        bytes.extend(check_sum(&bytes));
+        bytes.extend(checksum(&bytes));
         bytes
     }
 
-    /// Reads a token.
+    /// Decodes a token.
     ///
     /// # Errors
     ///
-    /// If the bytes are not a token, or one of a later version.
+    /// If the bytes are not a token, or have a later version.
     pub fn decode(bytes: &[u8]) -> Result<Self, InvalidResumeToken> {
         let (bytes, check) = bytes.split_last_chunk::<CHECK>().ok_or(InvalidResumeToken)?;
         let (head, entries) = bytes.split_first_chunk::<HEAD>().ok_or(InvalidResumeToken)?;
@@ -161,10 +167,10 @@ impl ResumeToken {
             3 => Phase::Empty,
             _ => return Err(InvalidResumeToken),
         };
-        let (trouble, count) = (second >> 5, usize::from(second & 31));
+        let (problem, count) = (second >> 5, usize::from(second & 31));
         let (entries, rest) = entries.as_chunks::<ENTRY>();
         if first >> 4 != VERSION
-            || *check != check_sum(bytes)
+            || *check != checksum(bytes)
             || count > MOST
             || entries.len() != count
             || !rest.is_empty()
@@ -175,7 +181,7 @@ impl ResumeToken {
         Ok(Self {
             channel: u64::from_be_bytes(channel),
             phase,
-            trouble: (trouble > 0).then_some(trouble),
+            problem: (problem > 0).then_some(problem),
             floor: moment(floor),
             entries: entries
                 .iter()
@@ -195,15 +201,15 @@ impl ResumeToken {
         })
     }
 
-    /// Whether this is a token of the channel with this ID.
+    /// Whether this is a token of `channel`.
     #[must_use]
     pub fn is_of(&self, channel: crate::video::ChannelId) -> bool {
         self.channel == fingerprint(channel.as_str().as_bytes())
     }
 }
 
-/// The lower bits, which differ whenever a single byte does.
-pub(super) fn check_sum(bytes: &[u8]) -> [u8; CHECK] {
+/// The lower bits of the fingerprint, which differ whenever a single byte does.
+pub(super) fn checksum(bytes: &[u8]) -> [u8; CHECK] {
     let [.., first, second] = fingerprint(bytes).to_be_bytes();
     [first, second]
 }
@@ -218,11 +224,11 @@ mod tests {
         ResumeToken {
             channel: fingerprint(CHANNEL.as_bytes()),
             phase: Phase::Begun,
-            trouble: Some(7),
+            problem: Some(7),
             floor: Moment::from_nanos(-1),
             entries: (0..uploads)
                 .map(|upload| Entry {
-                    name: name(fingerprint(&upload.to_be_bytes())),
+                    name: short_name(fingerprint(&upload.to_be_bytes())),
                     fate: Fate::Below,
                     published: published(u8::try_from(upload).expect("few"), Moment::from_nanos(0)),
                 })
@@ -231,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_comes_back_not_earlier_and_a_minute_or_a_fourteenth_later_at_most() {
+    fn a_decoded_date_is_not_earlier_and_at_most_a_minute_or_a_fourteenth_later() {
         let newest = Moment::from_nanos(1_800_000_000_000_000_000);
         let second = Duration::from_secs(1);
         for age in [0, 1, 59, 60, 61, 3600, 86_400, 700_000, 31_536_000, 600_000_000] {
@@ -252,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_128_bytes_at_most_and_comes_back_as_it_was() {
+    fn a_token_has_at_most_128_bytes_and_round_trips() {
         for (uploads, length) in [(0, 28), (1, 33), (MOST as u64, 128)] {
             let bytes = token(uploads).encode();
             assert_eq!(bytes.len(), length);
@@ -268,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_fingerprint_never_changes() {
-        // Tokens of earlier versions are still around.
+        // Tokens of earlier releases are still in use.
         assert_eq!(fingerprint(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fingerprint(b"foobar"), 0x8594_4171_f739_67e8);
         let bytes = token(1).encode();
@@ -288,10 +294,10 @@ mod tests {
             changed[place] ^= 1;
             assert_eq!(ResumeToken::decode(&changed), Err(InvalidResumeToken), "{place}");
         }
-        // Of a version to come, though its check sum is right.
+        // A later version, though its checksum is right.
         let mut later = bytes[..bytes.len() - CHECK].to_vec();
         later[0] = 0x20;
-        later.extend(check_sum(&later));
+        later.extend(checksum(&later));
         assert_eq!(ResumeToken::decode(&later), Err(InvalidResumeToken));
     }
 }

@@ -1,6 +1,6 @@
-//! What two snapshots of one feed say about each other. Pure.
+//! Compares two snapshots of a feed: is the new one older than the last, and which kinds of uploads have left it? Pure.
 //!
-//! YouTube serves a feed from several caches, and now and then an older snapshot, or an empty one, comes after a newer one.
+//! YouTube serves a feed from several caches, so an older or an empty snapshot sometimes follows a newer one.
 
 #[cfg(test)]
 mod tests;
@@ -9,14 +9,14 @@ use std::collections::HashMap;
 
 use crate::video::{Channel, Kind, Video, VideoId};
 
-/// Both kinds of uploads.
+/// All kinds of uploads.
 const KINDS: [Kind; 2] = [Kind::Video, Kind::Short];
 
-/// Whether `new` may be older than `known`, or wrong, although it came later: it is empty and `known` is not, or it lacks the newest
-/// upload known and what both show went back.
+/// Whether `new` may be wrong or older than `known`, although it was fetched later: it is empty and `known` is not, or it lacks the newest
+/// upload of `known` and the data of common uploads went back.
 ///
-/// Neither sign is enough alone. The newest upload may have been deleted; and while it shows, counts may go back: in a series of 89
-/// real snapshots, one upload's views went back by a few in 10 of the 88 steps, mostly while others went forward.
+/// Neither sign alone is enough. The newest upload may have been deleted; and while it is in the feed, counts may go back: in a series of
+/// 89 real snapshots, one upload's views decreased by a few in 10 of the 88 steps, mostly while others increased.
 pub(super) fn is_suspect(new: &Channel, known: &Channel) -> bool {
     let Some(newest) = known.upload(0) else {
         return false;
@@ -28,7 +28,7 @@ pub(super) fn is_suspect(new: &Channel, known: &Channel) -> bool {
     !shown.contains_key(&newest.id()) && went_back(&shown, known)
 }
 
-/// Whether any upload that both show was changed later in `known`, or all of them had more views together.
+/// Whether a common upload was changed later in `known`, or the common uploads have fewer views in total than in `known`.
 fn went_back(shown: &HashMap<VideoId, Video<'_>>, known: &Channel) -> bool {
     // Sums of up to 15 counts.
     let (mut views, mut views_before) = (0_u128, 0_u128);
@@ -49,9 +49,9 @@ fn went_back(shown: &HashMap<VideoId, Video<'_>>, known: &Channel) -> bool {
     views < views_before
 }
 
-/// The kinds of which `known` shows an upload and `new` none, since others have pushed it out of the feed.
+/// The kinds of which `known` has uploads and `new` has none, since newer uploads of other kinds have pushed them out of the feed.
 ///
-/// Not those whose newest upload is now shown as of the other kind. Nor those of a feed that is empty: nothing has pushed them out.
+/// Excludes kinds whose newest upload is now listed as another kind, and empty feeds, where nothing has pushed them out.
 pub(super) fn pushed_out(new: &Channel, known: &Channel) -> impl Iterator<Item = Kind> {
     KINDS.into_iter().filter(move |kind| {
         let newest = known.latest(Some(*kind)).and_then(|index| known.upload(index));

@@ -1,6 +1,6 @@
-//! What has happened to a watched channel: which uploads its feed showed, in which order they appeared, and whether lookups work.
+//! The history of a watched channel: which uploads its feed has shown, in which order they appeared, and whether lookups work. Pure.
 //!
-//! Pure. A timeline says what appeared and when; which of it is news to a watcher is for its [`Cursor`](super::cursor::Cursor) to say.
+//! A timeline is shared by all watches of the channel. A [`Cursor`](super::cursor::Cursor) per watch decides which of it is new there.
 
 use std::{
     cmp::Reverse,
@@ -11,8 +11,8 @@ use std::{
 use super::{Known, LookupError};
 use crate::video::{Channel, MAX_UPLOADS, Moment, VideoId};
 
-/// Uploads that are remembered: the feed's 15, and enough more that one which vanishes and shows again is recognized. As many as a
-/// cursor's window has bits.
+/// How many uploads are remembered: the feed's 15 and enough others to recognize one that disappears and returns. Equals the number of bits
+/// of a cursor's window.
 pub(super) const REMEMBERED: usize = 64;
 
 /// The timeline of one channel.
@@ -20,81 +20,81 @@ pub(super) const REMEMBERED: usize = 64;
 pub(super) struct Timeline {
     /// The newest snapshot of the feed.
     channel: Option<Arc<Channel>>,
-    /// The number of each upload in it. 0: it was forgotten long ago, and is not news to anybody.
+    /// The number of each upload in it. 0 means that it was forgotten long ago and is new to no watch.
     numbers: [u32; MAX_UPLOADS],
-    /// The uploads that are remembered: those without a date first, then the newest first.
+    /// The remembered uploads: those without a date first, then the newest first.
     seen: Vec<Seen>,
-    /// The number of the upload that appeared last. They count from 1, in the order of appearance, and of publication if they
-    /// appeared together.
+    /// The number of the upload that appeared last. Numbers start at 1, in order of appearance; uploads that appeared together are in order
+    /// of publication.
     newest: u32,
-    /// An upload that is not remembered and was published at this time or before may have been seen, and forgotten.
+    /// An upload that was published at or before this time and is not remembered may have been seen and forgotten.
     forgotten: Moment,
-    trouble: Option<Box<Trouble>>,
-    /// When the last lookup ended that it has taken in.
+    problem: Option<Box<Problem>>,
+    /// When the last lookup that was applied ended.
     last_attempt: Option<Instant>,
 }
 
-/// An upload that the feed showed.
+/// An upload that the feed has shown.
 pub(super) struct Seen {
     pub(super) id: VideoId,
     pub(super) number: u32,
     pub(super) published: Moment,
-    /// The same upload in a resume token.
+    /// Identifies the upload in a resume token.
     pub(super) fingerprint: u64,
 }
 
 /// Why lookups of a channel fail.
 #[derive(Clone)]
-pub(super) struct Trouble {
+pub(super) struct Problem {
     pub(super) error: LookupError,
     pub(super) retry_at: Instant,
 }
 
-/// What a lookup says about whether lookups of its channel work.
+/// What the outcome of a lookup says about the health of lookups of the channel.
 pub(super) enum Health {
-    /// They do.
+    /// Lookups work.
     Works,
-    /// They do not.
-    Fails(Trouble),
-    /// Nothing: it failed for a reason that is not the channel's.
+    /// Lookups fail.
+    Fails(Problem),
+    /// Nothing: the lookup failed for a reason that is not the channel's.
     Unchanged,
 }
 
 /// An upload in the newest snapshot.
 #[derive(Clone, Copy)]
 pub(super) struct Shown {
-    /// Its place in the snapshot.
+    /// Its index in the snapshot.
     pub(super) index: usize,
     pub(super) number: u32,
 }
 
 impl Timeline {
-    /// Takes in what a lookup has brought, unless a later one is taken in already. Says whether anything has changed.
+    /// Applies the outcome of a lookup, unless a later one was applied already. Returns whether anything changed.
     pub(super) fn apply(&mut self, known: &Known, health: Health) -> bool {
         if self.last_attempt.is_some() && known.last_attempt() <= self.last_attempt {
             return false;
         }
         self.last_attempt = known.last_attempt();
         let shows = known.good.as_ref().is_some_and(|good| self.show(&good.value));
-        let before = self.trouble.as_ref().map(|trouble| trouble.error.reason_code());
+        let before = self.problem.as_ref().map(|problem| problem.error.reason_code());
         match health {
-            Health::Works => self.trouble = None,
-            Health::Fails(trouble) => self.trouble = Some(Box::new(trouble)),
+            Health::Works => self.problem = None,
+            Health::Fails(problem) => self.problem = Some(Box::new(problem)),
             Health::Unchanged => {}
         }
-        shows || before != self.trouble.as_ref().map(|trouble| trouble.error.reason_code())
+        shows || before != self.problem.as_ref().map(|problem| problem.error.reason_code())
     }
 
-    /// Takes in a snapshot. Says whether it differs from the one before in what it shows.
+    /// Applies a snapshot. Returns whether it differs from the previous one.
     fn show(&mut self, channel: &Arc<Channel>) -> bool {
         let before = (self.channel.take(), self.numbers);
         self.numbers = [0; MAX_UPLOADS];
-        // The oldest first, so that the numbers of those that appear together have the order of publication.
+        // The oldest first, so that uploads that appear together are numbered in order of publication.
         for (upload, number) in channel.uploads().zip(&mut self.numbers).rev() {
             let (id, published) = (upload.id(), upload.moment());
             *number = match self.seen.iter_mut().find(|seen| seen.id == id) {
                 Some(seen) => {
-                    // The date of a stream moves when it begins.
+                    // The date of a stream changes when it begins.
                     seen.published = published;
                     seen.number
                 }
@@ -135,7 +135,7 @@ impl Timeline {
         self.channel.as_ref()
     }
 
-    /// The uploads that the newest snapshot shows.
+    /// The uploads in the newest snapshot.
     pub(super) fn shown(&self) -> impl Iterator<Item = Shown> {
         let length = self.channel.as_ref().map_or(0, |channel| channel.len());
         let numbers = self.numbers.iter().take(length).enumerate();
@@ -145,12 +145,12 @@ impl Timeline {
         })
     }
 
-    /// The uploads that are remembered: those without a date first, then the newest first.
+    /// The remembered uploads: those without a date first, then the newest first.
     pub(super) fn seen(&self) -> &[Seen] {
         &self.seen
     }
 
-    /// Whether the newest snapshot shows the upload with this number.
+    /// Whether the upload with this number is in the newest snapshot.
     pub(super) fn shows(&self, number: u32) -> bool {
         self.numbers.contains(&number)
     }
@@ -160,25 +160,25 @@ impl Timeline {
         self.newest
     }
 
-    /// When the oldest upload that is remembered was published; none if none has a date.
+    /// When the oldest remembered upload was published; [`Moment::NONE`] if none has a date.
     pub(super) fn oldest(&self) -> Moment {
         self.seen.last().map_or(Moment::NONE, |oldest| oldest.published)
     }
 
     /// Why lookups fail, if they do.
-    pub(super) fn trouble(&self) -> Option<&Trouble> {
-        self.trouble.as_deref()
+    pub(super) fn problem(&self) -> Option<&Problem> {
+        self.problem.as_deref()
     }
 }
 
-impl Trouble {
-    /// How long until the next lookup.
+impl Problem {
+    /// The time until the next lookup.
     pub(super) fn retry_after(&self, now: Instant) -> Duration {
         self.retry_at.saturating_duration_since(now)
     }
 }
 
-/// A short, stable name of an ID: 64-bit FNV-1a. Part of the format of resume tokens.
+/// A short, stable hash of an ID: 64-bit FNV-1a. Part of the format of resume tokens.
 pub(super) fn fingerprint(id: &[u8]) -> u64 {
     id.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

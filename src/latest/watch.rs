@@ -1,8 +1,8 @@
-//! Watching channels: each new upload once, however many watch and however slowly they read.
+//! Watches: streams that deliver each new upload of their channels once, however many there are and however slowly they are read.
 //!
-//! A watched channel is polled as long as somebody watches (`polling.rs`): one poll a channel, none when the last watch has ended. A
-//! watch is one stream over all its channels. For each it keeps a [`Cursor`], and it reads the newest timeline when its reader gets to
-//! it: a slow reader costs nobody anything.
+//! A channel is polled as long as it is watched (`polling.rs`): once for all its watches, and not at all after the last one has ended. A
+//! watch is one stream over all its channels. It has a [`Cursor`] for each, and reads the newest timeline when its reader is ready, so a
+//! slow reader costs the server nothing.
 
 use std::{
     pin::Pin,
@@ -17,7 +17,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::{
     Latest, LookupError, ResumeToken,
     cursor::{Cursor, Step},
-    hub::{Hub, Inbox, MAX_CHANNELS, Reserved},
+    hub::{Hub, Inbox, MAX_CHANNELS, Reservation},
     timeline::Timeline,
 };
 use crate::{
@@ -29,54 +29,54 @@ use crate::{
 /// What to watch.
 #[derive(Clone, Debug)]
 pub struct WatchQuery {
-    /// Which channels, at most 128; repeats count once.
+    /// The channels, at most 128; repeats count once.
     pub channels: Vec<ChannelId>,
-    /// Only uploads of this kind, as far as the channel's own feed shows them.
+    /// Only uploads of this kind, as far as they appear in the channel's own feed.
     pub kind: Option<Kind>,
-    /// Begin with what was published after this, and not with each channel's newest.
+    /// Begin with the uploads published after this time, instead of each channel's newest.
     pub published_after: Option<SystemTime>,
-    /// Go on where earlier watches of these channels were; the last one of a channel counts. Those of other channels are ignored.
+    /// Resume earlier watches of these channels. The last token of a channel counts; tokens of other channels are ignored.
     pub resume_tokens: Vec<ResumeToken>,
 }
 
-/// Something that happened to a watched channel.
+/// An event of a watched channel.
 #[derive(Clone, Debug)]
 pub struct WatchEvent {
-    /// Which channel.
+    /// The channel.
     pub channel: ChannelId,
-    /// What happened.
+    /// The event.
     pub event: Event,
-    /// Where a watch of this channel goes on after this.
+    /// Resumes a watch of this channel after this event.
     pub resume_token: ResumeToken,
 }
 
-/// What happens to watched channels.
+/// What can happen to a watched channel.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// An upload.
     Upload {
-        /// The channel as it was then.
+        /// The snapshot of the channel.
         channel: Arc<Channel>,
-        /// The upload's index in it.
+        /// The index of the upload in the snapshot.
         upload: usize,
-        /// It was in the feed when the watch began.
+        /// Whether it was in the feed when the watch began.
         initial: bool,
     },
-    /// Its lookups have begun to fail, or fail for another reason.
+    /// Lookups of the channel have begun to fail, or fail for another reason.
     Problem {
-        /// Why.
+        /// The reason.
         error: LookupError,
-        /// When the next one is due.
+        /// The time until the next lookup.
         retry_after: Duration,
     },
-    /// Its lookups work again.
+    /// Lookups of the channel work again.
     Recovered,
-    /// Its feed shows no upload that was known, but newer ones: others may have come and gone.
+    /// The feed has only newer uploads than the watch knew: others may have appeared and left it.
     Missed,
 }
 
 impl Event {
-    /// The upload, if it is one.
+    /// The upload, if the event is one.
     #[must_use]
     pub fn video(&self) -> Option<Video<'_>> {
         match self {
@@ -87,27 +87,27 @@ impl Event {
 }
 
 impl Latest {
-    /// Watches channels, for nobody in particular: see [`Self::watch_for`].
+    /// Watches channels for an anonymous caller: see [`Self::watch_for`].
     ///
     /// # Errors
     ///
-    /// If more channels would be watched than may be.
+    /// If too many channels would be watched.
     pub fn watch(self: &Arc<Self>, query: &WatchQuery) -> Result<Watch, LookupError> {
         self.watch_for(query, &Caller::default())
     }
 
-    /// Watches channels, from now on until the stream is dropped or the server stops. Polls are shared fairly between callers.
+    /// Watches channels until the stream is dropped or the server shuts down. Callers get fair shares of the polls.
     ///
     /// # Errors
     ///
-    /// If more channels would be watched than may be.
+    /// If too many channels would be watched.
     pub fn watch_for(self: &Arc<Self>, query: &WatchQuery, caller: &Caller) -> Result<Watch, LookupError> {
         let mut channels = query.channels.clone();
         channels.sort_unstable();
         channels.dedup();
         channels.truncate(MAX_CHANNELS);
-        let hubs = &self.source.hubs;
-        let reserved = hubs
+        let hubs = self.hubs();
+        let reservation = hubs
             .reserve(channels.len())
             .map_err(LookupError::TooManyWatched)?;
         let inbox = Arc::<Inbox>::default();
@@ -115,20 +115,20 @@ impl Latest {
         hubs.polling.add(&channels, caller.id);
         let mut watched = Vec::with_capacity(channels.len());
         watched.extend((0..).zip(channels).map(|(index, channel)| {
-            let (hub, is_new) = hubs.get_or_make(channel);
+            let (hub, is_new) = hubs.get_or_create(channel);
             if is_new {
-                self.publish_what_is_known(channel);
+                self.publish_cached(channel);
             }
             let token = query.resume_tokens.iter().rfind(|token| token.is_of(channel));
             Watched {
-                place: hub.join(&inbox, index),
+                slot: hub.join(&inbox, index),
                 cursor: token.map_or_else(|| Cursor::new(after), Cursor::resume),
                 hub,
             }
         }));
         self.poll_watched();
         Ok(Watch {
-            // Each is looked at once before anything changes.
+            // Each is read once before any change.
             changed: watched.iter().fold(0, |bits, _| bits << 1 | 1),
             watched: watched.into(),
             inbox,
@@ -136,53 +136,53 @@ impl Latest {
             closing: self.closing.clone(),
             closed: None,
             caller: caller.id,
-            _reserved: reserved,
+            _reservation: reservation,
         })
     }
 
-    /// Publishes what the cache has of a channel that begins to be watched. So it is told at once, and the next poll is planned from when
-    /// the channel was looked up.
-    fn publish_what_is_known(&self, channel: ChannelId) {
+    /// Publishes the cached entry of a newly watched channel, so that its watch gets it at once and the next poll is planned from the time
+    /// of its lookup.
+    fn publish_cached(&self, channel: ChannelId) {
         let feed = channel.into();
-        // It would have to wait only where a writer was cancelled halfway. Then the first poll publishes it.
+        // The cache is not ready only if a writer was cancelled halfway. Then the first poll publishes the entry.
         if let Some(Some(known)) = self.coalescer.get(&feed).now_or_never() {
-            self.source.publish(feed, &known);
+            self.fetcher.publish(feed, &known);
         }
     }
 
-    /// The number of channels that are watched.
+    /// The number of watched channels.
     #[must_use]
     pub fn watched(&self) -> usize {
-        self.source.hubs.len()
+        self.hubs().len()
     }
 }
 
-/// What happens to the channels of a watch, from when it began. Ends with an error when the server stops.
+/// A stream of the events of some channels. Ends with an error when the server shuts down.
 pub struct Watch {
     watched: Box<[Watched]>,
     inbox: Arc<Inbox>,
-    /// Channels that may have something for the reader: a bit for each.
+    /// Channels that may have events, as bits.
     changed: u128,
     kind: Option<Kind>,
     closing: CancellationToken,
-    /// Completes when the server stops. Made when there is nothing to be told for the first time.
+    /// Completes when the server shuts down. Created when the stream has to wait for the first time.
     closed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// Who watches.
+    /// The caller's ID.
     caller: u64,
-    _reserved: Reserved,
+    _reservation: Reservation,
 }
 
 /// A channel of a watch.
 struct Watched {
-    /// Kept alive by those who watch it.
+    /// Kept alive by its watches.
     hub: Arc<Hub>,
     cursor: Cursor,
-    /// Where the hub has noted the watch.
-    place: usize,
+    /// The subscription of the watch at the hub.
+    slot: usize,
 }
 
 impl Watch {
-    /// The next thing that happened, if anything did.
+    /// The next event, if there is one.
     fn next_event(&mut self) -> Option<WatchEvent> {
         loop {
             if self.changed == 0 {
@@ -220,10 +220,10 @@ fn event(step: &Step, timeline: &Timeline) -> Option<Event> {
             initial: *initial,
         },
         Step::Problem => {
-            let trouble = timeline.trouble()?;
+            let problem = timeline.problem()?;
             Event::Problem {
-                error: trouble.error.clone(),
-                retry_after: trouble.retry_after(clock::now()),
+                error: problem.error.clone(),
+                retry_after: problem.retry_after(clock::now()),
             }
         }
         Step::Recovered => Event::Recovered,
@@ -242,7 +242,7 @@ impl Stream for Watch {
             self.end();
             return Poll::Ready(Some(Err(LookupError::ShuttingDown)));
         }
-        // Before the look: what changes after it wakes this task.
+        // Before the inbox is read, so that later changes wake this task.
         self.inbox.waker.register(context.waker());
         if let Some(event) = self.next_event() {
             return Poll::Ready(Some(Ok(event)));
@@ -262,11 +262,11 @@ impl Stream for Watch {
 }
 
 impl Watch {
-    /// Leaves all channels.
+    /// Unsubscribes from all channels.
     fn end(&mut self) {
         for watched in &std::mem::take(&mut self.watched) {
-            watched.hub.leave(watched.place);
-            watched.hub.unplan(self.caller);
+            watched.hub.leave(watched.slot);
+            watched.hub.remove_from_plan(self.caller);
         }
     }
 }

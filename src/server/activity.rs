@@ -1,4 +1,4 @@
-//! What happens on one connection, and which calls it may make.
+//! The activity of one connection: bytes received, calls in progress, and admission of new calls.
 
 use std::{
     sync::{
@@ -10,155 +10,157 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::load::Load;
-use crate::{
-    grpc::{self, Method, Tally},
-    latest::LookupError,
-};
+use super::metrics::ServerMetrics;
+use crate::grpc::{self, CallError, CallMetrics, Method};
 
-/// Calls about health that a connection may have in progress when the server has `--max-calls` already. A client has one at a time.
+/// Health checks that a connection may have in progress when the server has reached `--max-calls`. A client makes one at a time.
 const HEALTH_CALLS: usize = 8;
 
-/// Watches of health beside the first of each connection, in the whole server. A client has one for each connection; more come from
-/// proxies that take many clients' calls over one connection.
+/// Health watches of the whole server in addition to the first of each connection. A client has one for each connection; more come
+/// from proxies that multiplex calls of many clients on one connection.
 pub(super) const FURTHER_HEALTH_WATCHES: usize = 1000;
 
-/// What has happened on one connection.
+/// The state of one connection that its calls share.
 #[derive(Debug)]
 pub(super) struct Activity {
-    pub(super) load: Arc<Load>,
-    pub(super) tally: Arc<Tally>,
-    /// There were as many connections as may be: this one is for a probe, and for nothing else.
-    for_probes: bool,
-    /// Told when a connection for probes was taken for something else.
-    refused: Notify,
-    begun: AtomicUsize,
+    pub(super) metrics: Arc<ServerMetrics>,
+    pub(super) call_metrics: Arc<CallMetrics>,
+    /// Accepts only health checks, since the connection limit was reached.
+    probes_only: bool,
+    /// Notified when a probe connection is used for anything but health checks.
+    rejected: Notify,
+    /// Calls since the connection was opened.
+    started: AtomicUsize,
     in_progress: AtomicUsize,
-    /// Of those in progress.
+    /// A part of `in_progress`.
     health_calls: AtomicUsize,
     health_watches: AtomicUsize,
-    bytes_heard: AtomicUsize,
+    bytes_received: AtomicUsize,
 }
 
-/// What a call has taken, and gives back.
+/// Which counters a call has incremented. They are decremented when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
-    /// The place of a call.
+pub(super) enum CallClass {
+    /// That of calls.
     Call,
-    /// That, and one of the connection's calls about health.
+    /// Also that of the connection's health checks.
     HealthCall,
-    /// That, and the connection's first watch of health.
+    /// Also that of the connection's health watches, as its first.
     HealthWatch,
-    /// That, and one of the server's further watches of health.
+    /// Also that of the connection's health watches, and that of the server's further ones.
     FurtherHealthWatch,
 }
 
 impl Activity {
-    pub(super) fn new(load: Arc<Load>, tally: Arc<Tally>, for_probes: bool) -> Arc<Self> {
+    pub(super) fn new(
+        metrics: Arc<ServerMetrics>,
+        call_metrics: Arc<CallMetrics>,
+        probes_only: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            load,
-            tally,
-            for_probes,
-            refused: Notify::new(),
-            begun: AtomicUsize::new(0),
+            metrics,
+            call_metrics,
+            probes_only,
+            rejected: Notify::new(),
+            started: AtomicUsize::new(0),
             in_progress: AtomicUsize::new(0),
             health_calls: AtomicUsize::new(0),
             health_watches: AtomicUsize::new(0),
-            bytes_heard: AtomicUsize::new(0),
+            bytes_received: AtomicUsize::new(0),
         })
     }
 
-    /// Begins a call of `method`, if there may be one more.
-    pub(super) fn begin(&self, method: Method, limits: grpc::Limits) -> Result<Taken, LookupError> {
-        if self.for_probes && method != Method::HealthCheck {
-            self.refused.notify_one();
-            return Err(LookupError::TooManyConnections);
+    /// Admits a call of `method`, or returns the error to reject it with.
+    pub(super) fn start_call(&self, method: Method, limits: grpc::Limits) -> Result<CallClass, CallError> {
+        if self.probes_only && method != Method::HealthCheck {
+            self.rejected.notify_one();
+            return Err(CallError::TooManyConnections);
         }
-        let taken = if method.is_health() {
-            self.begin_health(method)?
+        let class = if method.is_health() {
+            self.start_health_call(method)?
         } else {
-            Taken::Call
+            CallClass::Call
         };
         let at_once = limits.at_once.get();
-        // A server that has too many calls still says how it is.
-        let limit = match taken {
-            Taken::HealthCall if self.health_calls.load(Relaxed) > HEALTH_CALLS => at_once,
-            Taken::Call => at_once,
-            Taken::HealthCall | Taken::HealthWatch | Taken::FurtherHealthWatch => usize::MAX,
+        // An overloaded server still answers health checks.
+        let limit = match class {
+            CallClass::HealthCall if self.health_calls.load(Relaxed) > HEALTH_CALLS => at_once,
+            CallClass::Call => at_once,
+            CallClass::HealthCall | CallClass::HealthWatch | CallClass::FurtherHealthWatch => usize::MAX,
         };
-        if !self.load.begin_call(limit) {
-            self.give_back(taken);
-            return Err(LookupError::TooManyCalls(at_once));
+        if !self.metrics.try_begin_call(limit) {
+            self.release(class);
+            return Err(CallError::TooManyCalls(at_once));
         }
-        self.begun.fetch_add(1, Relaxed);
+        self.started.fetch_add(1, Relaxed);
         self.in_progress.fetch_add(1, Relaxed);
-        Ok(taken)
+        Ok(class)
     }
 
-    /// A connection's first watch is always possible. Further ones are as many as the whole server still has: so one connection has half
-    /// of them at most, and many that want all leave some for the next.
-    fn begin_health(&self, method: Method) -> Result<Taken, LookupError> {
+    /// The first watch of a connection is always admitted. A further one needs as many left in the whole server as the connection has
+    /// already, so that one connection gets at most half of them, and several greedy ones leave some for the next.
+    fn start_health_call(&self, method: Method) -> Result<CallClass, CallError> {
         if method != Method::HealthWatch {
             self.health_calls.fetch_add(1, Relaxed);
-            return Ok(Taken::HealthCall);
+            return Ok(CallClass::HealthCall);
         }
         let further = self.health_watches.load(Relaxed);
-        let taken = if further == 0 {
-            Taken::HealthWatch
-        } else if self.load.begin_health_watch(further, FURTHER_HEALTH_WATCHES) {
-            Taken::FurtherHealthWatch
+        let class = if further == 0 {
+            CallClass::HealthWatch
+        } else if self
+            .metrics
+            .try_begin_health_watch(further, FURTHER_HEALTH_WATCHES)
+        {
+            CallClass::FurtherHealthWatch
         } else {
-            return Err(LookupError::TooManyHealthWatches(FURTHER_HEALTH_WATCHES));
+            return Err(CallError::TooManyHealthWatches(FURTHER_HEALTH_WATCHES));
         };
-        // All calls of a connection are begun on one thread.
+        // No race with the load above: all calls of a connection start on one thread.
         self.health_watches.fetch_add(1, Relaxed);
-        Ok(taken)
+        Ok(class)
     }
 
-    /// Ends a call.
-    pub(super) fn end(&self, taken: Taken) {
+    pub(super) fn end_call(&self, class: CallClass) {
         self.in_progress.fetch_sub(1, Relaxed);
-        self.load.end_call();
-        self.give_back(taken);
+        self.metrics.end_call();
+        self.release(class);
     }
 
-    fn give_back(&self, taken: Taken) {
-        match taken {
-            Taken::Call => {}
-            Taken::HealthCall => {
+    fn release(&self, class: CallClass) {
+        match class {
+            CallClass::Call => {}
+            CallClass::HealthCall => {
                 self.health_calls.fetch_sub(1, Relaxed);
             }
-            Taken::HealthWatch => {
+            CallClass::HealthWatch => {
                 self.health_watches.fetch_sub(1, Relaxed);
             }
-            Taken::FurtherHealthWatch => {
+            CallClass::FurtherHealthWatch => {
                 self.health_watches.fetch_sub(1, Relaxed);
-                self.load.end_health_watch();
+                self.metrics.end_health_watch();
             }
         }
     }
 
-    /// Waits until a connection for probes was taken for something else.
-    pub(super) async fn refused(&self) {
-        self.refused.notified().await;
+    /// Waits until a probe connection is used for anything but health checks.
+    pub(super) async fn rejected(&self) {
+        self.rejected.notified().await;
     }
 
-    /// Notes that the peer has sent so many bytes.
-    pub(super) fn heard(&self, bytes: usize) {
-        self.bytes_heard.fetch_add(bytes, Relaxed);
+    pub(super) fn record_bytes(&self, bytes: usize) {
+        self.bytes_received.fetch_add(bytes, Relaxed);
     }
 
-    /// What the peer has sent so far.
-    pub(super) fn bytes_heard(&self) -> usize {
-        self.bytes_heard.load(Relaxed)
+    pub(super) fn bytes_received(&self) -> usize {
+        self.bytes_received.load(Relaxed)
     }
 
-    /// Waits until no call has begun for `pause`, or ten times as long: a peer may go on for as long as it likes.
-    pub(super) async fn none_begins_for(&self, pause: Duration) {
+    /// Waits until no call has started for `pause`, but at most ten times as long, since a peer can go on forever.
+    pub(super) async fn no_new_calls_for(&self, pause: Duration) {
         for _ in 0..10 {
-            let begun = self.begun.load(Relaxed);
+            let started = self.started.load(Relaxed);
             tokio::time::sleep(pause).await;
-            if self.begun.load(Relaxed) == begun {
+            if self.started.load(Relaxed) == started {
                 return;
             }
         }
@@ -166,12 +168,12 @@ impl Activity {
 
     /// Waits until no call was in progress for `pause`, or for up to twice as long.
     ///
-    /// Looks now and then, so that calls, of which there are many, need not tell.
-    pub(super) async fn quiet_for(&self, pause: Duration) {
+    /// Polls the counters, so that calls need not notify it.
+    pub(super) async fn idle_for(&self, pause: Duration) {
         loop {
-            let begun = self.begun.load(Relaxed);
+            let started = self.started.load(Relaxed);
             tokio::time::sleep(pause).await;
-            if self.in_progress.load(Relaxed) == 0 && self.begun.load(Relaxed) == begun {
+            if self.in_progress.load(Relaxed) == 0 && self.started.load(Relaxed) == started {
                 return;
             }
         }
@@ -191,88 +193,91 @@ mod tests {
         }
     }
 
-    fn connection(load: &Arc<Load>) -> Arc<Activity> {
-        Activity::new(Arc::clone(load), Arc::default(), false)
+    fn connection(metrics: &Arc<ServerMetrics>) -> Arc<Activity> {
+        Activity::new(Arc::clone(metrics), Arc::default(), false)
     }
 
-    /// How many health watches the connection gets of `wanted`.
-    fn watches(connection: &Activity, wanted: usize) -> Vec<Taken> {
-        let taken = (0..wanted).map(|_| connection.begin(Method::HealthWatch, limits(1)));
-        let (taken, refused): (Vec<_>, Vec<_>) = taken.partition(Result::is_ok);
-        let refusal = Err(LookupError::TooManyHealthWatches(FURTHER_HEALTH_WATCHES));
-        assert!(refused.iter().all(|refused| *refused == refusal));
-        taken.into_iter().flatten().collect()
+    /// Starts `wanted` health watches, and returns those that were admitted.
+    fn watches(connection: &Activity, wanted: usize) -> Vec<CallClass> {
+        let admitted = (0..wanted).map(|_| connection.start_call(Method::HealthWatch, limits(1)));
+        let (admitted, rejected): (Vec<_>, Vec<_>) = admitted.partition(Result::is_ok);
+        let rejection = Err(CallError::TooManyHealthWatches(FURTHER_HEALTH_WATCHES));
+        assert!(rejected.iter().all(|rejected| *rejected == rejection));
+        admitted.into_iter().flatten().collect()
     }
 
     #[test]
-    fn health_watches_are_bounded_and_every_connection_has_its_first() {
+    fn health_watches_are_bounded_and_every_connection_gets_its_first() {
         for wanted in [1, 2, 4, 20].map(|times| FURTHER_HEALTH_WATCHES / 2 * times) {
-            let load = Arc::new(Load::default());
-            let greedy: Vec<_> = (0..5).map(|_| connection(&load)).collect();
-            let taken: Vec<_> = greedy.iter().map(|one| watches(one, wanted / 5)).collect();
-            let all: usize = taken.iter().map(Vec::len).sum();
+            let metrics = Arc::new(ServerMetrics::default());
+            let greedy: Vec<_> = (0..5).map(|_| connection(&metrics)).collect();
+            let admitted: Vec<_> = greedy.iter().map(|one| watches(one, wanted / 5)).collect();
+            let all: usize = admitted.iter().map(Vec::len).sum();
             assert!(all <= FURTHER_HEALTH_WATCHES + greedy.len(), "{all} of {wanted}");
             if wanted <= FURTHER_HEALTH_WATCHES / 2 {
                 assert_eq!(all, wanted);
             } else {
                 assert!(all > FURTHER_HEALTH_WATCHES / 2, "{all} of {wanted}");
             }
-            // What there is left of them is for those who come late.
-            let late = connection(&load);
+            // Some are left for connections that come later.
+            let late = connection(&metrics);
             assert!(watches(&late, 3).len() > 1, "{wanted}");
-            for (connection, taken) in greedy.iter().zip(taken) {
-                for taken in taken {
-                    connection.end(taken);
+            for (connection, admitted) in greedy.iter().zip(admitted) {
+                for admitted in admitted {
+                    connection.end_call(admitted);
                 }
             }
-            let alone = connection(&load);
+            let alone = connection(&metrics);
             assert!(watches(&alone, FURTHER_HEALTH_WATCHES).len() >= FURTHER_HEALTH_WATCHES / 2 - 1);
         }
     }
 
     #[test]
-    fn a_first_watch_is_possible_when_all_further_ones_are_taken() {
-        let load = Arc::new(Load::default());
+    fn a_first_watch_is_admitted_when_all_further_ones_are_in_use() {
+        let metrics = Arc::new(ServerMetrics::default());
         let all: Vec<_> = (0..2 * FURTHER_HEALTH_WATCHES)
-            .map(|_| connection(&load))
+            .map(|_| connection(&metrics))
             .collect();
-        let taken: usize = all.iter().map(|one| watches(one, 2).len()).sum();
-        assert_eq!(taken, all.len() + FURTHER_HEALTH_WATCHES);
-        assert_eq!(watches(&connection(&load), 2), [Taken::HealthWatch]);
+        let admitted: usize = all.iter().map(|one| watches(one, 2).len()).sum();
+        assert_eq!(admitted, all.len() + FURTHER_HEALTH_WATCHES);
+        assert_eq!(watches(&connection(&metrics), 2), [CallClass::HealthWatch]);
     }
 
     #[test]
-    fn a_full_server_says_how_it_is_but_not_without_end() {
-        let load = Arc::new(Load::default());
-        let connection = connection(&load);
-        let call = connection.begin(Method::GetLatestVideo, limits(1));
-        let refusal = Err(LookupError::TooManyCalls(1));
-        assert_eq!(connection.begin(Method::GetLatestVideo, limits(1)), refusal);
+    fn an_overloaded_server_answers_a_bounded_number_of_health_checks() {
+        let metrics = Arc::new(ServerMetrics::default());
+        let connection = connection(&metrics);
+        let call = connection.start_call(Method::GetLatestVideo, limits(1));
+        let rejection = Err(CallError::TooManyCalls(1));
+        assert_eq!(
+            connection.start_call(Method::GetLatestVideo, limits(1)),
+            rejection
+        );
         let mut checks = vec![];
         for _ in 0..HEALTH_CALLS {
-            checks.push(connection.begin(Method::HealthCheck, limits(1)));
+            checks.push(connection.start_call(Method::HealthCheck, limits(1)));
         }
         assert!(checks.iter().all(Result::is_ok), "{checks:?}");
-        assert_eq!(connection.begin(Method::HealthCheck, limits(1)), refusal);
-        assert_eq!(load.calls(), 1 + HEALTH_CALLS);
-        for taken in checks.into_iter().chain([call]).flatten() {
-            connection.end(taken);
+        assert_eq!(connection.start_call(Method::HealthCheck, limits(1)), rejection);
+        assert_eq!(metrics.calls(), 1 + HEALTH_CALLS);
+        for admitted in checks.into_iter().chain([call]).flatten() {
+            connection.end_call(admitted);
         }
-        assert_eq!(load.calls(), 0);
-        assert!(connection.begin(Method::HealthCheck, limits(1)).is_ok());
+        assert_eq!(metrics.calls(), 0);
+        assert!(connection.start_call(Method::HealthCheck, limits(1)).is_ok());
     }
 
     #[test]
-    fn a_connection_for_probes_has_checks_and_nothing_else() {
-        let load = Arc::new(Load::default());
-        let connection = Activity::new(Arc::clone(&load), Arc::default(), true);
-        assert!(connection.begin(Method::HealthCheck, limits(1)).is_ok());
+    fn a_probe_connection_accepts_only_health_checks() {
+        let metrics = Arc::new(ServerMetrics::default());
+        let connection = Activity::new(Arc::clone(&metrics), Arc::default(), true);
+        assert!(connection.start_call(Method::HealthCheck, limits(1)).is_ok());
         for method in [Method::GetLatestVideo, Method::HealthWatch, Method::Reflection] {
             assert_eq!(
-                connection.begin(method, limits(9)),
-                Err(LookupError::TooManyConnections)
+                connection.start_call(method, limits(9)),
+                Err(CallError::TooManyConnections)
             );
         }
-        assert_eq!(load.calls(), 1);
+        assert_eq!(metrics.calls(), 1);
     }
 }

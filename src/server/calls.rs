@@ -1,4 +1,4 @@
-//! A call's place in the server: counted, refused where there are too many, and answered even if it panics.
+//! The service around every call: counts it, rejects it at the limits, and turns panics into INTERNAL.
 
 use std::{
     convert::Infallible,
@@ -17,66 +17,65 @@ use prost::bytes::Bytes;
 use tonic::{Status, body::Body};
 
 use super::{
-    activity::{Activity, Taken},
+    activity::{Activity, CallClass},
+    inline_executor,
     span::CallSpan,
-    turn,
 };
 use crate::{
-    grpc::{self, Ended, Method},
-    latest::{LookupError, OVERLOAD_PAUSE},
+    grpc::{self, CallError, Ended, Method},
+    latest::OVERLOAD_PAUSE,
 };
 
-/// A call that is in progress as long as this is there.
+/// Counts a call as in progress until it is dropped, which records how it ended.
 #[derive(Debug)]
-struct Place {
+struct CallGuard {
     activity: Arc<Activity>,
     method: Method,
-    begun: Instant,
-    /// Told before the answer's end is sent.
+    started: Instant,
+    /// CANCELLED until headers or trailers with a status are sent.
     ended: Ended,
-    /// Nothing by a call that is refused.
-    taken: Option<Taken>,
+    /// `None` for a rejected call.
+    class: Option<CallClass>,
     span: CallSpan,
 }
 
-impl Place {
-    /// Notes what the headers of an answer or its trailers say: with the status that is in one of them the call ends.
-    fn hear(&mut self, headers: &HeaderMap) {
-        self.span.note(headers);
-        self.ended = Ended::told(headers).unwrap_or(self.ended);
+impl CallGuard {
+    /// Records the status and the cache status of response headers or trailers.
+    fn record_headers(&mut self, headers: &HeaderMap) {
+        self.span.record_headers(headers);
+        self.ended = Ended::from_headers(headers).unwrap_or(self.ended);
     }
 }
 
-impl Drop for Place {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         let activity = &self.activity;
         activity
-            .tally
-            .ended(self.method, self.ended, self.begun.elapsed());
-        if let Some(taken) = self.taken {
-            activity.end(taken);
+            .call_metrics
+            .record_call(self.method, self.ended, self.started.elapsed());
+        if let Some(class) = self.class {
+            activity.end_call(class);
         }
         self.span.end(self.ended);
     }
 }
 
-/// Runs a part of a call in its span.
-fn within<T>(place: Option<&Place>, part: impl FnOnce() -> T) -> T {
-    match place {
-        Some(place) => place.span.in_scope(part),
+fn in_span<T>(guard: Option<&CallGuard>, part: impl FnOnce() -> T) -> T {
+    match guard {
+        Some(guard) => guard.span.in_scope(part),
         None => part(),
     }
 }
 
-/// One connection's calls to `inner`.
+/// The calls of one connection to `inner`.
 #[derive(Debug)]
-pub(super) struct Calls<S> {
+pub(super) struct CallService<S> {
     inner: S,
     limits: grpc::Limits,
     activity: Arc<Activity>,
 }
 
-impl<S> Calls<S> {
+impl<S> CallService<S> {
     pub(super) fn new(inner: S, limits: grpc::Limits, activity: Arc<Activity>) -> Self {
         Self {
             inner,
@@ -86,141 +85,141 @@ impl<S> Calls<S> {
     }
 }
 
-impl<S, B> Service<Request<B>> for Calls<S>
+impl<S, B> Service<Request<B>> for CallService<S>
 where
-    // Always ready: nothing in it waits for room.
+    // Always ready, so `poll_ready` is not called.
     S: tower::Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone,
 {
-    type Response = Response<CallBody>;
+    type Response = Response<ResponseBody>;
     type Error = Infallible;
-    type Future = Call<S::Future>;
+    type Future = ResponseFuture<S::Future>;
 
     fn call(&self, request: Request<B>) -> Self::Future {
         let method = Method::of(request.uri().path());
-        let span = CallSpan::begin(method, &request);
-        let begun = self.activity.begin(method, self.limits);
-        let refused = begun
-            .as_ref()
-            .err()
-            .map(|error| Box::new(grpc::refuse_at_once(error, OVERLOAD_PAUSE, request.headers())));
-        let place = Place {
+        let span = CallSpan::new(method, &request);
+        let admitted = self.activity.start_call(method, self.limits);
+        let rejection = admitted.as_ref().err().map(|error| {
+            Box::new(grpc::refuse_at_once(
+                error.clone(),
+                OVERLOAD_PAUSE,
+                request.headers(),
+            ))
+        });
+        let guard = CallGuard {
             activity: Arc::clone(&self.activity),
             method,
-            begun: Instant::now(),
+            started: Instant::now(),
             ended: Ended::CANCELLED,
-            taken: begun.ok(),
+            class: admitted.ok(),
             span,
         };
-        let sending = if method.is_stream() {
+        let send_timeout = if method.is_stream() {
             self.limits.watch.map(|watch| watch + self.limits.deadline)
         } else {
             Some(self.limits.deadline)
         };
-        Call {
-            inner: place.taken.map(|_| self.inner.clone().call(request)),
-            refused,
-            place: Some(place),
-            sending,
+        ResponseFuture {
+            inner: guard.class.map(|_| self.inner.clone().call(request)),
+            rejection,
+            guard: Some(guard),
+            send_timeout,
         }
     }
 }
 
 pin_project! {
-    /// A call until its answer begins.
-    pub(super) struct Call<F> {
-        // None if the call is refused.
+    /// A call until its response headers.
+    pub(super) struct ResponseFuture<F> {
+        // `None` if the call is rejected.
         #[pin]
         inner: Option<F>,
-        // None once its answer has begun.
-        place: Option<Place>,
-        // What it is told then.
-        refused: Option<Box<Response<Body>>>,
-        sending: Option<Duration>,
+        // Moves to the response body.
+        guard: Option<CallGuard>,
+        rejection: Option<Box<Response<Body>>>,
+        send_timeout: Option<Duration>,
     }
 }
 
-impl<F> Future for Call<F>
+impl<F> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<Body>, Infallible>>,
 {
-    type Output = Result<Response<CallBody>, Infallible>;
+    type Output = Result<Response<ResponseBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let place = this.place.as_ref();
+        let guard = this.guard.as_ref();
         let response = match this.inner.as_pin_mut() {
-            None => match this.refused.take() {
-                Some(refused) => *refused,
-                // Only if it is polled again after its end.
+            None => match this.rejection.take() {
+                Some(rejection) => *rejection,
+                // Polled after completion.
                 None => return Poll::Pending,
             },
-            Some(inner) => match catch_unwind(AssertUnwindSafe(|| within(place, || inner.poll(context)))) {
+            Some(inner) => match catch_unwind(AssertUnwindSafe(|| in_span(guard, || inner.poll(context)))) {
                 Ok(response) => match ready!(response) {
                     Ok(response) => response,
                     Err(never) => match never {},
                 },
-                Err(_panic) => panicked(place).into_http(),
+                Err(_panic) => panic_status(guard).into_http(),
             },
         };
-        turn::answer_begins(*this.sending);
-        let mut place = this.place.take();
-        if let Some(place) = &mut place {
-            place.hear(response.headers());
+        inline_executor::start_send_timeout(*this.send_timeout);
+        let mut guard = this.guard.take();
+        if let Some(guard) = &mut guard {
+            guard.record_headers(response.headers());
         }
-        Poll::Ready(Ok(response.map(|inner| CallBody {
+        Poll::Ready(Ok(response.map(|inner| ResponseBody {
             inner,
-            ended: false,
-            rest: Bytes::new(),
-            place,
+            failed: false,
+            unsent: Bytes::new(),
+            guard,
         })))
     }
 }
 
-/// What the caller is told of a panic. The panic itself was logged where it happened, just before, without the span: calls have
-/// none as long as they go well.
-fn panicked(place: Option<&Place>) -> Status {
-    let method = place.map(|place| place.method.name());
+/// The status after a panic. The panic hook has just logged the panic itself, but without the method: spans of calls are `debug`.
+fn panic_status(guard: Option<&CallGuard>) -> Status {
+    let method = guard.map(|guard| guard.method.name());
     tracing::error_span!("call", method).in_scope(|| {
         tracing::error!("panicked; ends with INTERNAL");
     });
-    grpc::status(&LookupError::CallPanicked, None)
+    grpc::status(CallError::Panicked, None)
 }
 
 pin_project! {
-    /// A call's answer. The call is in progress until it is sent.
-    pub(super) struct CallBody {
+    /// A response body. The call is in progress until it is dropped.
+    pub(super) struct ResponseBody {
         #[pin]
         inner: Body,
         // By a panic.
-        ended: bool,
-        // What has not been sent of the last piece.
-        rest: Bytes,
-        place: Option<Place>,
+        failed: bool,
+        // The rest of the last message.
+        unsent: Bytes,
+        guard: Option<CallGuard>,
     }
 }
 
-/// What a stream may have waiting for its connection. A single answer is taken whole, whatever its size; of a watch's first events only
-/// as many as fit, so that many watches that begin at once do not have all of theirs in memory.
+/// The send buffer of an HTTP/2 stream. A single message is buffered whole, whatever its size. Of a watch's first events only as many
+/// are buffered as fit, so that many watches that start at once do not have all of them in memory.
 pub(super) const STREAM_BUFFER: usize = 4 << 10;
 
-/// As much of a message as h2 copies into what it writes next, together with other calls' answers: a longer DATA frame is the end of a
-/// write.
-const PIECE: usize = 1023;
+/// The longest DATA frame that h2 copies into its write buffer, together with other responses. A longer frame ends a write.
+const CHUNK_BYTES: usize = 1023;
 
-/// A longer message is sent in one piece, which is the cheaper way: what a stream may have waiting would not take all of its pieces at once.
-const LONG: usize = STREAM_BUFFER / PIECE * PIECE;
+/// Longer messages are sent in one frame, which is cheaper than chunks that do not all fit into the send buffer.
+const MAX_CHUNKED_BYTES: usize = STREAM_BUFFER / CHUNK_BYTES * CHUNK_BYTES;
 
-/// The next piece to be sent of a message.
-fn piece(of: &mut Bytes) -> Bytes {
-    let length = if of.len() > LONG {
-        of.len()
+/// Splits off the next DATA frame of a message.
+fn next_chunk(message: &mut Bytes) -> Bytes {
+    let length = if message.len() > MAX_CHUNKED_BYTES {
+        message.len()
     } else {
-        of.len().min(PIECE)
+        message.len().min(CHUNK_BYTES)
     };
-    of.split_to(length)
+    message.split_to(length)
 }
 
-impl http_body::Body for CallBody {
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = <Body as http_body::Body>::Error;
 
@@ -229,46 +228,46 @@ impl http_body::Body for CallBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.project();
-        if !this.rest.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(piece(this.rest)))));
+        if !this.unsent.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(next_chunk(this.unsent)))));
         }
-        if *this.ended {
+        if *this.failed {
             return Poll::Ready(None);
         }
-        let place = this.place.as_ref();
+        let guard = this.guard.as_ref();
         let frame = catch_unwind(AssertUnwindSafe(|| {
-            within(place, || this.inner.poll_frame(context))
+            in_span(guard, || this.inner.poll_frame(context))
         }));
         let frame = frame.unwrap_or_else(|_panic| {
-            *this.ended = true;
+            *this.failed = true;
             let mut trailers = HeaderMap::new();
-            let added = panicked(place).add_header(&mut trailers);
+            let added = panic_status(guard).add_header(&mut trailers);
             Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))))
         });
-        if let (Poll::Ready(Some(Ok(frame))), Some(place)) = (&frame, this.place)
+        if let (Poll::Ready(Some(Ok(frame))), Some(guard)) = (&frame, this.guard)
             && let Some(trailers) = frame.trailers_ref()
         {
-            place.hear(trailers);
+            guard.record_headers(trailers);
         }
         frame.map_ok(|frame| {
             frame.map_data(|mut message| {
-                let first = piece(&mut message);
-                *this.rest = message;
+                let first = next_chunk(&mut message);
+                *this.unsent = message;
                 first
             })
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && (self.ended || self.inner.is_end_stream())
+        self.unsent.is_empty() && (self.failed || self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (rest, mut hint) = (self.rest.len() as u64, self.inner.size_hint());
+        let (unsent, mut hint) = (self.unsent.len() as u64, self.inner.size_hint());
         if let Some(upper) = hint.upper() {
-            hint.set_upper(upper + rest);
+            hint.set_upper(upper + unsent);
         }
-        hint.set_lower(hint.lower() + rest);
+        hint.set_lower(hint.lower() + unsent);
         hint
     }
 }
@@ -281,13 +280,13 @@ mod tests {
     use http_body::Body as _;
     use tower::service_fn;
 
-    use super::{super::load::Load, *};
+    use super::{super::metrics::ServerMetrics, *};
 
-    fn calls<S>(inner: S, load: &Arc<Load>) -> Calls<S> {
-        Calls::new(
+    fn calls<S>(inner: S, metrics: &Arc<ServerMetrics>) -> CallService<S> {
+        CallService::new(
             inner,
             grpc::Limits::default(),
-            Activity::new(Arc::clone(load), Arc::default(), false),
+            Activity::new(Arc::clone(metrics), Arc::default(), false),
         )
     }
 
@@ -298,20 +297,20 @@ mod tests {
     type Answer = Ready<Result<Response<Body>, Infallible>>;
 
     #[test]
-    fn a_call_that_panics_fails_alone_and_leaves_its_place() {
-        let load = Arc::new(Load::default());
+    fn a_call_that_panics_fails_alone_and_is_no_longer_counted() {
+        let metrics = Arc::new(ServerMetrics::default());
         let service = service_fn(|_request: Request<()>| {
             poll_fn(|_context| -> Poll<Result<Response<Body>, Infallible>> { panic!("a bug in a handler") })
         });
-        let called = calls(service, &load).call(request()).now_or_never();
+        let called = calls(service, &metrics).call(request()).now_or_never();
         let Ok(response) = called.expect("at once");
         assert_eq!(response.headers().get("grpc-status").expect("an end"), "13");
-        assert_eq!(load.calls(), 1);
+        assert_eq!(metrics.calls(), 1);
         drop(response);
-        assert_eq!(load.calls(), 0);
+        assert_eq!(metrics.calls(), 0);
     }
 
-    /// A stream of messages that breaks.
+    /// A body that panics.
     struct Broken;
 
     impl http_body::Body for Broken {
@@ -328,10 +327,10 @@ mod tests {
 
     #[test]
     fn a_stream_that_panics_ends_with_trailers() {
-        let load = Arc::new(Load::default());
+        let metrics = Arc::new(ServerMetrics::default());
         let service =
             service_fn(|_request: Request<()>| -> Answer { ready(Ok(Response::new(Body::new(Broken)))) });
-        let called = calls(service, &load).call(request()).now_or_never();
+        let called = calls(service, &metrics).call(request()).now_or_never();
         let Ok(mut response) = called.expect("at once");
         let mut body = Pin::new(response.body_mut());
         let context = &mut Context::from_waker(std::task::Waker::noop());

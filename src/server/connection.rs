@@ -1,4 +1,5 @@
-//! One connection's life: handshakes in time, calls, and an end that its peer cannot put off.
+//! Serves one connection: [`run`](Context::run), [`handshake`](Context::handshake), [`serve_http`](Context::serve_http) and
+//! [`drive`](Context::drive) are its stages. Each has a time limit that the peer cannot extend.
 
 use std::{
     convert::Infallible,
@@ -29,160 +30,164 @@ use tower_http::cors::CorsLayer;
 
 use super::{
     activity::Activity,
-    calls::{Calls, STREAM_BUFFER},
-    goaway::{Notice, Noticing},
-    load::{Counted, End, Load},
-    stream::Stream,
-    turn::{Begun, TurnTimer, Turns},
+    calls::{CallService, STREAM_BUFFER},
+    goaway::{GoAway, GoAwayStream},
+    inline_executor::{ConnectionDriver, InlineExecutor, SliceTimer},
+    metrics::{CloseReason, ConnectionGuard, ServerMetrics},
+    stream::CountingStream,
     web,
 };
 use crate::{
     config::Connections,
-    grpc::{self, Tally},
+    connection_slots::ConnectionSlot,
+    grpc::{self, CallMetrics},
     latest::jittered,
-    places::Place,
     tls::{Protocol, Tls},
 };
 
-/// What every HTTP/2 client says first is so long.
-const PREFACE: usize = 24;
+/// The length of the HTTP/2 client preface.
+const PREFACE_BYTES: usize = 24;
 
-/// hyper reads HTTP/1.1 into no smaller one.
-const SMALLEST_BUFFER: usize = 8 << 10;
+/// The smallest read buffer that hyper accepts for HTTP/1.1.
+const MIN_HTTP1_BUFFER: usize = 8 << 10;
 
-/// Connections of one age vary by a tenth either way, so that those opened together do not all come back together.
+/// The maximum age varies by a tenth either way, so that connections opened together do not all reconnect together.
 const AGE_JITTER: f64 = 0.1;
 
-/// A connection for probes is told to go after so long. A probe is over within milliseconds; one that keeps its connection makes another.
+/// The maximum age of a probe connection. A probe takes milliseconds; one that keeps its connection reconnects.
 const PROBE_AGE: Duration = Duration::from_secs(1);
 
-/// It ends after so long, whatever its peer does.
-const LONGEST_PROBE: Duration = Duration::from_secs(2);
+/// When a probe connection is closed, whatever its peer does.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Checks at once on it. A probe makes one.
+/// Concurrent streams of a probe connection. A probe makes one call.
 const PROBE_STREAMS: u32 = 4;
 
-/// What a connection is let in for.
+/// What a connection may be used for.
 pub(super) enum Admitted {
     /// All calls.
-    ToAll(Counted),
-    /// Health checks, since there are as many connections as may be.
-    ForProbes(Place),
+    AllCalls(ConnectionGuard),
+    /// Health checks only, since the connection limit was reached.
+    HealthChecks(ConnectionSlot),
 }
 
-/// What all connections have in common.
+/// What the connections of a worker share.
 #[derive(Clone)]
 pub(super) struct Context {
-    pub(super) service: grpc::Served,
+    pub(super) service: grpc::GrpcService,
     pub(super) limits: Connections,
     pub(super) calls: grpc::Limits,
-    pub(super) load: Arc<Load>,
-    pub(super) tally: Arc<Tally>,
+    pub(super) metrics: Arc<ServerMetrics>,
+    pub(super) call_metrics: Arc<CallMetrics>,
     pub(super) tls: Option<Arc<Tls>>,
-    /// Lets pages in browsers call.
+    /// Enables gRPC-Web.
     pub(super) web: Option<CorsLayer>,
-    /// Whether they are for health checks only.
-    pub(super) for_probes: bool,
-    /// Tells every connection to finish what it has, and to take nothing more.
+    pub(super) probes_only: bool,
+    /// Cancelled when connections have to finish their calls and accept no more.
     pub(super) draining: CancellationToken,
-    /// All connections of the worker.
+    /// Counts the worker's connections.
     pub(super) connections: TaskTracker,
 }
 
 impl Context {
     /// Serves a connection to its end.
-    pub(super) async fn serve(&self, stream: std::net::TcpStream, admitted: Admitted) {
+    pub(super) async fn run(&self, stream: std::net::TcpStream, admitted: Admitted) {
         let end = match TcpStream::from_std(stream) {
             Ok(stream) => match admitted {
-                Admitted::ToAll(_counted) => self.begin(stream).await,
-                Admitted::ForProbes(place) => self.for_probes().probe(stream, &place).await,
+                Admitted::AllCalls(_guard) => self.handshake(stream).await,
+                Admitted::HealthChecks(slot) => self.for_probes().run_probe(stream, &slot).await,
             },
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be taken over");
-                End::Error
+                tracing::warn!(%error, "cannot register a connection with the event loop");
+                CloseReason::Error
             }
         };
-        self.load.closed(end);
+        self.metrics.record_close(end);
     }
 
-    /// The same for a connection for probes.
     fn for_probes(&self) -> Self {
         let mut context = self.clone();
-        context.for_probes = true;
+        context.probes_only = true;
         context.limits.age = Some(PROBE_AGE);
         context.limits.preface = context.limits.preface.min(PROBE_AGE);
         context.limits.streams = PROBE_STREAMS;
         context
     }
 
-    /// Serves a connection for probes, which ends at once if another needs its place.
-    async fn probe(&self, stream: TcpStream, place: &Place) -> End {
-        place.begin();
+    /// Serves a probe connection until it is evicted for another one.
+    async fn run_probe(&self, stream: TcpStream, slot: &ConnectionSlot) -> CloseReason {
+        slot.start();
         tokio::select! {
-            _end = self.begin(stream) => {}
-            () = place.shed() => {}
-            () = sleep(LONGEST_PROBE) => {}
+            _end = self.handshake(stream) => {}
+            () = slot.evicted() => {}
+            () = sleep(PROBE_TIMEOUT) => {}
         }
-        End::Limit
+        CloseReason::Limit
     }
 
-    async fn begin(&self, stream: TcpStream) -> End {
+    /// Performs the TLS handshake, if there is TLS, and serves the connection.
+    async fn handshake(&self, stream: TcpStream) -> CloseReason {
         let deadline = Instant::now() + self.limits.preface;
         let peer = stream.peer_addr().ok().map(|address| address.ip());
         let Some(tls) = &self.tls else {
-            return self.converse(stream, peer, deadline).await;
+            return self.serve_http(stream, peer, deadline).await;
         };
         let handshake = timeout_at(deadline, tls.accept(stream, Protocol::Grpc));
         tokio::select! {
-            shaken = handshake => match shaken {
-                Ok(Ok(stream)) => self.converse(stream, peer, deadline).await,
+            result = handshake => match result {
+                Ok(Ok(stream)) => self.serve_http(stream, peer, deadline).await,
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "a TLS handshake failed");
-                    End::Tls
+                    CloseReason::Tls
                 }
-                Err(_elapsed) => End::Preface,
+                Err(_elapsed) => CloseReason::Preface,
             },
-            () = self.told_to_go(self.limits.linger) => End::Drain,
+            () = self.drained(self.limits.linger) => CloseReason::Drain,
         }
     }
 
-    async fn told_to_go(&self, then: Duration) {
+    /// Waits until the server drains, and then for `linger`.
+    async fn drained(&self, linger: Duration) {
         self.draining.cancelled().await;
-        sleep(then).await;
+        sleep(linger).await;
     }
 
-    /// Serves calls of `peer` on `stream` to its end.
-    pub(super) async fn converse(
+    /// Serves HTTP on `stream` until the connection ends. The client preface has to arrive by `deadline`.
+    pub(super) async fn serve_http(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         peer: Option<IpAddr>,
         deadline: Instant,
-    ) -> End {
-        let activity = Activity::new(Arc::clone(&self.load), Arc::clone(&self.tally), self.for_probes);
-        let calls = Calls::new(self.service.for_peer(peer), self.calls, Arc::clone(&activity));
+    ) -> CloseReason {
+        let activity = Activity::new(
+            Arc::clone(&self.metrics),
+            Arc::clone(&self.call_metrics),
+            self.probes_only,
+        );
+        let calls = CallService::new(self.service.for_peer(peer), self.calls, Arc::clone(&activity));
         let http = self.http();
         match &self.web {
             None => {
-                self.attend(stream, &http.http2_only(), calls, activity, deadline)
+                self.drive(stream, &http.http2_only(), calls, activity, deadline)
                     .await
             }
             Some(cors) => {
                 let service = web::service(calls, cors.clone());
-                self.attend(stream, &http, service, activity, deadline).await
+                self.drive(stream, &http, service, activity, deadline).await
             }
         }
     }
 
-    fn http(&self) -> auto::Builder<Begun> {
+    fn http(&self) -> auto::Builder<InlineExecutor> {
         let limits = self.limits;
-        let mut http = auto::Builder::new(Begun);
+        let mut http = auto::Builder::new(InlineExecutor);
         http.http1()
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .header_read_timeout(limits.preface)
-            .max_buf_size((limits.header_bytes as usize).max(SMALLEST_BUFFER));
+            .max_buf_size((limits.header_bytes as usize).max(MIN_HTTP1_BUFFER));
         http.http2()
-            .timer(TurnTimer)
+            .timer(SliceTimer)
             .auto_date_header(false)
             .max_concurrent_streams(limits.streams)
             .max_send_buf_size(STREAM_BUFFER)
@@ -192,123 +197,124 @@ impl Context {
         http
     }
 
-    /// Serves what comes on `stream` by `service`, to its end.
-    async fn attend<S, B>(
+    /// Polls the connection until it ends by itself or has to be closed.
+    async fn drive<S, B>(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-        http: &auto::Builder<Begun>,
+        http: &auto::Builder<InlineExecutor>,
         service: S,
         activity: Arc<Activity>,
         deadline: Instant,
-    ) -> End
+    ) -> CloseReason
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static>,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let limits = self.limits;
-        let stream = Stream::new(stream, Arc::clone(&activity));
-        let notice = Notice::default();
-        let stream = Noticing::new(stream, notice.clone());
-        // hyper waits for a GOAWAY to be sent to the peer that answers no ping, which may take nothing at all.
+        let stream = CountingStream::new(stream, Arc::clone(&activity));
+        let goaway = GoAway::default();
+        let stream = GoAwayStream::new(stream, goaway.clone());
+        // When a ping is not answered, hyper waits until a GOAWAY is sent, which a peer that does not read would prevent.
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(limits.pong));
         let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
         tokio::pin!(connection);
-        let mut turns = Turns::default();
+        let mut driver = ConnectionDriver::default();
 
-        // Polled when it is woken, and not whenever the connection is: there are some things to wait for in it.
-        let told = OnceLock::new();
-        let mut leaving = FuturesUnordered::from_iter([self.leave(&activity, deadline, &notice, &told)]);
+        // `FuturesUnordered` polls it only when it is woken, and not whenever the connection is: it waits for several things.
+        let announced = OnceLock::new();
+        let mut closing =
+            FuturesUnordered::from_iter([self.announce_close(&activity, deadline, &goaway, &announced)]);
         let reason = tokio::select! {
             biased;
-            ended = poll_fn(|context| turns.poll(connection.as_mut(), context, std::time::Instant::now)) => {
-                return end(ended, told.get().copied().unwrap_or(End::Peer));
+            ended = poll_fn(|context| driver.poll(connection.as_mut(), context, std::time::Instant::now)) => {
+                return outcome(ended, announced.get().copied().unwrap_or(CloseReason::Peer));
             }
-            Some(reason) = leaving.next() => reason,
+            Some(reason) = closing.next() => reason,
         };
-        if matches!(reason, End::Preface) {
+        if matches!(reason, CloseReason::Preface) {
             return reason;
         }
         connection.as_mut().graceful_shutdown();
         tokio::select! {
-            ended = poll_fn(|context| turns.poll(connection.as_mut(), context, std::time::Instant::now)) => end(ended, reason),
-            () = activity.quiet_for(limits.linger) => reason,
+            ended = poll_fn(|context| driver.poll(connection.as_mut(), context, std::time::Instant::now)) => outcome(ended, reason),
+            () = activity.idle_for(limits.linger) => reason,
         }
     }
 
-    /// Waits for the moment at which the connection has to end, notes in `told` why, gives notice, and waits until the peer has no more
-    /// calls for this connection: those that it had begun before it was told, and those that it keeps for when others end.
-    async fn leave(
+    /// Waits until the connection has to be closed, stores the reason in `announced` and sends the early GOAWAY. Then waits until the peer
+    /// starts no more calls: it may have started some before it read the GOAWAY, and may have others queued.
+    async fn announce_close(
         &self,
         activity: &Activity,
         deadline: Instant,
-        notice: &Notice,
-        told: &OnceLock<End>,
-    ) -> End {
-        let reason = self.time_to_leave(activity, deadline).await;
-        if !matches!(reason, End::Age | End::Drain) {
+        goaway: &GoAway,
+        announced: &OnceLock<CloseReason>,
+    ) -> CloseReason {
+        let reason = self.close_reason(activity, deadline).await;
+        if !matches!(reason, CloseReason::Age | CloseReason::Drain) {
             return reason;
         }
-        told.get_or_init(|| reason);
-        notice.give();
-        // The connection, which has its turn before this, has it once more.
+        announced.get_or_init(|| reason);
+        goaway.send();
+        // Lets the connection, which is polled before this future, be polled once more.
         yield_now().await;
         let pause = self.limits.notice;
         tokio::select! {
-            () = activity.none_begins_for(pause) => {}
-            // Somebody waits for a drain: it goes on as soon as there are no calls.
-            () = activity.quiet_for(pause / 20), if matches!(reason, End::Drain) => {}
+            () = activity.no_new_calls_for(pause) => {}
+            // A drain does not wait once there are no calls.
+            () = activity.idle_for(pause / 20), if matches!(reason, CloseReason::Drain) => {}
         }
         reason
     }
 
-    /// Waits for the moment at which the connection has to end, and says why.
-    async fn time_to_leave(&self, activity: &Activity, deadline: Instant) -> End {
+    /// Waits until the connection has to be closed. Returns the reason.
+    async fn close_reason(&self, activity: &Activity, deadline: Instant) -> CloseReason {
         let age = self.limits.age;
         let age = age.map(|age| jittered(age, AGE_JITTER, fastrand::f64()));
         tokio::select! {
-            () = self.draining.cancelled() => End::Drain,
-            () = silent(activity, deadline) => End::Preface,
-            () = activity.refused() => End::Limit,
-            () = after(age) => End::Age,
-            () = idle(activity, self.limits.idle) => End::Idle,
+            () = self.draining.cancelled() => CloseReason::Drain,
+            () = preface_timeout(activity, deadline) => CloseReason::Preface,
+            () = activity.rejected() => CloseReason::Limit,
+            () = sleep_if_some(age) => CloseReason::Age,
+            () = idle_timeout(activity, self.limits.idle) => CloseReason::Idle,
         }
     }
 }
 
-/// Ends at `deadline` if the peer has said nothing worth listening to by then.
-async fn silent(activity: &Activity, deadline: Instant) {
+/// Completes at `deadline` if the peer has not sent the client preface by then.
+async fn preface_timeout(activity: &Activity, deadline: Instant) {
     sleep_until(deadline).await;
-    if activity.bytes_heard() >= PREFACE {
+    if activity.bytes_received() >= PREFACE_BYTES {
         std::future::pending::<()>().await;
     }
 }
 
-async fn after(pause: Option<Duration>) {
-    match pause {
-        Some(pause) => sleep(pause).await,
+async fn sleep_if_some(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => sleep(duration).await,
         None => std::future::pending().await,
     }
 }
 
-async fn idle(activity: &Activity, limit: Option<Duration>) {
+async fn idle_timeout(activity: &Activity, limit: Option<Duration>) {
     match limit {
-        Some(limit) => activity.quiet_for(limit).await,
+        Some(limit) => activity.idle_for(limit).await,
         None => std::future::pending().await,
     }
 }
 
-/// Why a connection ended, if nothing went wrong because of `reason`.
-fn end(ended: Result<(), BoxError>, reason: End) -> End {
+/// The reason for which a connection was closed: `reason`, unless it failed.
+fn outcome(ended: Result<(), BoxError>, reason: CloseReason) -> CloseReason {
     match ended {
         Ok(()) => reason,
         Err(error) => {
-            tracing::debug!(%error, "a connection ended badly");
+            tracing::debug!(%error, "a connection failed");
             let error = error.downcast_ref::<hyper::Error>();
             if error.is_some_and(hyper::Error::is_timeout) {
-                End::Keepalive
+                CloseReason::Keepalive
             } else {
-                End::Error
+                CloseReason::Error
             }
         }
     }

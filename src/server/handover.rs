@@ -1,4 +1,4 @@
-//! Which worker serves a connection, and what becomes of those that it does not take.
+//! Queues of accepted connections, one for each worker, and detection of workers that are stalled.
 
 use std::{
     collections::VecDeque,
@@ -9,47 +9,47 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// A worker takes a connection within microseconds. One that has not taken it for so long is held up: others get it.
-pub(super) const PATIENCE: Duration = Duration::from_millis(20);
+/// A worker takes a connection within microseconds. One that takes none for this long is stalled, and others get its connections.
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// Connections on their way to one worker. As many as may be open at most, all workers' together.
+/// The queue of connections for one worker. All queues together are bounded by the limit on open connections.
 pub(super) struct Handover<T> {
-    /// Held for a push or a pop, or while all of them are moved.
-    waiting: Mutex<Waiting<T>>,
-    /// Told when something arrives, or nothing will. The worker waits for it.
+    /// Locked for a push or a pop, or while all entries are moved.
+    queue: Mutex<Queue<T>>,
+    /// Notified when a connection is pushed or the queue is closed. The worker waits for it.
     arrived: Notify,
 }
 
-struct Waiting<T> {
-    /// With the time since which each waits.
-    arriving: VecDeque<(Instant, T)>,
-    /// Others got what waited, and the worker has not come for more since.
-    relieved: bool,
+struct Queue<T> {
+    /// With the times at which they were pushed.
+    entries: VecDeque<(Instant, T)>,
+    /// The entries were moved to other workers, and the worker has not asked for more since.
+    emptied: bool,
     closed: bool,
 }
 
 impl<T> Handover<T> {
     pub(super) fn new() -> Self {
         Self {
-            waiting: Mutex::new(Waiting {
-                arriving: VecDeque::new(),
-                relieved: false,
+            queue: Mutex::new(Queue {
+                entries: VecDeque::new(),
+                emptied: false,
                 closed: false,
             }),
             arrived: Notify::new(),
         }
     }
 
-    /// What the worker serves next. `None` when nothing will come any more.
+    /// The next connection. `None` once the queue is closed and empty.
     pub(super) async fn next(&self) -> Option<T> {
         loop {
             {
-                let mut waiting = self.waiting.lock();
-                waiting.relieved = false;
-                if let Some((_since, one)) = waiting.arriving.pop_front() {
-                    return Some(one);
+                let mut queue = self.queue.lock();
+                queue.emptied = false;
+                if let Some((_since, entry)) = queue.entries.pop_front() {
+                    return Some(entry);
                 }
-                if waiting.closed {
+                if queue.closed {
                     return None;
                 }
             }
@@ -57,41 +57,42 @@ impl<T> Handover<T> {
         }
     }
 
-    pub(super) fn push(&self, one: T, now: Instant) {
-        self.waiting.lock().arriving.push_back((now, one));
+    pub(super) fn push(&self, entry: T, now: Instant) {
+        self.queue.lock().entries.push_back((now, entry));
         self.arrived.notify_one();
     }
 
-    /// Nothing more will come.
+    /// Ends [`Handover::next`] once the queue is empty.
     pub(super) fn close(&self) {
-        self.waiting.lock().closed = true;
+        self.queue.lock().closed = true;
         self.arrived.notify_one();
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.lock().arriving.is_empty()
+        self.queue.lock().entries.is_empty()
     }
 
-    /// Whether the worker has not taken something for too long.
-    pub(super) fn is_held_up(&self, now: Instant) -> bool {
-        let waiting = self.waiting.lock();
-        let oldest = waiting.arriving.front();
-        waiting.relieved || oldest.is_some_and(|(since, _)| now.saturating_duration_since(*since) >= PATIENCE)
+    /// Whether the worker has not taken a connection for too long.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        let queue = self.queue.lock();
+        let oldest = queue.entries.front();
+        queue.emptied
+            || oldest.is_some_and(|(since, _)| now.saturating_duration_since(*since) >= STALL_TIMEOUT)
     }
 
-    /// Takes all that waits, for others. The worker is held up until it comes for more.
-    pub(super) fn take_back(&self) -> impl Iterator<Item = T> + use<T> {
-        let mut waiting = self.waiting.lock();
-        waiting.relieved = true;
-        mem::take(&mut waiting.arriving)
+    /// Takes all entries, for other workers. This one counts as stalled until it asks for more.
+    pub(super) fn take_all(&self) -> impl Iterator<Item = T> + use<T> {
+        let mut queue = self.queue.lock();
+        queue.emptied = true;
+        mem::take(&mut queue.entries)
             .into_iter()
-            .map(|(_since, one)| one)
+            .map(|(_since, entry)| entry)
     }
 }
 
-/// The one of `workers` that gets one more connection: of those that take theirs, the one with the fewest. They are pairs: whether it is
-/// held up, and how many it has.
-pub(super) fn choose(workers: impl Iterator<Item = (bool, usize)>) -> Option<usize> {
+/// The index of the worker that gets the next connection: the one with the fewest, preferably not stalled. `workers` yields whether a
+/// worker is stalled, and its number of connections.
+pub(super) fn least_loaded(workers: impl Iterator<Item = (bool, usize)>) -> Option<usize> {
     let all = workers.enumerate();
     all.min_by_key(|(_, load)| *load).map(|(index, _)| index)
 }
@@ -103,28 +104,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_goes_to_the_worker_with_the_fewest_that_takes_it() {
-        assert_eq!(choose([(false, 3), (false, 2), (false, 4)].into_iter()), Some(1));
-        assert_eq!(choose([(false, 3), (true, 0), (false, 4)].into_iter()), Some(0));
-        assert_eq!(choose([(true, 3), (true, 2)].into_iter()), Some(1));
-        assert_eq!(choose([].into_iter()), None);
+    fn a_connection_goes_to_the_worker_with_the_fewest_that_is_not_stalled() {
+        assert_eq!(
+            least_loaded([(false, 3), (false, 2), (false, 4)].into_iter()),
+            Some(1)
+        );
+        assert_eq!(
+            least_loaded([(false, 3), (true, 0), (false, 4)].into_iter()),
+            Some(0)
+        );
+        assert_eq!(least_loaded([(true, 3), (true, 2)].into_iter()), Some(1));
+        assert_eq!(least_loaded([].into_iter()), None);
     }
 
     #[test]
-    fn a_worker_is_held_up_when_it_takes_nothing_for_long() {
+    fn a_worker_is_stalled_when_it_takes_nothing_for_long() {
         let (handover, now) = (Handover::new(), Instant::now());
-        assert!(!handover.is_held_up(now + PATIENCE));
+        assert!(!handover.is_stalled(now + STALL_TIMEOUT));
         handover.push(1, now);
-        handover.push(2, now + PATIENCE);
-        assert!(!handover.is_held_up(now + PATIENCE / 2));
-        assert!(handover.is_held_up(now + PATIENCE));
+        handover.push(2, now + STALL_TIMEOUT);
+        assert!(!handover.is_stalled(now + STALL_TIMEOUT / 2));
+        assert!(handover.is_stalled(now + STALL_TIMEOUT));
         assert_eq!(handover.next().now_or_never(), Some(Some(1)));
-        assert!(!handover.is_held_up(now + PATIENCE));
-        assert_eq!(handover.take_back().collect::<Vec<_>>(), [2]);
-        assert!(handover.is_empty() && handover.is_held_up(now));
-        // It comes for more.
+        assert!(!handover.is_stalled(now + STALL_TIMEOUT));
+        assert_eq!(handover.take_all().collect::<Vec<_>>(), [2]);
+        assert!(handover.is_empty() && handover.is_stalled(now));
+        // It asks for more.
         assert_eq!(handover.next().now_or_never(), None);
-        assert!(!handover.is_held_up(now));
+        assert!(!handover.is_stalled(now));
         handover.close();
         assert_eq!(handover.next().now_or_never(), Some(None));
     }

@@ -1,4 +1,4 @@
-//! A call's span, by OpenTelemetry's conventions for RPC.
+//! The span of a call, with the attributes of OpenTelemetry's conventions for gRPC.
 //!
 //! <https://opentelemetry.io/docs/specs/semconv/rpc/grpc/>
 
@@ -10,14 +10,13 @@ use crate::{
     trace_context,
 };
 
-/// The span of a call, until the call ends. There is none unless somebody looks: spans are exported, or the log shows them. A hit
-/// then costs one comparison more, and a call 8 bytes.
+/// The span of a call, until the call ends. `None` unless spans are exported or logged: it then costs a call one comparison and 8 bytes.
 #[derive(Debug)]
 pub(super) struct CallSpan(Option<Box<Span>>);
 
 impl CallSpan {
-    /// Begins the span, as a part of the caller's.
-    pub(super) fn begin<B>(method: Method, request: &Request<B>) -> Self {
+    /// Creates the span, as a child of the caller's.
+    pub(super) fn new<B>(method: Method, request: &Request<B>) -> Self {
         let span = tracing::debug_span!(
             "call",
             otel.name = method.name(),
@@ -33,11 +32,10 @@ impl CallSpan {
         if span.is_disabled() {
             return Self(None);
         }
-        trace_context::take(request.headers(), &span);
+        trace_context::continue_trace(request.headers(), &span);
         Self(Some(Box::new(span)))
     }
 
-    /// Runs a part of the call.
     pub(super) fn in_scope<T>(&self, part: impl FnOnce() -> T) -> T {
         match &self.0 {
             Some(span) => span.in_scope(part),
@@ -45,12 +43,12 @@ impl CallSpan {
         }
     }
 
-    /// Notes what the headers of an answer say.
-    pub(super) fn note(&self, headers: &HeaderMap) {
+    /// Records the cache status in response headers.
+    pub(super) fn record_headers(&self, headers: &HeaderMap) {
         if let Some(span) = &self.0
-            && let Some(made) = grpc::cache_status(headers)
+            && let Some(cache_status) = grpc::cache_status(headers)
         {
-            span.record("plaque.cache_status", made);
+            span.record("plaque.cache_status", cache_status);
         }
     }
 
@@ -58,11 +56,11 @@ impl CallSpan {
     pub(super) fn end(&mut self, ended: Ended) {
         if let Some(span) = self.0.take() {
             span.record("rpc.response.status_code", ended.name());
-            if ended.is_our_fault() {
+            if ended.is_server_error() {
                 span.record("error.type", ended.name());
                 span.record("otel.status_code", "ERROR");
             }
-            // A span ends when it is left for the last time.
+            // Exporters take the time of the last exit as the end of a span.
             span.in_scope(|| ());
         }
     }

@@ -1,4 +1,4 @@
-//! gRPC-Web: calls from pages in a browser, over HTTP/1.1 or HTTP/2, whose answers have their trailers in the body.
+//! gRPC-Web: calls from pages in browsers, over HTTP/1.1 or HTTP/2, with trailers in the response body.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -10,17 +10,17 @@ use tonic_web::GrpcWebLayer;
 use tower::{ServiceBuilder, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::calls::{CallBody, Calls};
+use super::calls::{CallService, ResponseBody};
 use crate::{
     config::Origins,
     grpc::{CACHE_STATUS, PUSHBACK},
 };
 
-/// What a page may ask for need not be asked again for so long.
-const MAX_AGE: Duration = Duration::from_hours(1);
+/// How long browsers may cache a preflight response.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_hours(1);
 
-/// What of an answer a page may read beside what is in the body.
-const EXPOSED: [HeaderName; 5] = [
+/// Response headers that pages may read.
+const EXPOSED_HEADERS: [HeaderName; 5] = [
     CACHE_STATUS,
     Status::GRPC_STATUS,
     Status::GRPC_MESSAGE,
@@ -28,7 +28,8 @@ const EXPOSED: [HeaderName; 5] = [
     HeaderName::from_static(PUSHBACK),
 ];
 
-/// What a page may send: what gRPC-Web's and Connect's clients do, and whatever its caller adds.
+/// The CORS policy for pages of `origins`. Any request header is allowed: clients of gRPC-Web and Connect have their own, and callers add
+/// metadata.
 pub(super) fn cors(origins: &Origins) -> CorsLayer {
     let origins = match origins {
         Origins::Any => AllowOrigin::any(),
@@ -38,13 +39,13 @@ pub(super) fn cors(origins: &Origins) -> CorsLayer {
         .allow_origin(origins)
         .allow_methods([Method::POST])
         .allow_headers(tower_http::cors::Any)
-        .expose_headers(EXPOSED)
-        .max_age(MAX_AGE)
+        .expose_headers(EXPOSED_HEADERS)
+        .max_age(PREFLIGHT_MAX_AGE)
 }
 
-/// `calls`, as a browser makes them; those of other clients as before.
+/// Adds CORS and gRPC-Web to `calls`. Other calls pass through unchanged.
 pub(super) fn service<S, F>(
-    calls: Calls<S>,
+    calls: CallService<S>,
     cors: CorsLayer,
 ) -> impl Service<
     Request<hyper::body::Incoming>,
@@ -53,9 +54,9 @@ pub(super) fn service<S, F>(
     Future: Send,
 >
 where
-    Calls<S>: Service<Request<Body>, Response = Response<CallBody>, Error = Infallible, Future = F>,
+    CallService<S>: Service<Request<Body>, Response = Response<ResponseBody>, Error = Infallible, Future = F>,
     S: Send + Sync + 'static,
-    F: Future<Output = Result<Response<CallBody>, Infallible>> + Send + 'static,
+    F: Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + 'static,
 {
     let calls = Arc::new(calls);
     let service = ServiceBuilder::new()

@@ -1,4 +1,4 @@
-//! The serving threads.
+//! The serving threads: each worker has a current-thread runtime, a queue of new connections, and the connections it serves.
 
 use std::{
     io,
@@ -16,41 +16,40 @@ use tokio_util::{
 
 use super::{
     connection::{Admitted, Context},
-    handover::{Handover, PATIENCE, choose},
-    load::Load,
+    handover::{Handover, STALL_TIMEOUT, least_loaded},
+    metrics::ServerMetrics,
 };
 
-/// All serving threads. They end when this is dropped, without waiting for calls in progress; see [`Workers::drain`].
+/// All serving threads. They stop when this is dropped, without waiting for calls in progress; see [`Workers::drain`].
 pub(super) struct Workers {
     all: Vec<Worker>,
-    load: Arc<Load>,
+    metrics: Arc<ServerMetrics>,
     draining: CancellationToken,
-    /// Tells the workers to end, whatever their connections do.
+    /// Stops the workers, whatever their connections do.
     ending: CancellationToken,
-    /// Told when a connection is handed over. [`Workers::relieve`] waits for it.
+    /// Notified for each new connection. [`Workers::rebalance`] waits for it.
     handed_over: Notify,
 }
 
 struct Worker {
-    handover: Arc<Handover<Arriving>>,
-    /// Counts the worker's connections, those on their way to it too.
+    handover: Arc<Handover<PendingConnection>>,
+    /// Counts the worker's connections, including those in its queue.
     connections: TaskTracker,
-    /// Closed when the thread has ended.
+    /// Receives when the thread has ended.
     ended: oneshot::Receiver<()>,
 }
 
-/// A connection on its way to a worker.
-struct Arriving {
+/// A connection in a worker's queue.
+struct PendingConnection {
     stream: TcpStream,
     admitted: Admitted,
     token: TaskTrackerToken,
 }
 
 impl Workers {
-    /// Starts a thread for each of `contexts`, with which it serves connections.
     pub(super) fn start(
         contexts: Vec<Context>,
-        load: Arc<Load>,
+        metrics: Arc<ServerMetrics>,
         draining: CancellationToken,
     ) -> io::Result<Self> {
         let ending = CancellationToken::new();
@@ -58,19 +57,9 @@ impl Workers {
             .zip(contexts)
             .map(|(number, context): (usize, _)| {
                 let handover = Arc::new(Handover::new());
-                let (end, ended) = oneshot::channel();
                 let connections = context.connections.clone();
-                let work = work(Arc::clone(&handover), context, ending.clone());
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?;
-                thread::Builder::new()
-                    .name(format!("serve-{number}"))
-                    .spawn(move || {
-                        runtime.block_on(work);
-                        drop(runtime);
-                        drop(end);
-                    })?;
+                let work = run_worker(Arc::clone(&handover), context, ending.clone());
+                let ended = spawn_thread(format!("serve-{number}"), work)?;
                 Ok(Worker {
                     handover,
                     connections,
@@ -80,15 +69,15 @@ impl Workers {
             .collect::<io::Result<_>>()?;
         Ok(Self {
             all,
-            load,
+            metrics,
             draining,
             ending,
             handed_over: Notify::new(),
         })
     }
 
-    /// Gives a connection to the worker that has the fewest.
-    pub(super) fn serve(&self, stream: TcpStream, admitted: Admitted) -> io::Result<()> {
+    /// Passes a connection to the worker that has the fewest.
+    pub(super) fn assign(&self, stream: TcpStream, admitted: Admitted) -> io::Result<()> {
         stream.set_nodelay(true)?;
         self.hand_over(stream, admitted, Instant::now());
         self.handed_over.notify_one();
@@ -97,53 +86,53 @@ impl Workers {
 
     fn hand_over(&self, stream: TcpStream, admitted: Admitted, now: Instant) {
         let loads = self.all.iter();
-        let loads = loads.map(|worker| (worker.handover.is_held_up(now), worker.connections.len()));
-        let Some(worker) = choose(loads).and_then(|index| self.all.get(index)) else {
+        let loads = loads.map(|worker| (worker.handover.is_stalled(now), worker.connections.len()));
+        let Some(worker) = least_loaded(loads).and_then(|index| self.all.get(index)) else {
             return;
         };
-        let arriving = Arriving {
+        let pending = PendingConnection {
             stream,
             admitted,
             token: worker.connections.token(),
         };
-        worker.handover.push(arriving, now);
+        worker.handover.push(pending, now);
     }
 
-    /// Gives the connections that a worker does not take to others, for ever: its thread may be busy with something else.
-    pub(super) async fn relieve(&self) {
+    /// Moves connections from the queues of stalled workers to others. Never returns.
+    pub(super) async fn rebalance(&self) {
         loop {
             self.handed_over.notified().await;
             while self.all.iter().any(|worker| !worker.handover.is_empty()) {
-                tokio::time::sleep(PATIENCE).await;
-                self.relieve_once(Instant::now());
+                tokio::time::sleep(STALL_TIMEOUT).await;
+                self.rebalance_once(Instant::now());
             }
         }
     }
 
-    fn relieve_once(&self, now: Instant) {
-        let (held_up, well): (Vec<_>, Vec<_>) = self
+    fn rebalance_once(&self, now: Instant) {
+        let (stalled, healthy): (Vec<_>, Vec<_>) = self
             .all
             .iter()
-            .partition(|worker| worker.handover.is_held_up(now));
-        if well.is_empty() {
+            .partition(|worker| worker.handover.is_stalled(now));
+        if healthy.is_empty() {
             return;
         }
-        for worker in held_up {
+        for worker in stalled {
             let mut moved = 0;
-            for Arriving { stream, admitted, .. } in worker.handover.take_back() {
+            for PendingConnection { stream, admitted, .. } in worker.handover.take_all() {
                 self.hand_over(stream, admitted, now);
                 moved += 1;
             }
             if moved > 0 {
                 tracing::warn!(
                     connections = moved,
-                    "a serving thread is held up; others take its new connections"
+                    "a serving thread is stalled; its new connections were moved to others"
                 );
             }
         }
     }
 
-    /// Lets every connection finish its calls, for at most `limit`. Returns how many calls were cut off.
+    /// Lets every connection finish its calls, for at most `limit`. Returns the number of calls cut off.
     pub(super) async fn drain(mut self, limit: Duration) -> usize {
         self.draining.cancel();
         let close = |worker: Worker| {
@@ -153,7 +142,7 @@ impl Workers {
         let ended: Vec<_> = self.all.drain(..).map(close).collect();
         let all_ended = async {
             for worker in ended {
-                // It is only ever closed.
+                // The sender may be dropped without a value; either way the thread has ended.
                 let _ = worker.await;
             }
         };
@@ -161,7 +150,7 @@ impl Workers {
         if tokio::time::timeout(limit, &mut all_ended).await.is_ok() {
             return 0;
         }
-        let cut_off = self.load.calls();
+        let cut_off = self.metrics.calls();
         self.ending.cancel();
         all_ended.await;
         cut_off
@@ -174,19 +163,37 @@ impl Drop for Workers {
     }
 }
 
-/// One worker's life.
-async fn work(handover: Arc<Handover<Arriving>>, context: Context, ending: CancellationToken) {
+/// Runs `work` on a current-thread runtime in a new thread. The receiver gets its result when the runtime is gone.
+pub(super) fn spawn_thread<T: Send + 'static>(
+    name: String,
+    work: impl Future<Output = T> + Send + 'static,
+) -> io::Result<oneshot::Receiver<T>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (end, ended) = oneshot::channel();
+    thread::Builder::new().name(name).spawn(move || {
+        let result = runtime.block_on(work);
+        drop(runtime);
+        // The receiver may be gone.
+        let _ = end.send(result);
+    })?;
+    Ok(ended)
+}
+
+/// Serves the connections of one worker until its queue is closed and they have ended.
+async fn run_worker(handover: Arc<Handover<PendingConnection>>, context: Context, ending: CancellationToken) {
     let connections = context.connections.clone();
     let all_served = async {
-        while let Some(Arriving {
+        while let Some(PendingConnection {
             stream,
             admitted,
             token,
         }) = handover.next().await
         {
             let context = context.clone();
-            // Owns one connection. Ended by its peer, by its limits, by the drain, or with the runtime.
-            connections.spawn(async move { context.serve(stream, admitted).await });
+            // Owns one connection. Ended by its peer, its limits, the drain, or the end of the runtime.
+            connections.spawn(async move { context.run(stream, admitted).await });
             drop(token);
         }
         connections.close();

@@ -1,34 +1,33 @@
-//! `file:PATH`: what is known, kept by one plaque in a file of its own, so that a restart forgets nothing.
+//! `file:PATH`: a store in one file, used by one plaque, so that a restart does not empty the cache.
 //!
-//! The engine is redb: a B-tree in one file, in Rust, with a stable format, releases every few weeks, and no threads of its own. It
-//! copies on write and swaps two roots, so that a process that is killed leaves the last commit whole. (fjall has folders and
-//! threads for more writes than pacing lets come; heed binds LMDB's C; sled has not left its alpha.)
+//! The engine is redb: a B-tree in one file, written in Rust, with a stable format, releases every few weeks, and no threads of its own. It
+//! is copy-on-write and swaps two roots, so a killed process leaves its last commit intact. (fjall has folders and threads for higher write
+//! rates than the dispatcher allows; heed binds LMDB's C; sled is in alpha.)
 //!
-//! `save` leaves bytes in a queue; a thread commits what is there every ten seconds, or sooner if much is, with one fsync for all. What
-//! waits for that is what `load` finds first. Each commit writes the way from the roots to what it changes anew, so that many small ones
-//! wear a disk out (`benches/REPORT.md`).
+//! `save` puts bytes into a queue. A thread commits the queue every ten seconds, or sooner if it is long, with one fsync for all of it;
+//! `load` looks in the queue first. Each commit rewrites the path from the roots to every changed page, so many small commits would wear
+//! out a disk (`benches/REPORT.md`).
 //!
-//! What redb frees it uses again, but the file grows by doubling, and pages are half full or worse: it comes to two to four and a half
-//! times what entries take. So entries may have a sixth of what the file may have ([`SHARE`]). A file that is longer all the same,
-//! since the limit was lowered, is compacted when it is opened.
+//! redb reuses freed pages, but the file grows by doubling and pages are at most half full: it becomes two to four and a half times as long
+//! as its entries. Entries may therefore take a sixth of the file's limit ([`SPACE_FACTOR`]). A file that is still too long, because the
+//! limit was lowered, is compacted when it is opened.
 //!
-//! What is only a failure has a place of its own ([`FAILURE_SHARE`]), so that no flood of made-up channels pushes an answer out. It is
-//! not given any more when it does not matter ([`super::lifetime`]), and removed within 15 minutes.
+//! Failures without a success have a space of their own ([`FAILURE_SHARE`]), so that no flood of made-up channels evicts successes. They
+//! are not returned after their lifetime ([`super::lifetime`]), and are removed within 15 minutes.
 //!
-//! Entries are dated by the wall clock, the only clock that outlives a restart of the machine. If an entry is dated in the future, that
-//! clock was wrong when the entry was saved, or is wrong now: the entry's age is unknown. It is loaded as so old that it is looked up
-//! before it is given, yet can be given if that lookup fails ([`Ages`]), and is evicted before all others. Its date stays as it is: on a
-//! machine whose clock is wrong until the network is up, the age is right again as soon as the clock is.
+//! Entries are dated by the wall clock, the only one that survives a reboot. If an entry is dated in the future, that clock was wrong when
+//! it was saved, or is wrong now, and the entry's age is unknown. It is loaded as so old that it is revalidated before it is served, yet
+//! can be served if that fails ([`Ages`]), and it is evicted before all others. Its date is kept: on a machine whose clock is wrong until
+//! the network is up, the age is right again once the clock is.
 //!
-//! Opening reads the whole file once, to compare its checksums, and keeps none of it: what was damaged is then known before it is
-//! asked for.
+//! Opening reads the whole file once to verify its checksums, and caches none of it: damage is found before an entry is needed.
 
 mod ages;
 mod by_time;
 mod engine;
 mod failures;
-mod operations;
-mod place;
+mod health;
+mod location;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -52,46 +51,46 @@ use tokio::sync::{Semaphore, watch};
 
 pub use self::{
     ages::Ages,
-    engine::{FORMAT, MIN_BYTES, SHARE},
+    engine::{FORMAT, MIN_BYTES, SPACE_FACTOR},
     failures::FAILURE_SHARE,
 };
 use self::{
     engine::{Engine, Key, Refused, Stored},
-    operations::{Operations, Part},
+    health::{Health, Part},
     writer::Shared,
 };
-use super::{Known, Lease, RemoteUpdate, Store, kept, lifetime::failure_lifetime, tally::Outcome};
+use super::{Known, Lease, RemoteUpdate, Store, codec, lifetime::failure_lifetime, metrics::Outcome};
 use crate::{clock, metrics::metric, upstream::Feed};
 
-/// Reads at once. One takes microseconds, unless the disk hangs; then no more threads than these hang with it.
+/// Concurrent reads. A read takes microseconds unless the disk hangs; then no more threads than these hang with it.
 const READS: usize = 4;
 
 /// Why plaque cannot start with this file.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process has it open.
     #[error(
         "the store {} is in use by another program, perhaps another plaque; stop it, or give each plaque a file of its own",
         .0.display()
     )]
     Locked(PathBuf),
-    /// It is something else than a file.
+    /// It is not a regular file.
     #[error("the store {} is {what}; it has to be a file that plaque may write, in a folder that is there", path.display())]
-    NoFile {
-        /// Which.
+    NotAFile {
+        /// Its path.
         path: PathBuf,
-        /// What it is.
+        /// What it is instead.
         what: &'static str,
     },
-    /// It cannot be opened, and never could without somebody's doing.
+    /// It cannot be opened, and retrying would not help.
     #[error("cannot open the store {}: {error}; it has to be a file that plaque may write, in a folder that is there", path.display())]
     Io {
-        /// Which file.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The error.
         error: io::Error,
     },
-    /// No thread to write it.
+    /// The writer thread could not be started.
     #[error("cannot start a thread for the store: {0}")]
     Thread(io::Error),
 }
@@ -104,33 +103,34 @@ pub struct File {
 }
 
 impl File {
-    /// Opens the file at `path`, or begins one, which may grow to `bytes` (at least [`MIN_BYTES`]). A lookup waits for the disk no
-    /// longer than `budget`.
+    /// Opens or creates the file at `path`, which may grow to `bytes` (at least [`MIN_BYTES`]). A lookup waits at most `budget` for the
+    /// disk.
     ///
-    /// A file that cannot be read is renamed. If the disk is full or fails, the store begins without the file, and tries again.
+    /// A file that cannot be read is renamed, and a new one created. If the disk is full or fails, the store starts without the file and
+    /// retries.
     ///
     /// # Errors
     ///
-    /// If another process has the file, or there cannot be one.
+    /// If another process has the file open, or no file can be opened or created there.
     pub fn open(path: &Path, bytes: u64, budget: Duration, ages: Ages) -> Result<Self, OpenError> {
         let bytes = bytes.max(MIN_BYTES);
-        let operations = Operations::new(path.display().to_string());
+        let health = Health::new(path.display().to_string());
         let engine = match Engine::open(path, bytes, ages.now()) {
             Ok(engine) => {
                 tracing::info!("{} feeds are kept in {}", engine.entries(), path.display());
                 Some(engine)
             }
             Err(Refused::Locked) => return Err(OpenError::Locked(path.into())),
-            Err(Refused::NoFile(what)) => {
+            Err(Refused::NotAFile(what)) => {
                 let path = path.into();
-                return Err(OpenError::NoFile { path, what });
+                return Err(OpenError::NotAFile { path, what });
             }
-            Err(Refused::Io(error)) if is_for_somebody_to_mend(&error) => {
+            Err(Refused::Io(error)) if is_permanent(&error) => {
                 let path = path.into();
                 return Err(OpenError::Io { path, error });
             }
             Err(refused) => {
-                operations.down(Part::Writing, refused);
+                health.report_failure(Part::Writing, refused);
                 None
             }
         };
@@ -141,8 +141,8 @@ impl File {
             engine: RwLock::new(engine),
             queue: Mutex::default(),
             wake: Condvar::new(),
-            turns: watch::Sender::new(false),
-            operations,
+            batches: watch::Sender::new(false),
+            health,
         });
         let writer = Arc::clone(&shared);
         thread::Builder::new()
@@ -156,19 +156,19 @@ impl File {
         })
     }
 
-    /// Waits until all that was saved so far is in the file.
+    /// Waits until everything saved so far is committed.
     pub async fn written(&self) {
-        let mut turns = self.shared.turns.subscribe();
+        let mut batches = self.shared.batches.subscribe();
         loop {
             {
                 let mut queue = self.shared.queue.lock();
                 if queue.waiting.is_empty() && queue.writing.is_empty() {
                     return;
                 }
-                queue.hurry = true;
+                queue.urgent = true;
             }
             self.shared.wake.notify_one();
-            if turns.changed().await.is_err() || *turns.borrow() {
+            if batches.changed().await.is_err() || *batches.borrow() {
                 return;
             }
         }
@@ -190,8 +190,8 @@ impl File {
                 Err(_elapsed) => {
                     let limit = humantime::format_duration(self.budget);
                     self.shared
-                        .operations
-                        .down(Part::Reading, format_args!("no answer within {limit}"));
+                        .health
+                        .report_failure(Part::Reading, format_args!("no answer within {limit}"));
                     return (Outcome::Error, None);
                 }
             }
@@ -203,7 +203,7 @@ impl File {
         let known = self.decode(feed, stored.entry);
         let failure = self.decode(feed, failure);
         let known = match known {
-            Some(known) => Some(kept::with_later_failure(known, failure)),
+            Some(known) => Some(codec::with_later_failure(known, failure)),
             None => failure,
         };
         let outcome = if known.is_some() {
@@ -214,23 +214,23 @@ impl File {
         (outcome, known)
     }
 
-    /// What was saved then, if it can be read.
+    /// Decodes an entry that was saved at that time, and removes it from the file if that fails.
     fn decode(&self, feed: Feed, saved: Option<(u64, Vec<u8>)>) -> Option<Known> {
         let (saved, bytes) = saved?;
-        let known = kept::decode(&bytes, feed, self.shared.ages.since(saved), clock::now());
+        let known = codec::decode(&bytes, feed, self.shared.ages.since(saved), clock::now());
         known
             .inspect_err(|error| {
-                tracing::debug!(%feed, %error, "what is kept cannot be read, and is removed");
+                tracing::debug!(%feed, %error, "an entry of the store cannot be decoded and is removed");
                 self.shared.remove(engine::key(feed), saved);
             })
             .ok()
     }
 
-    /// What the file has, or what came of the try.
+    /// Reads from the file, on a blocking thread.
     async fn read(&self, key: Key) -> Result<Stored, Outcome> {
         let reads = Arc::clone(&self.reads);
-        let permit = if self.shared.operations.is_down(Part::Reading) {
-            // The disk hangs, perhaps: one try for each thread that it has given back.
+        let permit = if self.shared.health.is_failing(Part::Reading) {
+            // The disk may hang: try only with a thread that it has released.
             reads.try_acquire_owned().ok()
         } else {
             reads.acquire_owned().await.ok()
@@ -243,18 +243,18 @@ impl File {
             let engine = engine.as_ref().ok_or(Outcome::Skipped)?;
             match engine.get(&key) {
                 Ok(found) => {
-                    shared.operations.up(Part::Reading);
+                    shared.health.report_success(Part::Reading);
                     Ok(found)
                 }
                 Err(error) => {
-                    shared.operations.down(Part::Reading, error);
-                    shared.queue.lock().suspect = true;
+                    shared.health.report_failure(Part::Reading, error);
+                    shared.queue.lock().reopen = true;
                     shared.wake.notify_one();
                     Err(Outcome::Error)
                 }
             }
         });
-        // No thread for it: the runtime ends.
+        // The runtime is shutting down.
         read.await.unwrap_or(Err(Outcome::Skipped))
     }
 }
@@ -264,27 +264,27 @@ impl Store for File {
         async move {
             let begun = Instant::now();
             let (outcome, known) = self.find(feed).await;
-            self.shared.operations.observe("load", outcome, begun);
+            self.shared.health.observe("load", outcome, begun);
             known
         }
         .boxed()
     }
 
     fn lease(&self, _feed: Feed) -> BoxFuture<'_, Lease> {
-        future::ready(Lease::Alone).boxed()
+        future::ready(Lease::Uncoordinated).boxed()
     }
 
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
         let begun = Instant::now();
         let now = clock::now();
-        if let Some(bytes) = kept::encode(known, now) {
+        if let Some(bytes) = codec::encode(known, now) {
             let key = engine::key(feed);
             let kept = match failure_lifetime(known, now) {
-                None => self.shared.keep(key, bytes),
-                Some(lifetime) => self.shared.keep_failure(key, bytes, lifetime),
+                None => self.shared.enqueue(key, bytes),
+                Some(lifetime) => self.shared.enqueue_failure(key, bytes, lifetime),
             };
             let outcome = if kept { Outcome::Ok } else { Outcome::Skipped };
-            self.shared.operations.observe("save", outcome, begun);
+            self.shared.health.observe("save", outcome, begun);
         }
         future::ready(true).boxed()
     }
@@ -294,7 +294,7 @@ impl Store for File {
     }
 
     fn register(&self, registry: &mut Registry) {
-        self.shared.operations.register(registry);
+        self.shared.health.register(registry);
         let path = self.shared.path.clone();
         let length = move || ConstGauge::new(path.metadata().map_or(0, |file| file.len()));
         metric(
@@ -307,12 +307,12 @@ impl Store for File {
 
     fn close(&self, limit: Duration) -> BoxFuture<'_, ()> {
         async move {
-            let mut turns = self.shared.turns.subscribe();
+            let mut batches = self.shared.batches.subscribe();
             self.shared.end();
-            let ended = turns.wait_for(|last| *last);
+            let ended = batches.wait_for(|last| *last);
             if tokio::time::timeout(limit, ended).await.is_err() {
                 tracing::warn!(
-                    "the store {} is not written yet; what was found last is lost",
+                    "the store {} could not be written in time; its newest entries are lost",
                     self.shared.path.display()
                 );
             }
@@ -327,8 +327,8 @@ impl Drop for File {
     }
 }
 
-/// Whether trying again would be of no use.
-fn is_for_somebody_to_mend(error: &io::Error) -> bool {
+/// Whether retrying would not help until somebody changes something.
+fn is_permanent(error: &io::Error) -> bool {
     use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
     matches!(
         error.kind(),

@@ -1,20 +1,20 @@
-//! How long a store needs to keep an entry. Pure: `now` is an argument.
+//! How long a store keeps an entry that is only a failure. Pure: `now` is a parameter.
 //!
-//! An entry with a good answer is kept for as long as the answer may be given. One that is only a failure matters until its pause is
-//! over, and for as long again, so that the next failure continues the streak; never for longer than [`LONGEST_FAILURE`].
+//! An entry with a success is kept for as long as it may be served. One that is only a failure is kept until its pause is over, and for as
+//! long again, so that the next failure continues the streak; at most for [`MAX_FAILURE_LIFETIME`].
 
 use std::time::{Duration, Instant};
 
 use super::Known;
 
-/// The longest that a failure without a good answer is kept: as long as the longest pause of a channel that was never found. A pause
-/// that an upstream asked for may be longer; the feed is then looked up again before its end.
-pub const LONGEST_FAILURE: Duration = Duration::from_mins(15);
+/// The longest lifetime of a failure without a success: the longest pause of a channel that was never found. An upstream may ask for a
+/// longer pause; the feed is then looked up before that is over.
+pub const MAX_FAILURE_LIFETIME: Duration = Duration::from_mins(15);
 
-/// The shortest: what is saved when its pause is over still ends the wait of other replicas, which load it once.
-const SHORTEST_FAILURE: Duration = Duration::from_secs(1);
+/// The shortest: an entry saved when its pause is already over still ends the wait of other replicas, which load it once.
+const MIN_FAILURE_LIFETIME: Duration = Duration::from_secs(1);
 
-/// How long to keep what is only a failure, from `now` on. `None` if there is a good answer.
+/// The lifetime of an entry that is only a failure, from `now` on. `None` if it has a success.
 #[must_use]
 pub fn failure_lifetime(known: &Known, now: Instant) -> Option<Duration> {
     if known.good.is_some() {
@@ -22,7 +22,11 @@ pub fn failure_lifetime(known: &Known, now: Instant) -> Option<Duration> {
     }
     let retry_at = known.failed.as_ref().map(|failed| failed.retry_at);
     let pause = retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
-    Some(pause.saturating_mul(2).clamp(SHORTEST_FAILURE, LONGEST_FAILURE))
+    Some(
+        pause
+            .saturating_mul(2)
+            .clamp(MIN_FAILURE_LIFETIME, MAX_FAILURE_LIFETIME),
+    )
 }
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
 //! A store that replicas share: Redis 7 or Valkey, one server or a cluster.
 //!
-//! Of each feed there is a hash and, while it is looked up, a lease. The hash has the value `v` (see [`super::kept`]), for how
-//! many milliseconds it is kept `k`, the token `f` under which it was found, and the last token given `n`; it expires. A failure
-//! whose saver did not know the value's answer is beside it in `e`, with the value's age at that time `a`. What has an answer
-//! expires after [`Settings::keep_for`]; what is only a failure when it does not matter any more ([`super::lifetime`]); what has
-//! only had a lease a few seconds later, for tokens are times and grow by themselves. All that must happen in one step is a
-//! script beside this file. One connection carries all commands, without waiting for one another, and all messages. Whatever goes
-//! wrong with it ends it; until another has proved itself, all operations end at once, with nothing.
+//! Each feed has a hash, and a lease while it is looked up. The fields of the hash: the entry `v` (see [`super::codec`]), its lifetime in
+//! milliseconds `k`, the token `f` of the lease under which it was found, and the last token given `n`. A failure whose saver did not have
+//! the stored success is kept beside it in `e`, with the age of the success at that time in `a`. The hash expires: with a success after
+//! [`Settings::keep_for`], with only a failure after [`super::lifetime::failure_lifetime`], with neither a few seconds after its lease
+//! (tokens are times, so they grow even if the last one is forgotten).
+//!
+//! Every step that has to be atomic is a script beside this file. One connection carries all commands, pipelined, and all messages. Any
+//! error of the connection ends it; until another one has passed a probe, all operations return at once with nothing.
 
 mod address;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod lease_renewal;
-mod link;
 mod scripts;
+mod session;
 mod subscription;
 
 use std::{
@@ -39,36 +40,36 @@ pub use self::{
 };
 use self::{
     lease_renewal::{LeaseRenewal, lease_arguments},
-    link::{Link, Trouble},
+    session::{CommandError, Sessions},
     subscription::{Event, Subscription, Waiter},
 };
 use super::{
-    Held, Known, Lease, RemoteUpdate, Store,
-    kept::{self, Since, Unreadable},
+    HeldLease, Known, Lease, RemoteUpdate, Store,
+    codec::{self, DecodeError, Since},
     lifetime::failure_lifetime,
-    tally::{Outcome, Tally},
+    metrics::{OperationMetrics, Outcome},
 };
 use crate::{clock, upstream::Feed};
 
-/// Where the store is, and how long things may take.
+/// Address, time limits and lifetimes.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where.
+    /// The server, or nodes of the cluster.
     pub address: Address,
-    /// Beginning of all keys.
+    /// Prefix of all keys.
     pub prefix: Prefix,
-    /// What an operation may take.
+    /// Time limit of one operation.
     pub budget: Duration,
-    /// How long a good answer is kept: not less than it is of use. What is only a failure is kept for a shorter time.
+    /// Lifetime of an entry with a success: at least as long as it may be served. Entries with only a failure expire earlier.
     pub keep_for: Duration,
-    /// How long a lease lasts whose holder has died.
+    /// How long a lease lasts without renewal, for example if its holder has died.
     pub lease: Duration,
-    /// An authority that is trusted instead of those of the system, for `rediss`: PEM.
+    /// With `rediss`: PEM certificates of the authorities to trust instead of the system's.
     pub authorities: Option<Vec<u8>>,
 }
 
 impl Settings {
-    /// Answers of a week, leases of two seconds, 250 ms for an operation.
+    /// Defaults: entries expire after a week, leases after two seconds, operations time out after 250 ms.
     #[must_use]
     pub fn new(address: Address) -> Self {
         Self {
@@ -82,113 +83,115 @@ impl Settings {
     }
 }
 
-/// The store. Dropped, it ends its connection.
+/// A store in Redis. Dropping it closes the connection.
 pub struct Redis(Arc<Shared>);
 
 struct Shared {
-    link: Arc<Link>,
+    sessions: Arc<Sessions>,
     subscription: Arc<Subscription>,
     renewals: TaskTracker,
-    tally: Tally,
+    metrics: OperationMetrics,
     keep_for: Duration,
     lease: Duration,
 }
 
 impl Redis {
-    /// Connects, in a task of the runtime that calls, and waits for the first attempt: who asked before that would not find what is
-    /// there. If it fails, the task goes on.
+    /// Spawns the task that keeps a connection, and waits for its first attempt, so that the first lookups can already use the store. If
+    /// the attempt fails, the task goes on trying.
     pub async fn start(settings: Settings) -> Self {
-        // Fails only if a provider is there already, which is then as good.
+        // Fails only if a provider is already installed, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let subscription = Subscription::new();
         let shared = Shared {
             subscription: Arc::clone(&subscription),
             renewals: TaskTracker::new(),
-            tally: Tally::default(),
+            metrics: OperationMetrics::default(),
             keep_for: settings.keep_for,
             lease: settings.lease,
-            link: Arc::new(Link::new(settings, subscription)),
+            sessions: Arc::new(Sessions::new(settings, subscription)),
         };
-        tokio::spawn(Arc::clone(&shared.link).keep());
-        shared.link.tried().await;
+        tokio::spawn(Arc::clone(&shared.sessions).maintain());
+        shared.sessions.first_attempt().await;
         Self(Arc::new(shared))
     }
 
-    /// Ends when the store is in use.
+    /// Completes when the store is connected.
     pub async fn up(&self) {
-        self.0.link.up().await;
+        self.0.sessions.connected().await;
     }
 }
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        self.0.link.end();
+        self.0.sessions.close();
     }
 }
 
 impl Shared {
     async fn load(&self, feed: Feed) -> Option<Known> {
         let began = Instant::now();
-        let most = kept::MAX_BYTES.to_string();
+        let most = codec::MAX_BYTES.to_string();
         let loaded: Result<Option<Stored>, _> = self
-            .link
+            .sessions
             .run(&scripts::LOAD, &scripts::tag(feed), &[most.as_bytes()])
             .await;
         let known = match loaded {
             Ok(None) => Ok(None),
             Ok(Some(stored)) => decode(&stored, feed).map(Some).map_err(|error| {
-                tracing::debug!(%feed, %error, "what the store has cannot be read");
-                Trouble::Failed
+                tracing::debug!(%feed, %error, "an entry of the store cannot be decoded");
+                CommandError::Failed
             }),
-            Err(trouble) => Err(trouble),
+            Err(error) => Err(error),
         };
         let outcome = known.as_ref().map(|known| match known {
             Some(_) => Outcome::Hit,
             None => Outcome::Miss,
         });
-        self.count("load", outcome.map_err(|trouble| *trouble), began);
+        self.observe("load", outcome.map_err(|error| *error), began);
         known.ok().flatten()
     }
 
     async fn lease(&self, feed: Feed) -> Lease {
         let (began, tag) = (Instant::now(), scripts::tag(feed));
-        // Before there can be a message.
+        // Subscribe first: the message may come before the reply.
         let waiter = self.subscription.wait(feed);
         let (lasts, remembered) = lease_arguments(self.lease);
         let arguments = [lasts.as_bytes(), remembered.as_bytes()];
-        let leased: Result<i64, _> = self.link.run(&scripts::LEASE, &tag, &arguments).await;
+        let leased: Result<i64, _> = self.sessions.run(&scripts::LEASE, &tag, &arguments).await;
         let leased = leased.map(|answer| u64::try_from(answer).map_err(|_| answer.unsigned_abs()));
         let outcome = leased.map(|answer| answer.map_or(Outcome::Miss, |_| Outcome::Ok));
-        self.count("lease", outcome, began);
+        self.observe("lease", outcome, began);
         match leased {
             Ok(Ok(token)) => {
                 let renewal = LeaseRenewal {
-                    link: Arc::clone(&self.link),
+                    sessions: Arc::clone(&self.sessions),
                     message: self.subscription.message(Event::Released, feed),
                     lasts: self.lease,
                     tag,
                     token,
                 };
-                Lease::Ours(Held {
+                Lease::Acquired(HeldLease {
                     token,
-                    keeper: Box::new(renewal.start(&self.renewals)),
+                    renewal: Box::new(renewal.start(&self.renewals)),
                 })
             }
-            Ok(Err(left)) => Lease::Theirs(Box::pin(wait(Arc::clone(&self.link), waiter, tag, left))),
-            Err(_) => Lease::Alone,
+            Ok(Err(left)) => {
+                Lease::HeldElsewhere(Box::pin(wait(Arc::clone(&self.sessions), waiter, tag, left)))
+            }
+            Err(_) => Lease::Uncoordinated,
         }
     }
 
     async fn save(&self, feed: Feed, known: &Known, lease: Lease) -> bool {
         let now = clock::now();
-        let Some(value) = kept::encode(known, now) else {
+        let Some(value) = codec::encode(known, now) else {
             return true;
         };
         let keep_for =
             failure_lifetime(known, now).map_or(self.keep_for, |lifetime| lifetime.min(self.keep_for));
         let keep_for = keep_for.as_millis().to_string();
         let began = Instant::now();
-        let token = if let Lease::Ours(held) = &lease {
+        let token = if let Lease::Acquired(held) = &lease {
             held.token
         } else {
             0
@@ -199,55 +202,55 @@ impl Shared {
             token.as_bytes(),
             &value,
             keep_for.as_bytes(),
-            self.link.channel(),
+            self.sessions.update_channel(),
             message.as_bytes(),
         ];
         let saved = self
-            .link
+            .sessions
             .run(&scripts::SAVE, &scripts::tag(feed), &arguments)
             .await;
-        // Not before: others would find neither a lease nor an answer.
+        // Not earlier: others would find neither a lease nor an entry.
         drop(lease);
         let outcome = saved.map(|newer: bool| if newer { Outcome::Ok } else { Outcome::Miss });
-        self.count("save", outcome, began);
+        self.observe("save", outcome, began);
         outcome != Ok(Outcome::Miss)
     }
 
-    fn count(&self, operation: &'static str, outcome: Result<Outcome, Trouble>, began: Instant) {
-        let outcome = outcome.unwrap_or_else(|trouble| match trouble {
-            Trouble::Skipped => Outcome::Skipped,
-            Trouble::Failed => Outcome::Error,
+    fn observe(&self, operation: &'static str, outcome: Result<Outcome, CommandError>, began: Instant) {
+        let outcome = outcome.unwrap_or_else(|error| match error {
+            CommandError::Skipped => Outcome::Skipped,
+            CommandError::Failed => Outcome::Error,
         });
-        self.tally.count(operation, outcome, began);
+        self.metrics.observe(operation, outcome, began);
     }
 }
 
-/// What `load.lua` returns: a value and the milliseconds since it was saved; a failure that was saved after it, if that is not empty, and
-/// the milliseconds since then.
+/// The reply of `load.lua`: an entry and the milliseconds since it was saved; a failure that was saved after it (or nothing), and the
+/// milliseconds since then.
 type Stored = (Vec<u8>, u64, Vec<u8>, u64);
 
-fn decode((value, value_since, failure, failure_since): &Stored, feed: Feed) -> Result<Known, Unreadable> {
+fn decode((value, value_since, failure, failure_since): &Stored, feed: Feed) -> Result<Known, DecodeError> {
     let now = clock::now();
     let decode =
-        |bytes: &[u8], since| kept::decode(bytes, feed, Since::Known(Duration::from_millis(since)), now);
+        |bytes: &[u8], since| codec::decode(bytes, feed, Since::Known(Duration::from_millis(since)), now);
     let known = decode(value, *value_since)?;
-    Ok(kept::with_later_failure(
+    Ok(codec::with_later_failure(
         known,
         decode(failure, *failure_since).ok(),
     ))
 }
 
-/// Waits for the end of another's lease, which lasts for another `left` milliseconds if it is not renewed. Or for trouble: messages
-/// may be lost then.
-async fn wait(link: Arc<Link>, mut waiter: Waiter, tag: String, mut left: u64) {
-    let Some(session) = link.session() else { return };
+/// Waits for the end of another replica's lease, which lasts for another `left` milliseconds unless it is renewed. Also returns when the
+/// session ends, since messages may be lost from then on.
+async fn wait(sessions: Arc<Sessions>, mut waiter: Waiter, tag: String, mut left: u64) {
+    let Some(session) = sessions.session() else { return };
     loop {
         tokio::select! {
             () = &mut waiter.message => return,
-            () = session.over() => return,
+            () = session.ended() => return,
             () = sleep(Duration::from_millis(left)) => {}
         }
-        left = match link
+        left = match sessions
             .run::<i64>(&scripts::LEFT, &tag, &[])
             .await
             .map(u64::try_from)
@@ -283,16 +286,18 @@ impl Store for Redis {
     }
 
     fn register(&self, registry: &mut Registry) {
-        let link = Arc::clone(&self.0.link);
-        self.0.tally.register(registry, move || link.session().is_some());
+        let sessions = Arc::clone(&self.0.sessions);
+        self.0
+            .metrics
+            .register(registry, move || sessions.session().is_some());
     }
 
     fn close(&self, limit: Duration) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.0.renewals.close();
-            // A lease that is not given up in time ends by itself.
+            // A lease that is not released in time expires.
             let _ = timeout(limit, self.0.renewals.wait()).await;
-            self.0.link.end();
+            self.0.sessions.close();
         })
     }
 }

@@ -1,9 +1,9 @@
-//! The file of `--trace-chrome`: how it ends, by itself or with the disk, and takes nothing with it.
+//! Writes the file of `--trace-chrome`, with a limit, and without failing when the disk is full.
 //!
-//! tracing-chrome is kept: the layer is 500 lines for a format with some traps (threads, async spans), depends on nothing but what
-//! plaque has, and is off unless asked for. What it lacks is here: it would panic at a full disk, and write without end. Between it and
-//! its thread is a queue without a bound, which grows while more spans end than one thread writes (some 100,000 a second); that ends with
-//! the file, since nothing is recorded then.
+//! The layer is tracing-chrome's: 500 lines for a format with some traps (threads, async spans), with no further dependencies, off unless
+//! requested. Added here is what it lacks: it would panic when the disk is full, and write without end. The queue between it and its thread
+//! is unbounded, and grows while more spans end than one thread writes (about 100,000 a second). It stops growing at the end of the file,
+//! since nothing is recorded afterwards.
 
 use std::{
     fs::File,
@@ -21,47 +21,46 @@ use tracing_subscriber::{
     filter::{FilterExt as _, dynamic_filter_fn},
 };
 
-use super::{SetupError, ours};
+use super::{SetupError, own_spans};
 
-/// A quarter of an hour at 200 calls a second. Perfetto still opens it.
+/// A quarter of an hour at 200 calls a second. Perfetto can still open it.
 const LIMIT: u64 = 256 << 20;
 
-/// Between two entries of the array. No text in them has a line break, which JSON escapes.
+/// Between two entries of the array. Texts contain no line break, since JSON escapes them.
 const SEPARATOR: &[u8] = b",\n";
 
-/// The end of the array.
 const END: &[u8] = b"\n]";
 
-/// The layer that writes spans to `file`. It has written all when the guard is dropped.
+/// The layer that writes spans to `file`. Everything is written when the guard is dropped.
 pub(super) fn layer(file: &Path) -> Result<(Box<dyn Layer<Registry> + Send + Sync>, FlushGuard), SetupError> {
     let writer = File::create(file).map_err(|error| SetupError::Chrome(file.display().to_string(), error))?;
-    let writer = TraceFile::new(writer, LIMIT);
+    let writer = FaultTolerantWriter::new(writer, LIMIT);
     let recording = Arc::clone(&writer.recording);
     let (layer, guard) = ChromeLayerBuilder::new()
         .writer(writer)
         .include_args(true)
-        // Spans last while they wait, and go on on other threads.
+        // Spans continue while they wait, and on other threads.
         .trace_style(TraceStyle::Async)
-        // Of one category: what a call does is shown within it, from whichever module.
+        // One category, so that what a call does is shown within it, whatever the module.
         .category_fn(Box::new(|_| env!("CARGO_CRATE_NAME").into()))
         .build();
     let recording = dynamic_filter_fn(move |_, _| recording.load(Relaxed));
-    Ok((layer.with_filter(ours().and(recording)).boxed(), guard))
+    Ok((layer.with_filter(own_spans().and(recording)).boxed(), guard))
 }
 
-/// A file that is whole JSON when it has come to its limit, and that goes on when it cannot be written any more, on a full disk for one:
-/// tracing-chrome would panic. What is lost is the rest of the trace.
-struct TraceFile<W> {
+/// A file that is complete JSON when it reaches its limit. After a failed write, for example because the disk is full, it accepts and
+/// discards the rest of the trace: tracing-chrome would panic.
+struct FaultTolerantWriter<W> {
     inner: W,
     limit: u64,
     written: u64,
-    /// From the last [`SEPARATOR`] on, where the array can still be ended before it.
+    /// The bytes from the last [`SEPARATOR`] on: the array can still be ended before it.
     held: Vec<u8>,
-    /// Until the end of the file.
+    /// False after the end of the file.
     recording: Arc<AtomicBool>,
 }
 
-impl<W: Write> TraceFile<W> {
+impl<W: Write> FaultTolerantWriter<W> {
     fn new(inner: W, limit: u64) -> Self {
         Self {
             inner,
@@ -72,7 +71,7 @@ impl<W: Write> TraceFile<W> {
         }
     }
 
-    /// Writes what is whole of what is held, or the end if that would be too much.
+    /// Writes the complete entries in `held`, or the end if they would exceed the limit.
     fn write_entries(&mut self) -> io::Result<()> {
         let mut pairs = self.held.windows(SEPARATOR.len());
         let Some(whole) = pairs.rposition(|pair| pair == SEPARATOR) else {
@@ -104,7 +103,7 @@ impl<W: Write> TraceFile<W> {
         self.held = Vec::new();
     }
 
-    fn bear(&mut self, outcome: io::Result<()>) {
+    fn absorb(&mut self, outcome: io::Result<()>) {
         if let Err(error) = outcome {
             self.end();
             tracing::warn!(%error, "--trace-chrome: cannot write any more; the trace ends here");
@@ -112,12 +111,12 @@ impl<W: Write> TraceFile<W> {
     }
 }
 
-impl<W: Write> Write for TraceFile<W> {
+impl<W: Write> Write for FaultTolerantWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.recording.load(Relaxed) {
             self.held.extend_from_slice(bytes);
             let written = self.write_entries();
-            self.bear(written);
+            self.absorb(written);
         }
         Ok(bytes.len())
     }
@@ -125,7 +124,7 @@ impl<W: Write> Write for TraceFile<W> {
     fn flush(&mut self) -> io::Result<()> {
         if self.recording.load(Relaxed) {
             let written = self.write_all_held();
-            self.bear(written);
+            self.absorb(written);
         }
         Ok(())
     }
@@ -138,7 +137,7 @@ mod tests {
     use super::*;
     use crate::captured_log::CapturedLog;
 
-    /// A disk with room for so many bytes.
+    /// A disk with this much space, in bytes.
     struct Disk(usize);
 
     impl Write for Disk {
@@ -155,7 +154,7 @@ mod tests {
         }
     }
 
-    /// An array of so many entries, as tracing-chrome writes it.
+    /// An array with this many entries, as tracing-chrome writes it.
     fn array(entries: usize) -> String {
         let entry = |number| format!("{{\"ph\":\"b\",\"name\":\"a,\\nb\",\"id\":{number}}}");
         let entries: Vec<_> = (0..entries).map(entry).collect();
@@ -165,7 +164,7 @@ mod tests {
     #[test]
     fn a_full_disk_ends_the_trace_and_nothing_else() {
         let log = CapturedLog::begin();
-        let mut file = TraceFile::new(Disk(5), LIMIT);
+        let mut file = FaultTolerantWriter::new(Disk(5), LIMIT);
         for part in ["[\n1,\n2", ",\n3", ",\n4"] {
             file.write_all(part.as_bytes()).expect("it goes on");
         }
@@ -179,7 +178,7 @@ mod tests {
     fn a_trace_is_whole_whatever_its_pieces() {
         let array = array(100);
         for piece in [1, 2, 7, 40, 10_000] {
-            let mut file = TraceFile::new(Vec::new(), LIMIT);
+            let mut file = FaultTolerantWriter::new(Vec::new(), LIMIT);
             for piece in array.as_bytes().chunks(piece) {
                 file.write_all(piece).expect("written");
             }
@@ -194,14 +193,14 @@ mod tests {
         for piece in [1, 2, 7, 40, 500] {
             let log = CapturedLog::begin();
             let limit = array.len() / 2;
-            let mut file = TraceFile::new(Vec::new(), limit as u64);
+            let mut file = FaultTolerantWriter::new(Vec::new(), limit as u64);
             for piece in array.as_bytes().chunks(piece) {
                 file.write_all(piece).expect("it goes on");
             }
             file.flush().expect("it goes on");
             assert!(file.inner.len() <= limit, "{}", file.inner.len());
             let entries: Vec<Value> = serde_json::from_slice(&file.inner).expect("JSON");
-            // All but what came in the same piece as the end.
+            // All except those in the same write as the end.
             assert!(
                 (30..60).contains(&entries.len()),
                 "{} in pieces of {piece}",

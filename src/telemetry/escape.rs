@@ -1,8 +1,8 @@
-//! Texts from outside in what is logged, made harmless. An upstream's words or a caller's header are data: they break no line, turn no
-//! line around and steer no terminal, in any format; and they are no longer than a person reads.
+//! Escapes and truncates texts from outside in events and spans. What an upstream or a caller sends must not break a line, reverse its
+//! direction or control a terminal, in any format, and is no longer than a person reads.
 //!
-//! The formats do not see to it: of what tracing-subscriber writes ESC and C1 do nothing, but lines break; its JSON has U+2028 and C1 as they are,
-//! and tracing-tree has everything.
+//! The formats do not ensure that: tracing-subscriber makes ESC and C1 escaped_text, but not line breaks; its JSON does not escape U+2028 and
+//! C1; tracing-tree escapes nothing.
 
 use std::{
     borrow::Cow,
@@ -17,13 +17,13 @@ use tracing::{
 
 use crate::video::steers;
 
-/// The most fields that an event or a span has, of those that the macros make.
-const MOST_FIELDS: usize = 32;
+/// The most fields of an event or span that the macros create.
+const MAX_FIELDS: usize = 32;
 
-/// The bytes of a text that are logged. Whatever plaque itself says is shorter; a store may say 512 MiB.
-const LONGEST: usize = 4 << 10;
+/// The longest text that is logged, in bytes. plaque's own are shorter; a store could send 512 MiB.
+const MAX_LENGTH: usize = 4 << 10;
 
-/// A text as far as it is logged, and its whole length.
+/// The beginning of a text, and its whole length.
 #[derive(Default)]
 struct Shown {
     text: String,
@@ -32,9 +32,9 @@ struct Shown {
 
 impl fmt::Write for Shown {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        // Nothing more after the first that was cut.
+        // Nothing after the first part that was cut.
         if self.text.len() == self.length {
-            let room = LONGEST.saturating_sub(self.length);
+            let room = MAX_LENGTH.saturating_sub(self.length);
             self.text.push_str(&text[..text.floor_char_boundary(room)]);
         }
         self.length += text.len();
@@ -45,13 +45,13 @@ impl fmt::Write for Shown {
 impl Shown {
     fn of(value: fmt::Arguments<'_>) -> Self {
         let mut shown = Self::default();
-        // It does not fail, and what a value's own code does is its own.
+        // `Shown` does not fail; errors of a value's own formatting are ignored.
         let _ = shown.write_fmt(value);
         shown
     }
 
-    /// As it is logged.
-    fn harmless(&self) -> String {
+    /// Escaped, with a note if it is truncated.
+    fn escaped_text(&self) -> String {
         let text = escape(&self.text);
         if self.text.len() == self.length {
             text.into_owned()
@@ -61,7 +61,7 @@ impl Shown {
     }
 }
 
-/// `text` with `\n`, `\u{1b}` or `\u{202e}` where it has such a character.
+/// Replaces control and direction characters by escapes such as `\n`, `\u{1b}` or `\u{202e}`.
 fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(steers) {
         return Cow::Borrowed(text);
@@ -77,7 +77,7 @@ fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// The values of an event or a span as they may be logged. None if they may be as they are, which is nearly always.
+/// The escaped values of an event or span. `None`, usually, if there is nothing to escape.
 pub(super) fn escaped(record: impl Fn(&mut dyn Visit)) -> Option<Values> {
     let mut search = Search {
         found: false,
@@ -91,17 +91,16 @@ pub(super) fn escaped(record: impl Fn(&mut dyn Visit)) -> Option<Values> {
     })
 }
 
-/// Looks for a character to escape, and for a text that is too long.
+/// Searches for a character to escape, or a text that is too long.
 struct Search {
     found: bool,
-    /// Of the value that is being looked at.
     length: usize,
 }
 
 impl Search {
-    fn look_at(&mut self, value: fmt::Arguments<'_>) {
+    fn scan(&mut self, value: fmt::Arguments<'_>) {
         self.length = 0;
-        // It does not fail, and what a value's own code does is its own.
+        // `Search` only fails to end early; errors of a value's own formatting are ignored.
         let _ = self.write_fmt(value);
     }
 }
@@ -109,31 +108,30 @@ impl Search {
 impl fmt::Write for Search {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.length += text.len();
-        self.found |= self.length > LONGEST || text.contains(steers);
+        self.found |= self.length > MAX_LENGTH || text.contains(steers);
         Ok(())
     }
 }
 
 impl Visit for Search {
     fn record_debug(&mut self, _: &Field, value: &dyn fmt::Debug) {
-        self.look_at(format_args!("{value:?}"));
+        self.scan(format_args!("{value:?}"));
     }
 
     fn record_str(&mut self, _: &Field, value: &str) {
-        self.look_at(format_args!("{value}"));
+        self.scan(format_args!("{value}"));
     }
 
-    /// The formats tell its causes, too.
+    /// The formats also print its causes.
     fn record_error(&mut self, _: &Field, value: &(dyn Error + 'static)) {
         let mut cause = Some(value);
         while let Some(error) = cause {
-            self.look_at(format_args!("{error}"));
+            self.scan(format_args!("{error}"));
             cause = error.source();
         }
     }
 }
 
-/// Values with their texts escaped.
 pub(super) struct Values(Vec<(Field, Box<dyn Value>)>);
 
 impl Values {
@@ -141,12 +139,12 @@ impl Values {
         self.0.push((field.clone(), Box::new(value)));
     }
 
-    /// Hands them on, as values of what `metadata` tells of.
+    /// Calls `use_them` with the values, as a set for `metadata`.
     pub(super) fn with(&self, metadata: &'static Metadata<'static>, use_them: impl FnOnce(&ValueSet<'_>)) {
         let Some((any, _)) = self.0.first() else {
             return;
         };
-        let values: [(&Field, Option<&dyn Value>); MOST_FIELDS] =
+        let values: [(&Field, Option<&dyn Value>); MAX_FIELDS] =
             std::array::from_fn(|place| match self.0.get(place) {
                 Some((field, value)) => (field, Some(&**value)),
                 None => (any, None),
@@ -158,11 +156,11 @@ impl Values {
 impl Visit for Values {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let shown = Shown::of(format_args!("{value:?}"));
-        self.push(field, field::display(shown.harmless()));
+        self.push(field, field::display(shown.escaped_text()));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.push(field, Shown::of(format_args!("{value}")).harmless());
+        self.push(field, Shown::of(format_args!("{value}")).escaped_text());
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {

@@ -1,4 +1,4 @@
-//! Spans on their way out, and what happens when they do not get there: it is said once, and costs calls nothing.
+//! Exports spans over OTLP. An outage of the collector is logged once, and does not affect calls.
 
 use std::{
     fmt,
@@ -23,7 +23,7 @@ use tracing_subscriber::Registry;
 
 use super::SetupError;
 
-/// How long the end waits for the collector. One that works takes milliseconds.
+/// How long the end of the program waits for the collector. A working one takes milliseconds.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
 /// A text is not the address of a collector.
@@ -37,7 +37,7 @@ pub struct BadEndpoint(&'static str);
 ///
 /// # Errors
 ///
-/// If it is no absolute `http` URL.
+/// If it is not an absolute `http` URL.
 pub fn endpoint(text: &str) -> Result<String, BadEndpoint> {
     let uri: Uri = text.parse().map_err(|_| BadEndpoint("this is no URL"))?;
     match uri.scheme_str() {
@@ -49,17 +49,17 @@ pub fn endpoint(text: &str) -> Result<String, BadEndpoint> {
     }
 }
 
-/// Exports spans over OTLP until it is dropped.
+/// Exports spans until it is dropped.
 pub(super) struct Export {
     provider: SdkTracerProvider,
-    /// Owns the connection to the collector. Apart from the runtime of lookups, whose last spans have to get out when that is gone,
-    /// and from the serving threads. Ended by the drop.
+    /// Owns the connection to the collector. Separate from the serving threads and from the runtime of lookups, whose last spans are
+    /// exported after it has ended. Ended by the drop.
     runtime: Option<Runtime>,
     outage: Outage,
 }
 
 impl Export {
-    /// Starts to export to `endpoint`, and returns the layer that takes spans there. Nobody need listen there yet.
+    /// Starts to export to `endpoint`, and returns the layer that collects spans. The collector need not run yet.
     pub(super) fn start(
         endpoint: &str,
     ) -> Result<(Self, OpenTelemetryLayer<Registry, SdkTracer>), SetupError> {
@@ -79,8 +79,8 @@ impl Export {
         };
         let provider = SdkTracerProvider::builder()
             .with_resource(resource())
-            // In a bounded queue, and from there by a thread of its own. What finds the queue full is dropped.
-            .with_batch_exporter(Watched {
+            // Through a bounded queue to a thread of its own. If the queue is full, spans are dropped.
+            .with_batch_exporter(OutageLogger {
                 inner,
                 outage: outage.clone(),
             })
@@ -113,7 +113,7 @@ impl Drop for Export {
     }
 }
 
-/// Who we are, unless the environment says otherwise: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`.
+/// The resource attributes, unless the environment has others: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`.
 fn resource() -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let named = Resource::builder().build();
@@ -127,7 +127,7 @@ fn resource() -> Resource {
     }
 }
 
-/// Whether the collector takes nothing. Tells of each change once.
+/// Whether exports fail. Logs each change once.
 #[derive(Clone, Debug)]
 struct Outage {
     endpoint: Arc<str>,
@@ -159,14 +159,14 @@ impl Outage {
     }
 }
 
-/// An exporter whose outages are told of.
+/// An exporter whose outages are logged.
 #[derive(Debug)]
-struct Watched {
+struct OutageLogger {
     inner: OtlpExporter,
     outage: Outage,
 }
 
-impl SpanExporter for Watched {
+impl SpanExporter for OutageLogger {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exported = self.inner.export(batch).await;
         match &exported {

@@ -1,5 +1,5 @@
-//! The log: in which format, and what every line passes. Whoever may cause one, a caller, the upstream or a store, can
-//! neither flood it nor put more into it than text.
+//! The log: its formats, and the throttling and escaping that every line passes. So no caller, upstream or store can flood it, or write
+//! anything but text into it.
 
 use std::{
     fmt::Write as _,
@@ -26,8 +26,8 @@ use super::{
     throttle::{Throttle, Verdict, WINDOW, Withheld},
 };
 
-/// What is logged by `writer`, with or without colours.
-pub(super) fn layer(format: Format, writer: BoxMakeWriter, colors: bool, repeats: Repeats) -> AnyLayer {
+/// The layer that logs to `writer`, with or without colors.
+pub(super) fn layer(format: Format, writer: BoxMakeWriter, colors: bool, repeats: RepeatFilter) -> AnyLayer {
     let lines = fmt::layer();
     let inner: AnyLayer = match format {
         Format::Pretty => lines
@@ -46,27 +46,27 @@ pub(super) fn layer(format: Format, writer: BoxMakeWriter, colors: bool, repeats
     Log { inner, repeats }.boxed()
 }
 
-/// How often each line of the code has been told of late, and a thread that tells how often it was not.
+/// Throttles repeated lines by callsite, and logs how many were withheld.
 #[derive(Clone)]
-pub(super) struct Repeats {
+pub(super) struct RepeatFilter {
     throttle: Arc<Mutex<Throttle<Identifier, Line>>>,
     wake: mpsc::Sender<Wake>,
 }
 
-/// A line, without its fields.
+/// A line without its fields.
 struct Line {
     level: Level,
     message: String,
 }
 
 enum Wake {
-    /// Something is withheld, and to be told of when its window ends.
+    /// A line was withheld, and is counted until the end of its window.
     Withheld,
     End,
 }
 
-impl Repeats {
-    /// With what wakes [`tell`](Self::tell).
+impl RepeatFilter {
+    /// Returns the throttle and the receiver of its messages for [`report_withheld`](Self::report_withheld).
     fn new() -> (Self, mpsc::Receiver<Wake>) {
         #[expect(
             clippy::disallowed_methods,
@@ -77,10 +77,10 @@ impl Repeats {
         (Self { throttle, wake }, woken)
     }
 
-    /// Whether to tell of `event` at `now`.
+    /// Whether to log `event` at `now`.
     fn admit(&self, event: &Event<'_>, now: Instant) -> bool {
         let metadata = event.metadata();
-        // Who wants to see more wants to see all. And what tells of repeats is none.
+        // Levels below INFO are for those who want everything. The summaries of this module are not throttled.
         if *metadata.level() > Level::INFO || metadata.module_path() == Some(module_path!()) {
             return true;
         }
@@ -94,70 +94,72 @@ impl Repeats {
         };
         let verdict = self.throttle.lock().admit(metadata.callsite(), now, line);
         if verdict == Verdict::WithholdFirst {
-            // Nobody hears of it at the very end.
+            // Fails at the very end, when the thread is gone.
             let _ = self.wake.send(Wake::Withheld);
         }
-        verdict == Verdict::Tell
+        verdict == Verdict::Log
     }
 
-    /// Tells of what is withheld when its time has come, until [`Wake::End`].
-    fn tell(&self, woken: &mpsc::Receiver<Wake>) {
+    /// Logs withheld lines when their window ends, until [`Wake::End`].
+    fn report_withheld(&self, woken: &mpsc::Receiver<Wake>) {
         loop {
             let due = self.throttle.lock().next_due();
-            let heard = match due {
+            let received = match due {
                 Some(due) => woken.recv_timeout(due.saturating_duration_since(Instant::now())),
                 None => woken.recv().map_err(Into::into),
             };
-            let is_over = !matches!(heard, Ok(Wake::Withheld) | Err(mpsc::RecvTimeoutError::Timeout));
+            let is_last = !matches!(
+                received,
+                Ok(Wake::Withheld) | Err(mpsc::RecvTimeoutError::Timeout)
+            );
             let now = Instant::now();
-            self.tell_due(if is_over { now + WINDOW } else { now });
-            if is_over {
+            self.report_due(if is_last { now + WINDOW } else { now });
+            if is_last {
                 return;
             }
         }
     }
 
-    fn tell_due(&self, now: Instant) {
-        // Not under the lock: each is an event itself.
+    fn report_due(&self, now: Instant) {
+        // Outside of the lock: each summary is an event itself.
         let due = self.throttle.lock().due(now);
         for Withheld { count, sample } in due {
             let Line { level, message } = sample;
             let seconds = WINDOW.as_secs();
-            let told = format_args!("{message} (and {count} more like it in the last {seconds} s)");
+            let line = format_args!("{message} (and {count} more like it in the last {seconds} s)");
             match level {
-                Level::ERROR => tracing::error!("{told}"),
-                Level::WARN => tracing::warn!("{told}"),
-                _ => tracing::info!("{told}"),
+                Level::ERROR => tracing::error!("{line}"),
+                Level::WARN => tracing::warn!("{line}"),
+                _ => tracing::info!("{line}"),
             }
         }
     }
 }
 
-/// The thread that tells of repeats. When it is dropped, what is left is told at once.
-pub(super) struct Teller {
+/// The thread that logs summaries of withheld lines. Dropping it logs the remaining ones at once.
+pub(super) struct Reporter {
     wake: mpsc::Sender<Wake>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl Teller {
-    /// Starts it.
-    pub(super) fn start() -> io::Result<(Self, Repeats)> {
-        let (repeats, woken) = Repeats::new();
+impl Reporter {
+    pub(super) fn start() -> io::Result<(Self, RepeatFilter)> {
+        let (repeats, woken) = RepeatFilter::new();
         let (wake, shared) = (repeats.wake.clone(), repeats.clone());
         let thread = thread::Builder::new()
             .name("log".into())
-            .spawn(move || shared.tell(&woken))?;
-        let teller = Self {
+            .spawn(move || shared.report_withheld(&woken))?;
+        let reporter = Self {
             wake,
             thread: Some(thread),
         };
-        Ok((teller, repeats))
+        Ok((reporter, repeats))
     }
 }
 
-impl Drop for Teller {
+impl Drop for Reporter {
     fn drop(&mut self) {
-        // It is gone only if it panicked.
+        // The thread is gone only if it panicked.
         let _ = self.wake.send(Wake::End);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -165,7 +167,6 @@ impl Drop for Teller {
     }
 }
 
-/// The text of an event.
 struct Message(String);
 
 impl Visit for Message {
@@ -176,10 +177,10 @@ impl Visit for Message {
     }
 }
 
-/// The layer of a format, which is told nothing too often and no text as it came.
+/// The layer of a format behind throttling and escaping.
 struct Log {
     inner: AnyLayer,
-    repeats: Repeats,
+    repeats: RepeatFilter,
 }
 
 impl<S> Layer<S> for Log

@@ -1,35 +1,36 @@
-//! What is taken over of what others say of a channel, the same for a feed and for a store. [`Channel::new`](super::Channel::new) goes
-//! by it, so that there is no channel beyond these bounds, wherever it came from.
+//! Bounds for data from outside, whether from a feed or from a store. [`Channel::new`](super::Channel::new) applies them, so that no
+//! channel exceeds them.
 
 /// The longest title or name, in bytes. YouTube's have 100 characters.
 pub const MAX_TEXT: usize = 1 << 10;
 
-/// The longest address of a thumbnail, in bytes. YouTube's have less than 200.
+/// The longest URL of a thumbnail, in bytes. YouTube's have less than 200.
 const MAX_ADDRESS: usize = 2 << 10;
 
-/// As much of a title or a name as is kept: the characters that are whole within [`MAX_TEXT`].
+/// Cuts a title or a name after at most [`MAX_TEXT`] bytes, at the end of a character.
 pub(super) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
-/// Whether a caller may be told to load this: an `https` address without blanks and characters that are not shown.
+/// Whether `text` is a URL that can be passed on to callers: of `https`, without white space and invisible characters.
 pub(super) fn is_address(text: &str) -> bool {
     text.len() <= MAX_ADDRESS
         && text.strip_prefix("https://").is_some_and(|rest| !rest.is_empty())
         && !text.contains(|c: char| c.is_whitespace() || steers(c))
 }
 
-/// What somebody says went wrong, as one line of at most [`MAX_TEXT`]: control characters, and others that would break or turn a
-/// line, are replaced.
+/// An error message from outside as one line of at most [`MAX_TEXT`] bytes. Control characters, and others that would break or reverse
+/// the line, are replaced.
 pub(crate) fn message(text: &str) -> Box<str> {
-    let tame = |c: char| {
+    let replace = |c: char| {
         if steers(c) { '\u{fffd}' } else { c }
     };
-    let text: String = cut(text).chars().map(tame).collect();
+    let text: String = cut(text).chars().map(replace).collect();
     cut(&text).into()
 }
 
-/// Whether a character does something to the line that it is in, instead of being shown.
+/// Whether a character controls the text around it instead of being visible: control characters, line breaks, and marks that change the
+/// direction of text.
 pub(crate) fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -81,7 +82,7 @@ mod tests {
             &*message("a\nb\x1b[31m\u{85}\u{2028}\u{202e}"),
             "a\u{fffd}b\u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}"
         );
-        // What replaces a byte has three.
+        // The replacement of one byte has three.
         assert!(message(&"\n".repeat(MAX_TEXT)).len() <= MAX_TEXT);
     }
 }

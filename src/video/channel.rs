@@ -1,8 +1,7 @@
-//! A channel as it is kept: built once, never changed, and small, since the cache holds as many as memory allows.
+//! The cached form of a channel: immutable and compact, since the cache holds as many as memory allows.
 //!
-//! Fifteen [`Upload`]s are thirty allocations, and half of their text is addresses that differ by an ID. In a [`Channel`] they are
-//! two allocations: one string with all titles, and a [`Record`] of fixed size for each upload. Callers see [`Video`]s, which
-//! borrow from both.
+//! Fifteen [`Upload`]s are thirty allocations, and half of their text is URLs that differ only by an ID. A [`Channel`] has two
+//! allocations: one string with all titles, and a [`Record`] of fixed size for each upload. A [`Video`] is a view that borrows from both.
 
 mod record;
 #[cfg(test)]
@@ -10,36 +9,37 @@ mod tests;
 
 use std::{cmp::Reverse, collections::HashSet, fmt, ops::Range, time::SystemTime};
 
-use self::record::{OddThumbnail, Record, Still};
+use self::record::{OtherThumbnail, Record, StoredThumbnail};
 use super::{ChannelId, Kind, Moment, Thumbnail, Upload, VideoId, bounds};
 
-/// As many uploads of a channel are kept, the newest: as many as its feed shows. From another upstream there could be any number,
-/// and the memory of an entry, and of a watcher that has fallen behind, would have no bound.
+/// How many of a channel's newest uploads are kept: as many as its feed lists. Another upstream could list any number, which would make
+/// the memory of an entry and of a slow watch unbounded.
 pub const MAX_UPLOADS: usize = 15;
 
 /// A channel and its newest uploads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Channel {
     id: ChannelId,
-    /// Where its title, the first of the texts, ends.
+    /// The end of its title, the first of the texts.
     title_end: u32,
     /// Whether its feed had [`MAX_UPLOADS`] entries or more.
     full: bool,
-    /// The channel's title, the videos' titles in the order of `uploads`, the addresses in `odd_thumbnails`: nothing between them.
+    /// The channel's title, the titles of `uploads`, and the URLs of `other_thumbnails`, without separators.
     texts: Box<str>,
     uploads: Box<[Record]>,
-    odd_thumbnails: Box<[OddThumbnail]>,
+    other_thumbnails: Box<[OtherThumbnail]>,
 }
 
 impl Channel {
-    /// The channel `id` with these uploads.
+    /// Builds the channel `id` with these uploads.
     ///
-    /// They are sorted: newest first; those without a date come last. The first [`MAX_UPLOADS`] are kept, each once. A time more
-    /// than 292 years from 1970 counts as none. Of a longer title the first [`MAX_TEXT`](super::MAX_TEXT) bytes are kept, or up to three
-    /// less: whole characters. A thumbnail whose address is not of `https`, or has other characters than addresses have, is none. If there are fewer uploads than entries in the feed, see [`Self::with_entries`].
+    /// Uploads are sorted: newest first; those without a date come last. The first [`MAX_UPLOADS`] are kept, without repeats. A time more
+    /// than 292 years from 1970 is dropped. Titles are cut after [`MAX_TEXT`](super::MAX_TEXT) bytes, at the end of a character. A
+    /// thumbnail is dropped unless its URL is of `https` and has only visible characters. If the feed had more entries than there are
+    /// uploads, see [`Self::with_entries`].
     #[must_use]
     pub fn new(id: ChannelId, title: &str, mut uploads: Vec<Upload>) -> Self {
-        // Stable, so that entries of one moment keep the feed's order; `NONE` is less than any time and comes last.
+        // Stable, so that uploads of the same time keep the feed's order. `NONE` is less than any time and comes last.
         uploads.sort_by_key(|upload| Reverse(Moment::new(upload.published)));
         let mut kept = HashSet::with_capacity(MAX_UPLOADS);
         uploads.retain(|upload| kept.len() < MAX_UPLOADS && kept.insert(upload.id));
@@ -59,7 +59,7 @@ impl Channel {
             texts.push_str(text);
             number(texts.len())
         };
-        let mut odd = vec![];
+        let mut others = vec![];
         let title_end = append(title);
         let records = uploads
             .iter()
@@ -71,20 +71,20 @@ impl Channel {
                 updated: Moment::new(upload.updated),
                 views: upload.views.map(u64::to_le_bytes),
                 thumbnail: upload.thumbnail.as_ref().map(|thumbnail| {
-                    Still::usual(thumbnail, upload.id).unwrap_or_else(|| {
-                        odd.push(thumbnail);
-                        Still::Odd(number(odd.len() - 1).to_le_bytes())
+                    StoredThumbnail::compact(thumbnail, upload.id).unwrap_or_else(|| {
+                        others.push(thumbnail);
+                        StoredThumbnail::Other(number(others.len() - 1).to_le_bytes())
                     })
                 }),
             })
             .collect();
         let mut end = append("");
-        let odd_thumbnails = odd
+        let other_thumbnails = others
             .into_iter()
             .map(|thumbnail| {
                 let start = end;
                 end = append(&thumbnail.url);
-                OddThumbnail {
+                OtherThumbnail {
                     url: start..end,
                     width: thumbnail.width,
                     height: thumbnail.height,
@@ -97,44 +97,44 @@ impl Channel {
             full,
             texts: texts.into(),
             uploads: records,
-            odd_thumbnails,
+            other_thumbnails,
         }
     }
 
-    /// The same channel, from a feed with this many entries: those of other channels (collaborations) are none of its uploads, but
-    /// take their places.
+    /// Sets the number of entries of the feed. Entries of other channels (collaborations) are not uploads of this one, but take up places
+    /// in the feed.
     #[must_use]
     pub fn with_entries(mut self, entries: usize) -> Self {
         self.full |= entries >= MAX_UPLOADS;
         self
     }
 
-    /// The uploads of `kind` alone.
+    /// The channel with only its uploads of `kind`.
     #[must_use]
     pub fn only(&self, kind: Kind) -> Self {
         let uploads = self.uploads().filter(|upload| upload.kind() == kind);
         Self::new(self.id, self.title(), uploads.map(Upload::from).collect())
     }
 
-    /// The newest uploads of two feeds of one channel.
+    /// Merges two feeds of one channel: the newest uploads of both.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {
-        // A feed without entries may have a name of its own instead of the channel's.
+        // The title of an empty feed may not be that of the channel.
         let title = if self.is_empty() { other } else { self }.title();
         let uploads = self.uploads().chain(other.uploads()).map(Upload::from);
         let mut merged = Self::new(self.id, title, uploads.collect());
-        // Either may have more that it does not show.
+        // Either feed may omit older uploads.
         merged.full |= self.full || other.full;
         merged
     }
 
-    /// Which channel.
+    /// The channel's ID.
     #[must_use]
     pub fn id(&self) -> ChannelId {
         self.id
     }
 
-    /// Its name, as the channel wrote it.
+    /// The channel's name.
     #[must_use]
     pub fn title(&self) -> &str {
         self.text(0..self.title_end)
@@ -170,7 +170,7 @@ impl Channel {
         (0..self.len()).map(|index| Video { channel: self, index })
     }
 
-    /// Where among the uploads the newest one is, of `kind` if one is given.
+    /// The index of the newest upload, of `kind` if one is given.
     #[must_use]
     pub fn latest(&self, kind: Option<Kind>) -> Option<usize> {
         self.uploads
@@ -178,13 +178,13 @@ impl Channel {
             .position(|upload| kind.is_none_or(|kind| upload.kind == kind))
     }
 
-    /// The bytes of memory that this channel occupies: itself, and what the allocator takes for what it owns.
+    /// The bytes of memory that this channel takes: its own size, and that of its allocations.
     #[must_use]
     pub fn weight(&self) -> usize {
         size_of::<Self>()
             + allocated(self.texts.len())
             + allocated(size_of_val(&*self.uploads))
-            + allocated(size_of_val(&*self.odd_thumbnails))
+            + allocated(size_of_val(&*self.other_thumbnails))
     }
 
     fn text(&self, range: Range<u32>) -> &str {
@@ -192,18 +192,18 @@ impl Channel {
     }
 }
 
-/// A still picture as it is kept.
+/// A thumbnail as a view of the cached form.
 #[derive(Clone, Copy, Debug)]
 pub struct Picture<'a> {
-    /// Where it is, in parts.
+    /// The URL, in parts.
     pub url: [&'a str; 5],
-    /// In pixels, 0 if unknown.
+    /// The width in pixels; 0 if unknown.
     pub width: u32,
-    /// In pixels, 0 if unknown.
+    /// The height in pixels; 0 if unknown.
     pub height: u32,
 }
 
-/// One upload of a [`Channel`].
+/// One upload of a [`Channel`], as a view.
 #[derive(Clone, Copy)]
 pub struct Video<'a> {
     channel: &'a Channel,
@@ -212,19 +212,19 @@ pub struct Video<'a> {
 }
 
 impl<'a> Video<'a> {
-    /// Which video.
+    /// The ID of the video.
     #[must_use]
     pub fn id(&self) -> VideoId {
         self.record().id
     }
 
-    /// Short or not.
+    /// Video or Short.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.record().kind
     }
 
-    /// As the channel wrote it; may be empty.
+    /// The title as written by the channel; may be empty.
     #[must_use]
     pub fn title(&self) -> &'a str {
         let start = match self.index.checked_sub(1) {
@@ -234,7 +234,7 @@ impl<'a> Video<'a> {
         self.channel.text(start..self.record().title_end)
     }
 
-    /// The address of the video's page, in parts.
+    /// The URL of the video's page, in parts.
     #[must_use]
     pub fn url(&self) -> [&'a str; 2] {
         let page = match self.kind() {
@@ -250,7 +250,7 @@ impl<'a> Video<'a> {
         self.record().published.time()
     }
 
-    /// The same, as a number.
+    /// [`Self::published`] as a [`Moment`].
     #[must_use]
     pub fn moment(&self) -> Moment {
         self.record().published
@@ -262,34 +262,34 @@ impl<'a> Video<'a> {
         self.record().updated.time()
     }
 
-    /// The same, as a number.
+    /// [`Self::updated`] as a [`Moment`].
     #[must_use]
     pub fn updated_moment(&self) -> Moment {
         self.record().updated
     }
 
-    /// A still picture.
+    /// The thumbnail, without an allocation.
     #[must_use]
     pub fn picture(&self) -> Option<Picture<'a>> {
         let record = self.record();
         Some(match record.thumbnail? {
-            Still::Usual { host, width, height } => Picture {
-                url: Still::url(host, &record.id),
+            StoredThumbnail::Default { host, width, height } => Picture {
+                url: StoredThumbnail::url(host, &record.id),
                 width: width.into(),
                 height: height.into(),
             },
-            Still::Odd(index) => {
-                let odd = &self.channel.odd_thumbnails[u32::from_le_bytes(index) as usize];
+            StoredThumbnail::Other(index) => {
+                let other = &self.channel.other_thumbnails[u32::from_le_bytes(index) as usize];
                 Picture {
-                    url: [self.channel.text(odd.url.clone()), "", "", "", ""],
-                    width: odd.width,
-                    height: odd.height,
+                    url: [self.channel.text(other.url.clone()), "", "", "", ""],
+                    width: other.width,
+                    height: other.height,
                 }
             }
         })
     }
 
-    /// The same with its address put together, at the cost of an allocation.
+    /// The thumbnail with its URL as one string, which takes an allocation.
     #[must_use]
     pub fn thumbnail(&self) -> Option<Thumbnail> {
         self.picture().map(|Picture { url, width, height }| Thumbnail {
@@ -299,7 +299,7 @@ impl<'a> Video<'a> {
         })
     }
 
-    /// Views when the feed was made.
+    /// The view count when the feed was generated.
     #[must_use]
     pub fn views(&self) -> Option<u64> {
         self.record().views.map(u64::from_le_bytes)
@@ -334,8 +334,8 @@ fn number(length: usize) -> u32 {
     u32::try_from(length).expect("the texts of 16 titles and 15 addresses")
 }
 
-/// What the allocator takes for `bytes` of heap memory: mimalloc rounds up to 16 bytes, and from 64 bytes on to one of four sizes
-/// a doubling (80, 96, 112, 128, 160, …).
+/// The heap memory that an allocation of `bytes` takes: mimalloc rounds up to 16 bytes, and above 64 bytes to one of four sizes per
+/// doubling (80, 96, 112, 128, 160, …).
 fn allocated(bytes: usize) -> usize {
     match bytes {
         0 => 0,

@@ -1,17 +1,16 @@
-//! A time as it is kept.
+//! An optional time in eight bytes.
 
 use std::time::{Duration, SystemTime};
 
-/// A time, or none: nanoseconds since 1970, within 292 years before and after. Notifications have times to the nanosecond. No time is
-/// less than any.
+/// A time or none: nanoseconds since 1970, up to 292 years before and after. [`NONE`](Self::NONE) is less than any time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(i64);
 
 impl Moment {
-    /// No time at all; as a time it would be in the year 1677.
+    /// No time. Its number would be a time in the year 1677.
     pub const NONE: Self = Self(i64::MIN);
 
-    /// `time`, or none if it is more than 292 years from 1970.
+    /// Converts `time`; [`NONE`](Self::NONE) if it is more than 292 years from 1970.
     #[must_use]
     pub fn new(time: Option<SystemTime>) -> Self {
         let since = |time: SystemTime| match time.duration_since(SystemTime::UNIX_EPOCH) {
@@ -23,7 +22,7 @@ impl Moment {
         time.and_then(since).map_or(Self::NONE, Self)
     }
 
-    /// `time`, or the nearest that there is.
+    /// Converts `time`, or the nearest time that can be represented.
     #[must_use]
     pub fn nearest(time: SystemTime) -> Self {
         match Self::new(Some(time)) {
@@ -50,20 +49,20 @@ impl Moment {
         self != Self::NONE
     }
 
-    /// The time `apart` before this one; the earliest that there is if there is none.
+    /// The time `apart` before this one, or the earliest that can be represented.
     #[must_use]
     pub fn before(self, apart: Duration) -> Self {
         let nanos = i64::try_from(apart.as_nanos()).unwrap_or(i64::MAX);
         Self(self.0.saturating_sub(nanos))
     }
 
-    /// The time as a number, from which [`Self::from_nanos`] makes it again.
+    /// The time as a number, the inverse of [`Self::from_nanos`].
     #[must_use]
     pub fn to_nanos(self) -> i64 {
         self.0
     }
 
-    /// The time of a number.
+    /// The time for a number, the inverse of [`Self::to_nanos`].
     #[must_use]
     pub fn from_nanos(nanos: i64) -> Self {
         Self(nanos)

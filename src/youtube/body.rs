@@ -1,4 +1,4 @@
-//! The body of a response, as it was before it was packed, within a bound.
+//! Reads and decompresses the body of a response, within a bound.
 
 use std::{borrow::Cow, io::Read as _};
 
@@ -8,16 +8,15 @@ use reqwest::{Response, header};
 use super::response;
 use crate::{upstream::UpstreamError, video};
 
-/// The longest body that is read, packed and unpacked. The largest feed seen has 80 kB; 500 entries of that size have 2.6 MB,
-/// but a feed has 15.
+/// The longest body, both compressed and decompressed. The largest feed seen has 80 kB; 500 such entries would have 2.6 MB, but a feed has
+/// 15.
 const MAX_BODY: usize = 2 << 20;
 
-/// The most pieces in which it may come. Each costs some 1.5 µs, whatever is in it; those of servers have kilobytes.
-const MAX_PIECES: usize = 16 << 10;
+/// The most chunks of a body. Each costs about 1.5 µs, whatever its length; real servers send kilobytes at a time.
+const MAX_CHUNKS: usize = 16 << 10;
 
-/// Reads a body to its end.
 pub(super) async fn read(mut response: Response) -> Result<Vec<u8>, UpstreamError> {
-    let is_packed = is_packed(&response)?;
+    let is_gzipped = is_gzipped(&response)?;
     let (mut body, mut pieces) = (Vec::new(), 0);
     while let Some(chunk) = response
         .chunk()
@@ -28,16 +27,16 @@ pub(super) async fn read(mut response: Response) -> Result<Vec<u8>, UpstreamErro
             return Err(too_long());
         }
         pieces += 1;
-        if pieces > MAX_PIECES {
-            return Err(malformed(&format!("it comes in more than {MAX_PIECES} pieces")));
+        if pieces > MAX_CHUNKS {
+            return Err(malformed(&format!("it comes in more than {MAX_CHUNKS} pieces")));
         }
         body.extend_from_slice(&chunk);
     }
-    if is_packed { unpack(&body) } else { Ok(body) }
+    if is_gzipped { decompress(&body) } else { Ok(body) }
 }
 
-/// Whether it is packed by gzip, which is all that was asked for.
-pub(super) fn is_packed(response: &Response) -> Result<bool, UpstreamError> {
+/// Whether the body is compressed with gzip, the only encoding that was asked for.
+pub(super) fn is_gzipped(response: &Response) -> Result<bool, UpstreamError> {
     let mut codings = response.headers().get_all(header::CONTENT_ENCODING).iter();
     let coding = match (codings.next(), codings.next()) {
         (None, _) => return Ok(false),
@@ -48,19 +47,19 @@ pub(super) fn is_packed(response: &Response) -> Result<bool, UpstreamError> {
         "gzip" | "x-gzip" => Ok(true),
         "identity" | "" => Ok(false),
         other => Err(malformed(&format!(
-            "it is packed by {other}, which was not asked for"
+            "it is compressed by {other}, which was not asked for"
         ))),
     }
 }
 
-/// Unpacks all members of a gzip file (RFC 1952, section 2.2). What is none, also after them, makes it unreadable.
-fn unpack(packed: &[u8]) -> Result<Vec<u8>, UpstreamError> {
+/// Decompresses all members of a gzip file (RFC 1952, section 2.2). Anything else, also after them, is an error.
+fn decompress(compressed: &[u8]) -> Result<Vec<u8>, UpstreamError> {
     let mut body = Vec::new();
-    // One byte more than may be tells that it goes on.
-    let mut unpacked = MultiGzDecoder::new(packed).take(MAX_BODY as u64 + 1);
-    unpacked
+    // One byte more than the limit shows that it is exceeded.
+    let mut decompressed = MultiGzDecoder::new(compressed).take(MAX_BODY as u64 + 1);
+    decompressed
         .read_to_end(&mut body)
-        .map_err(|error| malformed(&format!("it cannot be unpacked: {error}")))?;
+        .map_err(|error| malformed(&format!("it cannot be decompressed: {error}")))?;
     if body.len() > MAX_BODY {
         return Err(too_long());
     }
@@ -89,37 +88,40 @@ mod tests {
         encoder.finish().expect("in memory")
     }
 
-    fn why(packed: &[u8]) -> String {
-        unpack(packed).expect_err("unreadable").to_string()
+    fn why(compressed: &[u8]) -> String {
+        decompress(compressed).expect_err("unreadable").to_string()
     }
 
     #[test]
     fn all_members_are_read() {
         let members = [gzip(b"<fe"), gzip(b""), gzip(b"ed/>")].concat();
-        assert_eq!(unpack(&members), Ok(b"<feed/>".to_vec()));
+        assert_eq!(decompress(&members), Ok(b"<feed/>".to_vec()));
     }
 
     #[test]
     fn what_is_no_member_makes_it_unreadable() {
         let whole = gzip(b"<feed/>");
-        for packed in [
+        for compressed in [
             b"<feed/>".to_vec(),
             whole[..whole.len() - 1].to_vec(),
             [&whole[..], b"rubbish after the end"].concat(),
         ] {
-            assert!(why(&packed).contains("cannot be unpacked"), "{packed:?}");
+            assert!(
+                why(&compressed).contains("cannot be decompressed"),
+                "{compressed:?}"
+            );
         }
     }
 
     #[test]
     fn as_much_is_unpacked_as_may_be() {
-        assert_eq!(unpack(&gzip(&vec![b' '; MAX_BODY])), Ok(vec![b' '; MAX_BODY]));
-        for packed in [
+        assert_eq!(decompress(&gzip(&vec![b' '; MAX_BODY])), Ok(vec![b' '; MAX_BODY]));
+        for compressed in [
             gzip(&vec![b' '; MAX_BODY + 1]),
             [gzip(&vec![b' '; MAX_BODY]), gzip(b" ")].concat(),
             gzip(&vec![b' '; 64 * MAX_BODY]),
         ] {
-            assert!(why(&packed).contains("longer than"));
+            assert!(why(&compressed).contains("longer than"));
         }
     }
 }

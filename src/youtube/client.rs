@@ -1,4 +1,4 @@
-//! The HTTP client: how we introduce ourselves, whom we trust, and which way requests go.
+//! The HTTP client: user agent, trusted authorities, proxy and IP version.
 
 use std::{fmt, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr, str::FromStr};
 
@@ -8,17 +8,17 @@ use reqwest::{Certificate, Client, Url, redirect};
 use super::Settings;
 use crate::cause::innermost;
 
-/// How we introduce ourselves by default, so that whoever runs the upstream can tell who asks.
+/// The default `User-Agent`, by which operators of the upstream can identify plaque.
 pub const USER_AGENT: &str = concat!("plaque/", env!("CARGO_PKG_VERSION"));
 
-/// The longest user name and password that SOCKS5 can tell, in bytes (RFC 1929).
+/// The longest user name and password in SOCKS5, in bytes (RFC 1929).
 const SOCKS_CREDENTIAL: usize = 255;
 
-/// A proxy between us and the upstream. Its name and password are told to nobody else, and not shown.
+/// A proxy in front of the upstream. Its credentials are sent to nobody else, and never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy(Url);
 
-/// A text is not the address of a proxy. The text is left out: it may have a password.
+/// A text is not the address of a proxy. It is not repeated in the message, since it may contain a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}; expected http, https, socks5 or socks5h://[USER:PASSWORD@]HOST[:PORT]")]
 pub struct BadProxy(&'static str);
@@ -45,7 +45,7 @@ impl FromStr for Proxy {
     }
 }
 
-/// Without name and password.
+/// Omits credentials.
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -58,17 +58,17 @@ impl fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// Where it is.
+    /// Its address.
     #[must_use]
     pub fn url(&self) -> &Url {
         &self.0
     }
 }
 
-/// By which of the two protocols we connect, to the proxy if there is one.
+/// The IP version of connections, to the proxy if there is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IpVersion {
-    /// Whichever connects first, as RFC 8305 has it.
+    /// Whichever connects first (RFC 8305).
     #[default]
     Any,
     /// IPv4 only.
@@ -78,7 +78,7 @@ pub enum IpVersion {
 }
 
 impl IpVersion {
-    /// Whether `url`, of a server or a proxy, may be reached this way: not if it has an address of the other kind.
+    /// Whether `url` can be reached: not if its host is an address of the other version.
     #[must_use]
     pub fn reaches(self, url: &Url) -> bool {
         let host = url.host_str().unwrap_or_default();
@@ -89,7 +89,7 @@ impl IpVersion {
         }
     }
 
-    /// What to bind to: the other protocol's addresses are then left out.
+    /// The address to bind to, which rules out the other version.
     fn local_address(self) -> Option<IpAddr> {
         match self {
             Self::Any => None,
@@ -99,16 +99,16 @@ impl IpVersion {
     }
 }
 
-/// The HTTP client could not be made.
+/// Why the HTTP client could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The authorities' certificates are none.
+    /// The authorities' certificates are invalid.
     #[error("--upstream-ca: no certificate in PEM format could be read: {}", .0.as_ref().map_or("the file has none".into(), |error| innermost(error).to_string()))]
     Authorities(Option<reqwest::Error>),
     /// The proxy cannot be used.
     #[error("--upstream-proxy: {}", innermost(.0))]
     Proxy(reqwest::Error),
-    /// All else.
+    /// TLS cannot be set up.
     #[error(
         "cannot set up TLS for the upstream (are the system's CA certificates installed?): {}",
         innermost(.0)
@@ -117,19 +117,19 @@ pub enum SetupError {
 }
 
 pub(super) fn client(settings: &Settings) -> Result<Client, SetupError> {
-    // Fails only if a provider is there already, which is then as good.
+    // Fails only if a provider is already installed, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // Unpacked in body.rs, where it has a bound.
+    // Decompressed in body.rs, within a bound.
     let packed = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"))]);
     let mut client = Client::builder()
         .user_agent(settings.user_agent.clone())
         .default_headers(packed)
-        // A redirect leads to a consent page or a login, never to a feed.
+        // A redirect leads to a consent or login page, never to a feed.
         .redirect(redirect::Policy::none())
-        // Over HTTP/2 it would keep connections on which an upstream may send without end.
+        // On an HTTP/2 connection that stays open, an upstream could send without end.
         .http1_only()
         .local_address(settings.ip_version.local_address())
-        // What the environment says of proxies is meant for others.
+        // Proxies of the environment are meant for other programs.
         .no_proxy();
     let proxy = settings.proxy.as_ref().map(Proxy::url);
     if let Some(url) = proxy {
@@ -137,7 +137,7 @@ pub(super) fn client(settings: &Settings) -> Result<Client, SetupError> {
         client = client.proxy(proxy);
     }
     if settings.feeds.scheme() == "http" && proxy.is_none_or(|proxy| proxy.scheme() != "https") {
-        // No certificate will be looked at; a machine without any must not keep us from starting.
+        // No certificate will be verified; plaque has to start also on a machine without any.
         client = client.tls_certs_only([]);
     }
     if let Some(pem) = &settings.authorities {

@@ -1,10 +1,10 @@
-//! From the bytes of a channel's Atom feed to a [`Channel`]: pure, no network, no clock.
+//! Parses a channel's Atom feed into a [`Channel`]. Pure: no network, no clock.
 //!
-//! In two steps. `feed/essence.rs` copies what plaque needs, and nothing else, into a document of a known shape; feed-rs reads that. What
-//! feed-rs cannot read (empty media texts), would change (the blanks around a title), or would take minutes or gigabytes for
-//! (elements that nest or repeat without end) does not get there.
+//! In two steps: `feed/prefilter.rs` copies what plaque needs into a document of a known shape, and feed-rs parses that document. So
+//! feed-rs never sees what it cannot read (empty media texts), would change (blanks around a title), or would take minutes or gigabytes for
+//! (endlessly nested or repeated elements).
 
-mod essence;
+mod prefilter;
 #[cfg(test)]
 mod tests;
 
@@ -13,61 +13,61 @@ use std::time::SystemTime;
 use chrono::{DateTime, Utc};
 use feed_rs::model::{self, Entry, Person};
 
-use self::essence::{Essence, essence};
+use self::prefilter::{Prefiltered, prefilter};
 use crate::{
     upstream::Feed,
     video::{Channel, ChannelId, Kind, Thumbnail, Upload, VideoId},
 };
 
-/// The page of a channel, in an author's `uri`, is this and the channel's ID.
+/// An author's `uri` is the address of the channel's page: this and the channel ID.
 const CHANNEL_PAGE: &str = "youtube.com/channel/";
 
-/// Why some bytes are no feed.
+/// Why bytes are not a feed.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
-    /// Not well-formed XML, or not in UTF-8.
+    /// They are not well-formed XML, or not UTF-8.
     #[error("it is no well-formed XML: {0}")]
     Xml(#[from] quick_xml::Error),
-    /// XML, but no feed.
+    /// They are XML, but not a feed.
     #[error("it is no Atom feed")]
     NotAFeed,
-    /// A feed that is cut off.
+    /// The feed is truncated.
     #[error("it ends in the middle")]
     CutOff,
-    /// Something in a feed that feed-rs does not read.
+    /// feed-rs cannot parse it.
     #[error("it cannot be read: {0}")]
-    Unreadable(#[from] feed_rs::parser::ParseFeedError),
-    /// A feed, but nothing in it is of the channel that was asked for.
+    Parser(#[from] feed_rs::parser::ParseFeedError),
+    /// It is a feed, but nothing in it is of the requested channel.
     #[error("it is not the feed of this channel")]
     NotThisChannel,
 }
 
-/// Reads a feed: a channel's own, or that of its uploads of one kind.
+/// Parses a feed: a channel's own, or the list of its uploads of one kind.
 ///
-/// The feed's own ID is not looked at: YouTube leaves it empty or writes it without its `UC`. An entry counts if its author is
-/// the channel; one without a valid video ID, or of another channel, is left out with a line in the log. What else is missing
-/// in an entry is missing in the upload. Texts are returned as they were written, blanks and undefined entities included.
+/// The feed's own ID is ignored: YouTube leaves it empty, or omits its `UC`. An entry counts if its author is the channel; one without a
+/// valid video ID, or of another channel, is logged and left out. Other elements may be missing. Texts are returned as written, blanks and
+/// undefined entities included.
 ///
 /// # Errors
 ///
-/// If the bytes are no feed of this channel. Its feed without entries is a channel without uploads, and no error.
+/// If the bytes are not a feed of this channel. A feed of the channel without entries is not an error.
 pub fn parse(xml: &[u8], of: impl Into<Feed>) -> Result<Channel, FeedError> {
     let of = of.into();
     let channel = of.channel;
-    let Essence {
+    let Prefiltered {
         xml,
         feed_title,
         titles,
-    } = essence(xml)?;
-    // A parser for each feed: feed-rs keeps state in it that an error leaves broken.
+    } = prefilter(xml)?;
+    // A parser for each feed: an error leaves the state of feed-rs's parser broken.
     let feed = feed_rs::parser::Builder::new()
-        // Its default is fifty regular expressions for the dates of the wild; this feed has RFC 3339, and no others.
+        // The default tries fifty regular expressions for dates found in the wild; these feeds use RFC 3339.
         .timestamp_parser(rfc3339)
         .build()
         .parse(xml.as_bytes())?;
 
     let its_own = is_of(&feed, channel);
-    // Not the feed's title where there is another: a playlist has one of its own.
+    // The author's name comes first: a playlist's feed has a title of its own.
     let title = author_name(&feed, channel).unwrap_or(feed_title);
     let entries = feed.entries.len();
     let uploads: Vec<Upload> = feed
@@ -81,8 +81,8 @@ pub fn parse(xml: &[u8], of: impl Into<Feed>) -> Result<Channel, FeedError> {
     Ok(Channel::new(channel, &title, uploads).with_entries(entries))
 }
 
-/// The channel's name as the author of an entry: of one that says so, or else of one that does not say who its author is. The author
-/// of a collaboration's entry may be another channel.
+/// The channel's name, as the author of one of its entries, or of an entry that does not say whose it is. The author of a collaboration's
+/// entry may be another channel.
 fn author_name(feed: &model::Feed, channel: ChannelId) -> Option<String> {
     let mut authors = feed.entries.iter().filter_map(|entry| entry.authors.first());
     let mut its_own = authors
@@ -94,8 +94,8 @@ fn author_name(feed: &model::Feed, channel: ChannelId) -> Option<String> {
     author.name.clone()
 }
 
-/// Whether the feed itself, not only its entries, says that it is the channel's: by its author or by a link. A playlist's link has
-/// the channel's 22 characters after another prefix than `UC`.
+/// Whether the feed itself, not only its entries, is the channel's, by its author or by a link. A playlist's link has the channel's 22
+/// characters after another prefix than `UC`.
 fn is_of(feed: &model::Feed, channel: ChannelId) -> bool {
     let authors = feed.authors.iter().filter_map(|author| author.uri.as_deref());
     let links = feed.links.iter().map(|link| link.href.as_str());
@@ -130,7 +130,7 @@ fn upload(entry: Entry, titles: &[String], of: Feed) -> Option<Upload> {
 
     Some(Upload {
         id,
-        // What is in the feed of a kind is of that kind, whatever page it has.
+        // In the list of a kind all uploads are of that kind, whatever their page.
         kind: of.kind.unwrap_or(if short { Kind::Short } else { Kind::Video }),
         title: title
             .and_then(|number| titles.get(number))
@@ -147,7 +147,7 @@ fn upload(entry: Entry, titles: &[String], of: Feed) -> Option<Upload> {
     })
 }
 
-/// Which channel an author is, by the address of its page.
+/// The channel of an author, by the address of its page.
 fn channel_of(author: &Person) -> Option<ChannelId> {
     let uri = author.uri.as_deref()?;
     uri.split_once(CHANNEL_PAGE)?.1.parse().ok()

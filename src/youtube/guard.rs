@@ -1,50 +1,49 @@
-//! The breaker with what it needs: channels that were found lately, of which one is asked to find out whether we are refused.
+//! The breaker, and the proven channels that its probes ask for.
 
-mod good;
+mod proven;
 
 use std::{sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 use prometheus_client::{metrics::gauge::ConstGauge, registry::Registry};
 
-use self::good::GoodChannels;
+use self::proven::ProvenChannels;
 use super::queue::now;
 use crate::{
-    dispatch::breaker::{self, Breaker, Change, Pass, Report, Standing},
+    dispatch::breaker::{self, Breaker, Change, Report, Role, Standing},
     metrics::family,
     upstream::{Failure, UpstreamError},
     video::ChannelId,
 };
 
-/// Stops lookups while the upstream refuses us.
+/// Stops lookups while the upstream refuses this address.
 #[derive(Default)]
 pub(super) struct Guard {
-    /// Held for one decision.
+    /// Locked for one decision, never across an await.
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     breaker: Breaker<ChannelId>,
-    good: GoodChannels,
-    /// Lookups that were not made since the breaker opened.
+    proven: ProvenChannels,
+    /// Lookups refused since the breaker opened.
     refused: u64,
 }
 
-/// The breaker's leave for one lookup, whose outcome it wants to hear of.
+/// Permission of the breaker for one lookup. Reports its outcome when it is dropped.
 pub(super) struct Admission {
     guard: Arc<Guard>,
     channel: ChannelId,
-    /// Who asked for it, as a keyed hash.
     caller: u64,
-    pass: Pass,
-    /// Silence, if the lookup ends without saying.
+    role: Role,
+    /// The outcome; silence if there is none.
     report: Option<Report>,
 }
 
 impl State {
-    fn good_known(&self, channel: ChannelId) -> bool {
-        self.good.has_another(channel, &self.breaker.excluded())
+    fn proven_known(&self, channel: ChannelId) -> bool {
+        self.proven.has_another(channel, &self.breaker.excluded())
     }
 
     fn refusal(&mut self, refused: breaker::Refused) -> Failure {
@@ -57,22 +56,22 @@ impl State {
 }
 
 impl Guard {
-    /// Whether a lookup may get into the queue.
+    /// Checks whether a lookup may be queued.
     ///
     /// # Errors
     ///
-    /// If the upstream refuses us, with the time left.
+    /// If the breaker is open, with the remaining time.
     pub(super) fn check(&self) -> Result<(), Failure> {
         let mut state = self.state.lock();
         let checked = state.breaker.check(now());
         checked.map_err(|refused| state.refusal(refused))
     }
 
-    /// Asks for leave to look `channel` up for `caller`. It was `found_before` or not.
+    /// Requests permission to look up `channel` for `caller`.
     ///
     /// # Errors
     ///
-    /// If the upstream refuses us, with the time left.
+    /// If the breaker is open, with the remaining time.
     pub(super) fn admit(
         self: &Arc<Self>,
         channel: ChannelId,
@@ -80,37 +79,38 @@ impl Guard {
         caller: u64,
     ) -> Result<Admission, Failure> {
         let mut state = self.state.lock();
-        // Whoever comes at the right moment with a channel of theirs would win the probe: it is asked for what we choose, if we can.
-        let good_known = state.good_known(channel);
-        let standing = if found_before && !good_known {
-            Standing::Good
+        // A caller could time its calls so as to have its own channel probed. So the guard chooses the channel, if it knows another proven
+        // one.
+        let proven_known = state.proven_known(channel);
+        let standing = if found_before && !proven_known {
+            Standing::Proven
         } else {
-            Standing::Unproven { good_known }
+            Standing::Unproven { proven_known }
         };
         match state.breaker.admit(channel, standing, now()) {
-            Ok(pass) => Ok(self.admission(channel, caller, pass)),
+            Ok(role) => Ok(self.admission(channel, caller, role)),
             Err(refused) => Err(state.refusal(refused)),
         }
     }
 
-    /// Begins the probe that is due, if one is and a good channel is known.
+    /// Starts a probe if one is due and there is a proven channel for it.
     pub(super) fn begin_probe(self: &Arc<Self>) -> Option<Admission> {
         let mut state = self.state.lock();
         let now = now();
         if !state.breaker.probe_is_due(now) {
             return None;
         }
-        let (channel, caller) = state.good.choose(&state.breaker.excluded(), now)?;
-        let pass = state.breaker.admit(channel, Standing::Good, now).ok()?;
-        Some(self.admission(channel, caller, pass))
+        let (channel, caller) = state.proven.choose(&state.breaker.excluded(), now)?;
+        let role = state.breaker.admit(channel, Standing::Proven, now).ok()?;
+        Some(self.admission(channel, caller, role))
     }
 
-    fn admission(self: &Arc<Self>, channel: ChannelId, caller: u64, pass: Pass) -> Admission {
+    fn admission(self: &Arc<Self>, channel: ChannelId, caller: u64, role: Role) -> Admission {
         Admission {
             guard: Arc::clone(self),
             channel,
             caller,
-            pass,
+            role,
             report: None,
         }
     }
@@ -119,20 +119,20 @@ impl Guard {
         let &Admission {
             channel,
             caller,
-            pass,
+            role,
             ..
         } = admission;
         let mut state = self.state.lock();
         match report {
-            Report::Success => state.good.remember(channel, caller),
-            Report::Answered => state.good.forget(channel),
-            Report::Forbidden { .. } => state.good.distrust(channel, now),
+            Report::Success => state.proven.remember(channel, caller),
+            Report::Answered => state.proven.forget(channel),
+            Report::Forbidden { .. } => state.proven.distrust(channel, now),
             Report::Refused { .. } | Report::Silent => {}
         }
-        match state.breaker.report(channel, pass, report, now) {
+        match state.breaker.report(channel, role, report, now) {
             Some(Change::Opened { status, pause }) => {
                 state.refused = 0;
-                // Of no lookup: it is about all of them.
+                // Outside of the lookup's span: it concerns all lookups.
                 tracing::warn!(
                     parent: None,
                     status,
@@ -147,13 +147,12 @@ impl Guard {
         }
     }
 
-    /// Makes the state known to whoever reads `registry`.
     pub(super) fn register(self: &Arc<Self>, registry: &mut Registry) {
         let guard = Arc::clone(self);
         family(
             registry,
             "upstream_breaker",
-            "Whether the upstream is asked: 1 for closed if it is, for open if it refuses us, for probing while one lookup tries",
+            "The state of the breaker: 1 for closed if lookups are sent, for open if the upstream refuses this address, for probing during a probe",
             "state",
             move || {
                 let current = guard.state.lock().breaker.state_name();
@@ -165,17 +164,15 @@ impl Guard {
 }
 
 impl Admission {
-    /// The channel that is looked up.
     pub(super) fn channel(&self) -> ChannelId {
         self.channel
     }
 
-    /// Whether what becomes of it decides.
     pub(super) fn is_probe(&self) -> bool {
-        self.pass == Pass::Probe
+        self.role == Role::Probe
     }
 
-    /// Reports what became of the lookup: `failure`, or success.
+    /// Sets the outcome: `failure`, or success.
     pub(super) fn report(mut self, failure: Option<&Failure>) {
         let retry_after = failure.and_then(|failure| failure.retry_after);
         self.report = Some(match failure.map(|failure| &failure.error) {
@@ -186,7 +183,7 @@ impl Admission {
             },
             Some(UpstreamError::Status(403)) => Report::Forbidden {
                 retry_after,
-                good_known: self.guard.state.lock().good_known(self.channel),
+                proven_known: self.guard.state.lock().proven_known(self.channel),
             },
             Some(UpstreamError::Unreachable(_) | UpstreamError::TimedOut(_)) => Report::Silent,
             Some(_) => Report::Answered,

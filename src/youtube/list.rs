@@ -1,10 +1,10 @@
-//! What one request asks for: a channel's own feed, or one of the lists of its uploads of one kind.
+//! What one request asks for: a channel's own feed, or a list of its uploads of one kind.
 
 use reqwest::Url;
 
 use crate::{upstream::Feed, video::Kind};
 
-/// The lists that YouTube keeps of every channel. Their IDs are these and the channel's 22 characters.
+/// The prefixes of the IDs of YouTube's lists, which end with the channel's 22 characters.
 const VIDEOS: &str = "UULF";
 pub(super) const STREAMS: &str = "UULV";
 const SHORTS: &str = "UUSH";
@@ -13,7 +13,7 @@ const SHORTS: &str = "UUSH";
 #[derive(Clone, Copy)]
 pub(super) struct List {
     pub(super) feed: Feed,
-    /// Of the list. `None`: the channel's own feed.
+    /// The prefix of the list. `None`: the channel's own feed.
     pub(super) prefix: Option<&'static str>,
 }
 
@@ -27,14 +27,13 @@ impl List {
         Self { feed, prefix }
     }
 
-    /// The list of a channel's streams, which are videos, too.
+    /// The list of a channel's streams, which are videos too.
     pub(super) fn streams(feed: Feed) -> Self {
         let prefix = Some(STREAMS);
         Self { feed, prefix }
     }
 
-    /// Appends what is asked for.
-    pub(super) fn ask(self, url: &mut Url) {
+    pub(super) fn append_query(self, url: &mut Url) {
         let channel = self.feed.channel;
         let (name, id) = match self.prefix {
             None => ("channel_id", channel.to_string()),
@@ -43,14 +42,14 @@ impl List {
         url.query_pairs_mut().append_pair(name, &id);
     }
 
-    /// The list's address without what may be secret: who we are there, or a key.
-    pub(super) fn public(self, feeds: &Url) -> Url {
+    /// The address without credentials and keys.
+    pub(super) fn redacted_url(self, feeds: &Url) -> Url {
         let mut url = feeds.clone();
         url.set_query(None);
-        // Refused only for URLs that have no host.
+        // Fails only for URLs without a host.
         let _ = url.set_username("");
         let _ = url.set_password(None);
-        self.ask(&mut url);
+        self.append_query(&mut url);
         url
     }
 }

@@ -151,7 +151,7 @@ impl Pages {
 
 /// Reads a page until it says which channel it is of.
 async fn read(mut response: Response) -> Result<ResolvedChannel, Failure> {
-    if body::is_packed(&response)? {
+    if body::is_gzipped(&response)? {
         return Err(malformed("it is packed, which was not asked for"));
     }
     let (mut html, mut next_search) = (Vec::new(), FIRST_SEARCH);

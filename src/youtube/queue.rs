@@ -1,7 +1,7 @@
-//! The line of lookups that wait for their turn: the async shell around [`Dispatcher`], which decides.
+//! The queue of lookups that wait for a permit: the async shell around [`Dispatcher`], which decides.
 //!
-//! A lookup that is admitted waits for a [`Permit`]. Whoever admits one starts what may go out at once; as long as something is in
-//! line, one task (the *timer*) wakes when the next may.
+//! An admitted lookup waits for a [`Permit`]. Whoever admits one starts everything that may go out now; while the queue is not empty, one
+//! task (the *timer*) wakes when the next lookup may go out.
 
 mod metrics;
 mod overload;
@@ -22,28 +22,28 @@ use tokio::{
 
 use self::{
     metrics::Waits,
-    overload::{Overload, QUIET},
+    overload::{Overload, QUIET_PERIOD},
 };
 use crate::{
     dispatch::{self, Budget, Class, Dispatcher, Next, Outcome, Ticket},
     upstream::{Failure, Feed, LookupRequest, Purpose, UpstreamError},
 };
 
-/// When lookups may go out.
+/// Rate, concurrency and queue of lookups.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Lookups at once.
+    /// Concurrent lookups.
     pub concurrency: NonZeroUsize,
-    /// Lookups a second, on average; a second's worth may go out at once. `None`: as many as come.
+    /// Lookups a second, on average; the burst is one second's worth. `None`: unlimited.
     pub rate: Option<f64>,
-    /// Lookups that may wait for their turn.
+    /// The most queued lookups.
     pub queue: NonZeroUsize,
-    /// The longest that one waits. One whose turn would come later is refused on arrival.
+    /// The longest wait. A lookup that would wait longer is refused on arrival.
     pub max_queue_wait: Duration,
 }
 
 impl Default for Pace {
-    /// 32 at once, however many a second; 1,000 in the queue, for 5 s at most.
+    /// 32 concurrent lookups, no limit of the rate; 1,000 queued lookups, for at most 5 s.
     fn default() -> Self {
         Self {
             concurrency: NonZeroUsize::MIN.saturating_add(31),
@@ -67,30 +67,30 @@ impl Pace {
     }
 }
 
-/// Lookups that wait for their turn, and the budget that hands turns out.
+/// The queued lookups, and the budget that they share.
 pub(super) struct Queue {
-    /// Held for one decision, and never while anybody is sent anything: a permit that nobody takes locks it to give itself back.
+    /// Locked for one decision. Must not be locked while a permit is sent: if nobody receives it, its drop locks the state.
     state: Mutex<State>,
-    /// Wakes the timer: a permit came back, or something was admitted that may have to go out sooner.
+    /// Wakes the timer: a permit was returned, or a lookup admitted that may have to go out sooner.
     changed: Notify,
     waits: Waits,
-    /// Lookups a second, as configured.
+    /// The configured rate, in lookups a second.
     rate: Option<f64>,
 }
 
-/// Where a lookup is told that its turn has come.
-type Turn = oneshot::Sender<Result<Permit, Failure>>;
+/// Sends a queued lookup its permit.
+type PermitSender = oneshot::Sender<Result<Permit, Failure>>;
 
 struct State {
-    dispatcher: Dispatcher<Turn>,
-    /// What is in line, so that whoever joins a lookup finds it.
+    dispatcher: Dispatcher<PermitSender>,
+    /// The tickets of queued lookups, for callers who join them.
     tickets: HashMap<Feed, Ticket>,
-    /// Starts what is due. Ends by itself when the line is empty, or with its runtime.
+    /// Starts due lookups. Ends when the queue is empty, or with its runtime.
     timer: Option<JoinHandle<()>>,
     overload: Overload,
 }
 
-/// The leave to look up. Gives back what was not used when it is dropped.
+/// Permission for one lookup. Dropping it returns what was not used.
 #[derive(Debug)]
 pub(super) struct Permit {
     queue: Arc<Queue>,
@@ -120,12 +120,12 @@ impl Queue {
         })
     }
 
-    /// Waits for a turn. Dropped before, the lookup leaves the line.
+    /// Waits for a permit. Dropping the future takes the lookup out of the queue.
     ///
     /// # Errors
     ///
-    /// At once if the turn would come too late, with the time at which it makes sense to come again. Later if fetches have become so
-    /// slow that it does come too late, or by [`Self::drain`].
+    /// At once if the permit would come too late, with the time at which to retry. Later if fetches have become so slow that it does come
+    /// too late, or by [`Self::drain`].
     pub(super) async fn permit(
         self: &Arc<Self>,
         feed: Feed,
@@ -134,19 +134,24 @@ impl Queue {
         let (sender, receiver) = oneshot::channel();
         let admitted = self.admit(feed, &request, sender);
         let ticket = admitted.map_err(|refused| self.refuse(refused))?;
-        // Before the first `await`: this future may be dropped at any.
+        // Before the first `await`, at any of which this future may be dropped.
         let _queued = Queued {
             queue: self,
             feed,
             ticket,
         };
         if self.start_due().is_some() {
-            self.keep_time();
+            self.ensure_timer();
         }
         receiver.await.unwrap_or_else(|_torn_down| Err(busy(None)))
     }
 
-    fn admit(&self, feed: Feed, request: &LookupRequest, sender: Turn) -> Result<Ticket, dispatch::Refused> {
+    fn admit(
+        &self,
+        feed: Feed,
+        request: &LookupRequest,
+        sender: PermitSender,
+    ) -> Result<Ticket, dispatch::Refused> {
         let now = now();
         let mut state = self.state.lock();
         let request = state.request(request, now);
@@ -155,14 +160,14 @@ impl Queue {
         Ok(ticket)
     }
 
-    /// Another caller waits for the lookup of `feed`, if that is in line: it is in the caller's class from now on if nobody has waited
-    /// for it before, and stays in line for as long as either has use for it.
+    /// Notes that another caller waits for the lookup of `feed`, if it is queued. If nobody waited for it before, it moves to that caller's
+    /// class; it stays queued for as long as either caller needs it.
     pub(super) fn joined(self: &Arc<Self>, feed: Feed, request: LookupRequest) {
         let now = now();
         let mut state = self.state.lock();
         if let Some(ticket) = state.tickets.get(&feed).copied() {
             let request = state.request(&request, now);
-            // Refused, it keeps its place where it was.
+            // If refused, it stays where it was.
             let _ = state
                 .dispatcher
                 .reclassify(ticket, &request, now, fastrand::f64());
@@ -170,7 +175,7 @@ impl Queue {
         }
     }
 
-    /// Starts all that may go out by now. Returns when to come back, if anything is left in line.
+    /// Starts every lookup that may go out now. Returns when to call this again, if any is queued.
     fn start_due(self: &Arc<Self>) -> Option<Instant> {
         loop {
             let next = self.state.lock().dispatcher.next(now());
@@ -182,7 +187,7 @@ impl Queue {
                     ..
                 } => {
                     self.waits.observe(permit.class(), waited);
-                    // One that nobody takes any more gives itself back.
+                    // If nobody receives the permit, its drop returns it.
                     let _ = payload.send(Ok(Permit {
                         queue: Arc::clone(self),
                         inner: Some(permit),
@@ -198,8 +203,8 @@ impl Queue {
         }
     }
 
-    /// Sees to it that the timer runs, and looks again.
-    fn keep_time(self: &Arc<Self>) {
+    /// Starts the timer, or wakes it.
+    fn ensure_timer(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if state.timer.as_ref().is_some_and(|timer| !timer.is_finished()) {
             self.changed.notify_one();
@@ -216,7 +221,7 @@ impl Queue {
                     continue;
                 }
                 let mut state = queue.state.lock();
-                // Under the lock: who admits one after this finds no timer, and starts another.
+                // Under the lock, so that the next one to admit a lookup finds no timer and starts another.
                 if state.dispatcher.queued() == 0 {
                     state.timer = None;
                     return;
@@ -225,7 +230,7 @@ impl Queue {
         }));
     }
 
-    /// Takes everything out of the line: the source refuses us.
+    /// Fails all queued lookups: the source refuses this address.
     pub(super) fn drain(&self, failure: &Failure) {
         loop {
             let next = self.state.lock().dispatcher.drain();
@@ -234,24 +239,24 @@ impl Queue {
         }
     }
 
-    /// What a refused lookup is told; and the log, when refusals begin.
+    /// The failure of a refused lookup. Logs when refusals begin.
     fn refuse(self: &Arc<Self>, refused: dispatch::Refused) -> Failure {
-        if self.state.lock().overload.refuse(now()) {
-            // Of no lookup: it is the first of many, and its span would say that it is about this one.
+        if self.state.lock().overload.record_refusal(now()) {
+            // Outside of the lookup's span: it concerns all lookups.
             tracing::warn!(
                 parent: None,
                 retry_after = ?refused.retry_after,
-                "more lookups are asked for than may go out (--upstream-rate, --upstream-concurrency): the rest gets OVERLOADED"
+                "more lookups are requested than may go out (--upstream-rate, --upstream-concurrency): the others fail with OVERLOADED"
             );
             let queue = Arc::downgrade(self);
-            // Tells when it is over. Ends then, or with the queue or its runtime.
+            // Logs the end of the overload. Ends then, or with the queue or its runtime.
             tokio::spawn(async move {
                 loop {
-                    tokio::time::sleep(QUIET).await;
+                    tokio::time::sleep(QUIET_PERIOD).await;
                     let Some(queue) = queue.upgrade() else { return };
-                    let over = queue.state.lock().overload.end(now());
+                    let over = queue.state.lock().overload.try_end(now());
                     if let Some(over) = over {
-                        tracing::info!(parent: None, refused = over.refused, lasted = ?over.lasted, "no lookup is refused any more");
+                        tracing::info!(parent: None, refused = over.refused, lasted = ?over.lasted, "lookups are no longer refused");
                         return;
                     }
                 }
@@ -260,7 +265,7 @@ impl Queue {
         busy(Some(refused.retry_after))
     }
 
-    /// How many polls a second there is room for just now. `None`: there is no rate.
+    /// The rate of polls, per second, for which there is room now. `None`: the rate is not limited.
     pub(super) fn room_for_polls(&self) -> Option<f64> {
         self.state.lock().dispatcher.room_for_polls(now())
     }
@@ -283,7 +288,7 @@ impl State {
 }
 
 impl Permit {
-    /// Notes that a request goes out: from now on the permit is used.
+    /// Notes that a request is sent: the permit is used.
     pub(super) fn begin(&mut self) {
         self.outcome = Some(Outcome::Abandoned);
         if let Some(permit) = &self.inner {
@@ -291,12 +296,12 @@ impl Permit {
         }
     }
 
-    /// Notes that the source has answered, or that its time is up: that tells how long a fetch takes.
+    /// Notes a response or a time-out: the time it took is a measurement of how long fetches take.
     pub(super) fn complete(&mut self) {
         self.outcome = Some(Outcome::Completed);
     }
 
-    /// Takes one more of the rate's lookups for a second attempt. `false` if none is free at once.
+    /// Takes one more token for a retry. Returns false if none is available now.
     pub(super) fn try_retry(&self) -> bool {
         let mut state = self.queue.state.lock();
         self.inner
@@ -313,12 +318,12 @@ impl Drop for Permit {
             Some(outcome) => dispatcher.finished(permit, now(), outcome),
             None => dispatcher.return_unused(permit),
         }
-        // If anything is in line, the timer runs.
+        // The timer runs if any lookup is queued.
         self.queue.changed.notify_one();
     }
 }
 
-/// A lookup in line. Takes it out when it is dropped, unless its turn has come.
+/// A queued lookup. Dropping it removes the lookup, unless it has its permit.
 struct Queued<'a> {
     queue: &'a Queue,
     feed: Feed,
@@ -327,10 +332,10 @@ struct Queued<'a> {
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        // Not a temporary of the statement: the payload is dropped after the lock is released.
+        // Not a temporary of one statement: the payload has to be dropped after the lock is released.
         let payload = {
             let mut state = self.queue.state.lock();
-            // Another lookup of the same feed may be in line by now: this one was invalidated.
+            // The ticket may be of another lookup of the same feed, if this one was invalidated.
             if let hash_map::Entry::Occupied(entry) = state.tickets.entry(self.feed)
                 && *entry.get() == self.ticket
             {
@@ -351,7 +356,7 @@ fn class(request: &LookupRequest) -> Class {
     }
 }
 
-/// Tokio's time, which tests can stop.
+/// Tokio's clock, which tests can pause.
 pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

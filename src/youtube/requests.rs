@@ -1,4 +1,4 @@
-//! Requests: one is sent, counted, and has a span.
+//! Sends a request, with metrics and a span.
 
 use prometheus_client::metrics::{family::Family, histogram::Histogram};
 use reqwest::{StatusCode, header};
@@ -12,13 +12,12 @@ use crate::{
     video::Channel,
 };
 
-/// How long requests took, by what came of them.
 pub(super) type Requests = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
 
 impl YouTube {
-    /// One request, counted, and in a span by OpenTelemetry's conventions for HTTP.
+    /// Sends one request, in a span that follows OpenTelemetry's conventions for HTTP.
     pub(super) async fn send(&self, list: List, resend: Option<u32>) -> Result<Channel, Failure> {
-        let mut counted = Counted {
+        let mut timer = RequestTimer {
             requests: &self.requests,
             begun: Instant::now(),
             outcome: "timeout",
@@ -33,11 +32,11 @@ impl YouTube {
             http.response.status_code = Empty,
             server.address = self.feeds.host_str(),
             server.port = self.feeds.port_or_known_default(),
-            url.full = %list.public(&self.feeds),
+            url.full = %list.redacted_url(&self.feeds),
             "error.type" = Empty,
         );
         let fetched = self.request(list).instrument(span.clone()).await;
-        counted.outcome = match &fetched {
+        timer.outcome = match &fetched {
             Ok(_) => "found",
             Err(Failure { error, .. }) => {
                 let status = error.http_status().map(|status| status.to_string());
@@ -52,9 +51,9 @@ impl YouTube {
     async fn request(&self, list: List) -> Result<Channel, Failure> {
         let span = Span::current();
         let mut url = self.feeds.clone();
-        list.ask(&mut url);
+        list.append_query(&mut url);
         let mut headers = header::HeaderMap::new();
-        trace_context::pass_on(&span, &mut headers);
+        trace_context::inject(&span, &mut headers);
         let response = self.client.get(url).headers(headers).send().await;
         let response = response.map_err(|error| response::unreachable(&error))?;
         let status = response.status();
@@ -66,15 +65,15 @@ impl YouTube {
     }
 }
 
-/// A request that is counted when it ends, however it ends.
-struct Counted<'a> {
+/// Records the duration and outcome of a request when it is dropped.
+struct RequestTimer<'a> {
     requests: &'a Requests,
     begun: Instant,
-    /// That of one that is dropped at the end of its time.
+    /// Initially the outcome of a request that is dropped, when its time is over.
     outcome: &'static str,
 }
 
-impl Drop for Counted<'_> {
+impl Drop for RequestTimer<'_> {
     fn drop(&mut self) {
         let seconds = self.begun.elapsed().as_secs_f64();
         self.requests
@@ -83,7 +82,6 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// What came of a request that failed, as metrics call it.
 fn outcome(error: &UpstreamError) -> &'static str {
     match error {
         UpstreamError::NotFound | UpstreamError::Outage => "not_found",

@@ -1,4 +1,4 @@
-//! What an HTTP response means: a feed, or how the lookup failed.
+//! Interprets an HTTP response: a feed, or the failure of a lookup.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -14,16 +14,15 @@ use super::{
 };
 use crate::{
     cause::innermost,
-    dispatch::breaker::{LONGEST_PAUSE, TOO_MANY_REQUESTS},
+    dispatch::breaker::{MAX_PAUSE, TOO_MANY_REQUESTS},
     upstream::{Failure, UpstreamError},
     video::{self, Channel, Kind},
 };
 
-/// The failure that a status other than 200 means.
 pub(super) fn failure(response: &Response) -> Failure {
     let status = response.status();
     Failure {
-        retry_after: retry_after(response).and_then(|value| pause(value, SystemTime::now())),
+        retry_after: retry_after(response).and_then(|value| parse_retry_after(value, SystemTime::now())),
         error: match status {
             StatusCode::NOT_FOUND => UpstreamError::NotFound,
             StatusCode::TOO_MANY_REQUESTS => UpstreamError::RateLimited(status.as_u16()),
@@ -33,12 +32,12 @@ pub(super) fn failure(response: &Response) -> Failure {
     }
 }
 
-/// The feed in a response with status 200.
+/// Reads the feed of a response with status 200.
 pub(super) async fn read(response: Response, list: List) -> Result<Channel, UpstreamError> {
     let body = body::read(response).await?;
     let malformed = |error: FeedError| UpstreamError::Malformed(video::message(&error.to_string()));
     if list.prefix == Some(list::STREAMS) {
-        // A mirror may know no streams, and show all uploads: no Short is one.
+        // A mirror may not know streams and return all uploads: leave out the Shorts.
         let all = feed::parse(&body, list.feed.channel).map_err(malformed)?;
         return Ok(all.only(Kind::Video));
     }
@@ -49,24 +48,24 @@ fn retry_after(response: &Response) -> Option<&str> {
     response.headers().get(header::RETRY_AFTER)?.to_str().ok()
 }
 
-/// The pause that a `Retry-After` asks for at `now`: in seconds, or until a date.
-pub(super) fn pause(value: &str, now: SystemTime) -> Option<Duration> {
+/// Parses a `Retry-After` received at `now`: a number of seconds, or a date.
+pub(super) fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     let pause = if is_number {
-        // More than fits is long enough.
-        value.parse().map_or(LONGEST_PAUSE, Duration::from_secs)
+        // Too large for a number: the longest pause.
+        value.parse().map_or(MAX_PAUSE, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(value).ok()?;
         date.duration_since(now).unwrap_or_default()
     };
-    Some(pause.min(LONGEST_PAUSE))
+    Some(pause.min(MAX_PAUSE))
 }
 
-/// Whether the log has the advice already. It is about this address, and as true of every other lookup.
+/// Whether the redirect was logged as a warning: it concerns the address, so one is enough.
 static REDIRECT_IS_LOGGED: AtomicBool = AtomicBool::new(false);
 
-/// A redirect. Where it leads is for the operator's eyes, unless it is YouTube's page for addresses that ask too often.
+/// The error of a redirect. Its target is logged for the operator, unless it is YouTube's page for addresses that ask too often.
 fn redirect_error(response: &Response) -> UpstreamError {
     let location = response.headers().get(header::LOCATION);
     let location = location
@@ -103,18 +102,18 @@ mod tests {
             ("0", seconds(0)),
             (" 7 ", seconds(7)),
             ("3600", seconds(3600)),
-            ("3601", Some(LONGEST_PAUSE)),
-            ("99999999999999999999", Some(LONGEST_PAUSE)),
+            ("3601", Some(MAX_PAUSE)),
+            ("99999999999999999999", Some(MAX_PAUSE)),
             ("Wed, 21 Oct 2026 07:28:30 GMT", seconds(30)),
             ("Wed, 21 Oct 2026 07:27:30 GMT", seconds(0)),
-            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(LONGEST_PAUSE)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(MAX_PAUSE)),
             ("", None),
             ("+5", None),
             ("-5", None),
             ("1.5", None),
             ("soon", None),
         ] {
-            assert_eq!(pause(value, now), expected, "{value:?}");
+            assert_eq!(parse_retry_after(value, now), expected, "{value:?}");
         }
     }
 }

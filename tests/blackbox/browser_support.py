@@ -1,11 +1,11 @@
-"""What the suites with a browser share: Debian's Chromium, driven by Playwright, and pages that may not misbehave."""
+"""What tests with a browser share: Debian's Chromium, driven by Playwright, and pages that may not misbehave."""
 
 import shutil
 from contextlib import contextmanager
 
 from playwright.sync_api import sync_playwright
 
-from support import ENVIRONMENT, Stopwatch, expect, expect_equal
+from support import ENVIRONMENT, Stopwatch
 
 # Names must not be looked up, whatever a page or the browser itself asks for: all there is to ask is on loopback.
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
@@ -14,7 +14,7 @@ OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 @contextmanager
 def chromium(*arguments):
     program = shutil.which("chromium")
-    expect(program, "no chromium in PATH: apt-get install chromium")
+    assert program, "no chromium in PATH: apt-get install chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=[OFFLINE, *arguments], env=ENVIRONMENT)
         try:
@@ -40,11 +40,11 @@ class Visit:
         """As support.wait_until, but lets the browser's events in meanwhile."""
         watch = Stopwatch()
         while not condition():
-            expect(watch.seconds() < seconds, f"{what}: not within {seconds} s")
+            assert watch.seconds() < seconds, f"{what}: not within {seconds} s"
             self.page.wait_for_timeout(10)
 
     def expect_at_peace(self, *origins):
         """It asked nobody but these, and the browser had nothing to complain of."""
         strangers = [url for url in self.asked if not url.startswith((*origins, "data:"))]
-        expect_equal("what was asked of others", strangers, [])
-        expect_equal("what the browser complained of", self.complaints, [])
+        assert strangers == [], "what was asked of others"
+        assert self.complaints == [], "what the browser complained of"

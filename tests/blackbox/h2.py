@@ -13,8 +13,6 @@ from enum import IntEnum
 
 import hpack
 
-from support import expect
-
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
@@ -140,7 +138,7 @@ class Connection:
     def take(self, kind, flags, stream, payload):
         self.frames[kind] += 1
         if kind == Kind.HEADERS:
-            expect(flags & END_HEADERS, "the server sends more headers than fit into a frame")
+            assert flags & END_HEADERS, "the server sends more headers than fit into a frame"
             self.fields[stream].update(self.decoder.decode(payload))
         elif kind == Kind.RST_STREAM:
             # The first one tells why; what comes in for a stream that was reset may be answered with another.
@@ -161,8 +159,8 @@ class Connection:
         """Reads, and answers what a client has to, until the condition holds."""
         end = time.monotonic() + seconds
         while not condition():
-            expect(not self.closed, f"{what}: the server closed the connection ({self.end()})")
-            expect(time.monotonic() < end, f"{what}: not within {seconds} s")
+            assert not self.closed, f"{what}: the server closed the connection ({self.end()})"
+            assert time.monotonic() < end, f"{what}: not within {seconds} s"
             self.answer()
             if select.select([self.socket], [], [], 0.05)[0]:
                 self.receive()

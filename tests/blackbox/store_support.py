@@ -1,4 +1,4 @@
-"""What the store suite runs: Redis and what can befall it, replicas of plaque that can be frozen and started again."""
+"""What tests of stores run: Redis and what can befall it, replicas of plaque that can be frozen and started again."""
 
 import os
 import re
@@ -10,9 +10,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from support import (
-    Answer, Failure, Program, Stopwatch, expect, expect_equal, expect_ok, free_port, run, wait_until,
-)
+from support import Answer, Program, Stopwatch, expect_ok, free_port, run, wait_until
 
 # As plaque has it: how long a lease lasts whose holder has died.
 LEASE = 2
@@ -37,11 +35,11 @@ class Redis:
 
     def start(self):
         self.program = Program([
-            "redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder, "--save", "", "--appendonly", "no",
-            "--repl-diskless-sync-delay", "0", *self.options], self.folder)
+            os.environ.get("PLAQUE_TEST_REDIS", "redis-server"), "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder,
+            "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", *self.options], self.folder)
 
         def is_ready():
-            expect(self.program.process.poll() is None, f"redis-server ended: {self.program.out.read_text()}")
+            assert self.program.process.poll() is None, f"redis-server ended: {self.program.out.read_text()}"
             return "Ready to accept connections" in self.program.out.read_text()
 
         wait_until(is_ready, "redis-server starts")
@@ -56,7 +54,7 @@ class Redis:
         """What redis-cli prints, as bytes, without the newline at its end. `last` is one more word, if any."""
         options = [*(["--no-auth-warning", "-a", password] if password else []), *(["-x"] if last else [])]
         said = run("redis-cli", "-p", self.port, "-e", *options, *words, stdin=last)
-        expect(said.returncode == 0, f"redis-cli {words} fails: {said.stdout!r} {said.stderr!r}")
+        assert said.returncode == 0, f"redis-cli {words} fails: {said.stdout!r} {said.stderr!r}"
         return said.stdout.removesuffix(b"\n")
 
 
@@ -86,7 +84,7 @@ class Cluster:
             if "master" in flags and any(ends[0] <= slot <= ends[-1] for ends in ranges):
                 port = int(re.search(r":(\d+)", address).group(1))
                 return next(node for node in self.nodes if node.port == port)
-        raise Failure(f"nobody has the slot {slot}")
+        raise AssertionError(f"nobody has the slot {slot}")
 
     def is_whole(self):
         return b"fail" not in self.nodes[-1].cli("cluster", "nodes")
@@ -102,7 +100,7 @@ def running_cluster(replicas=0):
         made = run(
             "redis-cli", "--cluster-yes", "--cluster", "create", *(f"127.0.0.1:{node.port}" for node in nodes),
             "--cluster-replicas", replicas, within=60)
-        expect(made.returncode == 0, f"there is no cluster: {made.stdout}")
+        assert made.returncode == 0, f"there is no cluster: {made.stdout}"
         for node in nodes:
             wait_until(lambda n=node: b"cluster_state:ok" in n.cli("cluster", "info"), "a node knows the cluster")
         for node in nodes[3:]:
@@ -220,7 +218,7 @@ class Replica:
 
     def stop(self):
         self.plaque.program.terminate()
-        expect_equal("the exit code", self.plaque.program.exit_code(within=20), 0)
+        assert self.plaque.program.exit_code(within=20) == 0, "the exit code"
         self.close()
 
     def kill(self):
@@ -284,14 +282,12 @@ def wait_until_down(replicas, lasting=0, seconds=10):
 
 
 @contextmanager
-def replicas_and_origin(bench, store, *flags, count=3, synthesise=True):
-    """Replicas that have this store in use, and an origin without latency that they share."""
-    with bench.origin(synthesise) as origin, ExitStack() as places:
-        origin.control(latency_ms=0)
-        replicas = [
-            places.enter_context(Replica(bench, origin.url, *with_store(store), *flags)) for _ in range(count)]
+def running_replicas(bench, store, origin, *flags, count=3):
+    """Replicas that have this store in use, and an origin that they share."""
+    with ExitStack() as places:
+        replicas = [places.enter_context(Replica(bench, origin.url, *with_store(store), *flags)) for _ in range(count)]
         wait_until_up(replicas)
-        yield replicas, origin
+        yield replicas
 
 
 def with_store(store):
@@ -328,7 +324,7 @@ def expect_one_lookup_for_each(replicas, origin, channels):
     """That the replicas look channels up, of which none of them knows, once among them."""
     # Long enough for all of them to be asked meanwhile.
     origin.control(latency_ms=300)
-    expect_equal("the lookups", lookups_of(replicas, origin, channels), len(channels))
+    assert lookups_of(replicas, origin, channels) == len(channels), "the lookups"
     origin.control(latency_ms=0)
 
 

@@ -3,8 +3,8 @@
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from feeds import days, ids, upload, video_id
-from support import ANY, SHORT, expect, expect_equal, made_up_channel
+from origin.feeds import days, ids, upload, video_id
+from support import ANY, SHORT, made_up_channel
 
 # Newer than all others: what a check ends with.
 LAST, LAST_SHORT = upload(98), upload(99, short=True)
@@ -21,7 +21,7 @@ def stream(date):
 
 def expect_tokens(watch):
     lengths = {len(event.resume_token) for event in watch.events}
-    expect(min(lengths) > 0 and max(lengths) <= 128, f"the lengths of resume tokens are {lengths}")
+    assert min(lengths) > 0 and max(lengths) <= 128, f"the lengths of resume tokens are {lengths}"
 
 
 @dataclass
@@ -102,7 +102,7 @@ def resume_elsewhere(upstream, first, move):
         show(lambda story: story.before[1:], lambda _: True)
         for story in stories:
             story.watch.wait_for(len(story.told), PATIENCE)
-            expect_equal(f"{story.name}: what it was sent", story.watch.history(), story.told)
+            assert story.watch.history() == story.told, f"{story.name}: what it was sent"
     plaque = move()
     with ExitStack() as watching:
         # So that the server polls.
@@ -126,6 +126,6 @@ def resume_elsewhere(upstream, first, move):
                 wrong.append(f"{story.name}: {history}, expected {[*story.resumed, *last]}")
             if any(event.initial for event in story.watch.events):
                 wrong.append(f"{story.name}: an upload is marked initial")
-        expect(not wrong, "; ".join(wrong))
+        assert not wrong, "; ".join(wrong)
         expect_tokens(other)
     return f"{len(stories)} histories"

@@ -1,16 +1,14 @@
-"""What the black-box suites share: plaque and its origin as child processes, gRPC calls, expectations, the runner.
+"""What the black-box tests share: plaque and its origin as child processes, gRPC calls, expectations.
 
-Nothing here links with plaque: the suites know its command line, its proto and its answers, as any user does.
+Nothing here links with plaque: the tests know its command line, its proto and its answers, as any user does.
 """
 
-import argparse
 import copy
 import http.client
 import importlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,11 +16,10 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 import grpc_tools
@@ -32,14 +29,14 @@ from grpc_tools import protoc
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# A setting, a log filter or a proxy of whoever runs the suite must not reach the programs under test.
+# A setting, a log filter or a proxy of whoever runs the tests must not reach the programs under test.
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
     if not name.startswith("PLAQUE_") and name != "RUST_LOG" and not name.lower().endswith("_proxy")
 }
 
-# The captured channels that the scenarios ask for.
+# The channels that the origin knows, and one that it does not.
 KURZGESAGT = "UCsXVk37bltHxD1rDPwtNM8Q"
 SCISHOW = "UCZYTClx2T1of7BRZ86-8fow"
 EMPTY_DESCRIPTIONS = "UCipwt-3-cptv9K6uhfZ61GA"
@@ -50,27 +47,10 @@ UNKNOWN = "UCTGjY2I-ZUGnwVoWAGRd7XQ"
 # Expectations
 
 
-class Failure(Exception):
-    """An expectation that was not met; its text says what was seen and what was expected."""
-
-
-def expect(condition, why):
-    if not condition:
-        raise Failure(why)
-
-
-def expect_equal(what, seen, expected):
-    expect(seen == expected, f"{what} is {seen!r}, expected {expected!r}")
-
-
-def expect_in(what, part, whole):
-    expect(part in whole, f"{what} lacks {part!r}: {whole!r}")
-
-
 def wait_until(condition, what, seconds=10):
     end = time.monotonic() + seconds
     while not condition():
-        expect(time.monotonic() < end, f"{what}: not within {seconds} s")
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
         time.sleep(0.01)
 
 
@@ -93,7 +73,7 @@ def generate_client():
             "protoc", f"-I{REPOSITORY / 'proto'}", f"-I{well_known}",
             f"--python_out={folder}", f"--grpc_python_out={folder}", "plaque/v1/latest_video.proto",
         ])
-        expect_equal("protoc's exit code", code, 0)
+        assert code == 0, "protoc's exit code"
         sys.path.insert(0, folder)
         try:
             return (importlib.import_module("plaque.v1.latest_video_pb2"),
@@ -128,7 +108,7 @@ def watch_request(channel_ids, kind=ANY, published_after=None, resume_tokens=())
 
 
 def made_up_channel(number):
-    """A channel that only an origin which synthesises knows."""
+    """A channel that only an origin which synthesizes knows."""
     return f"UC{number:021}A"
 
 
@@ -168,20 +148,20 @@ class Answer:
 
 
 def expect_ok(answer):
-    expect(answer.code is grpc.StatusCode.OK, f"the call failed: {answer}")
+    assert answer.code is grpc.StatusCode.OK, f"the call failed: {answer}"
 
 
 def expect_error(answer, code, reason):
-    expect_equal("the outcome", (answer.code.name, answer.reason), (code.name, reason))
-    expect_equal("the error's domain", answer.error.domain, "plaque")
+    assert (answer.code.name, answer.reason) == (code.name, reason), "the outcome"
+    assert answer.error.domain == "plaque", "the error's domain"
 
 
 def expect_a_hint_when_to_retry(answer):
-    expect(answer.retry, "there is no RetryInfo")
+    assert answer.retry, "there is no RetryInfo"
     told = answer.retry.retry_delay.ToMilliseconds()
-    expect(told > 0, f"the RetryInfo says {told} ms")
+    assert told > 0, f"the RetryInfo says {told} ms"
     # -1: the caller's deadline would not last as long.
-    expect_in("grpc-retry-pushback-ms", answer.trailers.get("grpc-retry-pushback-ms"), (str(told), "-1"))
+    assert answer.trailers.get("grpc-retry-pushback-ms") in (str(told), "-1"), "grpc-retry-pushback-ms"
 
 
 class Watch:
@@ -221,7 +201,7 @@ class Watch:
     def wait_for(self, count, seconds=10):
         """Waits for this many events, and no more."""
         wait_until(lambda: len(self.events) >= count, f"{count} events of a watch", seconds)
-        expect_equal("the number of events", len(self.events), count)
+        assert len(self.events) == count, "the number of events"
 
     def __enter__(self):
         return self
@@ -261,7 +241,7 @@ class Program:
     def first_line(self):
         """What it prints once it is ready."""
         wait_until(lambda: "\n" in self.out.read_text() or self.process.poll() is not None, f"{self.name} starts")
-        expect("\n" in self.out.read_text(), f"{self.name} did not start: {self.err.read_text()}")
+        assert "\n" in self.out.read_text(), f"{self.name} did not start: {self.err.read_text()}"
         return self.out.read_text().splitlines()[0]
 
     def terminate(self):
@@ -275,7 +255,7 @@ class Program:
         try:
             return self.process.wait(within)
         except subprocess.TimeoutExpired:
-            raise Failure(f"{self.name} did not end within {within} s") from None
+            raise AssertionError(f"{self.name} did not end within {within} s") from None
 
 
 @contextmanager
@@ -297,7 +277,7 @@ def run(*command, within=20, stdin=None):
         return subprocess.run(
             words, capture_output=True, text=not isinstance(stdin, bytes), env=ENVIRONMENT, timeout=within, **told)
     except subprocess.TimeoutExpired:
-        raise Failure(f"`{' '.join(words)}` did not end within {within} s") from None
+        raise AssertionError(f"`{' '.join(words)}` did not end within {within} s") from None
 
 
 def free_port():
@@ -312,7 +292,7 @@ def make_certificate(folder):
         "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE",
         "-keyout", key, "-out", certificate)
-    expect(made.returncode == 0, f"openssl made no certificate: {made.stderr}")
+    assert made.returncode == 0, f"openssl made no certificate: {made.stderr}"
     return certificate, key
 
 
@@ -330,7 +310,7 @@ class Clocks:
         self.offsets = folder / "offsets"
         source = Path(__file__).with_name("clocks.c")
         made = run("cc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, source)
-        expect(made.returncode == 0, f"cc made no library: {made.stderr}")
+        assert made.returncode == 0, f"cc made no library: {made.stderr}"
         self.under = "env", f"LD_PRELOAD={library}", f"CLOCK_OFFSETS={self.offsets}"
         self.set()
 
@@ -348,7 +328,7 @@ class Plaque:
         self.program = program
         said = program.first_line()
         found = re.fullmatch(r"plaque \S+ serves gRPC on (127\.0\.0\.1:\d+)(?: with TLS)?", said)
-        expect(found, f"plaque's first line is {said!r}")
+        assert found, f"plaque's first line is {said!r}"
         self.address = found.group(1)
         self.admin = re.search(r"^admin: (http://\S+)/metrics", program.out.read_text(), re.M).group(1)
         http = re.search(r"^answers as JSON: (https?://[^/]+)/v1/", program.out.read_text(), re.M)
@@ -403,13 +383,20 @@ class Plaque:
         return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1))
 
 
-class Origin:
-    """A running origin.py."""
+@contextmanager
+def running_origin(latency_ms=100, synthesize=False):
+    """An origin that knows some channels, or every channel there could be."""
+    command = [sys.executable, REPOSITORY / "tests/blackbox/origin", "--port", 0, "--latency-ms", latency_ms]
+    with running([*command, "--synthesize"] if synthesize else command) as program:
+        yield Origin(program.first_line().removeprefix("origin on "))
 
-    def __init__(self, program, port):
-        program.first_line()
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}/feeds/videos.xml"
+
+class Origin:
+    """A running origin."""
+
+    def __init__(self, url):
+        self.url = url
+        self.port = urlsplit(url).port
 
     def control(self, **order):
         self.talk("POST", "/control", json.dumps(order))
@@ -435,26 +422,12 @@ class Origin:
 
 
 class Bench:
-    """The programs that the checks run, from the suite's command line.
+    """What tests start: the plaque under test, its origin, grpcurl. See conftest.py for the command line that it comes from."""
 
-    A suite may have numbers of its own: `Bench(…, seconds=120)` takes `--seconds N`.
-    """
-
-    def __init__(self, described, **numbers):
-        words = argparse.ArgumentParser(description=described)
-        words.add_argument("--plaque", type=Path, required=True, help="the program under test")
-        words.add_argument("--shared", type=Path, required=True, help="the folder with captures/ and origin/")
-        words.add_argument("--grpcurl", default=shutil.which("grpcurl"), help="default: the one in PATH")
-        words.add_argument("--only", default="", help="runs the checks whose name has this in it")
-        for name, default in numbers.items():
-            words.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
-        said = words.parse_args()
-        self.numbers = {name: getattr(said, name) for name in numbers}
-        self.program = said.plaque.resolve()
-        self.captures = said.shared.resolve() / "captures"
-        self.origin_script = said.shared.resolve() / "origin" / "origin.py"
-        self.grpcurl_program = said.grpcurl
-        self.only = said.only
+    def __init__(self, program, grpcurl_program, captures, numbers):
+        self.program, self.grpcurl_program, self.captures = program, grpcurl_program, captures
+        # Of the tests whose length or load can be chosen.
+        self.numbers = numbers
 
     @contextmanager
     def plaque(self, upstream, *flags, under=()):
@@ -470,24 +443,17 @@ class Bench:
                 plaque = Plaque(program)
                 with plaque.channel:
                     yield plaque
-                expect("panicked" not in program.err.read_text(), "plaque panicked")
-            except BaseException:
+            finally:
+                # pytest shows it if the test fails.
                 print(program.err.read_text(), file=sys.stderr)
-                raise
+            assert "panicked" not in program.err.read_text(), "plaque panicked"
+
+    def origin(self, synthesize=False):
+        return running_origin(synthesize=synthesize)
 
     @contextmanager
-    def origin(self, synthesise=False):
-        """An origin that knows the captured channels; if it synthesises, every channel there could be."""
-        port = free_port()
-        command = [sys.executable, self.origin_script, "--port", port, "--latency-ms", 100]
-        if synthesise:
-            command.append("--synthesise")
-        with running(command) as program:
-            yield Origin(program, port)
-
-    @contextmanager
-    def plaque_and_origin(self, *flags, synthesise=False):
-        with self.origin(synthesise) as origin, self.plaque(origin.url, *flags) as plaque:
+    def plaque_and_origin(self, *flags, synthesize=False):
+        with self.origin(synthesize) as origin, self.plaque(origin.url, *flags) as plaque:
             yield plaque, origin
 
     def run_plaque(self, *arguments):
@@ -495,7 +461,7 @@ class Bench:
 
     def grpcurl(self, plaque, *arguments, data=None):
         """Runs grpcurl against a plaque: the flags go before the address, the other arguments after it."""
-        expect(self.grpcurl_program, "no grpcurl in PATH: name one with --grpcurl")
+        assert self.grpcurl_program, "no grpcurl in PATH: name one with --grpcurl"
         body = [] if data is None else ["-d", json.dumps(data)]
         return run(self.grpcurl_program, "-plaintext", "-max-time", 15, *body, plaque.address, *arguments)
 
@@ -509,51 +475,3 @@ def few_file_descriptors(bench, count):
         limited.program.write_text(f"""#!/bin/sh\nulimit -n {count} && exec '{bench.program}' "$@"\n""")
         limited.program.chmod(0o755)
         yield limited
-
-
-# The runner
-
-
-class Suite:
-    """Checks, run one after the other in the order they were added."""
-
-    def __init__(self):
-        self.checks = []
-
-    def check(self, function):
-        """Adds a check that is named as the function is. What a check returns is printed beside its name."""
-        self.add(function.__name__.replace("_", " "), function)
-        return function
-
-    def add(self, name, function, *arguments):
-        self.checks.append((name, function, arguments))
-
-    def run(self, bench, at_once=1):
-        """Runs every check and ends the process: with 1 if any failed.
-
-        `at_once`: of checks that wait most of their time and share nothing.
-        """
-        # As an exception, so that the child processes are killed on the way out.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        checks = [check for check in self.checks if bench.only in check[0]]
-        if at_once == 1:
-            results = [passes(bench, *check) for check in checks]
-        else:
-            with ThreadPoolExecutor(at_once) as pool:
-                results = list(pool.map(lambda check: passes(bench, *check), checks))
-        failed = results.count(False)
-        print(f"{len(checks) - failed} passed, {failed} failed", flush=True)
-        sys.exit(1 if failed else 0)
-
-
-def passes(bench, name, function, arguments):
-    try:
-        note = function(bench, *arguments)
-    except Exception as error:
-        if not isinstance(error, Failure):
-            traceback.print_exc()
-        why = " ".join(str(error).split()) or type(error).__name__
-        print(f"FAILED  {name}: {why}", flush=True)
-        return False
-    print(f"ok  {name}" + (f" ({note})" if note else ""), flush=True)
-    return True

@@ -4,7 +4,8 @@ import bisect
 import time
 from datetime import datetime, timezone
 
-from feeds import Upload, feed, response
+from origin.feeds import Upload, feed
+from snapshots import response
 from overload_support import number_of
 
 

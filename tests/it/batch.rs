@@ -1,4 +1,4 @@
-//! Many channels in one round trip.
+//! `BatchGetLatestVideos`: many channels in one call.
 
 use std::{sync::Arc, time::Duration};
 
@@ -56,8 +56,8 @@ async fn every_channel_has_its_result_in_the_order_asked() {
         "plaque; fwd=miss; detail=\"hit=0 fwd=3\""
     );
     let results = response.into_inner().results;
-    let told: Vec<_> = results.iter().map(|result| result.channel_id.as_str()).collect();
-    assert_eq!(told, asked);
+    let returned: Vec<_> = results.iter().map(|result| result.channel_id.as_str()).collect();
+    assert_eq!(returned, asked);
     let outcomes: Vec<_> = results.iter().map(outcome).collect();
     assert_eq!(
         outcomes,
@@ -71,8 +71,8 @@ async fn every_channel_has_its_result_in_the_order_asked() {
     assert_eq!(fake.lookups(CHANNEL), 1, "asked for twice, looked up once");
 
     let again = batch(&server.client(), &[CHANNEL]).await.expect("it succeeds");
-    let made = cache_status(again.metadata());
-    assert_eq!(made, "plaque; hit; detail=\"hit=1 fwd=0\"");
+    let cache_status = cache_status(again.metadata());
+    assert_eq!(cache_status, "plaque; hit; detail=\"hit=1 fwd=0\"");
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn all_channels_are_looked_up_at_once() {
         batch(&client, &asked).await
     });
     for _ in 0..20 {
-        fake.arrival().await; // nobody was let through: they all wait at the gate together
+        fake.arrival().await; // all lookups wait at the gate together
     }
     for _ in 0..20 {
         fake.release();
@@ -156,7 +156,7 @@ fn queries(count: usize) -> Vec<Query> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_waits_for_nothing_but_its_answers_and_for_those_no_longer_than_it_may() {
+async fn a_batch_ends_when_all_answers_are_there_or_at_its_deadline() {
     let upstream = all_but_one();
     let latest = latest(&upstream);
     let queries = queries(100);
@@ -229,7 +229,7 @@ async fn a_channel_that_is_late_costs_the_others_nothing() {
 }
 
 #[tokio::test]
-async fn repeats_take_one_place_among_those_who_wait() {
+async fn repeats_in_a_batch_count_as_one_waiter() {
     let fake = Fake::gated(feed).await;
     let server = fake.serve_with(|config| config.latest.max_waiters = 1).await;
     let client = server.client();

@@ -1,4 +1,4 @@
-//! What a 404 means where nothing else tells: a channel that exists is looked up.
+//! The canary decides whether 404s mean anything where other lookups do not show it.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     store_memory::Memory,
-    stores::{Fake, Kind as _, OLD, channel, found, good, kept, query, settings, soon, told},
+    stores::{Fake, Kind as _, OLD, channel, found, good, query, saved_before, settings, soon, summary},
 };
 
 /// The canary of these tests.
@@ -89,10 +89,14 @@ fn plaque(upstream: Arc<Fake>, settings: Settings) -> Arc<Latest> {
 }
 
 /// A plaque with a store in which `known` is.
-async fn plaque_that_knows(upstream: Arc<Fake>, settings: Settings, known: &[(Feed, Known)]) -> Arc<Latest> {
+async fn replica_with_entries(
+    upstream: Arc<Fake>,
+    settings: Settings,
+    known: &[(Feed, Known)],
+) -> Arc<Latest> {
     let memory = Memory::new();
     for (feed, known) in known {
-        kept(&memory, *feed, known).await;
+        saved_before(&memory, *feed, known).await;
     }
     let store = memory.open().await;
     Arc::new(Latest::new(upstream, Some(store), settings, Handle::current()))
@@ -229,9 +233,9 @@ async fn a_channel_that_was_just_found_makes_the_canary_superfluous() {
 async fn two_known_channels_that_are_missing_make_the_canary_superfluous() {
     let test = async {
         let spell = Spell::over((0..3).map(channel));
-        let plaque = plaque_that_knows(spell.upstream(), with_canary(), &[old(1), old(2)]).await;
+        let plaque = replica_with_entries(spell.upstream(), with_canary(), &[old(1), old(2)]).await;
         for number in [1, 2] {
-            assert_eq!(told(&get(&plaque, channel(number)).await), "kept (stale)");
+            assert_eq!(summary(&get(&plaque, channel(number)).await), "kept (stale)");
         }
         // The first one was in doubt.
         assert_eq!(spell.lookups(canary()), 1);
@@ -242,13 +246,13 @@ async fn two_known_channels_that_are_missing_make_the_canary_superfluous() {
 }
 
 #[tokio::test]
-async fn a_known_channel_that_goes_missing_alone_is_in_doubt() {
+async fn one_known_channel_that_goes_missing_is_decided_by_the_canary() {
     let test = async {
         for canary_is_missing in [true, false] {
             let spell = Spell::over([channel(1), channel(0)]);
             spell.set_missing(canary(), canary_is_missing);
-            let plaque = plaque_that_knows(spell.upstream(), with_canary(), &[old(1)]).await;
-            assert_eq!(told(&get(&plaque, channel(1)).await), "kept (stale)");
+            let plaque = replica_with_entries(spell.upstream(), with_canary(), &[old(1)]).await;
+            assert_eq!(summary(&get(&plaque, channel(1)).await), "kept (stale)");
             assert_eq!(spell.lookups(canary()), 1);
             let unknown = get(&plaque, channel(0)).await;
             assert_eq!(is_outage(&unknown), canary_is_missing, "{unknown:?}");
@@ -272,7 +276,7 @@ async fn a_known_channel_ends_as_not_found_when_its_answer_is_too_old() {
             };
             let feed = channel(1).into();
             let known = [(feed, good(feed, "kept", week))];
-            let plaque = plaque_that_knows(spell.upstream(), settings, &known).await;
+            let plaque = replica_with_entries(spell.upstream(), settings, &known).await;
             // At once, and as it is remembered.
             for _ in 0..2 {
                 let reply = get(&plaque, channel(1)).await;
@@ -309,7 +313,7 @@ fn plaque_with_canary(spell: &Arc<Spell>) -> Arc<Latest> {
 }
 
 #[tokio::test]
-async fn a_kind_of_which_there_are_none_is_none_and_in_a_spell_nobody_can_tell() {
+async fn a_missing_feed_of_a_kind_means_no_uploads_except_in_an_outage() {
     let test = async {
         for canary_is_missing in [true, false] {
             let spell = Spell::over([]);
@@ -322,7 +326,7 @@ async fn a_kind_of_which_there_are_none_is_none_and_in_a_spell_nobody_can_tell()
             // Its own feed was found, but not just now.
             let feed = channel(0).into();
             let known = [(feed, good(feed, "kept", crate::stores::STALE))];
-            let plaque = plaque_that_knows(upstream, with_canary(), &known).await;
+            let plaque = replica_with_entries(upstream, with_canary(), &known).await;
             let shorts = Query {
                 channel: channel(0),
                 kind: Some(VideoKind::Short),
@@ -355,7 +359,7 @@ async fn an_outage_ends_when_a_channel_is_found() {
 }
 
 #[tokio::test]
-async fn a_404_that_was_remembered_before_says_no_more_than_the_others() {
+async fn a_404_cached_before_the_outage_counts_as_part_of_it() {
     let test = async {
         let unknown: Feed = channel(0).into();
         let now = plaque::clock::now();
@@ -367,9 +371,9 @@ async fn a_404_that_was_remembered_before_says_no_more_than_the_others() {
         };
         let known = [(unknown, CacheEntry::failed(None, failed)), old(1)];
         let spell = Spell::over([channel(1), canary()]);
-        let plaque = plaque_that_knows(spell.upstream(), with_canary(), &known).await;
+        let plaque = replica_with_entries(spell.upstream(), with_canary(), &known).await;
         assert!(is_not_found(&get(&plaque, channel(0)).await));
-        assert_eq!(told(&get(&plaque, channel(1)).await), "kept (stale)");
+        assert_eq!(summary(&get(&plaque, channel(1)).await), "kept (stale)");
         assert!(is_outage(&get(&plaque, channel(0)).await));
         assert_eq!(spell.lookups(channel(0)), 0, "it is remembered");
     };

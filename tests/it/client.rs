@@ -1,4 +1,4 @@
-//! The program as a client: TLS, and servers that come and go.
+//! The client commands: TLS, retries, and servers that come and go.
 
 use std::{
     fs,
@@ -166,7 +166,7 @@ async fn a_server_with_tls_is_trusted_for_its_authority() {
 }
 
 #[tokio::test]
-async fn servers_that_are_not_meant_are_told() {
+async fn a_wrong_server_is_reported() {
     let authority = Filed::new("tls-names");
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
@@ -286,12 +286,12 @@ fn growing(lookup: &Lookup) -> axum::response::Response {
 }
 
 /// What a program says, line by line.
-fn lines(said: impl io::Read + Send + 'static) -> mpsc::UnboundedReceiver<String> {
+fn lines(output: impl io::Read + Send + 'static) -> mpsc::UnboundedReceiver<String> {
     #[expect(clippy::disallowed_methods, reason = "as many as the program prints")]
     let (tell, lines) = mpsc::unbounded_channel();
     // Ends with the program.
     spawn_blocking(move || {
-        for line in BufReader::new(said).lines().map_while(Result::ok) {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
             // Fails if the test has ended.
             let _ = tell.send(line);
         }
@@ -347,7 +347,7 @@ async fn a_watch_that_is_refused_ends() {
 }
 
 #[tokio::test]
-async fn get_asks_the_server_that_comes_after_the_one_that_broke() {
+async fn get_retries_at_a_replacement_of_a_broken_server() {
     let fake = Fake::gated(feed).await;
     let server = fake
         .serve_with(|config| config.drain.timeout = Duration::ZERO)
@@ -407,7 +407,7 @@ impl LatestVideo for Busy {
 }
 
 #[tokio::test]
-async fn get_asks_again_when_the_server_says_so() {
+async fn get_retries_when_the_server_says_so() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = format!("http://{}", listener.local_addr().expect("bound"));
     let busy = Arc::new(Busy::default());

@@ -1,4 +1,4 @@
-//! Coalescing as callers see it, over real gRPC.
+//! Coalescing as seen by callers, over real gRPC.
 
 use std::{
     sync::{
@@ -58,7 +58,7 @@ async fn a_caller_that_hangs_up_changes_nothing_for_the_others() {
 }
 
 #[tokio::test]
-async fn deadlines_shorter_than_the_upstream_cost_one_lookup_and_doom_nobody() {
+async fn deadlines_shorter_than_the_upstream_cost_one_lookup_which_later_callers_get() {
     let fake = Fake::gated(feed).await;
     let server = fake.serve().await;
     let client = server.client();
@@ -100,7 +100,7 @@ impl Upstream for Buggy {
 }
 
 #[tokio::test]
-async fn a_panic_is_told_to_251_callers_and_is_a_failure_of_that_feed_alone() {
+async fn a_panic_reaches_251_callers_and_fails_only_its_feed() {
     let fake = Fake::gated(feed).await;
     let config = fake.config();
     let buggy = Buggy {
@@ -123,7 +123,7 @@ async fn a_panic_is_told_to_251_callers_and_is_a_failure_of_that_feed_alone() {
             status.message()
         );
     }
-    // Whoever comes next does not start it again.
+    // The next caller does not start it again.
     let status = client.get(CHANNEL).await.expect_err("a bug");
     let (why, details) = reason(&status);
     assert_eq!(why, "LOOKUP_PANICKED");
@@ -138,7 +138,7 @@ async fn a_panic_is_told_to_251_callers_and_is_a_failure_of_that_feed_alone() {
 }
 
 #[tokio::test]
-async fn a_failure_is_shared_by_all_who_wait() {
+async fn a_failure_reaches_all_waiters() {
     let fake = Fake::gated(|_| StatusCode::BAD_GATEWAY.into_response()).await;
     let server = fake.serve().await;
     let calls = server.client().start_many(CHANNEL, 100).await;
@@ -150,8 +150,8 @@ async fn a_failure_is_shared_by_all_who_wait() {
     for call in calls {
         let status = call.await.expect("no panic").expect_err("it fails");
         assert_eq!(reason(&status).0, "UPSTREAM_ERROR");
-        let made = cache_status(status.metadata());
-        collapsed += usize::from(made == "plaque; fwd=uri-miss; collapsed; fwd-status=502");
+        let cache_status = cache_status(status.metadata());
+        collapsed += usize::from(cache_status == "plaque; fwd=uri-miss; collapsed; fwd-status=502");
     }
     assert_eq!((collapsed, fake.lookups(CHANNEL)), (99, 2));
 }
@@ -168,8 +168,8 @@ async fn a_lookup_whose_callers_have_all_left_is_joined_by_the_next() {
     let newcomers = client.start_many(CHANNEL, 10).await;
     fake.release();
     for call in newcomers {
-        let (_, made) = call.await.expect("no panic").expect("an answer");
-        assert_eq!(made, "plaque; fwd=uri-miss; collapsed");
+        let (_, cache_status) = call.await.expect("no panic").expect("an answer");
+        assert_eq!(cache_status, "plaque; fwd=uri-miss; collapsed");
     }
     assert_eq!(fake.lookups(CHANNEL), 1);
 }

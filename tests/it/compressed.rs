@@ -1,4 +1,4 @@
-//! Compressed requests, which are refused as gRPC's specification says.
+//! Compressed requests are refused as in gRPC's specification.
 
 use http::HeaderMap;
 use plaque::config;
@@ -19,7 +19,7 @@ const METHODS: [&str; 6] = [
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 ];
 
-/// A message that is said to be compressed.
+/// A message that is marked as compressed.
 const COMPRESSED: &[u8] = b"\x01\0\0\0\x02\x1f\x8b";
 
 /// The end of a call to `method` with a compressed message, of which `headers` tell more.

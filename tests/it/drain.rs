@@ -1,4 +1,4 @@
-//! How the server stops: everything that is in progress ends well, and nothing else keeps it up.
+//! Graceful shutdown: calls in progress finish, and nothing else delays it.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn a_call_in_progress_is_finished_before_the_server_stops() {
 }
 
 #[tokio::test]
-async fn it_goes_on_for_the_delay_while_it_says_that_it_will_stop() {
+async fn it_serves_during_the_drain_delay_but_reports_not_serving() {
     let fake = Fake::open(feed).await;
     let server = fake.serve_with(|config| config.drain.delay = LONG).await;
     let mut health = HealthClient::new(server.connection().await);
@@ -44,8 +44,8 @@ async fn it_goes_on_for_the_delay_while_it_says_that_it_will_stop() {
     watch.message().await.expect("no error").expect("an answer");
     let (client, admin) = (server.client(), server.admin);
     let _stopping = server.stop();
-    let told = watch.message().await.expect("no error").expect("an answer");
-    assert_eq!(told.status(), ServingStatus::NotServing);
+    let update = watch.message().await.expect("no error").expect("an answer");
+    assert_eq!(update.status(), ServingStatus::NotServing);
     assert_eq!(http_get(admin, "/readyz").await.0, 503);
     assert_eq!(http_get(admin, "/livez").await.0, 200);
     client
@@ -85,7 +85,7 @@ async fn calls_that_do_not_end_are_cut_off_at_the_drain_timeout() {
 }
 
 #[tokio::test]
-async fn a_peer_that_says_nothing_does_not_keep_the_server_up() {
+async fn a_silent_peer_does_not_delay_shutdown() {
     let fake = Fake::open(feed).await;
     let server = fake.serve_with(|config| config.connections.linger = SHORT).await;
     let mut silent = TcpStream::connect(server.address).await.expect("accepted");

@@ -1,4 +1,4 @@
-//! Every row of the table of errors that can come about, as a caller sees it.
+//! Every row of the table of errors that a test can provoke, as seen by a caller.
 
 use std::{
     num::NonZeroUsize,
@@ -101,8 +101,8 @@ async fn an_upstream_that_has_had_enough_of_us_is_left_alone() {
     let client = server.client();
     let refused = client.get(CHANNEL).await.expect_err("refused");
     assert_unavailable_for(28..=30, &refused, "UPSTREAM_RATE_LIMITED");
-    let made = "plaque; fwd=uri-miss; fwd-status=429";
-    assert_eq!(cache_status(refused.metadata()), made);
+    let expected = "plaque; fwd=uri-miss; fwd-status=429";
+    assert_eq!(cache_status(refused.metadata()), expected);
     // Nor is it asked for any other channel.
     let other = client.get(OTHER).await.expect_err("not asked");
     assert_unavailable_for(28..=30, &other, "UPSTREAM_RATE_LIMITED");
@@ -167,8 +167,8 @@ async fn a_redirect_to_the_page_for_addresses_that_ask_too_often_stops_all_looku
 
 #[tokio::test]
 async fn a_refusal_lasts_as_long_as_the_upstream_says() {
-    for (asked, told) in [("3", 2..=3), ("99999", 3598..=3600)] {
-        let reply = match asked {
+    for (requested, reported) in [("3", 2..=3), ("99999", 3598..=3600)] {
+        let reply = match requested {
             "3" => |_: &Lookup| (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "3")]).into_response(),
             _ => |_: &Lookup| (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "99999")]).into_response(),
         };
@@ -176,14 +176,14 @@ async fn a_refusal_lasts_as_long_as_the_upstream_says() {
         let server = fake.serve().await;
         for _ in 0..2 {
             let refused = server.client().get(CHANNEL).await.expect_err("refused");
-            assert_unavailable_for(told.clone(), &refused, "UPSTREAM_RATE_LIMITED");
+            assert_unavailable_for(reported.clone(), &refused, "UPSTREAM_RATE_LIMITED");
         }
         assert_eq!(fake.lookups(CHANNEL), 1);
     }
 }
 
 #[tokio::test]
-async fn what_is_known_is_answered_while_the_upstream_refuses_us() {
+async fn cached_answers_are_served_while_the_upstream_refuses_us() {
     let fake = Fake::open(|lookup| match (lookup.channel.as_str(), lookup.number) {
         (CHANNEL, 1) => feed(lookup),
         _ => StatusCode::TOO_MANY_REQUESTS.into_response(),
@@ -201,7 +201,7 @@ async fn what_is_known_is_answered_while_the_upstream_refuses_us() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_says_when_to_come_again_is_taken_at_its_word() {
+async fn retry_after_of_the_upstream_is_obeyed() {
     let unavailable =
         |_: &Lookup| (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "120")]).into_response();
     assert_unavailable_for(118..=120, &refused(unavailable).await, "UPSTREAM_ERROR");
@@ -266,7 +266,7 @@ async fn an_upstream_that_hangs_times_out() {
 }
 
 #[tokio::test]
-async fn a_caller_whose_deadline_passes_is_told_so() {
+async fn a_caller_whose_deadline_passes_gets_deadline_exceeded() {
     let fake = Fake::gated(feed).await;
     let server = fake.serve().await;
     let mut request = Request::new(request(CHANNEL));
@@ -277,7 +277,7 @@ async fn a_caller_whose_deadline_passes_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_caller_without_a_deadline_has_the_longest_and_nobody_has_longer() {
+async fn a_call_without_a_deadline_gets_the_maximum_which_also_limits_others() {
     let fake = Fake::gated(feed).await;
     let server = fake
         .serve_with(|config| config.calls.deadline = Duration::from_millis(30))

@@ -1,4 +1,4 @@
-//! Which answer is given, for how long, and what is said about it.
+//! Freshness: which answer is served, for how long, and with which cache status.
 
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ async fn a_fresh_answer_is_given_without_a_lookup() {
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     let client = server.client();
-    let (first, made) = client.get(CHANNEL).await.expect("an answer");
-    assert_eq!(made, "plaque; fwd=uri-miss");
-    let (second, made) = client.get(CHANNEL).await.expect("an answer");
+    let (first, cache_status) = client.get(CHANNEL).await.expect("an answer");
+    assert_eq!(cache_status, "plaque; fwd=uri-miss");
+    let (second, cache_status) = client.get(CHANNEL).await.expect("an answer");
     assert!(
-        made == "plaque; hit; ttl=600" || made == "plaque; hit; ttl=599",
-        "{made}"
+        cache_status == "plaque; hit; ttl=600" || cache_status == "plaque; hit; ttl=599",
+        "{cache_status}"
     );
     assert_eq!(first, second);
     assert!(!second.freshness.expect("set").stale);
@@ -42,13 +42,13 @@ async fn an_answer_that_is_no_longer_fresh_is_looked_up_again() {
         .await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
-    let (_, made) = client.get(CHANNEL).await.expect("an answer");
-    assert_eq!(made, "plaque; fwd=stale");
+    let (_, cache_status) = client.get(CHANNEL).await.expect("an answer");
+    assert_eq!(cache_status, "plaque; fwd=stale");
     assert_eq!(fake.lookups(CHANNEL), 2);
 }
 
 #[tokio::test]
-async fn nobody_has_a_channel_looked_up_again_and_again() {
+async fn callers_cannot_have_a_channel_looked_up_too_often() {
     let fake = Fake::open(feed).await;
     let server = fake
         .serve_with(|config| config.latest.policy.min_refetch = LONG)
@@ -56,8 +56,8 @@ async fn nobody_has_a_channel_looked_up_again_and_again() {
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
     for max_age in [Duration::ZERO, Duration::from_millis(1), LONG / 2] {
-        let (_, made) = get_with_max_age(&client, max_age).await.expect("an answer");
-        assert!(made.starts_with("plaque; hit"), "{made}");
+        let (_, cache_status) = get_with_max_age(&client, max_age).await.expect("an answer");
+        assert!(cache_status.starts_with("plaque; hit"), "{cache_status}");
     }
     assert_eq!(fake.lookups(CHANNEL), 1);
 }
@@ -96,8 +96,8 @@ async fn a_caller_may_accept_an_older_answer() {
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
     let hour = Duration::from_hours(1);
-    let (response, made) = get_with_max_age(&client, hour).await.expect("an answer");
-    assert!(made.starts_with("plaque; hit; ttl="), "{made}");
+    let (response, cache_status) = get_with_max_age(&client, hour).await.expect("an answer");
+    assert!(cache_status.starts_with("plaque; hit; ttl="), "{cache_status}");
     assert!(response.freshness.expect("set").stale);
     assert_eq!(fake.lookups(CHANNEL), 1);
 }
@@ -108,10 +108,10 @@ async fn a_caller_may_ask_for_a_new_answer() {
     let server = fake.serve().await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
-    let (_, made) = get_with_max_age(&client, Duration::ZERO)
+    let (_, cache_status) = get_with_max_age(&client, Duration::ZERO)
         .await
         .expect("an answer");
-    assert_eq!(made, "plaque; fwd=request");
+    assert_eq!(cache_status, "plaque; fwd=request");
     assert_eq!(fake.lookups(CHANNEL), 2);
     let longest = Duration::from_secs(u64::MAX / 4);
     get_with_max_age(&client, longest).await.expect("any age will do");
@@ -148,13 +148,13 @@ async fn a_failure_is_forgotten_in_time() {
         cache_status(status.metadata()),
         "plaque; fwd=uri-miss; fwd-status=404"
     );
-    let (_, made) = client.get(CHANNEL).await.expect("the spell is over");
-    assert_eq!(made, "plaque; fwd=stale");
+    let (_, cache_status) = client.get(CHANNEL).await.expect("the spell is over");
+    assert_eq!(cache_status, "plaque; fwd=stale");
     assert_eq!(fake.lookups(CHANNEL), 2);
 }
 
 /// A fake that answers once and then says 404, for the channel [`CHANNEL`] alone.
-async fn fake_whose_spell_begins_after_one_answer() -> Fake {
+async fn fake_that_answers_once_and_then_404() -> Fake {
     Fake::open(|lookup| match (lookup.channel.as_str(), lookup.number) {
         (CHANNEL, 2..) => StatusCode::NOT_FOUND.into_response(),
         _ => feed(lookup),
@@ -164,33 +164,33 @@ async fn fake_whose_spell_begins_after_one_answer() -> Fake {
 
 #[tokio::test]
 async fn a_fresh_answer_survives_a_failure() {
-    let fake = fake_whose_spell_begins_after_one_answer().await;
+    let fake = fake_that_answers_once_and_then_404().await;
     let server = fake.serve().await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
-    let (response, made) = get_with_max_age(&client, Duration::ZERO)
+    let (response, cache_status) = get_with_max_age(&client, Duration::ZERO)
         .await
         .expect("the first one");
-    assert_eq!(made, "plaque; fwd=request; fwd-status=404");
+    assert_eq!(cache_status, "plaque; fwd=request; fwd-status=404");
     assert!(!response.freshness.expect("set").stale, "it is still fresh");
-    let (_, made) = client
+    let (_, cache_status) = client
         .get(CHANNEL)
         .await
         .expect("the first answer is fresh still");
-    assert!(made.starts_with("plaque; hit; ttl="), "{made}");
+    assert!(cache_status.starts_with("plaque; hit; ttl="), "{cache_status}");
     assert_eq!(fake.lookups(CHANNEL), 2);
 }
 
 #[tokio::test]
 async fn a_spell_of_404_over_a_known_channel_shows_only_in_the_age() {
-    let fake = fake_whose_spell_begins_after_one_answer().await;
+    let fake = fake_that_answers_once_and_then_404().await;
     let server = fake
         .serve_with(|config| config.latest.policy.fresh_for = Duration::ZERO)
         .await;
     let client = server.client();
     let (first, _) = client.get(CHANNEL).await.expect("an answer");
-    let (second, made) = client.get(CHANNEL).await.expect("the old answer");
-    assert_eq!(made, "plaque; fwd=stale; fwd-status=404");
+    let (second, cache_status) = client.get(CHANNEL).await.expect("the old answer");
+    assert_eq!(cache_status, "plaque; fwd=stale; fwd-status=404");
     assert_eq!(first.video, second.video);
     assert!(second.freshness.expect("set").stale);
     assert_eq!(
@@ -199,15 +199,15 @@ async fn a_spell_of_404_over_a_known_channel_shows_only_in_the_age() {
     );
     // In the backoff: at once.
     for _ in 0..3 {
-        let (_, made) = client.get(CHANNEL).await.expect("the old answer");
-        assert!(made.starts_with("plaque; hit; ttl="), "{made}");
+        let (_, cache_status) = client.get(CHANNEL).await.expect("the old answer");
+        assert!(cache_status.starts_with("plaque; hit; ttl="), "{cache_status}");
     }
     assert_eq!(fake.lookups(CHANNEL), 2);
 }
 
 #[tokio::test]
-async fn an_answer_too_old_to_be_given_gives_way_to_the_error() {
-    let fake = fake_whose_spell_begins_after_one_answer().await;
+async fn an_answer_too_old_to_be_served_is_replaced_by_the_error() {
+    let fake = fake_that_answers_once_and_then_404().await;
     let server = fake
         .serve_with(|config| {
             config.latest.policy.fresh_for = Duration::ZERO;
@@ -237,9 +237,9 @@ async fn an_old_answer_is_marked_stale_whatever_the_lookup_died_of() {
         .await;
     let client = server.client();
     client.get(CHANNEL).await.expect("an answer");
-    for made in ["plaque; fwd=stale", "plaque; hit; ttl=-1"] {
-        let (response, told) = client.get(CHANNEL).await.expect("the old answer");
-        assert_eq!(told, made);
+    for cache_status in ["plaque; fwd=stale", "plaque; hit; ttl=-1"] {
+        let (response, reported) = client.get(CHANNEL).await.expect("the old answer");
+        assert_eq!(reported, cache_status);
         assert!(response.freshness.expect("set").stale);
     }
 }
@@ -256,10 +256,10 @@ async fn readers_of_a_stale_answer_get_it_at_once_and_cost_one_lookup() {
     let client = server.client();
     fake.release();
     client.get(CHANNEL).await.expect("an answer");
-    // The gate is shut: whoever waited for a lookup now would wait for ever.
+    // The gate is shut: a caller that waited for a lookup now would wait forever.
     for _ in 0..100 {
-        let (response, made) = client.get(CHANNEL).await.expect("the stale answer");
-        assert!(made.starts_with("plaque; hit; ttl="), "{made}");
+        let (response, cache_status) = client.get(CHANNEL).await.expect("the stale answer");
+        assert!(cache_status.starts_with("plaque; hit; ttl="), "{cache_status}");
         assert!(response.freshness.expect("set").stale);
     }
     fake.arrival().await;
@@ -288,10 +288,10 @@ async fn known_channels_that_go_missing_make_a_404_say_nothing() {
     let status = client.get(CHANNEL).await.expect_err("no outage yet");
     assert_eq!(reason(&status).0, "CHANNEL_NOT_FOUND");
     for known in KNOWN {
-        let (_, made) = client.get(known).await.expect("the old answer");
-        assert_eq!(made, "plaque; fwd=stale; fwd-status=404");
+        let (_, cache_status) = client.get(known).await.expect("the old answer");
+        assert_eq!(cache_status, "plaque; fwd=stale; fwd-status=404");
     }
-    let status = client.get(CHANNEL).await.expect_err("nobody can tell");
+    let status = client.get(CHANNEL).await.expect_err("the 404 means nothing");
     assert_eq!(status.code(), Code::Unavailable);
     let (reason, details) = reason(&status);
     assert_eq!(reason, "UPSTREAM_OUTAGE");
@@ -299,7 +299,7 @@ async fn known_channels_that_go_missing_make_a_404_say_nothing() {
 }
 
 #[tokio::test]
-async fn callers_beyond_the_limit_are_told_at_once() {
+async fn callers_beyond_the_limit_are_refused_at_once() {
     let fake = Fake::gated(feed).await;
     let server = fake.serve_with(|config| config.latest.max_waiters = 1).await;
     let client = server.client();
@@ -352,7 +352,7 @@ async fn each_kind_has_its_newest_upload() {
 }
 
 #[tokio::test]
-async fn every_field_is_told() {
+async fn every_field_is_returned() {
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     let (response, _) = server.client().get(CHANNEL).await.expect("an answer");

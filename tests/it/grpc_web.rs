@@ -1,4 +1,4 @@
-//! gRPC-Web: calls as a browser makes them.
+//! gRPC-Web: calls from browsers.
 
 use plaque::{
     config,
@@ -110,7 +110,7 @@ async fn a_page_gets_an_answer_with_its_trailers_in_the_body() {
 }
 
 #[tokio::test]
-async fn a_page_is_told_of_an_error() {
+async fn a_page_gets_the_status_of_an_error() {
     let fake = Fake::open(feed).await;
     let server = serve(&fake).await;
     for (client, _) in clients() {
@@ -122,7 +122,7 @@ async fn a_page_is_told_of_an_error() {
 }
 
 #[tokio::test]
-async fn a_page_is_told_of_a_malformed_message() {
+async fn a_page_gets_the_status_of_a_malformed_message() {
     let fake = Fake::open(feed).await;
     let server = serve(&fake).await;
     for (client, _) in clients() {
@@ -188,7 +188,7 @@ async fn other_clients_call_as_before() {
 }
 
 #[tokio::test]
-async fn what_is_no_call_is_refused() {
+async fn requests_that_are_not_calls_are_refused() {
     let fake = Fake::open(feed).await;
     let server = serve(&fake).await;
     let (status, _) = http_get(server.address, "/").await;

@@ -1,4 +1,4 @@
-//! `grpc.health.v1`: what meshes and orchestrators go by.
+//! `grpc.health.v1`, which meshes and orchestrators use.
 
 use plaque::{
     origin::Lookup,
@@ -24,7 +24,7 @@ fn of(service: &str) -> HealthCheckRequest {
 }
 
 #[tokio::test]
-async fn health_is_told_for_the_server_and_for_the_service() {
+async fn health_is_reported_for_the_server_and_the_service() {
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     let mut health = client(&server).await;
@@ -46,13 +46,13 @@ async fn all_services_can_be_listed() {
     let server = fake.serve().await;
     let list = client(&server).await.list(HealthListRequest {}).await;
     let statuses = list.expect("an answer").into_inner().statuses;
-    let mut told: Vec<_> = statuses
+    let mut listed: Vec<_> = statuses
         .iter()
         .map(|(name, s)| (name.as_str(), s.status()))
         .collect();
-    told.sort_unstable();
+    listed.sort_unstable();
     assert_eq!(
-        told,
+        listed,
         [("", ServingStatus::Serving), (SERVICE, ServingStatus::Serving)]
     );
 }
@@ -92,14 +92,14 @@ async fn a_watch_tells_of_the_drain_and_ends_with_the_server() {
         .await
         .expect("a stream")
         .into_inner();
-    let told = known.message().await.expect("no error").expect("an answer");
-    assert_eq!(told.status(), ServingStatus::Serving);
-    let told = unknown.message().await.expect("no error").expect("an answer");
-    assert_eq!(told.status(), ServingStatus::ServiceUnknown);
+    let update = known.message().await.expect("no error").expect("an answer");
+    assert_eq!(update.status(), ServingStatus::Serving);
+    let update = unknown.message().await.expect("no error").expect("an answer");
+    assert_eq!(update.status(), ServingStatus::ServiceUnknown);
 
     let stopping = server.stop();
-    let told = known.message().await.expect("no error").expect("an answer");
-    assert_eq!(told.status(), ServingStatus::NotServing);
+    let update = known.message().await.expect("no error").expect("an answer");
+    assert_eq!(update.status(), ServingStatus::NotServing);
     for watch in [&mut known, &mut unknown] {
         let end = watch.message().await.expect_err("the server stops");
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Over HTTP/1.1: answers as JSON, what is busy, the page.
+//! HTTP/1.1: the JSON API, what is busy, and the status page.
 
 use std::{
     sync::Arc,
@@ -67,6 +67,41 @@ async fn an_answer_is_canonical_json_with_what_caches_need_to_know() {
     assert_eq!(fake.lookups(CHANNEL), 1);
 }
 
+/// A request without parameters does not go through the router; one with an empty query does.
+#[tokio::test]
+async fn a_plain_request_is_answered_as_the_router_would() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    ask(&server, &format!("{CHANNEL}/latest-video")).await;
+    for (channel, expected) in [(CHANNEL, 200), ("UC", 400), ("-_", 400)] {
+        let plain = ask(&server, &format!("{channel}/latest-video")).await;
+        let routed = ask(&server, &format!("{channel}/latest-video?")).await;
+        assert_eq!(plain.0, expected, "{channel}");
+        let head = |(_, head, _): &(u16, String, Value)| -> Vec<String> {
+            let timed = ["date:", "age:", "cache-status:"];
+            let lines = head
+                .lines()
+                .filter(|line| !timed.iter().any(|name| line.starts_with(name)));
+            // In whichever order.
+            let mut lines: Vec<_> = lines.map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(
+            (plain.0, head(&plain), &plain.2),
+            (routed.0, head(&routed), &routed.2)
+        );
+    }
+    // Not even a slash more.
+    for path in [
+        "//latest-video",
+        "/v1/channels/latest-video",
+        "/v1/channels/a/b/latest-video",
+    ] {
+        assert_eq!(http_get(server.http, path).await.0, 404, "{path}");
+    }
+}
+
 /// A header's number.
 fn number(headers: &HeaderMap, name: &str, before: &str) -> Option<i64> {
     let text = headers.get(name)?.to_str().expect("ASCII");
@@ -76,7 +111,7 @@ fn number(headers: &HeaderMap, name: &str, before: &str) -> Option<i64> {
 }
 
 #[tokio::test]
-async fn the_age_is_that_by_which_the_cache_status_goes() {
+async fn the_age_header_agrees_with_the_cache_status() {
     let [seconds, minutes, hour] = [30, 300, 3600].map(Duration::from_secs);
     // Fresh; given before it is looked up; looked up; given since that failed, and again.
     for (age, fails, asked) in [
@@ -88,9 +123,9 @@ async fn the_age_is_that_by_which_the_cache_status_goes() {
         let memory = Memory::new();
         let at = clock::now().checked_sub(age).expect("the machine runs since");
         let channel = Channel::new(stores::feed().channel, "kept", vec![upload(1, Kind::Video)]);
-        // Whatever the wall clock said.
+        // Whatever the wall clock case.
         let known = CacheEntry::succeeded(Arc::new(channel), at, SystemTime::UNIX_EPOCH);
-        stores::kept(&memory, stores::feed(), &known).await;
+        stores::saved_before(&memory, stores::feed(), &known).await;
         let upstream = if fails {
             stores::Fake::open(stores::fails(UpstreamError::Status(503)))
         } else {
@@ -109,7 +144,7 @@ async fn the_age_is_that_by_which_the_cache_status_goes() {
         };
         latest.get(warm).await.outcome.expect("kept");
         let policy = stores::settings().policy;
-        let http = grpc::Http::new(
+        let http = grpc::JsonService::new(
             latest,
             policy,
             grpc::Limits::default(),
@@ -122,17 +157,17 @@ async fn the_age_is_that_by_which_the_cache_status_goes() {
                 .latest_video(grpc::Peer::default(), &HeaderMap::new(), id, vec![])
                 .await;
             let headers = response.headers();
-            let said = format!("{age:?}, {fails}, {headers:?}");
+            let case = format!("{age:?}, {fails}, {headers:?}");
             assert!(
                 headers["cache-status"].to_str().expect("ASCII").contains(how),
-                "{said}"
+                "{case}"
             );
-            let age_said = number(headers, "age", "").expect("an age");
+            let age_header = number(headers, "age", "").expect("an age");
             let fresh_for = number(headers, "cache-control", "max-age=").expect("set");
             match number(headers, "cache-status", "ttl=") {
-                Some(ttl) => assert_eq!(age_said + ttl, fresh_for, "{said}"),
-                None if fails => assert!((3600..3660).contains(&age_said), "{said}"),
-                None => assert_eq!(age_said, 0, "{said}"),
+                Some(ttl) => assert_eq!(age_header + ttl, fresh_for, "{case}"),
+                None if fails => assert!((3600..3660).contains(&age_header), "{case}"),
+                None => assert_eq!(age_header, 0, "{case}"),
             }
         }
     }
@@ -201,7 +236,7 @@ async fn an_error_is_a_status_with_its_details() {
 }
 
 #[tokio::test]
-async fn an_error_that_passes_says_when_to_come_again() {
+async fn a_transient_error_has_a_retry_after() {
     let fake = Fake::open(|_| StatusCode::TOO_MANY_REQUESTS.into_response()).await;
     let server = fake.serve().await;
     let (status, head, body) = ask(&server, &format!("{CHANNEL}/latest-video")).await;
@@ -222,7 +257,7 @@ async fn a_lookup_that_takes_too_long_is_a_gateway_timeout() {
 }
 
 #[tokio::test]
-async fn what_is_busy_is_told() {
+async fn the_busiest_channels_and_flights_are_listed() {
     let fake = Fake::gated(feed).await;
     let server = fake.serve().await;
     let calls = server.client().start_many(CHANNEL, 2).await;
@@ -232,28 +267,28 @@ async fn what_is_busy_is_told() {
         assert_eq!(status, 200);
         serde_json::from_str(&body).expect("JSON")
     };
-    let told = busy().await;
-    assert_eq!(told["flights"][0]["channelId"], CHANNEL);
-    assert_eq!(told["flights"][0]["waiters"], 2);
-    assert!(told["flights"][0]["ageSeconds"].as_f64().expect("a number") > 0.0);
-    assert_eq!(told["busiest"], json!([]));
+    let shown = busy().await;
+    assert_eq!(shown["flights"][0]["channelId"], CHANNEL);
+    assert_eq!(shown["flights"][0]["waiters"], 2);
+    assert!(shown["flights"][0]["ageSeconds"].as_f64().expect("a number") > 0.0);
+    assert_eq!(shown["busiest"], json!([]));
     fake.release();
     for call in calls {
         call.await.expect("no panic").expect("an answer");
     }
     server.client().get(CHANNEL).await.expect("a hit");
-    // What was busiest may be told for some microseconds more.
-    let told = loop {
-        let told = busy().await;
-        if told["busiest"] != json!([]) {
-            break told;
+    // The list of the busiest is cached for some microseconds.
+    let shown = loop {
+        let shown = busy().await;
+        if shown["busiest"] != json!([]) {
+            break shown;
         }
     };
-    assert_eq!(told["flights"], json!([]));
-    assert_eq!(told["busiest"][0]["channelId"], CHANNEL);
-    assert_eq!(told["busiest"][0]["title"], "A channel");
-    assert_eq!(told["busiest"][0]["asked"], 3);
-    assert_eq!(told["busiest"][0]["askedPerSecond"], 3.0);
+    assert_eq!(shown["flights"], json!([]));
+    assert_eq!(shown["busiest"][0]["channelId"], CHANNEL);
+    assert_eq!(shown["busiest"][0]["title"], "A channel");
+    assert_eq!(shown["busiest"][0]["asked"], 3);
+    assert_eq!(shown["busiest"][0]["askedPerSecond"], 3.0);
 }
 
 #[tokio::test]

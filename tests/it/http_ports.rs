@@ -1,4 +1,4 @@
-//! The ports that speak HTTP/1.1: what is served where and to whom, how many may come, and the drain.
+//! The HTTP/1.1 ports: what each serves and to whom, limits of connections, and the drain.
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -81,7 +81,7 @@ async fn a_name_that_points_here_reads_nothing_of_the_admin_port() {
 }
 
 #[tokio::test]
-async fn silent_peers_keep_nobody_out() {
+async fn silent_peers_do_not_keep_others_out() {
     let fake = Fake::open(feed).await;
     let server = fake
         .serve_with(|config| config.http_connections = NonZeroUsize::MIN.saturating_add(7))
@@ -103,7 +103,7 @@ async fn silent_peers_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn who_waits_for_lookups_keeps_out_neither_probes_nor_hits() {
+async fn waiting_requests_keep_out_neither_probes_nor_hits() {
     let fake = Fake::gated(feed).await;
     let server = fake
         .serve_with(|config| config.http_connections = NonZeroUsize::MIN.saturating_add(7))

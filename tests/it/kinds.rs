@@ -1,4 +1,4 @@
-//! Videos and Shorts: which feed is asked for them.
+//! Videos and Shorts: which feed is looked up for each kind.
 
 use std::{
     num::NonZeroUsize,
@@ -131,7 +131,7 @@ async fn a_channel_that_is_not_found_is_not_asked_for_its_kinds() {
 }
 
 #[tokio::test]
-async fn a_failing_feed_of_a_kind_is_told_as_such() {
+async fn a_failing_feed_of_a_kind_is_reported_as_an_error() {
     let failing = |lookup: &Lookup| match lookup.channel.as_str() {
         SHORTS => StatusCode::BAD_GATEWAY.into_response(),
         _ => videos_only(lookup),

@@ -1,4 +1,4 @@
-//! What connections and calls may take of the server, and what happens to those that want more.
+//! Limits of connections and calls.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -63,7 +63,7 @@ async fn one_call_too_many_is_refused_at_once() {
             .expect("a pushback"),
         "1000"
     );
-    // Who will not wait as long is told so.
+    // A caller that will not wait as long is told not to retry.
     let mut hasty = tonic::Request::new(request(CHANNEL));
     hasty.set_timeout(Duration::from_millis(900));
     let refused = client.ask(hasty).await.expect_err("there is one already");
@@ -75,7 +75,7 @@ async fn one_call_too_many_is_refused_at_once() {
 
     let mut health = HealthClient::new(server.connection().await);
     let healthy = health.check(HealthCheckRequest::default()).await;
-    healthy.expect("nobody is to take an overloaded server for dead");
+    healthy.expect("an overloaded server still answers health checks");
 
     fake.release();
     first.await.expect("no panic").expect("the first is unharmed");
@@ -271,7 +271,7 @@ async fn large_messages_are_refused_by_every_service() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_call_is_told_to_go() {
+async fn a_connection_without_a_call_gets_a_goaway() {
     let fake = Fake::gated(feed).await;
     let server = fake
         .serve_with(|config| config.connections.idle = Some(SHORT))
@@ -290,7 +290,7 @@ async fn a_connection_without_a_call_is_told_to_go() {
 }
 
 #[tokio::test]
-async fn an_old_connection_is_told_to_go_and_finishes_its_calls() {
+async fn an_old_connection_gets_a_goaway_and_finishes_its_calls() {
     let fake = Fake::gated(feed).await;
     let server = fake
         .serve_with(|config| config.connections.age = Some(SHORT))
@@ -313,7 +313,7 @@ async fn an_old_connection_is_told_to_go_and_finishes_its_calls() {
 }
 
 #[tokio::test]
-async fn a_dead_peer_that_was_told_to_go_is_closed() {
+async fn a_dead_peer_is_closed_after_its_goaway() {
     let fake = Fake::open(feed).await;
     let server = fake
         .serve_with(|config| {
@@ -402,7 +402,7 @@ async fn watch_until_deadline(server: &Server, request: Request<WatchLatestVideo
 }
 
 #[tokio::test]
-async fn a_request_that_never_comes_ends_at_the_deadline() {
+async fn a_request_that_never_arrives_ends_at_the_deadline() {
     let fake = Fake::open(feed).await;
     let server = fake.serve_with(|config| config.calls.deadline = SHORT).await;
     let mut peer = Raw::connect(server.address).await;

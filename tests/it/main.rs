@@ -1,4 +1,4 @@
-//! Behaviour, from outside: one file for each, over a counting fake upstream, with no network and no sleeping.
+//! Integration tests: one file for each behavior, over a counting fake upstream, without network and sleeping.
 
 mod pki;
 mod raw;

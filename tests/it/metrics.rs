@@ -1,4 +1,4 @@
-//! What `/metrics` tells: each number against what was done.
+//! `/metrics`: each value compared with what the test did.
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
@@ -133,7 +133,7 @@ async fn an_old_answer_is_counted_as_stale() {
 }
 
 #[tokio::test]
-async fn lookups_in_progress_are_told_with_who_waits() {
+async fn flights_in_progress_are_listed_with_their_waiters() {
     let fake = Fake::gated(feed).await;
     let server = fake.serve().await;
     let calls = server.client().start_many(CHANNEL, 3).await;
@@ -154,7 +154,7 @@ async fn lookups_in_progress_are_told_with_who_waits() {
 }
 
 #[tokio::test]
-async fn lookups_that_wait_for_their_turn_are_told() {
+async fn queued_lookups_are_counted() {
     let fake = Fake::gated(feed).await;
     let server = fake
         .serve_with(|config| config.upstream.pace.concurrency = NonZeroUsize::MIN)
@@ -223,7 +223,7 @@ async fn what_had_to_go_is_counted() {
 }
 
 #[tokio::test]
-async fn watches_are_counted_as_long_as_somebody_watches() {
+async fn watches_are_counted_until_they_end() {
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     let mut client = server.client();
@@ -285,7 +285,7 @@ async fn the_time_between_two_polls_is_measured() {
 }
 
 #[tokio::test]
-async fn a_call_that_its_caller_gives_up_is_counted_as_cancelled() {
+async fn a_call_that_its_caller_cancels_is_counted_as_cancelled() {
     let fake = Fake::gated(feed).await;
     let server = fake.serve().await;
     let calls = server.client().start_many(CHANNEL, 1).await;
@@ -321,7 +321,7 @@ async fn the_deadline_is_counted_with_the_time_it_took() {
 }
 
 #[tokio::test]
-async fn the_build_is_told() {
+async fn the_build_is_exposed() {
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     let info = format!("plaque_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));

@@ -1,4 +1,4 @@
-//! More lookups than may go out: what callers, watches and metrics see of it.
+//! More lookups than the source has room for: what callers, watches and metrics see.
 
 use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ fn ids(count: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn lookups_whose_turn_would_come_too_late_are_refused_at_once_and_nothing_is_remembered() {
+async fn lookups_that_would_queue_too_long_are_refused_at_once_and_not_cached() {
     let fake = Fake::open(feed).await;
     let server = fake
         .serve_with(|config| {
@@ -126,7 +126,7 @@ async fn a_queued_lookup_whose_last_caller_has_left_is_dropped() {
     assert_eq!(fake.lookups(id), 0);
 }
 
-/// What a watch is told next.
+/// The title of a watch's next event.
 async fn title(next: impl Future<Output = Option<Result<WatchEvent, LookupError>>>) -> String {
     let event = soon(next).await.expect("it goes on").expect("an event");
     match event.event {
@@ -138,8 +138,8 @@ async fn title(next: impl Future<Output = Option<Result<WatchEvent, LookupError>
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_through_refusals_of_our_own() {
-    // What is nobody's fault is no event, and a refusal lasts until the next answer.
+async fn a_watch_survives_refusals_by_the_queue() {
+    // A refusal by the queue is not an event, and the last problem lasts until the next answer.
     let upstream = Upstream::gated(|number, feed| {
         let error = match number {
             2 | 4 => UpstreamError::RateLimited(429),
@@ -165,7 +165,7 @@ async fn a_watch_goes_on_through_refusals_of_our_own() {
         resume_tokens: Vec::new(),
     };
     let mut watch = latest.watch(&query).expect("room");
-    // The gate lets as many pass as are told of.
+    // The gate lets a given number of lookups pass.
     upstream.release();
     assert_eq!(title(watch.next()).await, "lookup 1");
     upstream.release();
@@ -191,7 +191,7 @@ async fn a_watch_goes_on_through_refusals_of_our_own() {
 }
 
 #[tokio::test]
-async fn a_watch_whose_first_poll_gets_no_turn_comes_again_when_it_was_told_to() {
+async fn a_first_poll_that_is_not_admitted_is_retried_when_the_queue_says_so() {
     let upstream = Upstream::open(|number, feed| match number {
         1..=3 => Err(Failure {
             error: UpstreamError::Busy,
@@ -213,7 +213,7 @@ async fn a_watch_whose_first_poll_gets_no_turn_comes_again_when_it_was_told_to()
 }
 
 #[tokio::test]
-async fn lookups_in_the_queue_when_the_server_stops_are_made() {
+async fn queued_lookups_are_made_when_the_server_stops() {
     let fake = Fake::gated(feed).await;
     let server = fake
         .serve_with(|config| config.upstream.pace.concurrency = NonZeroUsize::MIN)
@@ -302,7 +302,7 @@ async fn a_caller_that_is_named_gets_its_turn_beside_one_that_fills_the_queue() 
 }
 
 #[tokio::test]
-async fn callers_of_the_json_api_are_told_apart_as_those_of_grpc_are() {
+async fn callers_of_the_json_api_are_identified_like_those_of_grpc() {
     for (header, gets_in) in [(Some(HeaderName::from_static("x-client")), true), (None, false)] {
         let fake = Fake::gated(feed).await;
         let server = serve_one_at_a_time(&fake, header).await;
@@ -337,7 +337,7 @@ async fn callers_of_the_json_api_are_told_apart_as_those_of_grpc_are() {
 }
 
 #[tokio::test]
-async fn a_pushback_that_would_outlast_the_deadline_says_not_to_try_again() {
+async fn a_pushback_that_would_outlast_the_deadline_says_not_to_retry() {
     let fake = Fake::gated(|lookup| match lookup.channel.as_str() {
         CHANNEL => StatusCode::TOO_MANY_REQUESTS.into_response(),
         _ => feed(lookup),
@@ -353,12 +353,12 @@ async fn a_pushback_that_would_outlast_the_deadline_says_not_to_try_again() {
         let (reason, details) = reason(&refused);
         assert_eq!(reason, "UPSTREAM_RATE_LIMITED");
         let delay = details.retry_info().and_then(|info| info.retry_delay);
-        let delay = delay.expect("the time is told all the same");
+        let delay = delay.expect("the time is given all the same");
         assert!((28..=30).contains(&delay.as_secs()), "{delay:?}");
         (pushback, delay.as_millis().to_string())
     };
     fake.release();
-    // It waits for a lookup, and then nobody does: the upstream has had enough of us for 30 s.
+    // It waits for a lookup. Later calls do not: the upstream refuses lookups for 30 s.
     assert_eq!(within(20).await.0, "-1");
     assert_eq!(within(20).await.0, "-1");
     // More than the server's own limit for a call, which says nothing of how long the caller waits in all.

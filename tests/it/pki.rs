@@ -1,4 +1,4 @@
-//! Authorities of the tests' own, and what they vouch for.
+//! The tests' certificate authorities and certificates.
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// It, and nobody else.
+    /// This authority only.
     pub fn store(&self) -> RootCertStore {
         let mut store = RootCertStore::empty();
         store.add(self.0.der().clone()).expect("an authority");

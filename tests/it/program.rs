@@ -1,4 +1,4 @@
-//! The program: what it prints, and what it says when it cannot do what it was told.
+//! The program: its output and its error messages.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use crate::support::{CHANNEL, Fake, feed};
 pub fn plaque() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plaque"));
     command.stdin(Stdio::null());
-    // The settings of whoever runs the tests are not ours.
+    // Without settings from the environment of the tests.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PLAQUE_")) {
         command.env_remove(name);
     }
@@ -50,7 +50,7 @@ pub async fn first_line(child: &mut Child) -> String {
     first.await.expect("no panic").expect("a line")
 }
 
-/// Runs to the end and returns the exit code and what was said.
+/// Runs to the end and returns the exit code, stdout and stderr.
 pub async fn run(mut command: Command) -> (Option<i32>, String, String) {
     let output = tokio::task::spawn_blocking(move || command.output()).await;
     let Output {
@@ -65,13 +65,13 @@ pub async fn run(mut command: Command) -> (Option<i32>, String, String) {
 /// Asserts that `args` end with `code` and a message that has all of `parts`, and no panic or backtrace.
 pub async fn assert_refused(command: Command, code: i32, parts: &[&str]) {
     let shown = format!("{command:?}");
-    let (actual, _, said) = run(command).await;
-    assert_eq!(actual, Some(code), "{shown}: {said}");
+    let (actual, _, stderr) = run(command).await;
+    assert_eq!(actual, Some(code), "{shown}: {stderr}");
     for part in parts {
-        assert!(said.contains(part), "{shown}: {said:?} has no {part:?}");
+        assert!(stderr.contains(part), "{shown}: {stderr:?} has no {part:?}");
     }
     for unwanted in ["panicked", "backtrace", "Err("] {
-        assert!(!said.contains(unwanted), "{shown}: {said}");
+        assert!(!stderr.contains(unwanted), "{shown}: {stderr}");
     }
 }
 
@@ -149,7 +149,7 @@ async fn a_bad_filter_in_rust_log_is_named() {
 }
 
 #[tokio::test]
-async fn a_taken_port_says_what_to_do() {
+async fn an_error_for_a_port_in_use_says_what_to_do() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
     let mut command = plaque();
@@ -158,15 +158,15 @@ async fn a_taken_port_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn an_address_of_another_machine_says_what_to_do() {
+async fn an_error_for_an_address_of_another_machine_says_what_to_do() {
     let mut command = plaque();
-    // TEST-NET-1: nobody has it.
+    // TEST-NET-1: no machine has it.
     command.args(["serve", "--listen", "192.0.2.1:3779"]);
     assert_refused(command, 1, &["192.0.2.1:3779", "no such address", "--listen"]).await;
 }
 
 #[tokio::test]
-async fn a_client_without_a_server_says_what_to_do() {
+async fn an_error_for_a_missing_server_says_what_to_do() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = format!("http://{}", free.local_addr().expect("bound"));
     drop(free);
@@ -178,7 +178,7 @@ async fn a_client_without_a_server_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn get_refuses_what_is_no_channel_and_no_server() {
+async fn get_refuses_an_invalid_channel_and_an_invalid_server() {
     let mut command = plaque();
     command.args(["get", "@kurzgesagt"]);
     assert_refused(command, 2, &["@kurzgesagt", "handle"]).await;
@@ -234,7 +234,7 @@ async fn get_prints_lines_of_fields_and_json_into_a_pipe() {
 }
 
 #[tokio::test]
-async fn watch_prints_uploads_as_they_come() {
+async fn watch_prints_uploads_as_they_arrive() {
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     let address = format!("http://{}", server.address);
@@ -296,7 +296,7 @@ async fn completions_know_subcommands_and_flags() {
 }
 
 #[tokio::test]
-async fn a_script_that_nobody_reads_to_its_end_is_no_error() {
+async fn a_completion_script_that_is_not_read_to_its_end_is_not_an_error() {
     let mut command = plaque();
     command.args(["completions", "bash"]);
     let (reader, writer) = std::io::pipe().expect("a pipe");

@@ -1,4 +1,4 @@
-//! The way to the upstream: through proxies of each kind, or not, and by which protocol.
+//! Connections to the upstream: proxies of each kind, and protocols.
 
 use std::{
     io,
@@ -35,7 +35,7 @@ const SECRETS: [&str; 3] = [PASSWORD, "open%20sesame", "YW5uOm9wZW4gc2VzYW1l"];
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// A proxy for who knows the password: HTTP (plain and CONNECT) and SOCKS5, told apart by the first byte.
+/// A proxy that requires a password: HTTP (plain and CONNECT) or SOCKS5, depending on the first byte.
 struct Proxy {
     address: SocketAddr,
     /// Where it was asked to connect to, as it was asked.
@@ -216,10 +216,10 @@ async fn what_a_proxy_refuses_fails_without_a_word_of_the_password() {
         let error = error.expect_err("refused");
         let is_expected = matches!(error, UpstreamError::Status(407) | UpstreamError::Unreachable(_));
         assert!(is_expected, "{scheme}, {upstream}: {error:?}");
-        let told = format!("{error} {error:?}");
+        let text = format!("{error} {error:?}");
         let address = proxy.address.to_string();
         for secret in ["wrong", USER, &address, "d3Jvbmcg"] {
-            assert!(!told.contains(secret), "{scheme}, {upstream}: {told}");
+            assert!(!text.contains(secret), "{scheme}, {upstream}: {text}");
         }
     }
     assert_eq!(fake.lookups(CHANNEL), 0);
@@ -348,13 +348,13 @@ async fn a_bad_proxy_is_refused_at_the_start_without_its_password() {
         for mut command in [by_flag, by_variable] {
             // The password is in the command itself, which a failed assertion would show.
             let output = command.output().expect("the program starts");
-            let said = String::from_utf8(output.stderr).expect("UTF-8");
-            assert_eq!(output.status.code(), Some(2), "{said}");
+            let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+            assert_eq!(output.status.code(), Some(2), "{stderr}");
             assert!(
-                said.contains("--upstream-proxy") && said.contains("socks5"),
-                "{said}"
+                stderr.contains("--upstream-proxy") && stderr.contains("socks5"),
+                "{stderr}"
             );
-            assert!(!said.contains("sesame"), "{said}");
+            assert!(!stderr.contains("sesame"), "{stderr}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An HTTP/2 client that chooses what it reads, and when.
+//! An HTTP/2 client that controls what it reads, and when.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! The server around the service: what else it offers, and what it turns away.
+//! The server around the service: what else it offers, and what it refuses.
 
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use tonic_reflection::pb::{v1, v1alpha};
@@ -73,8 +73,8 @@ async fn another_protocol_on_the_port_is_turned_away() {
     peer.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         .await
         .expect("sent");
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     // Ends with the connection, cleanly or by a reset.
-    let _ = peer.read_to_end(&mut heard).await;
+    let _ = peer.read_to_end(&mut received).await;
     server.client().get(CHANNEL).await.expect("an answer");
 }

@@ -1,5 +1,5 @@
-//! Answers do not go back: an older or an empty snapshot is not believed at once, and the newest upload of a kind is not forgotten
-//! because others have pushed it out of the channel's own feed.
+//! Answers do not go back: an older or empty snapshot is not believed at once, and the newest upload of a kind is kept when others push it out of
+//! the channel's own feed.
 
 use std::{
     sync::Arc,
@@ -9,7 +9,7 @@ use std::{
 use futures_util::{FutureExt as _, StreamExt as _};
 use plaque::{
     cache_entry::{self, CacheEntry},
-    latest::{LookupError, Made, Query, Reply, WatchEvent, WatchQuery},
+    latest::{CacheStatus, LookupError, Query, Reply, WatchEvent, WatchQuery},
     store::{Lease, Store as _},
     upstream::{Failure, Feed, UpstreamError},
     video::{Channel, Kind as VideoKind, Upload},
@@ -18,8 +18,8 @@ use plaque::{
 use crate::{
     store_memory::Memory,
     stores::{
-        FRESH, Fake, Kind as _, OLD, Replica, anew, fails, feed, good_channel, kept, query, soon, told,
-        upload,
+        FRESH, Fake, Kind as _, OLD, Replica, anew, fails, feed, good_channel, query, saved_before, soon,
+        summary, upload,
     },
 };
 
@@ -70,13 +70,13 @@ impl Plaque {
         self.replica.get(query).await
     }
 
-    /// What a caller is told who wants it new.
-    async fn told(&self) -> String {
-        told(&self.get(anew()).await)
+    /// The reply to a caller that accepts no cached answer.
+    async fn latest(&self) -> String {
+        summary(&self.get(anew()).await)
     }
 
     /// The same, when the pause of the last failure is over: another replica says that it is.
-    async fn told_after_the_pause(&self, upstream: &Fake) -> String {
+    async fn reply_after_the_pause(&self, upstream: &Fake) -> String {
         let before = upstream.lookups();
         let other = self.memory.open().await;
         let kept = other.load(feed()).await.expect("kept");
@@ -86,11 +86,11 @@ impl Plaque {
             ..kept.failed.expect("it has failed")
         };
         let over = CacheEntry::failed(kept.good, failed);
-        other.save(feed(), &over, Lease::Alone).await;
+        other.save(feed(), &over, Lease::Uncoordinated).await;
         loop {
-            let told = self.told().await;
+            let reply = self.latest().await;
             if upstream.lookups() > before {
-                return told;
+                return reply;
             }
             tokio::task::yield_now().await;
         }
@@ -110,7 +110,7 @@ async fn an_empty_or_an_older_snapshot_is_believed_the_second_time() {
             let plaque = Plaque::start(&upstream).await;
             // The lookup of the second is suspect. Those who come after it cost no other.
             for _ in 0..5 {
-                assert_eq!(plaque.told().await, "newest");
+                assert_eq!(plaque.latest().await, "newest");
             }
             assert_eq!(upstream.lookups(), 2);
             let expected = match other().title() {
@@ -118,9 +118,9 @@ async fn an_empty_or_an_older_snapshot_is_believed_the_second_time() {
                 title => title.to_owned(),
             };
             // The next one confirms it. Then it is the good answer, which the same two lookups later is no doubt about.
-            assert_eq!(plaque.told_after_the_pause(&upstream).await, expected);
+            assert_eq!(plaque.reply_after_the_pause(&upstream).await, expected);
             for number in 4..6 {
-                assert_eq!(plaque.told().await, expected);
+                assert_eq!(plaque.latest().await, expected);
                 assert_eq!(upstream.lookups(), number);
             }
         };
@@ -139,11 +139,11 @@ async fn a_plausible_snapshot_between_clears_the_doubt() {
         });
         let plaque = Plaque::start(&upstream).await;
         for expected in ["lookup 1", "lookup 1"] {
-            assert_eq!(plaque.told().await, expected);
+            assert_eq!(plaque.latest().await, expected);
         }
-        assert_eq!(plaque.told_after_the_pause(&upstream).await, "lookup 3");
-        assert_eq!(plaque.told().await, "lookup 3", "the fourth is suspect");
-        assert_eq!(plaque.told_after_the_pause(&upstream).await, "lookup 5");
+        assert_eq!(plaque.reply_after_the_pause(&upstream).await, "lookup 3");
+        assert_eq!(plaque.latest().await, "lookup 3", "the fourth is suspect");
+        assert_eq!(plaque.reply_after_the_pause(&upstream).await, "lookup 5");
         assert_eq!(upstream.lookups(), 5);
     };
     soon(test).await;
@@ -160,20 +160,20 @@ async fn a_doubt_is_remembered_by_a_store() {
         });
         let plaque = Plaque::start(&upstream).await;
         for expected in ["newest", "newest"] {
-            assert_eq!(plaque.told().await, expected);
+            assert_eq!(plaque.latest().await, expected);
         }
         // After a restart, or in another replica: the pause goes on, and the next lookup is the second.
         let plaque = plaque.restart(&upstream).await;
-        assert_eq!(plaque.told().await, "newest");
+        assert_eq!(plaque.latest().await, "newest");
         assert_eq!(upstream.lookups(), 2);
-        assert_eq!(plaque.told_after_the_pause(&upstream).await, "older");
+        assert_eq!(plaque.reply_after_the_pause(&upstream).await, "older");
         assert_eq!(upstream.lookups(), 3);
     };
     soon(test).await;
 }
 
 #[tokio::test]
-async fn callers_are_told_how_old_the_answer_is_and_watchers_of_no_problem() {
+async fn callers_see_the_age_of_the_answer_and_watches_see_no_problem() {
     let test = async {
         let upstream = Fake::open(|number, _| -> Found {
             Ok(match number {
@@ -196,16 +196,16 @@ async fn callers_are_told_how_old_the_answer_is_and_watchers_of_no_problem() {
         };
         assert_eq!(title(watch.next().await), "Upload 16");
         let reply = plaque.get(anew()).await;
-        let status = match reply.made {
-            Made::Forwarded { status, .. } => status,
-            Made::Hit { .. } => panic!("{reply:?}"),
+        let status = match reply.cache_status {
+            CacheStatus::Forwarded { status, .. } => status,
+            CacheStatus::Hit { .. } => panic!("{reply:?}"),
         };
         assert_eq!(status, None, "the upstream did answer 200");
         let fetched = reply.outcome.expect("an answer").fetched;
         assert!(fetched <= SystemTime::now());
-        // What there is to be told is told at once.
+        // Pending events are returned at once.
         assert!(watch.next().now_or_never().is_none(), "a problem, or an upload");
-        assert_eq!(plaque.told_after_the_pause(&upstream).await, "newer");
+        assert_eq!(plaque.reply_after_the_pause(&upstream).await, "newer");
         assert_eq!(title(watch.next().await), "Upload 17");
     };
     soon(test).await;
@@ -218,7 +218,7 @@ async fn without_an_answer_that_can_be_given_the_doubt_is_an_error() {
         let memory = Memory::new();
         let week = Duration::from_hours(8 * 24);
         let ages = good_channel(newest("newest"), week);
-        kept(&memory, feed(), &ages).await;
+        saved_before(&memory, feed(), &ages).await;
         let replica = Replica::start(&memory, &upstream).await;
         let reply = replica.get(query()).await;
         assert_eq!(
@@ -302,7 +302,7 @@ async fn the_newest_of_a_kind_survives_being_pushed_out() {
 }
 
 #[tokio::test]
-async fn what_was_pushed_out_is_marked_stale_when_it_is_old_and_forgotten_when_it_is_too_old() {
+async fn uploads_pushed_out_of_the_feed_become_stale_and_then_expire() {
     let test = async {
         for (age, outcome) in [
             (Duration::from_hours(24), Some("Upload 1")),
@@ -311,7 +311,7 @@ async fn what_was_pushed_out_is_marked_stale_when_it_is_old_and_forgotten_when_i
             let memory = Memory::new();
             let before = channel("before", &[videos(1..=1), shorts(2..=15)].concat(), 1);
             let known = good_channel(before, age);
-            kept(&memory, feed(), &known).await;
+            saved_before(&memory, feed(), &known).await;
             let upstream = Fake::open(|number, feed| match feed.kind {
                 Some(_) => Err(UpstreamError::NotFound.into()),
                 None => pushed_out(|_| unreachable!())(number + 1, feed),
@@ -342,8 +342,8 @@ async fn a_newer_answer_of_the_kind_s_own_feed_is_not_replaced() {
         };
         let memory = Memory::new();
         let before = channel("before", &[videos(1..=1), shorts(2..=15)].concat(), 1);
-        kept(&memory, feed(), &good_channel(before, OLD)).await;
-        kept(
+        saved_before(&memory, feed(), &good_channel(before, OLD)).await;
+        saved_before(
             &memory,
             list,
             &good_channel(channel("list", &videos(1..=1), 1), FRESH),
@@ -354,7 +354,7 @@ async fn a_newer_answer_of_the_kind_s_own_feed_is_not_replaced() {
         let upstream = Fake::open(move |_, feed| after(2, feed));
         let replica = Replica::start(&memory, &upstream).await;
         for _ in 0..3 {
-            assert_eq!(told(&replica.get(of(VideoKind::Video)).await), "list");
+            assert_eq!(summary(&replica.get(of(VideoKind::Video)).await), "list");
             assert_eq!(upstream.lookups(), 1);
         }
         let kept = replica.store.load(list).await.expect("kept").good;
@@ -373,9 +373,9 @@ async fn a_channel_that_was_emptied_has_no_uploads() {
         });
         let plaque = Plaque::start(&upstream).await;
         assert_eq!(title(&plaque, of(VideoKind::Video)).await, "Upload 1");
-        assert_eq!(plaque.told().await, "before");
-        let told = plaque.told_after_the_pause(&upstream).await;
-        assert!(told.ends_with("has no upload"), "{told}");
+        assert_eq!(plaque.latest().await, "before");
+        let reply = plaque.reply_after_the_pause(&upstream).await;
+        assert!(reply.ends_with("has no upload"), "{reply}");
         let error = plaque.get(of(VideoKind::Video)).await.outcome.expect_err("none");
         assert!(matches!(error, LookupError::NoUploads { .. }), "{error}");
     };

@@ -1,4 +1,4 @@
-//! The time before plaque serves, while it opens its store.
+//! Startup: the time before plaque serves, while it opens its store.
 
 use std::{
     future,
@@ -57,7 +57,7 @@ async fn probes_are_answered_while_a_store_is_opened_and_the_port_stays() {
         assert_eq!(next.await.expect("no panic").0, 503);
     })
     .await;
-    // Whoever gives the start up leaves nothing behind.
+    // A startup that is given up leaves nothing behind.
     let never = admin::while_starting(&listener, future::pending::<()>());
     assert!(timeout(Duration::ZERO, never).await.is_err());
 }
@@ -71,7 +71,7 @@ struct Opening {
 
 impl Opening {
     async fn start() -> Self {
-        // Nobody has it for a moment: the program says only later where it listens.
+        // The port is free for a moment: the program says only later where it listens.
         let (listener, grpc) = listener().await;
         drop(listener);
         let mut child = plaque()
@@ -101,10 +101,10 @@ impl Opening {
     }
 
     fn signal(&self, name: &str) {
-        let told = Command::new("kill")
+        let status = Command::new("kill")
             .args([name, &self.child.id().to_string()])
             .status();
-        assert!(told.expect("kill is there").success());
+        assert!(status.expect("kill is there").success());
     }
 }
 
@@ -157,11 +157,11 @@ fn let_in(stream: &net::TcpStream) -> io::Result<()> {
 }
 
 #[tokio::test]
-async fn a_program_that_opens_its_store_lives_takes_no_calls_and_stops_when_it_is_told() {
+async fn while_the_store_opens_the_program_is_live_takes_no_calls_and_can_be_stopped() {
     for signal in ["-TERM", "-INT"] {
         let opening = Opening::start().await;
         assert_starting(opening.admin).await;
-        Connection::connect(opening.grpc).expect_err("nobody is let in who would only wait");
+        Connection::connect(opening.grpc).expect_err("connections are refused while the store opens");
         opening.signal(signal);
         let ended = tokio::task::spawn_blocking(move || opening.child.wait_with_output());
         let ended = timeout(TOO_LONG, ended)

@@ -1,9 +1,9 @@
-//! The store in a file: what outlives a restart, a crash, a full disk and a file that is none.
+//! The file store across restarts, crashes, full disks and damaged files.
 
 mod dates;
 mod failures;
 #[cfg(unix)]
-mod place;
+mod location;
 
 use std::{
     env, fs,
@@ -21,7 +21,7 @@ use plaque::{
     latest::Known,
     store::{
         Lease, Store as _,
-        file::{Ages, FORMAT, File, MIN_BYTES, OpenError, SHARE},
+        file::{Ages, FORMAT, File, MIN_BYTES, OpenError, SPACE_FACTOR},
     },
     upstream::Feed,
     video::{Channel, ChannelId, Kind, MAX_TEXT, Upload},
@@ -99,7 +99,7 @@ fn known_since(number: usize, title: &str, at: Instant) -> Known {
 
 async fn save(store: &File, number: usize, title: &str) {
     store
-        .save(feed(number), &known(number, title), Lease::Alone)
+        .save(feed(number), &known(number, title), Lease::Uncoordinated)
         .await;
 }
 
@@ -175,7 +175,7 @@ async fn filled(path: &Path) {
 }
 
 #[tokio::test]
-async fn what_was_saved_is_there_after_a_restart_with_its_age() {
+async fn saved_entries_survive_a_restart_with_their_age() {
     let path = folder("restart").join("store");
     let began = Instant::now();
     let hour = Duration::from_hours(1);
@@ -185,8 +185,10 @@ async fn what_was_saved_is_there_after_a_restart_with_its_age() {
     };
     let store = open(&path);
     let old = known_since(1, "One", began.checked_sub(hour).expect("an earlier time"));
-    store.save(feed(1), &old, Lease::Alone).await;
-    store.save(videos, &known(1, "Videos of one"), Lease::Alone).await;
+    store.save(feed(1), &old, Lease::Uncoordinated).await;
+    store
+        .save(videos, &known(1, "Videos of one"), Lease::Uncoordinated)
+        .await;
     store.close(LIMIT).await;
 
     let store = open(&path);
@@ -204,7 +206,7 @@ async fn what_was_saved_is_there_after_a_restart_with_its_age() {
 }
 
 #[tokio::test]
-async fn what_was_saved_last_is_seen_at_once_and_is_what_stays() {
+async fn the_last_save_is_visible_at_once_and_durable() {
     let path = folder("last").join("store");
     let store = open(&path);
     for round in 0..100 {
@@ -219,7 +221,7 @@ async fn what_was_saved_last_is_seen_at_once_and_is_what_stays() {
 }
 
 #[tokio::test]
-async fn the_file_stays_within_its_bound_and_the_oldest_goes_first() {
+async fn the_file_stays_within_its_bound_and_evicts_the_oldest_first() {
     let path = folder("bound").join("store");
     let store = File::open(&path, MIN_BYTES, LIMIT, Ages::new(UNKNOWN)).expect("a store");
     let mut longest = 0;
@@ -243,7 +245,7 @@ async fn the_file_stays_within_its_bound_and_the_oldest_goes_first() {
         "a newer one went before an older one"
     );
     let kept = there.len() - first;
-    let fit = usize::try_from(MIN_BYTES / SHARE / 3200).expect("few");
+    let fit = usize::try_from(MIN_BYTES / SPACE_FACTOR / 3200).expect("few");
     assert!(kept > fit * 3 / 4 && kept < fit * 3 / 2, "{kept} of about {fit}");
     store.close(LIMIT).await;
 }
@@ -268,7 +270,7 @@ async fn a_lower_limit_shortens_the_file() {
 }
 
 #[tokio::test]
-async fn what_is_no_store_is_set_aside_and_named() {
+async fn a_file_that_is_not_a_store_is_renamed_and_logged() {
     let path = folder("garbage").join("store");
     fs::write(&path, text(100_000)).expect("written");
     assert_set_aside(&path, "cannot be read").await;
@@ -357,7 +359,7 @@ fn a_file_that_cannot_be_is_an_error() {
             .err()
             .expect("no file");
         assert!(
-            matches!(error, OpenError::Io { .. } | OpenError::NoFile { .. }),
+            matches!(error, OpenError::Io { .. } | OpenError::NotAFile { .. }),
             "{error:?}"
         );
         assert!(error.to_string().contains("in a folder that is there"), "{error}");
@@ -448,11 +450,11 @@ async fn a_process_that_is_killed_loses_nothing_that_was_written() {
             .spawn()
             .expect("a process");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let said = lines.map_while(Result::ok).filter_map(|line| {
+        let written = lines.map_while(Result::ok).filter_map(|line| {
             let (_, number) = line.split_once("written ")?;
             number.parse::<usize>().ok()
         });
-        promised = said.take(fastrand::usize(1..20)).last().expect("it writes");
+        promised = written.take(fastrand::usize(1..20)).last().expect("it writes");
         child.kill().expect("it runs");
         child.wait().expect("it ended");
 
@@ -484,18 +486,18 @@ async fn saves_until_it_is_killed() {
 }
 
 #[test]
-fn a_disk_that_is_full_costs_nothing_but_what_is_not_kept() {
+fn a_full_disk_loses_only_what_cannot_be_written() {
     let path = folder("full").join("store");
     let output = child("goes_on_with_a_full_disk", &path)
         .output()
         .expect("a process");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
-        "{said}\n{}",
+        "{stdout}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(said.contains("1 passed"), "{said}");
+    assert!(stdout.contains("1 passed"), "{stdout}");
 }
 
 #[tokio::test]
@@ -524,7 +526,7 @@ async fn goes_on_with_a_full_disk() {
     while !up(0) {
         tokio::task::yield_now().await;
     }
-    // It is told from the queue.
+    // It is read from the queue.
     assert!(title(&store, 400).await.is_some());
 
     rlimit::Resource::FSIZE.set(most, most).expect("a limit");

@@ -1,5 +1,4 @@
-//! Replicas of one process that share a store in its memory, which knows no trouble and loses nothing by itself: what they make of
-//! leases and messages, without chance.
+//! Replicas in one process that share a store in memory: leases and messages, deterministically.
 
 use std::{
     collections::HashMap,
@@ -18,8 +17,8 @@ use futures_util::{
 use parking_lot::Mutex;
 use plaque::{
     clock,
-    latest::{Known, Latest, LookupError, Made, Query},
-    store::{Held, Lease, RemoteUpdate, Store, kept},
+    latest::{CacheStatus, Known, Latest, LookupError, Query},
+    store::{HeldLease, Lease, RemoteUpdate, Store, codec},
     upstream::{Feed, Upstream, UpstreamError},
     video::Kind as VideoKind,
 };
@@ -32,8 +31,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::stores::{
-    Fake, Kind, LONG, OLD, Replica, STALE, Shared, anew, every_store, fails, feed, found, good,
-    kept as was_kept, ours, query, settings, shared_store,
+    Fake, Kind, LONG, OLD, Replica, STALE, Shared, acquire_lease, anew, every_store, fails, feed, found,
+    good, query, saved_before, settings, shared_store,
 };
 
 every_store!(Memory);
@@ -93,7 +92,7 @@ impl Kind for Memory {
         })
     }
 
-    async fn garble(&self, feed: Feed) {
+    async fn corrupt(&self, feed: Feed) {
         self.at(feed, |place| {
             place.bytes = Some((b"\xff\xff".into(), clock::now()));
         });
@@ -113,13 +112,13 @@ impl Memory {
 }
 
 /// Gives a lease up.
-struct Keeper {
+struct Renewal {
     memory: Memory,
     feed: Feed,
     token: u64,
 }
 
-impl Drop for Keeper {
+impl Drop for Renewal {
     fn drop(&mut self) {
         self.memory.at(self.feed, |place| place.end(self.token));
     }
@@ -130,8 +129,8 @@ impl Store for Port {
         let found = self.memory.at(feed, |place| place.bytes.clone());
         let known = found.and_then(|(bytes, saved)| {
             let now = clock::now();
-            let since = kept::Since::Known(now.saturating_duration_since(saved));
-            kept::decode(&bytes, feed, since, now).ok()
+            let since = codec::Since::Known(now.saturating_duration_since(saved));
+            codec::decode(&bytes, feed, since, now).ok()
         });
         future::ready(known).boxed()
     }
@@ -139,18 +138,18 @@ impl Store for Port {
     fn lease(&self, feed: Feed) -> BoxFuture<'_, Lease> {
         let lease = self.memory.at(feed, |place| {
             if let Some((_, ended)) = &place.lease {
-                return Lease::Theirs(ended.clone().cancelled_owned().boxed());
+                return Lease::HeldElsewhere(ended.clone().cancelled_owned().boxed());
             }
             place.last += 1;
             place.lease = Some((place.last, CancellationToken::new()));
-            let keeper = Keeper {
+            let renewal = Renewal {
                 memory: self.memory.clone(),
                 feed,
                 token: place.last,
             };
-            Lease::Ours(Held {
+            Lease::Acquired(HeldLease {
                 token: place.last,
-                keeper: Box::new(keeper),
+                renewal: Box::new(renewal),
             })
         });
         future::ready(lease).boxed()
@@ -158,9 +157,9 @@ impl Store for Port {
 
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool> {
         let now = clock::now();
-        let is_newer = kept::encode(known, now).map(|bytes| {
+        let is_newer = codec::encode(known, now).map(|bytes| {
             self.memory.at(feed, |place| {
-                let token = if let Lease::Ours(held) = &lease {
+                let token = if let Lease::Acquired(held) = &lease {
                     held.token
                 } else {
                     place.last + 1
@@ -211,7 +210,7 @@ impl Store for Troubled {
     }
 
     fn lease(&self, _feed: Feed) -> BoxFuture<'_, Lease> {
-        future::ready(Lease::Alone).boxed()
+        future::ready(Lease::Uncoordinated).boxed()
     }
 
     fn save<'a>(&'a self, _feed: Feed, _known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
@@ -248,8 +247,8 @@ async fn a_store_in_trouble_is_like_none() {
         };
         for query in [query(), query(), anew(), anew(), short, short] {
             for reply in join_all((0..100).map(|_| latest.get(query))).await {
-                let status = matches!(reply.made, Made::Forwarded { .. });
-                told.push((status, crate::stores::told(&reply), upstream.lookups()));
+                let status = matches!(reply.cache_status, CacheStatus::Forwarded { .. });
+                told.push((status, crate::stores::summary(&reply), upstream.lookups()));
             }
         }
         latest.close_store(LONG).await;
@@ -264,10 +263,10 @@ async fn a_store_in_trouble_is_like_none() {
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// A replica which knows what was found so long ago, where another has the lease and never ends it.
-async fn beside_one_that_hangs(age: Duration, upstream: &Arc<Fake>) -> (Replica, Held) {
+async fn beside_one_that_hangs(age: Duration, upstream: &Arc<Fake>) -> (Replica, HeldLease) {
     let memory = Memory::new();
-    was_kept(&memory, feed(), &good(feed(), "kept", age)).await;
-    let held = ours(&*memory.open().await, feed()).await;
+    saved_before(&memory, feed(), &good(feed(), "kept", age)).await;
+    let held = acquire_lease(&*memory.open().await, feed()).await;
     (Replica::start(&memory, upstream).await, held)
 }
 
@@ -276,7 +275,7 @@ async fn a_lease_without_end_is_waited_for_as_long_as_a_lookup_may_take() {
     let upstream = Arc::new(Fake::with(found, Semaphore::MAX_PERMITS, TIME_LIMIT));
     let (replica, _held) = beside_one_that_hangs(OLD, &upstream).await;
     let began = tokio::time::Instant::now();
-    assert_eq!(replica.tell_many(100, query()).await, vec!["lookup 1"; 100]);
+    assert_eq!(replica.get_many(100, query()).await, vec!["lookup 1"; 100]);
     assert!(began.elapsed() >= TIME_LIMIT && began.elapsed() < TIME_LIMIT * 2);
     assert_eq!(upstream.lookups(), 1);
 }
@@ -286,7 +285,7 @@ async fn if_our_own_lookup_then_fails_an_old_answer_is_given() {
     let failing = fails(UpstreamError::TimedOut(TIME_LIMIT));
     let upstream = Arc::new(Fake::with(failing, Semaphore::MAX_PERMITS, TIME_LIMIT));
     let (replica, _held) = beside_one_that_hangs(OLD, &upstream).await;
-    assert_eq!(replica.tell_many(100, query()).await, vec!["kept (stale)"; 100]);
+    assert_eq!(replica.get_many(100, query()).await, vec!["kept (stale)"; 100]);
     assert_eq!(upstream.lookups(), 1);
 }
 
@@ -297,11 +296,11 @@ async fn a_flight_ends_whatever_hangs() {
         let upstream = Arc::new(Fake::with(found, 0, TIME_LIMIT));
         let (replica, _held) = beside_one_that_hangs(STALE, &upstream).await;
         let began = tokio::time::Instant::now();
-        assert_eq!(replica.tell_many(100, query()).await, vec!["kept (stale)"; 100]);
-        assert_eq!(replica.tell_many(100, anew()).await, vec!["kept (stale)"; 100]);
+        assert_eq!(replica.get_many(100, query()).await, vec!["kept (stale)"; 100]);
+        assert_eq!(replica.get_many(100, anew()).await, vec!["kept (stale)"; 100]);
         assert!(began.elapsed() < TIME_LIMIT * 3, "{:?}", began.elapsed());
         let unknown = Memory::new();
-        let _held = ours(&*unknown.open().await, feed()).await;
+        let _held = acquire_lease(&*unknown.open().await, feed()).await;
         let replica = Replica::start(&unknown, &upstream).await;
         let error = replica.get(query()).await.outcome.expect_err("nothing");
         assert!(

@@ -1,8 +1,9 @@
-//! Messages of other replicas in a flood: watched feeds are up to date at once, whatever else is saved, and nothing is loaded in vain.
-//! The store is slow by a virtual clock.
+//! A flood of messages from other replicas: watched feeds stay up to date, and no feed is loaded needlessly. The store is slow in virtual
+//! time.
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -63,7 +64,7 @@ impl Slow {
         })
     }
 
-    /// Another replica saves a newer version of `feed`, and nobody is told.
+    /// Another replica saves a newer version of `feed`, without a message.
     fn save_silently(&self, feed: Feed) {
         *self.versions.lock().entry(feed).or_default() += 1;
     }
@@ -99,7 +100,7 @@ impl Store for Slow {
     }
 
     fn lease(&self, _feed: Feed) -> BoxFuture<'_, Lease> {
-        future::ready(Lease::Alone).boxed()
+        future::ready(Lease::Uncoordinated).boxed()
     }
 
     fn save<'a>(&'a self, _feed: Feed, _known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
@@ -127,6 +128,7 @@ impl Store for Slow {
 /// A replica beside others, none of whose lookups gets an answer of its own.
 struct Replica {
     store: Arc<Slow>,
+    upstream: Arc<Fake>,
     latest: Arc<Latest>,
     registry: Registry,
 }
@@ -134,20 +136,22 @@ struct Replica {
 impl Replica {
     fn start() -> Self {
         let store = Slow::new();
-        let upstream = Fake::gated(crate::stores::never) as Arc<dyn Upstream>;
+        let upstream = Fake::gated(crate::stores::never);
         let port = Arc::clone(&store) as Arc<dyn Store>;
-        let latest = Arc::new(Latest::new(upstream, Some(port), settings(), Handle::current()));
+        let source = Arc::clone(&upstream) as Arc<dyn Upstream>;
+        let latest = Arc::new(Latest::new(source, Some(port), settings(), Handle::current()));
         latest.apply_remote_updates();
         let mut registry = Registry::default();
         latest.register(&mut registry);
         Self {
             store,
+            upstream,
             latest,
             registry,
         }
     }
 
-    /// Somebody has asked for the feed before.
+    /// The feed is cached.
     async fn ask(&self, number: usize) {
         self.store.save_silently(feed(number));
         let query = Query {
@@ -161,17 +165,19 @@ impl Replica {
     /// A watch which has been sent what there was when it began.
     async fn watch(&self, number: usize) -> Watch {
         self.ask(number).await;
-        let mut watch = self
-            .latest
-            .watch(&WatchQuery {
-                channels: vec![feed(number).channel],
-                kind: None,
-                published_after: None,
-                resume_tokens: vec![],
-            })
-            .expect("room for one more");
+        let mut watch = self.begin_watch(number);
         assert_eq!(next(&mut watch).await, "Upload 1");
         watch
+    }
+
+    fn begin_watch(&self, number: usize) -> Watch {
+        let query = WatchQuery {
+            channels: vec![feed(number).channel],
+            kind: None,
+            published_after: None,
+            resume_tokens: vec![],
+        };
+        self.latest.watch(&query).expect("room for one more")
     }
 
     fn lost(&self) -> u64 {
@@ -209,8 +215,8 @@ async fn in_a_flood_of_messages_watched_feeds_are_applied_at_once_and_unknown_on
     let before = (loads(watched.clone()), loads(known.clone()));
     let began = Instant::now();
 
-    // Each is told of each version within a tenth of a second, all the time.
-    let told = streams.into_iter().enumerate().map(|(number, mut watch)| {
+    // Each watch gets each version within a tenth of a second, all the time.
+    let delays = streams.into_iter().enumerate().map(|(number, mut watch)| {
         tokio::spawn(async move {
             let mut longest = Duration::ZERO;
             for version in 0..SECONDS {
@@ -221,7 +227,7 @@ async fn in_a_flood_of_messages_watched_feeds_are_applied_at_once_and_unknown_on
             longest
         })
     });
-    let told: Vec<_> = told.collect();
+    let delays: Vec<_> = delays.collect();
 
     let mut unwatched = 0;
     for millisecond in 0..SECONDS * 1000 {
@@ -241,8 +247,8 @@ async fn in_a_flood_of_messages_watched_feeds_are_applied_at_once_and_unknown_on
         }
     }
     let mut longest = Duration::ZERO;
-    for told in told {
-        longest = longest.max(told.await.expect("no panic"));
+    for delay in delays {
+        longest = longest.max(delay.await.expect("no panic"));
     }
     assert!(longest <= Duration::from_millis(100), "{longest:?}");
     assert_eq!(replica.lost(), 0);
@@ -276,7 +282,7 @@ async fn after_lost_messages_all_watched_feeds_are_loaded_once_more_and_the_loss
     let mut watches = [replica.watch(1).await, replica.watch(2).await];
     replica.ask(3).await;
     let before = replica.store.loads(1..4);
-    // The connection broke: nobody knows how many were lost.
+    // The connection broke: the number of lost messages is unknown.
     for number in 1..4 {
         replica.store.save_silently(feed(number));
     }
@@ -294,4 +300,25 @@ async fn after_lost_messages_all_watched_feeds_are_loaded_once_more_and_the_loss
     assert_eq!(next(&mut watches[0]).await, "Upload 3");
     sleep(ROUND_TRIP * 10).await;
     assert_eq!((replica.store.loads(1..4) - before, replica.lost()), (4, 100));
+}
+
+/// With the lookup inside moka's gate for the feed (`or_insert_with_if`, `and_compute_with`), both would wait for its end: docs/adr/0004.
+#[tokio::test(start_paused = true)]
+async fn what_another_replica_found_is_applied_while_a_lookup_is_in_flight() {
+    let replica = Replica::start();
+    let query = Query {
+        channel: feed(1).channel,
+        kind: None,
+        max_age: None,
+    };
+    let mut lookup = pin!(replica.latest.get(query));
+    assert!(lookup.as_mut().now_or_never().is_none());
+    replica.upstream.arrival().await;
+    let mut watch = replica.begin_watch(1);
+
+    replica.store.save(feed(1));
+    assert_eq!(next(&mut watch).await, "Upload 1");
+    let answer = replica.latest.get(query).now_or_never().expect("a hit");
+    assert_eq!(answer.outcome.expect("it is cached").video().title(), "Upload 1");
+    assert!(lookup.now_or_never().is_none(), "the lookup has ended");
 }

@@ -1,4 +1,4 @@
-//! The program and its store: settings that cannot work, and a password that nobody is shown.
+//! The program and its store: invalid settings, and passwords that must not be shown.
 
 use std::{
     fs,
@@ -53,7 +53,7 @@ async fn a_file_that_cannot_be_is_named_before_anything_is_served() {
 }
 
 #[tokio::test]
-async fn a_file_that_another_plaque_has_says_what_to_do() {
+async fn an_error_for_a_file_in_use_says_what_to_do() {
     let path = path("locked");
     let other = File::open(&path, MIN_BYTES, LONG, Ages::new(LONG)).expect("a store");
     let shown = path.display().to_string();
@@ -133,9 +133,9 @@ async fn a_password_is_in_no_error_and_no_help() {
 
 #[tokio::test]
 async fn a_password_is_not_logged() {
-    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = nobody.local_addr().expect("bound");
-    drop(nobody);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    drop(listener);
     let mut child = serve_with(&format!("redis://me:{PASSWORD}@{address}"))
         .args(["--log", "trace"])
         .stdout(Stdio::piped())

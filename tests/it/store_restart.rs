@@ -1,4 +1,4 @@
-//! plaque over a store in a file, closed and opened again.
+//! plaque over a file store that is closed and opened again.
 
 use std::{
     fs,
@@ -20,7 +20,8 @@ use plaque::{
 use redb::{Database, ReadableTable as _, TableDefinition};
 
 use crate::stores::{
-    FRESH, Fake, Kind, LONG, Replica, every_store, fails, feed, found, good, kept, query, settings, told, ttl,
+    FRESH, Fake, Kind, LONG, Replica, every_store, fails, feed, found, good, query, saved_before, settings,
+    summary, ttl,
 };
 
 every_store!(InFile);
@@ -73,7 +74,7 @@ impl Kind for InFile {
         )
     }
 
-    async fn garble(&self, _feed: Feed) {
+    async fn corrupt(&self, _feed: Feed) {
         self.change(|saved, _| (saved, b"\xff\xff".to_vec()));
     }
 }
@@ -85,15 +86,15 @@ impl Drop for InFile {
 }
 
 #[tokio::test]
-async fn what_passes_while_no_plaque_runs_passes_for_what_is_kept() {
+async fn stored_entries_age_while_plaque_does_not_run() {
     let later = |minutes: i64| async move {
         let file = InFile::new();
-        kept(&file, feed(), &good(feed(), "kept", FRESH)).await;
+        saved_before(&file, feed(), &good(feed(), "kept", FRESH)).await;
         file.change(|saved, bytes| (saved.saturating_add_signed(-minutes * 60_000_000), bytes.to_vec()));
         let upstream = Fake::gated(found);
         let replica = Replica::start(&file, &upstream).await;
         let reply = replica.get(query()).await;
-        (told(&reply), ttl(&reply))
+        (summary(&reply), ttl(&reply))
     };
     let (told, ttl) = later(5).await;
     assert_eq!(told, "kept (stale)");
@@ -101,14 +102,14 @@ async fn what_passes_while_no_plaque_runs_passes_for_what_is_kept() {
 }
 
 #[tokio::test]
-async fn what_is_kept_from_the_future_is_looked_up_and_given_if_that_fails() {
+async fn stored_entries_from_the_future_are_looked_up_and_are_a_fallback() {
     let failing = Fake::open(fails(UpstreamError::Status(503)));
     for (upstream, expected) in [(Fake::open(found), "lookup 1"), (failing, "kept (stale)")] {
         let file = InFile::new();
-        kept(&file, feed(), &good(feed(), "kept", FRESH)).await;
+        saved_before(&file, feed(), &good(feed(), "kept", FRESH)).await;
         file.change(|saved, bytes| (saved + 300_000_000, bytes.to_vec()));
         let replica = Replica::start(&file, &upstream).await;
-        assert_eq!(told(&replica.get(query()).await), expected);
+        assert_eq!(summary(&replica.get(query()).await), expected);
         assert_eq!(upstream.lookups(), 1);
     }
 }

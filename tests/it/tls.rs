@@ -1,4 +1,4 @@
-//! TLS: who is let in, and certificates that change while the server runs.
+//! TLS: client certificates, and certificates that change while the server runs.
 
 use std::{
     fs,
@@ -120,9 +120,9 @@ async fn answers(stream: &mut TlsStream<TcpStream>) -> bool {
     if stream.write_all(PING).await.is_err() {
         return false;
     }
-    let mut heard = Vec::new();
-    while !heard.windows(PONG.len()).any(|part| part == PONG) {
-        match stream.read_buf(&mut heard).await {
+    let mut received = Vec::new();
+    while !received.windows(PONG.len()).any(|part| part == PONG) {
+        match stream.read_buf(&mut received).await {
             Ok(1..) => {}
             Ok(0) | Err(_) => return false,
         }
@@ -245,14 +245,14 @@ async fn new_certificates_are_for_new_connections_and_old_ones_live_on() {
 
 /// The clock stands still: it jumps to the next time to look as soon as nothing else is to be done.
 #[tokio::test(start_paused = true)]
-async fn a_change_is_noticed_without_being_told() {
+async fn changed_certificates_are_noticed_without_a_signal() {
     let (fake, old, new) = (Fake::open(feed).await, Authority::new(), Authority::new());
     let folder = Folder::new(&old.issue("localhost"), None);
     let tls = folder.load();
     let server = serve(&fake, &tls).await;
     folder.put(&new.issue("localhost"));
     tokio::select! {
-        () = tls.keep_current(tokio_stream::pending()) => {}
+        () = tls.reload_on_change(tokio_stream::pending()) => {}
         () = async { while !is_let_in(&server, &new, None).await {} } => {}
     }
     assert!(!is_let_in(&server, &old, None).await);
@@ -288,7 +288,7 @@ async fn a_broken_certificate_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_program_reads_its_certificates_again_when_it_is_told() {
+async fn the_program_reloads_its_certificates_on_a_signal() {
     let (old, new) = (Authority::new(), Authority::new());
     let folder = Folder::new(&old.issue("localhost"), None);
     let mut command = folder.serve("cert", "key");

@@ -1,4 +1,4 @@
-//! Watching channels for new uploads.
+//! `WatchLatestVideo`: watching channels for new uploads.
 
 use std::{
     sync::{
@@ -98,7 +98,7 @@ impl Studio {
         self.uploads.lock().insert(0, upload);
     }
 
-    /// Somebody asks for news, and by that the hub hears of them.
+    /// A caller asks for a new answer, which reaches the hub.
     async fn look_up(&self) {
         let query = Query {
             channel: channel(CHANNEL),
@@ -186,9 +186,9 @@ async fn next_with_token(watch: &mut Watch) -> (String, ResumeToken) {
     (what, happened.resume_token)
 }
 
-/// Asserts that nothing has happened that the watch has not told.
+/// Asserts that the watch has no event.
 async fn assert_quiet(watch: &mut Watch) {
-    // Polled once: what there is to tell is told at once.
+    // Polled once: a pending event is returned at once.
     let next = timeout(Duration::ZERO, watch.next()).await;
     assert!(next.is_err(), "{next:?}");
 }
@@ -228,7 +228,7 @@ async fn an_upload_that_is_deleted_brings_no_old_one_up() {
 }
 
 #[tokio::test]
-async fn uploads_that_are_made_private_bring_no_old_ones_up() {
+async fn uploads_that_become_private_do_not_make_old_ones_new() {
     let studio = Studio::start().await;
     let older = (1..=5).map(|hour| Upload {
         id: format!("olderolde{hour}A"),
@@ -294,7 +294,7 @@ async fn a_slow_reader_is_sent_what_was_hidden_when_it_read() {
 }
 
 #[tokio::test]
-async fn an_upload_that_turns_out_to_be_a_short_is_sent_to_who_watches_shorts() {
+async fn an_upload_that_turns_out_to_be_a_short_is_sent_to_watches_of_shorts() {
     let studio = Studio::start().await;
     let mut shorts = studio.watch_with(Some(Kind::Short), None);
     let mut videos = studio.watch_with(Some(Kind::Video), None);
@@ -349,7 +349,7 @@ async fn how_late_a_new_upload_is_noticed_is_measured_and_of_nothing_else() {
 }
 
 #[tokio::test]
-async fn more_uploads_than_the_feed_shows_are_said_to_be_missed() {
+async fn more_uploads_than_the_feed_shows_are_reported_as_missed() {
     let studio = Studio::start().await;
     let mut watch = studio.watch();
     next(&mut watch).await;
@@ -384,7 +384,7 @@ async fn a_watch_resumes_at_a_replica_that_knows_nothing() {
     let (last, token) = next_with_token(&mut resumed).await;
     assert_eq!(last, "newnewnew1A");
     replica.assert_quiet_for_three_looks(&mut resumed).await;
-    // A deletion while nobody watches.
+    // A deletion while the channel is not watched.
     studio.hide(0);
     let replica = studio.replica();
     let mut resumed = replica.resume(token);
@@ -408,7 +408,7 @@ async fn a_watch_that_resumes_in_an_older_snapshot_is_sent_nothing_twice() {
 }
 
 #[tokio::test]
-async fn trouble_and_its_end_are_told_across_connections() {
+async fn a_problem_and_its_end_are_reported_across_connections() {
     let studio = Studio::start().await;
     let mut watch = studio.watch();
     next(&mut watch).await;
@@ -438,7 +438,7 @@ async fn trouble_and_its_end_are_told_across_connections() {
 }
 
 #[tokio::test]
-async fn a_channel_that_is_gone_for_too_long_is_said_not_to_be_found() {
+async fn a_channel_that_is_gone_for_too_long_is_reported_as_not_found() {
     let mut settings = settings();
     (settings.policy.fresh_for, settings.policy.stale_if_error) = (Duration::ZERO, Duration::ZERO);
     let studio = Studio::start_with(settings).await;
@@ -499,7 +499,7 @@ async fn a_watch_may_begin_where_another_ended() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_gets_all_that_it_missed_in_order_and_slows_nobody() {
+async fn a_slow_reader_gets_all_that_it_missed_in_order_and_does_not_slow_others() {
     let studio = Studio::start().await;
     let (mut slow, mut quick) = (studio.watch(), studio.watch());
     next(&mut slow).await;
@@ -517,7 +517,7 @@ async fn a_slow_reader_gets_all_that_it_missed_in_order_and_slows_nobody() {
 }
 
 #[tokio::test]
-async fn a_kind_is_all_that_is_told() {
+async fn a_watch_of_a_kind_gets_only_that_kind() {
     let studio = Studio::start().await;
     let mut shorts = studio.watch_with(Some(Kind::Short), None);
     assert_eq!(next(&mut shorts).await, "initially upload0013A");
@@ -529,7 +529,7 @@ async fn a_kind_is_all_that_is_told() {
 }
 
 #[tokio::test]
-async fn trouble_is_told_once_and_the_watch_goes_on() {
+async fn a_problem_is_reported_once_and_the_watch_goes_on() {
     let studio = Studio::start().await;
     let mut watch = studio.watch();
     next(&mut watch).await;
@@ -538,12 +538,12 @@ async fn trouble_is_told_once_and_the_watch_goes_on() {
     assert_eq!(next(&mut watch).await, "problem: the upstream answered HTTP 404");
     studio.look_up().await;
     assert_quiet(&mut watch).await;
-    // Whoever comes in the spell gets what is known, and is told of it.
+    // A new watch during the spell gets the cached answer and the problem.
     let mut other = studio.watch();
-    let told = [next(&mut other).await, next(&mut other).await];
+    let events = [next(&mut other).await, next(&mut other).await];
     assert!(
-        told[0] == "initially upload0015A" && told[1].starts_with("problem:"),
-        "{told:?}"
+        events[0] == "initially upload0015A" && events[1].starts_with("problem:"),
+        "{events:?}"
     );
 }
 
@@ -594,7 +594,7 @@ async fn a_watched_channel_is_polled() {
 }
 
 #[tokio::test]
-async fn watches_of_many_channels_come_together_over_grpc() {
+async fn events_of_many_channels_arrive_on_one_stream() {
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     let ids: Vec<_> = (0..100).map(|number| format!("UC{number:021}A")).collect();

@@ -1,4 +1,4 @@
-//! What answers cost in writes: those to calls that came together leave together, whatever their size.
+//! How many writes answers take: those to calls that arrived together are sent together, whatever their size.
 
 use std::{
     io,
@@ -120,7 +120,8 @@ async fn connect(title: usize) -> (SendRequest<Bytes>, Arc<AtomicUsize>) {
     );
     let (stage, stages) = watch::channel(Stage::Serving);
     let (calls, callers) = (grpc::Limits::default(), Arc::new(grpc::Callers::new(None)));
-    let service = grpc::serve(Arc::new(latest), calls, callers, stages, Arc::default()).expect("descriptors");
+    let service =
+        grpc::service(Arc::new(latest), calls, callers, stages, Arc::default()).expect("descriptors");
     let (client, inner) = duplex(1 << 22);
     let writes = Arc::new(AtomicUsize::new(0));
     let stream = Counted {
@@ -128,7 +129,7 @@ async fn connect(title: usize) -> (SendRequest<Bytes>, Arc<AtomicUsize>) {
         writes: Arc::clone(&writes),
     };
     tokio::spawn(async move {
-        server::converse(stream, service, calls, Connections::default()).await;
+        server::serve_connection(stream, service, calls, Connections::default()).await;
         drop(stage);
     });
     // Room for all answers at once.

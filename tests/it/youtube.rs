@@ -1,4 +1,4 @@
-//! The upstream adapter, against an HTTP server that misbehaves.
+//! The upstream adapter against an HTTP server that misbehaves.
 
 use std::{
     io::Write as _,
@@ -58,7 +58,7 @@ fn packed(bytes: &[u8]) -> Response {
 }
 
 #[tokio::test]
-async fn it_says_who_asks_and_takes_gzip() {
+async fn it_sends_a_user_agent_and_accepts_gzip() {
     let seen = answered(|lookup| {
         let header = |name| {
             lookup
@@ -80,7 +80,7 @@ async fn it_says_who_asks_and_takes_gzip() {
 }
 
 #[tokio::test]
-async fn it_introduces_itself_as_it_is_told_to() {
+async fn it_sends_the_configured_user_agent() {
     let fake = Fake::open(|lookup| {
         assert_eq!(lookup.headers["user-agent"], "tide/2 (+https://tide.example)");
         feed(lookup)
@@ -148,7 +148,10 @@ async fn all_members_of_gzip_are_read_and_no_other_coding() {
         ([("content-encoding", "gzip")], members).into_response()
     });
     assert_eq!(seen.await.expect("a feed").title(), "Of two");
-    for (coding, told) in [("br", "packed by br"), ("gzip, gzip", "packed by gzip, gzip")] {
+    for (coding, message) in [
+        ("br", "compressed by br"),
+        ("gzip, gzip", "compressed by gzip, gzip"),
+    ] {
         let fake = Fake::open(match coding {
             "br" => |_| ([("content-encoding", "br")], "<feed/>").into_response(),
             _ => |_| ([("content-encoding", "gzip, gzip")], "<feed/>").into_response(),
@@ -156,7 +159,7 @@ async fn all_members_of_gzip_are_read_and_no_other_coding() {
         .await;
         let seen = look_up(&fake.origin, LONG).await;
         let why = seen.expect_err("it was not asked for").to_string();
-        assert!(why.contains(told), "{why}");
+        assert!(why.contains(message), "{why}");
         assert_eq!(
             fake.lookups(CHANNEL),
             1,
@@ -180,7 +183,7 @@ async fn the_budget_covers_the_body_too() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_unreachable_and_no_address_is_told() {
+async fn an_unreachable_upstream_is_reported_without_its_address() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     drop(listener);
@@ -189,13 +192,13 @@ async fn nobody_there_is_unreachable_and_no_address_is_told() {
     let looked_up = youtube
         .look_up(channel(CHANNEL).into(), LookupRequest::of(Purpose::Awaited))
         .await;
-    let error = looked_up.expect_err("nobody there").error;
-    let told = error.to_string();
-    assert!(matches!(error, UpstreamError::Unreachable(_)), "{told}");
-    assert!(told.contains("refused"), "{told}");
+    let error = looked_up.expect_err("nothing listens").error;
+    let message = error.to_string();
+    assert!(matches!(error, UpstreamError::Unreachable(_)), "{message}");
+    assert!(message.contains("refused"), "{message}");
     assert!(
-        !told.contains("secret") && !told.contains(&address.to_string()),
-        "{told}"
+        !message.contains("secret") && !message.contains(&address.to_string()),
+        "{message}"
     );
 }
 
@@ -228,7 +231,7 @@ async fn lookups_at_once_are_limited() {
 }
 
 #[tokio::test]
-async fn of_a_feed_of_500_uploads_the_newest_15_are_kept() {
+async fn a_feed_of_500_uploads_is_cut_to_the_newest_15() {
     let fake = Fake::open(|lookup| {
         let uploads = origin::uploads(SystemTime::UNIX_EPOCH + LONG * 10_000, 500);
         origin::feed(&lookup.channel, "Many <uploads>", &uploads)
@@ -284,12 +287,12 @@ async fn a_private_authority_is_trusted_if_it_is_named() {
     };
     let trusted = look_up(Some(authority.pem().into_bytes())).await;
     assert_eq!(trusted, Ok("Private".to_owned()));
-    let unknown = look_up(None).await.expect_err("nobody vouches for it").error;
+    let unknown = look_up(None).await.expect_err("no authority has signed it").error;
     assert!(matches!(unknown, UpstreamError::Unreachable(_)), "{unknown}");
 }
 
 #[test]
-fn a_file_without_certificates_is_told() {
+fn a_file_without_certificates_is_reported() {
     for pem in [
         "",
         "not PEM",

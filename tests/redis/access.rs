@@ -1,4 +1,4 @@
-//! Who is let in: TLS, passwords, users with few rights.
+//! Access control: TLS, passwords, users with few permissions.
 
 use std::{env, fs, path::PathBuf};
 
@@ -11,7 +11,7 @@ use super::{
     *,
 };
 
-/// A server that speaks TLS on another port, and its files.
+/// A server with TLS on another port, and its files.
 struct Secured {
     server: Server,
     port: u16,
@@ -19,7 +19,7 @@ struct Secured {
 }
 
 impl Secured {
-    /// With a certificate for localhost, by this authority.
+    /// Its certificate is for localhost, by this authority.
     fn start(authority: &Authority) -> Self {
         let port = free_port();
         let folder = env::temp_dir().join(format!("plaque-test-redis-tls-{}-{port}", std::process::id()));
@@ -64,7 +64,7 @@ impl Drop for Secured {
     }
 }
 
-/// Starts what cannot work, and returns what is said of it.
+/// Starts a store that cannot connect. Returns the reason in the log.
 async fn refused(settings: Settings) -> String {
     log();
     let before = logged(TROUBLE);
@@ -83,9 +83,9 @@ async fn over_tls_all_is_as_without() {
         soon(Redis::start(secured.settings(&authority))).await,
     );
     let mut updates = other.remote_updates();
-    let held = ours(&one).await;
-    let end = theirs(&other).await;
-    one.save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
+    let held = acquire_lease(&one).await;
+    let end = held_elsewhere(&other).await;
+    one.save(feed(), &found("here", Duration::ZERO), Lease::Acquired(held))
         .await;
     soon(end).await;
     assert_eq!(soon(updates.next()).await, Some(RemoteUpdate::Saved(feed())));
@@ -98,7 +98,7 @@ async fn who_is_not_vouched_for_is_not_believed() {
     let secured = Secured::start(&authority);
     let said = refused(secured.settings(&Authority::named("Somebody else"))).await;
     assert!(said.contains("UnknownIssuer"), "{said}");
-    // The system's authorities know nothing of ours.
+    // The system's authorities do not include the test's.
     let mut settings = secured.settings(&authority);
     settings.authorities = None;
     refused(settings).await;
@@ -109,7 +109,7 @@ async fn who_is_not_vouched_for_is_not_believed() {
         .expect("an address");
     let said = refused(settings).await;
     assert!(said.contains("not valid for name"), "{said}");
-    // With TLS where there is none, and without where there is.
+    // TLS to the plain port, and plain text to the TLS port.
     let mut settings = secured.settings(&authority);
     settings.address = format!("rediss://localhost:{}", secured.server.port)
         .parse()
@@ -124,7 +124,7 @@ async fn a_password_lets_in_and_is_not_told() {
     let host = format!("127.0.0.1:{}", server.port);
     let store = store(&format!("redis://:hunter2%40%2F%3A@{host}")).await;
     store
-        .save(feed(), &found("here", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("here", Duration::ZERO), Lease::Uncoordinated)
         .await;
     assert_eq!(loaded(&store).await.as_deref(), Some("here"));
     for wrong in ["", ":wronghunter@", "nobody:wronghunter@"] {

@@ -1,4 +1,4 @@
-//! plaque over the shared store.
+//! The suite of all stores over Redis.
 
 use plaque::store::Store;
 
@@ -25,14 +25,14 @@ impl Kind for InRedis {
 
     async fn open(&self) -> Arc<dyn Store> {
         let store = soon(Redis::start(Settings {
-            // Nothing comes of waiting for its end.
+            // Waiting for its end would take too long.
             lease: stores::LONG,
             ..settings(&self.0.url())
         }));
         Arc::new(store.await)
     }
 
-    async fn garble(&self, feed: Feed) {
+    async fn corrupt(&self, feed: Feed) {
         let () = self.0.command(&["HSET", &key(feed), "v", "garbage"]);
     }
 }

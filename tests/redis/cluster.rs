@@ -1,4 +1,4 @@
-//! A cluster of three.
+//! A cluster of three nodes.
 
 use futures_util::StreamExt as _;
 
@@ -8,7 +8,7 @@ use super::{
     *,
 };
 
-/// Other feeds, which lie on all nodes.
+/// Other feeds, on all nodes.
 fn feeds() -> impl Iterator<Item = Feed> {
     (b'A'..=b'Z').map(|letter| {
         let channel: ChannelId = format!("UC{}A", char::from(letter).to_string().repeat(21))
@@ -28,8 +28,8 @@ async fn replicas_share_all_nodes() {
     let mut updates = other.remote_updates();
     for feed in feeds() {
         let lease = one.lease(feed).await;
-        assert!(matches!(lease, Lease::Ours(_)));
-        let Lease::Theirs(end) = other.lease(feed).await else {
+        assert!(matches!(lease, Lease::Acquired(_)));
+        let Lease::HeldElsewhere(end) = other.lease(feed).await else {
             panic!("another has it");
         };
         one.save(feed, &found_of(feed, "here", Duration::ZERO), lease)
@@ -50,7 +50,7 @@ async fn a_cluster_that_loses_a_node() {
     let mut nodes = cluster();
     let store = store(&cluster_url(&nodes)).await;
     store
-        .save(feed(), &found("before", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("before", Duration::ZERO), Lease::Uncoordinated)
         .await;
     let mut has = nodes
         .iter_mut()
@@ -66,12 +66,12 @@ async fn a_cluster_that_loses_a_node() {
     assert!(began.elapsed() < BUDGET * 2, "{:?}", began.elapsed());
     goes_on_alone(&store).await;
     node.restart();
-    // A proof at another node may have come too early.
+    // A probe of another node may have come too early.
     let again = async {
         while loaded(&store).await.as_deref() != Some("again") {
             store.up().await;
             let known = found("again", Duration::ZERO);
-            store.save(feed(), &known, Lease::Alone).await;
+            store.save(feed(), &known, Lease::Uncoordinated).await;
         }
     };
     soon(again).await;

@@ -1,14 +1,14 @@
-//! For how long Redis keeps what: the time to live is read from the server.
+//! Lifetimes of keys, read from the server.
 
 use super::*;
 
 const MINUTE: Duration = Duration::from_mins(1);
 const WEEK: Duration = Duration::from_hours(7 * 24);
 
-/// More than a busy machine takes between a command and the question for its effect.
+/// More than a busy machine takes between a command and the check of its effect.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// For how much longer the hash of [`feed`] is there. `None`: it is not.
+/// The remaining lifetime of [`feed`]'s hash. `None`: there is none.
 fn lives(server: &Server) -> Option<Duration> {
     match server.command::<i64>(&["PTTL", KEY]) {
         -2 => None,
@@ -25,7 +25,7 @@ fn assert_lives(server: &Server, expected: Duration) {
     );
 }
 
-/// As if so much time had passed at the server, and nowhere else.
+/// Lets time pass at the server, and nowhere else.
 fn pass(server: &Server, time: Duration) {
     let left = lives(server).expect("it is there").checked_sub(time);
     let left = left.expect("it is there then").as_millis().to_string();
@@ -50,8 +50,8 @@ async fn age(store: &Redis) -> Duration {
 async fn a_lease_that_nothing_came_of_leaves_nothing_behind() {
     let server = Server::start(&[]);
     let store = store(&server.url()).await;
-    let held = ours(&store).await;
-    // As long as it is renewed, its token is remembered.
+    let held = acquire_lease(&store).await;
+    // While it is renewed, its token is remembered.
     let began = Instant::now();
     while began.elapsed() < LEASE * 3 {
         let lives = lives(&server).expect("it is there");
@@ -75,8 +75,8 @@ async fn a_failure_is_kept_for_twice_its_pause_and_for_15_minutes_at_most() {
         for (pause, lifetime) in [(30, 60), (300, 600), (900, 900), (7200, 900)] {
             let () = server.command(&["FLUSHALL"]);
             let known = failed(error.clone(), SECOND * pause);
-            let held = ours(&store).await;
-            assert!(store.save(feed(), &known, Lease::Ours(held)).await);
+            let held = acquire_lease(&store).await;
+            assert!(store.save(feed(), &known, Lease::Acquired(held)).await);
             assert_lives(&server, SECOND * lifetime);
             let loaded = store.load(feed()).await.expect("it").failed.expect("failed");
             assert_eq!((&loaded.error, loaded.streak), (&error, 1));
@@ -89,11 +89,15 @@ async fn a_failure_that_is_about_to_expire_keeps_its_age_when_a_lease_is_given()
     let server = Server::start(&[]);
     let store = store(&server.url()).await;
     store
-        .save(feed(), &failed(UpstreamError::NotFound, MINUTE), Lease::Alone)
+        .save(
+            feed(),
+            &failed(UpstreamError::NotFound, MINUTE),
+            Lease::Uncoordinated,
+        )
         .await;
-    // Of its two minutes, half of a lease is left.
+    // Half of a lease is left of its two minutes.
     let () = server.command(&["PEXPIRE", KEY, &(LEASE / 2).as_millis().to_string()]);
-    let held = ours(&store).await;
+    let held = acquire_lease(&store).await;
     let lives = lives(&server).expect("it is there");
     assert!(lives > LEASE, "the token is forgotten after {lives:?}");
     let known = store
@@ -113,21 +117,21 @@ async fn a_good_answer_is_kept_for_a_week_from_its_last_save_and_its_age_stays_r
     let server = Server::start(&[]);
     let store = store(&server.url()).await;
     store
-        .save(feed(), &found("here", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("here", Duration::ZERO), Lease::Uncoordinated)
         .await;
     assert_lives(&server, WEEK);
     pass(&server, MINUTE * 60);
     // Neither a lease nor its renewal changes that.
-    let held = ours(&store).await;
-    let end = theirs(&store).await;
+    let held = acquire_lease(&store).await;
+    let end = held_elsewhere(&store).await;
     timeout(LEASE, end).await.expect_err("still held");
     assert_lives(&server, WEEK.saturating_sub(MINUTE * 60));
     let age = age(&store).await;
     assert!(age >= MINUTE * 60 && age < MINUTE * 60 + SLACK, "{age:?}");
-    // A failure since is saved beside it.
+    // A later failure is saved beside it.
     let mut known = store.load(feed()).await.expect("something");
     known.failed = failed(UpstreamError::Status(503), SECOND).failed;
-    assert!(store.save(feed(), &known, Lease::Ours(held)).await);
+    assert!(store.save(feed(), &known, Lease::Acquired(held)).await);
     assert_lives(&server, WEEK);
 }
 
@@ -135,14 +139,14 @@ async fn a_good_answer_is_kept_for_a_week_from_its_last_save_and_its_age_stays_r
 async fn a_failure_of_a_replica_that_did_not_know_the_answer_does_not_shorten_its_life() {
     let server = Server::start(&[]);
     let (one, other) = (store(&server.url()).await, store(&server.url()).await);
-    one.save(feed(), &found("here", Duration::ZERO), Lease::Alone)
+    one.save(feed(), &found("here", Duration::ZERO), Lease::Uncoordinated)
         .await;
     pass(&server, MINUTE);
-    let held = ours(&other).await;
-    let end = theirs(&one).await;
+    let held = acquire_lease(&other).await;
+    let end = held_elsewhere(&one).await;
     let unknown = failed(UpstreamError::NotFound, SECOND);
-    assert!(other.save(feed(), &unknown, Lease::Ours(held)).await);
-    // Nobody waits for it any longer.
+    assert!(other.save(feed(), &unknown, Lease::Acquired(held)).await);
+    // No one waits for it any longer.
     soon(end).await;
     assert_lives(&server, WEEK.saturating_sub(MINUTE));
     pass(&server, SECOND * 30);
@@ -157,17 +161,17 @@ async fn a_failure_of_a_replica_that_did_not_know_the_answer_does_not_shorten_it
             "{ages:?}"
         );
     }
-    // The next save knows both.
-    one.save(feed(), &found("newer", Duration::ZERO), Lease::Alone)
+    // The next save has both.
+    one.save(feed(), &found("newer", Duration::ZERO), Lease::Uncoordinated)
         .await;
     let known = other.load(feed()).await.expect("something");
     assert_eq!((title(&known), known.failed.is_some()), ("newer", false));
-    drop(ours(&one).await);
-    // An answer replaces a failure, and has its own life.
+    drop(acquire_lease(&one).await);
+    // A success replaces a failure, and has its own lifetime.
     let () = server.command(&["FLUSHALL"]);
-    assert!(other.save(feed(), &unknown, Lease::Alone).await);
+    assert!(other.save(feed(), &unknown, Lease::Uncoordinated).await);
     assert!(
-        one.save(feed(), &found("new", Duration::ZERO), Lease::Alone)
+        one.save(feed(), &found("new", Duration::ZERO), Lease::Uncoordinated)
             .await
     );
     assert_lives(&server, WEEK);
@@ -178,25 +182,27 @@ async fn a_failure_of_a_replica_that_did_not_know_the_answer_does_not_shorten_it
 async fn a_late_holder_replaces_nothing_newer_after_all_of_the_feed_has_expired() {
     let server = Server::start(&[]);
     let (one, other) = (store(&server.url()).await, store(&server.url()).await);
-    let late = ours(&one).await;
+    let late = acquire_lease(&one).await;
     // It is frozen: its lease and its token expire.
     let () = server.command(&["DEL", KEY, &format!("{KEY}:lease")]);
-    // Tokens are milliseconds.
+    // Tokens are in milliseconds.
     let now = || server.command::<(u64, u64)>(&["TIME"]);
     while let (seconds, micros) = now()
         && seconds * 1000 + micros / 1000 <= late.token
     {}
-    let held = ours(&other).await;
+    let held = acquire_lease(&other).await;
     assert!(held.token > late.token, "a time is greater than an earlier one");
     let saved = other
         .save(
             feed(),
             &failed(UpstreamError::NotFound, MINUTE),
-            Lease::Ours(held),
+            Lease::Acquired(held),
         )
         .await;
     assert!(saved);
-    let kept = one.save(feed(), &found("late", MINUTE), Lease::Ours(late)).await;
+    let kept = one
+        .save(feed(), &found("late", MINUTE), Lease::Acquired(late))
+        .await;
     assert!(!kept, "a failure that is newer was replaced");
     assert_eq!(
         other

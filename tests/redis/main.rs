@@ -1,4 +1,4 @@
-//! The shared store, over real servers: `redis-server` of the path, or what `PLAQUE_TEST_REDIS` names.
+//! The shared store over real servers: `redis-server` on the path, or the program that `PLAQUE_TEST_REDIS` names.
 
 mod access;
 mod behaviour;
@@ -25,7 +25,7 @@ use plaque::{
     cache_entry::{CacheEntry, Failure},
     clock,
     store::{
-        Held, Known, Lease, RemoteUpdate, Store as _,
+        HeldLease, Known, Lease, RemoteUpdate, Store as _,
         redis::{Redis, Settings},
     },
     upstream::{Feed, UpstreamError},
@@ -37,13 +37,13 @@ use self::server::Server;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What must come. A machine may be busy.
+/// The time limit of what must happen. A machine may be busy.
 const SOON: Duration = Duration::from_secs(10);
 
-/// How long leases last here.
+/// The lifetime of leases in these tests.
 const LEASE: Duration = Duration::from_millis(400);
 
-/// What an operation may take here: more than elsewhere, for the same reason.
+/// The time limit of operations in these tests: longer than the default, for the same reason.
 const BUDGET: Duration = Duration::from_millis(500);
 
 fn feed() -> Feed {
@@ -62,7 +62,7 @@ fn settings(url: &str) -> Settings {
     }
 }
 
-/// A replica's store, in use.
+/// A replica's store, connected.
 async fn store(url: &str) -> Redis {
     soon(Redis::start(settings(url))).await
 }
@@ -71,12 +71,12 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(SOON, future).await.expect("it never came")
 }
 
-/// A channel of this title, found `ago`.
+/// An entry of a channel with this title, found that long `ago`.
 fn found(title: &str, ago: Duration) -> Known {
     found_of(feed(), title, ago)
 }
 
-/// The same of another feed.
+/// The same for another feed.
 fn found_of(feed: Feed, title: &str, ago: Duration) -> Known {
     let channel = Channel::new(feed.channel, title, vec![]);
     let at = clock::now()
@@ -85,7 +85,7 @@ fn found_of(feed: Feed, title: &str, ago: Duration) -> Known {
     CacheEntry::succeeded(Arc::new(channel), at, SystemTime::now())
 }
 
-/// A lookup that has failed just now, and is not repeated for `pause`.
+/// An entry with a lookup that has just failed, with this `pause`.
 fn failed(error: UpstreamError, pause: Duration) -> Known {
     let now = clock::now();
     CacheEntry::failed(
@@ -107,20 +107,20 @@ async fn loaded(store: &Redis) -> Option<String> {
     store.load(feed()).await.map(|known| title(&known).to_owned())
 }
 
-/// The lease, which nobody else has.
-async fn ours(store: &Redis) -> Held {
+/// Acquires the lease, which no other replica holds.
+async fn acquire_lease(store: &Redis) -> HeldLease {
     match store.lease(feed()).await {
-        Lease::Ours(held) => held,
-        Lease::Alone => panic!("the store is in trouble"),
-        Lease::Theirs(_) => panic!("another has it"),
+        Lease::Acquired(held) => held,
+        Lease::Uncoordinated => panic!("the store is in trouble"),
+        Lease::HeldElsewhere(_) => panic!("another has it"),
     }
 }
 
-/// The end of the lease, which another has.
-async fn theirs(store: &Redis) -> impl Future<Output = ()> {
+/// The end of the lease, which another replica holds.
+async fn held_elsewhere(store: &Redis) -> impl Future<Output = ()> {
     match store.lease(feed()).await {
-        Lease::Theirs(end) => end,
-        Lease::Alone => panic!("the store is in trouble"),
-        Lease::Ours(_) => panic!("nobody has it"),
+        Lease::HeldElsewhere(end) => end,
+        Lease::Uncoordinated => panic!("the store is in trouble"),
+        Lease::Acquired(_) => panic!("nobody has it"),
     }
 }

@@ -1,4 +1,4 @@
-//! A way to a server that may lead elsewhere, or answer by itself.
+//! A proxy in front of a server, which can be redirected or answer by itself.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-/// Ends with this, but for connections, which end with those who made them.
+/// Stops when it is dropped, except for connections, which end with their clients.
 pub struct Proxy {
     port: u16,
     way: Arc<Mutex<Way>>,
@@ -18,9 +18,9 @@ pub struct Proxy {
 
 #[derive(Clone)]
 struct Way {
-    /// The port of the server that connections from now on lead to.
+    /// The server's port for new connections.
     server: u16,
-    /// What is answered instead of its answers, whatever is asked.
+    /// The bytes that replace its replies, if any.
     instead: Option<Vec<u8>>,
 }
 
@@ -51,12 +51,12 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// New connections lead to that server.
+    /// Leads new connections to that server.
     pub fn lead_to(&self, server: u16) {
         self.way.lock().server = server;
     }
 
-    /// Answers this from now on, whatever is asked; with `None`, what the server does.
+    /// Replies with this to any command from now on; with `None`, passes on the server's replies.
     pub fn answer(&self, instead: Option<&[u8]>) {
         self.way.lock().instead = instead.map(Into::into);
     }
@@ -68,7 +68,7 @@ impl Drop for Proxy {
     }
 }
 
-/// One connection, until either end is gone.
+/// Forwards one connection until either end closes it.
 async fn lead(mut client: TcpStream, way: Arc<Mutex<Way>>) -> std::io::Result<()> {
     let server = way.lock().server;
     let mut server = TcpStream::connect(("127.0.0.1", server)).await?;

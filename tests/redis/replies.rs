@@ -1,4 +1,4 @@
-//! Whatever is answered, plaque goes on, says once that it is in trouble, and comes back.
+//! Whatever Redis replies, plaque continues, logs the outage once, and recovers.
 
 use super::{
     proxy::Proxy,
@@ -6,7 +6,7 @@ use super::{
     *,
 };
 
-/// In trouble by this answer to everything, and back.
+/// With this reply to everything the store fails; without it, it recovers.
 async fn outlives(answer: &[u8]) {
     log();
     let shown = String::from_utf8_lossy(&answer[..answer.len().min(40)]).into_owned();
@@ -14,9 +14,9 @@ async fn outlives(answer: &[u8]) {
     let proxy = Proxy::to(server.port).await;
     let store = store(&proxy.url()).await;
     store
-        .save(feed(), &found("before", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("before", Duration::ZERO), Lease::Uncoordinated)
         .await;
-    let held = ours(&store).await;
+    let held = acquire_lease(&store).await;
     proxy.answer(Some(answer));
     let began = Instant::now();
     assert_eq!(loaded(&store).await, None, "{shown}");
@@ -89,7 +89,7 @@ async fn what_is_no_redis_from_the_beginning() {
 #[tokio::test]
 async fn a_failover_to_a_replica() {
     log();
-    // Replicas are not waited for before they are sent anything.
+    // Sends to replicas without waiting for more of them.
     let options = ["--repl-diskless-sync-delay", "0"];
     let (primary, replica) = (Server::start(&options), Server::start(&options));
     let of = |server: &Server| ["127.0.0.1".to_owned(), server.port.to_string()];
@@ -99,9 +99,9 @@ async fn a_failover_to_a_replica() {
     follow(&replica, of(&primary));
     let proxy = Proxy::to(primary.port).await;
     let store = store(&proxy.url()).await;
-    let held = ours(&store).await;
+    let held = acquire_lease(&store).await;
     store
-        .save(feed(), &found("before", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("before", Duration::ZERO), Lease::Uncoordinated)
         .await;
     soon(async {
         while replica.command::<Vec<String>>(&["HKEYS", KEY]).len() < 4 {
@@ -113,14 +113,14 @@ async fn a_failover_to_a_replica() {
     let () = replica.command(&["REPLICAOF", "NO", "ONE"]);
     follow(&primary, of(&replica));
     proxy.lead_to(replica.port);
-    // Connections lead to the old one still, which takes no writes.
+    // Connections still lead to the old primary, which accepts no writes.
     in_trouble(&store).await;
     soon(store.up()).await;
     assert_eq!(loaded(&store).await.as_deref(), Some("before"));
-    // It may have lived through this, too.
+    // The lease may have survived this.
     let token = held.token;
     drop(held);
-    let next = soon(stores::ours(&store, feed())).await;
+    let next = soon(stores::acquire_lease(&store, feed())).await;
     assert!(next.token > token);
     drop(next);
     is_back(&store).await;

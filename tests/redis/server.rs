@@ -11,7 +11,7 @@ use std::{
 
 use redis::FromRedisValue;
 
-/// A redis-server; it ends with this.
+/// A redis-server. Stops when it is dropped.
 pub struct Server {
     pub port: u16,
     process: Child,
@@ -19,7 +19,7 @@ pub struct Server {
     options: Vec<String>,
 }
 
-/// A port that nobody has.
+/// A free port.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     listener.local_addr().expect("an address").port()
@@ -50,7 +50,7 @@ fn run(port: u16, folder: &PathBuf, options: &[String]) -> Child {
             .is_ok_and(|line| line.contains("Ready to accept connections"))
     });
     assert!(ready.is_some(), "{program} has ended");
-    // It would stop at a full pipe.
+    // It would block on a full pipe.
     thread::spawn(move || lines.for_each(drop));
     process
 }
@@ -73,18 +73,18 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Ends it as nothing else would.
+    /// Kills the process.
     pub fn kill(&mut self) {
         self.process.kill().expect("killed");
         self.process.wait().expect("ended");
     }
 
-    /// Another one in its place, which knows nothing.
+    /// Starts an empty one in its place.
     pub fn restart(&mut self) {
         self.process = run(self.port, &self.folder, &self.options);
     }
 
-    /// `STOP` or `CONT`.
+    /// Sends `STOP` or `CONT`.
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill")
             .args(["-s", signal, &self.process.id().to_string()])
@@ -111,10 +111,10 @@ impl Drop for Server {
     }
 }
 
-/// Three nodes that are one cluster.
+/// A cluster of three nodes.
 pub fn cluster() -> [Server; 3] {
     let nodes = [(); 3].map(|()| {
-        // Unless told, it takes the port that is greater by 10,000, which there may not be.
+        // By default it takes the port 10,000 above, which may not exist.
         let bus = free_port().to_string();
         let options = [
             "--cluster-enabled",
@@ -131,10 +131,10 @@ pub fn cluster() -> [Server; 3] {
         .args(nodes.each_ref().map(|node| format!("127.0.0.1:{}", node.port)))
         .output()
         .expect("redis-cli");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{told}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
     for node in &nodes {
-        // They agreed on it, and have not all heard yet that they did.
+        // The nodes agree, but may not all know it yet.
         while !node
             .command::<String>(&["CLUSTER", "INFO"])
             .contains("cluster_state:ok")
@@ -143,7 +143,7 @@ pub fn cluster() -> [Server; 3] {
     nodes
 }
 
-/// How clients find it.
+/// The address of the cluster.
 pub fn cluster_url(nodes: &[Server; 3]) -> String {
     let nodes = nodes.each_ref().map(|node| format!("127.0.0.1:{}", node.port));
     format!("redis-cluster://{}", nodes.join(","))

@@ -1,4 +1,4 @@
-//! What replicas share, while all is well.
+//! What replicas share while everything works.
 
 use std::thread;
 
@@ -12,13 +12,14 @@ async fn an_answer_comes_back_as_old_as_the_servers_clock_says() {
     let server = Server::start(&[]);
     let (one, other) = (store(&server.url()).await, store(&server.url()).await);
     assert_eq!(loaded(&other).await, None);
-    one.save(feed(), &found("here", SECOND * 10), Lease::Alone).await;
+    one.save(feed(), &found("here", SECOND * 10), Lease::Uncoordinated)
+        .await;
     let age = |known: Known| known.good.expect("good").age(clock::now());
     let known = other.load(feed()).await.expect("something");
     assert_eq!(title(&known), "here");
     let is = age(known);
     assert!((SECOND * 10..SECOND * 20).contains(&is), "{is:?}");
-    // As if a minute had passed there, and nowhere else.
+    // Lets a minute pass at the server, and nowhere else.
     let left: i64 = server.command(&["PTTL", KEY]);
     let () = server.command(&["PEXPIRE", KEY, &(left - 60_000).to_string()]);
     let is = age(other.load(feed()).await.expect("something"));
@@ -29,34 +30,34 @@ async fn an_answer_comes_back_as_old_as_the_servers_clock_says() {
 async fn one_has_the_lease_as_long_as_it_wants_and_the_others_hear_of_the_answer() {
     let server = Server::start(&[]);
     let (one, other) = (store(&server.url()).await, store(&server.url()).await);
-    let held = ours(&one).await;
-    let end = theirs(&other).await;
+    let held = acquire_lease(&one).await;
+    let end = held_elsewhere(&other).await;
     // It is renewed.
     let mut end = Box::pin(end);
     timeout(LEASE * 3, &mut end).await.expect_err("still theirs");
     let began = Instant::now();
-    one.save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
+    one.save(feed(), &found("here", Duration::ZERO), Lease::Acquired(held))
         .await;
     soon(end).await;
-    // Not by asking when the lease may be over.
+    // Not by asking when the lease may have ended.
     assert!(began.elapsed() < LEASE / 2, "{:?}", began.elapsed());
     assert_eq!(loaded(&other).await.as_deref(), Some("here"));
-    drop(ours(&other).await);
+    drop(acquire_lease(&other).await);
 }
 
 #[tokio::test]
 async fn a_lease_that_is_given_up_is_told() {
     let server = Server::start(&[]);
     let (one, other) = (store(&server.url()).await, store(&server.url()).await);
-    let held = ours(&one).await;
-    let (end, same) = (theirs(&other).await, theirs(&other).await);
+    let held = acquire_lease(&one).await;
+    let (end, same) = (held_elsewhere(&other).await, held_elsewhere(&other).await);
     let began = Instant::now();
     drop(held);
     soon(end).await;
     soon(same).await;
     assert!(began.elapsed() < LEASE / 2, "{:?}", began.elapsed());
-    let held = ours(&other).await;
-    // Before it closes, it gives up what it has.
+    let held = acquire_lease(&other).await;
+    // It releases its leases before it closes.
     drop(held);
     other.close(SOON).await;
     let exists: i64 = server.command(&["EXISTS", &format!("{KEY}:lease")]);
@@ -68,7 +69,7 @@ async fn a_holder_that_dies_is_replaced_within_the_lease() {
     let server = Server::start(&[]);
     let other = store(&server.url()).await;
     let url = server.url();
-    // A replica with a runtime of its own, whose tasks end in the middle of whatever they do.
+    // A replica with a runtime of its own, whose tasks end in the middle of what they do.
     let token = thread::spawn(move || {
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -77,7 +78,7 @@ async fn a_holder_that_dies_is_replaced_within_the_lease() {
             .expect("a runtime");
         let held = runtime.block_on(async {
             let one = store(&url).await;
-            let held = ours(&one).await;
+            let held = acquire_lease(&one).await;
             std::mem::forget(one);
             held
         });
@@ -85,11 +86,11 @@ async fn a_holder_that_dies_is_replaced_within_the_lease() {
         held.token
     });
     let token = token.join().expect("no panic");
-    let end = theirs(&other).await;
+    let end = held_elsewhere(&other).await;
     let began = Instant::now();
     soon(end).await;
     assert!(began.elapsed() < LEASE + LEASE / 2, "{:?}", began.elapsed());
-    let held = ours(&other).await;
+    let held = acquire_lease(&other).await;
     assert!(held.token > token);
 }
 
@@ -97,31 +98,31 @@ async fn a_holder_that_dies_is_replaced_within_the_lease() {
 async fn a_late_holder_overwrites_nothing_newer() {
     let server = Server::start(&[]);
     let (one, other) = (store(&server.url()).await, store(&server.url()).await);
-    let late = ours(&one).await;
+    let late = acquire_lease(&one).await;
     // As if it had not been renewed in time.
     let () = server.command(&["DEL", &format!("{KEY}:lease")]);
-    let held = ours(&other).await;
+    let held = acquire_lease(&other).await;
     assert!(held.token > late.token);
     other
-        .save(feed(), &found("newer", Duration::ZERO), Lease::Ours(held))
+        .save(feed(), &found("newer", Duration::ZERO), Lease::Acquired(held))
         .await;
-    let third = ours(&other).await;
+    let third = acquire_lease(&other).await;
     let mut updates = other.remote_updates();
     let kept = one
-        .save(feed(), &found("late", Duration::ZERO), Lease::Ours(late))
+        .save(feed(), &found("late", Duration::ZERO), Lease::Acquired(late))
         .await;
     assert!(!kept);
     assert_eq!(loaded(&other).await.as_deref(), Some("newer"));
     assert!(updates.next().now_or_never().is_none());
-    // Nor does it end another's lease.
-    drop(theirs(&one).await);
+    // Nor does it end another replica's lease.
+    drop(held_elsewhere(&one).await);
     let kept = other
-        .save(feed(), &found("newest", Duration::ZERO), Lease::Ours(third))
+        .save(feed(), &found("newest", Duration::ZERO), Lease::Acquired(third))
         .await;
     assert!(kept);
     assert_eq!(loaded(&one).await.as_deref(), Some("newest"));
-    // Whoever was alone has found something newer than all.
-    one.save(feed(), &found("alone", Duration::ZERO), Lease::Alone)
+    // A replica without coordination has found something newer than all others.
+    one.save(feed(), &found("alone", Duration::ZERO), Lease::Uncoordinated)
         .await;
     assert_eq!(loaded(&other).await.as_deref(), Some("alone"));
 }
@@ -131,11 +132,11 @@ async fn what_only_this_replica_has_met_ends_its_lease_at_once_and_saves_nothing
     let server = Server::start(&[]);
     let (one, other) = (store(&server.url()).await, store(&server.url()).await);
     for error in [UpstreamError::Busy, UpstreamError::RateLimited(429)] {
-        let held = ours(&one).await;
-        let end = theirs(&other).await;
+        let held = acquire_lease(&one).await;
+        let end = held_elsewhere(&other).await;
         let began = Instant::now();
         let known = failed(error, SECOND * 60);
-        one.save(feed(), &known, Lease::Ours(held)).await;
+        one.save(feed(), &known, Lease::Acquired(held)).await;
         soon(end).await;
         assert!(began.elapsed() < LEASE / 2, "{:?}", began.elapsed());
         assert_eq!(loaded(&other).await, None);
@@ -147,7 +148,7 @@ async fn others_hear_of_what_is_found_and_again_after_a_reconnect() {
     let server = Server::start(&[]);
     let (one, other) = (store(&server.url()).await, store(&server.url()).await);
     let (mut own, mut updates) = (one.remote_updates(), other.remote_updates());
-    one.save(feed(), &found("first", Duration::ZERO), Lease::Alone)
+    one.save(feed(), &found("first", Duration::ZERO), Lease::Uncoordinated)
         .await;
     assert_eq!(soon(updates.next()).await, Some(RemoteUpdate::Saved(feed())));
     assert_eq!(loaded(&other).await.as_deref(), Some("first"));
@@ -156,7 +157,7 @@ async fn others_hear_of_what_is_found_and_again_after_a_reconnect() {
     let again = async {
         let mut got = vec![];
         while got.len() < 2 {
-            one.save(feed(), &found("second", Duration::ZERO), Lease::Alone)
+            one.save(feed(), &found("second", Duration::ZERO), Lease::Uncoordinated)
                 .await;
             if let Ok(Some(update)) = timeout(LEASE / 4, updates.next()).await
                 && !got.contains(&update)
@@ -166,20 +167,20 @@ async fn others_hear_of_what_is_found_and_again_after_a_reconnect() {
         }
         got
     };
-    // It is told that it has missed something, too.
+    // It is also told that it has missed messages.
     let got = soon(again).await;
     for update in [RemoteUpdate::Lost(None), RemoteUpdate::Saved(feed())] {
         assert!(got.contains(&update), "{got:?}");
     }
-    // It hears before it is in use.
+    // It gets messages before it is connected.
     soon(other.up()).await;
     assert_eq!(loaded(&other).await.as_deref(), Some("second"));
-    // Only what others find is an update: the next one is theirs.
+    // Only other replicas' saves are updates: the next one is theirs.
     while updates.next().now_or_never().is_some() {}
-    one.save(feed(), &found("own", Duration::ZERO), Lease::Alone)
+    one.save(feed(), &found("own", Duration::ZERO), Lease::Uncoordinated)
         .await;
     other
-        .save(feed(), &found("theirs", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("theirs", Duration::ZERO), Lease::Uncoordinated)
         .await;
     assert_eq!(soon(own.next()).await, Some(RemoteUpdate::Lost(None)));
     assert_eq!(soon(own.next()).await, Some(RemoteUpdate::Saved(feed())));
@@ -197,8 +198,8 @@ async fn two_prefixes_do_not_see_each_other() {
     }))
     .await;
     let mut updates = other.remote_updates();
-    let (held, same) = (ours(&one).await, ours(&other).await);
-    one.save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
+    let (held, same) = (acquire_lease(&one).await, acquire_lease(&other).await);
+    one.save(feed(), &found("here", Duration::ZERO), Lease::Acquired(held))
         .await;
     assert_eq!(loaded(&other).await, None);
     drop(same);
@@ -242,10 +243,10 @@ async fn garbage_counts_as_absent_and_is_replaced() {
             let () = server.command(command);
         }
         assert_eq!(loaded(&store).await, None, "{commands:?}");
-        let held = ours(&store).await;
+        let held = acquire_lease(&store).await;
         assert_eq!(loaded(&store).await, None, "{commands:?}");
         store
-            .save(feed(), &found("here", Duration::ZERO), Lease::Ours(held))
+            .save(feed(), &found("here", Duration::ZERO), Lease::Acquired(held))
             .await;
         assert_eq!(loaded(&store).await.as_deref(), Some("here"), "{commands:?}");
     }

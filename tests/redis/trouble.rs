@@ -1,4 +1,4 @@
-//! plaque goes on alone, and comes back.
+//! Outages: plaque continues without the store, and recovers.
 
 use std::{
     cell::RefCell,
@@ -9,11 +9,11 @@ use std::{
 use super::*;
 
 thread_local! {
-    /// What was logged on this thread, on which all tasks of one test run.
+    /// The log of this thread, on which all tasks of one test run.
     static LOG: RefCell<Vec<u8>> = const { RefCell::new(vec![]) };
 }
 
-/// What is said of it, and of its end.
+/// The log lines of an outage and its end.
 pub const TROUBLE: &str = "the store is in trouble";
 pub const BACK: &str = "the store is back";
 
@@ -30,13 +30,13 @@ impl Write for Log {
     }
 }
 
-/// Logs from now on. For all threads: what one of them alone would hear, tracing forgets when others hear nothing.
+/// Starts to log, for all threads: tracing would disable events that no other thread logs.
 pub fn log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| tracing_subscriber::fmt().with_writer(|| Log).init());
 }
 
-/// How many lines have this.
+/// The number of lines that contain this.
 pub fn logged(text: &str) -> usize {
     LOG.with_borrow(|log| {
         let log = String::from_utf8_lossy(log);
@@ -44,7 +44,7 @@ pub fn logged(text: &str) -> usize {
     })
 }
 
-/// The last line that has this.
+/// The last line that contains this.
 pub fn line(text: &str) -> String {
     LOG.with_borrow(|log| {
         let log = String::from_utf8_lossy(log);
@@ -53,7 +53,7 @@ pub fn line(text: &str) -> String {
     })
 }
 
-/// Asks until it is in trouble, and that is told.
+/// Sends operations until one fails and the outage is logged.
 pub async fn in_trouble(store: &Redis) {
     let before = logged(BACK);
     soon(async {
@@ -65,27 +65,27 @@ pub async fn in_trouble(store: &Redis) {
     .await;
 }
 
-/// Whoever comes once there was trouble is not made to wait, and need not know.
+/// Operations after the first failure return at once, without an error.
 pub async fn goes_on_alone(store: &Redis) {
     let began = Instant::now();
     for _ in 0..100 {
         assert_eq!(loaded(store).await, None);
-        assert!(matches!(store.lease(feed()).await, Lease::Alone));
+        assert!(matches!(store.lease(feed()).await, Lease::Uncoordinated));
         store
-            .save(feed(), &found("lost", Duration::ZERO), Lease::Alone)
+            .save(feed(), &found("lost", Duration::ZERO), Lease::Uncoordinated)
             .await;
     }
-    // If each waited for its budget, it would be minutes. A machine may be busy.
+    // If each waited for its time limit, it would take minutes. A machine may be busy.
     assert!(began.elapsed() < SECOND * 2, "{:?}", began.elapsed());
 }
 
-/// All of it works again.
+/// Everything works again.
 pub async fn is_back(store: &Redis) {
     soon(store.up()).await;
-    // One that could not be given up ends by itself.
-    let held = soon(stores::ours(store, feed())).await;
+    // A lease that could not be released expires.
+    let held = soon(stores::acquire_lease(store, feed())).await;
     store
-        .save(feed(), &found("back", Duration::ZERO), Lease::Ours(held))
+        .save(feed(), &found("back", Duration::ZERO), Lease::Acquired(held))
         .await;
     assert_eq!(loaded(store).await.as_deref(), Some("back"));
 }
@@ -106,13 +106,13 @@ async fn a_server_that_is_gone_and_comes_back_empty() {
     let mut server = Server::start(&[]);
     let store = store(&server.url()).await;
     store
-        .save(feed(), &found("before", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("before", Duration::ZERO), Lease::Uncoordinated)
         .await;
-    let held = ours(&store).await;
+    let held = acquire_lease(&store).await;
     let other = self::store(&server.url()).await;
-    let end = theirs(&other).await;
+    let end = held_elsewhere(&other).await;
     server.kill();
-    // Nobody waits for what cannot be told.
+    // Nobody waits for a message that cannot be sent.
     soon(end).await;
     let _ = store.load(feed()).await;
     goes_on_alone(&store).await;
@@ -120,7 +120,7 @@ async fn a_server_that_is_gone_and_comes_back_empty() {
     server.restart();
     soon(store.up()).await;
     assert_eq!(loaded(&store).await, None);
-    let next = ours(&store).await;
+    let next = acquire_lease(&store).await;
     assert!(next.token > held.token);
     drop(next);
     store.close(SOON).await;
@@ -148,7 +148,7 @@ async fn a_server_that_is_full() {
     let store = store(&server.url()).await;
     let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     store
-        .save(feed(), &found("lost", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("lost", Duration::ZERO), Lease::Uncoordinated)
         .await;
     goes_on_alone(&store).await;
     let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -161,7 +161,7 @@ async fn a_server_that_became_a_replica() {
     let store = store(&server.url()).await;
     let () = server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     store
-        .save(feed(), &found("lost", Duration::ZERO), Lease::Alone)
+        .save(feed(), &found("lost", Duration::ZERO), Lease::Uncoordinated)
         .await;
     goes_on_alone(&store).await;
     let () = server.command(&["REPLICAOF", "NO", "ONE"]);

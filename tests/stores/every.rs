@@ -1,9 +1,9 @@
-//! What a store of any kind is good for: a restart changes nothing, and what is kept is asked for before the upstream is.
+//! What any store provides: a restart changes nothing, and stored entries are used before the upstream.
 
 use std::time::Duration;
 
 use plaque::{
-    latest::{LookupError, Made, Query, Why},
+    latest::{CacheStatus, LookupError, MissReason, Query},
     store::{Lease, Store as _},
     upstream::{Failure, Feed, UpstreamError},
     video::{Channel, Kind as VideoKind},
@@ -15,14 +15,14 @@ pub async fn what_was_kept_is_given_with_its_age_and_without_a_lookup<K: Kind>()
     for (age, shown) in [(FRESH, "kept"), (STALE, "kept (stale)")] {
         let kind = K::new();
         let known = good(feed(), "kept", age);
-        kept(&kind, feed(), &known).await;
-        // What is looked up behind a stale one does not matter here.
+        saved_before(&kind, feed(), &known).await;
+        // The lookup that revalidates a stale one does not matter here.
         let upstream = Fake::gated(found);
         let replica = Replica::start(&kind, &upstream).await;
         let reply = replica.get(query()).await;
-        assert_eq!(told(&reply), shown);
+        assert_eq!(summary(&reply), shown);
         let left = 60 - i64::try_from(age.as_secs()).expect("some minutes");
-        // The wall clock, by which a file reckons, may not run like the other; and a machine may be busy.
+        // A file's wall clock may run at another speed than the monotonic one; and a machine may be busy.
         assert!((left - 10..=left + 2).contains(&ttl(&reply)), "{reply:?}");
         let fetched = reply.outcome.expect("an answer").fetched;
         assert_eq!(fetched, known.good.expect("good").time);
@@ -34,11 +34,11 @@ pub async fn what_was_kept_is_given_with_its_age_and_without_a_lookup<K: Kind>()
 
 pub async fn a_thousand_callers_of_what_was_kept_cost_one_load<K: Kind>() {
     let kind = K::new();
-    kept(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    saved_before(&kind, feed(), &good(feed(), "kept", FRESH)).await;
     let upstream = Fake::open(never);
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(replica.tell_many(1000, query()).await, vec!["kept"; 1000]);
-    assert_eq!(replica.tell_many(1000, query()).await, vec!["kept"; 1000]);
+    assert_eq!(replica.get_many(1000, query()).await, vec!["kept"; 1000]);
+    assert_eq!(replica.get_many(1000, query()).await, vec!["kept"; 1000]);
     let counts = Counts {
         loads: 1,
         ..Counts::default()
@@ -50,48 +50,48 @@ pub async fn a_thousand_callers_of_what_nobody_knows_cost_one_lookup<K: Kind>() 
     let kind = K::new();
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(replica.tell_many(1000, query()).await, vec!["lookup 1"; 1000]);
+    assert_eq!(replica.get_many(1000, query()).await, vec!["lookup 1"; 1000]);
     let counts = replica.store.counts();
     assert_eq!((upstream.lookups(), counts.saves), (1, 1));
     assert!(counts.loads <= 2 && counts.leases == 1, "{counts:?}");
     replica.stop().await;
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(summary(&replica.get(query()).await), "lookup 1");
     assert_eq!(upstream.lookups(), 1);
 }
 
 pub async fn a_stale_answer_is_given_at_once_and_looked_up_once_behind_it<K: Kind>() {
     let kind = K::new();
-    kept(&kind, feed(), &good(feed(), "kept", STALE)).await;
-    // The gate is shut: whoever waited for the lookup would wait for ever.
+    saved_before(&kind, feed(), &good(feed(), "kept", STALE)).await;
+    // The gate is shut: waiting for a lookup would take forever.
     let upstream = Fake::gated(found);
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(replica.tell_many(100, query()).await, vec!["kept (stale)"; 100]);
+    assert_eq!(replica.get_many(100, query()).await, vec!["kept (stale)"; 100]);
     upstream.arrival().await;
-    assert_eq!(replica.tell_many(100, query()).await, vec!["kept (stale)"; 100]);
+    assert_eq!(replica.get_many(100, query()).await, vec!["kept (stale)"; 100]);
     upstream.release();
     let newer = Query {
         max_age: Some(FRESH),
         ..query()
     };
-    assert_eq!(told(&replica.get(newer).await), "lookup 1");
+    assert_eq!(summary(&replica.get(newer).await), "lookup 1");
     assert_eq!((upstream.lookups(), replica.store.counts().saves), (1, 1));
 }
 
 pub async fn an_old_answer_is_given_if_the_lookup_fails<K: Kind>() {
     let kind = K::new();
-    kept(&kind, feed(), &good(feed(), "kept", OLD)).await;
+    saved_before(&kind, feed(), &good(feed(), "kept", OLD)).await;
     let upstream = Fake::open(fails(UpstreamError::Status(503)));
     let replica = Replica::start(&kind, &upstream).await;
     let reply = replica.get(query()).await;
-    assert_eq!(told(&reply), "kept (stale)");
-    // To this plaque nothing was known.
-    let made = Made::Forwarded {
-        why: Why::Unknown,
+    assert_eq!(summary(&reply), "kept (stale)");
+    // This instance had nothing cached.
+    let cache_status = CacheStatus::Forwarded {
+        reason: MissReason::NotCached,
         collapsed: false,
         status: Some(503),
     };
-    assert_eq!((reply.made, upstream.lookups()), (made, 1));
+    assert_eq!((reply.cache_status, upstream.lookups()), (cache_status, 1));
 }
 
 pub async fn a_failure_is_remembered_and_the_good_answer_with_it<K: Kind>() {
@@ -101,7 +101,7 @@ pub async fn a_failure_is_remembered_and_the_good_answer_with_it<K: Kind>() {
         UpstreamError::TimedOut(LONG),
     ] {
         let kind = K::new();
-        kept(&kind, channel(1).into(), &good(channel(1).into(), "kept", OLD)).await;
+        saved_before(&kind, channel(1).into(), &good(channel(1).into(), "kept", OLD)).await;
         let known = Query {
             channel: channel(1),
             ..query()
@@ -109,21 +109,21 @@ pub async fn a_failure_is_remembered_and_the_good_answer_with_it<K: Kind>() {
         let upstream = Fake::open(fails(error));
         let replica = Replica::start(&kind, &upstream).await;
         let first = replica.get(query()).await;
-        assert_eq!(told(&replica.get(known).await), "kept (stale)");
+        assert_eq!(summary(&replica.get(known).await), "kept (stale)");
         assert_eq!(upstream.lookups(), 2);
         replica.stop().await;
 
         let replica = Replica::start(&kind, &upstream).await;
         for max_age in [None, Some(Duration::ZERO)] {
             let again = replica.get(Query { max_age, ..query() }).await;
-            assert_eq!(told(&again), told(&first));
+            assert_eq!(summary(&again), summary(&first));
             let (was, is) = (
                 first.retry_after.expect("some time"),
                 again.retry_after.expect("some time"),
             );
             assert!(is.abs_diff(was) < FRESH, "{is:?}, was {was:?}");
             assert_eq!(
-                told(&replica.get(Query { max_age, ..known }).await),
+                summary(&replica.get(Query { max_age, ..known }).await),
                 "kept (stale)"
             );
         }
@@ -133,7 +133,7 @@ pub async fn a_failure_is_remembered_and_the_good_answer_with_it<K: Kind>() {
 
 pub async fn a_pause_that_is_over_is_over_and_the_streak_goes_on<K: Kind>() {
     let kind = K::new();
-    kept(
+    saved_before(
         &kind,
         feed(),
         &bad(UpstreamError::NotFound, 3, FRESH, Duration::ZERO),
@@ -144,7 +144,7 @@ pub async fn a_pause_that_is_over_is_over_and_the_streak_goes_on<K: Kind>() {
     let reply = replica.get(query()).await;
     assert_eq!(upstream.lookups(), 1);
     let pause = reply.retry_after.expect("some time");
-    // Doubled thrice.
+    // Doubled three times.
     assert!(
         pause > Duration::from_mins(7) && pause <= Duration::from_mins(8),
         "{pause:?}"
@@ -162,7 +162,7 @@ pub async fn what_the_upstream_thinks_of_us_is_not_kept<K: Kind>() {
     assert_eq!(refused, LookupError::Upstream(UpstreamError::RateLimited(429)));
     replica.stop().await;
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(told(&replica.get(query()).await), "lookup 2");
+    assert_eq!(summary(&replica.get(query()).await), "lookup 2");
 }
 
 pub async fn what_happens_in_our_own_queue_says_nothing_of_the_channel<K: Kind>() {
@@ -185,19 +185,19 @@ pub async fn what_happens_in_our_own_queue_says_nothing_of_the_channel<K: Kind>(
             "as it was said: {left:?}"
         );
         // The very next caller gets a lookup, here and elsewhere.
-        assert_eq!(told(&replica.get(query()).await), "lookup 2");
-        // The answer that was there stays as it was, and nobody pauses.
+        assert_eq!(summary(&replica.get(query()).await), "lookup 2");
+        // The stored success does not change, and there is no pause.
         for lookups in [3, 4] {
-            // What is of the same moment may count as new.
+            // An entry of the same moment may count as new.
             while upstream.lookups() < lookups {
                 let wants_newer = replica.get(anew()).await;
-                assert_eq!(told(&wants_newer), "lookup 2");
+                assert_eq!(summary(&wants_newer), "lookup 2");
             }
             let hit = replica.get(query()).await;
-            assert!(matches!(hit.made, Made::Hit { .. }), "{hit:?}");
+            assert!(matches!(hit.cache_status, CacheStatus::Hit { .. }), "{hit:?}");
             assert_eq!(upstream.lookups(), lookups);
         }
-        while told(&replica.get(anew()).await) != "lookup 5" {}
+        while summary(&replica.get(anew()).await) != "lookup 5" {}
         assert_eq!(upstream.lookups(), 5);
     }
 }
@@ -206,7 +206,7 @@ pub async fn a_spell_of_404_is_noticed_by_what_was_kept<K: Kind>() {
     let kind = K::new();
     for number in [1, 2] {
         let feed = channel(number).into();
-        kept(&kind, feed, &good(feed, "kept", OLD)).await;
+        saved_before(&kind, feed, &good(feed, "kept", OLD)).await;
     }
     let upstream = Fake::open(fails(UpstreamError::NotFound));
     let replica = Replica::start(&kind, &upstream).await;
@@ -215,7 +215,7 @@ pub async fn a_spell_of_404_is_noticed_by_what_was_kept<K: Kind>() {
             channel: channel(number),
             ..query()
         };
-        assert_eq!(told(&replica.get(query).await), "kept (stale)");
+        assert_eq!(summary(&replica.get(query).await), "kept (stale)");
     }
     let unknown = replica.get(query()).await.outcome.expect_err("a 404");
     assert_eq!(unknown, LookupError::Upstream(UpstreamError::Outage));
@@ -223,13 +223,13 @@ pub async fn a_spell_of_404_is_noticed_by_what_was_kept<K: Kind>() {
 
 pub async fn a_caller_who_wants_it_new_gets_it_new<K: Kind>() {
     let kind = K::new();
-    kept(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    saved_before(&kind, feed(), &good(feed(), "kept", FRESH)).await;
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(told(&replica.get(anew()).await), "lookup 1");
-    assert_eq!(told(&replica.get(query()).await), "lookup 1");
-    // What is of the same moment may count as new.
-    while told(&replica.get(anew()).await) != "lookup 2" {}
+    assert_eq!(summary(&replica.get(anew()).await), "lookup 1");
+    assert_eq!(summary(&replica.get(query()).await), "lookup 1");
+    // An entry of the same moment may count as new.
+    while summary(&replica.get(anew()).await) != "lookup 2" {}
     assert_eq!(upstream.lookups(), 2);
 }
 
@@ -240,12 +240,12 @@ pub async fn nothing_older_replaces_what_is_known<K: Kind>() {
         _ => Err(UpstreamError::Status(503).into()),
     });
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(summary(&replica.get(query()).await), "lookup 1");
     let older = good(feed(), "older", FRESH);
-    replica.store.save(feed(), &older, Lease::Alone).await;
+    replica.store.save(feed(), &older, Lease::Uncoordinated).await;
     // It is loaded, and the lookup fails.
-    assert_eq!(told(&replica.get(anew()).await), "lookup 1");
-    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(summary(&replica.get(anew()).await), "lookup 1");
+    assert_eq!(summary(&replica.get(query()).await), "lookup 1");
     assert_eq!(upstream.lookups(), 2);
 }
 
@@ -253,11 +253,11 @@ pub async fn a_failure_of_who_knew_nothing_is_no_reason_to_forget<K: Kind>() {
     let kind = K::new();
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(summary(&replica.get(query()).await), "lookup 1");
     let failed = bad(UpstreamError::NotFound, 1, Duration::ZERO, LONG);
-    replica.store.save(feed(), &failed, Lease::Alone).await;
-    // It is loaded, and is a reason not to look up.
-    assert_eq!(told(&replica.get(anew()).await), "lookup 1");
+    replica.store.save(feed(), &failed, Lease::Uncoordinated).await;
+    // It is loaded, and prevents a lookup.
+    assert_eq!(summary(&replica.get(anew()).await), "lookup 1");
     assert_eq!(upstream.lookups(), 1);
 }
 
@@ -273,14 +273,14 @@ pub async fn an_answer_is_found_that_was_kept_before_our_own_failure<K: Kind>() 
     });
     let replica = Replica::start(&kind, &upstream).await;
     replica.get(query()).await.outcome.expect_err("nothing is known");
-    // The store was in trouble, say, when we asked.
+    // For example, the store was failing when this instance asked.
     let kept = good(feed(), "kept", OLD);
-    replica.store.save(feed(), &kept, Lease::Alone).await;
-    assert_eq!(told(&replica.get(query()).await), "kept (stale)");
+    replica.store.save(feed(), &kept, Lease::Uncoordinated).await;
+    assert_eq!(summary(&replica.get(query()).await), "kept (stale)");
     assert_eq!(upstream.lookups(), 2);
     replica.stop().await;
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(told(&replica.get(query()).await), "kept (stale)");
+    assert_eq!(summary(&replica.get(query()).await), "kept (stale)");
     assert_eq!(upstream.lookups(), 2);
 }
 
@@ -293,18 +293,18 @@ pub async fn kinds_are_kept_apart<K: Kind>() {
         (of(Some(VideoKind::Video)), channel("videos", VideoKind::Video)),
         (of(Some(VideoKind::Short)), channel("shorts", VideoKind::Short)),
     ] {
-        kept(&kind, feed, &good_channel(channel, FRESH)).await;
+        saved_before(&kind, feed, &good_channel(channel, FRESH)).await;
     }
     let upstream = Fake::open(never);
     let replica = Replica::start(&kind, &upstream).await;
     for (kind, shown) in [
         (Some(VideoKind::Short), "shorts"),
-        // The channel's own feed shows one.
+        // The channel's own feed has one.
         (Some(VideoKind::Video), "all"),
         (None, "all"),
     ] {
         let reply = replica.get(Query { kind, ..query() }).await;
-        assert_eq!(told(&reply), shown);
+        assert_eq!(summary(&reply), shown);
     }
     let videos = replica.store.load(of(Some(VideoKind::Video))).await;
     let videos = videos.expect("kept").good.expect("good");
@@ -313,13 +313,13 @@ pub async fn kinds_are_kept_apart<K: Kind>() {
 
 pub async fn what_cannot_be_read_counts_as_absent_and_is_replaced<K: Kind>() {
     let kind = K::new();
-    kept(&kind, feed(), &good(feed(), "kept", FRESH)).await;
-    kind.garble(feed()).await;
+    saved_before(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    kind.corrupt(feed()).await;
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(summary(&replica.get(query()).await), "lookup 1");
     replica.stop().await;
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(summary(&replica.get(query()).await), "lookup 1");
     assert_eq!(upstream.lookups(), 1);
 }

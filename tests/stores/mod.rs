@@ -1,4 +1,4 @@
-//! How plaque answers with a store, whichever it is: one suite, which the tests of each store run over theirs.
+//! How plaque works with a store of any kind: one suite, which the tests of each store run.
 
 pub mod every;
 mod rig;
@@ -6,7 +6,7 @@ pub mod shared;
 
 pub use self::rig::*;
 
-/// The tests of every store, over `$kind`.
+/// The tests of every store, with `$kind`.
 macro_rules! every_store {
     ($kind:ty) => {
         crate::stores::tests! {
@@ -31,7 +31,7 @@ macro_rules! every_store {
     };
 }
 
-/// The tests of those that replicas share, over `$kind`.
+/// The tests of stores that replicas share, with `$kind`.
 macro_rules! shared_store {
     ($kind:ty) => {
         crate::stores::tests! {

@@ -1,4 +1,4 @@
-//! What the suite is made of: kinds of stores, a counting fake upstream, replicas whose use of their store is counted.
+//! Fixtures of the suite: kinds of stores, a counting fake upstream, replicas with a counting store.
 
 use std::{
     sync::{
@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use plaque::{
     cache_entry::{self, CacheEntry},
     clock,
-    latest::{Known, Latest, Made, Policy, Query, Reply, Settings},
-    store::{Held, Lease, RemoteUpdate, Store},
+    latest::{CacheStatus, Known, Latest, Policy, Query, Reply, Settings},
+    store::{HeldLease, Lease, RemoteUpdate, Store},
     upstream::{Failure, Feed, LookupRequest, Upstream, UpstreamError},
     video::{Channel, ChannelId, Kind as VideoKind, Upload},
 };
@@ -29,27 +29,27 @@ use tokio::{
     time::timeout,
 };
 
-/// Ages, as [`settings`] has them: it is given without a lookup; at once, with a lookup behind it; if the lookup fails.
+/// Ages by [`settings`]: served without a lookup; served and revalidated; served if the lookup fails.
 pub const FRESH: Duration = Duration::from_secs(10);
 pub const STALE: Duration = Duration::from_mins(5);
 pub const OLD: Duration = Duration::from_mins(30);
 
-/// Longer than any test takes: what must not come into play.
+/// Longer than any test takes: for what must not happen.
 pub const LONG: Duration = Duration::from_mins(10);
 
-/// What must come. A machine may be busy.
+/// The time limit of what must happen. A machine may be busy.
 const SOON: Duration = Duration::from_secs(30);
 
 /// A kind of store.
 pub trait Kind {
-    /// A place for one, with nothing in it.
+    /// An empty place for a store.
     fn new() -> Self;
 
-    /// The store of one plaque. Of those that share nothing, only when the one before is closed.
+    /// Opens the store of one instance. If it is not shared, only after the previous one was closed.
     async fn open(&self) -> Arc<dyn Store>;
 
-    /// Puts there, under the name of `feed`, what nothing can read. No store may be open.
-    async fn garble(&self, feed: Feed);
+    /// Writes unreadable bytes as the entry of `feed`. No store may be open.
+    async fn corrupt(&self, feed: Feed);
 }
 
 /// A kind of store that replicas share.
@@ -68,7 +68,7 @@ pub fn channel(number: u8) -> ChannelId {
     format!("UC{}A", letter.repeat(21)).parse().expect("an ID")
 }
 
-/// The channel that most tests ask for.
+/// The channel of most tests.
 pub fn feed() -> Feed {
     channel(0).into()
 }
@@ -81,7 +81,7 @@ pub fn query() -> Query {
     }
 }
 
-/// Asks for news.
+/// A query that requires a lookup.
 pub fn anew() -> Query {
     Query {
         max_age: Some(Duration::ZERO),
@@ -102,7 +102,7 @@ pub fn upload(number: usize, kind: VideoKind) -> Upload {
     }
 }
 
-/// What is known of `feed` of an answer of this `age`, in which the channel is called `title`.
+/// An entry of `feed` with a success of this `age`, whose channel has this `title`.
 pub fn good(feed: Feed, title: &str, age: Duration) -> Known {
     let channel = Channel::new(feed.channel, title, vec![upload(1, VideoKind::Video)]);
     good_channel(channel, age)
@@ -113,7 +113,7 @@ pub fn good_channel(channel: Channel, age: Duration) -> Known {
     CacheEntry::succeeded(Arc::new(channel), at, SystemTime::now() - age)
 }
 
-/// What is known of a feed that has failed so often, the last time as long `ago`, and is not to be looked up for another `pause`.
+/// An entry with only a failure: `streak` of them, the last one that long `ago`, with another `pause` to go.
 pub fn bad(error: UpstreamError, streak: u32, ago: Duration, pause: Duration) -> Known {
     let now = clock::now();
     let failed = cache_entry::Failure {
@@ -125,16 +125,16 @@ pub fn bad(error: UpstreamError, streak: u32, ago: Duration, pause: Duration) ->
     CacheEntry::failed(None, failed)
 }
 
-/// A plaque was there before, and kept this.
-pub async fn kept<K: Kind>(kind: &K, feed: Feed, known: &Known) {
+/// Saves an entry as an earlier instance, which then stops.
+pub async fn saved_before<K: Kind>(kind: &K, feed: Feed, known: &Known) {
     let store = kind.open().await;
-    store.save(feed, known, Lease::Alone).await;
+    store.save(feed, known, Lease::Uncoordinated).await;
     store.close(LONG).await;
 }
 
 type Answers = dyn Fn(usize, Feed) -> Result<Channel, Failure> + Send + Sync;
 
-/// An upstream that counts; its answers wait at a gate.
+/// An upstream that counts lookups, which wait at a gate.
 pub struct Fake {
     answers: Box<Answers>,
     time_limit: Duration,
@@ -144,14 +144,14 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// Answers what `answers` says to its first, second, … lookup, once [`Self::release`] lets it.
+    /// Its first, second, … lookup returns what `answers` says, once [`Self::release`] lets it.
     pub fn gated(
         answers: impl Fn(usize, Feed) -> Result<Channel, Failure> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self::with(answers, 0, LONG))
     }
 
-    /// Answers at once.
+    /// Returns at once.
     pub fn open(
         answers: impl Fn(usize, Feed) -> Result<Channel, Failure> + Send + Sync + 'static,
     ) -> Arc<Self> {
@@ -172,7 +172,7 @@ impl Fake {
         }
     }
 
-    /// Waits until one more lookup has come.
+    /// Waits until one more lookup has begun.
     pub async fn arrival(&self) {
         self.arrivals.acquire().await.expect("never closed").forget();
     }
@@ -202,7 +202,7 @@ impl Upstream for Fake {
     }
 }
 
-/// The channel as the lookup of this number finds it: it is called so, and has so many uploads.
+/// The channel as found by the lookup of this number, which is its title and its number of uploads.
 #[expect(clippy::unnecessary_wraps, reason = "it is what an upstream answers")]
 pub fn found(number: usize, feed: Feed) -> Result<Channel, Failure> {
     let uploads = (1..=number)
@@ -211,12 +211,12 @@ pub fn found(number: usize, feed: Feed) -> Result<Channel, Failure> {
     Ok(Channel::new(feed.channel, &format!("lookup {number}"), uploads))
 }
 
-/// An answer of nobody.
+/// For lookups that must not happen.
 pub fn never(number: usize, feed: Feed) -> Result<Channel, Failure> {
     panic!("lookup {number} of {feed}, which was not to be")
 }
 
-/// A failure that is remembered for longer than a test takes.
+/// A failure that is cached for longer than a test takes.
 pub fn fails(error: UpstreamError) -> impl Fn(usize, Feed) -> Result<Channel, Failure> {
     let retry_after = Some(Duration::from_mins(1));
     move |_, _| {
@@ -225,7 +225,7 @@ pub fn fails(error: UpstreamError) -> impl Fn(usize, Feed) -> Result<Channel, Fa
     }
 }
 
-/// The rules of freshness are those by default, but pauses are longer than a test.
+/// The default freshness, but with pauses that are longer than a test.
 pub fn settings() -> Settings {
     Settings {
         policy: Policy {
@@ -244,10 +244,10 @@ pub fn settings() -> Settings {
     }
 }
 
-/// One plaque.
+/// One instance of plaque.
 pub struct Replica {
     pub latest: Arc<Latest>,
-    pub store: Arc<Counted>,
+    pub store: Arc<CountedStore>,
 }
 
 impl Replica {
@@ -256,7 +256,7 @@ impl Replica {
     }
 
     pub fn with(store: Arc<dyn Store>, upstream: &Arc<Fake>) -> Self {
-        let store = Arc::new(Counted {
+        let store = Arc::new(CountedStore {
             store,
             counts: watch::Sender::default(),
             before_lease: Mutex::default(),
@@ -272,26 +272,26 @@ impl Replica {
         self.latest.get(query).await
     }
 
-    /// What callers are told who ask at once.
-    pub async fn tell_many(&self, count: usize, query: Query) -> Vec<String> {
+    /// What concurrent callers get.
+    pub async fn get_many(&self, count: usize, query: Query) -> Vec<String> {
         let replies = join_all((0..count).map(|_| self.latest.get(query))).await;
-        replies.iter().map(told).collect()
+        replies.iter().map(summary).collect()
     }
 
-    /// Begins to ask.
+    /// Starts a call.
     pub fn begin(&self, query: Query) -> JoinHandle<Reply> {
         let latest = Arc::clone(&self.latest);
         tokio::spawn(async move { latest.get(query).await })
     }
 
-    /// Ends, as a plaque does whose calls are over.
+    /// Stops after the last call.
     pub async fn stop(self) {
         self.latest.close_store(LONG).await;
     }
 }
 
-/// What a caller is told: the channel's title and whether it is stale, or the error.
-pub fn told(reply: &Reply) -> String {
+/// What a caller gets: the channel's title and whether it is stale, or the error.
+pub fn summary(reply: &Reply) -> String {
     match &reply.outcome {
         Ok(answer) if answer.stale => format!("{} (stale)", answer.channel().title()),
         Ok(answer) => answer.channel().title().to_owned(),
@@ -299,15 +299,15 @@ pub fn told(reply: &Reply) -> String {
     }
 }
 
-/// How long what was given without a lookup stays fresh.
+/// How long a cached answer stays fresh.
 pub fn ttl(reply: &Reply) -> i64 {
-    match reply.made {
-        Made::Hit { ttl } => ttl,
-        Made::Forwarded { .. } => panic!("{reply:?}"),
+    match reply.cache_status {
+        CacheStatus::Hit { ttl } => ttl,
+        CacheStatus::Forwarded { .. } => panic!("{reply:?}"),
     }
 }
 
-/// How often a store was asked, and has answered.
+/// Operations of a store, begun and completed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub loads: usize,
@@ -315,31 +315,31 @@ pub struct Counts {
     pub saves: usize,
 }
 
-/// A store whose use is counted.
-pub struct Counted {
+/// A store that counts its operations.
+pub struct CountedStore {
     store: Arc<dyn Store>,
     counts: watch::Sender<Counts>,
     before_lease: Mutex<Option<BoxFuture<'static, ()>>>,
     after_load: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
-impl Counted {
+impl CountedStore {
     pub fn counts(&self) -> Counts {
         *self.counts.borrow()
     }
 
-    /// Waits until that has happened.
+    /// Waits until the counts satisfy a condition.
     pub async fn until(&self, happened: impl FnMut(&Counts) -> bool) {
         let mut counts = self.counts.subscribe();
         counts.wait_for(happened).await.expect("its sender is here");
     }
 
-    /// Does this before the next lease is asked for.
+    /// Runs `future` before the next lease is requested.
     pub fn before_lease(&self, future: impl Future<Output = ()> + Send + 'static) {
         *self.before_lease.lock() = Some(Box::pin(future));
     }
 
-    /// Does this before it says what it has loaded next.
+    /// Runs `future` before the next load returns.
     pub fn after_load(&self, future: impl Future<Output = ()> + Send + 'static) {
         *self.after_load.lock() = Some(Box::pin(future));
     }
@@ -349,7 +349,7 @@ impl Counted {
     }
 }
 
-impl Store for Counted {
+impl Store for CountedStore {
     fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
         Box::pin(async move {
             let known = self.store.load(feed).await;
@@ -395,13 +395,13 @@ impl Store for Counted {
     }
 }
 
-/// The lease of `feed`, as soon as nobody else has it.
-pub async fn ours(store: &dyn Store, feed: Feed) -> Held {
+/// Acquires the lease of `feed` as soon as no other replica holds it.
+pub async fn acquire_lease(store: &dyn Store, feed: Feed) -> HeldLease {
     loop {
         match store.lease(feed).await {
-            Lease::Ours(held) => return held,
-            Lease::Theirs(end) => end.await,
-            Lease::Alone => panic!("the store is in trouble"),
+            Lease::Acquired(held) => return held,
+            Lease::HeldElsewhere(end) => end.await,
+            Lease::Uncoordinated => panic!("the store is in trouble"),
         }
     }
 }

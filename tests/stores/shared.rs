@@ -1,4 +1,4 @@
-//! Replicas that share a store: one lookup among them, whatever becomes of it and of whoever makes it.
+//! Replicas that share a store: one lookup among them, whatever happens to it or to the replica that makes it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::rig::*;
 
-/// Two replicas over one upstream.
+/// Two replicas with one upstream.
 async fn two(kind: &impl Kind, upstream: &Arc<Fake>) -> (Replica, Replica) {
     (
         Replica::start(kind, upstream).await,
@@ -20,43 +20,43 @@ async fn two(kind: &impl Kind, upstream: &Arc<Fake>) -> (Replica, Replica) {
     )
 }
 
-/// Five hundred callers at each of two replicas, while the lookup waits at its gate. What they are told, each once.
+/// Five hundred callers at each of two replicas, while the lookup waits at its gate. Returns their distinct answers.
 async fn a_thousand_at_two(replicas: (&Replica, &Replica), upstream: &Fake, query: Query) -> Vec<String> {
     let calls = async {
         let (one, other) = replicas;
-        tokio::join!(one.tell_many(500, query), other.tell_many(500, query))
+        tokio::join!(one.get_many(500, query), other.get_many(500, query))
     };
     let lookup = async {
         upstream.arrival().await;
-        // Both have asked: one of them waits for the other.
+        // Both have tried: one of them waits for the other.
         for replica in [replicas.0, replicas.1] {
             replica.store.until(|counts| counts.leases > 0).await;
         }
         upstream.release();
     };
-    let ((mut told, others), ()) = tokio::join!(calls, lookup);
-    told.extend(others);
-    assert_eq!(told.len(), 1000);
-    told.dedup();
-    told
+    let ((mut answers, others), ()) = tokio::join!(calls, lookup);
+    answers.extend(others);
+    assert_eq!(answers.len(), 1000);
+    answers.dedup();
+    answers
 }
 
 pub async fn callers_of_two_replicas_cost_one_lookup<K: Shared>() {
     let kind = K::new();
     let upstream = Fake::gated(found);
     let (one, other) = two(&kind, &upstream).await;
-    let told = a_thousand_at_two((&one, &other), &upstream, query()).await;
-    assert_eq!((told, upstream.lookups()), (vec!["lookup 1".into()], 1));
+    let answers = a_thousand_at_two((&one, &other), &upstream, query()).await;
+    assert_eq!((answers, upstream.lookups()), (vec!["lookup 1".into()], 1));
     assert_eq!((one.latest.waiting(), other.latest.waiting()), (0, 0));
 }
 
 pub async fn callers_of_two_replicas_who_want_it_new_cost_one_lookup<K: Shared>() {
     let kind = K::new();
-    kept(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    saved_before(&kind, feed(), &good(feed(), "kept", FRESH)).await;
     let upstream = Fake::gated(found);
     let (one, other) = two(&kind, &upstream).await;
-    let told = a_thousand_at_two((&one, &other), &upstream, anew()).await;
-    assert_eq!((told, upstream.lookups()), (vec!["lookup 1".into()], 1));
+    let answers = a_thousand_at_two((&one, &other), &upstream, anew()).await;
+    assert_eq!((answers, upstream.lookups()), (vec!["lookup 1".into()], 1));
 }
 
 pub async fn the_others_failure_is_ours<K: Shared>() {
@@ -68,12 +68,12 @@ pub async fn the_others_failure_is_ours<K: Shared>() {
         let kind = K::new();
         let upstream = Fake::gated(fails(error.clone()));
         let (one, other) = two(&kind, &upstream).await;
-        let told = a_thousand_at_two((&one, &other), &upstream, query()).await;
+        let answers = a_thousand_at_two((&one, &other), &upstream, query()).await;
         let expected = match error {
             UpstreamError::NotFound => LookupError::ChannelNotFound(feed().channel),
             error => LookupError::Upstream(error),
         };
-        assert_eq!((told, upstream.lookups()), (vec![expected.to_string()], 1));
+        assert_eq!((answers, upstream.lookups()), (vec![expected.to_string()], 1));
     }
 }
 
@@ -95,7 +95,7 @@ pub async fn what_the_upstream_thinks_of_one_replica_it_need_not_think_of_the_ot
     refusing.release();
     let refused = refused.await.expect("no panic").outcome.expect_err("refused");
     assert_eq!(refused, LookupError::Upstream(UpstreamError::RateLimited(429)));
-    assert_eq!(told(&answered.await.expect("no panic")), "lookup 1");
+    assert_eq!(summary(&answered.await.expect("no panic")), "lookup 1");
 }
 
 pub async fn a_lease_that_is_given_up_is_taken_over<K: Shared>() {
@@ -103,12 +103,12 @@ pub async fn a_lease_that_is_given_up_is_taken_over<K: Shared>() {
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;
     let other = kind.open().await;
-    let held = ours(&*other, feed()).await;
+    let held = acquire_lease(&*other, feed()).await;
     let call = replica.begin(query());
     replica.store.until(|counts| counts.leases > 0).await;
     assert_eq!(upstream.lookups(), 0);
     drop(held);
-    assert_eq!(told(&call.await.expect("no panic")), "lookup 1");
+    assert_eq!(summary(&call.await.expect("no panic")), "lookup 1");
     assert_eq!(upstream.lookups(), 1);
 }
 
@@ -120,14 +120,14 @@ pub async fn a_holder_that_lost_its_lease_overwrites_nothing<K: Shared>() {
     slow.arrival().await;
     kind.lose_lease(feed()).await;
     let other = Replica::start(&kind, &quick).await;
-    assert_eq!(told(&other.get(query()).await), "lookup 2");
+    assert_eq!(summary(&other.get(query()).await), "lookup 2");
     slow.release();
-    // Nor are its own callers given what it has found.
-    assert_eq!(told(&late.await.expect("no panic")), "lookup 2");
-    assert_eq!(told(&one.get(query()).await), "lookup 2");
+    // Its own callers do not get what it found, either.
+    assert_eq!(summary(&late.await.expect("no panic")), "lookup 2");
+    assert_eq!(summary(&one.get(query()).await), "lookup 2");
     let third = Replica::start(&kind, &quick).await;
-    assert_eq!(told(&third.get(query()).await), "lookup 2");
-    assert_eq!(told(&other.get(query()).await), "lookup 2");
+    assert_eq!(summary(&third.get(query()).await), "lookup 2");
+    assert_eq!(summary(&other.get(query()).await), "lookup 2");
     assert_eq!((slow.lookups(), quick.lookups()), (1, 1));
 }
 
@@ -138,15 +138,15 @@ pub async fn what_the_last_holder_saved_between_our_look_and_our_lease_is_found<
     let other = kind.open().await;
     let holder = Arc::clone(&other);
     replica.store.before_lease(async move {
-        let held = ours(&*holder, feed()).await;
+        let held = acquire_lease(&*holder, feed()).await;
         let found = good(feed(), "theirs", Duration::ZERO);
-        holder.save(feed(), &found, Lease::Ours(held)).await;
+        holder.save(feed(), &found, Lease::Acquired(held)).await;
     });
-    assert_eq!(told(&replica.get(query()).await), "theirs");
+    assert_eq!(summary(&replica.get(query()).await), "theirs");
     let counts = replica.store.counts();
     assert_eq!((counts.leases, counts.saves), (1, 0));
-    // Nor is the lease kept.
-    drop(ours(&*other, feed()).await);
+    // Nor is the lease still held.
+    drop(acquire_lease(&*other, feed()).await);
 }
 
 pub async fn a_panic_under_a_lease_gives_it_up<K: Shared>() {
@@ -165,7 +165,7 @@ pub async fn a_panic_under_a_lease_gives_it_up<K: Shared>() {
     assert_eq!(error, LookupError::Upstream(UpstreamError::Panicked));
     upstream.arrival().await;
     upstream.release();
-    assert_eq!(told(&waiting.await.expect("no panic")), "lookup 2");
+    assert_eq!(summary(&waiting.await.expect("no panic")), "lookup 2");
     assert_eq!(upstream.lookups(), 2);
 }
 
@@ -174,7 +174,7 @@ pub async fn a_caller_who_leaves_while_another_replica_looks_up_changes_nothing<
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;
     let other = kind.open().await;
-    let held = ours(&*other, feed()).await;
+    let held = acquire_lease(&*other, feed()).await;
     let leaving = replica.begin(query());
     replica.store.until(|counts| counts.leases > 0).await;
     leaving.abort();
@@ -182,11 +182,11 @@ pub async fn a_caller_who_leaves_while_another_replica_looks_up_changes_nothing<
     assert_eq!((replica.latest.flights(), replica.latest.waiting()), (1, 0));
     let staying = replica.begin(query());
     drop(held);
-    assert_eq!(told(&staying.await.expect("no panic")), "lookup 1");
+    assert_eq!(summary(&staying.await.expect("no panic")), "lookup 1");
     assert_eq!((upstream.lookups(), replica.store.counts().saves), (1, 1));
 }
 
-/// The upload that a watcher is told of next.
+/// The next upload that a watcher gets.
 async fn next(watch: &mut Watch) -> String {
     match watch.next().await.expect("it goes on").expect("no error").event {
         Event::Upload { channel, upload, .. } => {
@@ -208,16 +208,16 @@ fn watch(replica: &Replica, feed: Feed) -> Watch {
 
 pub async fn what_one_replica_finds_the_watchers_of_the_other_are_told<K: Shared>() {
     let kind = K::new();
-    kept(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    saved_before(&kind, feed(), &good(feed(), "kept", FRESH)).await;
     let upstream = Fake::open(|_, feed| found(3, feed));
     let (one, other) = two(&kind, &upstream).await;
     let mut watch = watch(&other, feed());
     assert_eq!(next(&mut watch).await, "Upload 1");
-    assert_eq!(told(&one.get(anew()).await), "lookup 3");
+    assert_eq!(summary(&one.get(anew()).await), "lookup 3");
     assert_eq!(next(&mut watch).await, "Upload 2");
     assert_eq!(next(&mut watch).await, "Upload 3");
-    // So is whoever asks, as soon as it is known.
-    while told(&other.get(query()).await) != "lookup 3" {
+    // Callers get it, too, as soon as it is cached.
+    while summary(&other.get(query()).await) != "lookup 3" {
         tokio::task::yield_now().await;
     }
     assert_eq!(upstream.lookups(), 1);
@@ -226,16 +226,16 @@ pub async fn what_one_replica_finds_the_watchers_of_the_other_are_told<K: Shared
 pub async fn an_older_remote_update_replaces_nothing_and_an_unwanted_one_is_not_loaded<K: Shared>() {
     let kind = K::new();
     let watched = channel(1).into();
-    kept(&kind, watched, &good(watched, "kept", FRESH)).await;
+    saved_before(&kind, watched, &good(watched, "kept", FRESH)).await;
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(summary(&replica.get(query()).await), "lookup 1");
     let mut watch = watch(&replica, watched);
     assert_eq!(next(&mut watch).await, "Upload 1");
     let before = replica.store.counts();
 
     let other = kind.open().await;
-    let save = async |feed, known| other.save(feed, &known, Lease::Alone).await;
+    let save = async |feed, known| other.save(feed, &known, Lease::Uncoordinated).await;
     save(feed(), good(feed(), "older", FRESH)).await;
     let unwanted = channel(2).into();
     save(unwanted, good(unwanted, "unwanted", Duration::ZERO)).await;
@@ -246,21 +246,21 @@ pub async fn an_older_remote_update_replaces_nothing_and_an_unwanted_one_is_not_
         .store
         .until(|counts| counts.loads >= before.loads + 2)
         .await;
-    // What was saved first would have been loaded by now.
+    // The first save would have been loaded by now.
     save(watched, newer(3, Duration::ZERO)).await;
     assert_eq!(next(&mut watch).await, "Upload 3");
-    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(summary(&replica.get(query()).await), "lookup 1");
     assert_eq!(replica.store.counts().loads, before.loads + 3);
 }
 
 pub async fn a_remote_update_that_is_slow_to_load_replaces_nothing_newer<K: Shared>() {
     let kind = K::new();
-    kept(&kind, feed(), &good(feed(), "kept", FRESH * 2)).await;
+    saved_before(&kind, feed(), &good(feed(), "kept", FRESH * 2)).await;
     let watched = channel(1).into();
-    kept(&kind, watched, &good(watched, "kept", FRESH)).await;
+    saved_before(&kind, watched, &good(watched, "kept", FRESH)).await;
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;
-    assert_eq!(told(&replica.get(query()).await), "kept");
+    assert_eq!(summary(&replica.get(query()).await), "kept");
     let mut watch = watch(&replica, watched);
     assert_eq!(next(&mut watch).await, "Upload 1");
 
@@ -271,15 +271,15 @@ pub async fn a_remote_update_that_is_slow_to_load_replaces_nothing_newer<K: Shar
         opened.acquire().await.expect("never closed").forget();
     });
     let other = kind.open().await;
-    let save = async |feed, known| other.save(feed, &known, Lease::Alone).await;
+    let save = async |feed, known| other.save(feed, &known, Lease::Uncoordinated).await;
     save(feed(), good(feed(), "theirs", FRESH)).await;
     loaded.acquire().await.expect("never closed").forget();
-    assert_eq!(told(&replica.get(anew()).await), "lookup 1");
-    // Others are not held up by it.
+    assert_eq!(summary(&replica.get(anew()).await), "lookup 1");
+    // It does not delay others.
     let newer = found(2, watched).expect("a channel");
     save(watched, good_channel(newer, Duration::ZERO)).await;
     assert_eq!(next(&mut watch).await, "Upload 2");
-    // Saved while it is loaded, it is loaded once more, but not before what was loaded first is applied.
+    // Saved during its load, it is loaded once more, but not before the first load is applied.
     save(feed(), good(feed(), "theirs", FRESH)).await;
     let before = replica.store.counts();
     gate.add_permits(1);
@@ -287,5 +287,5 @@ pub async fn a_remote_update_that_is_slow_to_load_replaces_nothing_newer<K: Shar
         .store
         .until(|counts| counts.loads >= before.loads + 2)
         .await;
-    assert_eq!(told(&replica.get(query()).await), "lookup 1");
+    assert_eq!(summary(&replica.get(query()).await), "lookup 1");
 }

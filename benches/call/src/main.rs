@@ -1,15 +1,15 @@
-//! What a hit costs, in instructions and system calls: what is known looked at, the answer encoded, a whole call over a pipe in memory,
-//! and calls over a TCP connection whose answers are of several sizes.
+//! Counts the instructions and system calls of a hit: a cache lookup, encoding the answer, a whole call over an in-memory pipe, and calls
+//! over TCP with answers of several sizes.
 //!
-//! `cargo run --release -p call` prints them beside those in `costs.txt`, the figures of the last change that meant to change
-//! them; with `-- --save` it writes them there. Times differ from machine to machine and from run to run; these hardly do, and a
-//! change that adds some to every call shows. It fails if a part takes a tenth more than recorded, or if a size of answer falls off a
-//! cliff. Needs perf, or valgrind where perf may not count, and strace.
+//! `cargo run --release -p call` prints the counts next to those recorded in `costs.txt` by the last intended change; with `-- --save` it
+//! records them. Unlike times, they hardly depend on the machine and the run, so that a small cost added to every call shows. It fails if a
+//! part takes a tenth more than recorded, or if an answer costs much more than the next smaller one. Needs strace, and perf or, where perf
+//! cannot count, valgrind.
 //!
-//! A store is no matter of hits: with one they take as many, or this fails. It is a file, since the connection to Redis proves itself
-//! once a second, which is instructions by time and not by hits.
+//! It also fails if a store makes hits more expensive. The store is a file, since the connection to Redis is probed once a second, which
+//! takes instructions independently of hits.
 //!
-//! A package of its own, so that it is built from what a release is built from, and from nothing else.
+//! A separate package, so that it is built with the dependencies of a release and no others.
 
 #[path = "../../common/instructions.rs"]
 mod instructions;
@@ -53,11 +53,11 @@ use tokio::{
 
 use self::instructions::difference;
 
-/// The program's.
+/// The same as in the program.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// What is counted. Each is a child's work.
+/// The parts that are counted, each in a child process.
 const PARTS: [Part; 11] = [
     Part::of("known"),
     Part::of("encode"),
@@ -72,31 +72,31 @@ const PARTS: [Part; 11] = [
     Part::over_tcp("batch-100", 100),
 ];
 
-/// What is counted once more with a store, which may add a hundredth: from run to run they differ by less.
-const STORED: [&str; 2] = ["known", "call"];
-const MAY_ADD: u64 = 100;
+/// The parts that are also counted with a store, which may add a hundredth: more than the variation between runs.
+const WITH_STORE: [&str; 2] = ["known", "call"];
+const MAX_STORE_SHARE: u64 = 100;
 
-/// What a part may take more than recorded. Compilers differ by a few percent.
-const MAY_GROW: u64 = 10;
+/// By how many percent a part may exceed its record. Compilers differ by a few percent.
+const MAX_GROWTH: u64 = 10;
 
-/// How much more a call may take than that of the next smaller answer, in percent: a byte costs next to nothing.
-const CLIFF: u64 = 30;
+/// By how many percent a call may exceed that with the next smaller answer, since a byte costs next to nothing.
+const MAX_STEP: u64 = 30;
 
-/// What a hundred calls may take in system calls besides: what one read brings is the system's choice. A write of its own for each
-/// answer would be 90 more.
-const UNEVEN: u64 = 50;
+/// Tolerance for the system calls of a hundred calls, since the system decides how much one read returns. A separate write for each answer
+/// would add 90.
+const SYSCALL_TOLERANCE: u64 = 50;
 
-/// How often a child does it; the longer run has ten times as many.
+/// The repetitions in a child process; the longer run has ten times as many.
 const TIMES: u64 = 2_000;
 
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/costs.txt");
 
-/// The title that all but the parts named for theirs have.
+/// The title in all parts except `title-*`.
 const TITLE: &str = "An upload, with a title of as many bytes as is common!!";
 
 struct Part {
     name: &'static str,
-    /// System calls are counted, too.
+    /// Whether system calls are counted, too.
     socket: bool,
     /// The hits in each call.
     hits: u64,
@@ -119,18 +119,18 @@ impl Part {
         }
     }
 
-    /// How often it is done in the shorter run.
+    /// The repetitions in the shorter run.
     fn times(&self) -> u64 {
         (TIMES / self.hits).max(pipe::AT_ONCE)
     }
 
-    /// Whether the part before it differs by the answer's size alone.
+    /// Whether the previous part differs only in the size of the answer.
     fn is_longer(&self) -> bool {
         self.name.starts_with("title") && self.name != "title-1"
     }
 }
 
-/// Of one part: instructions of one of its calls, and system calls of a hundred.
+/// The cost of a part: instructions of a call, and system calls of a hundred calls.
 #[derive(Clone, Copy, Default)]
 struct Cost {
     instructions: u64,
@@ -138,10 +138,10 @@ struct Cost {
 }
 
 impl Cost {
-    /// Why it is too much beside another, of which it may be so much more.
+    /// Describes the limit if this cost exceeds `other` by more than `percent`.
     fn excess(self, other: Self, percent: u64) -> Option<String> {
         let most = |other: u64| other + other * percent / 100;
-        let (instructions, syscalls) = (most(other.instructions), most(other.syscalls) + UNEVEN);
+        let (instructions, syscalls) = (most(other.instructions), most(other.syscalls) + SYSCALL_TOLERANCE);
         (self.instructions > instructions || self.syscalls > syscalls)
             .then(|| format!("more than {instructions} instructions or {syscalls} system calls of a hundred"))
     }
@@ -211,18 +211,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         writeln!(out)?;
         if let Some(before) = before
             && !save
-            && let Some(why) = cost.excess(before, MAY_GROW)
+            && let Some(why) = cost.excess(before, MAX_GROWTH)
         {
             return Err(format!("{name} takes {why}: `--save` records what is meant to cost more").into());
         }
         if part.is_longer()
-            && let Some(why) = cost.excess(shorter, CLIFF)
+            && let Some(why) = cost.excess(shorter, MAX_STEP)
         {
             return Err(format!("{name} takes {why}, and the next shorter answer does not").into());
         }
         shorter = cost;
-        if STORED.contains(&name) {
-            let may_be = instructions + instructions / MAY_ADD;
+        if WITH_STORE.contains(&name) {
+            let may_be = instructions + instructions / MAX_STORE_SHARE;
             let (mut with, _tool) = count(&["child", name, "stored"])?;
             // The store's thread works by the clock, and is counted too: on a slow machine it does more meanwhile.
             for _ in 0..2 {
@@ -246,7 +246,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What a line of the record says of a part, if it is the part's: `name instructions syscalls`.
+/// Parses a line of the record, `name instructions syscalls`, if it is for the part `name`.
 fn before(line: &str, name: &str) -> Option<Cost> {
     let mut words = line.split_whitespace();
     (words.next()? == name).then_some(())?;
@@ -283,7 +283,7 @@ async fn run(part: &str, file: Option<Arc<File>>, times: u64) {
     };
     let first = latest.get(query).await.outcome.expect("an answer");
     if let Some(file) = &file {
-        // Or it would be while hits are counted.
+        // Otherwise it would be written while hits are counted.
         file.written().await;
     }
     match kind {
@@ -320,7 +320,7 @@ async fn run(part: &str, file: Option<Arc<File>>, times: u64) {
 const GET: &str = "/plaque.v1.LatestVideo/GetLatestVideo";
 const BATCH_GET: &str = "/plaque.v1.LatestVideo/BatchGetLatestVideos";
 
-/// A request for so many channels.
+/// A request for this number of channels.
 fn request(channels: usize) -> Vec<u8> {
     let ids = (0..channels).map(|number| format!("UC{number:010}abcdefghijkA"));
     ids.flat_map(|id| [&[0x0a, 24], id.as_bytes()].concat()).collect()
@@ -330,14 +330,14 @@ fn serve(latest: Arc<Latest>, stream: impl AsyncRead + AsyncWrite + Unpin + Send
     let calls = grpc::Limits::default();
     let (stage, stages) = watch::channel(Stage::Serving);
     let callers = Arc::new(grpc::Callers::new(None));
-    let service = grpc::serve(latest, calls, callers, stages, Arc::default()).expect("descriptors");
+    let service = grpc::service(latest, calls, callers, stages, Arc::default()).expect("descriptors");
     tokio::spawn(async move {
-        server::converse(stream, service, calls, Connections::default()).await;
+        server::serve_connection(stream, service, calls, Connections::default()).await;
         drop(stage);
     });
 }
 
-/// A TCP connection to a server of its own.
+/// A TCP connection to a new server.
 async fn over_tcp(latest: Arc<Latest>) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
@@ -369,7 +369,7 @@ fn settings() -> Settings {
     }
 }
 
-/// Knows one upload of every channel, with this title.
+/// An upstream where every channel has one upload, with this title.
 struct OneChannel(String);
 
 impl Upstream for OneChannel {

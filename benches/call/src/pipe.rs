@@ -1,12 +1,12 @@
-//! A client that costs next to nothing: its frames were written beforehand, and of the server's it reads the headers.
+//! A minimal HTTP/2 client, whose own cost is negligible: it sends prepared frames, and reads only the headers of the server's frames.
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// The calls that are in progress at once.
+/// Concurrent calls.
 pub const AT_ONCE: u64 = 10;
 
-/// What every HTTP/2 client says first, its settings with as large a window for each answer as there can be, and as much room for all.
-const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+/// The client preface, SETTINGS with the largest stream window, and a WINDOW_UPDATE to the largest connection window.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
     \0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff\
     \0\0\x04\x08\0\0\0\0\0\x7f\xff\0\0";
 
@@ -19,7 +19,7 @@ const END_HEADERS: u8 = 4;
 /// The length of a frame's header.
 const HEADER: usize = 9;
 
-/// Headers in HPACK's literal form, which enter the dynamic table: the first time that they are sent.
+/// The headers of the first request, as HPACK literals that enter the dynamic table.
 fn first_headers(path: &str) -> Vec<u8> {
     // Indices of the static table: :method POST, :scheme http.
     let mut block = vec![0x83, 0x86];
@@ -34,8 +34,8 @@ fn first_headers(path: &str) -> Vec<u8> {
     block
 }
 
-/// The same once more: indices of the dynamic table, which begins at 62 with what came last.
-const HEADERS_AGAIN: &[u8] = &[0x83, 0x86, 0x80 + 65, 0x80 + 64, 0x80 + 63, 0x80 + 62];
+/// The headers of later requests: indices of the dynamic table, which starts at 62 with the newest entry.
+const INDEXED_HEADERS: &[u8] = &[0x83, 0x86, 0x80 + 65, 0x80 + 64, 0x80 + 63, 0x80 + 62];
 
 fn text(block: &mut Vec<u8>, text: &str) {
     block.push(u8::try_from(text.len()).expect("a text of less than 127 bytes"));
@@ -50,7 +50,7 @@ fn frame(frames: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8])
     frames.extend(payload);
 }
 
-/// Calls `path` with `message` so many times, and reads the answers. Returns the bytes of one, with gRPC's five before it.
+/// Calls `path` with `message`, `times` times, and reads the answers. Returns the length of one, including gRPC's prefix of five bytes.
 pub async fn call(
     mut pipe: impl AsyncRead + AsyncWrite + Unpin,
     path: &str,
@@ -60,7 +60,7 @@ pub async fn call(
     let length = u32::try_from(message.len()).expect("a short message");
     let data = [&[0], &length.to_be_bytes()[..], message].concat();
     let mut answers = Answers::default();
-    pipe.write_all(HELLO).await.expect("the server reads");
+    pipe.write_all(PREFACE).await.expect("the server reads");
     let (mut headers, mut stream) = (first_headers(path), 1);
     let mut received = 0;
     for _ in 0..times / AT_ONCE {
@@ -68,7 +68,7 @@ pub async fn call(
         for _ in 0..AT_ONCE {
             frame(&mut frames, HEADERS, END_HEADERS, stream, &headers);
             frame(&mut frames, DATA, END_STREAM, stream, &data);
-            headers = HEADERS_AGAIN.into();
+            headers = INDEXED_HEADERS.into();
             stream += 2;
         }
         received = answers.take_bytes();
@@ -82,11 +82,11 @@ pub async fn call(
     received / usize::try_from(AT_ONCE).expect("a small number")
 }
 
-/// What the server has sent.
+/// Reads the server's frames.
 #[derive(Default)]
 struct Answers {
     buffer: Vec<u8>,
-    /// Of data, since it was last asked.
+    /// The length of DATA frames since the last [`Self::take_bytes`].
     bytes: usize,
 }
 
@@ -95,7 +95,7 @@ impl Answers {
         std::mem::take(&mut self.bytes)
     }
 
-    /// Reads until so many calls have ended.
+    /// Reads until `calls` calls have ended.
     async fn read(&mut self, pipe: &mut (impl AsyncRead + Unpin), mut calls: u64) {
         while calls > 0 {
             let read = pipe.read_buf(&mut self.buffer).await.expect("the server answers");

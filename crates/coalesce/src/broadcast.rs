@@ -1,11 +1,11 @@
 //! A broadcast channel for a single message.
 //!
-//! tokio's `broadcast` keeps a queue, and a receiver takes the queue's lock when it leaves. For one message
-//! there is no queue: a receiver takes no lock to get it, and is smaller.
+//! tokio's `broadcast` has a queue, whose lock a receiver takes when it is dropped. A single message needs no
+//! queue: receivers take no lock, and are smaller.
 
 use super::sync::{Arc, AtomicUsize, Notify, OnceLock, Ordering::Relaxed};
 
-/// As many callers wait as are allowed to, which is this many. See `Builder::max_waiters`.
+/// The limit of waiting callers is reached. Has the limit, which `Builder::max_waiters` sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} callers wait already")]
 pub struct Overloaded(pub usize);
@@ -16,18 +16,18 @@ pub(super) struct WaiterLimit {
     max: usize,
 }
 
-/// Permission for one receiver, which gives it back when it is dropped.
+/// Permission for one receiver, which returns it when dropped.
 #[must_use]
 pub(super) struct WaiterPermit(());
 
-/// Sends the message. Dropped without one, it closes the channel.
+/// Sends the message. Dropping it without sending closes the channel.
 pub(super) struct Sender<T>(Arc<Channel<T>>);
 
 /// Receives the message. Counts as a waiter until it is dropped.
 pub(super) struct Receiver<T>(Arc<Channel<T>>);
 
 struct Channel<T> {
-    /// `None` within: closed without a message.
+    /// Holds `None` if the channel was closed without a message.
     message: OnceLock<Option<T>>,
     sent: Notify,
     limit: Arc<WaiterLimit>,
@@ -36,7 +36,7 @@ struct Channel<T> {
     all_left: Notify,
 }
 
-/// Counts the receivers. Is none, and does not keep the channel open.
+/// Counts the receivers. Is not a receiver itself and does not keep the channel open.
 pub(super) struct Receivers<T>(Arc<Channel<T>>);
 
 impl WaiterLimit {
@@ -71,7 +71,7 @@ impl<T> Sender<T> {
         }))
     }
 
-    /// Receives what this sender is going to send.
+    /// Creates a receiver of the message.
     pub(super) fn subscribe(&self, _permit: WaiterPermit) -> Receiver<T> {
         self.0.receivers.fetch_add(1, Relaxed);
         Receiver(Arc::clone(&self.0))
@@ -113,7 +113,7 @@ impl<T: Clone> Receiver<T> {
     )]
     pub(super) fn recv(self) -> impl Future<Output = Option<T>> {
         async move {
-            // Created before the message is checked: it hears of one that is sent in between.
+            // Created before the check, so that a message sent in between is noticed.
             let sent = self.0.sent.notified();
             if self.0.message.get().is_none() {
                 sent.await;
@@ -128,7 +128,7 @@ impl<T> Receivers<T> {
         self.0.receivers.load(Relaxed)
     }
 
-    /// Waits until the last receiver is dropped, after the last call of this. Others may have subscribed by then.
+    /// Waits until the last receiver is dropped, unless that happened since the previous call. Others may have subscribed by then.
     pub(super) async fn all_left(&self) {
         self.0.all_left.notified().await;
     }

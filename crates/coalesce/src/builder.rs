@@ -6,16 +6,16 @@ use tokio::runtime::Handle;
 
 use super::{Coalescer, span::SpanMaker};
 
-/// By default, a flight may take this long: more than most clients wait for an answer.
+/// The default limit of a flight: longer than most clients wait for an answer.
 const FLIGHT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// By default, so many callers may wait: some 30 MB with their tasks.
+/// The default limit of waiting callers: about 30 MB with their tasks.
 const MAX_WAITERS: usize = 100_000;
 
-/// Decides something about a value that is to be cached.
+/// A function of a value that is about to be cached.
 pub(crate) type Decide<K, V, T> = Arc<dyn Fn(&K, &V) -> T + Send + Sync>;
 
-/// What becomes of a value that a flight or an update brings.
+/// Whether and where a value is cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retention {
     /// It is cached.
@@ -25,7 +25,7 @@ pub enum Retention {
     ///
     /// A key that has a value in the main capacity stays there.
     LowPriority,
-    /// It is not cached. Those who wait get it, and the value that was cached before stays.
+    /// It is not cached. Waiters get it, and the value that was cached before stays.
     Discard,
 }
 
@@ -95,7 +95,7 @@ impl<K, V> Builder<K, V> {
         self
     }
 
-    /// Drops every entry that was last written so long ago. By default entries stay until they are evicted.
+    /// Expires entries this long after they were last written. By default entries stay until they are evicted.
     ///
     /// moka allows at most 1,000 years: [`build`](Self::build) panics beyond.
     pub fn time_to_live(mut self, time_to_live: Duration) -> Self {
@@ -136,8 +136,8 @@ impl<K, V> Builder<K, V> {
         self
     }
 
-    /// Sets how the span of a flight is made, from the ID of the caller's span; `None` for a flight that
-    /// nobody waits for, as that of [`refresh`](Coalescer::refresh). By default it is `debug_span!("flight")`
+    /// Sets how the span of a flight is made, from the ID of the caller's span; `None` for a flight
+    /// without waiters, as that of [`refresh`](Coalescer::refresh). By default it is `debug_span!("flight")`
     /// with the target `coalesce`.
     ///
     /// If the flight fails, the fields `otel.status_code` and `otel.status_description` are recorded, which

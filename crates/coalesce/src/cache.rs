@@ -18,8 +18,8 @@ use super::{Builder, Retention, builder::Decide};
 
 /// The cached value of each key.
 ///
-/// A key is in one of the two segments, but for moments. Its entry in `main` is the gate through which all
-/// writers of the key go, for either segment; readers look there first.
+/// A key is in only one of the two segments, except for short moments. Its entry in `main` serializes the
+/// writers of the key in both segments. Readers look there first.
 pub(super) struct Cache<K, V> {
     main: Segment<K, V>,
     low_priority: Option<Segment<K, V>>,
@@ -78,10 +78,10 @@ where
         }
     }
 
-    /// Polls moka once for each segment. It has to wait only where a writer was cancelled halfway.
+    /// Polls moka once for each segment. It is pending only if a writer was cancelled halfway.
     ///
-    /// Its future is 700 bytes. Here it lives on the stack; awaited, every caller would carry the room for it
-    /// for as long as it waits for a flight.
+    /// moka's future is 700 bytes. Here it lives on the stack; if it were awaited, every waiter's future would
+    /// have room for it.
     #[inline]
     fn get_now<Q>(&self, key: &Q) -> Poll<Option<V>>
     where
@@ -150,7 +150,7 @@ where
         retention.map_or(Retention::Keep, |retention| retention(key, value))
     }
 
-    /// Writes `write(current)`, if that is anything. Writers of a key take turns.
+    /// Writes `write(current)`; `None` leaves the current value. Writers of a key take turns.
     async fn write(
         &self,
         key: &K,
@@ -181,7 +181,7 @@ where
                 }
             })
             .await;
-        // Not before: a reader would have found neither.
+        // Not earlier: a reader in between would find neither.
         if let Some(segment) = moved_up {
             segment.invalidate(key).await;
         }

@@ -1,4 +1,4 @@
-//! The coalescer: a cache, a flight map, and the tasks that fill the one for those in the other.
+//! The coalescer: a cache, a flight map, and the tasks that run flights.
 
 use std::{
     borrow::Borrow,
@@ -42,7 +42,7 @@ pub struct FetchContext<K, V> {
     /// The value that is cached when the flight starts. It may be newer than what the caller saw: another
     /// flight may have landed in between.
     pub cached: Option<V>,
-    /// Those who wait for the flight.
+    /// The waiters of the flight.
     pub waiters: Waiters<K, V>,
 }
 
@@ -93,7 +93,7 @@ where
         self.0.cache.get(key).await
     }
 
-    /// Returns the cached value of `key`, or else what `fetch` returns, which runs once for all who call this at one time.
+    /// Returns the cached value of `key`, or else the result of `fetch`, which runs once for all concurrent callers.
     ///
     /// May be dropped at any time; the fetch goes on.
     ///
@@ -215,10 +215,10 @@ where
         self.0.cache.update(&key, change).await;
     }
 
-    /// Removes the value of `key`. A flight in progress goes on for those who wait for it, but its result is
+    /// Removes the value of `key`. A flight in progress goes on for its waiters, but its result is
     /// not cached; the next caller starts another.
     pub async fn invalidate(&self, key: &K) {
-        // In this order: what a flight caches after this, it has found detached; what it cached before, is removed now.
+        // In this order: a flight that is detached no longer writes, and what it has written before is removed.
         self.0.flights.detach(key);
         self.0.cache.remove(key).await;
     }
@@ -229,7 +229,7 @@ where
         self.0.flights.len()
     }
 
-    /// The number of callers who wait.
+    /// The number of callers that wait.
     #[must_use]
     pub fn waiter_count(&self) -> usize {
         self.0.flights.waiter_count()
@@ -283,7 +283,7 @@ where
 }
 
 async fn limited<V>(limit: Option<Duration>, fetched: impl Future<Output = V>) -> Result<V, FlightError> {
-    // Pinned here, so that the two ways of waiting for it are not two places for it.
+    // Pinned once, so that the future does not have room for it in each branch.
     let fetched = pin!(fetched);
     match limit {
         Some(limit) => {

@@ -1,4 +1,4 @@
-//! The flight map: which fetches are in progress, and who waits for them.
+//! The flight map: the fetches in progress and their waiters.
 
 use std::{
     collections::HashMap,
@@ -15,11 +15,11 @@ use super::{
     sync::{Arc, Mutex, RandomState, Weak},
 };
 
-/// Enough that two cores that start flights at the same time rarely meet; an empty shard is 64 bytes.
+/// Enough that two cores that start flights at the same time rarely contend for a lock. An empty shard is 64 bytes.
 pub(super) const SHARDS: usize = 64;
 
 /// A shard shrinks when less than a quarter of its capacity is used, but not below this.
-pub(super) const SHARD_KEEPS: usize = 32;
+pub(super) const MIN_SHARD_CAPACITY: usize = 32;
 
 /// Why a flight ended without a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum FlightError {
 type Outcome<V> = Result<V, FlightError>;
 type Shard<K, V> = HashMap<K, Weak<Joinable<V>>>;
 
-/// What callers need of a flight to join it.
+/// The part of a flight that callers need to join it.
 struct Joinable<V> {
     sender: broadcast::Sender<Outcome<V>>,
     started_at: Instant,
@@ -49,15 +49,15 @@ struct Joinable<V> {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct FlightInfo<K> {
-    /// What is fetched.
+    /// The key that is fetched.
     pub key: K,
     /// When the flight started.
     pub started_at: Instant,
-    /// How many callers wait for it.
+    /// The number of callers that wait for it.
     pub waiters: usize,
 }
 
-/// All flights in progress, and the number of callers who wait for them.
+/// All flights in progress, and the number of callers that wait for them.
 ///
 /// Each shard's lock is held for a lookup or an insertion in a map and never across an `await`. No foreign
 /// code runs under it but the key's `Hash`, `Eq`, `Clone` and `Drop`. It does not poison.
@@ -68,11 +68,11 @@ pub(super) struct Flights<K, V> {
     span_maker: SpanMaker,
 }
 
-/// What came of joining.
+/// The result of joining a flight.
 pub(super) enum Joined<K: Eq + Hash, V> {
     /// There was a flight.
     Existing(Waiter<V>),
-    /// There was none: the caller has to run this one.
+    /// There was none: the caller must run this one.
     New(Flight<K, V>, Waiter<V>),
 }
 
@@ -92,8 +92,8 @@ impl<K: Clone + Eq + Hash, V: Clone> Flights<K, V> {
         let permit = self.limit.acquire()?;
         let mut shard = self.shard(&key).lock();
         if let Some(flight) = shard.get(&key).and_then(Weak::upgrade) {
-            // Under the lock: a flight removes itself from the map, under the lock, before it sends. Whoever
-            // finds it in the map therefore hears from it.
+            // Under the lock, under which a flight removes itself from the map before it sends: a caller that
+            // finds a flight in the map receives its outcome.
             let receiver = flight.sender.subscribe(permit);
             drop(shard);
             flight.span.link(&caller);
@@ -109,17 +109,17 @@ impl<K: Clone + Eq + Hash, V: Clone> Flights<K, V> {
             receiver: flight.joinable.sender.subscribe(permit),
             collapsed: false,
         };
-        // Made while the caller's span is there.
+        // Created while the caller's span exists.
         flight.span();
         Ok(Joined::New(flight, waiter))
     }
 
-    /// Opens a flight that nobody waits for yet. `None` if there is one.
+    /// Opens a flight without a waiter. `None` if there is a flight already.
     pub(super) fn start(self: &Arc<Self>, key: K) -> Option<Flight<K, V>> {
         let mut shard = self.shard(&key).lock();
-        let is_there = shard.get(&key).and_then(Weak::upgrade).is_some();
-        // Not a part of what the caller does, which it would outlive.
-        let flight = (!is_there).then(|| self.open(key, FlightSpan::root(self.span_maker), &mut shard));
+        let exists = shard.get(&key).and_then(Weak::upgrade).is_some();
+        // A root span, since the flight outlives what the caller does.
+        let flight = (!exists).then(|| self.open(key, FlightSpan::root(self.span_maker), &mut shard));
         drop(shard);
         if let Some(flight) = &flight {
             flight.joinable.span.link(&Span::current());
@@ -148,7 +148,7 @@ impl<K: Eq + Hash, V> Flights<K, V> {
         &self.shards[usize::from(byte) % SHARDS]
     }
 
-    /// Detaches the flight for `key`: it goes on for those who wait, but nobody joins it any more, and it is not
+    /// Detaches the flight for `key`: it goes on for its waiters, but can no longer be joined, and is not
     /// [current](Flight::is_current).
     pub(super) fn detach(&self, key: &K) {
         self.shard(key).lock().remove(key);
@@ -159,7 +159,7 @@ impl<K: Eq + Hash, V> Flights<K, V> {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    /// The number of callers who wait.
+    /// The number of callers that wait.
     pub(super) fn waiter_count(&self) -> usize {
         self.limit.waiters()
     }
@@ -205,7 +205,7 @@ pub(super) struct Flight<K: Eq + Hash, V> {
 }
 
 impl<K: Eq + Hash, V: Clone> Flight<K, V> {
-    /// Ends the flight: all who wait get `outcome`, the next caller starts another.
+    /// Ends the flight: its waiters get `outcome`, and the next caller starts another flight.
     pub(super) fn land(self, outcome: Outcome<V>) {
         let joinable = Arc::clone(&self.joinable);
         drop(self);
@@ -218,7 +218,7 @@ impl<K: Eq + Hash, V> Flight<K, V> {
         &self.key
     }
 
-    /// Those who wait for it.
+    /// The flight's waiters.
     pub(super) fn waiters(&self) -> Waiters<K, V>
     where
         K: Clone,
@@ -236,7 +236,7 @@ impl<K: Eq + Hash, V> Flight<K, V> {
         self.joinable.span.get()
     }
 
-    /// Whether this is still the flight for its key; not so after [`Flights::detach`].
+    /// Whether this is still the flight for its key; false after [`Flights::detach`].
     pub(super) fn is_current(&self) -> bool {
         let shard = self.flights.shard(&self.key).lock();
         shard.get(&self.key).is_some_and(|weak| self.is_mine(weak))
@@ -252,15 +252,15 @@ impl<K: Eq + Hash, V> Drop for Flight<K, V> {
         let mut shard = self.flights.shard(&self.key).lock();
         if shard.get(&self.key).is_some_and(|weak| self.is_mine(weak)) {
             shard.remove(&self.key);
-            if shard.capacity() > SHARD_KEEPS && shard.len() < shard.capacity() / 4 {
+            if shard.capacity() > MIN_SHARD_CAPACITY && shard.len() < shard.capacity() / 4 {
                 let capacity = shard.len() * 2;
-                shard.shrink_to(capacity.max(SHARD_KEEPS));
+                shard.shrink_to(capacity.max(MIN_SHARD_CAPACITY));
             }
         }
     }
 }
 
-/// Those who wait for a flight, as its own fetch sees them. Does not keep the flight alive.
+/// The waiters of a flight, for its own fetch. Does not keep the flight alive.
 pub struct Waiters<K, V> {
     key: K,
     receivers: Receivers<Outcome<V>>,
@@ -269,19 +269,19 @@ pub struct Waiters<K, V> {
 }
 
 impl<K: Eq + Hash, V> Waiters<K, V> {
-    /// The number of callers who wait.
+    /// The number of callers that wait.
     #[must_use]
     pub fn count(&self) -> usize {
         self.receivers.count()
     }
 
-    /// Completes when all have left. From then on nobody joins the flight, and its result is not cached.
+    /// Completes when all waiters have left. From then on the flight cannot be joined, and its result is not cached.
     ///
-    /// A flight that nobody has waited for yet, as that of a refresh, waits until somebody has come and all have left.
+    /// If there have been no waiters yet, as in a refresh, waits until some have come and all have left.
     pub async fn all_left(&self) {
         loop {
             self.receivers.all_left().await;
-            // Under the lock, under which callers join: who has come meanwhile is counted, who comes later finds no flight.
+            // Under the lock, under which callers join: those that have joined meanwhile are counted, later ones find no flight.
             let mut shard = self.flights.shard(&self.key).lock();
             if self.count() == 0 {
                 if shard

@@ -12,7 +12,7 @@
 //! **moka alone is enough** if callers are never cancelled in the middle of a fetch, and a panic may simply
 //! be tried again by the next caller. [`moka::future::Cache::get_with`] runs the fetch inside the future of
 //! one of its callers: when that is dropped, the next waiting caller starts over. With deadlines shorter than
-//! a fetch, nobody is ever answered. The README has measurements of both, and of other crates.
+//! a fetch, no caller ever gets an answer. The README has measurements of both, and of other crates.
 //!
 //! # Quick start
 //!
@@ -24,7 +24,7 @@
 //! async fn main() -> Result<(), coalesce::Error> {
 //!     let profiles = Coalescer::new(10_000); // entries
 //!
-//!     // However many tasks ask at once, `load_profile` runs once. Cloning `profiles` is cheap.
+//!     // For any number of concurrent callers, `load_profile` runs once. Cloning `profiles` is cheap.
 //!     let profile = profiles.get_or_fetch(7, || load_profile(7)).await?;
 //!     assert_eq!(profile, "user 7");
 //!
@@ -38,11 +38,11 @@
 //!
 //! # Guarantees
 //!
-//! - **One flight per key.** Whoever asks while a flight is in progress joins it.
+//! - **One flight per key.** A caller that asks while a flight is in progress joins it.
 //! - **A caller that goes away does not end the flight.** Its result is cached, and newcomers join it.
-//! - **A panic reaches all who wait**, once, as [`FlightError::Panicked`]. So do a time-out and the end of
+//! - **A panic reaches all waiters**, once, as [`FlightError::Panicked`]. So do a time-out and the end of
 //!   the runtime. None of them leaves anything behind: the next caller starts a new flight.
-//! - **A result is cached before its waiters wake**, so that nobody who comes after them fetches again.
+//! - **A result is cached before its waiters wake**, so that later callers do not fetch again.
 //! - **Older results never replace newer values.** See [below](#updates-and-invalidation).
 //! - **Memory is bounded.** Cached values by [capacity](Builder::weigher), waiting callers by
 //!   [`Builder::max_waiters`].
@@ -52,7 +52,7 @@
 //!
 //! # Fetches that fail
 //!
-//! A fetch returns a value, whatever that is. If it can fail, let the value be a `Result`: all who wait get
+//! A fetch returns a value, whatever that is. If it can fail, let the value be a `Result`: all waiters get
 //! the same error, and [`Builder::retention`] decides whether it is cached, and where.
 //! [`Builder::expire_after_write`] decides for how long.
 //!
@@ -68,7 +68,7 @@
 //!     .low_priority_capacity(1_000)
 //!     .retention(|_key, value| match value {
 //!         Ok(_) => Retention::Keep,
-//!         // Misses evict other misses only, however many keys somebody makes up.
+//!         // Misses evict other misses only, however many invalid keys are requested.
 //!         Err(LoadError::NotFound) => Retention::LowPriority,
 //!         // Says nothing about the key. What was cached before stays.
 //!         Err(LoadError::Unreachable) => Retention::Discard,
@@ -130,7 +130,7 @@
 //! Since callers do not end a flight, [`Builder::flight_timeout`] does: 30 s by default.
 //!
 //! A fetch that only waits for its turn, for a permit or in a queue, is of no use once all its callers have
-//! left. It can find out with [`Waiters::all_left`] and give up; nobody joins it any more, and its result is
+//! left. It can find out with [`Waiters::all_left`] and give up; then it can no longer be joined, and its result is
 //! not cached.
 //!
 //! ```
@@ -200,11 +200,11 @@
 //! # How it works
 //!
 //! - *moka's future cache* owns the values. Its `and_compute_with` serializes all writers of a key and hands
-//!   each the current entry, so that the newer value wins whoever comes first. It is not held during a fetch:
+//!   each the current entry, so that the newer value wins in any order. It is not held during a fetch:
 //!   neither an update nor an invalidation waits for a slow source.
 //! - The *flight map* (sharded; key → `Weak` broadcast channel) owns the waiters. Callers subscribe under a
-//!   shard's lock. A flight removes itself from the map, under that lock, before it sends: it can be joined
-//!   exactly as long as it will be heard. The task that runs a flight owns the only lasting `Arc`, so a
+//!   shard's lock. A flight removes itself from the map, under that lock, before it sends, so every caller
+//!   that joins receives the outcome. The task that runs a flight owns the only lasting `Arc`, so a
 //!   flight that is gone cannot be joined.
 
 mod broadcast;

@@ -1,4 +1,4 @@
-//! What takes the place of `span.rs` without the feature `tracing`: nothing, in as many words.
+//! Replaces `span.rs` without the feature `tracing`: the same interface without effect.
 
 #![expect(clippy::unused_self, reason = "the spans of `span.rs` are values")]
 

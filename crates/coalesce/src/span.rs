@@ -1,4 +1,4 @@
-//! A flight's span, linked with the spans of all who wait for it: a trace shows who waited for whom.
+//! A flight's span, linked with the spans of all its waiters, so that traces show which flight a caller waited for.
 //!
 //! Without the feature `tracing`, `no_span.rs` takes its place.
 
@@ -48,8 +48,8 @@ pub(crate) fn record(error: &FlightError) {
     span.record("otel.status_description", error.to_string());
 }
 
-/// The span of a flight. Whoever opens the flight makes it, and so may a caller that joins before that; never
-/// under a shard's lock, since it runs the subscriber's code.
+/// The span of a flight. Created by the caller that opens the flight, or by one that joins before that; never
+/// under a shard's lock, since the subscriber's code runs.
 pub(crate) struct FlightSpan {
     maker: SpanMaker,
     /// The span of the caller that opens the flight, which is there until [`get`](Self::get) has returned to
@@ -59,7 +59,7 @@ pub(crate) struct FlightSpan {
 }
 
 impl FlightSpan {
-    /// The span of a flight that is part of what `caller` does.
+    /// The span of a flight as a child of `caller`.
     pub(crate) fn within(maker: SpanMaker, caller: &Span) -> Self {
         Self {
             maker,
@@ -68,7 +68,7 @@ impl FlightSpan {
         }
     }
 
-    /// The span of a flight that stands on its own.
+    /// The span of a flight without a parent.
     pub(crate) fn root(maker: SpanMaker) -> Self {
         Self {
             maker,
@@ -82,14 +82,13 @@ impl FlightSpan {
             .get_or_init(|| Span((self.maker.0)(self.parent.clone())))
     }
 
-    /// Shows in each of the two spans the other.
+    /// Links the two spans with each other.
     pub(crate) fn link(&self, caller: &Span) {
         let caller = &caller.0;
         if !caller.is_disabled() {
             let flight = &self.get().0;
-            // First the caller's: whoever links to a span starts it, and one that is started keeps no more
-            // links than it may. The other way round a crowd's would pile up until the flight's task gets its
-            // turn.
+            // The caller's first: a link starts the span that it points to, and only a started span limits its
+            // links. Otherwise the links of many callers would pile up until the flight's task runs.
             caller.follows_from(flight);
             flight.follows_from(caller);
         }

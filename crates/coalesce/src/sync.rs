@@ -1,5 +1,5 @@
-//! What the flight map is built of. The model checker (`tests/model.rs`) builds it of instrumented twins:
-//! `tests/model/sync.rs`.
+//! The synchronization primitives of the flight map. The model checker (`tests/model.rs`) replaces them with
+//! instrumented ones: `tests/model/sync.rs`.
 
 pub(super) use std::{
     collections::hash_map::RandomState,

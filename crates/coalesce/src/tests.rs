@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 
 use super::{
-    flight::{Flight, Flights, Joined, SHARD_KEEPS, SHARDS, Waiter},
+    flight::{Flight, Flights, Joined, MIN_SHARD_CAPACITY, SHARDS, Waiter},
     span::SpanMaker,
 };
 
@@ -43,7 +43,7 @@ fn a_flight_that_is_dropped_leaves_its_key_free() {
 }
 
 #[test]
-fn whoever_finds_a_flight_hears_from_it() {
+fn a_caller_that_finds_a_flight_receives_its_outcome() {
     let flights = flights(10);
     let (flight, first) = open(&flights, 1);
     let Ok(Joined::Existing(second)) = flights.join(1) else {
@@ -57,14 +57,14 @@ fn whoever_finds_a_flight_hears_from_it() {
 }
 
 #[test]
-fn the_map_gives_its_memory_back() {
+fn the_map_shrinks() {
     let flights = flights(200_000);
     let many: Vec<_> = (0..200_000).map(|key| open(&flights, key)).collect();
     assert!(flights.capacity() >= 200_000);
     drop(many);
     assert_eq!((flights.len(), flights.waiter_count()), (0, 0));
     assert!(
-        flights.capacity() <= SHARDS * 2 * SHARD_KEEPS,
+        flights.capacity() <= SHARDS * 2 * MIN_SHARD_CAPACITY,
         "{}",
         flights.capacity()
     );

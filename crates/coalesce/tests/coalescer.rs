@@ -1,4 +1,4 @@
-//! Who waits, who hears of the outcome, and what is left behind.
+//! Which callers wait, which get the outcome, and what is left behind.
 
 use std::{
     future::{self, Future},
@@ -25,7 +25,7 @@ fn coalescer(limit: Duration, runtime: Handle) -> Coalescer<u32, u32> {
         .build()
 }
 
-/// A source that counts, and answers when it is told to.
+/// A source that counts fetches and answers when it is released.
 #[derive(Clone, Default)]
 struct Source {
     lookups: Arc<AtomicUsize>,
@@ -69,7 +69,7 @@ fn queued(coalescer: &Coalescer<u32, u32>, outcome: u32) -> Waiter<u32> {
 }
 
 #[tokio::test]
-async fn a_lookup_is_told_that_all_its_callers_have_left_and_nobody_joins_it_then() {
+async fn a_fetch_can_find_out_that_all_callers_have_left_and_then_cannot_be_joined() {
     let coalescer = coalescer(LONG, Handle::current());
     let (first, second) = (queued(&coalescer, 1), queued(&coalescer, 2));
     assert!(!first.collapsed() && second.collapsed());
@@ -85,7 +85,7 @@ async fn a_lookup_is_told_that_all_its_callers_have_left_and_nobody_joins_it_the
     while coalescer.flight_count() > 0 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(coalescer.get(&1).await, None, "it was for nobody");
+    assert_eq!(coalescer.get(&1).await, None, "it had no waiters");
     let next = fly(&coalescer, 1, |_context| future::ready(3));
     assert!(!next.collapsed());
     assert_eq!(next.outcome().await, Ok(3));
@@ -120,7 +120,7 @@ async fn low_priority_values_evict_only_each_other() {
         "{}",
         coalescer.entry_count()
     );
-    // What is not kept changes nothing; what was found after all is no minor value any more, and minor once
+    // What is discarded changes nothing; a value that is kept is not of low priority any more, and of low priority once
     // more when that is gone.
     let last = coalescer
         .iter()
@@ -141,11 +141,11 @@ async fn low_priority_values_evict_only_each_other() {
 }
 
 #[tokio::test]
-async fn callers_who_ask_at_once_share_one_lookup() {
+async fn concurrent_callers_share_one_fetch() {
     let (coalescer, source) = (coalescer(LONG, Handle::current()), Source::default());
     let waiters: Vec<_> = (0..1000).map(|_| join(&coalescer, &source)).collect();
     let collapsed = waiters.iter().filter(|w| w.collapsed()).count();
-    assert_eq!(collapsed, 999, "all but the one who started it");
+    assert_eq!(collapsed, 999, "all but the one that started it");
     assert_eq!(coalescer.flight_count(), 1);
 
     source.go.notify_one();
@@ -219,7 +219,7 @@ async fn a_panic_reaches_every_waiter_once_and_the_next_caller_starts_anew() {
 }
 
 #[tokio::test]
-async fn a_panic_before_the_first_await_is_told_too() {
+async fn a_panic_before_the_first_await_reaches_waiters() {
     let coalescer = coalescer(LONG, Handle::current());
     let waiter = fly(&coalescer, 1, |_context| -> future::Ready<u32> {
         panic!("a bug, at once")
@@ -232,7 +232,7 @@ async fn a_panic_before_the_first_await_is_told_too() {
 }
 
 #[tokio::test]
-async fn a_panic_while_a_value_is_kept_is_told_and_leaves_the_key_usable() {
+async fn a_panic_while_a_value_is_cached_reaches_waiters_and_leaves_the_key_usable() {
     let weigh = |_key: &u32, value: &u32| {
         assert_ne!(*value, 13, "a bug in the weigher");
         1
@@ -308,7 +308,7 @@ async fn keys_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn one_caller_too_many_is_told_at_once_and_nobody_else_feels_it() {
+async fn one_caller_too_many_is_refused_at_once_and_does_not_affect_others() {
     let coalescer = Coalescer::builder(1 << 20).max_waiters(10).build();
     let source = Source::default();
     let mut waiters: Vec<_> = (0..10).map(|_| join(&coalescer, &source)).collect();
@@ -317,7 +317,7 @@ async fn one_caller_too_many_is_told_at_once_and_nobody_else_feels_it() {
         let refused = coalescer.join(key, |_context| future::ready(7));
         assert_eq!(refused.err(), Some(Overloaded(10)));
     }
-    assert_eq!(coalescer.flight_count(), 1, "who is refused starts nothing");
+    assert_eq!(coalescer.flight_count(), 1, "a refused caller starts nothing");
 
     drop(waiters.pop());
     waiters.push(join(&coalescer, &source));
@@ -351,7 +351,7 @@ async fn an_invalidation_is_not_undone_by_a_flight_in_the_air() {
     coalescer.invalidate(&1).await;
     assert_eq!(coalescer.get(&1).await, None);
 
-    // Whoever asks after it gets a lookup that has begun after it.
+    // A later caller gets a fetch that has started later.
     let after = fly(&coalescer, 1, |context| {
         future::ready(context.cached.unwrap_or(7))
     });

@@ -2,7 +2,7 @@
 //! over primitives that shuttle schedules.
 //!
 //! Small scenarios are tried in every interleaving there is; larger ones in some thousands, chosen by chance
-//! from a fixed seed. A waiter that is never told shows as a deadlock, which shuttle reports; all else is
+//! from a fixed seed. A waiter that never gets an outcome shows as a deadlock, which shuttle reports; all else is
 //! asserted in [`history`] and [`World`]. Not modelled: weak memory. Nothing leans on it: atomics only count,
 //! all else is done under locks or by `OnceLock` and `Notify`.
 
@@ -37,7 +37,7 @@ use shuttle::{
 };
 
 use broadcast::Overloaded;
-use flight::{Flight, Flights, Joined, SHARD_KEEPS, SHARDS, Waiter};
+use flight::{Flight, Flights, Joined, MIN_SHARD_CAPACITY, SHARDS, Waiter};
 use history::{Ending, History, Span};
 use span::SpanMaker;
 use sync::{Grain, with_grain};
@@ -61,7 +61,7 @@ struct World {
 /// A flight, and its number in the history.
 struct Flying(World, Flight<u8, usize>, usize);
 
-/// A caller who was let in.
+/// A caller that was admitted.
 struct Waiting {
     world: World,
     key: u8,
@@ -156,7 +156,7 @@ impl World {
         self.note(|history| history.detached(index));
     }
 
-    /// Nobody is under way any more: nothing is left.
+    /// Checks that nothing is left at the end.
     fn is_over(&self) {
         with_grain(Grain::Quiet, || {
             assert_eq!(self.flights.len(), 0, "entries leaked: {:?}", self.history);
@@ -167,7 +167,7 @@ impl World {
                 .collect();
             assert!(left.is_empty(), "still in progress: {left:?}");
             assert!(
-                self.flights.capacity() <= SHARDS * 2 * SHARD_KEEPS,
+                self.flights.capacity() <= SHARDS * 2 * MIN_SHARD_CAPACITY,
                 "{}",
                 self.flights.capacity()
             );
@@ -200,7 +200,7 @@ impl Flying {
         let index = world.note(|history| history.detaches(key));
         block_on(flight.waiters().all_left());
         world.note(|history| history.detached(index));
-        assert_eq!(flight.waiters().count(), 0, "somebody waits still");
+        assert_eq!(flight.waiters().count(), 0, "there are waiters left");
         assert!(!flight.is_current(), "it could be joined still");
     }
 
@@ -221,18 +221,18 @@ impl Waiting {
         let outcome = block_on(self.waiter.outcome());
         self.world.note(|history| {
             history.left(self.number);
-            history.heard(self.key, self.joined, self.own, outcome);
+            history.received(self.key, self.joined, self.own, outcome);
         });
     }
 
-    /// Looks whether there is an outcome yet, and gives up if there is none.
+    /// Checks for an outcome, and gives up if there is none yet.
     fn glance(self) {
         self.world.note(|history| history.leaves(self.number));
         let outcome = self.waiter.outcome().now_or_never();
         self.world.note(|history| {
             history.left(self.number);
             if let Some(outcome) = outcome {
-                history.heard(self.key, self.joined, self.own, outcome);
+                history.received(self.key, self.joined, self.own, outcome);
             }
         });
     }
@@ -278,7 +278,7 @@ fn at_once<const N: usize>(world: &World, others: [Work; N], last: impl FnOnce(&
 }
 
 #[test]
-fn two_who_ask_at_once_both_hear() {
+fn two_concurrent_callers_both_get_the_outcome() {
     check_all(Grain::Coarse, || {
         let world = World::new(ENOUGH);
         at_once(
@@ -289,7 +289,7 @@ fn two_who_ask_at_once_both_hear() {
     });
 }
 
-/// However a flight ends: the one who waits hears of it, and a newcomer of it or of the next.
+/// However a flight ends, its waiter gets the outcome, and a newcomer gets that or the next one's.
 #[test]
 fn a_newcomer_joins_or_follows_a_flight_that_ends() {
     for (ending, grain) in [
@@ -310,7 +310,7 @@ fn a_newcomer_joins_or_follows_a_flight_that_ends() {
 }
 
 #[test]
-fn one_who_leaves_changes_nothing_for_the_others() {
+fn a_caller_that_leaves_does_not_affect_others() {
     for glances in [true, false] {
         check_all(Grain::Coarse, move || {
             let world = World::new(ENOUGH);
@@ -343,7 +343,7 @@ fn a_detached_flight_ends_beside_its_successor() {
                 |world| {
                     world.detach(1);
                     let (second, flying) = world.join(1).expect("there is a place");
-                    let flying = flying.expect("nobody else opens one");
+                    let flying = flying.expect("no other thread opens one");
                     flying.look();
                     flying.end(Ending::Value);
                     first.wait();
@@ -358,7 +358,7 @@ fn a_detached_flight_ends_beside_its_successor() {
 fn a_detachment_meets_a_caller_and_an_ending() {
     check_all(Grain::Coarse, || {
         let world = World::new(ENOUGH);
-        let flying = world.refresh(1).expect("nobody else opens one");
+        let flying = world.refresh(1).expect("no other thread opens one");
         at_once(
             &world,
             [
@@ -388,9 +388,9 @@ fn a_refresh_and_a_caller_start_one_flight_between_them() {
     }
 }
 
-/// It is told that all have left, whoever leaves last; and whoever comes then starts another.
+/// The fetch learns that all callers have left, in any order, and a later caller starts another.
 #[test]
-fn a_flight_that_all_have_left_is_joined_by_nobody() {
+fn a_flight_that_all_callers_have_left_cannot_be_joined() {
     for glances in [true, false] {
         check_all(Grain::Coarse, move || {
             let world = World::new(ENOUGH);

@@ -12,7 +12,7 @@ async fn get_or_fetch_fetches_once_and_then_hits() {
     assert_eq!(fetched, Ok(1));
     let hit = cache.get_or_fetch("a".into(), || future::ready(2)).await;
     assert_eq!(hit, Ok(1));
-    assert_eq!(cache.get("a").await, Some(1), "a borrowed key will do");
+    assert_eq!(cache.get("a").await, Some(1), "a borrowed key is enough");
     assert_eq!((cache.flights_started(), cache.flight_count()), (1, 0));
 }
 
@@ -110,7 +110,7 @@ async fn a_lifetime_is_that_of_a_single_entry_and_counts_from_its_last_write() {
 }
 
 #[tokio::test]
-async fn without_a_low_priority_capacity_such_values_are_kept_like_others() {
+async fn without_a_low_priority_capacity_such_values_are_cached_like_others() {
     let cache = Coalescer::<u32, u32>::builder(10)
         .retention(|_key, _value| Retention::LowPriority)
         .build();

@@ -1,4 +1,4 @@
-// Command plaque-client asks plaque what channels uploaded last: one of them, all of them at once, and then as it comes.
+// Command plaque-client gets the newest upload of a channel, then of several in a batch, and then watches them.
 package main
 
 //go:generate buf generate
@@ -27,13 +27,13 @@ import (
 	"plaque-client/plaquev1"
 )
 
-// A call without a deadline waits for as long as the server lets it.
+// Without a deadline, a call waits until the server's limit.
 const deadline = 10 * time.Second
 
-// Before a watch is resumed. It doubles until an event comes.
+// The pause before a watch is resumed. Doubles until an event arrives.
 const minBackoff, maxBackoff = time.Second, 15 * time.Second
 
-// The connection is pinged: otherwise a watch would not notice that the machine at its other end is gone.
+// Pings the connection, so that a watch detects that the server's machine is gone.
 var pings = keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}
 
 func get(client plaquev1.LatestVideoClient, channel string) error {
@@ -56,7 +56,7 @@ func batch(client plaquev1.LatestVideoClient, channels []string) error {
 	if err != nil {
 		return err
 	}
-	// The call succeeds although some of its channels fail.
+	// The call succeeds even if some of its channels fail.
 	for _, result := range answer.Results {
 		fmt.Println("batch:", result.ChannelId, outcome(result))
 	}
@@ -70,7 +70,7 @@ func outcome(result *plaquev1.LookupResult) string {
 	return result.GetFound().GetVideo().GetVideoId()
 }
 
-// watch prints events until there were count of them, or for so long. When the stream breaks, it is resumed where it was.
+// watch prints count events, or those of howLong. Resumes the stream when it breaks.
 func watch(client plaquev1.LatestVideoClient, channels []string, count int, howLong time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), howLong)
 	defer cancel()
@@ -85,7 +85,7 @@ func watch(client plaquev1.LatestVideoClient, channels []string, count int, howL
 				break
 			}
 			backoff = minBackoff
-			// A newer server may have kinds of events that are not known here.
+			// Ignores kinds of events that only newer servers have.
 			channel, text := describe(event)
 			if channel == "" {
 				continue
@@ -94,7 +94,7 @@ func watch(client plaquev1.LatestVideoClient, channels []string, count int, howL
 			if count--; count <= 0 {
 				return nil
 			}
-			// Only now: an event that was not handled to its end comes again.
+			// Stored only after the event was handled; otherwise it is sent again.
 			if len(event.ResumeToken) > 0 {
 				tokens[channel] = event.ResumeToken
 			}
@@ -103,7 +103,7 @@ func watch(client plaquev1.LatestVideoClient, channels []string, count int, howL
 		if delay == 0 && !transient(err) {
 			return err
 		}
-		// With jitter: the clients of a server that stopped must not all come back at once.
+		// With jitter, so that the clients of a stopped server do not all reconnect at once.
 		pause := max(delay, backoff)
 		pause += rand.N(pause)
 		backoff = min(2*backoff, maxBackoff)
@@ -115,7 +115,7 @@ func watch(client plaquev1.LatestVideoClient, channels []string, count int, howL
 	}
 }
 
-// describe returns which channel an event is about, and what happened.
+// describe returns the channel of an event and a description.
 func describe(event *plaquev1.WatchLatestVideoResponse) (channel, text string) {
 	switch it := event.Event.(type) {
 	case *plaquev1.WatchLatestVideoResponse_Video:
@@ -134,17 +134,17 @@ func describe(event *plaquev1.WatchLatestVideoResponse) (channel, text string) {
 	return "", ""
 }
 
-// transient tells whether a watch goes on after err.
+// transient reports whether a watch is resumed after err.
 func transient(err error) bool {
 	switch status.Code(err) {
-	// Internal is what a proxy answers when it loses the server.
+	// Proxies answer Internal when they lose the server.
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Internal:
 		return true
 	}
 	return err == io.EOF
 }
 
-// retryDelay returns how long the server asks to wait; 0 if it does not.
+// retryDelay returns the delay that the server asks for; 0 if none.
 func retryDelay(err error) time.Duration {
 	for _, detail := range status.Convert(err).Details() {
 		if info, ok := detail.(*errdetails.RetryInfo); ok {
@@ -154,7 +154,7 @@ func retryDelay(err error) time.Duration {
 	return 0
 }
 
-// explain prints an error: the reason is for programs to switch on, the message is for people.
+// explain prints an error. Programs switch on the reason; the message is for humans.
 func explain(err error) {
 	failed, reason := status.Convert(err), "-"
 	for _, detail := range failed.Details() {
@@ -170,8 +170,8 @@ func explain(err error) {
 
 func run() error {
 	server := flag.String("server", "127.0.0.1:3779", "")
-	events := flag.Int("events", 10, "watch until so many")
-	seconds := flag.Int("seconds", 60, "or for so long")
+	events := flag.Int("events", 10, "stop the watch after this many events")
+	seconds := flag.Int("seconds", 60, "or after this many seconds")
 	flag.Parse()
 	channels := flag.Args()
 	if len(channels) == 0 {

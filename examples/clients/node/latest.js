@@ -1,4 +1,4 @@
-// Asks plaque what channels uploaded last: one of them, all of them at once, and then as it comes.
+// Gets the newest upload of a channel, then of several in a batch, and then watches them.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -7,19 +7,19 @@ import grpc from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
 import { getProtoPath } from 'google-proto-files';
 
-// In milliseconds. A call without a deadline waits for as long as the server lets it.
+// In milliseconds. Without a deadline, a call waits until the server's limit.
 const DEADLINE = 10_000;
 
-// The connection is pinged: otherwise a watch would not notice that the machine at its other end is gone.
+// Pings the connection, so that a watch detects that the server's machine is gone.
 const KEEPALIVE = { 'grpc.keepalive_time_ms': 60_000 };
 
-// A watch goes on after these. INTERNAL is what a proxy answers when it loses the server.
+// A watch is resumed after these. Proxies answer INTERNAL when they lose the server.
 const TRANSIENT = [grpc.status.UNAVAILABLE, grpc.status.DEADLINE_EXCEEDED, grpc.status.INTERNAL];
 
-// In milliseconds, before a watch is resumed. It doubles until an event comes.
+// In milliseconds, the pause before a watch is resumed. Doubles until an event arrives.
 const [MIN_BACKOFF, MAX_BACKOFF] = [1_000, 15_000];
 
-// Read as the program starts: there is no code to generate.
+// Loaded at runtime, so no code is generated.
 const types = loadSync(['plaque/v1/latest_video.proto', 'google/rpc/status.proto', 'google/rpc/error_details.proto'], {
   includeDirs: [fileURLToPath(new URL('../../../proto', import.meta.url)), getProtoPath('..')],
   defaults: true, enums: String, longs: Number, oneofs: true,
@@ -30,14 +30,14 @@ const { values: args, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     server: { type: 'string', default: '127.0.0.1:3779' },
-    events: { type: 'string', default: '10' }, // watch until so many
-    seconds: { type: 'string', default: '60' }, // or for so long
+    events: { type: 'string', default: '10' }, // stop the watch after this many
+    seconds: { type: 'string', default: '60' }, // or after this many seconds
   },
 });
 const channelIds = positionals.length ? positionals : ['UCsXVk37bltHxD1rDPwtNM8Q'];
 const client = new LatestVideo(args.server, grpc.credentials.createInsecure(), KEEPALIVE);
 
-// A call as a promise of its answer and its headers.
+// Makes a call. The promise resolves to the answer and the headers.
 function call(method, request) {
   return new Promise((resolve, reject) => {
     let headers;
@@ -56,7 +56,7 @@ async function get(channelId) {
 
 async function batch() {
   const { answer } = await call('BatchGetLatestVideos', { channelIds });
-  // The call succeeds although some of its channels fail.
+  // The call succeeds even if some of its channels fail.
   for (const result of answer.results) console.log(`batch: ${result.channelId} ${outcome(result)}`);
 }
 
@@ -69,7 +69,7 @@ async function watch(count, seconds) {
   }
 }
 
-// The events of a watch until its end. When the stream breaks, it is resumed where it was.
+// The events of a watch until `end`. Resumes the stream when it breaks.
 async function* events(end) {
   const tokens = new Map();
   let backoff = MIN_BACKOFF;
@@ -79,10 +79,10 @@ async function* events(end) {
     try {
       for await (const event of call) {
         backoff = MIN_BACKOFF;
-        // A newer server may have kinds that are not known here.
+        // Ignores kinds of events that only newer servers have.
         if (!event.event) continue;
         yield event;
-        // Only now: an event that was not handled to its end comes again.
+        // Stored only after the event was handled; otherwise it is sent again.
         if (event.resumeToken.length) tokens.set(event[event.event].channelId, event.resumeToken);
       }
     } catch (error) {
@@ -91,7 +91,7 @@ async function* events(end) {
     } finally {
       call.cancel();
     }
-    // With jitter: the clients of a server that stopped must not all come back at once.
+    // With jitter, so that the clients of a stopped server do not all reconnect at once.
     const pause = Math.max(delay, backoff) * (1 + Math.random());
     backoff = Math.min(2 * backoff, MAX_BACKOFF);
     await sleep(Math.min(pause, end - Date.now()));
@@ -107,7 +107,7 @@ function describe({ event, video, problem, initial }) {
   }
 }
 
-// Prints an error: the reason is for programs to switch on, the message is for people.
+// Prints an error. Programs switch on the reason; the message is for humans.
 function explain(error) {
   const reason = detail(error, 'google.rpc.ErrorInfo')?.reason ?? '-';
   console.log(`error: ${grpc.status[error.code]} ${reason}: ${error.details}`);
@@ -115,7 +115,7 @@ function explain(error) {
   if (delay) console.log(`retry: in ${(delay / 1000).toFixed(1)} s`);
 }
 
-// How long the server asks to wait, in milliseconds; 0 if it does not.
+// The delay that the server asks for, in milliseconds; 0 if none.
 function retryDelay(error) {
   const delay = detail(error, 'google.rpc.RetryInfo')?.retryDelay;
   return delay ? delay.seconds * 1000 + delay.nanos / 1e6 : 0;

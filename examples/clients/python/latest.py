@@ -1,4 +1,4 @@
-"""Asks plaque what channels uploaded last: one of them, all of them at once, and then as it comes."""
+"""Gets the newest upload of a channel, then of several in a batch, and then watches them."""
 
 import argparse
 import random
@@ -13,16 +13,16 @@ from grpc_status import rpc_status
 from plaque.v1 import latest_video_pb2 as plaque
 from plaque.v1.latest_video_pb2_grpc import LatestVideoStub
 
-# In seconds. A call without a deadline waits for as long as the server lets it.
+# In seconds. Without a deadline, a call waits until the server's limit.
 DEADLINE = 10
 
-# The connection is pinged: otherwise a watch would not notice that the machine at its other end is gone.
+# Pings the connection, so that a watch detects that the server's machine is gone.
 KEEPALIVE = [("grpc.keepalive_time_ms", 60_000), ("grpc.http2.max_pings_without_data", 0)]
 
-# A watch goes on after these. INTERNAL is what a proxy answers when it loses the server.
+# A watch is resumed after these. Proxies answer INTERNAL when they lose the server.
 TRANSIENT = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL
 
-# In seconds, before a watch is resumed. It doubles until an event comes.
+# In seconds, the pause before a watch is resumed. Doubles until an event arrives.
 MIN_BACKOFF, MAX_BACKOFF = 1, 15
 
 
@@ -35,7 +35,7 @@ def get(client, channel):
 
 def batch(client, channels):
     answer = client.BatchGetLatestVideos(plaque.BatchGetLatestVideosRequest(channel_ids=channels), timeout=DEADLINE)
-    # The call succeeds although some of its channels fail.
+    # The call succeeds even if some of its channels fail.
     for result in answer.results:
         print(f"batch: {result.channel_id} {outcome(result)}")
 
@@ -58,7 +58,7 @@ def watch(client, channels, count, seconds):
 
 
 def events(client, channels, seconds):
-    """Yields (channel, kind, event) for so long. When the stream breaks, it is resumed where it was."""
+    """Yields (channel, kind, event) for this many seconds. Resumes the stream when it breaks."""
     end = time.monotonic() + seconds
     tokens, backoff = {}, MIN_BACKOFF
     while (left := end - time.monotonic()) > 0:
@@ -66,11 +66,11 @@ def events(client, channels, seconds):
         call, hint = client.WatchLatestVideo(request, timeout=left), 0
         try:
             for event in call:
-                # A newer server may have kinds that are not known here.
+                # Ignores kinds of events that only newer servers have.
                 if kind := event.WhichOneof("event"):
                     channel = getattr(event, kind).channel_id
                     yield channel, kind, event
-                    # Only now: an event that was not handled to its end comes again.
+                    # Stored only after the event was handled; otherwise it is sent again.
                     if event.resume_token:
                         tokens[channel] = event.resume_token
                 backoff = MIN_BACKOFF
@@ -80,14 +80,14 @@ def events(client, channels, seconds):
                 raise
         finally:
             call.cancel()
-        # With jitter: the clients of a server that stopped must not all come back at once.
+        # With jitter, so that the clients of a stopped server do not all reconnect at once.
         pause = max(hint, backoff) * random.uniform(1, 2)
         backoff = min(2 * backoff, MAX_BACKOFF)
         time.sleep(max(0, min(pause, end - time.monotonic())))
 
 
 def explain(error):
-    """Prints an error: the reason is for programs to switch on, the message is for people."""
+    """Prints an error. Programs switch on the reason; the message is for humans."""
     info, delay = detail(error, ErrorInfo), retry_delay(error)
     print(f"error: {error.code().name} {info.reason if info else '-'}: {error.details()}")
     if delay:
@@ -95,13 +95,13 @@ def explain(error):
 
 
 def retry_delay(error):
-    """How long the server asks to wait, in seconds; 0 if it does not."""
+    """The delay that the server asks for, in seconds; 0 if none."""
     info = detail(error, RetryInfo)
     return info.retry_delay.ToTimedelta().total_seconds() if info else 0
 
 
 def detail(error, kind):
-    """The detail of this kind that an error carries, if any."""
+    """The error's detail of this type, or None."""
     status = rpc_status.from_call(error)
     for packed in status.details if status else []:
         if packed.Is(kind.DESCRIPTOR):
@@ -112,8 +112,8 @@ def detail(error, kind):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server", default="127.0.0.1:3779")
-    parser.add_argument("--events", type=int, default=10, help="watch until so many, 10 unless given")
-    parser.add_argument("--seconds", type=int, default=60, help="or for so long, 60 unless given")
+    parser.add_argument("--events", type=int, default=10, help="stop the watch after this many events (default 10)")
+    parser.add_argument("--seconds", type=int, default=60, help="or after this many seconds (default 60)")
     parser.add_argument("channels", nargs="*", default=["UCsXVk37bltHxD1rDPwtNM8Q"], metavar="CHANNEL_ID")
     args = parser.parse_args()
     with grpc.insecure_channel(args.server, options=KEEPALIVE) as connection:

@@ -1,4 +1,4 @@
-// Asks plaque what channels uploaded last: one of them, all of them at once, and then as it comes.
+// Gets the newest upload of a channel, then of several in a batch, and then watches them.
 import { Code, ConnectError, createClient } from '@connectrpc/connect';
 import { createGrpcWebTransport } from '@connectrpc/connect-web';
 
@@ -6,19 +6,19 @@ import { CodeSchema } from './gen/google/rpc/code_pb.js';
 import { ErrorInfoSchema, RetryInfoSchema } from './gen/google/rpc/error_details_pb.js';
 import { LatestVideo, VideoKindSchema } from './gen/plaque/v1/latest_video_pb.js';
 
-// In milliseconds. A call without a deadline waits for as long as the server lets it.
+// In milliseconds. Without a deadline, a call waits until the server's limit.
 const DEADLINE = 10_000;
 
-// A watch goes on after these. Unknown: the browser lost the connection. Internal is what a proxy answers when it lost the server.
+// A watch is resumed after these. Unknown: the browser lost the connection. Proxies answer Internal when they lose the server.
 const TRANSIENT = [Code.Unavailable, Code.DeadlineExceeded, Code.Unknown, Code.Internal];
 
-// In milliseconds, before a watch is resumed. It doubles until an event comes.
+// In milliseconds, the pause before a watch is resumed. Doubles until an event arrives.
 const [MIN_BACKOFF, MAX_BACKOFF] = [1_000, 15_000];
 
 const args = new URLSearchParams(location.search);
 const server = args.get('server') ?? 'http://127.0.0.1:3779';
-const count = Number(args.get('events') ?? 10); // watch until so many
-const seconds = Number(args.get('seconds') ?? 60); // or for so long
+const count = Number(args.get('events') ?? 10); // stop the watch after this many
+const seconds = Number(args.get('seconds') ?? 60); // or after this many seconds
 const channelIds = args.has('channel') ? args.getAll('channel') : ['UCsXVk37bltHxD1rDPwtNM8Q'];
 const client = createClient(LatestVideo, createGrpcWebTransport({ baseUrl: server, defaultTimeoutMs: DEADLINE }));
 
@@ -34,7 +34,7 @@ async function get(channelId) {
 
 async function batch() {
   const { results } = await client.batchGetLatestVideos({ channelIds });
-  // The call succeeds although some of its channels fail.
+  // The call succeeds even if some of its channels fail.
   for (const { channelId, outcome } of results) print(`batch: ${channelId} ${summary(outcome)}`);
 }
 
@@ -49,7 +49,7 @@ async function watch() {
   }
 }
 
-// The events of a watch until its end. When the stream breaks, it is resumed where it was.
+// The events of a watch until `end`. Resumes the stream when it breaks.
 async function* events(end) {
   const tokens = new Map();
   let backoff = MIN_BACKOFF;
@@ -59,17 +59,17 @@ async function* events(end) {
       const request = { channelIds, resumeTokens: [...tokens.values()] };
       for await (const message of client.watchLatestVideo(request, { timeoutMs: left })) {
         backoff = MIN_BACKOFF;
-        // A newer server may have kinds that are not known here.
+        // Ignores kinds of events that only newer servers have.
         if (!message.event.case) continue;
         yield message;
-        // Only now: an event that was not handled to its end comes again.
+        // Stored only after the event was handled; otherwise it is sent again.
         if (message.resumeToken.length) tokens.set(message.event.value.channelId, message.resumeToken);
       }
     } catch (error) {
       delay = retryDelay(error);
       if (!delay && !TRANSIENT.includes(error.code)) throw error;
     }
-    // With jitter: the clients of a server that stopped must not all come back at once.
+    // With jitter, so that the clients of a stopped server do not all reconnect at once.
     const pause = Math.max(delay, backoff) * (1 + Math.random());
     backoff = Math.min(2 * backoff, MAX_BACKOFF);
     await new Promise((resolve) => setTimeout(resolve, Math.min(pause, end - Date.now())));
@@ -85,7 +85,7 @@ function describe({ case: kind, value }, initial) {
   }
 }
 
-// Prints an error: the reason is for programs to switch on, the message is for people.
+// Prints an error. Programs switch on the reason; the message is for humans.
 function explain(error) {
   const [info] = error.findDetails(ErrorInfoSchema);
   print(`error: ${CodeSchema.value[error.code].name} ${info?.reason ?? '-'}: ${error.rawMessage}`);
@@ -93,7 +93,7 @@ function explain(error) {
   if (delay) print(`retry: in ${(delay / 1000).toFixed(1)} s`);
 }
 
-// How long the server asks to wait, in milliseconds; 0 if it does not.
+// The delay that the server asks for, in milliseconds; 0 if none.
 function retryDelay(error) {
   const delay = error.findDetails(RetryInfoSchema)[0]?.retryDelay;
   return delay ? Number(delay.seconds) * 1000 + delay.nanos / 1e6 : 0;

@@ -1,4 +1,4 @@
-//! When a call that failed is worth another try, and how long to wait for it.
+//! When to retry a failed call, and after which pause.
 
 use std::{error::Error, time::Duration};
 
@@ -10,19 +10,18 @@ use tonic_types::StatusExt as _;
 use super::tls;
 use crate::{cause::innermost, grpc::PUSHBACK};
 
-/// Between the tries of a call that somebody waits for. Jitter adds as much again at most.
+/// The pauses between attempts. Jitter adds up to as much again.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
-    .with_min_delay(SHORTEST)
+    .with_min_delay(MIN_PAUSE)
     .with_max_delay(Duration::from_secs(2))
     .without_max_times()
     .with_jitter();
 
-/// The shortest pause, even if a server asks for none: whatever is wrong with it, we do not come a thousand times a second.
-const SHORTEST: Duration = Duration::from_millis(100);
+/// The shortest pause, even if a server asks for none, to protect a server that fails.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
 
-/// Makes a call until it succeeds, or fails for good, or `limit` is over for all its tries together. Each gets the time that is
-/// left.
-pub(in crate::cli) async fn within<T>(
+/// Makes a call, with retries, until it succeeds, fails permanently, or `limit` is over. Each attempt gets the remaining time.
+pub(in crate::cli) async fn with_retries<T>(
     limit: Duration,
     call: impl AsyncFn(Duration) -> Result<T, Status>,
 ) -> Result<T, Status> {
@@ -30,28 +29,28 @@ pub(in crate::cli) async fn within<T>(
     let mut pauses = PAUSES.build();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        // tonic's own limit does not count the time in which it connects anew.
+        // tonic's own limit does not include the time to reconnect.
         let failed = match timeout_at(deadline, call(left)).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(status)) => status,
-            Err(_elapsed) => return Err(too_late(limit)),
+            Err(_elapsed) => return Err(deadline_exceeded(limit)),
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        match pause(&failed, &mut pauses, may_pass) {
+        match pause(&failed, &mut pauses, is_transient) {
             Some(pause) if pause < left => sleep(pause).await,
             _ => return Err(failed),
         }
     }
 }
 
-/// What a call ends with that has had no answer within `limit`.
-pub(in crate::cli) fn too_late(limit: Duration) -> Status {
+/// The status of a call without an answer within `limit`.
+pub(in crate::cli) fn deadline_exceeded(limit: Duration) -> Status {
     let limit = humantime::format_duration(limit);
     Status::deadline_exceeded(format!("no answer within {limit}"))
 }
 
-/// Whether a failure may be over the next time; `asked`: the server says when that would be.
-fn may_pass(code: Code, asked: bool) -> bool {
+/// Whether a failure may be temporary; `asked`: the server says when to retry.
+fn is_transient(code: Code, asked: bool) -> bool {
     match code {
         Code::Unavailable => true,
         Code::ResourceExhausted => asked,
@@ -59,41 +58,43 @@ fn may_pass(code: Code, asked: bool) -> bool {
     }
 }
 
-/// How long to wait before another try, if `may_pass` says that one may succeed: as long as the server asks for, or the next of
-/// `pauses`.
+/// The pause before a retry: what the server asks for, or the next of `pauses`. `None` if `is_transient` says that a retry would not help.
 pub(in crate::cli) fn pause(
     status: &Status,
     pauses: &mut impl Iterator<Item = Duration>,
-    may_pass: fn(Code, bool) -> bool,
+    is_transient: fn(Code, bool) -> bool,
 ) -> Option<Duration> {
-    let code = match lost(status) {
+    let code = match connection_error(status) {
         Some(cause) if cause.is::<tls::Refused>() => return None,
         Some(_) => Code::Unavailable,
         None => status.code(),
     };
     let asked = pushback(status).ok()?;
-    let pause = may_pass(code, asked.is_some()).then(|| asked.or_else(|| pauses.next()))?;
-    pause.map(|pause| pause.max(SHORTEST))
+    let pause = is_transient(code, asked.is_some()).then(|| asked.or_else(|| pauses.next()))?;
+    pause.map(|pause| pause.max(MIN_PAUSE))
 }
 
-/// The server wants no other try.
-struct Never;
+/// The server forbids retries.
+struct RetryForbidden;
 
-/// How long the server asks us to wait, if it says so.
-fn pushback(status: &Status) -> Result<Option<Duration>, Never> {
+/// The pause that the server asks for.
+fn pushback(status: &Status) -> Result<Option<Duration>, RetryForbidden> {
     let Some(value) = status.metadata().get(PUSHBACK) else {
         let details = status.get_error_details();
         return Ok(details.retry_info().and_then(|info| info.retry_delay));
     };
-    // Whatever is no number from 0 means never: gRFC A6.
+    // Anything but a number from 0 means never (gRFC A6).
     let milliseconds = value.to_str().ok().and_then(|text| text.parse().ok());
-    milliseconds.map(Duration::from_millis).map(Some).ok_or(Never)
+    milliseconds
+        .map(Duration::from_millis)
+        .map(Some)
+        .ok_or(RetryForbidden)
 }
 
-/// What a connection died of, or why there is none, if that is what a status tells of.
+/// The error of a connection, if that caused the status.
 ///
-/// tonic makes a status of every error of its own, with codes that vary. Those that a server sends have no source.
-pub(in crate::cli) fn lost(status: &Status) -> Option<&(dyn Error + 'static)> {
+/// tonic turns each of its own errors into a status, with varying codes. A status sent by a server has no source.
+pub(in crate::cli) fn connection_error(status: &Status) -> Option<&(dyn Error + 'static)> {
     let cause = innermost(status.source()?);
     (!cause.is::<TimeoutExpired>()).then_some(cause)
 }
@@ -109,12 +110,11 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(15);
 
-    /// What a call came to that fails as `failures` say and then succeeds: its outcome, the time it took, and the time that
-    /// each try had.
+    /// Makes a call that fails with `failures` and then succeeds. Returns its outcome, its duration, and the time limit of each attempt.
     async fn tried(failures: Vec<Status>) -> (Result<(), Code>, Duration, Vec<Duration>) {
         let (script, left) = (RefCell::new(failures.into_iter()), RefCell::new(Vec::new()));
         let began = Instant::now();
-        let outcome = within(LIMIT, async |time| {
+        let outcome = with_retries(LIMIT, async |time| {
             left.borrow_mut().push(time);
             script.borrow_mut().next().map_or(Ok(()), Err)
         });
@@ -133,7 +133,7 @@ mod tests {
     async fn a_call_that_fails_for_a_moment_is_tried_again_ever_later() {
         let (outcome, took, left) = tried(vec![
             Status::unavailable(""),
-            // As tonic tells of a connection that breaks.
+            // As tonic reports a broken connection.
             Status::from_error(Box::new(io::Error::from(io::ErrorKind::BrokenPipe))),
             Status::unavailable(""),
         ])
@@ -163,7 +163,7 @@ mod tests {
             }
         }
         let (outcome, took, _) = tried(vec![pushed_back(Code::Unavailable, "0")]).await;
-        assert_eq!((outcome, took), (Ok(()), SHORTEST));
+        assert_eq!((outcome, took), (Ok(()), MIN_PAUSE));
     }
 
     #[tokio::test(start_paused = true)]
@@ -181,7 +181,7 @@ mod tests {
             pushed_back(Code::InvalidArgument, "10"),
             pushed_back(Code::Unavailable, "-1"),
             pushed_back(Code::Unavailable, "soon"),
-            // Later than there is time for.
+            // Later than the time limit.
             pushed_back(Code::Unavailable, "15000"),
         ] {
             let code = status.code();
@@ -197,7 +197,7 @@ mod tests {
         assert!(took < LIMIT && left.len() > 5, "{left:?}");
 
         let began = Instant::now();
-        let outcome: Result<(), _> = within(LIMIT, async |_| pending().await).await;
+        let outcome: Result<(), _> = with_retries(LIMIT, async |_| pending().await).await;
         let status = outcome.expect_err("too late");
         assert_eq!(
             (status.code(), status.message()),

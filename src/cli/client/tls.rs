@@ -1,8 +1,10 @@
-//! TLS as a client has it: whom to trust, who we are, and what a handshake that failed means.
+//! TLS of the client commands: trusted authorities, the client certificate, and advice on a failed handshake.
 //!
-//! Not tonic's own. With TLS 1.3 a server judges the client's certificate when the client is through with the handshake and may
-//! send. Of a connection that is refused then, h2 tells that it was closed, if it is not busy writing and hears of a broken pipe:
-//! whoever has forgotten a certificate should be told so.
+//! tonic's own `ClientTlsConfig` is not used, since it would lose the most useful piece of that advice. In TLS 1.3 the server judges the
+//! client's certificate after the client has finished its handshake. A server that demands a certificate therefore refuses the client with
+//! an alert on a connection that is already established. With tonic that connection belongs to h2, which keeps of an I/O error only its
+//! kind and its text, and reports a broken pipe instead if it is writing at that moment. So [`Connector::connect`] waits for the server's
+//! first bytes itself and maps the alert to "name a certificate with --tls-client-cert".
 
 use std::{
     error::Error,
@@ -24,25 +26,24 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::cli::pem::Pem;
 
-/// How long to wait for the first words of a server, which shows by them that it has accepted us. It should send them at once
-/// (RFC 9113, 3.4); one that waits for ours may have them.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait for the server's first bytes, which show that it has accepted the client. It should send them at once (RFC 9113, 3.4).
+/// If it waits for the client's, the client goes on.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// HTTP/2, as TLS negotiates it.
 const ALPN: &[u8] = b"h2";
 
-/// What to tell of a server without it.
+/// The advice if HTTP/2 was not negotiated.
 const NO_HTTP2: &str = "the server does not offer HTTP/2, and so no gRPC";
 
-/// Flags of every client, for a server at an https address.
+/// Flags of every client for a server at an https address.
 #[derive(clap::Args)]
 #[group(id = "tls")]
 pub(super) struct Args {
-    /// Certificates of authorities to trust beside the system's, in PEM: for an https server with a private CA
+    /// Certificates of authorities to trust in addition to the system's, in PEM: for an https server with a private CA
     #[arg(long = "tls-ca", env = "PLAQUE_TLS_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// A certificate for an https server that demands one of its clients, in PEM, its chain after it
+    /// The client certificate for an https server that demands one, in PEM, followed by its chain
     #[arg(
         long = "tls-client-cert",
         env = "PLAQUE_TLS_CLIENT_CERT",
@@ -62,7 +63,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// What makes TLS connections to `server`; `None` if it is at an http address.
+    /// The connector for `server`; `None` if it is at an http address.
     pub(super) fn connector(&self, server: &Uri) -> Result<Option<Connector>, String> {
         if server.scheme_str() == Some("http") {
             let flags = [("--tls-ca", &self.ca), ("--tls-client-cert", &self.certificate)];
@@ -133,10 +134,9 @@ fn authorities(file: Option<&Path>) -> Result<RootCertStore, String> {
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let pem = Pem::read("--tls-client-key", file)?;
-    PrivateKeyDer::from_pem_slice(&pem.content).map_err(|error| pem.without("private key", error))
+    PrivateKeyDer::from_pem_slice(&pem.content).map_err(|error| pem.missing("private key", error))
 }
 
-/// Makes connections to one server.
 #[derive(Clone)]
 pub(super) struct Connector {
     tls: TlsConnector,
@@ -145,22 +145,21 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// A connection that the server has accepted.
+    /// Connects, and waits until the server has accepted the connection.
     pub(super) async fn connect(self) -> Result<TokioIo<TlsStream<TcpStream>>, Box<dyn Error + Send + Sync>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
-        let mut stream = self.tls.connect(self.name, stream).await.map_err(explain)?;
+        let mut stream = self.tls.connect(self.name, stream).await.map_err(with_advice)?;
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(Box::new(Refused {
                 cause: "HTTP/2 was not negotiated".into(),
                 advice: NO_HTTP2,
             }));
         }
-        // Nothing is sent yet: a server that closes a connection with something unread resets it, and its last words may be
-        // lost.
-        match timeout(PATIENCE, stream.fill_buf()).await {
+        // Nothing has been sent yet: a server that closes a connection with unread data resets it, and its alert could be lost.
+        match timeout(ACCEPT_TIMEOUT, stream.fill_buf()).await {
             Ok(Ok([])) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            Ok(Err(error)) => Err(explain(error)),
+            Ok(Err(error)) => Err(with_advice(error)),
             Ok(Ok(_)) | Err(_) => Ok(TokioIo::new(stream)),
         }
     }
@@ -174,8 +173,8 @@ pub(super) struct Refused {
     pub(super) advice: &'static str,
 }
 
-/// What a handshake died of, in plain words if it was not the connection.
-fn explain(error: io::Error) -> Box<dyn Error + Send + Sync> {
+/// The error of a handshake, with advice unless it was the connection that failed.
+fn with_advice(error: io::Error) -> Box<dyn Error + Send + Sync> {
     use CertificateError as Bad;
     use rustls::Error as E;
 
@@ -184,7 +183,7 @@ fn explain(error: io::Error) -> Box<dyn Error + Send + Sync> {
     };
     let advice = match cause {
         E::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
-            "nobody who is trusted vouches for the server's certificate: name its authority with --tls-ca"
+            "the server's certificate is not from a trusted authority: name its authority with --tls-ca"
         }
         E::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
             "the server's certificate has other names: put one of them in --server"
@@ -197,7 +196,7 @@ fn explain(error: io::Error) -> Box<dyn Error + Send + Sync> {
             "the server demands a certificate of its clients: name one with --tls-client-cert and --tls-client-key"
         }
         E::AlertReceived(AlertDescription::NoApplicationProtocol) => NO_HTTP2,
-        // With TLS 1.2 it says no more, even if there was no certificate at all.
+        // TLS 1.2 has no alert that says that a certificate is missing.
         E::AlertReceived(_) => {
             "the server refuses us: does it demand a certificate, or another one, of its clients? See --tls-client-cert"
         }

@@ -1,4 +1,4 @@
-//! Many callers on one channel, and what becomes of them.
+//! Many callers on one channel, and their outcomes.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::{
     video::ChannelId,
 };
 
-/// 100 callers on each: below the 1000 calls at once that a connection may have, above which the client itself would queue.
+/// With 100 callers on each: below the 1000 concurrent calls of a connection, above which the client itself would queue.
 const CONNECTIONS: usize = 10;
 
 /// Open connections to the server, which the callers share.
@@ -40,7 +40,7 @@ impl Clients {
     }
 }
 
-/// Callers, one after another in a given pace.
+/// Callers, one after another at a given interval.
 #[derive(Clone, Copy)]
 pub(super) struct Crowd {
     pub(super) channel: ChannelId,
@@ -50,25 +50,23 @@ pub(super) struct Crowd {
     pub(super) max_age: Option<Duration>,
 }
 
-/// What became of a crowd.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct Counts {
     pub(super) callers: usize,
     pub(super) answered: usize,
-    /// Of those, with an answer that is older than fresh.
+    /// Of those, stale answers.
     pub(super) stale: usize,
-    /// Callers who came after the first answer had been given, and got none.
+    /// Callers who came after the first answer, and got none.
     pub(super) failed_after_first_answer: usize,
-    /// How many callers got which error.
+    /// The number of callers with each error.
     pub(super) errors: BTreeMap<String, usize>,
-    /// How long each caller waited for whatever it got, sorted.
     pub(super) waits: Vec<Duration>,
     /// Requests that the origin counted.
     pub(super) lookups: usize,
 }
 
-impl Tally {
-    pub(super) fn told(&self, reason: &str) -> usize {
+impl Counts {
+    pub(super) fn failed_with(&self, reason: &str) -> usize {
         self.errors.get(reason).copied().unwrap_or(0)
     }
 }
@@ -76,12 +74,12 @@ impl Tally {
 struct Call {
     began: Instant,
     ended: Instant,
-    /// Whether the answer was stale, or why there is none.
+    /// Whether the answer was stale, or the error.
     outcome: Result<bool, String>,
 }
 
 impl Crowd {
-    pub(super) async fn call(&self, clients: &Clients, bar: &ProgressBar) -> Tally {
+    pub(super) async fn call(&self, clients: &Clients, bar: &ProgressBar) -> Counts {
         let start = Instant::now();
         let mut calls = JoinSet::new();
         for (number, client) in (0..self.callers).zip(clients.0.iter().cycle()) {
@@ -98,7 +96,7 @@ impl Crowd {
         let mut ended = Vec::with_capacity(self.callers);
         while let Some(joined) = calls.join_next().await {
             bar.inc(1);
-            // A caller's task that panics is not counted, and so is missed in the sum.
+            // A caller's task that panics is missing in the sum.
             ended.extend(joined.ok());
         }
         count(ended)
@@ -126,26 +124,26 @@ async fn call(
     }
 }
 
-fn count(calls: Vec<Call>) -> Tally {
+fn count(calls: Vec<Call>) -> Counts {
     let answers = calls.iter().filter(|call| call.outcome.is_ok());
     let first_answer = answers.map(|call| call.ended).min();
-    let mut tally = Tally::default();
+    let mut counts = Counts::default();
     for call in calls {
-        tally.callers += 1;
-        tally.waits.push(call.ended - call.began);
+        counts.callers += 1;
+        counts.waits.push(call.ended - call.began);
         match call.outcome {
             Ok(stale) => {
-                tally.answered += 1;
-                tally.stale += usize::from(stale);
+                counts.answered += 1;
+                counts.stale += usize::from(stale);
             }
             Err(reason) => {
                 if first_answer.is_some_and(|first| call.began > first) {
-                    tally.failed_after_first_answer += 1;
+                    counts.failed_after_first_answer += 1;
                 }
-                *tally.errors.entry(reason).or_insert(0) += 1;
+                *counts.errors.entry(reason).or_insert(0) += 1;
             }
         }
     }
-    tally.waits.sort_unstable();
-    tally
+    counts.waits.sort_unstable();
+    counts
 }

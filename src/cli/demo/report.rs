@@ -4,32 +4,29 @@ use std::{fmt::Write as _, time::Duration};
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 
-use super::crowd::Tally;
+use super::crowd::Counts;
 
-/// The upper ends of the histogram's buckets, in milliseconds: above and below the origin's latency of 200.
+/// The upper bounds of the histogram's buckets, in milliseconds, around the origin's latency of 200.
 const BUCKETS: [u64; 9] = [1, 3, 10, 30, 100, 200, 300, 1000, 3000];
 
-/// The width of the longest bar.
 const BAR: usize = 50;
 
-/// One act's result.
 pub(super) struct Row {
     title: &'static str,
-    tally: Tally,
+    counts: Counts,
     holds: bool,
 }
 
 impl Row {
-    pub(super) fn new(title: &'static str, tally: Tally, holds: bool) -> Self {
-        Self { title, tally, holds }
+    pub(super) fn new(title: &'static str, counts: Counts, holds: bool) -> Self {
+        Self { title, counts, holds }
     }
 
-    /// What must come out, did.
+    /// Whether the result is the expected one.
     pub(super) fn holds(&self) -> bool {
         self.holds
     }
 
-    /// What came out, on one line.
     pub(super) fn verdict(&self, colour: bool) -> String {
         let verdict = match (self.holds, colour) {
             (true, true) => "\u{1b}[32mok\u{1b}[0m    ",
@@ -38,40 +35,39 @@ impl Row {
             (false, false) => "FAILED",
         };
         let errors = self.errors();
-        let (title, tally) = (self.title, &self.tally);
+        let (title, counts) = (self.title, &self.counts);
         format!(
             "{verdict} {title}: {} callers, {} upstream lookup(s), {} answered{}{errors}",
-            tally.callers,
-            tally.lookups,
-            tally.answered,
+            counts.callers,
+            counts.lookups,
+            counts.answered,
             if errors.is_empty() { "" } else { ", " },
         )
     }
 
     fn errors(&self) -> String {
-        let errors = self.tally.errors.iter();
-        let told: Vec<_> = errors.map(|(why, count)| format!("{count} {why}")).collect();
-        told.join(", ")
+        let errors = self.counts.errors.iter();
+        let failed: Vec<_> = errors.map(|(why, count)| format!("{count} {why}")).collect();
+        failed.join(", ")
     }
 }
 
-/// A line for each act.
 pub(super) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header([
-        "act", "callers", "answered", "told", "lookups", "p50", "p99", "max",
+        "act", "callers", "answered", "failed", "lookups", "p50", "p99", "max",
     ]);
     for row in rows {
-        let tally = &row.tally;
+        let counts = &row.counts;
         table.add_row([
             row.title.to_owned(),
-            tally.callers.to_string(),
-            tally.answered.to_string(),
+            counts.callers.to_string(),
+            counts.answered.to_string(),
             row.errors(),
-            tally.lookups.to_string(),
-            milliseconds(quantile(&tally.waits, 50)),
-            milliseconds(quantile(&tally.waits, 99)),
-            milliseconds(quantile(&tally.waits, 100)),
+            counts.lookups.to_string(),
+            milliseconds(quantile(&counts.waits, 50)),
+            milliseconds(quantile(&counts.waits, 99)),
+            milliseconds(quantile(&counts.waits, 100)),
         ]);
     }
     for column in table.column_iter_mut().skip(1) {
@@ -80,10 +76,10 @@ pub(super) fn table(rows: &[Row]) -> Table {
     table
 }
 
-/// How long the callers of all acts waited.
+/// The waits of all callers of all acts.
 pub(super) fn histogram(rows: &[Row]) -> String {
     let mut counts = [0_usize; BUCKETS.len() + 1];
-    for wait in rows.iter().flat_map(|row| &row.tally.waits) {
+    for wait in rows.iter().flat_map(|row| &row.counts.waits) {
         let bucket = BUCKETS.partition_point(|end| Duration::from_millis(*end) < *wait);
         counts[bucket] += 1;
     }

@@ -1,4 +1,4 @@
-//! The flags of `plaque serve`, and the settings that they make.
+//! The flags of `plaque serve`, and the [`Config`] that they make.
 
 use std::{
     net::SocketAddr,
@@ -28,71 +28,72 @@ use crate::{
 /// Serves plaque.v1.LatestVideo over gRPC (HTTP/2, with TLS if given a certificate), until SIGTERM or Ctrl-C.
 #[derive(clap::Args)]
 pub(in crate::cli) struct Args {
-    /// Where to accept gRPC: an IP address and a port; port 0 takes a free one
+    /// The address for gRPC: an IP address and a port; port 0 takes a free one
     #[arg(long, env = "PLAQUE_LISTEN", default_value = "127.0.0.1:3779", value_name = "ADDRESS", value_parser = values::socket)]
     listen: SocketAddr,
 
-    /// Where to answer operators over HTTP/1.1: a status page at /, /metrics, /livez, /readyz [default: 127.0.0.1:3780, if nothing listens there]
+    /// The address of the admin port (HTTP/1.1): a status page at /, /metrics, /livez, /readyz [default: 127.0.0.1:3780, if nothing listens
+    /// there]
     #[arg(long, env = "PLAQUE_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = values::socket)]
     pub(super) admin_listen: Option<SocketAddr>,
 
-    /// Names by which operators may ask there, such as plaque.example: pages that point other names there (DNS rebinding) read nothing. IP addresses
-    /// and localhost need not be named
+    /// Host names of the admin port, such as plaque.example. Requests with other names are refused, so that pages cannot read it by DNS
+    /// rebinding; IP addresses and localhost are always allowed
     #[arg(long, env = "PLAQUE_ADMIN_HOST", value_name = "NAME", value_delimiter = ',', value_parser = config::host_name)]
     admin_host: Vec<String>,
 
-    /// Where to answer over HTTP/1.1 as JSON, with TLS and client certificates as for gRPC [default: nowhere; until the next release on --admin-listen,
-    /// unless there is --tls-client-ca]
+    /// The address for JSON over HTTP/1.1, with TLS and client certificates as for gRPC [default: none; until the next release on
+    /// --admin-listen, unless there is --tls-client-ca]
     #[arg(long, env = "PLAQUE_HTTP_LISTEN", value_name = "ADDRESS", value_parser = values::socket)]
     pub(super) http_listen: Option<SocketAddr>,
 
-    /// How many connections may be open there; one more ends the one that was idle longest
+    /// The most open connections of that port; one more closes the one that was idle longest
     #[arg(long, env = "PLAQUE_HTTP_MAX_CONNECTIONS", default_value_t = config::HTTP_CONNECTIONS, value_name = "COUNT", value_parser = values::count, requires = "http_listen")]
     http_max_connections: NonZeroUsize,
 
     #[command(flatten)]
     upstream: UpstreamArgs,
 
-    /// How old an answer may be and still be given without a lookup
+    /// The maximum age of an answer that is given without a lookup
     #[arg(long, env = "PLAQUE_FRESH_FOR", default_value = "60s", value_name = "DURATION", value_parser = values::duration)]
     fresh_for: Duration,
 
-    /// For how much longer it is given at once, while one lookup behind it brings a newer one
+    /// For how much longer an answer is given at once, while one lookup in the background revalidates it
     #[arg(long, env = "PLAQUE_STALE_WHILE_REVALIDATE", default_value = "10m", value_name = "DURATION", value_parser = values::duration)]
     stale_while_revalidate: Duration,
 
-    /// How old an answer may be and still be given when lookups fail
+    /// The maximum age of an answer that is given when lookups fail
     #[arg(long, env = "PLAQUE_STALE_IF_ERROR", default_value = "7d", value_name = "DURATION", value_parser = values::duration)]
     stale_if_error: Duration,
 
-    /// How long a channel that was never seen is remembered as not found; doubling with each repeat, to 15m
+    /// How long a channel that was never found is cached as not found; doubles with each repeat, up to 15m
     #[arg(long, env = "PLAQUE_NEGATIVE_FOR", default_value = "30s", value_name = "DURATION", value_parser = values::duration)]
     negative_for: Duration,
 
-    /// The least max_age that counts: a caller who asks for a newer answer gets one of this age. Freshness and polls have their own intervals
+    /// The least max_age: a caller who asks for a newer answer gets one of up to this age. Does not apply to freshness and polls
     #[arg(long, env = "PLAQUE_MIN_REFETCH", default_value = "5s", value_name = "DURATION", value_parser = values::duration)]
     min_refetch: Duration,
 
-    /// A channel that exists: where nobody can tell whether a 404 means anything, it is looked up, at most once a minute. By default YouTube's
-    /// own; `none` for no such lookups
+    /// An existing channel that is looked up, at most once a minute, if it is unclear whether a 404 means anything. By default YouTube's
+    /// own; `none` disables these lookups
     #[arg(long, env = "PLAQUE_CANARY", default_value = config::CANARY, value_name = "CHANNEL_ID", value_parser = config::canary)]
     canary: Canary,
 
-    /// The memory for cached channels (about 3 KiB each); those least in demand make room
+    /// The memory for cached channels (about 3 KiB each); those least in demand are evicted
     #[arg(long, env = "PLAQUE_CACHE_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = values::bytes)]
     cache_bytes: u64,
 
-    /// Where to keep what is known beyond this process: file:PATH, for a restart; or shared by replicas, which then look a channel up
-    /// once among them: redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss:// for TLS, redis-cluster://HOST,HOST [default: nowhere]
+    /// A store of cached channels that outlives this process: file:PATH, for a restart; or shared by replicas, which then look a channel up
+    /// once among them: redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss:// for TLS, redis-cluster://HOST,HOST [default: none]
     #[arg(long, env = "PLAQUE_STORE", hide_env_values = true, value_name = "ADDRESS", value_parser = config::store)]
     store: Option<StoreAddress>,
 
-    /// How large the file may become; a sixth of it is for channels (about 2.4 KiB each), and those that were looked up longest ago
-    /// make room
+    /// The maximum length of the file; a sixth of it is for channels (about 2.4 KiB each), of which those that were looked up longest ago
+    /// are evicted
     #[arg(long, env = "PLAQUE_STORE_BYTES", default_value = "1GiB", value_name = "SIZE", value_parser = values::bytes, requires = "store")]
     store_bytes: u64,
 
-    /// The beginning of all keys in Redis; plaques share answers with those that have the same
+    /// The prefix of all keys in Redis; instances with the same prefix share answers
     #[arg(
         long,
         env = "PLAQUE_STORE_PREFIX",
@@ -102,7 +103,7 @@ pub(in crate::cli) struct Args {
     )]
     store_prefix: redis::Prefix,
 
-    /// How long the store may take for anything; if it takes longer, plaque goes on without it until it is well again
+    /// The time limit of an operation of the store; if one takes longer, plaque continues without the store until that works again
     #[arg(long, env = "PLAQUE_STORE_TIMEOUT", default_value = "250ms", value_name = "DURATION", value_parser = values::time_limit, requires = "store")]
     store_timeout: Duration,
 
@@ -110,19 +111,19 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_STORE_CA", value_name = "FILE", requires = "store")]
     store_ca: Option<PathBuf>,
 
-    /// How many callers may wait for lookups at once; one more is told OVERLOADED
+    /// The most callers that may wait for lookups; further calls fail with OVERLOADED
     #[arg(long, env = "PLAQUE_MAX_WAITERS", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
     max_waiters: NonZeroUsize,
 
-    /// How often a watched channel is polled while the rate has room for all; if not, channels that upload more are polled more often
+    /// How often a watched channel is polled while the rate allows it; otherwise channels that upload more are polled more often
     #[arg(long, env = "PLAQUE_WATCH_EVERY", default_value = "60s", value_name = "DURATION", value_parser = values::time_limit)]
     watch_every: Duration,
 
-    /// How long a watched channel waits for its next poll at most, unless the rate has no room even for that; no less than --watch-every
+    /// The longest interval of polls of a watched channel, unless the rate is too low even for that; at least --watch-every
     #[arg(long, env = "PLAQUE_WATCH_AT_MOST", default_value = "1h", value_name = "DURATION", value_parser = values::time_limit)]
     watch_at_most: Duration,
 
-    /// How many channels may be watched, counted once for each watch; a watch that would exceed it fails with OVERLOADED
+    /// The most watched channels, counted once for each watch; a watch that would exceed it fails with OVERLOADED
     #[arg(long, env = "PLAQUE_MAX_WATCHED", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
     max_watched: NonZeroUsize,
 
@@ -130,64 +131,64 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_WORKERS", value_name = "COUNT", value_parser = values::count)]
     workers: Option<NonZeroUsize>,
 
-    /// How long a call may take, whatever deadline its caller sets or does not set; watches have --max-watch
+    /// The time limit of a call, whatever its deadline; watches have --max-watch
     #[arg(long, env = "PLAQUE_MAX_DEADLINE", default_value = "30s", value_name = "DURATION", value_parser = values::time_limit)]
     max_deadline: Duration,
 
-    /// How long a watch may go on; 0s for no limit
+    /// The time limit of a watch; 0s for no limit
     #[arg(long, env = "PLAQUE_MAX_WATCH", default_value = "24h", value_name = "DURATION", value_parser = values::duration)]
     max_watch: Duration,
 
-    /// How many calls may be in progress in the whole server, watches too; one more is told OVERLOADED
+    /// The most calls in progress in the whole server, including watches; further calls fail with OVERLOADED
     #[arg(long, env = "PLAQUE_MAX_CALLS", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
     max_calls: NonZeroUsize,
 
-    /// The request metadata that names the caller, such as l5d-client-id behind Linkerd: lookups are fair between callers. It has to be set by a
-    /// proxy that callers cannot pass by [default: the peer's address is the caller]
+    /// The metadata key that identifies the caller, such as l5d-client-id behind Linkerd: lookups are fair between callers. It has to be
+    /// set by a proxy that callers cannot bypass [default: the peer's address identifies the caller]
     #[arg(long, env = "PLAQUE_CALLER_HEADER", value_name = "NAME", value_parser = values::header_name)]
     caller_header: Option<HeaderName>,
 
-    /// The largest message that is read
+    /// The maximum size of a message
     #[arg(long, env = "PLAQUE_MAX_MESSAGE_BYTES", default_value = "16KiB", value_name = "SIZE", value_parser = values::small_size)]
     max_message_bytes: u32,
 
-    /// The largest headers that are read of one call: names, values, and 32 bytes for each
+    /// The maximum size of the headers of one call: names, values, and 32 bytes for each
     #[arg(long, env = "PLAQUE_MAX_HEADER_BYTES", default_value = "16KiB", value_name = "SIZE", value_parser = values::small_size)]
     max_header_bytes: u32,
 
-    /// How many connections may be open; one more answers health checks only, for 2 s at most
+    /// The most open connections; further ones answer only health checks, for 2 s at most
     #[arg(long, env = "PLAQUE_MAX_CONNECTIONS", default_value = "10000", value_name = "COUNT", value_parser = values::count)]
     max_connections: NonZeroUsize,
 
-    /// How many calls may be in progress on one connection
+    /// The most calls in progress on one connection
     #[arg(long, env = "PLAQUE_MAX_STREAMS", default_value = "1000", value_name = "COUNT", value_parser = value_parser!(u32).range(1..))]
     max_streams: u32,
 
-    /// The time for a connection's TLS handshake and HTTP/2 preface; without them it is closed
+    /// The time limit of a connection's TLS handshake and HTTP/2 preface
     #[arg(long, env = "PLAQUE_PREFACE_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = values::time_limit)]
     preface_timeout: Duration,
 
-    /// A connection without a call for so long, or up to twice as long, is told to go (GOAWAY); 0s for never
+    /// A connection without calls for this time, or up to twice as long, gets a GOAWAY; 0s for never
     #[arg(long, env = "PLAQUE_IDLE_TIMEOUT", default_value = "5m", value_name = "DURATION", value_parser = values::duration)]
     idle_timeout: Duration,
 
-    /// How often a peer is pinged; one that does not answer within 20 s is gone; 0s for never
+    /// The interval of pings; a peer that does not answer within 20 s is disconnected; 0s for none
     #[arg(long, env = "PLAQUE_KEEPALIVE", default_value = "60s", value_name = "DURATION", value_parser = values::duration)]
     keepalive: Duration,
 
-    /// A connection as old, give or take a tenth, is told to go (GOAWAY), and its calls finish; 0s for never
+    /// A connection of this age, plus or minus a tenth, gets a GOAWAY, and its calls finish; 0s for never
     #[arg(long, env = "PLAQUE_MAX_CONNECTION_AGE", default_value = "1h", value_name = "DURATION", value_parser = values::duration)]
     max_connection_age: Duration,
 
-    /// Serves gRPC-Web, too, over HTTP/1.1 and HTTP/2: for pages in browsers
+    /// Also serve gRPC-Web, over HTTP/1.1 and HTTP/2, for pages in browsers
     #[arg(long, env = "PLAQUE_GRPC_WEB")]
     grpc_web: bool,
 
-    /// Whose pages may call: origins such as https://app.example,http://localhost:8080, or * for all [default: only the server's own]
+    /// The origins of pages that may call, such as https://app.example,http://localhost:8080, or * for all [default: only the server's own]
     #[arg(long, env = "PLAQUE_GRPC_WEB_ORIGINS", value_name = "ORIGINS", value_parser = config::origins, requires = "grpc_web")]
     grpc_web_origins: Option<Origins>,
 
-    /// The server's certificate and those up to its authority, in PEM; read again on SIGHUP and when it changes. Turns TLS on
+    /// The server's certificate and its chain, in PEM; read again on SIGHUP and when it changes. Turns TLS on
     #[arg(long, env = "PLAQUE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
@@ -195,7 +196,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// The authorities of clients, in PEM: who has no certificate of theirs is not let in
+    /// The authorities of client certificates, in PEM: clients without a certificate from one of them are rejected
     #[arg(
         long,
         env = "PLAQUE_TLS_CLIENT_CA",
@@ -204,15 +205,16 @@ pub(in crate::cli) struct Args {
     )]
     tls_client_ca: Option<PathBuf>,
 
-    /// After SIGTERM or Ctrl-C, for how long to go on while health and /readyz say that we stop: as long as others take to hear it
+    /// After SIGTERM or Ctrl-C, how long to continue while health and /readyz report that the server stops: as long as others take to
+    /// notice
     #[arg(long, env = "PLAQUE_DRAIN_DELAY", default_value = "0s", value_name = "DURATION", value_parser = values::duration)]
     drain_delay: Duration,
 
-    /// How long calls in progress may go on after that; a second signal ends at once
+    /// How long calls in progress may take after that; a second signal ends at once
     #[arg(long, env = "PLAQUE_DRAIN_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = values::duration)]
     drain_timeout: Duration,
 
-    /// How the log is written, to standard error
+    /// The format of the log, which goes to standard error
     #[arg(
         long,
         env = "PLAQUE_LOG_FORMAT",
@@ -221,15 +223,16 @@ pub(in crate::cli) struct Args {
     )]
     pub(super) log_format: LogFormat,
 
-    /// Where to export traces: an OpenTelemetry collector (Jaeger, too) that speaks OTLP over gRPC, such as http://127.0.0.1:4317
+    /// The collector to export traces to: an OpenTelemetry collector (Jaeger, too) that speaks OTLP over gRPC, such as
+    /// http://127.0.0.1:4317
     #[arg(long, env = "PLAQUE_OTLP_ENDPOINT", value_name = "URL", value_parser = telemetry::endpoint)]
     pub(super) otlp_endpoint: Option<String>,
 
-    /// A file to write a trace to until the end, for https://ui.perfetto.dev
+    /// A file to write a trace to, for https://ui.perfetto.dev
     #[arg(long, env = "PLAQUE_TRACE_CHROME", value_name = "FILE")]
     pub(super) trace_chrome: Option<PathBuf>,
 
-    /// What is logged: off, error, warn, info, debug, trace, or directives such as plaque=debug,h2=warn [default: RUST_LOG, or info]
+    /// What to log: off, error, warn, info, debug, trace, or directives such as plaque=debug,h2=warn [default: RUST_LOG, or info]
     #[arg(long, env = "PLAQUE_LOG", value_name = "FILTER", value_parser = directives)]
     pub(super) log: Option<String>,
 }
@@ -237,7 +240,7 @@ pub(in crate::cli) struct Args {
 impl Args {
     /// The settings that the flags make.
     pub(super) fn config(&self) -> Result<Config, String> {
-        values::in_order(
+        values::check_order(
             "--watch-every",
             self.watch_every,
             "--watch-at-most",
@@ -320,7 +323,7 @@ impl Args {
         }
     }
 
-    /// Where the certificates are, if there is to be TLS.
+    /// The files of the certificate, if there is to be TLS.
     pub(super) fn tls_files(&self) -> Option<tls::Files> {
         Some(tls::Files {
             cert: self.tls_cert.clone()?,
@@ -335,13 +338,13 @@ fn unless_zero(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
 }
 
-/// Authorities that will do: with others the store would be in trouble for ever.
+/// Reads and checks the authorities of the store: with invalid ones it would never connect.
 fn store_authorities(file: &Path) -> Result<Vec<u8>, String> {
     let pem = Pem::read("--store-ca", file)?;
     let mut store = RootCertStore::empty();
     for certificate in pem.certificates("authority")? {
         let added = store.add(certificate);
-        added.map_err(|error| pem.without("authority", error))?;
+        added.map_err(|error| pem.missing("authority", error))?;
     }
     Ok(pem.content)
 }

@@ -1,4 +1,4 @@
-//! How the log's flags are read.
+//! Parses the flags of the log.
 
 use clap::ValueEnum;
 
@@ -6,15 +6,15 @@ use crate::telemetry;
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum LogFormat {
-    /// For people
+    /// Text for people
     Pretty,
-    /// For people who develop: spans with what happens in them, indented; most are there from the level debug
+    /// Text for developers: spans and what happens in them, indented; most spans have the level debug
     Tree,
-    /// One object a line
+    /// One JSON object per line
     Json,
 }
 
-/// The directives of a filter, checked.
+/// Checks the directives of a filter.
 pub(super) fn directives(text: &str) -> Result<String, String> {
     match telemetry::filter(text) {
         Ok(_) => Ok(text.into()),

@@ -1,4 +1,4 @@
-//! The flags of `plaque serve` that say where feeds are looked up, and how.
+//! The flags of `plaque serve` for the upstream.
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -26,15 +26,15 @@ enum Ip {
 
 #[derive(clap::Args)]
 pub(super) struct UpstreamArgs {
-    /// Where the feeds are; channel_id=… or playlist_id=… is appended
+    /// The address of the feeds; channel_id=… or playlist_id=… is appended
     #[arg(long, env = "PLAQUE_UPSTREAM", default_value = config::YOUTUBE, value_name = "URL", value_parser = config::upstream_url)]
     upstream: Url,
 
-    /// The time that one lookup may take from the moment it goes out: connecting, and the whole answer
+    /// The time limit of one lookup, without its wait in the queue: connecting, and the whole response
     #[arg(long, env = "PLAQUE_UPSTREAM_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = values::time_limit)]
     upstream_timeout: Duration,
 
-    /// How many lookups may be under way at once
+    /// The most concurrent lookups
     #[arg(
         long,
         env = "PLAQUE_UPSTREAM_CONCURRENCY",
@@ -44,11 +44,11 @@ pub(super) struct UpstreamArgs {
     )]
     upstream_concurrency: NonZeroUsize,
 
-    /// How many lookups may go out a second, on average; a second's worth may go out at once; 0 for no limit
+    /// The most lookups a second, on average, with a burst of one second's worth; 0 for no limit
     #[arg(long, env = "PLAQUE_UPSTREAM_RATE", default_value = "20", value_name = "COUNT", value_parser = values::rate)]
     upstream_rate: f64,
 
-    /// How many lookups may wait for their turn; callers of further ones get OVERLOADED
+    /// The most queued lookups; callers of further ones get OVERLOADED
     #[arg(
         long,
         env = "PLAQUE_UPSTREAM_QUEUE",
@@ -58,17 +58,17 @@ pub(super) struct UpstreamArgs {
     )]
     upstream_queue: NonZeroUsize,
 
-    /// The longest that a lookup waits for its turn; if its turn would come later, its callers get OVERLOADED at once
+    /// The longest wait in the queue; callers of a lookup that would wait longer get OVERLOADED at once
     #[arg(long, env = "PLAQUE_MAX_QUEUE_WAIT", default_value = "5s", value_name = "DURATION", value_parser = values::time_limit)]
     max_queue_wait: Duration,
 
-    /// Certificates of authorities to trust beside the system's, in PEM: for an upstream with a private CA
+    /// Certificates of authorities to trust in addition to the system's, in PEM: for an upstream with a private CA
     #[arg(long, env = "PLAQUE_UPSTREAM_CA", value_name = "FILE")]
     upstream_ca: Option<PathBuf>,
 
-    /// A proxy to look feeds up through: http, https, socks5 (names are resolved here) or socks5h (there), as in socks5h://[USER:PASSWORD@]HOST[:PORT].
-    /// HTTP_PROXY and the like are not heeded [default: none]
-    // Parsed later: what clap says of a bad value has the value in it, and this may have a password.
+    /// A proxy for lookups: http, https, socks5 (names are resolved here) or socks5h (there), as in socks5h://[USER:PASSWORD@]HOST[:PORT].
+    /// HTTP_PROXY and similar variables are ignored [default: none]
+    // Parsed later: clap's errors contain the value, and this one may contain a password.
     #[arg(
         long,
         env = "PLAQUE_UPSTREAM_PROXY",
@@ -77,11 +77,11 @@ pub(super) struct UpstreamArgs {
     )]
     upstream_proxy: Option<String>,
 
-    /// How lookups introduce themselves
+    /// The User-Agent of lookups
     #[arg(long, env = "PLAQUE_UPSTREAM_USER_AGENT", default_value = youtube::USER_AGENT, value_name = "TEXT", value_parser = values::user_agent)]
     upstream_user_agent: HeaderValue,
 
-    /// By which protocol to connect to the upstream, or to its proxy
+    /// The IP version for connections to the upstream, or to its proxy
     #[arg(
         long,
         env = "PLAQUE_UPSTREAM_IP",

@@ -1,4 +1,4 @@
-//! A watch over connections that break, on a clock that stands still but for pauses.
+//! A watch over connections that break, on a paused clock.
 
 use std::{cell::RefCell, collections::VecDeque, io};
 
@@ -9,7 +9,7 @@ use super::*;
 use crate::proto::v1::{LookupFailure, LookupResult, Missed, Recovered, Video};
 
 const CHANNEL: &str = "UC0123456789abcdefghijkA";
-/// One that uploads seldom.
+/// A channel that rarely uploads.
 const QUIET: &str = "UCquiet6789abcdefghijkkA";
 
 /// An upload, with a token that names it.
@@ -25,7 +25,7 @@ fn upload(channel: &str, id: &str) -> WatchLatestVideoResponse {
     }
 }
 
-/// … that was there when the connection's watch began.
+/// The same as an initial event, from before the connection's watch.
 fn initially(mut event: WatchLatestVideoResponse) -> WatchLatestVideoResponse {
     event.initial = true;
     event
@@ -45,7 +45,7 @@ fn problem(reason: &str) -> WatchLatestVideoResponse {
     }
 }
 
-/// What is printed of an event.
+/// What is printed for an event.
 fn printed(event: &WatchLatestVideoResponse) -> String {
     let what = match &event.event {
         Some(Event::Video(video)) => video.video_id.clone(),
@@ -69,10 +69,10 @@ fn request(channels: &[&str]) -> WatchLatestVideoRequest {
     }
 }
 
-/// One connection: what it tells of, how long it then is quiet, and how it ends. Or an error, if there is none.
+/// A connection: its events, how long it then stays open, and its final status. Or the error of connecting.
 type Connection = Result<(Vec<WatchLatestVideoResponse>, Duration, Status), Status>;
 
-/// One that breaks after it has told of `events`.
+/// A connection that breaks after `events`.
 #[expect(clippy::unnecessary_wraps, reason = "a connection among those that fail")]
 fn breaks(events: impl IntoIterator<Item = WatchLatestVideoResponse>) -> Connection {
     Ok((
@@ -82,13 +82,13 @@ fn breaks(events: impl IntoIterator<Item = WatchLatestVideoResponse>) -> Connect
     ))
 }
 
-/// What a watch of one channel does: what it prints, with the pauses before each try to connect anew. Refused at last.
+/// Runs a watch of one channel until connecting is refused. Returns its output and its pauses.
 async fn watched(connections: impl IntoIterator<Item = Connection>) -> (Vec<String>, Vec<Duration>, Status) {
     let refused = Err(Status::invalid_argument("the end"));
     let connections = connections.into_iter().chain([refused]);
     let connections = RefCell::new(connections.collect::<VecDeque<_>>());
     let (last, pauses) = (RefCell::new(None::<Instant>), RefCell::new(Vec::new()));
-    let mut told = Vec::new();
+    let mut printed_lines = Vec::new();
     let open = async |_request| {
         if let Some(last) = last.take() {
             pauses.borrow_mut().push(last.elapsed());
@@ -105,18 +105,18 @@ async fn watched(connections: impl IntoIterator<Item = Connection>) -> (Vec<Stri
         let events: BoxStream<'static, _> = stream::iter(events.into_iter().map(Ok)).chain(end).boxed();
         Ok(events)
     };
-    let ended = watch(request(&[CHANNEL]), open, |news| {
-        told.push(match news {
-            News::Event(event) => printed(event),
-            News::Lost(status) => format!("lost: {}", status.message()),
+    let ended = watch(request(&[CHANNEL]), open, |output| {
+        printed_lines.push(match output {
+            Output::Event(event) => printed(event),
+            Output::Lost(status) => format!("lost: {}", status.message()),
         });
         Ok(())
     });
     let ended = ended.await.expect("it prints");
-    (told, pauses.into_inner(), ended)
+    (printed_lines, pauses.into_inner(), ended)
 }
 
-/// Asserts that there are as many pauses as `seconds`, each as long, or up to twice that.
+/// Asserts that there is a pause for each of `seconds`, as long as that or up to twice.
 fn assert_about(pauses: &[Duration], seconds: &[u64]) {
     assert_eq!(pauses.len(), seconds.len(), "{pauses:?}");
     for (pause, seconds) in pauses.iter().zip(seconds) {
@@ -130,7 +130,7 @@ fn assert_about(pauses: &[Duration], seconds: &[u64]) {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_goes_on_where_it_was_lost() {
-    let (told, pauses, ended) = watched([
+    let (printed_lines, pauses, ended) = watched([
         breaks([initially(upload(CHANNEL, "15")), upload(CHANNEL, "16")]),
         Err(Status::unavailable("not there yet")),
         breaks([]),
@@ -139,7 +139,7 @@ async fn a_watch_goes_on_where_it_was_lost() {
     ])
     .await;
     assert_eq!(
-        told,
+        printed_lines,
         [
             "initially 15",
             "16",
@@ -159,22 +159,17 @@ async fn a_watch_goes_on_where_it_was_lost() {
 #[tokio::test(start_paused = true)]
 async fn pauses_are_half_a_minute_at_most() {
     let gone = || Err(Status::unavailable("gone"));
-    let (told, pauses, _) = watched((0..8).map(|_| gone())).await;
-    assert_eq!(told, ["lost: gone"]);
+    let (printed_lines, pauses, _) = watched((0..8).map(|_| gone())).await;
+    assert_eq!(printed_lines, ["lost: gone"]);
     assert_about(&pauses, &[1, 2, 4, 8, 15, 15, 15, 15]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_lasts_is_a_good_one_though_nothing_happens() {
     let lasts = |quiet| Ok((vec![], quiet, Status::deadline_exceeded("long enough")));
-    let (told, pauses, _) = watched([
-        breaks([]),
-        breaks([]),
-        lasts(LONGEST_PAUSE / 2),
-        lasts(LONGEST_PAUSE),
-    ])
-    .await;
-    assert_eq!(told, ["lost: gone", "lost: long enough"]);
+    let (printed_lines, pauses, _) =
+        watched([breaks([]), breaks([]), lasts(MAX_PAUSE / 2), lasts(MAX_PAUSE)]).await;
+    assert_eq!(printed_lines, ["lost: gone", "lost: long enough"]);
     assert_about(&pauses, &[1, 2, 4, 1]);
 }
 
@@ -186,13 +181,13 @@ async fn the_server_says_when_to_come_again_or_not_to() {
         status.metadata_mut().insert("grpc-retry-pushback-ms", pushback);
         status
     };
-    let (told, pauses, ended) = watched([
+    let (printed_lines, pauses, ended) = watched([
         Err(pushed_back("70000")),
         Ok((vec![], Duration::ZERO, pushed_back("250"))),
         Err(pushed_back("-1")),
     ])
     .await;
-    assert_eq!(told, ["lost: busy"]);
+    assert_eq!(printed_lines, ["lost: busy"]);
     assert_eq!(pauses, [Duration::from_secs(70), Duration::from_millis(250)]);
     assert_eq!(ended.code(), Code::ResourceExhausted);
 }
@@ -206,10 +201,10 @@ async fn what_another_try_would_not_mend_ends_the_watch() {
         Code::Unimplemented,
     ] {
         let refused = || Status::new(code, "no");
-        let (told, pauses, ended) = watched([Err(refused())]).await;
-        assert_eq!((told.len(), pauses.len(), ended.code()), (0, 0, code));
-        let (told, pauses, ended) = watched([Ok((vec![], Duration::ZERO, refused()))]).await;
-        assert_eq!((told.len(), pauses.len(), ended.code()), (0, 0, code));
+        let (printed_lines, pauses, ended) = watched([Err(refused())]).await;
+        assert_eq!((printed_lines.len(), pauses.len(), ended.code()), (0, 0, code));
+        let (printed_lines, pauses, ended) = watched([Ok((vec![], Duration::ZERO, refused()))]).await;
+        assert_eq!((printed_lines.len(), pauses.len(), ended.code()), (0, 0, code));
     }
     for code in [
         Code::Unavailable,
@@ -217,20 +212,20 @@ async fn what_another_try_would_not_mend_ends_the_watch() {
         Code::Internal,
         Code::Unknown,
     ] {
-        let (told, ..) = watched([Err(Status::new(code, "so"))]).await;
-        assert_eq!(told, ["lost: so"]);
+        let (printed_lines, ..) = watched([Err(Status::new(code, "so"))]).await;
+        assert_eq!(printed_lines, ["lost: so"]);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_first_connection_that_breaks_before_an_answer_ends_the_watch() {
     let broke = || Err(Status::from_error(Box::new(io::Error::other("no gRPC"))));
-    let (told, pauses, ended) = watched([broke(), breaks([])]).await;
-    assert_eq!((told.len(), pauses.len()), (0, 0));
-    assert!(retry::lost(&ended).is_some());
-    // A later one does not.
-    let (told, pauses, _) = watched([breaks([]), broke(), broke()]).await;
-    assert_eq!((told.len(), pauses.len()), (1, 3));
+    let (printed_lines, pauses, ended) = watched([broke(), breaks([])]).await;
+    assert_eq!((printed_lines.len(), pauses.len()), (0, 0));
+    assert!(retry::connection_error(&ended).is_some());
+    // A later connection does not.
+    let (printed_lines, pauses, _) = watched([breaks([]), broke(), broke()]).await;
+    assert_eq!((printed_lines.len(), pauses.len()), (1, 3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -244,13 +239,16 @@ async fn a_stream_that_just_ends_is_opened_again() {
             _ => panic!("the watch has ended"),
         }
     };
-    let mut told = 0;
+    let mut printed_lines = 0;
     let ended = watch(request(&[CHANNEL]), open, |_| {
-        told += 1;
+        printed_lines += 1;
         Ok(())
     });
     assert_eq!(ended.await.expect("it prints").code(), Code::Unauthenticated);
-    assert_eq!(told, 4, "what the server sends, and that it was lost, twice");
+    assert_eq!(
+        printed_lines, 4,
+        "what the server sends, and that it was lost, twice"
+    );
     let tokens: Vec<_> = requests
         .into_inner()
         .into_iter()

@@ -1,29 +1,29 @@
-//! The square-root rule with limits: which interval each channel gets of a budget.
+//! The square-root rule with limits: the interval of each channel within a budget.
 //!
-//! Polled every `I` seconds, a channel with λ uploads a second costs λ·I/2 seconds of delay a second. With weights w and a budget for
-//! Σ 1/I, the weighted sum of delays is least where 1/I is proportional to √(w·λ) (Cho and Garcia-Molina 2003; Sia, Cho and Cho 2007),
-//! within the limits for I. One number, the scale, thus settles all intervals. It is found from a histogram of the √(w·λ), which
-//! costs the same for fifty channels and fifty thousand.
+//! A channel with λ uploads a second that is polled every `I` seconds has λ·I/2 seconds of delay a second. With weights w and a budget for
+//! Σ 1/I, the weighted sum of delays is least if 1/I is proportional to √(w·λ) (Cho and Garcia-Molina 2003; Sia, Cho and Cho 2007), within
+//! the limits of I. So one number, the scale, determines all intervals. It is found from a histogram of √(w·λ), at the same cost for fifty
+//! channels and fifty thousand.
 
-/// Eighths of octaves: within one, intervals differ by a tenth, and only where it straddles a limit does that matter.
-const IN_AN_OCTAVE: f64 = 8.0;
+/// Within an eighth of an octave, intervals differ by a tenth; that only matters in the bucket that contains a limit.
+const BUCKETS_PER_OCTAVE: f64 = 8.0;
 
 /// The lower end of the histogram: one of 100,000 channels of a caller, with an upload in three centuries.
-const LOWEST: f64 = 1e-9;
+const MIN_IMPORTANCE: f64 = 1e-9;
 
 /// 32 octaves.
 const BUCKETS: usize = 256;
 
-/// The part of the budget that goes to the longest interval's rate at most. If there are more channels than that, the longest
-/// interval is exceeded, so that something is left to be spent by rate and weight.
-const FLOOR: f64 = 0.8;
+/// The most of the budget, as a part, that is spent on polling every channel at the longest interval. With more channels than that allows,
+/// the longest interval is exceeded, so that some of the budget still goes by rate and weight.
+const MAX_BASELINE: f64 = 0.8;
 
-/// How many channels have which √(w·λ).
+/// The numbers of channels by √(w·λ).
 #[derive(Debug)]
 pub(super) struct Histogram {
     counts: [u32; BUCKETS],
     sums: [f64; BUCKETS],
-    /// Those of no importance, which get the longest interval even if there is room for all.
+    /// Channels without importance, which get the longest interval even if there is room for all.
     zeros: u32,
     total: u32,
 }
@@ -82,7 +82,7 @@ impl Histogram {
     pub(super) fn spread(&self, budget: f64, every: f64, at_most: f64) -> Spread {
         let total = f64::from(self.total.max(1));
         let fastest = every.recip();
-        let slowest = at_most.recip().min(FLOOR * budget / total).min(fastest);
+        let slowest = at_most.recip().min(MAX_BASELINE * budget / total).min(fastest);
         let spread = |scale| Spread {
             scale,
             slowest,
@@ -104,7 +104,6 @@ impl Histogram {
         spread(low.exp2())
     }
 
-    /// Polls a second.
     fn polls(&self, spread: Spread) -> f64 {
         let buckets = self.counts.iter().zip(&self.sums);
         let polls = buckets.filter(|(count, _)| **count > 0).map(|(count, sum)| {
@@ -116,7 +115,7 @@ impl Histogram {
 }
 
 impl Spread {
-    /// Whether there is not room for all at the shortest interval.
+    /// Whether the budget is too small for the shortest interval everywhere.
     pub(super) fn is_limited(self) -> bool {
         self.scale.is_finite()
     }
@@ -140,8 +139,8 @@ impl Spread {
     reason = "clamped to the buckets"
 )]
 fn bucket(importance: f64) -> usize {
-    let octaves = (importance.max(LOWEST) / LOWEST).log2();
-    ((octaves * IN_AN_OCTAVE) as usize).min(BUCKETS - 1)
+    let octaves = (importance.max(MIN_IMPORTANCE) / MIN_IMPORTANCE).log2();
+    ((octaves * BUCKETS_PER_OCTAVE) as usize).min(BUCKETS - 1)
 }
 
 #[cfg(test)]
@@ -150,7 +149,7 @@ mod tests {
 
     fn spread(importances: &[f64], budget: f64) -> Vec<f64> {
         let mut histogram = Histogram::new();
-        // What was there before leaves nothing.
+        // Removed channels leave nothing behind.
         histogram.add(0.3);
         for importance in importances {
             histogram.add(*importance);
@@ -192,7 +191,7 @@ mod tests {
 
     #[test]
     fn with_too_little_for_the_longest_a_fifth_still_goes_by_importance() {
-        // A thousand of no importance at the longest interval alone would take 0.28 a second.
+        // A thousand without importance, at the longest interval, would alone take 0.28 a second.
         let mut importances = vec![1e-9; 1000];
         importances.push(0.01);
         let intervals = spread(&importances, 0.05);

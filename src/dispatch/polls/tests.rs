@@ -1,4 +1,4 @@
-//! The planner in simulations: virtual time, uneven upload rates, the delay from upload to poll.
+//! Simulations of the planner: virtual time, uneven upload rates, the delay from upload to poll.
 
 mod replicas;
 mod steps;
@@ -18,7 +18,7 @@ fn limits(budget: f64) -> Limits {
     }
 }
 
-/// Uploads a second: two a day in the middle, log-normal.
+/// Uploads a second: log-normal with a median of two a day.
 fn rates(count: usize, sigma: f64, rng: &mut Rng) -> Vec<f64> {
     let normal = |rng: &mut Rng| {
         let (radius, angle) = ((1.0 - rng.f64()).ln() * -2.0, std::f64::consts::TAU * rng.f64());
@@ -29,7 +29,7 @@ fn rates(count: usize, sigma: f64, rng: &mut Rng) -> Vec<f64> {
         .collect()
 }
 
-/// The mean delay if every interval is the best one for the true rates.
+/// The mean delay with the best intervals for the true rates.
 fn optimum(rates: &[f64], limits: &Limits) -> f64 {
     let (every, at_most) = (limits.every.as_secs_f64(), limits.at_most.as_secs_f64());
     let intervals = |scale: f64| {
@@ -59,7 +59,7 @@ fn mean_delay(rates: &[f64], intervals: impl Iterator<Item = f64>) -> f64 {
     delays / rates.iter().sum::<f64>()
 }
 
-/// A channel that uploads at random, and the feed that it shows.
+/// A channel that uploads at random, and its feed.
 struct Uploads {
     rate: f64,
     /// The newest 15, newest last; seconds.
@@ -72,7 +72,7 @@ impl Uploads {
         let gap = |rng: &mut Rng| -(1.0 - rng.f64()).ln() / rate;
         let mut dates = std::collections::VecDeque::new();
         let mut date = -gap(rng);
-        // It was made five years ago.
+        // The channel was created five years ago.
         while dates.len() < 15 && date > -5.0 * 365.0 * DAY {
             dates.push_front(date);
             date -= gap(rng);
@@ -99,7 +99,7 @@ impl Uploads {
     }
 }
 
-/// What a simulation came to.
+/// The result of a simulation.
 struct Came {
     mean_delay: f64,
     polls: f64,
@@ -114,7 +114,7 @@ fn simulate(rates: &[f64], limits: Limits, known: bool, warm: f64, seconds: f64,
     let mut feeds: Vec<Uploads> = rates.iter().map(|rate| Uploads::new(*rate, rng)).collect();
     let look = |planner: &mut Planner<u32>, feeds: &mut [Uploads], key: u32, now: f64, rng: &mut Rng| {
         if known {
-            planner.rated(key, rates[key as usize], at(now));
+            planner.set_rate(key, rates[key as usize], at(now));
         } else {
             planner.observed(key, feeds[key as usize].ages(now, rng), at(now));
         }
@@ -167,7 +167,7 @@ fn simulate(rates: &[f64], limits: Limits, known: bool, warm: f64, seconds: f64,
     }
 }
 
-/// How the mean delay compares to the optimum, and what it and that of even polling are.
+/// The ratio of the mean delay to the optimum, with the delays of both and of even polling.
 fn ratio(count: usize, budget: f64, sigma: f64, known: bool) -> f64 {
     let mut rng = Rng::with_seed(5);
     let rates = rates(count, sigma, &mut rng);
@@ -250,7 +250,7 @@ fn table_of_delays() {
             let limits = limits(budget);
             let came = simulate(&rates, limits, false, 2.0 * 3600.0, 2.0 * 3600.0, &mut rng);
             let alike = (f64::from(count) / budget).max(60.0) / 2.0;
-            // Where the longest interval cannot be kept there is no optimum within the limits.
+            // If the longest interval cannot be kept, there is no optimum within the limits.
             let best = if f64::from(count) / 3600.0 > 0.8 * budget {
                 "–".to_owned()
             } else {

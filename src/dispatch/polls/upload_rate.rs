@@ -1,24 +1,24 @@
-//! How often a channel uploads, from the dates that its feed shows.
+//! Estimates how often a channel uploads from the dates in its feed.
 
 use std::time::Duration;
 
-/// What is believed of a channel without dates: an upload a day.
-pub(super) const UNKNOWN: f64 = 1.0 / 86_400.0;
+/// The rate assumed for a channel without dates: an upload a day.
+pub(super) const PRIOR_RATE: f64 = 1.0 / 86_400.0;
 
-/// The weight of that belief, in uploads. Rates are spread over orders of magnitude; for a standard deviation of the logarithm of 2
-/// it is 1/2² of an upload.
-const WEIGHT: f64 = 0.25;
+/// The weight of that assumption, in uploads. Rates vary by orders of magnitude: a standard deviation of 2 for the logarithm corresponds to
+/// 1/2² of an upload.
+const PRIOR_WEIGHT: f64 = 0.25;
 
-/// The half that a count of uploads stands for at least, as in Jeffreys' prior: none in a long time is a low rate, and not 0.
+/// Added to the count of uploads, as in Jeffreys' prior: none in a long time means a low rate, not 0.
 const HALF: f64 = 0.5;
 
-/// What was uploaded within this time is no reason to believe in thousands a day.
-const SHORTEST: f64 = 600.0;
+/// The shortest period: a few uploads within it do not mean thousands a day.
+const MIN_PERIOD: f64 = 600.0;
 
-/// Uploads a second, from the ages of the newest: the Poisson estimate and what is believed of any channel, averaged as logarithms by
-/// their weights, which is where a log-normal prior puts it. A gamma prior is handier, and falls off so fast above its mean that it
-/// does not believe in busy channels, which have most of all uploads. The time since the oldest upload counts in full, so that a
-/// channel which has stopped is believed to be slower from poll to poll.
+/// Uploads a second, from the ages of the newest uploads: the mean of the logarithms of the Poisson estimate and of the assumed rate, by
+/// their weights, as a log-normal prior has it. A gamma prior would be handier, but falls off so fast above its mean that it underestimates
+/// busy channels, which have most of all uploads. The time since the oldest upload counts in full, so a channel that has stopped gets
+/// slower from poll to poll.
 pub(super) fn from_ages(ages: impl IntoIterator<Item = Duration>) -> f64 {
     let mut count = 0_u32;
     let mut oldest = Duration::ZERO;
@@ -27,12 +27,12 @@ pub(super) fn from_ages(ages: impl IntoIterator<Item = Duration>) -> f64 {
         oldest = oldest.max(age);
     }
     if count == 0 {
-        return UNKNOWN;
+        return PRIOR_RATE;
     }
-    // The oldest only begins the time in which the others came.
+    // The oldest upload only begins the period.
     let uploads = f64::from(count - 1) + HALF;
-    let seen = (uploads / oldest.as_secs_f64().max(SHORTEST)).ln();
-    let logarithm = (uploads * seen + WEIGHT * UNKNOWN.ln()) / (uploads + WEIGHT);
+    let seen = (uploads / oldest.as_secs_f64().max(MIN_PERIOD)).ln();
+    let logarithm = (uploads * seen + PRIOR_WEIGHT * PRIOR_RATE.ln()) / (uploads + PRIOR_WEIGHT);
     logarithm.exp()
 }
 
@@ -67,8 +67,8 @@ mod tests {
 
     #[test]
     fn few_dates_say_little() {
-        assert!((from_ages([]) - UNKNOWN).abs() < 1e-12);
-        // Two in an hour are no 24 a day yet.
+        assert!((from_ages([]) - PRIOR_RATE).abs() < 1e-12);
+        // Two in an hour do not mean 24 a day yet.
         let hour = each_day(from_ages([Duration::ZERO, Duration::from_hours(1)]));
         assert!((5.0..30.0).contains(&hour), "{hour}");
         let year = each_day(from_ages([Duration::from_secs_f64(365.0 * DAY)]));

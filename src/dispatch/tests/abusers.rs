@@ -1,4 +1,4 @@
-//! A modest caller with one cold lookup a second beside abusers of every kind: it does not feel them.
+//! A modest caller with one cold lookup a second, beside abusers of every kind: its waits hardly change.
 
 use std::num::NonZeroU32;
 
@@ -78,7 +78,7 @@ fn a_modest_caller_with_less_patience_than_the_abuser_is_not_refused_either() {
             patience: Some(patience),
             ..Load::new(Class::AwaitedUnknown, 1.0)
         };
-        // It refreshes what it gave stale, and polls.
+        // A server that also refreshes stale entries, and polls.
         let other = |class| Load {
             regular: true,
             ..Load::new(class, 0.5)
@@ -103,7 +103,7 @@ fn a_modest_caller_with_less_patience_than_the_abuser_is_not_refused_either() {
 
 #[test]
 fn a_connection_is_not_refused_beside_another_connection_of_its_caller() {
-    // As of two clients behind one proxy, or on one machine.
+    // Like two clients behind one proxy, or on one machine.
     for (batch, rate) in [(1, 300.0), (1, 1000.0), (100, 1000.0)] {
         let abuser = Load {
             batch,
@@ -130,7 +130,7 @@ fn a_connection_is_not_refused_beside_another_connection_of_its_caller() {
 
 #[test]
 fn what_was_promised_to_one_connection_of_an_abuser_is_not_kept_at_the_cost_of_others() {
-    // The first of its batches is promised whatever there is. Its other connections, which come later, pass that.
+    // The first of its batches is promised everything there is. Its later connections overtake that.
     let abuser = Load {
         batch: 100,
         connections: 10,
@@ -152,7 +152,7 @@ fn what_was_promised_to_one_connection_of_an_abuser_is_not_kept_at_the_cost_of_o
         let world = World::new(&budget(), 0.1, &loads, seed).run(0.0, 20.0);
         for tally in &world.tallies[..modest.len()] {
             assert_eq!((tally.refused, tally.expired), (0, 0));
-            // Four turns: at first those of the bucket, too, are in use.
+            // Four turns: at first the bucket's tokens are used, too.
             assert!(tally.longest_wait() <= 2.0 * LITTLE, "{}", tally.longest_wait());
         }
         let abuser = &world.tallies[modest.len()];
@@ -162,7 +162,7 @@ fn what_was_promised_to_one_connection_of_an_abuser_is_not_kept_at_the_cost_of_o
 
 #[test]
 fn what_was_promised_to_an_abuser_before_polls_came_does_not_hold_up_others() {
-    // Batches on ten connections fill the line while there are no polls; then polls take their share.
+    // Batches on ten connections fill the queue while there are no polls; then polls take their share.
     let abuser = Load {
         batch: 100,
         connections: 10,
@@ -211,12 +211,12 @@ fn where_places_are_the_limit_the_same_holds() {
 
 #[test]
 fn where_slots_are_the_limit_the_same_holds_by_slots() {
-    // 32 slots of 4 s: one becomes free every 125 ms, give or take.
+    // 32 slots of 4 s: one becomes free about every 125 ms.
     let alone = modest(Class::AwaitedUnknown, &[], 4.0);
     for (kind, abuser) in abusers() {
         let beside = modest(Class::AwaitedUnknown, &[abuser], 4.0);
         assert_eq!((beside.refused, beside.expired), (0, 0), "{kind}");
-        // Since that is at random, a turn is as long on average as what is left of one.
+        // At random, so a turn is on average as long as the rest of one.
         assert!(
             beside.mean_wait() <= alone.mean_wait() + 3.0 * 0.125,
             "{kind}: {}",
@@ -236,7 +236,7 @@ fn beside_all_of_them_at_once_a_modest_caller_still_gets_every_answer() {
     for class in [Class::AwaitedUnknown, Class::AwaitedKnown] {
         let beside = modest(class, &all, 0.2);
         assert_eq!((beside.refused, beside.expired), (0, 0));
-        // Three abusers and the modest one take turns in a class that has a quarter of the rate.
+        // Three abusers and the modest caller take turns in a class with a quarter of the rate.
         let round = 4.0 / (0.25 * 20.0);
         assert!(
             beside.longest_wait() <= round + LITTLE,

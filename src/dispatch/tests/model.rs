@@ -1,4 +1,4 @@
-//! Any steps, beside a map of what should be in line.
+//! Random steps, compared with a map of the lookups that should be queued.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use proptest::{
 use super::steps::{budget, request};
 use crate::dispatch::{Budget, Class, Dispatcher, Next, Outcome, Request, Ticket};
 
-/// What may happen to a dispatcher.
+/// A step of a dispatcher.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Admit {
@@ -50,7 +50,7 @@ proptest! {
         ..Config::default()
     })]
 
-    /// Beside a map of what is in line: nothing is lost, nothing comes twice, and the budget holds.
+    /// No lookup is lost or returned twice, and the budget holds.
     #[test]
     fn nothing_is_lost_or_comes_twice(steps in prop::collection::vec(steps(), 1..200)) {
         let epoch = Instant::now();
@@ -102,7 +102,7 @@ proptest! {
                         running.push(permit);
                         spent += 1;
                         prop_assert!(running.len() <= 4);
-                        // A permit may come back unused long after: then its token is one that the bucket has no room for.
+                        // A permit may be returned unused much later: the bucket may then have no room for its token.
                         let most = 3 + i64::try_from(millis).expect("small") / 100;
                         prop_assert!(spent <= most, "{} of {}", spent, most);
                     }

@@ -1,11 +1,11 @@
-//! Any demand, any latency, any patience: the budget is used, and promises are kept.
+//! Any demand, latency and patience: the budget is used, and promises are kept.
 
 use super::world::{Load, World, budget, jain};
 use crate::dispatch::Class;
 
 const WARM: f64 = 10.0;
 
-/// What 20 a second and 32 at once let through.
+/// The throughput of 20 a second and 32 slots.
 fn limit(latency: f64) -> f64 {
     (32.0 / latency).min(20.0)
 }
@@ -24,19 +24,19 @@ fn whatever_the_demand_the_budget_is_spent_on_answers() {
         for &latency in latencies {
             for demand in [0.5, 1.1, 2.0, 10.0, 50.0] {
                 for callers in [3, 1000] {
-                    // Long enough for what is at random to even out.
+                    // Long enough for random variation to average out.
                     let seconds = if limit(latency) < 20.0 { 60.0 } else { 15.0 };
                     let load = load(demand, callers, patience);
                     let world = World::new(&budget(), latency, &[load], 1).run(WARM, seconds);
                     let tally = &world.tallies[0];
-                    // Of what was really asked: arrivals are random.
+                    // Of the actual demand: arrivals are random.
                     let wanted = (tally.offered as f64 / seconds).min(limit(latency));
                     let goodput = tally.answered as f64 / seconds;
                     let scene = format!("{demand} × the rate, {callers} callers, {latency} s, {patience} s");
                     assert!(goodput >= 0.95 * wanted, "{scene}: {goodput} of {wanted}");
                     assert_eq!(tally.late, 0, "{scene}: nobody waits for longer than promised");
                     assert!(tally.longest_wait() <= 5.0, "{scene}: {}", tally.longest_wait());
-                    // Nor is anybody let in in vain, unless for how long fetches take is an estimate and the limit.
+                    // Lookups are not admitted in vain either, unless slots are the limit, where the duration of fetches is an estimate.
                     let spare = if limit(latency) < 20.0 {
                         0.01 * tally.admitted as f64 + 2.0
                     } else {
@@ -57,7 +57,7 @@ fn fetches_that_outlast_their_callers_go_out_as_long_as_the_budget_has_no_better
         let world = World::new(&budget(), latency, &[impatient], 2).run(WARM, 60.0);
         let started = world.tallies[0].started as f64 / 60.0;
         assert!(started >= 0.9 * limit(latency), "{latency} s: {started}");
-        // Who waits for longer comes first.
+        // Callers who can wait longer arrive first.
         let patient = load(2.0, 10, 30.0);
         let world = World::new(&budget(), latency, &[impatient, patient], 2).run(WARM, 60.0);
         let answered = world.tallies[1].answered as f64 / 60.0;
@@ -69,7 +69,7 @@ fn fetches_that_outlast_their_callers_go_out_as_long_as_the_budget_has_no_better
 fn greedy_callers_get_the_same() {
     for latency in [0.1, 5.0] {
         for callers in [2, 5, 10, 30] {
-            // The first asks ten times as often as each of the others, over a new connection each time.
+            // The first caller asks ten times as often as each of the others, over a new connection each time.
             let greedy = Load {
                 reconnects: true,
                 ..load(10.0, 1, 30.0)
@@ -101,7 +101,7 @@ fn classes_get_their_shares_and_what_others_leave() {
         assert!((rate - share).abs() < 0.1 * share, "{class:?}: {rate}");
         assert_eq!((tally.late, tally.expired), (0, 0), "{class:?}");
     }
-    // Two are idle: what they leave is shared as the others' shares are.
+    // Two classes are idle: what they leave is shared in proportion.
     let world = World::new(&budget(), 0.1, &all[1..3], 4).run(WARM, 60.0);
     let rates: Vec<f64> = world
         .tallies
@@ -141,7 +141,7 @@ fn a_class_within_its_guaranteed_part_is_let_in_beside_any_flood_of_the_others()
 
 #[test]
 fn as_soon_as_the_load_has_ended_all_is_well() {
-    // A crowd until its end, and a modest caller after it: two worlds would not share what the crowd left behind.
+    // A crowd until its end, and a modest caller after it, in one world: the crowd's leftovers count.
     let mut crowd = load(50.0, 1000, 1.0);
     crowd.until = 30.0;
     let modest = Load {

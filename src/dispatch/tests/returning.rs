@@ -1,11 +1,11 @@
-//! Who is refused and comes again when it was told to gets in.
+//! Refused callers who retry when they were told to are admitted.
 
 use super::world::{Load, Tally, World, budget};
 use crate::dispatch::Class;
 
 const SECONDS: f64 = 30.0;
 
-/// A crowd of callers with a call each.
+/// A crowd of callers with one call each.
 fn crowd(demand: f64, patience: f64) -> Load {
     Load {
         callers: 1_000_000,
@@ -113,9 +113,9 @@ fn one_caller_s_flood_is_told_of_its_own_line_and_not_of_others_() {
     };
     let (_, tally) = run(&[flood]);
     assert!(tally.longest_pause > 60.0, "it has asked for minutes of turns");
-    // Spaced by its rate, those who return are no flood of their own: all refused ones at once would be 380 a second.
+    // Spaced by the caller's rate, its retries are no flood; all refused calls at once would be 380 a second.
     assert!((tally.came_again as f64) < 25.0 * SECONDS, "{}", tally.came_again);
-    // The same beside a modest caller of its kind, who is told of the line and not of the flood.
+    // The same beside a modest caller, whose `retry_after` depends on the queue and not on the flood.
     let modest = Load {
         callers: 50,
         comes_again: 2,

@@ -26,7 +26,7 @@ pub(super) fn request(class: Class, caller: u64, connection: u64) -> Request {
     }
 }
 
-/// A dispatcher whose one token is gone, and its lookup's permit.
+/// A dispatcher without tokens, and the permit of the lookup that took the last one.
 fn spent(budget: &Budget, now: Instant) -> (Dispatcher<u32>, Permit) {
     let mut dispatcher = Dispatcher::new(budget, now);
     let first = request(Class::Refresh, 0, 0);
@@ -42,7 +42,7 @@ fn start(dispatcher: &mut Dispatcher<u32>, now: Instant) -> Option<(u32, Permit)
     }
 }
 
-/// What goes out, one a second.
+/// The lookups in the order in which they go out, one a second.
 fn order(dispatcher: &mut Dispatcher<u32>, mut now: Instant) -> Vec<u32> {
     let mut order = Vec::new();
     while dispatcher.queued() > 0 {
@@ -94,7 +94,7 @@ fn a_class_that_was_idle_has_saved_up_no_turns() {
             .admit(&awaited, 100 + payload, now, 0.0)
             .expect("there is room");
     }
-    // Their shares are the same.
+    // Their shares are equal.
     let polls = order(&mut dispatcher, now)[..8]
         .iter()
         .filter(|payload| **payload < 100)
@@ -139,7 +139,7 @@ fn nobody_holds_a_token_while_it_waits_for_a_slot() {
     dispatcher.finished(permit, later, Outcome::Completed);
     let (_, permit) = start(&mut dispatcher, later).expect("slot and token");
     dispatcher.finished(permit, later, Outcome::Completed);
-    // The bucket holds one, and that went now, not four seconds ago.
+    // The bucket holds one token, which was used now, not four seconds ago.
     dispatcher.admit(&class, 2, later, 0.0).expect("there is room");
     let Next::WaitUntil(until) = dispatcher.next(later) else {
         panic!("there is no token")
@@ -188,7 +188,7 @@ fn a_poll_that_a_caller_comes_to_wait_for_takes_the_caller_s_turn() {
         .reclassify(tickets[9], &awaited, now, 0.0)
         .expect("there is room");
     assert_eq!(dispatcher.counters(Class::AwaitedKnown).queued, 1);
-    // A refresh of what is awaited changes nothing.
+    // A refresh of an awaited lookup changes nothing.
     let refresh = request(Class::Refresh, 3, 1);
     dispatcher
         .reclassify(tickets[9], &refresh, now, 0.0)
@@ -225,7 +225,7 @@ fn what_is_of_no_use_any_more_is_dropped_and_its_caller_told() {
     };
     dispatcher.admit(&until(20), 1, now, 0.0).expect("there is room");
     let joined = dispatcher.admit(&until(21), 2, now, 0.0).expect("there is room");
-    // Somebody else waits for the second for longer.
+    // Another caller waits longer for the second one.
     dispatcher
         .reclassify(joined, &until(40), now, 0.0)
         .expect("as it was");

@@ -1,4 +1,4 @@
-//! A simulated world around a dispatcher: loads of calls, a source that takes its time, and what becomes of each call.
+//! A simulation around a dispatcher: loads of calls, a source with latency, and the outcome of each call.
 
 use std::{
     cmp::Reverse,
@@ -11,35 +11,35 @@ use fastrand::Rng;
 
 use crate::dispatch::{Budget, Class, Dispatcher, Next, Outcome, Permit, Refused, Request};
 
-/// Who asks, and how.
+/// A load: who calls, and how.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     pub(super) class: Class,
-    /// Calls a second; they come at random.
+    /// Calls a second, at random times.
     pub(super) rate: f64,
-    /// So many callers, whose calls these are at random; this load's own.
+    /// The number of callers of this load, one of which makes each call at random.
     pub(super) callers: u64,
-    /// Each call comes over a connection of its own.
+    /// Each call uses a new connection.
     pub(super) reconnects: bool,
-    /// So many connections, each of which makes all calls that come at once, at random.
+    /// The number of connections, one of which makes all calls of a batch at random.
     pub(super) connections: u64,
-    /// The callers are not this load's own but those of that one, over other connections.
+    /// The callers are those of that load, over other connections.
     pub(super) caller_of: Option<usize>,
-    /// The calls come at equal intervals, a tenth more or less.
+    /// Calls come at equal intervals, within a tenth.
     pub(super) regular: bool,
-    /// So many calls come at once.
+    /// Calls at once.
     pub(super) batch: u32,
-    /// From call to deadline. `None`: nobody waits.
+    /// The time from call to deadline. `None`: nobody waits.
     pub(super) patience: Option<f64>,
-    /// How often a refused call comes again when it was told to.
+    /// How often a refused call is retried when it was told to.
     pub(super) comes_again: u32,
-    /// From when until when.
+    /// The time span.
     pub(super) from: f64,
     pub(super) until: f64,
 }
 
 impl Load {
-    /// One caller who waits for 30 s.
+    /// One caller with 30 s of patience.
     pub(super) fn new(class: Class, rate: f64) -> Self {
         Self {
             class,
@@ -58,7 +58,7 @@ impl Load {
     }
 }
 
-/// What became of a load's calls. Times are seconds.
+/// The outcomes of a load's calls. Times are in seconds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     pub(super) offered: u64,
@@ -66,15 +66,15 @@ pub(super) struct Tally {
     pub(super) refused: u64,
     pub(super) expired: u64,
     pub(super) started: u64,
-    /// Of those in time for their callers.
+    /// Answers in time for their callers.
     pub(super) answered: u64,
     pub(super) waits: Vec<f64>,
     /// Waits that were longer than promised.
     pub(super) late: u64,
-    /// Calls that came again when they were told to; and got in.
+    /// Retries at the given time, and those admitted.
     pub(super) came_again: u64,
     pub(super) got_in: u64,
-    /// The same of those for whom a place was held.
+    /// The same for reservations.
     pub(super) came_reserved: u64,
     pub(super) got_in_reserved: u64,
     pub(super) longest_pause: f64,
@@ -98,7 +98,7 @@ struct Call {
     caller: u64,
     connection: u64,
     deadline: Option<f64>,
-    /// How often it may still come again.
+    /// Retries left.
     left: u32,
     again: bool,
     reserved: bool,
@@ -136,12 +136,12 @@ impl Ord for At {
 pub(super) struct World {
     dispatcher: Dispatcher<Call>,
     loads: Vec<Load>,
-    /// Seconds that the source takes, half more or less.
+    /// The source's mean latency in seconds; it varies by half.
     latency: f64,
     epoch: Instant,
     events: BinaryHeap<Reverse<At>>,
     made: u64,
-    /// Each load's own, so that one load's calls are the same beside any other's.
+    /// One for each load, so that a load's calls are the same beside any other load.
     rngs: Vec<Rng>,
     rng: Rng,
     warm: f64,
@@ -264,7 +264,7 @@ impl World {
             class: load.class,
             caller: load.caller_of.unwrap_or(call.load) as u64 * 1_000_000 + call.caller,
             connection: call.connection,
-            // Before the beginning of time there is nothing.
+            // Not before the beginning of the simulation.
             latest_start: latest_start.map(|latest| self.epoch + Duration::from_secs_f64(latest.max(0.0))),
         };
         call.promised = latest_start
@@ -280,7 +280,7 @@ impl World {
         }) = admitted
             && again_with.left > 0
         {
-            // On the way there and back.
+            // The network's round trip.
             let at = now + retry_after.as_secs_f64() + 0.01 * self.rng.f64();
             let call = Call {
                 left: again_with.left - 1,
@@ -363,7 +363,7 @@ impl World {
         }
     }
 
-    /// Until a load's next calls: exponential, unless they are regular.
+    /// The time until a load's next calls: exponential, unless they are regular.
     fn gap(&mut self, load: usize) -> f64 {
         let of = self.loads[load];
         let chance = self.rngs[load].f64();
@@ -385,7 +385,7 @@ impl World {
     }
 }
 
-/// Jain's index of fairness: 1 if all get the same, 1 ÷ n if one gets everything.
+/// Jain's fairness index: 1 if all get the same, 1/n if one gets everything.
 pub(super) fn jain(got: &[f64]) -> f64 {
     let sum = got.iter().sum::<f64>();
     let squares = got.iter().map(|each| each * each).sum::<f64>();

@@ -64,13 +64,13 @@ proptest! {
         let message = convert::response(&answer);
         prop_assert_eq!(written, message.encode_to_vec());
         let json = proto::to_json("GetLatestVideoResponse", &message);
-        prop_assert_eq!(json::answer::line(&answer), json.expect("JSON") + "\n");
+        prop_assert_eq!(json::answer::to_json(&answer), json.expect("JSON") + "\n");
 
         let error = LookupError::ChannelNotFound(id);
         let outcomes = [("", Err(&error)), ("one", Ok(&answer)), (&title, Err(&error))];
-        let batch = outcomes.map(|(id, outcome)| Looked {
+        let batch = outcomes.map(|(id, outcome)| BatchItem {
             channel_id: id.into(),
-            outcome: outcome.cloned().map_err(|error| status::failure(error, None)),
+            outcome: outcome.cloned().map_err(|error| status::lookup_failure(&error.clone().into(), None)),
         });
         let results = outcomes.map(|(id, outcome)| convert::result(id.into(), outcome, None));
         let mut written = vec![];

@@ -1,5 +1,5 @@
-//! An answer as canonical protobuf JSON, written from where it is kept: an eighth of what it costs to go through messages and
-//! descriptors, against which it is checked.
+//! Writes an answer as canonical protobuf JSON, directly from the cache entry. This takes an eighth of the time of going through messages
+//! and descriptors; a test compares the results.
 
 use std::fmt::{Display, Write as _};
 
@@ -8,37 +8,37 @@ use prost_types::Timestamp;
 
 use crate::{grpc::convert, latest::Answer};
 
-/// Room for an answer of common length, in bytes.
-const COMMON: usize = 640;
+/// The initial capacity in bytes, which most answers fit into.
+const CAPACITY: usize = 640;
 
-/// A `GetLatestVideoResponse`, on a line of its own.
-pub(in crate::grpc) fn line(answer: &Answer) -> String {
+/// A `GetLatestVideoResponse` as one line.
+pub(in crate::grpc) fn to_json(answer: &Answer) -> String {
     let (channel, video) = (answer.channel(), answer.video());
-    let mut json = Json(String::with_capacity(COMMON));
+    let mut json = JsonWriter(String::with_capacity(CAPACITY));
     json.0.push('{');
     json.object("video", |json| {
-        json.text("videoId", &[video.id().as_str()]);
-        json.text("channelId", &[channel.id().as_str()]);
-        json.text("channelTitle", &[channel.title()]);
-        json.text("title", &[video.title()]);
-        json.text("url", &video.url());
-        json.text("kind", &[convert::video_kind(video.kind()).as_str_name()]);
-        json.time("publishTime", convert::timestamp(video.moment()));
-        json.time("updateTime", convert::timestamp(video.updated_moment()));
+        json.plain_string("videoId", &[video.id().as_str()]);
+        json.plain_string("channelId", &[channel.id().as_str()]);
+        json.string("channelTitle", &[channel.title()]);
+        json.string("title", &[video.title()]);
+        json.plain_string("url", &video.url());
+        json.plain_string("kind", &[convert::video_kind(video.kind()).as_str_name()]);
+        json.timestamp("publishTime", convert::timestamp(video.moment()));
+        json.timestamp("updateTime", convert::timestamp(video.updated_moment()));
         if let Some(picture) = video.picture() {
             json.object("thumbnail", |json| {
-                json.text("url", &picture.url);
+                json.string("url", &picture.url);
                 json.number("width", picture.width);
                 json.number("height", picture.height);
             });
         }
         if let Some(views) = video.views() {
-            // 64 bits are more than a number of JavaScript's has.
+            // A string, since JavaScript's numbers are not exact for 64 bits.
             json.field("viewCount", format_args!("\"{views}\""));
         }
     });
     json.object("freshness", |json| {
-        json.time("fetchTime", Some(answer.fetched.into()));
+        json.timestamp("fetchTime", Some(answer.fetched.into()));
         if answer.stale {
             json.field("stale", true);
         }
@@ -46,26 +46,36 @@ pub(in crate::grpc) fn line(answer: &Answer) -> String {
     json.0 + "}\n"
 }
 
-/// What has been written of an object.
-struct Json(String);
+/// Writes the fields of an object.
+struct JsonWriter(String);
 
-impl Json {
+impl JsonWriter {
     fn object(&mut self, name: &str, fields: impl FnOnce(&mut Self)) {
-        self.name(name);
+        self.key(name);
         self.0.push('{');
         fields(self);
         self.0.push('}');
     }
 
-    /// What is empty or zero is left out, as everything that is the default of its type.
-    fn text(&mut self, name: &str, parts: &[&str]) {
+    /// A string that is never empty and needs no escapes.
+    fn plain_string(&mut self, name: &str, parts: &[&str]) {
+        self.key(name);
+        self.0.push('"');
+        for part in parts {
+            self.0.push_str(part);
+        }
+        self.0.push('"');
+    }
+
+    /// A string, which is omitted if empty, as protobuf JSON omits default values.
+    fn string(&mut self, name: &str, parts: &[&str]) {
         if parts.iter().all(|part| part.is_empty()) {
             return;
         }
-        self.name(name);
+        self.key(name);
         self.0.push('"');
         for part in parts {
-            // All of them, which takes less time than to stop at the first.
+            // Checks all bytes, which is faster than stopping at the first match.
             let escape = |byte| byte < b' ' || matches!(byte, b'"' | b'\\');
             if part.bytes().fold(false, |any, byte| any | escape(byte)) {
                 let quoted = serde_json::Value::from(*part).to_string();
@@ -83,21 +93,21 @@ impl Json {
         }
     }
 
-    fn time(&mut self, name: &str, time: Option<Timestamp>) {
-        // Not by prost, which formats each number.
+    fn timestamp(&mut self, name: &str, time: Option<Timestamp>) {
+        // chrono formats it faster than prost does.
         let time = time.and_then(|time| DateTime::from_timestamp(time.seconds, time.nanos.try_into().ok()?));
         if let Some(time) = time {
-            self.text(name, &[&time.to_rfc3339_opts(SecondsFormat::AutoSi, true)]);
+            self.plain_string(name, &[&time.to_rfc3339_opts(SecondsFormat::AutoSi, true)]);
         }
     }
 
     fn field(&mut self, name: &str, value: impl Display) {
-        self.name(name);
-        // A string takes whatever comes.
+        self.key(name);
+        // Writing to a `String` cannot fail.
         let _ = write!(self.0, "{value}");
     }
 
-    fn name(&mut self, name: &str) {
+    fn key(&mut self, name: &str) {
         if !self.0.ends_with('{') {
             self.0.push(',');
         }

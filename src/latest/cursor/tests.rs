@@ -13,7 +13,7 @@ use crate::{
     cache_entry::{CacheEntry, Failure},
     latest::{
         LookupError, ResumeToken, resume,
-        timeline::{Health, Trouble},
+        timeline::{Health, Problem},
     },
     upstream::UpstreamError,
     video::{Channel, ChannelId, MAX_UPLOADS, Upload},
@@ -137,7 +137,7 @@ struct Watcher {
     read: BTreeSet<usize>,
     /// What its hubs had shown by the time of its reads.
     could_know: BTreeSet<usize>,
-    /// Some may have been missed, which it was not told yet.
+    /// Uploads may have been missed, which was not reported yet.
     gap: bool,
     /// It has resumed, and read nothing since.
     resumed: bool,
@@ -263,7 +263,7 @@ impl World {
         };
         let health = match failure {
             None => Health::Works,
-            Some(status) => Health::Fails(Trouble {
+            Some(status) => Health::Fails(Problem {
                 error: match status {
                     404 => LookupError::Upstream(UpstreamError::Outage),
                     429 => LookupError::Upstream(UpstreamError::RateLimited(429)),
@@ -357,13 +357,13 @@ impl World {
                     last = Some(Step::Upload { index, initial });
                 }
                 Some(Step::Problem) => {
-                    let reason = hub.timeline.trouble().map(|trouble| trouble.error.reason_code());
+                    let reason = hub.timeline.problem().map(|problem| problem.error.reason_code());
                     assert!(reason.is_some() && watcher.reason != reason, "{reason:?}");
                     watcher.reason = reason;
                     last = Some(Step::Problem);
                 }
                 Some(Step::Recovered) => {
-                    assert!(watcher.reason.take().is_some() && hub.timeline.trouble().is_none());
+                    assert!(watcher.reason.take().is_some() && hub.timeline.problem().is_none());
                 }
                 Some(Step::Missed) => {
                     watcher.gap = false;
@@ -385,9 +385,9 @@ impl World {
                     );
                 }
                 None => {
-                    let reason = hub.timeline.trouble().map(|trouble| trouble.error.reason_code());
+                    let reason = hub.timeline.problem().map(|problem| problem.error.reason_code());
                     if hub.shown.is_some() || reason.is_some() {
-                        assert_eq!(watcher.reason, reason, "told of the trouble, or its end");
+                        assert_eq!(watcher.reason, reason, "the problem or its end was reported");
                     }
                     let left: Vec<_> = shown
                         .iter()
@@ -395,7 +395,7 @@ impl World {
                         .filter(|fact| watcher.wants(*fact) && !is_out_of_reach(watcher, *fact, &self.facts))
                         .collect();
                     assert_eq!(left, [], "not sent, of {:?}", watcher.begun);
-                    assert!(!watcher.gap, "told that some may be missed");
+                    assert!(!watcher.gap, "reported that some may be missed");
                     watcher.read.extend(shown.iter().map(|fact| fact.number));
                     break;
                 }

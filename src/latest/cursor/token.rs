@@ -1,4 +1,4 @@
-//! From a cursor to a resume token and back, at a server whose timeline may know other uploads.
+//! Converts a cursor to a resume token and back, at a server whose timeline may have other uploads.
 
 use std::cmp::Reverse;
 
@@ -10,32 +10,31 @@ use super::{
     Cursor,
 };
 
-/// Uploads that a token names in any case though they were not sent: they show whether a later snapshot has anything in common with
-/// this one.
+/// How many uploads that were not sent a token always has: they show whether a later snapshot has anything in common with this one.
 const UNSENT: usize = 2;
 
 impl Cursor {
-    /// Continues where the watcher was when it received `token`.
+    /// Resumes from `token`.
     pub(in crate::latest) fn resume(token: &ResumeToken) -> Self {
         Self {
             phase: match token.phase {
                 Phase::Begun => Phase::Resumed,
                 phase => phase,
             },
-            trouble: token.trouble,
+            problem: token.problem,
             floor: token.floor,
             unmatched: (!token.entries.is_empty()).then(|| token.entries.clone().into()),
             ..Self::new(None)
         }
     }
 
-    /// Where the watcher is, for another server.
+    /// The position as a token, which any server can resume from.
     pub(in crate::latest) fn token(&self, timeline: &Timeline, channel: &[u8]) -> ResumeToken {
         let unmatched = self.unmatched.as_deref().unwrap_or_default();
         let mut token = ResumeToken {
             channel: fingerprint(channel),
             phase: self.phase,
-            trouble: self.trouble,
+            problem: self.problem,
             floor: self.floor,
             entries: unmatched.to_vec(),
         };
@@ -45,21 +44,21 @@ impl Cursor {
         token
     }
 
-    /// Puts into `token` which uploads are known: the newest that were sent, here or elsewhere; others, if there is room. The floor
-    /// rises over what was sent and finds no room.
+    /// Adds uploads to `token`: the newest that were sent, here or elsewhere, and others if there is room. The floor rises above uploads that
+    /// were sent and do not fit.
     fn name_uploads(&self, timeline: &Timeline, token: &mut ResumeToken) {
         let known = timeline.seen().iter().filter(|seen| seen.number <= self.sent.top);
         token.entries.extend(known.map(|seen| Entry {
-            name: resume::name(seen.fingerprint),
+            name: resume::short_name(seen.fingerprint),
             published: seen.published,
             fate: match (self.sent.contains(seen.number), self.is_above(seen.published)) {
                 (false, _) => Fate::Unsent,
                 (true, true) => Fate::Sent,
-                // The date of a stream moves when it begins: it may not stay below the floor.
+                // The date of a stream changes when it begins, so it may rise above the floor.
                 (true, false) => Fate::Below,
             },
         }));
-        // Those without a date first: no floor covers them.
+        // Uploads without a date first, since no floor covers them.
         let order = |entry: &Entry| (entry.fate, entry.published.is_some(), Reverse(entry.published));
         token.entries.sort_by_key(order);
         let count = |fate| token.entries.iter().filter(|entry| entry.fate == fate).count();
@@ -75,11 +74,11 @@ impl Cursor {
         token.entries.truncate(resume::MOST);
     }
 
-    /// Recognizes uploads of a token among those whose numbers are greater than `known`. Says whether any of it is shown.
+    /// Matches uploads of a token with those whose numbers are greater than `known`. Returns whether any of them is in the feed.
     pub(super) fn match_token(&mut self, mut unmatched: Vec<Entry>, timeline: &Timeline, known: u32) -> bool {
         let mut shares = false;
         for seen in timeline.seen().iter().filter(|seen| seen.number > known) {
-            let name = resume::name(seen.fingerprint);
+            let name = resume::short_name(seen.fingerprint);
             let place = unmatched.iter().position(|entry| entry.name == name);
             if let Some(entry) = place.map(|place| unmatched.remove(place)) {
                 shares |= timeline.shows(seen.number);

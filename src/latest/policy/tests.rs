@@ -1,4 +1,4 @@
-//! The policy against a reference that is written down from the tables of the design in another style: whole seconds, yes and no.
+//! Compares the policy with a reference implementation: the decision table of the design, in whole seconds.
 
 use std::time::SystemTime;
 
@@ -10,7 +10,7 @@ use proptest::{
 use super::*;
 use crate::cache_entry::HitCount;
 
-/// The same cases every time; what fails is written to no file.
+/// The same cases in every run; failures are not persisted.
 fn config(cases: u32) -> Config {
     Config {
         cases,
@@ -25,14 +25,14 @@ const YEAR: u32 = 365 * 24 * 60 * 60;
 /// Far from the ends of what an `Instant` can hold.
 const NOW: i64 = 10 * YEAR as i64;
 
-/// What is known, in seconds: how long ago, where it is a moment. Below zero: in the future.
+/// A cache entry and a query. Moments are in seconds before now; negative ones are in the future.
 #[derive(Clone, Debug)]
 struct Case {
     good: Option<i64>,
-    /// When, and in how many seconds from now the next lookup may be.
+    /// When, and in how many seconds from now the next lookup is allowed.
     failed: Option<(i64, i64)>,
     max_age: Option<u32>,
-    asked: i64,
+    arrived: i64,
     fresh_for: u32,
     stale_while_revalidate: u32,
     stale_if_error: u32,
@@ -40,27 +40,27 @@ struct Case {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
-    Give,
-    GiveAndRefresh,
-    GiveForWantOfBetter,
-    Fail,
-    LookUp(Why),
+    Answer,
+    AnswerAndRevalidate,
+    Fallback,
+    Failure,
+    Fetch(MissReason),
 }
 
-/// Is there an entry? a good answer? was it looked up after the caller came? does its age please the caller? may nothing be looked
-/// up now? is it young enough to stand in for a failure? to be given while it is looked up? fresh?
+/// Is there an entry? a success? was it looked up after the caller arrived? is its age at most `max_age`? is a lookup not allowed yet? is
+/// the success usable if a lookup fails? while it is revalidated? fresh?
 const TABLE: [(&str, Wanted); 11] = [
-    ("n-------", Wanted::LookUp(Why::Unknown)),
-    ("yn--y---", Wanted::Fail),
-    ("yn--n---", Wanted::LookUp(Why::Stale)),
-    ("yyy-----", Wanted::Give),
-    ("yyny----", Wanted::Give),
-    ("yynnyy--", Wanted::GiveForWantOfBetter),
-    ("yynnyn--", Wanted::Fail),
-    ("yynnn-yn", Wanted::GiveAndRefresh),
-    ("yynnn-yy", Wanted::GiveAndRefresh),
-    ("yynnn-ny", Wanted::LookUp(Why::Requested)),
-    ("yynnn-nn", Wanted::LookUp(Why::Stale)),
+    ("n-------", Wanted::Fetch(MissReason::NotCached)),
+    ("yn--y---", Wanted::Failure),
+    ("yn--n---", Wanted::Fetch(MissReason::Stale)),
+    ("yyy-----", Wanted::Answer),
+    ("yyny----", Wanted::Answer),
+    ("yynnyy--", Wanted::Fallback),
+    ("yynnyn--", Wanted::Failure),
+    ("yynnn-yn", Wanted::AnswerAndRevalidate),
+    ("yynnn-yy", Wanted::AnswerAndRevalidate),
+    ("yynnn-ny", Wanted::Fetch(MissReason::Requested)),
+    ("yynnn-nn", Wanted::Fetch(MissReason::Stale)),
 ];
 
 impl Case {
@@ -70,10 +70,10 @@ impl Case {
         let facts = [
             self.good.is_some() || self.failed.is_some(),
             self.good.is_some(),
-            self.good.is_some_and(|ago| ago <= self.asked),
+            self.good.is_some_and(|ago| ago <= self.arrived),
             age <= self.max_age.map_or(fresh, i64::from),
             self.failed
-                .is_some_and(|(ago, retry_in)| retry_in > 0 || ago <= self.asked),
+                .is_some_and(|(ago, retry_in)| retry_in > 0 || ago <= self.arrived),
             age <= i64::from(self.stale_if_error).max(fresh + early),
             self.max_age.is_none() && age <= fresh + early,
             age <= fresh,
@@ -128,12 +128,12 @@ fn secs(seconds: u32) -> Duration {
     Duration::from_secs(seconds.into())
 }
 
-/// So many seconds from now.
+/// `from_now` seconds from now.
 fn moment(epoch: Instant, from_now: i64) -> Instant {
     epoch + Duration::from_secs((NOW + from_now).try_into().expect("within ten years"))
 }
 
-/// Few values, so that they often meet at the edges of a rule, and many.
+/// Mostly small values, which often hit the edges of a rule.
 fn duration() -> impl Strategy<Value = u32> {
     prop_oneof![8 => 0..12_u32, 1 => 0..=YEAR]
 }
@@ -153,7 +153,7 @@ fn case() -> impl Strategy<Value = Case> {
         good: known.0,
         failed: known.1,
         max_age: known.2,
-        asked: known.3,
+        arrived: known.3,
         fresh_for: policy.0,
         stale_while_revalidate: policy.1,
         stale_if_error: policy.2,
@@ -172,24 +172,24 @@ fn error() -> impl Strategy<Value = UpstreamError> {
     ]
 }
 
-/// All there are, the first ones more often.
+/// Any value, small ones more often.
 fn streak() -> impl Strategy<Value = u32> {
     prop_oneof![0..20_u32, any::<u32>(), Just(u32::MAX)]
 }
 
-/// From 0 to 1, both included.
+/// From 0 to 1, inclusive.
 fn chance() -> impl Strategy<Value = f64> {
     prop_oneof![Just(0.0), Just(1.0), 0.0..1.0]
 }
 
-/// `first`, doubled with each failure after the first, to `longest`. In milliseconds.
+/// `first`, doubled with each failure after the first, up to `longest`. In milliseconds.
 fn doubled(first: u128, longest: u128, streak: u32) -> u128 {
     (1..streak.min(60))
         .fold(first, |pause, _| pause * 2)
         .min(longest.max(first))
 }
 
-/// Keeps nothing for any longer than `negative_for` asks.
+/// Keeps nothing for longer than `negative_for`.
 fn policy(negative_for: Duration) -> Policy {
     Policy {
         fresh_for: Duration::ZERO,
@@ -206,17 +206,16 @@ proptest! {
     #[test]
     fn the_policy_does_what_the_table_says(case in case()) {
         let epoch = Instant::now();
-        let (known, asked, now) = (case.known(epoch), moment(epoch, -case.asked), moment(epoch, 0));
+        let (known, arrived_at, now) = (case.known(epoch), moment(epoch, -case.arrived), moment(epoch, 0));
         let policy = case.policy();
-        let verdict = policy.judge(known.as_ref(), case.max_age.map(secs), asked, now);
-        let given = match verdict {
-            Verdict::Answer { refresh: false, .. } => Wanted::Give,
-            Verdict::Answer { refresh: true, .. } => Wanted::GiveAndRefresh,
-            Verdict::Fallback(..) => Wanted::GiveForWantOfBetter,
-            Verdict::Refuse(_) => Wanted::Fail,
-            Verdict::LookUp(why) => Wanted::LookUp(why),
+        let decision = match policy.decide(known.as_ref(), case.max_age.map(secs), arrived_at, now) {
+            Ok(FromCache::Answer { revalidate: false, .. }) => Wanted::Answer,
+            Ok(FromCache::Answer { revalidate: true, .. }) => Wanted::AnswerAndRevalidate,
+            Ok(FromCache::Fallback(..)) => Wanted::Fallback,
+            Ok(FromCache::Failure(_)) => Wanted::Failure,
+            Err(reason) => Wanted::Fetch(reason),
         };
-        prop_assert_eq!(given, case.wanted());
+        prop_assert_eq!(decision, case.wanted());
 
         if let Some(good) = known.as_ref().and_then(|known| known.good.as_ref()) {
             let age = case.good.map_or(0, |ago| ago.max(0));
@@ -238,7 +237,7 @@ proptest! {
         if chance < 1.0 {
             prop_assert!(pause < policy.pause(&error, true, streak, 1.0), "no jitter");
         }
-        // Whether the channel was ever seen matters to a 404 alone.
+        // Whether the channel was ever found matters only for a 404.
         if error != UpstreamError::NotFound {
             prop_assert_eq!(pause, policy.pause(&error, false, streak, chance));
         }
@@ -273,7 +272,7 @@ fn a_404_is_the_first_one_however_many_other_failures_came_before() {
     assert_eq!(after(&other, 6, &UpstreamError::NotFound), 1);
     assert_eq!(after(&UpstreamError::NotFound, 6, &UpstreamError::NotFound), 7);
     assert_eq!(after(&UpstreamError::NotFound, 6, &other), 1);
-    // That the outage is noticed, or no longer, makes the next 404 no first one.
+    // The streak continues when an outage begins or ends.
     assert_eq!(after(&UpstreamError::NotFound, 6, &UpstreamError::Outage), 7);
     assert_eq!(after(&UpstreamError::Outage, 6, &UpstreamError::NotFound), 7);
     assert_eq!(after(&other, 6, &UpstreamError::Outage), 7);
@@ -293,7 +292,7 @@ fn an_answer_of_an_unknown_age_is_looked_up_before_it_is_given_and_given_if_that
         };
         (policy, policy.unknown_age())
     };
-    let judged = |policy: Policy, age: Duration, has_failed: bool| {
+    let decide = |policy: Policy, age: Duration, has_failed: bool| {
         let now = Instant::now() + day * 30;
         let at = now.checked_sub(age).expect("a moment");
         let known = Known {
@@ -314,24 +313,24 @@ fn an_answer_of_an_unknown_age_is_looked_up_before_it_is_given_and_given_if_that
             }),
             hits: HitCount::default(),
         };
-        match policy.judge(Some(&known), None, now, now) {
-            Verdict::LookUp(Why::Stale) => "looked up",
-            Verdict::Fallback(..) => "given",
-            Verdict::Refuse(_) => "refused",
-            verdict => panic!("{verdict:?}"),
+        match policy.decide(Some(&known), None, now, now) {
+            Err(MissReason::Stale) => "looked up",
+            Ok(FromCache::Fallback(..)) => "given",
+            Ok(FromCache::Failure(_)) => "refused",
+            other => panic!("{other:?}"),
         }
     };
     for (stale_if_error, of_use_for) in [(day * 7, day), (hour, secs(3600 - 661))] {
         let (policy, age) = unknown_in(stale_if_error);
-        assert_eq!(judged(policy, age, false), "looked up");
-        assert_eq!(judged(policy, age, true), "given");
-        assert_eq!(judged(policy, age + of_use_for, true), "given");
-        assert_eq!(judged(policy, age + of_use_for + secs(1), true), "refused");
+        assert_eq!(decide(policy, age, false), "looked up");
+        assert_eq!(decide(policy, age, true), "given");
+        assert_eq!(decide(policy, age + of_use_for, true), "given");
+        assert_eq!(decide(policy, age + of_use_for + secs(1), true), "refused");
     }
     let (policy, age) = unknown_in(minute);
-    assert_eq!(judged(policy, age, false), "looked up");
+    assert_eq!(decide(policy, age, false), "looked up");
     assert_eq!(
-        judged(policy, age, true),
+        decide(policy, age, true),
         "refused",
         "nothing is given that is as old"
     );

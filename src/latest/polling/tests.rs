@@ -1,5 +1,4 @@
-//! Polls of watched channels in virtual time. Ages of answers are reckoned by the clock on the wall, which stands still meanwhile: what
-//! is known stays as old as it is.
+//! Polls of watched channels in virtual time. Ages of answers are measured by the real clock, so they do not change meanwhile.
 
 use std::time::SystemTime;
 
@@ -19,7 +18,7 @@ use crate::{
     video::Channel,
 };
 
-/// An upstream that notes when it was asked for what.
+/// An upstream that records its lookups.
 struct Fake {
     room: Option<f64>,
     fails: Option<Failure>,
@@ -37,7 +36,7 @@ impl Fake {
         }
     }
 
-    /// When what was asked for.
+    /// The lookups and their times.
     fn lookups(&self) -> Vec<(ChannelId, Duration)> {
         self.lookups.lock().clone()
     }
@@ -73,7 +72,7 @@ impl Store for Full {
     }
 
     fn lease(&self, _feed: Feed) -> BoxFuture<'_, Lease> {
-        Box::pin(async { Lease::Alone })
+        Box::pin(async { Lease::Uncoordinated })
     }
 
     fn save<'a>(&'a self, _feed: Feed, _known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
@@ -140,13 +139,13 @@ fn six_hundred(latest: &Arc<Latest>) -> Vec<Watch> {
 }
 
 fn polls(latest: &Latest) -> u64 {
-    latest.source.hubs.polling.polls()
+    latest.hubs().polling.polls()
 }
 
 fn assert_nothing_is_left(latest: &Latest) {
-    let polling = &latest.source.hubs.polling;
+    let polling = &latest.hubs().polling;
     assert!(polling.planner.lock().is_empty());
-    assert!(polling.under_way.lock().is_empty());
+    assert!(polling.in_progress.lock().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,7 +200,7 @@ async fn the_pause_of_a_failure_is_heeded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_that_gets_no_turn_comes_again_when_it_was_told_to() {
+async fn a_poll_that_is_not_admitted_is_retried_when_the_queue_says_so() {
     for error in [UpstreamError::Busy, UpstreamError::RateLimited(429)] {
         let upstream = Arc::new(Fake {
             fails: Some(Failure {
@@ -220,7 +219,7 @@ async fn a_poll_that_gets_no_turn_comes_again_when_it_was_told_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_just_looked_a_channel_up_spares_its_poll() {
+async fn a_recent_lookup_makes_a_poll_unnecessary() {
     let upstream = Arc::new(Fake::new(Some(20.0)));
     let latest = latest(&upstream, None, 10);
     let _watch = watch(&latest, [1], 1);
@@ -239,7 +238,7 @@ async fn who_has_just_looked_a_channel_up_spares_its_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_known_when_a_watch_begins_is_told_at_once_and_costs_no_poll() {
+async fn a_watch_gets_the_cached_entry_at_once_without_a_poll() {
     let upstream = Arc::new(Fake::new(Some(20.0)));
     let latest = latest(&upstream, None, 3600);
     sleep(Duration::from_secs(1)).await;
@@ -250,7 +249,7 @@ async fn what_is_known_when_a_watch_begins_is_told_at_once_and_costs_no_poll() {
     };
     latest.get(query).await;
     let _watch = watch(&latest, [1], 1);
-    let hub = latest.source.hubs.get(channel(1)).expect("it is watched");
+    let hub = latest.hubs().get(channel(1)).expect("it is watched");
     assert!(hub.read(|timeline| timeline.channel().is_some()));
     drop(hub);
     // The task has looked by then.
@@ -261,7 +260,7 @@ async fn what_is_known_when_a_watch_begins_is_told_at_once_and_costs_no_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_that_finds_what_another_replica_has_just_saved_gives_its_turn_back() {
+async fn a_poll_that_finds_an_entry_of_another_replica_gives_its_permit_back() {
     let upstream = Arc::new(Fake::new(Some(1.0)));
     let latest = latest(&upstream, Some(Arc::new(Full)), 60);
     let watches = six_hundred(&latest);
@@ -279,7 +278,7 @@ async fn polls_end_with_the_service() {
     let latest = latest(&upstream, None, 60);
     let watches = six_hundred(&latest);
     sleep(Duration::from_secs(1)).await;
-    let hubs = Arc::downgrade(&latest.source.hubs);
+    let hubs = Arc::downgrade(latest.hubs());
     drop(watches);
     // By now the task waits for a watch.
     sleep(Duration::from_secs(5)).await;
@@ -292,13 +291,13 @@ async fn polls_end_with_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_whose_poll_got_no_turn_is_told_of_no_problem() {
+async fn a_poll_that_is_not_admitted_is_not_a_problem_of_the_watch() {
     let upstream = Arc::new(Fake {
         fails: Some(UpstreamError::Busy.into()),
         ..Fake::new(Some(20.0))
     });
     let latest = latest(&upstream, None, 60);
     let mut watch = watch(&latest, [1], 1);
-    let told = tokio::time::timeout(Duration::from_secs(30), watch.next()).await;
-    assert!(told.is_err(), "{told:?}");
+    let event = tokio::time::timeout(Duration::from_secs(30), watch.next()).await;
+    assert!(event.is_err(), "{event:?}");
 }

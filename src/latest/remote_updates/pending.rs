@@ -1,75 +1,75 @@
-//! Which feeds are to be loaded from the store because another replica has saved them, and in which order. Pure: no I/O, no clock.
+//! The queue of feeds to load from the store because another replica has saved them. Pure: no I/O, no clock.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::upstream::Feed;
 
-/// Feeds that wait to be loaded, each once; and those that are being loaded.
+/// Feeds that wait to be loaded, each once, and those that are being loaded.
 ///
-/// Watched feeds come first, and none of them is lost: there are no more than watched channels. The number of others is bounded, and
-/// the oldest of them is dropped for a new one.
+/// Watched feeds come first and are never dropped: their number is bounded by that of watched channels. The queue of other feeds is
+/// bounded; when it is full, the oldest is dropped.
 #[derive(Debug)]
 pub(super) struct Pending {
-    watched: Line,
-    others: Line,
-    /// What is being loaded, and what became of it since its load began.
+    watched: Queue,
+    others: Queue,
+    /// The loads in progress.
     loading: HashMap<Feed, Loading>,
     others_loading: usize,
     limits: Limits,
-    lost: u64,
+    dropped: u64,
 }
 
 /// Bounds of [`Pending`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Feeds loaded at once.
+    /// Concurrent loads.
     pub(super) loads: usize,
-    /// Feeds loaded at once that nobody watches.
+    /// Concurrent loads of feeds that are not watched.
     pub(super) other_loads: usize,
-    /// Feeds that wait and that nobody watches.
+    /// Queued feeds that are not watched.
     pub(super) others: usize,
 }
 
-/// Who wants a feed.
+/// Why a feed is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Interest {
-    /// Somebody has asked for it.
+    /// It is cached here.
     Cached,
-    /// Somebody watches it.
+    /// It is watched here.
     Watched,
 }
 
 #[derive(Debug)]
 struct Loading {
     interest: Interest,
-    /// It was saved once more meanwhile: the load may have been too early to see that.
-    again: Option<Interest>,
+    /// Another save was reported during the load, which may have been too early to see it.
+    reload: Option<Interest>,
 }
 
-/// Feeds in the order in which they came, each once.
+/// Feeds in order of arrival, each once.
 #[derive(Debug, Default)]
-struct Line {
+struct Queue {
     members: HashSet<Feed>,
-    /// Has entries of feeds that have left, too: at most as many as there are members, and one.
+    /// May have removed feeds as well: at most one more than there are members.
     order: VecDeque<Feed>,
 }
 
 impl Pending {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
-            watched: Line::default(),
-            others: Line::default(),
+            watched: Queue::default(),
+            others: Queue::default(),
             loading: HashMap::new(),
             others_loading: 0,
             limits,
-            lost: 0,
+            dropped: 0,
         }
     }
 
-    /// Another replica has saved `feed`. Merged with what waits already.
+    /// Queues `feed`, which another replica has saved, unless it is queued already.
     pub(super) fn add(&mut self, feed: Feed, interest: Interest) {
         if let Some(loading) = self.loading.get_mut(&feed) {
-            loading.again = loading.again.max(Some(interest));
+            loading.reload = loading.reload.max(Some(interest));
             return;
         }
         match interest {
@@ -82,13 +82,13 @@ impl Pending {
                 self.others.push(feed);
                 if self.others.len() > self.limits.others {
                     self.others.pop();
-                    self.lost += 1;
+                    self.dropped += 1;
                 }
             }
         }
     }
 
-    /// The feed to load now, if there is one and a load may begin. [`Self::loaded`] has to follow.
+    /// The feed to load next, if a load may start. [`Self::loaded`] must follow.
     pub(super) fn next(&mut self) -> Option<Feed> {
         if self.loading.len() >= self.limits.loads {
             return None;
@@ -103,30 +103,30 @@ impl Pending {
             feed,
             Loading {
                 interest,
-                again: None,
+                reload: None,
             },
         );
         Some(feed)
     }
 
-    /// The load of `feed` is over, and what it brought is applied.
+    /// Ends the load of `feed`.
     pub(super) fn loaded(&mut self, feed: Feed) {
         let Some(loading) = self.loading.remove(&feed) else {
             return;
         };
         self.others_loading -= usize::from(loading.interest == Interest::Cached);
-        if let Some(interest) = loading.again {
+        if let Some(interest) = loading.reload {
             self.add(feed, interest);
         }
     }
 
-    /// How many feeds were dropped since this was asked last.
-    pub(super) fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
+    /// The number of feeds dropped since the last call.
+    pub(super) fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
     }
 }
 
-impl Line {
+impl Queue {
     fn len(&self) -> usize {
         self.members.len()
     }

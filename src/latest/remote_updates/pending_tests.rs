@@ -35,11 +35,11 @@ fn watched_feeds_come_first_and_each_comes_once() {
     for number in [5, 6, 5, 6, 6] {
         pending.add(feed(number), Interest::Watched);
     }
-    // Somebody watches it by now; and what is watched stays so.
+    // The feed is watched by now, and stays watched.
     pending.add(feed(2), Interest::Watched);
     pending.add(feed(5), Interest::Cached);
     assert_eq!(drained(&mut pending), [5, 6, 2, 1].map(feed));
-    assert_eq!(pending.take_lost(), 0);
+    assert_eq!(pending.take_dropped(), 0);
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn no_watched_feed_is_lost_and_of_the_others_the_oldest_are() {
     let order = drained(&mut pending);
     assert_eq!(order.len(), 1003);
     assert_eq!(order[1000..], [7, 8, 9].map(feed));
-    assert_eq!((pending.take_lost(), pending.take_lost()), (7, 0));
+    assert_eq!((pending.take_dropped(), pending.take_dropped()), (7, 0));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn the_number_of_loads_is_bounded_and_others_leave_room_for_watched_feeds() {
 }
 
 #[test]
-fn what_is_saved_while_it_is_loaded_is_loaded_once_more() {
+fn a_feed_that_is_saved_during_its_load_is_loaded_again() {
     let mut pending = pending();
     pending.add(feed(1), Interest::Cached);
     assert_eq!(pending.next(), Some(feed(1)));

@@ -51,7 +51,7 @@ fn an_empty_feed_is_suspect_after_one_that_was_not() {
 }
 
 #[test]
-fn what_goes_on_is_not_suspect() {
+fn a_snapshot_that_continues_the_last_is_not_suspect() {
     assert!(!suspect(full(30), full(30)));
     assert!(!suspect(viewed(full(30)), full(30)));
     assert!(!suspect(viewed(full(31)), full(30)));
@@ -81,7 +81,7 @@ fn an_older_snapshot_is_suspect() {
 }
 
 #[test]
-fn a_deletion_of_the_newest_is_not_suspect_while_all_else_goes_on() {
+fn a_deletion_of_the_newest_is_not_suspect_while_other_data_advances() {
     let without_the_newest = |mut uploads: Vec<Upload>| {
         uploads.pop();
         uploads

@@ -4,14 +4,14 @@ use super::*;
 
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 
-/// A connection that has room for `room` bytes which its peer has not read.
-fn connection(room: usize) -> (Noticing<DuplexStream>, Notice, DuplexStream) {
+/// A connection with a buffer of `room` bytes that the peer has not read.
+fn connection(room: usize) -> (GoAwayStream<DuplexStream>, GoAway, DuplexStream) {
     let (ours, theirs) = duplex(room);
-    let notice = Notice::default();
-    (Noticing::new(ours, notice.clone()), notice, theirs)
+    let goaway = GoAway::default();
+    (GoAwayStream::new(ours, goaway.clone()), goaway, theirs)
 }
 
-async fn sent(stream: Noticing<DuplexStream>, mut peer: DuplexStream) -> Vec<u8> {
+async fn sent(stream: GoAwayStream<DuplexStream>, mut peer: DuplexStream) -> Vec<u8> {
     drop(stream);
     let mut bytes = Vec::new();
     peer.read_to_end(&mut bytes).await.expect("all that was sent");
@@ -19,12 +19,12 @@ async fn sent(stream: Noticing<DuplexStream>, mut peer: DuplexStream) -> Vec<u8>
 }
 
 #[tokio::test]
-async fn a_notice_is_sent_once_with_the_next_flush() {
-    let (mut stream, notice, peer) = connection(1 << 10);
+async fn goaway_is_sent_once_with_the_next_flush() {
+    let (mut stream, goaway, peer) = connection(1 << 10);
     stream.write_all(SETTINGS).await.expect("room");
     stream.flush().await.expect("room");
-    notice.give();
-    // The rest of a frame, which nothing may cut in two.
+    goaway.send();
+    // The rest of a frame, which must not be split.
     stream.write_all(b"frame").await.expect("room");
     stream.flush().await.expect("room");
     stream.flush().await.expect("room");
@@ -33,8 +33,8 @@ async fn a_notice_is_sent_once_with_the_next_flush() {
 
 #[tokio::test]
 async fn nothing_is_sent_before_the_settings() {
-    let (mut stream, notice, peer) = connection(1 << 10);
-    notice.give();
+    let (mut stream, goaway, peer) = connection(1 << 10);
+    goaway.send();
     stream.flush().await.expect("room");
     stream.write_all(SETTINGS).await.expect("room");
     stream.flush().await.expect("room");
@@ -42,19 +42,19 @@ async fn nothing_is_sent_before_the_settings() {
 }
 
 #[tokio::test]
-async fn http_1_has_no_notice() {
-    let (mut stream, notice, peer) = connection(1 << 10);
-    notice.give();
+async fn http_1_gets_no_goaway() {
+    let (mut stream, goaway, peer) = connection(1 << 10);
+    goaway.send();
     stream.write_all(b"HTTP/1.1 200 OK").await.expect("room");
     stream.flush().await.expect("room");
     assert!(sent(stream, peer).await.starts_with(b"HTTP/1.1"));
 }
 
 #[tokio::test]
-async fn a_notice_that_finds_little_room_is_sent_whole() {
-    let (mut stream, notice, mut peer) = connection(SETTINGS.len() + 5);
+async fn goaway_is_sent_whole_through_a_full_buffer() {
+    let (mut stream, goaway, mut peer) = connection(SETTINGS.len() + 5);
     stream.write_all(SETTINGS).await.expect("room");
-    notice.give();
+    goaway.send();
     let flushed =
         std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut stream).poll_flush(context))).await;
     assert!(flushed.is_pending(), "there was room for 5 bytes of it");

@@ -1,8 +1,8 @@
-//! How old entries are, although the wall clock may be wrong.
+//! Ages of entries, calculated from a wall clock that may be wrong.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::store::kept::Since;
+use crate::store::codec::Since;
 
 /// How the ages of entries are calculated.
 pub struct Ages {
@@ -13,7 +13,7 @@ pub struct Ages {
 }
 
 impl Ages {
-    /// By the machine's wall clock; `unknown` is the age of entries dated in the future.
+    /// Uses the system's wall clock; `unknown` is the age of entries dated in the future.
     #[must_use]
     pub fn new(unknown: Duration) -> Self {
         let wall = Box::new(SystemTime::now);

@@ -1,9 +1,9 @@
-//! Answers by when they were saved, the oldest first: which make room for others.
+//! The index of successes by the time at which they were saved. The oldest are evicted first.
 //!
-//! The row of an answer that is replaced stays for a while. Such rows are anywhere in the table, and a commit that removes one writes a
-//! page (4 KiB) anew for it; many that are removed at once share pages. Until then they are stale: what they name was saved at another
-//! time. After a crash nobody knows which these are, and they are looked for when the file is opened. A plaque that does not know of stale
-//! rows may take an answer that was replaced lately for an old one, when it makes room.
+//! The row of an entry that is replaced becomes *stale* and is removed later, with others: rows are anywhere in the table, a commit that
+//! removes one rewrites a page (4 KiB), and many removed at once share pages. A stale row has another time than the entry has now. Which
+//! rows are stale is only known in memory; after a crash they are searched for when the file is opened. A version of plaque that does not
+//! know of stale rows may take such a row for an old entry, and evict that entry early.
 
 #[cfg(test)]
 mod tests;
@@ -16,21 +16,21 @@ use redb::{
 
 use super::engine::Key;
 
-/// The table.
+/// Time and key of each entry.
 pub(super) const BY_TIME: TableDefinition<(u64, &Key), ()> = TableDefinition::new("by_time");
 
-/// Of stale rows there are no more than this, and for one of them at least two others, but for some.
-const MOST_STALE: u64 = 8192;
-const SOME_STALE: u64 = 64;
+/// Stale rows are removed when they are more than half as many as the current ones, within these bounds.
+const MAX_STALE: u64 = 8192;
+const MIN_STALE: u64 = 64;
 
-/// A row: when what has this key was saved.
+/// When the entry with this key was saved.
 pub(super) type Row = (u64, Key);
 
 /// The stale rows, in the order of the table.
 #[derive(Default)]
 pub(super) struct Stale(BTreeSet<Row>);
 
-/// The table in a transaction, with what is known of it.
+/// The table within a transaction, and its stale rows.
 pub(super) struct Rows<'a> {
     table: Table<'a, (u64, &'static Key), ()>,
     stale: &'a mut Stale,
@@ -48,14 +48,14 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// The row of something that is replaced or removed: it goes later.
-    pub(super) fn outdate(&mut self, saved: u64, key: &Key) {
+    /// Marks the row of an entry that is replaced or removed.
+    pub(super) fn mark_stale(&mut self, saved: u64, key: &Key) {
         self.stale.0.insert((saved, *key));
     }
 
-    /// Takes out the row of what is to go next at `now`.
+    /// Removes and returns the row of the next entry to evict at `now`.
     pub(super) fn take_next(&mut self, now: u64) -> Result<Option<Row>, StorageError> {
-        let next = next_to_go(&self.table, now)?;
+        let next = next_to_evict(&self.table, now)?;
         if let Some(row) = &next {
             self.table.remove((row.0, &row.1))?;
             self.stale.0.remove(row);
@@ -63,9 +63,9 @@ impl<'a> Rows<'a> {
         Ok(next)
     }
 
-    /// Removes stale rows if there are many, beside so many that are not.
+    /// Removes the stale rows if there are many, compared to the number of `current` ones.
     pub(super) fn tidy(&mut self, current: u64) -> Result<(), StorageError> {
-        if self.stale.0.len() as u64 > (current / 2).clamp(SOME_STALE, MOST_STALE) {
+        if self.stale.0.len() as u64 > (current / 2).clamp(MIN_STALE, MAX_STALE) {
             self.remove_stale()?;
         }
         Ok(())
@@ -78,8 +78,8 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// Removes the rows that a plaque which crashed has left stale in the table beside `kept`.
-    pub(super) fn remove_left(
+    /// Removes the stale rows that a crash has left behind: those whose entry in `kept` has another time.
+    pub(super) fn remove_leftovers(
         &mut self,
         kept: &impl ReadableTable<&'static Key, (u64, &'static [u8])>,
     ) -> Result<(), StorageError> {
@@ -103,8 +103,8 @@ impl Stale {
     }
 }
 
-/// The row of what is to go next at `now`: first what is dated later, whose age is unknown, then the oldest.
-pub(super) fn next_to_go(
+/// The row of the next entry to evict at `now`: first those dated in the future, whose age is unknown, then the oldest.
+pub(super) fn next_to_evict(
     by_time: &impl ReadableTable<(u64, &'static Key), ()>,
     now: u64,
 ) -> Result<Option<Row>, StorageError> {

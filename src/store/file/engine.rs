@@ -1,4 +1,4 @@
-//! The file itself: tables of redb, and what to do with a file that is none.
+//! The redb database: its tables, transactions and eviction, and replacing a file that is not one.
 
 use std::{
     any::Any,
@@ -18,10 +18,10 @@ use redb::{
 use super::{
     by_time::{BY_TIME, Rows, Stale},
     failures::{self, FAILURE_SHARE, Failure},
-    place::{self, Identity},
+    location::{self, Identity},
 };
 use crate::{
-    store::kept::has_answer,
+    store::codec::has_answer,
     upstream::Feed,
     video::{ChannelId, Kind},
 };
@@ -29,30 +29,29 @@ use crate::{
 /// The version of the tables below.
 pub const FORMAT: u64 = 1;
 
-/// What a file may have at least.
+/// The least limit of a file.
 pub const MIN_BYTES: u64 = 4 << 20;
 
-/// Entries have one byte in so many of the file: it doubles when it grows, and its pages are half full, or worse.
-pub const SHARE: u64 = 6;
+/// The limit of the file divided by this is the limit of its entries: a file doubles when it grows, and its pages are at most half full.
+pub const SPACE_FACTOR: u64 = 6;
 
-/// What one entry takes beside its bytes: its key and time in both tables, and its place in them.
-pub(super) const ENTRY: u64 = 100;
+/// What an entry takes in addition to its bytes: key and time in both tables, and B-tree overhead.
+pub(super) const ENTRY_OVERHEAD: u64 = 100;
 
-/// redb's own cache. What is read is read once, since memory has it then; the system caches the file.
-const CACHE: usize = 4 << 20;
+/// redb's own cache. An entry is read once, since it is in memory afterwards; the system caches the file.
+const CACHE_BYTES: usize = 4 << 20;
 
-/// A channel's ID, and the kind.
+/// A channel ID, and one byte for the kind.
 pub(super) type Key = [u8; ChannelId::LEN + 1];
 
-/// When an entry was saved, by this machine's clock, and [`kept`](crate::store::kept).
-pub(super) const KEPT: TableDefinition<&Key, (u64, &[u8])> = TableDefinition::new("kept");
-/// The format, and what answers and failures take.
+/// When an entry was saved, in microseconds since 1970, and its [encoding](crate::store::codec).
+pub(super) const ENTRIES: TableDefinition<&Key, (u64, &[u8])> = TableDefinition::new("kept");
+/// The format, and the sizes of successes and failures.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
-/// The key in [`META`] of what answers take.
 const BYTES: &str = "bytes";
 
-/// What to write: of each feed the newest answer, and the newest failure since.
+/// What to write: the newest success of each feed, and its newest failure since.
 #[derive(Clone, Default)]
 pub(super) struct Changes {
     pub(super) entries: HashMap<Key, Change>,
@@ -71,30 +70,29 @@ impl Changes {
 
 #[derive(Clone)]
 pub(super) enum Change {
-    Keep { saved: u64, bytes: Vec<u8> },
+    Put { saved: u64, bytes: Vec<u8> },
     Remove { saved: u64 },
 }
 
 impl Change {
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Keep { bytes, .. } => bytes.len(),
+            Self::Put { bytes, .. } => bytes.len(),
             Self::Remove { .. } => 0,
         }
     }
 }
 
-/// Why there is no file.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
     #[error("another program has it")]
     Locked,
-    /// What is there is none, and stays as it is.
+    /// Something other than a regular file is there. It is left alone.
     #[error("it is {0}")]
-    NoFile(&'static str),
+    NotAFile(&'static str),
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It is set aside, unless that is what failed.
+    /// Its content cannot be read. [`Engine::open`] renames it.
     #[error("{0}")]
     Unreadable(String),
 }
@@ -102,17 +100,16 @@ pub(super) enum Refused {
 pub(super) struct Engine {
     database: Database,
     file: Identity,
-    /// What answers may take.
+    /// The limit of the size of successes.
     limit: u64,
-    /// Whoever writes has it meanwhile. After a failure nobody does: then it is not to be written.
+    /// Taken out during a write. A failed write does not put it back, which prevents further ones.
     stale: Mutex<Option<Stale>>,
 }
 
-/// What there is of a feed.
 pub(super) struct Stored {
-    /// When it was saved, and what it is.
+    /// When the entry was saved, and its encoding.
     pub(super) entry: Option<(u64, Vec<u8>)>,
-    /// What failed since, if that was saved without the answer.
+    /// A later failure, if it was saved without the success.
     pub(super) failure: Option<Failure>,
 }
 
@@ -127,51 +124,56 @@ pub(super) fn key(feed: Feed) -> Key {
     key
 }
 
-/// What may be written at once to a file of `bytes`. The pages of what it replaces are free after the next commit only.
+/// The most bytes to write at once to a file of `bytes`: pages of replaced entries become free only after the next commit.
 pub(super) fn batch_limit(bytes: u64) -> usize {
     usize::try_from(bytes / 16).map_or(usize::MAX, |share| share.min(16 << 20))
 }
 
 impl Engine {
-    /// Opens the file at `path`, or a new one, after what is there was set aside, if it cannot be read.
+    /// Opens or creates the file at `path`. One that cannot be read is renamed before.
     pub(super) fn open(path: &Path, bytes: u64, now: u64) -> Result<Self, Refused> {
-        let why = match Self::open_as_it_is(path, bytes, now) {
+        let why = match Self::try_open(path, bytes, now) {
             Err(Refused::Unreadable(why)) => why,
             outcome => return outcome,
         };
-        if place::is_blank(path) {
+        if location::is_blank(path) {
             fs::remove_file(path)?;
-            tracing::info!("the store {} was never whole, and begins anew", path.display());
-            return Self::open_as_it_is(path, bytes, now);
+            tracing::info!(
+                "the store {} was never completely created; plaque creates it again",
+                path.display()
+            );
+            return Self::try_open(path, bytes, now);
         }
-        let aside = place::free_name(path);
+        let aside = location::set_aside_name(path);
         fs::rename(path, &aside)?;
         tracing::warn!(
-            "the store {} cannot be read ({why}): it is {} now, and a new one begins",
+            "the store {} cannot be read ({why}): it is renamed to {}, and a new one is created",
             path.display(),
             aside.display()
         );
-        Self::open_as_it_is(path, bytes, now)
+        Self::try_open(path, bytes, now)
     }
 
-    fn open_as_it_is(path: &Path, bytes: u64, now: u64) -> Result<Self, Refused> {
-        guarded(|| {
+    fn try_open(path: &Path, bytes: u64, now: u64) -> Result<Self, Refused> {
+        catch_panic(|| {
             let mut builder = Builder::new();
-            // Without the check redb trusts a file that was closed, and may panic at what something else did to it.
-            builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
-            let (mut file, identity) = place::open(path)?;
-            place::expect_name(&mut file)?;
+            // Without this check redb trusts a file that was closed properly, and may panic if something else has changed it.
+            builder
+                .set_cache_size(CACHE_BYTES)
+                .set_check_integrity_on_open(true);
+            let (mut file, identity) = location::open(path)?;
+            location::expect_magic(&mut file)?;
             let database = builder.create_with_backend(FileBackend::new(file)?)?;
             let mut engine = Self {
                 database,
                 file: identity,
-                limit: bytes / SHARE,
+                limit: bytes / SPACE_FACTOR,
                 stale: Mutex::default(),
             };
             let write = engine.database.begin_write().map_err(redb::Error::from)?;
-            begin(&write)?;
+            create_tables(&write)?;
             let mut stale = Stale::default();
-            remove_left(&write, &mut stale)?;
+            remove_leftovers(&write, &mut stale)?;
             engine.make_room(&write, now, &mut stale)?;
             write.commit().map_err(redb::Error::from)?;
             *engine.stale.lock() = Some(stale);
@@ -183,22 +185,21 @@ impl Engine {
         .unwrap_or_else(|panic| Err(Refused::Unreadable(panic)))
     }
 
-    /// Whether `path` does not lead to its file any more.
-    pub(super) fn has_lost(&self, path: &Path) -> bool {
-        place::is_gone(path, self.file)
+    /// Whether `path` no longer leads to the open file.
+    pub(super) fn is_detached_from(&self, path: &Path) -> bool {
+        location::is_gone(path, self.file)
     }
 
-    /// How many entries there are.
     pub(super) fn entries(&self) -> u64 {
         let count =
-            || -> Result<u64, redb::Error> { Ok(self.database.begin_read()?.open_table(KEPT)?.len()?) };
-        guarded(count).map_or(0, Result::unwrap_or_default)
+            || -> Result<u64, redb::Error> { Ok(self.database.begin_read()?.open_table(ENTRIES)?.len()?) };
+        catch_panic(count).map_or(0, Result::unwrap_or_default)
     }
 
     pub(super) fn get(&self, key: &Key) -> Result<Stored, String> {
-        flat(|| {
+        run(|| {
             let read = self.database.begin_read()?;
-            let table = read.open_table(KEPT)?;
+            let table = read.open_table(ENTRIES)?;
             let entry = table.get(key)?.map(|entry| {
                 let (saved, bytes) = entry.value();
                 (saved, bytes.to_vec())
@@ -208,9 +209,9 @@ impl Engine {
         })
     }
 
-    /// Writes `changes` at `now`, all or none, and waits for the disk.
+    /// Commits `changes` at `now` in one transaction, and waits for the disk.
     pub(super) fn apply(&self, changes: &Changes, now: u64) -> Result<(), String> {
-        flat(|| {
+        run(|| {
             let mut stale = self.stale.lock().take().ok_or(redb::Error::PreviousIo)?;
             let write = self.database.begin_write()?;
             change(&write, changes, &mut stale)?;
@@ -232,18 +233,18 @@ impl Engine {
     }
 
     pub(super) fn close(self) {
-        // What was committed is in the file, whatever happens here.
+        // What was committed is safe, whether this succeeds or not.
         let _ = self.tidy();
-        let _ = guarded(|| self.database.close());
+        let _ = catch_panic(|| self.database.close());
     }
 
-    /// Leaves a file of which other versions, too, know what is the oldest.
+    /// Removes stale rows, so that other versions find a correct index.
     fn tidy(&self) -> Result<(), String> {
         let stale = self.stale.lock().take().filter(|stale| !stale.is_empty());
         let Some(mut stale) = stale else {
             return Ok(());
         };
-        flat(|| {
+        run(|| {
             let write = self.database.begin_write()?;
             Rows::open(&write, &mut stale)?.remove_stale()?;
             Ok(write.commit()?)
@@ -251,8 +252,8 @@ impl Engine {
     }
 }
 
-/// Makes sure that the file is one of ours.
-fn begin(write: &WriteTransaction) -> Result<(), Refused> {
+/// Creates the tables, or checks that the file has them.
+fn create_tables(write: &WriteTransaction) -> Result<(), Refused> {
     let unreadable = |why: String| Err(Refused::Unreadable(why));
     let is_new = write.list_tables().map_err(redb::Error::from)?.next().is_none();
     let mut meta = write.open_table(META).map_err(redb::Error::from)?;
@@ -265,32 +266,32 @@ fn begin(write: &WriteTransaction) -> Result<(), Refused> {
         }
         None => return unreadable("it is a database of something else".into()),
     }
-    // What is read has to be there.
-    write.open_table(KEPT).map_err(redb::Error::from)?;
+    // Tables have to exist to be read.
+    write.open_table(ENTRIES).map_err(redb::Error::from)?;
     write.open_table(BY_TIME).map_err(redb::Error::from)?;
     drop(meta);
-    Ok(failures::begin(write)?)
+    Ok(failures::create_tables(write)?)
 }
 
-fn remove_left(write: &WriteTransaction, stale: &mut Stale) -> Result<(), redb::Error> {
-    let kept = write.open_table(KEPT)?;
-    Ok(Rows::open(write, stale)?.remove_left(&kept)?)
+fn remove_leftovers(write: &WriteTransaction, stale: &mut Stale) -> Result<(), redb::Error> {
+    let kept = write.open_table(ENTRIES)?;
+    Ok(Rows::open(write, stale)?.remove_leftovers(&kept)?)
 }
 
 fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Result<(), redb::Error> {
     let mut meta = write.open_table(META)?;
-    let mut kept = write.open_table(KEPT)?;
+    let mut kept = write.open_table(ENTRIES)?;
     let mut by_time = Rows::open(write, stale)?;
     let mut failures = failures::Tables::open(write, &meta)?;
     let mut total = total(&meta, BYTES)?;
-    // What an answer replaces; of what was failures only, what an earlier version kept among the answers.
+    // Every entry that has a change. A failure also removes an entry without a success, which an earlier version has put into this table.
     let goes = changes.entries.iter().map(|(key, change)| (key, Some(change)));
     let goes = goes.chain(changes.failures.keys().map(|key| (key, None)));
     for (key, change) in goes {
         let before = kept.get(key)?.and_then(|entry| {
             let (saved, bytes) = entry.value();
             let goes = match change {
-                Some(Change::Keep { .. }) => true,
+                Some(Change::Put { .. }) => true,
                 Some(Change::Remove { saved: wanted }) => saved == *wanted,
                 None => !has_answer(bytes),
             };
@@ -298,11 +299,11 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
         });
         if let Some((saved, cost)) = before {
             kept.remove(key)?;
-            by_time.outdate(saved, key);
+            by_time.mark_stale(saved, key);
             total = total.saturating_sub(cost);
         }
         match change {
-            Some(Change::Keep { saved, bytes }) => {
+            Some(Change::Put { saved, bytes }) => {
                 kept.insert(key, (*saved, &bytes[..]))?;
                 by_time.insert(*saved, key)?;
                 total += cost(bytes);
@@ -320,10 +321,10 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
     Ok(by_time.tidy(kept.len()?)?)
 }
 
-/// Removes entries until all take no more than `limit`: first those dated later than `now`, whose age is unknown, then the oldest.
+/// Evicts entries until their size is at most `limit`: first those dated later than `now`, whose age is unknown, then the oldest.
 fn make_room(write: &WriteTransaction, limit: u64, now: u64, stale: &mut Stale) -> Result<(), redb::Error> {
     let mut meta = write.open_table(META)?;
-    let mut kept = write.open_table(KEPT)?;
+    let mut kept = write.open_table(ENTRIES)?;
     let mut by_time = Rows::open(write, stale)?;
     let mut total = total(&meta, BYTES)?;
     while total > limit {
@@ -347,7 +348,7 @@ pub(super) fn total(meta: &impl ReadableTable<&'static str, u64>, of: &str) -> R
 }
 
 fn cost(bytes: &[u8]) -> u64 {
-    bytes.len() as u64 + ENTRY
+    bytes.len() as u64 + ENTRY_OVERHEAD
 }
 
 impl From<DatabaseError> for Refused {
@@ -370,23 +371,23 @@ impl From<redb::Error> for Refused {
             {
                 Self::Io(error)
             }
-            // After a failure of the disk, of which redb says no more.
+            // After an I/O error, which redb does not repeat.
             error @ redb::Error::PreviousIo => Self::Io(io::Error::other(error)),
             error => Self::Unreadable(error.to_string()),
         }
     }
 }
 
-fn flat<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
-    guarded(work)?.map_err(|error| error.to_string())
+fn run<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
+    catch_panic(work)?.map_err(|error| error.to_string())
 }
 
-/// What a damaged file makes redb do must not end a thread of ours.
-fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("redb panics: {}", said(&*panic)))
+/// Catches panics of redb at a damaged file, which must not end a thread.
+fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("redb panics: {}", panic_message(&*panic)))
 }
 
-fn said(panic: &(dyn Any + Send)) -> &dyn Display {
+fn panic_message(panic: &(dyn Any + Send)) -> &dyn Display {
     if let Some(text) = panic.downcast_ref::<String>() {
         return text;
     }

@@ -1,27 +1,26 @@
-//! Failures of channels of which no answer is kept: a bounded place of their own in the file, so that however many made-up channels are
-//! asked for, no answer has to make room. Plaques that do not know these tables ignore them.
+//! Failures of channels without a success: tables of their own with a bound of their own, so that no success is evicted, however many
+//! made-up channels are requested. Versions that do not know these tables ignore them.
 
 use redb::{
     ReadTransaction, ReadableTable, StorageError, Table, TableDefinition, TableError, WriteTransaction,
 };
 
 use super::{
-    by_time::next_to_go,
-    engine::{ENTRY, Key, total},
+    by_time::next_to_evict,
+    engine::{ENTRY_OVERHEAD, Key, total},
 };
-use crate::store::lifetime::LONGEST_FAILURE;
+use crate::store::lifetime::MAX_FAILURE_LIFETIME;
 
-/// They may take one byte for so many that answers may take, in addition.
+/// They may take one byte for this many bytes of the limit of successes, in addition to those.
 pub const FAILURE_SHARE: u64 = 16;
 
-/// When a failure was saved, when it stops to matter, both by this machine's clock, and [`kept`](crate::store::kept).
+/// When a failure was saved, when its lifetime ends, both in microseconds since 1970, and its [encoding](crate::store::codec).
 const FAILURES: TableDefinition<&Key, (u64, u64, &[u8])> = TableDefinition::new("failures");
-/// The same failures, the oldest first.
+/// The same failures by time.
 const BY_TIME: TableDefinition<(u64, &Key), ()> = TableDefinition::new("failures_by_time");
-/// The key of what they take, beside that of what answers take.
 const BYTES: &str = "failure_bytes";
 
-/// A failure that is kept. Dates are in microseconds since 1970.
+/// A stored failure. Dates are in microseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) saved: u64,
@@ -30,18 +29,17 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// What it takes: small entries cost more than their bytes.
+    /// Its size for the limit. Small entries cost more than their bytes.
     pub(super) fn cost(&self) -> usize {
         usize::try_from(cost(&self.bytes)).unwrap_or(usize::MAX)
     }
 }
 
 fn cost(bytes: &[u8]) -> u64 {
-    bytes.len() as u64 + ENTRY
+    bytes.len() as u64 + ENTRY_OVERHEAD
 }
 
-/// Makes sure that the tables are there.
-pub(super) fn begin(write: &WriteTransaction) -> Result<(), redb::Error> {
+pub(super) fn create_tables(write: &WriteTransaction) -> Result<(), redb::Error> {
     write.open_table(FAILURES)?;
     write.open_table(BY_TIME)?;
     Ok(())
@@ -60,7 +58,6 @@ pub(super) fn get(read: &ReadTransaction, key: &Key) -> Result<Option<Failure>, 
     }))
 }
 
-/// The tables in a transaction that writes.
 pub(super) struct Tables<'a> {
     failures: Table<'a, &'static Key, (u64, u64, &'static [u8])>,
     by_time: Table<'a, (u64, &'static Key), ()>,
@@ -79,7 +76,7 @@ impl<'a> Tables<'a> {
         })
     }
 
-    /// Removes the failure of `key`, if `goes` says so of when it was saved.
+    /// Removes the failure of `key` if `goes` returns true for the time at which it was saved.
     pub(super) fn remove(&mut self, key: &Key, goes: impl Fn(u64) -> bool) -> Result<(), StorageError> {
         let before = self.failures.get(key)?.map(|failure| {
             let (saved, _until, bytes) = failure.value();
@@ -93,7 +90,6 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
-    /// Puts `failure` in the place of an older one.
     pub(super) fn insert(&mut self, key: &Key, failure: &Failure) -> Result<(), StorageError> {
         self.remove(key, |_saved| true)?;
         let Failure { saved, until, bytes } = failure;
@@ -103,16 +99,17 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
-    /// Removes what matters to nobody any more at `now`, and what `limit` does not allow: first what is dated later, then the oldest.
+    /// Removes failures whose lifetime is over at `now`. Then evicts until their size is at most `limit`: first those dated later than
+    /// `now`, then the oldest.
     pub(super) fn make_room(&mut self, limit: u64, now: u64) -> Result<(), StorageError> {
-        let longest = u64::try_from(LONGEST_FAILURE.as_micros()).unwrap_or(u64::MAX);
-        while let Some((saved, key)) = next_to_go(&self.by_time, now)? {
+        let longest = u64::try_from(MAX_FAILURE_LIFETIME.as_micros()).unwrap_or(u64::MAX);
+        while let Some((saved, key)) = next_to_evict(&self.by_time, now)? {
             let is_over = saved.saturating_add(longest) <= now;
             if !is_over && self.bytes <= limit {
                 break;
             }
             self.remove(&key, |_saved| true)?;
-            // Both tables have it, unless something else wrote to the file.
+            // Both tables have it, unless another program has changed the file.
             self.by_time.remove((saved, &key))?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What waits to be written, without the thread that writes.
+//! The write queue, without the writer thread.
 
 use std::{
     env, fs,
@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use super::{
     Ages, MIN_BYTES,
     engine::{self, Key},
-    operations::Operations,
-    writer::{COMMIT_EVERY, COMMIT_SOONEST, MUCH, Shared},
+    health::Health,
+    writer::{COMMIT_INTERVAL, LARGE_BATCH, MIN_COMMIT_INTERVAL, Shared},
 };
 use crate::captured_log::CapturedLog;
 
@@ -22,7 +22,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const A: Key = [b'A'; _];
 const B: Key = [b'B'; _];
 
-/// A store without the thread that writes.
+/// A store without its writer thread.
 fn shared() -> Shared {
     Shared {
         path: PathBuf::new(),
@@ -31,8 +31,8 @@ fn shared() -> Shared {
         engine: RwLock::default(),
         queue: Mutex::default(),
         wake: Condvar::new(),
-        turns: watch::Sender::new(false),
-        operations: Operations::new("test"),
+        batches: watch::Sender::new(false),
+        health: Health::new("test"),
     }
 }
 
@@ -44,29 +44,29 @@ fn bytes(shared: &Shared, key: &Key) -> Option<Vec<u8>> {
 fn a_full_queue_takes_only_what_replaces_something() {
     let shared = shared();
     let all = engine::batch_limit(MIN_BYTES);
-    assert!(shared.keep(A, vec![1; all]));
-    assert!(!shared.keep(B, vec![2; 1]), "there is no room");
-    assert!(shared.keep(A, vec![3; all]));
+    assert!(shared.enqueue(A, vec![1; all]));
+    assert!(!shared.enqueue(B, vec![2; 1]), "there is no room");
+    assert!(shared.enqueue(A, vec![3; all]));
     assert_eq!(
         bytes(&shared, &A),
         Some(vec![3; all]),
         "the newest is what is kept"
     );
     assert_eq!(bytes(&shared, &B), None);
-    assert!(shared.keep(A, vec![4; all - 1]));
-    assert!(shared.keep(B, vec![5; 1]), "there is room again");
+    assert!(shared.enqueue(A, vec![4; all - 1]));
+    assert!(shared.enqueue(B, vec![5; 1]), "there is room again");
 }
 
 #[test]
 fn what_is_being_written_is_seen_and_comes_back_if_it_could_not_be() {
     let shared = shared();
-    assert!(shared.keep(A, vec![1]) && shared.keep(B, vec![1]));
-    let (changes, suspect, last) = shared.turn(None, Instant::now());
-    assert_eq!((changes.len(), suspect, last), (2, false, false));
+    assert!(shared.enqueue(A, vec![1]) && shared.enqueue(B, vec![1]));
+    let (changes, reopen, last) = shared.next_batch(None, Instant::now());
+    assert_eq!((changes.len(), reopen, last), (2, false, false));
     assert_eq!(bytes(&shared, &A), Some(vec![1]));
-    assert!(shared.keep(A, vec![2, 2]));
+    assert!(shared.enqueue(A, vec![2, 2]));
     assert_eq!(bytes(&shared, &A), Some(vec![2, 2]));
-    shared.queue.lock().put_back();
+    shared.queue.lock().requeue();
     assert_eq!(bytes(&shared, &A), Some(vec![2, 2]), "the newer one stays");
     assert_eq!(bytes(&shared, &B), Some(vec![1]));
     assert_eq!(shared.queue.lock().bytes, 3);
@@ -75,7 +75,7 @@ fn what_is_being_written_is_seen_and_comes_back_if_it_could_not_be() {
 #[test]
 fn a_removal_replaces_nothing() {
     let shared = shared();
-    assert!(shared.keep(A, vec![1]));
+    assert!(shared.enqueue(A, vec![1]));
     shared.remove(A, 7);
     assert_eq!(bytes(&shared, &A), Some(vec![1]));
 }
@@ -87,31 +87,31 @@ fn failures_have_a_part_of_the_queue_and_take_nothing_from_answers() {
     let kept = (0..10_000_u32).filter(|number| {
         let mut key = A;
         key[..4].copy_from_slice(&number.to_be_bytes());
-        shared.keep_failure(key, vec![1; 20], SECOND)
+        shared.enqueue_failure(key, vec![1; 20], SECOND)
     });
     let kept = kept.count();
     assert!(kept > 50 && kept < all / 16 / 100, "{kept}");
-    assert!(shared.keep(A, vec![1; all]), "an answer has all of its room");
+    assert!(shared.enqueue(A, vec![1; all]), "an answer has all of its room");
 }
 
 #[test]
 fn a_failure_is_beside_an_answer_until_a_newer_one_comes() {
     let shared = shared();
     let failure = |key| shared.waiting(key).failure.map(|failure| failure.bytes);
-    assert!(shared.keep(A, vec![1]) && shared.keep_failure(A, vec![2], SECOND));
+    assert!(shared.enqueue(A, vec![1]) && shared.enqueue_failure(A, vec![2], SECOND));
     assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![1]), Some(vec![2])));
-    // While it is written, too.
-    let (changes, ..) = shared.turn(None, Instant::now());
+    // Also while it is being written.
+    let (changes, ..) = shared.next_batch(None, Instant::now());
     assert_eq!(changes.len(), 2);
     assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![1]), Some(vec![2])));
-    assert!(shared.keep(A, vec![3]));
+    assert!(shared.enqueue(A, vec![3]));
     assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![3]), None));
-    shared.queue.lock().put_back();
+    shared.queue.lock().requeue();
     assert_eq!((bytes(&shared, &A), failure(&A)), (Some(vec![3]), None));
     assert_eq!(shared.queue.lock().failure_bytes, 0);
 }
 
-/// IDs that are no neighbours.
+/// IDs that are not neighbors.
 fn key(number: usize) -> Key {
     let mut key = A;
     key[..8].copy_from_slice(&number.wrapping_mul(2_654_435_761).to_be_bytes());
@@ -128,16 +128,16 @@ fn commits_are_rare_until_much_waits_or_somebody_does() {
     };
     let due = |committed| shared.queue.lock().due(committed, now, limit);
     assert_eq!(due(Some(now)), None, "there is nothing to write");
-    assert!(shared.keep(key(0), vec![1; 2000]));
+    assert!(shared.enqueue(key(0), vec![1; 2000]));
     assert_eq!(due(None), Some(now));
-    for number in 1..MUCH {
-        assert_eq!(due(Some(now)), Some(now + COMMIT_EVERY), "{number}");
-        assert!(shared.keep(key(number), vec![1; 2000]));
-        // The same once more is no more to write.
-        assert!(shared.keep(key(0), vec![1; 2000]));
+    for number in 1..LARGE_BATCH {
+        assert_eq!(due(Some(now)), Some(now + COMMIT_INTERVAL), "{number}");
+        assert!(shared.enqueue(key(number), vec![1; 2000]));
+        // Replacing an entry does not make the batch larger.
+        assert!(shared.enqueue(key(0), vec![1; 2000]));
     }
-    assert_eq!(due(Some(now)), Some(now + COMMIT_SOONEST));
-    shared.queue.lock().hurry = true;
+    assert_eq!(due(Some(now)), Some(now + MIN_COMMIT_INTERVAL));
+    shared.queue.lock().urgent = true;
     assert_eq!(due(Some(now)), Some(now));
 }
 
@@ -151,11 +151,14 @@ fn failures_are_written_before_their_part_of_a_small_queue_is_full() {
             .lock()
             .due(Some(now), now, engine::batch_limit(MIN_BYTES))
     };
-    let soon = (0..MUCH).find(|number| {
-        assert!(shared.keep_failure(key(*number), vec![1; 20], SECOND), "{number}");
-        due() == Some(now + COMMIT_SOONEST)
+    let soon = (0..LARGE_BATCH).find(|number| {
+        assert!(
+            shared.enqueue_failure(key(*number), vec![1; 20], SECOND),
+            "{number}"
+        );
+        due() == Some(now + MIN_COMMIT_INTERVAL)
     });
-    assert!(soon.is_some_and(|soon| soon < MUCH / 2), "{soon:?}");
+    assert!(soon.is_some_and(|soon| soon < LARGE_BATCH / 2), "{soon:?}");
 }
 
 #[test]
@@ -168,8 +171,8 @@ fn a_file_that_is_removed_or_replaced_is_said_once_and_another_begins() {
         ..shared()
     };
     let write = |key: Key| {
-        assert!(shared.keep(key, vec![1]));
-        let (changes, ..) = shared.turn(None, Instant::now());
+        assert!(shared.enqueue(key, vec![1]));
+        let (changes, ..) = shared.next_batch(None, Instant::now());
         shared.write(&changes).expect("written");
         let engine = shared.engine.read();
         let entries = engine.as_ref().map(engine::Engine::entries);
@@ -190,8 +193,10 @@ fn a_file_that_is_removed_or_replaced_is_said_once_and_another_begins() {
         path: folder.join("other"),
         ..self::shared()
     };
-    assert!(other.keep(key(1), vec![1]));
-    other.write(&other.turn(None, Instant::now()).0).expect("written");
+    assert!(other.enqueue(key(1), vec![1]));
+    other
+        .write(&other.next_batch(None, Instant::now()).0)
+        .expect("written");
     other.engine.write().take().expect("a file").close();
     fs::rename(&other.path, &shared.path).expect("renamed");
     let (entries, lines) = write(A);

@@ -1,4 +1,4 @@
-//! The thread that writes, and the queue of what it is to write.
+//! The writer thread and its queue.
 
 use std::{
     mem,
@@ -14,76 +14,72 @@ use super::{
     ages::Ages,
     engine::{self, Change, Changes, Engine, Key, Stored},
     failures::{FAILURE_SHARE, Failure},
-    operations::{Operations, Part},
+    health::{Health, Part},
 };
 
-/// From one commit to the next. What is lost with a killed process is looked up again, at the default rate within the same time.
-pub(super) const COMMIT_EVERY: Duration = Duration::from_secs(10);
+/// The usual interval of commits. What a killed process loses is looked up again; at the default rate that takes the same time.
+pub(super) const COMMIT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// From one commit to the next if much waits. With the time that a commit takes, what is saved is safe within a second.
-pub(super) const COMMIT_SOONEST: Duration = Duration::from_millis(500);
+/// The interval of commits while the queue is long. Including the commit itself, entries are on disk within a second.
+pub(super) const MIN_COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// That is much: more would save little of what a commit writes, and be a loss.
-pub(super) const MUCH: usize = 256;
+/// The length of a long queue: larger batches would hardly be cheaper per entry, and a crash would lose more.
+pub(super) const LARGE_BATCH: usize = 256;
 
-/// The pause after a failure, doubling with each to [`MAX_PAUSE`].
+/// The pause after a failed commit. Doubles up to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_mins(1);
 
-/// What the store, its reads and the thread that writes share.
+/// State shared by the store, its reads and the writer thread.
 pub(super) struct Shared {
     pub(super) path: PathBuf,
     pub(super) bytes: u64,
     pub(super) ages: Ages,
-    /// Held for writing only while the file is opened or closed.
+    /// Locked for writing only while the file is opened or closed.
     pub(super) engine: RwLock<Option<Engine>>,
     pub(super) queue: Mutex<Queue>,
-    /// Rouses the thread that writes.
     pub(super) wake: Condvar,
-    /// Changes after each turn of that thread; true after the last.
-    pub(super) turns: watch::Sender<bool>,
-    pub(super) operations: Operations,
+    /// Notified after each batch; true after the last one.
+    pub(super) batches: watch::Sender<bool>,
+    pub(super) health: Health,
 }
 
 #[derive(Default)]
 pub(super) struct Queue {
-    /// What to write next.
     pub(super) waiting: Changes,
-    /// The bytes of that: of answers, and of failures.
+    /// Its size: successes, and failures.
     pub(super) bytes: usize,
     pub(super) failure_bytes: usize,
-    /// What is being written.
     pub(super) writing: Arc<Changes>,
-    /// Somebody waits for it.
-    pub(super) hurry: bool,
-    /// A read failed: the file is to be opened anew.
-    pub(super) suspect: bool,
-    /// The end.
+    /// Commit without waiting for the interval.
+    pub(super) urgent: bool,
+    /// A read has failed: open the file again.
+    pub(super) reopen: bool,
     pub(super) closing: bool,
 }
 
 impl Shared {
-    /// What waits to be written of a feed.
+    /// What the queue has for a feed.
     pub(super) fn waiting(&self, key: &Key) -> Stored {
         let queue = self.queue.lock();
         let (waiting, before) = (&queue.waiting, &*queue.writing);
         let change = waiting.entries.get(key);
         let entry = match change.or_else(|| before.entries.get(key)) {
-            Some(Change::Keep { saved, bytes }) => Some((*saved, bytes.clone())),
+            Some(Change::Put { saved, bytes }) => Some((*saved, bytes.clone())),
             Some(Change::Remove { .. }) | None => None,
         };
         let failure = waiting.failures.get(key);
-        // An answer that came after it takes its place.
+        // A later success supersedes a failure.
         let failure = match (failure, change) {
-            (None, Some(Change::Keep { .. })) => None,
+            (None, Some(Change::Put { .. })) => None,
             (failure, _) => failure.or_else(|| before.failures.get(key)),
         };
         let failure = failure.cloned();
         Stored { entry, failure }
     }
 
-    /// Puts an entry in the queue, in place of an older one of the same feed. Not if it has no room.
-    pub(super) fn keep(&self, key: Key, bytes: Vec<u8>) -> bool {
+    /// Queues an entry, in place of an older one of the same feed. Returns false if the queue is full.
+    pub(super) fn enqueue(&self, key: Key, bytes: Vec<u8>) -> bool {
         let limit = engine::batch_limit(self.bytes);
         let mut queue = self.queue.lock();
         let before = queue.waiting.entries.get(&key).map_or(0, Change::len);
@@ -92,19 +88,19 @@ impl Shared {
             return false;
         }
         let saved = self.ages.now();
-        queue.waiting.entries.insert(key, Change::Keep { saved, bytes });
+        queue.waiting.entries.insert(key, Change::Put { saved, bytes });
         queue.bytes = after;
         if let Some(before) = queue.waiting.failures.remove(&key) {
             queue.failure_bytes -= before.cost();
         }
-        queue.hurry |= after > limit / 2;
+        queue.urgent |= after > limit / 2;
         drop(queue);
         self.wake.notify_one();
         true
     }
 
-    /// Puts a failure in the queue, which matters for `lifetime`, beside the answer of the same feed. Not if failures have no room.
-    pub(super) fn keep_failure(&self, key: Key, bytes: Vec<u8>, lifetime: Duration) -> bool {
+    /// Queues a failure with this `lifetime`, beside the success of the same feed. Returns false if the queue has no room for failures.
+    pub(super) fn enqueue_failure(&self, key: Key, bytes: Vec<u8>, lifetime: Duration) -> bool {
         let limit = failure_limit(engine::batch_limit(self.bytes));
         let saved = self.ages.now();
         let lifetime = u64::try_from(lifetime.as_micros()).unwrap_or(u64::MAX);
@@ -123,7 +119,7 @@ impl Shared {
         true
     }
 
-    /// Has the entry removed that was `saved` then, unless another has come in its place.
+    /// Queues the removal of the entry that was saved at `saved`, unless another one replaces it.
     pub(super) fn remove(&self, key: Key, saved: u64) {
         let mut queue = self.queue.lock();
         if !queue.closing && !queue.writing.entries.contains_key(&key) {
@@ -142,26 +138,25 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// The thread that writes, to its end.
     pub(super) fn write_behind(&self) {
         let mut committed = None;
         let mut retry_at = Instant::now();
         let mut pause = PAUSE;
         loop {
-            let (changes, suspect, last) = self.turn(committed, retry_at);
-            if suspect {
+            let (changes, reopen, last) = self.next_batch(committed, retry_at);
+            if reopen {
                 self.close_engine();
             }
             committed = Some(Instant::now());
             match self.write(&changes) {
                 Ok(()) => {
                     self.queue.lock().writing = Arc::default();
-                    self.operations.up(Part::Writing);
+                    self.health.report_success(Part::Writing);
                     pause = PAUSE;
                 }
                 Err(error) => {
-                    self.operations.down(Part::Writing, error);
-                    self.queue.lock().put_back();
+                    self.health.report_failure(Part::Writing, error);
+                    self.queue.lock().requeue();
                     retry_at = Instant::now() + pause;
                     pause = (pause * 2).min(MAX_PAUSE);
                 }
@@ -169,35 +164,39 @@ impl Shared {
             if last {
                 let left = self.queue.lock().waiting.len();
                 if left > 0 {
-                    tracing::warn!("{left} feeds are not kept in {}", self.path.display());
+                    tracing::warn!("{left} feeds could not be saved in {}", self.path.display());
                 }
                 self.close_engine();
             }
-            self.turns.send_replace(last);
+            self.batches.send_replace(last);
             if last {
                 return;
             }
         }
     }
 
-    /// Waits until there is something to do, and takes it: what to write, whether to open the file anew before, whether it is the end.
-    /// The last commit was at `committed`.
-    pub(super) fn turn(&self, committed: Option<Instant>, retry_at: Instant) -> (Arc<Changes>, bool, bool) {
+    /// Waits until there is something to do. Returns the next batch, whether to open the file again first, and whether it is the last
+    /// batch. The last commit was at `committed`.
+    pub(super) fn next_batch(
+        &self,
+        committed: Option<Instant>,
+        retry_at: Instant,
+    ) -> (Arc<Changes>, bool, bool) {
         let mut queue = self.queue.lock();
         loop {
             let now = Instant::now();
-            let due = if self.operations.is_down(Part::Writing) || queue.suspect {
+            let due = if self.health.is_failing(Part::Writing) || queue.reopen {
                 Some(retry_at)
             } else {
                 queue.due(committed, now, engine::batch_limit(self.bytes))
             };
             if queue.closing || due.is_some_and(|due| due <= now) {
-                queue.hurry = false;
+                queue.urgent = false;
                 queue.bytes = 0;
                 queue.failure_bytes = 0;
                 queue.writing = Arc::new(mem::take(&mut queue.waiting));
-                let suspect = mem::take(&mut queue.suspect);
-                return (Arc::clone(&queue.writing), suspect, queue.closing);
+                let reopen = mem::take(&mut queue.reopen);
+                return (Arc::clone(&queue.writing), reopen, queue.closing);
             }
             match due {
                 Some(due) => drop(self.wake.wait_until(&mut queue, due)),
@@ -207,10 +206,10 @@ impl Shared {
     }
 
     pub(super) fn write(&self, changes: &Changes) -> Result<(), String> {
-        let is_lost = |engine: &Engine| engine.has_lost(&self.path);
-        if self.engine.read().as_ref().is_some_and(is_lost) {
+        let is_detached = |engine: &Engine| engine.is_detached_from(&self.path);
+        if self.engine.read().as_ref().is_some_and(is_detached) {
             tracing::warn!(
-                "the store {} was removed or replaced: what was in it is lost, and plaque goes on with what is there now, or a new one",
+                "the store {} was removed or replaced: its entries are lost, and plaque continues with the file that is there now, or a new one",
                 self.path.display()
             );
             self.close_engine();
@@ -222,7 +221,7 @@ impl Shared {
             Some(engine) if !changes.is_empty() => engine.apply(changes, self.ages.now()),
             _ => return Ok(()),
         };
-        // redb does nothing more after a failure. What is in the file already is told meanwhile, if it can be.
+        // redb accepts no writes after a failure. Open the file again, so that it can at least be read.
         written.inspect_err(|_| {
             self.close_engine();
             let _ = self.open_engine();
@@ -236,7 +235,6 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits for the reads that are under way.
     fn close_engine(&self) {
         if let Some(engine) = self.engine.write().take() {
             engine.close();
@@ -245,24 +243,28 @@ impl Shared {
 }
 
 impl Queue {
-    /// When to commit what waits, of which `limit` bytes may, after a commit at `committed`.
+    /// When to commit the queue, whose limit is `limit` bytes, after a commit at `committed`.
     pub(super) fn due(&self, committed: Option<Instant>, now: Instant, limit: usize) -> Option<Instant> {
         if self.waiting.is_empty() {
             return None;
         }
-        if self.hurry {
+        if self.urgent {
             return Some(now);
         }
-        let is_much = self.waiting.len() >= MUCH || self.failure_bytes > failure_limit(limit) / 2;
-        let pause = if is_much { COMMIT_SOONEST } else { COMMIT_EVERY };
+        let is_large = self.waiting.len() >= LARGE_BATCH || self.failure_bytes > failure_limit(limit) / 2;
+        let pause = if is_large {
+            MIN_COMMIT_INTERVAL
+        } else {
+            COMMIT_INTERVAL
+        };
         Some(committed.map_or(now, |committed| committed + pause))
     }
 
-    /// What was not written waits again, unless something newer does.
-    pub(super) fn put_back(&mut self) {
+    /// Puts a batch that was not committed back into the queue, except for what was replaced since.
+    pub(super) fn requeue(&mut self) {
         let not_written = mem::take(&mut self.writing);
         for (key, failure) in &not_written.failures {
-            if !matches!(self.waiting.entries.get(key), Some(Change::Keep { .. })) {
+            if !matches!(self.waiting.entries.get(key), Some(Change::Put { .. })) {
                 let waiting = self.waiting.failures.entry(*key);
                 waiting.or_insert_with(|| failure.clone());
             }
@@ -276,7 +278,7 @@ impl Queue {
     }
 }
 
-/// Of a queue that may have `limit` bytes of answers, what failures may have in addition.
+/// The limit of failures in a queue whose limit for successes is `limit` bytes.
 fn failure_limit(limit: usize) -> usize {
     limit / usize::try_from(FAILURE_SHARE).unwrap_or(usize::MAX)
 }

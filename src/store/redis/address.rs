@@ -1,4 +1,4 @@
-//! Where the store is.
+//! The address of the store, and connecting to it.
 
 use std::{fmt, str::FromStr};
 
@@ -8,7 +8,7 @@ use redis::{
     cluster::ClusterClientBuilder, cluster_async::ClusterConnection,
 };
 
-/// A server, or the nodes of a cluster that are asked for the others: `redis://`, `rediss://`, `redis-cluster://host,host` or
+/// The address of one server, or of some nodes of a cluster: `redis://`, `rediss://`, `redis-cluster://host,host` or
 /// `rediss-cluster://host,host`.
 #[derive(Clone, Debug)]
 pub struct Address {
@@ -16,13 +16,13 @@ pub struct Address {
     cluster: bool,
 }
 
-/// No address.
+/// Why a text is not an [`Address`].
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidAddress {
-    /// Of something else.
+    /// It has another scheme.
     #[error("it begins with redis://, rediss:// (TLS), redis-cluster:// or rediss-cluster://")]
     Scheme,
-    /// What follows is wrong.
+    /// What follows the scheme is invalid.
     #[error(
         "after the scheme comes [user:password@]host[:port], of a cluster several hosts with commas between: {0}"
     )]
@@ -51,7 +51,7 @@ impl FromStr for Address {
         };
         let nodes = hosts.into_iter().map(|host| {
             let node = format!("{scheme}://{secret}{host}").into_connection_info()?;
-            // Messages come on the connection on which everything else does.
+            // RESP3 delivers messages on the same connection as replies.
             let settings = node.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
             Ok(node.set_redis_settings(settings))
         });
@@ -61,14 +61,14 @@ impl FromStr for Address {
 }
 
 impl fmt::Display for Address {
-    /// Without secrets.
+    /// Omits user names and passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nodes: Vec<_> = self.nodes.iter().map(|node| node.addr().to_string()).collect();
         f.pad(&nodes.join(","))
     }
 }
 
-/// A connection to a server, or one to each node. Clones share it: whatever they send goes out without waiting for answers.
+/// A connection to a server, or one to each node of a cluster. Clones share it, and their commands are pipelined.
 #[derive(Clone)]
 pub(super) enum Connection {
     Server(MultiplexedConnection),
@@ -76,11 +76,11 @@ pub(super) enum Connection {
 }
 
 impl Address {
-    /// Connects. `hear` gets all that comes unasked.
+    /// Connects. `on_push` is called with every push message.
     pub(super) async fn connect(
         &self,
         authorities: Option<Vec<u8>>,
-        hear: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
+        on_push: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
     ) -> RedisResult<Connection> {
         let certificates = authorities.map(|root| TlsCertificates {
             client_tls: None,
@@ -89,7 +89,7 @@ impl Address {
         if self.cluster {
             let mut builder = ClusterClientBuilder::new(self.nodes.iter().cloned())
                 .use_protocol(ProtocolVersion::RESP3)
-                .push_sender(hear);
+                .push_sender(on_push);
             if let Some(certificates) = certificates {
                 builder = builder.certs(certificates);
             }
@@ -102,11 +102,11 @@ impl Address {
             Some(certificates) => Client::build_with_tls(node, certificates)?,
             None => Client::open(node)?,
         };
-        // Time limits are the callers'.
+        // The callers have their own time limits.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
-            .set_push_sender(hear);
+            .set_push_sender(on_push);
         let connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{fuzzing, store::RemoteUpdate};
 
-/// A message of another replica. Or, after a zero, what `load.lua` returns: the feed's number, the milliseconds since the value and the failure
-/// were saved, the length of the value, the value, the failure.
+/// Fuzzes a message of another replica or, after a zero byte, a reply of `load.lua`: the feed's number, the milliseconds since the entry
+/// and the failure were saved, the length of the entry, the entry, the failure.
 pub fn redis_message(bytes: &[u8]) {
     match bytes.split_first() {
         Some((0, stored)) => load(stored),

@@ -1,4 +1,4 @@
-//! Renews a lease while a lookup goes on, and gives it up when that ends.
+//! Renews a lease during a lookup, and releases it afterwards.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,45 +8,53 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{link::Link, scripts};
+use super::{scripts, session::Sessions};
 
-/// How long a lease that `lasts` so long lasts, and its token is remembered, both in milliseconds: for a lease's time longer, so that the
-/// next lease has a greater token, even if another server with a clock behind gives it.
+/// The arguments of the lease scripts, in milliseconds: how long the lease lasts, and how long its token is remembered. The latter is twice
+/// as long, so that the next lease gets a greater token even from another server whose clock is behind.
 pub(super) fn lease_arguments(lasts: Duration) -> (String, String) {
     (lasts.as_millis().to_string(), (lasts * 2).as_millis().to_string())
 }
 
-/// A lease that this replica has.
 pub(super) struct LeaseRenewal {
-    pub(super) link: Arc<Link>,
+    pub(super) sessions: Arc<Sessions>,
     pub(super) tag: String,
     pub(super) token: u64,
-    /// How long it lasts without a renewal.
+    /// Its lifetime without a renewal.
     pub(super) lasts: Duration,
-    /// What is published when it is given up.
+    /// The message to publish on release.
     pub(super) message: String,
 }
 
 impl LeaseRenewal {
-    /// Renews the lease until what is returned is dropped, and gives it up then. The task is one of `tasks`.
+    /// Spawns a task, tracked by `tasks`, that renews the lease until the returned guard is dropped, and then releases it.
     pub(super) fn start(self, tasks: &TaskTracker) -> DropGuard {
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();
         tasks.spawn(async move {
             let token = self.token.to_string();
-            // Three renewals may be lost.
+            // Three renewals in a row may be lost.
             while ended.run_until_cancelled(sleep(self.lasts / 4)).await.is_some() {
                 let (lasts, remembered) = lease_arguments(self.lasts);
                 let arguments = [token.as_bytes(), lasts.as_bytes(), remembered.as_bytes()];
-                if self.link.run::<i64>(&scripts::RENEW, &self.tag, &arguments).await == Ok(0) {
-                    // It is another's by now, or nobody's.
+                if self
+                    .sessions
+                    .run::<i64>(&scripts::RENEW, &self.tag, &arguments)
+                    .await
+                    == Ok(0)
+                {
+                    // The lease has expired, and may be another replica's.
                     return;
                 }
             }
-            let arguments = [token.as_bytes(), self.link.channel(), self.message.as_bytes()];
-            // If it fails, the lease ends by itself.
+            let arguments = [
+                token.as_bytes(),
+                self.sessions.update_channel(),
+                self.message.as_bytes(),
+            ];
+            // If this fails, the lease expires.
             let _ = self
-                .link
+                .sessions
                 .run::<i64>(&scripts::RELEASE, &self.tag, &arguments)
                 .await;
         });

@@ -1,2 +1,2 @@
--- How many milliseconds a feed's lease may last. Not positive: there is none.
+-- The remaining milliseconds of a feed's lease. Not positive: there is none.
 return redis.call('PTTL', KEYS[2])

@@ -1,6 +1,6 @@
--- What is kept of a feed, and for how many milliseconds it has been: by this clock alone, whoever wrote it. The same of a failure that
--- was saved later without the answer. ARGV: the most bytes that either may have.
--- Whoever else writes here may have written `nan`, or more than a number holds to the unit.
+-- Loads the entry of a feed and the milliseconds since it was saved, by the server's clock. Likewise a failure that was saved later
+-- without the success. ARGV: the longest that either may be, in bytes.
+-- Another program may have written `nan`, or an integer above 2^53, which a number cannot represent.
 local function number(text, most)
     local value = tonumber(text or '')
     return value and value >= 0 and value <= (most or 2^53) and value or nil

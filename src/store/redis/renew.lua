@@ -1,11 +1,11 @@
--- Lets a lease last for another ARGV[2] milliseconds, if its token still is ARGV[1]; and the token be remembered for ARGV[3].
--- Whoever else writes here may have written `nan`, or more than a number holds to the unit.
+-- Renews a lease for ARGV[2] milliseconds if its token is ARGV[1]; the token is remembered for ARGV[3] milliseconds.
+-- Another program may have written `nan`, or an integer above 2^53, which a number cannot represent.
 local function number(text, most)
     local value = tonumber(text or '')
     return value and value >= 0 and value <= (most or 2^53) and value or nil
 end
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
--- As in lease.lua: a value stays as old as it is.
+-- As in lease.lua: the age of the entry does not change.
 local lives, remember = redis.call('PTTL', KEYS[1]), tonumber(ARGV[3])
 if lives > 0 and lives < remember then
     local keep_for = number(redis.call('HGET', KEYS[1], 'k'))

@@ -1,4 +1,4 @@
-//! What Redis does in one step, and the names of what it is done to.
+//! The scripts that Redis runs atomically, and the names of keys and channels.
 
 use std::{fmt, str::FromStr, sync::LazyLock};
 
@@ -6,7 +6,7 @@ use redis::{Cmd, Script, cmd};
 
 use crate::{upstream::Feed, video::Kind};
 
-/// The format of keys, values and messages. Replicas of another one share nothing with us, and do us no harm.
+/// The version of the format of keys, entries and messages. Replicas with different versions share nothing, and do not disturb each other.
 const VERSION: u32 = 1;
 
 macro_rules! scripts {
@@ -28,19 +28,18 @@ scripts! {
     PROBE = "probe.lua";
 }
 
-/// A script, and the hash under which Redis remembers it.
 pub(super) struct Source {
     text: &'static str,
     hash: LazyLock<String>,
 }
 
 impl Source {
-    /// Runs it, if Redis remembers it.
+    /// EVALSHA: runs the script if Redis has cached it.
     pub(super) fn by_hash(&self, keys: &Keys, arguments: &[&[u8]]) -> Cmd {
         command("EVALSHA", &self.hash, keys, arguments)
     }
 
-    /// Runs it, and has Redis remember it: the node that has the keys, whereas `SCRIPT LOAD` would need all of a cluster.
+    /// EVAL: runs the script and has Redis cache it on the node that owns the keys. (`SCRIPT LOAD` would need all nodes of a cluster.)
     pub(super) fn in_full(&self, keys: &Keys, arguments: &[&[u8]]) -> Cmd {
         command("EVAL", self.text, keys, arguments)
     }
@@ -52,15 +51,15 @@ fn command(name: &str, script: &str, keys: &Keys, arguments: &[&[u8]]) -> Cmd {
     command
 }
 
-/// The keys of a feed: what is kept, the lease, the probe. All in one slot of a cluster, by what is in braces.
+/// The keys of a feed: its hash, its lease, and the probe's key. The hash tag in braces puts them into one slot of a cluster.
 #[derive(Clone, Debug)]
 pub(super) struct Keys([String; 3]);
 
-/// The beginning of all keys and channels, as `--store-prefix` has it.
+/// The prefix of all keys and channels: `--store-prefix`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefix(String);
 
-/// No prefix.
+/// A text that is not a [`Prefix`].
 #[derive(Debug, thiserror::Error)]
 #[error("a prefix has 1 to 64 characters of ASCII: letters, digits, and any of - _ . : /")]
 pub struct InvalidPrefix;
@@ -75,7 +74,7 @@ impl FromStr for Prefix {
     type Err = InvalidPrefix;
 
     fn from_str(text: &str) -> Result<Self, InvalidPrefix> {
-        // Braces would decide on the slot of a cluster.
+        // Braces would change the slot of a cluster.
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
         if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
             Ok(Self(text.into()))
@@ -92,19 +91,18 @@ impl fmt::Display for Prefix {
 }
 
 impl Prefix {
-    /// The keys of what has this [`tag`].
+    /// The keys of the feed with this [`tag`].
     pub(super) fn keys(&self, tag: &str) -> Keys {
         let key = format!("{self}:{VERSION}:{{{tag}}}");
         Keys([key.clone(), format!("{key}:lease"), format!("{key}:probe")])
     }
 
-    /// The channel of that name.
     pub(super) fn channel(&self, name: &str) -> String {
         format!("{self}:{VERSION}:{name}")
     }
 }
 
-/// A feed, as keys and messages name it.
+/// A feed's name in keys and messages.
 pub(super) fn tag(feed: Feed) -> String {
     let kind = match feed.kind {
         None => "all",
@@ -114,7 +112,7 @@ pub(super) fn tag(feed: Feed) -> String {
     format!("{}/{kind}", feed.channel)
 }
 
-/// The feed that is named so.
+/// The inverse of [`tag`].
 pub(super) fn tagged(tag: &str) -> Option<Feed> {
     let (channel, kind) = tag.split_once('/')?;
     let kind = match kind {

@@ -1,4 +1,4 @@
-//! Messages of other replicas: wakes lookups that wait for a lease to end, and passes on what was saved.
+//! Messages of other replicas: wakes lookups that wait for a lease, and passes on which feeds were saved.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -15,18 +15,17 @@ use tokio::sync::{
 use super::scripts::{tag, tagged};
 use crate::{store::RemoteUpdate, upstream::Feed};
 
-/// Feeds that can be waited for at once. Further waiters get no message, and ask when the lease may be over.
-const MAX_WAITED_FOR: usize = 1 << 16;
+/// Most feeds that can be waited for at once. Further waiters get no message, and ask again when the lease should have expired.
+const MAX_AWAITED_FEEDS: usize = 1 << 16;
 
-/// Messages that a reader may be behind: almost two seconds of 5,000 a second. Older ones are lost, and the reader is told how many.
+/// Messages that a reader may lag behind: almost two seconds at 5,000 a second. Older ones are dropped, and the reader gets their number.
 const MAX_UPDATES: usize = 1 << 13;
 
-/// What a message says became of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// There is an answer.
+    /// The feed's entry was saved.
     Saved,
-    /// It was given up.
+    /// The lease was released without one.
     Released,
 }
 
@@ -39,38 +38,36 @@ impl Event {
     }
 }
 
-/// Distributes messages within this process. Called by the task that reads the connection: never waits.
+/// Distributes messages within this process. Called by the task that reads the connection, so it never waits.
 pub(super) struct Subscription {
-    /// The name of this replica, among all that use the store.
     pub(super) instance: String,
-    /// Held for a look-up or a change, never while anything is awaited.
-    waiting: Mutex<HashMap<Feed, Arc<Waited>>>,
+    /// Locked for a look-up or a change, never across an await.
+    waiting: Mutex<HashMap<Feed, Arc<Waiting>>>,
     updates: broadcast::Sender<RemoteUpdate>,
 }
 
 #[derive(Default)]
-struct Waited {
+struct Waiting {
     message: Arc<Notify>,
-    /// How many do. Changed under the lock of the map.
-    by: Mutex<usize>,
+    /// The number of waiters. Changed only under the lock of the map.
+    waiters: Mutex<usize>,
 }
 
 impl Subscription {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            // 122 random bits would be a UUID; 128 are as good.
+            // As unlikely to collide as a UUID, which has 122 random bits.
             instance: format!("{:032x}", fastrand::u128(..)),
             waiting: Mutex::default(),
             updates: broadcast::channel(MAX_UPDATES).0,
         })
     }
 
-    /// The message of this replica about `feed`.
     pub(super) fn message(&self, event: Event, feed: Feed) -> String {
         format!("{} {} {}", event.name(), self.instance, tag(feed))
     }
 
-    /// Takes in a message. Ignores what no replica sends.
+    /// Handles a message. Ignores malformed ones.
     pub(super) fn receive(&self, message: &[u8]) {
         let Some(mut fields) = str::from_utf8(message).ok().map(|text| text.split(' ')) else {
             return;
@@ -81,66 +78,64 @@ impl Subscription {
             return;
         };
         if event == Event::Saved.name() && instance != self.instance {
-            // Fails if nobody subscribes.
+            // Fails if there is no receiver.
             let _ = self.updates.send(RemoteUpdate::Saved(feed));
         }
-        if let Some(waited) = self.waiting.lock().remove(&feed) {
-            waited.message.notify_waiters();
+        if let Some(waiting_for) = self.waiting.lock().remove(&feed) {
+            waiting_for.message.notify_waiters();
         }
     }
 
-    /// A connection is in use: what was sent since the one before it ended is lost.
+    /// Notes a new session: messages since the end of the last one are lost.
     pub(super) fn connected(&self) {
         let _ = self.updates.send(RemoteUpdate::Lost(None));
     }
 
-    /// What others save, from now on.
+    /// The feeds that other replicas save from now on.
     pub(super) fn updates(&self) -> Receiver<RemoteUpdate> {
         self.updates.subscribe()
     }
 
-    /// Waits, from now on, for the next message about `feed`.
+    /// Starts to wait for the next message about `feed`.
     pub(super) fn wait(self: &Arc<Self>, feed: Feed) -> Waiter {
         let mut waiting = self.waiting.lock();
-        let full = waiting.len() >= MAX_WAITED_FOR;
-        let waited = match waiting.entry(feed) {
+        let full = waiting.len() >= MAX_AWAITED_FEEDS;
+        let waiting_for = match waiting.entry(feed) {
             hash_map::Entry::Occupied(entry) => Arc::clone(entry.get()),
             hash_map::Entry::Vacant(_) if full => Arc::default(),
             hash_map::Entry::Vacant(entry) => Arc::clone(entry.insert(Arc::default())),
         };
-        *waited.by.lock() += 1;
+        *waiting_for.waiters.lock() += 1;
         Waiter {
-            message: Box::pin(Arc::clone(&waited.message).notified_owned()),
+            message: Box::pin(Arc::clone(&waiting_for.message).notified_owned()),
             feed,
-            waited,
+            waiting_for,
             subscription: Arc::clone(self),
         }
     }
 
     #[cfg(test)]
-    fn waited_for(&self) -> usize {
+    fn awaited_feeds(&self) -> usize {
         self.waiting.lock().len()
     }
 }
 
-/// Waits for a message about a feed.
 pub(super) struct Waiter {
-    /// Ends with that message.
     pub(super) message: std::pin::Pin<Box<OwnedNotified>>,
     feed: Feed,
-    waited: Arc<Waited>,
+    waiting_for: Arc<Waiting>,
     subscription: Arc<Subscription>,
 }
 
 impl Drop for Waiter {
-    /// The last one leaves nothing behind.
+    /// The last waiter removes the feed from the map.
     fn drop(&mut self) {
         let mut waiting = self.subscription.waiting.lock();
-        let mut by = self.waited.by.lock();
-        *by -= 1;
-        if *by == 0
+        let mut waiters = self.waiting_for.waiters.lock();
+        *waiters -= 1;
+        if *waiters == 0
             && let hash_map::Entry::Occupied(entry) = waiting.entry(self.feed)
-            && Arc::ptr_eq(entry.get(), &self.waited)
+            && Arc::ptr_eq(entry.get(), &self.waiting_for)
         {
             entry.remove();
         }
@@ -171,9 +166,9 @@ mod tests {
             let mut late = ours.wait(feed());
             drop((one, other));
             assert_eq!((&mut late.message).now_or_never(), None);
-            assert_eq!(ours.waited_for(), 1);
+            assert_eq!(ours.awaited_feeds(), 1);
             drop(late);
-            assert_eq!(ours.waited_for(), 0);
+            assert_eq!(ours.awaited_feeds(), 0);
         }
     }
 

@@ -4,7 +4,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::*;
 
-/// What is written, for whoever has a clone.
+/// Collects what is written. Clones share it.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -24,11 +24,11 @@ impl Written {
     }
 }
 
-/// Logs what `act` does; what is written, and the repeats.
-fn logged(format: Format, colors: bool, act: impl FnOnce()) -> (Written, Repeats, Dispatch) {
+/// Logs what `act` does. Returns the output and the throttle.
+fn logged(format: Format, colors: bool, act: impl FnOnce()) -> (Written, RepeatFilter, Dispatch) {
     let written = Written::default();
     let clone = written.clone();
-    let (repeats, _) = Repeats::new();
+    let (repeats, _) = RepeatFilter::new();
     let writer = BoxMakeWriter::new(move || clone.clone());
     let layers = vec![layer(format, writer, colors, repeats.clone())];
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(layers));
@@ -38,10 +38,10 @@ fn logged(format: Format, colors: bool, act: impl FnOnce()) -> (Written, Repeats
 
 const ALL: [Format; 3] = [Format::Pretty, Format::Tree, Format::Json];
 
-/// What moves a cursor, names a window, breaks a line or turns it around; and what does none of that.
+/// Characters that move a cursor, name a window, break a line or reverse it; and harmless ones.
 const EVIL: &str = "a\u{1b}]0;owned\u{7}b\nc\rd\te\u{7f}f\u{85}g\u{9b}2Jh\u{2028}i\u{2029}j\u{202a}k\u{202e}l\u{2066}m\u{2069}n\u{200e}o\u{200f}p\u{61c}q\0ü€\"\\";
 
-/// Tells of EVIL in every way: as text, shown, in a message, as an error with a cause, in spans.
+/// Logs EVIL in every way: as text, displayed, in a message, as an error with a cause, in spans.
 fn tell_evil() {
     #[derive(Debug, thiserror::Error)]
     #[error("outer {EVIL}")]
@@ -64,7 +64,7 @@ fn what_comes_from_outside_steers_no_log() {
             let (written, ..) = logged(format, colors, tell_evil);
             let text = written.take();
             let lines: Vec<_> = text.lines().collect();
-            // The tree shows where the span begins and ends.
+            // The tree format has a line for the beginning and the end of the span.
             let expected = if format == Format::Tree { 5 } else { 3 };
             assert_eq!(lines.len(), expected, "{format:?}: {text}");
             for (number, c) in text.chars().enumerate() {
@@ -75,7 +75,7 @@ fn what_comes_from_outside_steers_no_log() {
                 );
             }
             assert!(!text.contains("\u{1b}]"), "{format:?}: {text}");
-            // What is in no span is still in none.
+            // An event outside of spans is still outside.
             assert!(format != Format::Tree || !lines[3].starts_with('├'), "{text}");
             // Nothing is lost.
             for part in ["owned", "2Jh", "ü€", "202e", "number"] {
@@ -119,7 +119,7 @@ fn what_is_harmless_is_told_as_it_is() {
     }
 }
 
-/// One place that tells often.
+/// One callsite that logs often.
 fn repeat(count: u32) {
     for number in 0..count {
         tracing::warn!(number, "cannot accept\u{1b}");
@@ -137,10 +137,10 @@ fn what_repeats_is_told_with_a_count() {
         assert_eq!(text.lines().count(), 6, "{format:?}: {text}");
         assert!(text.contains("something else"), "{format:?}: {text}");
         tracing::dispatcher::with_default(&dispatch, || {
-            repeats.tell_due(Instant::now());
+            repeats.report_due(Instant::now());
             assert_eq!(written.take(), "", "{format:?}: not yet");
-            repeats.tell_due(Instant::now() + WINDOW);
-            repeats.tell_due(Instant::now() + WINDOW);
+            repeats.report_due(Instant::now() + WINDOW);
+            repeats.report_due(Instant::now() + WINDOW);
         });
         let text = written.take();
         assert_eq!(text.lines().count(), 1, "{format:?}: {text}");
@@ -167,7 +167,7 @@ fn who_wants_to_see_all_sees_all() {
 
 #[test]
 fn what_is_left_is_told_at_the_end() {
-    let (teller, repeats) = Teller::start().expect("a thread");
+    let (reporter, repeats) = Reporter::start().expect("a thread");
     let subscriber = tracing_subscriber::registry().with(vec![layer(
         Format::Pretty,
         BoxMakeWriter::new(io::sink),
@@ -176,7 +176,7 @@ fn what_is_left_is_told_at_the_end() {
     )]);
     tracing::subscriber::with_default(subscriber, || repeat(7));
     assert!(repeats.throttle.lock().next_due().is_some());
-    drop(teller);
+    drop(reporter);
     assert_eq!(repeats.throttle.lock().next_due(), None);
 }
 

@@ -1,47 +1,47 @@
-//! What a [`Channel`](super::Channel) is made of: records of fixed size.
+//! The records of fixed size that a [`Channel`](super::Channel) has for its uploads.
 
 use std::ops::Range;
 
 use crate::video::{Kind, Moment, Thumbnail, VideoId};
 
-/// What is kept of an upload: 48 bytes. What would be padding between numbers is saved by keeping some of them as bytes.
+/// An upload in 48 bytes. Some numbers are stored as byte arrays to avoid padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) published: Moment,
     pub(super) updated: Moment,
-    /// In the channel's texts. The title begins where the text before it ends.
+    /// The end of the title in the channel's texts. It begins where the previous text ends.
     pub(super) title_end: u32,
-    pub(super) thumbnail: Option<Still>,
+    pub(super) thumbnail: Option<StoredThumbnail>,
     pub(super) id: VideoId,
     pub(super) kind: Kind,
     pub(super) views: Option<[u8; 8]>,
 }
 
-/// A thumbnail.
+/// A thumbnail, stored without its URL if that can be derived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Still {
-    /// On one of YouTube's hosts, as all thumbnails are in every feed seen: `https://i3.ytimg.com/vi/VIDEO/hqdefault.jpg`.
-    Usual {
-        /// The host's digit.
+pub(super) enum StoredThumbnail {
+    /// A URL as in all feeds seen so far: `https://i3.ytimg.com/vi/VIDEO/hqdefault.jpg`.
+    Default {
+        /// The digit in the host name.
         host: u8,
         width: u16,
         height: u16,
     },
-    /// Anywhere else: an index (a `u32`) into the channel's odd thumbnails.
-    Odd([u8; 4]),
+    /// Any other URL: an index (a `u32`) into the channel's other thumbnails.
+    Other([u8; 4]),
 }
 
-impl Still {
-    /// `thumbnail` as a usual one of the video `id`, if its address can be put together again from that.
-    pub(super) fn usual(thumbnail: &Thumbnail, id: VideoId) -> Option<Self> {
+impl StoredThumbnail {
+    /// The compact form of a thumbnail of the video `id`; `None` if its URL cannot be derived.
+    pub(super) fn compact(thumbnail: &Thumbnail, id: VideoId) -> Option<Self> {
         let host = thumbnail.url.strip_prefix("https://i")?.chars().next()?;
         let host = host.to_digit(10)?.try_into().ok()?;
         let width = thumbnail.width.try_into().ok()?;
         let height = thumbnail.height.try_into().ok()?;
-        (Self::url(host, &id).concat() == thumbnail.url).then_some(Self::Usual { host, width, height })
+        (Self::url(host, &id).concat() == thumbnail.url).then_some(Self::Default { host, width, height })
     }
 
-    /// The address of a usual one, in parts.
+    /// The URL of a [`Default`](Self::Default) thumbnail, in parts.
     pub(super) fn url(host: u8, id: &VideoId) -> [&str; 5] {
         let digit = usize::from(host);
         let digit = "0123456789".get(digit..=digit).unwrap_or_default();
@@ -55,10 +55,10 @@ impl Still {
     }
 }
 
-/// A thumbnail that is no [`Still::Usual`].
+/// A thumbnail whose URL cannot be derived.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct OddThumbnail {
-    /// In the channel's texts.
+pub(super) struct OtherThumbnail {
+    /// The range of the URL in the channel's texts.
     pub(super) url: Range<u32>,
     pub(super) width: u32,
     pub(super) height: u32,

@@ -58,7 +58,7 @@ fn round_trip(title: &str, uploads: &[Upload]) -> Channel {
 }
 
 #[test]
-fn what_goes_in_comes_out() {
+fn a_channel_returns_the_uploads_it_was_built_from() {
     for title in ["", "Tide & Time", "größte 日本 🌊"] {
         for count in [0, 1, 15] {
             round_trip(title, &(0..count).rev().map(upload).collect::<Vec<_>>());
@@ -67,7 +67,7 @@ fn what_goes_in_comes_out() {
 }
 
 #[test]
-fn nothing_is_lost_of_what_is_out_of_the_ordinary() {
+fn unusual_uploads_round_trip() {
     let ordinary = upload(0);
     let usual = ordinary.thumbnail.clone().expect("it has everything").url;
     let titled = |title: &str| Upload {
@@ -279,7 +279,7 @@ fn allocations_are_rounded_to_the_allocators_sizes() {
 }
 
 #[test]
-fn what_is_beyond_the_bounds_is_cut_or_left_out() {
+fn texts_and_thumbnails_beyond_the_bounds_are_cut_or_dropped() {
     let spoiled = |url: &str| Upload {
         title: "€".repeat(1000),
         thumbnail: Some(thumbnail(url, 1, 1)),

@@ -205,9 +205,9 @@ fn a_title_is_returned_as_it_was_written() {
         ("&#x1F30A;&#65;", "🌊A"),
         ("<![CDATA[<b>bold & brave</b>]]>", "<b>bold & brave</b>"),
         ("a<![CDATA[ & ]]>b", "a & b"),
-        // What it cannot mean, it says.
+        // Invalid references are left as they are.
         ("&nbsp;&#0;&undefined;", "&nbsp;&#0;&undefined;"),
-        // What a text does not have inside, is not text.
+        // The text of child elements is left out.
         ("plain <b>bold</b>!", "plain !"),
         ("17", "17"),
     ] {
@@ -244,7 +244,7 @@ fn an_upload_without_media_or_dates_is_an_upload() {
         let upload = bare(absent);
         assert_eq!((upload.thumbnail, upload.views), (None, None), "{absent}");
     }
-    // As a scheduled stream is: announced, and seen by nobody.
+    // A scheduled stream is announced, but was not viewed yet.
     let views = |views: &str| {
         let statistics = format!("<media:statistics views=\"{views}\"/>");
         bare(&format!(
@@ -281,7 +281,7 @@ fn links_of_any_age_are_understood() {
     assert_eq!(upload.kind, Kind::Short);
     let thumbnail = upload.thumbnail.expect("a thumbnail").url;
     assert!(thumbnail.starts_with("https://"), "{thumbnail}");
-    // A page that is not the video's own says nothing.
+    // The kind does not follow from a page that is not the video's own.
     let related = plain().replace(
         "rel=\"alternate\" href=\"https://www.youtube.com/watch?v=",
         "rel=\"related\" href=\"/shorts/",
@@ -326,7 +326,7 @@ fn the_author_of_a_collaboration_does_not_name_the_channel() {
     assert_eq!((first.title(), first.len()), ("Tide & Time", 1));
     let alone = parse_entries(&foreign("foreignforA")).expect("a feed");
     assert_eq!((alone.title(), alone.len()), ("Tide & Time", 0));
-    // Not even where the feed has no author of its own.
+    // Not even if the feed itself has no author.
     let xml = format!(
         "<feed xmlns=\"http://www.w3.org/2005/Atom\"><title>A feed</title>\
          <link rel=\"self\" href=\"http://www.youtube.com/feeds/videos.xml?channel_id={CHANNEL}\"/>{}</feed>",
@@ -363,7 +363,7 @@ fn feeds_of_any_length_are_read() {
     }
 }
 
-/// Each of these took feed-rs alone minutes, gigabytes or the stack.
+/// Each of these takes feed-rs alone minutes, gigabytes or the stack.
 #[test]
 fn what_nests_or_repeats_without_end_costs_nothing_and_changes_nothing() {
     let many = 20_000;
@@ -422,7 +422,7 @@ fn a_feed_that_ends_in_the_middle_is_an_error_wherever_that_is() {
     }
 }
 
-/// An entry, as a channel could have written it.
+/// An entry as a channel could have written it.
 #[derive(Clone, Debug)]
 struct Written {
     number: u16,
@@ -499,7 +499,7 @@ proptest! {
     #[test]
     fn what_was_written_is_what_is_read(entries in prop::collection::vec(written(), 0..20)) {
         let channel = parse(feed_of(&entries).as_bytes(), CHANNEL.parse::<ChannelId>().expect("valid")).expect("a feed");
-        // The newest first, those without a date last, each once; else as they were.
+        // Newest first, those without a date last, each once; otherwise in their order.
         let mut expected: Vec<&Written> = entries.iter().collect();
         expected.sort_by_key(|entry| Reverse(entry.published));
         let mut seen = HashSet::new();

@@ -20,7 +20,7 @@ fn seconds(failure: &Failure) -> u64 {
     failure.retry_after.expect("a time").as_secs()
 }
 
-/// A guard that knows some good channels, from 0 on.
+/// A guard that knows some proven channels, numbered from 0.
 fn guard(good: usize) -> Arc<Guard> {
     let guard = Arc::<Guard>::default();
     for number in 0..good {
@@ -57,7 +57,7 @@ async fn while_the_upstream_refuses_us_nobody_asks_and_then_one_asks_for_a_good_
     assert!(probe.is_probe() && probe.channel() < channel(3));
     assert!(guard.begin_probe().is_none(), "one at a time");
     guard.check().expect_err("others wait for it");
-    // It is lost, or its task was torn down: as long again.
+    // The probe is lost, or its task was torn down: the same pause again.
     drop(probe);
     assert_eq!(seconds(&guard.check().expect_err("refused")), 30);
 
@@ -119,13 +119,13 @@ async fn a_channel_that_is_not_found_any_more_is_no_probe() {
     let guard = guard(2);
     let not_found = failure(UpstreamError::NotFound);
     for gone in [channel(0), channel(1)] {
-        assert!(guard.state.lock().good_known(channel(2)));
+        assert!(guard.state.lock().proven_known(channel(2)));
         guard
             .admit(gone, true, 0)
             .expect("all is well")
             .report(Some(&not_found));
     }
-    assert!(!guard.state.lock().good_known(channel(2)));
+    assert!(!guard.state.lock().proven_known(channel(2)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,7 +158,7 @@ async fn a_caller_with_many_channels_of_its_own_cannot_close_the_upstream_for_ot
         for number in 1..100 {
             find(number, owner);
         }
-        // All of the owner's answer 403 from now on, whoever asks.
+        // All channels of this owner answer 403 from now on, whoever asks.
         for number in 1..100 {
             let lookup = guard
                 .admit(channel(number), true, owner)

@@ -1,4 +1,4 @@
-//! What the queue and its budget look like, by class: read from the dispatcher when somebody asks.
+//! Metrics of the queue and its budget by class, read from the dispatcher when they are scraped.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,12 +14,11 @@ use crate::{
     metrics::{family, metric},
 };
 
-/// The bounds of waits, in seconds: most are none, and the longest is usually 5 s.
+/// The buckets of waits, in seconds: most lookups do not wait, and the longest wait is 5 s by default.
 const WAITS: [f64; 12] = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0];
 
 type ByClass = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
 
-/// How long lookups waited for their turn, by class.
 #[derive(Clone)]
 pub(super) struct Waits(ByClass);
 
@@ -27,7 +26,7 @@ impl Default for Waits {
     fn default() -> Self {
         let waits = ByClass::new_with_constructor(|| Histogram::new(WAITS));
         for class in Class::ALL {
-            // There from the start: a rate needs a first value.
+            // Create them now: a rate needs a first value.
             drop(waits.get_or_create(&label(class)));
         }
         Self(waits)
@@ -35,25 +34,20 @@ impl Default for Waits {
 }
 
 impl Waits {
-    /// Notes that the turn of a lookup has come.
     pub(super) fn observe(&self, class: Class, waited: Duration) {
         self.0.get_or_create(&label(class)).observe(waited.as_secs_f64());
     }
 }
 
 impl Queue {
-    /// Makes the numbers known to whoever reads `registry`.
     pub(in crate::youtube) fn register(self: &Arc<Self>, registry: &mut Registry) {
         let queue = Arc::clone(self);
-        metric(
-            registry,
-            "upstream_queue",
-            "Lookups that wait for their turn",
-            move || ConstGauge::new(u64::from(queue.state.lock().dispatcher.queued())),
-        );
+        metric(registry, "upstream_queue", "Queued lookups", move || {
+            ConstGauge::new(u64::from(queue.state.lock().dispatcher.queued()))
+        });
         registry.register_with_unit(
             "upstream_queue_wait",
-            "How long lookups waited whose turn came, by class",
+            "Time in the queue of started lookups, by class",
             Unit::Seconds,
             self.waits.0.clone(),
         );
@@ -61,7 +55,7 @@ impl Queue {
         self.register_by_class(
             registry,
             "upstream_queue_callers",
-            "Callers whose lookups wait for their turn, by class",
+            "Callers with queued lookups, by class",
             |dispatcher, class| ConstGauge::new(u64::from(dispatcher.callers(class))),
         );
         // Without a rate there is no budget.
@@ -69,7 +63,7 @@ impl Queue {
             metric(
                 registry,
                 "upstream_rate_limit",
-                "Requests a second that may be sent on average, as configured",
+                "The configured limit of requests a second",
                 move || ConstGauge::new(rate),
             );
         }
@@ -79,28 +73,28 @@ impl Queue {
         self.register_by_class(
             registry,
             "upstream_queued",
-            "Lookups that wait for their turn, by class",
+            "Queued lookups, by class",
             |dispatcher, class| ConstGauge::new(u64::from(dispatcher.counters(class).queued)),
         );
         let counters: [(_, _, Count); 4] = [
             (
                 "upstream_admitted",
-                "Lookups that were let into the queue, by class",
+                "Lookups admitted to the queue, by class",
                 |counters| counters.admitted,
             ),
             (
                 "upstream_refused",
-                "Lookups whose turn would have come too late, by class: their callers get OVERLOADED at once",
+                "Lookups refused on arrival since they would have waited too long, by class; their callers get OVERLOADED",
                 |counters| counters.refused,
             ),
             (
                 "upstream_dropped",
-                "Lookups that left the queue and were not sent, by class",
+                "Lookups that left the queue without being sent, by class",
                 |counters| counters.cancelled + counters.expired + counters.returned,
             ),
             (
                 "upstream_sent",
-                "Requests that were sent, by the class in whose turn: what was used of the rate",
+                "Requests sent, by class: what was used of the rate",
                 |counters| counters.sent,
             ),
         ];
@@ -128,16 +122,14 @@ impl Queue {
     }
 }
 
-type Waiting = Dispatcher<super::Turn>;
+type Waiting = Dispatcher<super::PermitSender>;
 
-/// One of the counters of a class.
 type Count = fn(Counters) -> u64;
 
 fn label(class: Class) -> [(&'static str, &'static str); 1] {
     [("class", class_name(class))]
 }
 
-/// As metrics call it.
 fn class_name(class: Class) -> &'static str {
     match class {
         Class::AwaitedKnown => "awaited_known",

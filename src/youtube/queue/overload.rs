@@ -1,9 +1,9 @@
-//! When lookups begin to be refused, and when that is over: worth one line in the log each. Pure: the time is an argument.
+//! When refusals begin and end, so that an overload is logged once at each. Pure: `now` is a parameter.
 
 use std::time::{Duration, Instant};
 
-/// An overload is over when nothing was refused for so long: longer than who is refused is usually told to wait.
-pub(super) const QUIET: Duration = Duration::from_secs(10);
+/// An overload ends when nothing was refused for this time: longer than the usual `retry_after` of a refusal.
+pub(super) const QUIET_PERIOD: Duration = Duration::from_secs(10);
 
 /// The refusals since the last quiet time.
 #[derive(Debug, Default)]
@@ -16,18 +16,15 @@ struct Refusals {
     last: Instant,
 }
 
-/// An overload that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Over {
-    /// Lookups that were refused.
+pub(super) struct Ended {
     pub(super) refused: u64,
-    /// From the first of them to the last.
     pub(super) lasted: Duration,
 }
 
 impl Overload {
-    /// Counts a refusal. `true` if it is the first.
-    pub(super) fn refuse(&mut self, now: Instant) -> bool {
+    /// Counts a refusal. Returns true if it is the first.
+    pub(super) fn record_refusal(&mut self, now: Instant) -> bool {
         let begins = self.0.is_none();
         let refusals = self.0.get_or_insert(Refusals {
             count: 0,
@@ -39,12 +36,12 @@ impl Overload {
         begins
     }
 
-    /// Ends the overload if nothing was refused for [`QUIET`].
-    pub(super) fn end(&mut self, now: Instant) -> Option<Over> {
+    /// Ends the overload if nothing was refused for [`QUIET_PERIOD`].
+    pub(super) fn try_end(&mut self, now: Instant) -> Option<Ended> {
         let refusals = self
             .0
-            .take_if(|refusals| now.saturating_duration_since(refusals.last) >= QUIET)?;
-        Some(Over {
+            .take_if(|refusals| now.saturating_duration_since(refusals.last) >= QUIET_PERIOD)?;
+        Some(Ended {
             refused: refusals.count,
             lasted: refusals.last - refusals.first,
         })
@@ -59,16 +56,16 @@ mod tests {
     fn it_begins_once_and_ends_when_nothing_was_refused_for_a_while() {
         let (mut overload, now) = (Overload::default(), Instant::now());
         let after = |seconds| now + Duration::from_secs(seconds);
-        assert_eq!(overload.end(now), None);
-        assert!(overload.refuse(now));
-        assert!(!overload.refuse(after(3)));
-        assert_eq!(overload.end(after(12)), None);
-        let over = Over {
+        assert_eq!(overload.try_end(now), None);
+        assert!(overload.record_refusal(now));
+        assert!(!overload.record_refusal(after(3)));
+        assert_eq!(overload.try_end(after(12)), None);
+        let ended = Ended {
             refused: 2,
             lasted: Duration::from_secs(3),
         };
-        assert_eq!(overload.end(after(13)), Some(over));
-        assert_eq!(overload.end(after(30)), None);
-        assert!(overload.refuse(after(31)), "another one");
+        assert_eq!(overload.try_end(after(13)), Some(ended));
+        assert_eq!(overload.try_end(after(30)), None);
+        assert!(overload.record_refusal(after(31)), "another one");
     }
 }

@@ -18,13 +18,13 @@ fn queue(adjust: impl FnOnce(&mut Pace)) -> Arc<Queue> {
     Queue::new(&pace)
 }
 
-/// Another for each number.
+/// A different feed for each number.
 fn feed(number: u64) -> Feed {
     let id = format!("UC{number:021}A");
     id.parse::<crate::video::ChannelId>().expect("an ID").into()
 }
 
-/// Of a caller of their own.
+/// A request of this caller.
 fn request(caller: u64) -> LookupRequest {
     LookupRequest {
         caller: Caller {
@@ -35,7 +35,7 @@ fn request(caller: u64) -> LookupRequest {
     }
 }
 
-/// Waits for a turn and looks up in no time. Returns the wait, in centiseconds.
+/// Waits for a permit, and completes at once. Returns the wait, in centiseconds.
 async fn look_up(queue: &Arc<Queue>, caller: u64) -> Result<u128, Failure> {
     let begun = now();
     let mut permit = queue.permit(feed(caller), request(caller)).await?;
@@ -96,7 +96,7 @@ async fn at_twice_the_rate_turns_go_on_and_the_rest_is_told_at_once_when_to_come
         "{got_in} of {}",
         returned.len()
     );
-    // All is well at once.
+    // The overload is over at once.
     advance(Duration::from_secs(1)).await;
     assert_eq!(look_up(&queue, 1000).await, Ok(0));
 }
@@ -119,7 +119,7 @@ async fn who_asks_for_much_does_not_keep_others_waiting() {
         waiting.len()
     );
     let (modest, greedy) = tokio::join!(look_up(&queue, 2), join_all(waiting));
-    // Two turns, although the line is full.
+    // Two turns, although the queue is full.
     assert!(modest.expect("a turn") <= 10);
     assert!(greedy.iter().all(Result::is_ok));
 }
@@ -167,7 +167,7 @@ async fn a_permit_that_was_not_used_is_free_for_the_next() {
     drop(unused);
     let mut used = second.await.expect("a turn");
     assert_eq!(now() - start, NOBODY);
-    // A second attempt takes one more of the rate's, which is not there; the slot of one that was torn down is free again.
+    // A retry takes one more token, which is not there; the slot of a lookup that was torn down is free again.
     used.begin();
     assert!(!used.try_retry());
     drop(used);
@@ -217,7 +217,7 @@ async fn one_lookup_too_many_in_the_queue_is_told_at_once() {
     }
     let refused = look_up(&queue, 3).await.expect_err("the queue is full");
     assert_eq!(refused.error, UpstreamError::Busy);
-    // One that leaves the queue leaves a place, for who comes again when it was told to.
+    // A lookup that leaves the queue frees its place for a caller who retries when it was told to.
     drop(waiting.pop());
     advance(refused.retry_after.expect("a time")).await;
     let mut third = Box::pin(look_up(&queue, 3));
@@ -245,16 +245,16 @@ async fn an_overload_is_logged_when_it_begins_and_when_it_ends_and_of_no_lookup(
         panic!("one line")
     };
     assert!(
-        begin.starts_with("WARN more lookups are asked for than may go out"),
+        begin.starts_with("WARN more lookups are requested than may go out"),
         "{begin}"
     );
-    tokio::time::sleep(QUIET * 2).await;
+    tokio::time::sleep(QUIET_PERIOD * 2).await;
     let [end] = &log.lines()[..] else {
         panic!("one line")
     };
     assert_eq!(
         end,
-        &format!("INFO no lookup is refused any more refused={refused} lasted=0ns")
+        &format!("INFO lookups are no longer refused refused={refused} lasted=0ns")
     );
 }
 
@@ -293,7 +293,7 @@ async fn what_is_sent_is_counted_for_the_class_and_what_waited_with_its_wait() {
     let [second, third] = others;
     let mut second = second.await.expect("a token a second");
     second.begin();
-    // One that nothing was sent for gives its token back.
+    // A permit without a request returns its token.
     drop(third.await.expect("a token a second"));
     advance(Duration::from_secs(1)).await;
     assert!(second.try_retry(), "a token");

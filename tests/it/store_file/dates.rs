@@ -28,7 +28,7 @@ impl Wall {
 }
 
 #[tokio::test]
-async fn what_is_dated_in_the_future_is_of_an_unknown_age_until_the_clock_has_passed_it() {
+async fn entries_from_the_future_have_an_unknown_age_until_the_clock_passes_it() {
     let path = folder("future").join("store");
     let (began, wall) = (Instant::now(), Wall::default());
     let age = async |store: &File| {
@@ -56,11 +56,11 @@ async fn what_is_dated_in_the_future_is_of_an_unknown_age_until_the_clock_has_pa
 }
 
 #[tokio::test]
-async fn what_is_dated_in_the_future_makes_room_first() {
+async fn entries_from_the_future_are_evicted_first() {
     let path = folder("future-room").join("store");
     let wall = Wall::default();
     let length = 3000;
-    let fit = usize::try_from(MIN_BYTES / SHARE).expect("few") / (length + 200);
+    let fit = usize::try_from(MIN_BYTES / SPACE_FACTOR).expect("few") / (length + 200);
     let (ahead, honest) = (0..20, 20..fit + 10);
     wall.set(1_000_000);
     let store = wall.open(&path);

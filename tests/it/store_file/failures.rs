@@ -7,7 +7,7 @@ use std::{
 
 use plaque::{
     cache_entry::Failure,
-    store::{file::FAILURE_SHARE, lifetime::LONGEST_FAILURE},
+    store::{file::FAILURE_SHARE, lifetime::MAX_FAILURE_LIFETIME},
     upstream::UpstreamError,
 };
 
@@ -29,7 +29,9 @@ fn failure(pause: Duration) -> Known {
 }
 
 async fn fail(store: &File, number: usize, pause: Duration) {
-    store.save(feed(number), &failure(pause), Lease::Alone).await;
+    store
+        .save(feed(number), &failure(pause), Lease::Uncoordinated)
+        .await;
 }
 
 async fn has_failed(store: &File, number: usize) -> bool {
@@ -53,7 +55,7 @@ async fn a_hundred_thousand_failures_push_no_answer_out_and_the_newest_of_them_s
     let path = folder("failures").join("store");
     let store = File::open(&path, MIN_BYTES, LIMIT, Ages::new(UNKNOWN)).expect("a store");
     // Answers take nearly all of their share.
-    let answers = usize::try_from(MIN_BYTES / SHARE / 1300).expect("few");
+    let answers = usize::try_from(MIN_BYTES / SPACE_FACTOR / 1300).expect("few");
     for number in 0..answers {
         save(&store, number, &text(1000)).await;
         if number % 100 == 0 {
@@ -78,7 +80,7 @@ async fn a_hundred_thousand_failures_push_no_answer_out_and_the_newest_of_them_s
     );
     store.close(LIMIT).await;
     let (count, bytes) = in_file(&path);
-    let limit = MIN_BYTES / SHARE / FAILURE_SHARE;
+    let limit = MIN_BYTES / SPACE_FACTOR / FAILURE_SHARE;
     assert!(
         bytes <= limit && bytes > limit / 2 && count > 100,
         "{count}, {bytes} of {limit}"
@@ -87,7 +89,7 @@ async fn a_hundred_thousand_failures_push_no_answer_out_and_the_newest_of_them_s
 }
 
 #[tokio::test]
-async fn a_failure_is_kept_for_twice_its_pause_also_over_a_restart_and_then_removed() {
+async fn a_failure_is_stored_for_twice_its_pause_even_across_a_restart() {
     let path = folder("failures-end").join("store");
     let clock = Arc::new(AtomicU64::new(1_000_000));
     let open = || {
@@ -112,7 +114,7 @@ async fn a_failure_is_kept_for_twice_its_pause_also_over_a_restart_and_then_remo
     clock.fetch_add(2, SeqCst);
     assert!(!has_failed(&store, 1).await);
     assert!(has_failed(&store, 2).await);
-    clock.fetch_add(LONGEST_FAILURE.as_secs(), SeqCst);
+    clock.fetch_add(MAX_FAILURE_LIFETIME.as_secs(), SeqCst);
     assert!(!has_failed(&store, 2).await);
     store.close(LIMIT).await;
     assert_eq!(in_file(&path).0, 2, "nothing was written since");
@@ -147,7 +149,7 @@ async fn a_failure_that_an_earlier_version_kept_among_the_answers_moves() {
     filled(&path).await;
     let mut key = [b'-'; 25];
     key[..24].copy_from_slice(id(3).as_ref());
-    let bytes = plaque::store::kept::encode(&failure(MINUTE), clock::now()).expect("something");
+    let bytes = plaque::store::codec::encode(&failure(MINUTE), clock::now()).expect("something");
     let database = Database::open(&path).expect("a database");
     let write = database.begin_write().expect("a transaction");
     {

@@ -1,4 +1,4 @@
-//! A client's side: connections of their own, and made-up channels.
+//! What the load generators share: connections and made-up channels.
 
 use std::net::SocketAddr;
 
@@ -6,17 +6,17 @@ use tonic::transport::{Channel, Endpoint, Error};
 
 use crate::proto::latest_video_client::LatestVideoClient;
 
-/// The ID of the `number`th made-up channel, as tests/blackbox/support.py makes it.
+/// The ID of made-up channel `number`, the same as in tests/blackbox/support.py.
 #[must_use]
 pub fn made_up_channel(number: u64) -> String {
     format!("UC{number:021}A")
 }
 
-/// A client with a connection of its own.
+/// Opens a connection for one client.
 ///
 /// # Errors
 ///
-/// If nothing listens there.
+/// If the connection fails.
 pub async fn connect(address: SocketAddr) -> Result<LatestVideoClient<Channel>, Error> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
     Ok(LatestVideoClient::new(endpoint.connect().await?))

@@ -1,4 +1,4 @@
-//! The servers that plaque is measured beside, and the programs that load it: what they have in common.
+//! Code shared by the servers that plaque is compared with and the load generators.
 
 pub mod client;
 pub mod service;
@@ -13,17 +13,17 @@ pub mod proto {
     tonic::include_proto!("plaque.v1");
 }
 
-/// Cores of this machine.
+/// The number of cores.
 #[must_use]
 pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-/// Runs `work` to its end on a current-thread runtime.
+/// Runs `work` to completion on a current-thread runtime.
 ///
 /// # Errors
 ///
-/// If the system gives no event loop.
+/// If the event loop cannot be created.
 pub fn block_on<F: Future>(work: F) -> io::Result<F::Output> {
     Ok(Builder::new_current_thread().enable_all().build()?.block_on(work))
 }

@@ -1,4 +1,4 @@
-//! A server's side: the flags that all servers have, and the service without what is not measured.
+//! What the servers share: flags, and the service, of which only GetLatestVideo is implemented.
 
 use std::{error::Error, fs, net::SocketAddr, path::PathBuf};
 
@@ -11,24 +11,24 @@ use crate::proto::{
     latest_video_server::{LatestVideo, LatestVideoServer},
 };
 
-/// What every server is told.
+/// The flags of every server.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Where to accept gRPC; port 0 takes a free one
+    /// Address for gRPC; port 0 is any free port
     #[arg(long, default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
 
-    /// A file with the answer, an encoded GetLatestVideoResponse: plaque's own, so that all answers are alike
+    /// A file with the answer, an encoded GetLatestVideoResponse from plaque, so that all servers send the same
     #[arg(long)]
     answer: PathBuf,
 }
 
 impl Args {
-    /// The answer to be given.
+    /// Reads the answer.
     ///
     /// # Errors
     ///
-    /// If there is no such file, or something else in it.
+    /// If the file cannot be read or decoded.
     pub fn answer(&self) -> Result<GetLatestVideoResponse, Box<dyn Error>> {
         Ok(GetLatestVideoResponse::decode(
             fs::read(&self.answer)?.as_slice(),
@@ -36,21 +36,21 @@ impl Args {
     }
 }
 
-/// Says that a server is ready, in a line as plaque's own.
+/// Prints that a server is ready, in the same form as plaque.
 pub fn ready(name: &str, address: SocketAddr) {
     println!("{name} serves gRPC on {address}");
 }
 
 /// Answers GetLatestVideo.
 pub trait Answers: Send + Sync + 'static {
-    /// The answer to one request.
+    /// Answers one request.
     fn answer(
         &self,
         request: GetLatestVideoRequest,
     ) -> impl Future<Output = Result<GetLatestVideoResponse, Status>> + Send;
 }
 
-/// The hello world: always the same message, a struct made anew for each call.
+/// Always sends the same message, cloned for each call.
 pub struct Hello(pub GetLatestVideoResponse);
 
 impl Answers for Hello {
@@ -59,7 +59,7 @@ impl Answers for Hello {
     }
 }
 
-/// The tonic service that answers with `answers`.
+/// Makes a tonic service of `answers`.
 pub fn serving<A: Answers>(answers: A) -> LatestVideoServer<impl LatestVideo> {
     LatestVideoServer::new(Service(answers))
 }

@@ -1,6 +1,6 @@
 //! What happened in one execution, and what may therefore not happen any more.
 //!
-//! Threads note when they began each operation and when it returned. In between, it took effect at a moment that nobody sees:
+//! Threads note when they began each operation and when it returned. In between, it took effect at a moment that cannot be observed:
 //! the rules below hold whichever it was.
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub enum Ending {
 impl Ending {
     pub const ALL: [Self; 4] = [Self::Value, Self::Panic, Self::TimeOut, Self::Dropped];
 
-    /// What those who waited for flight `number` get.
+    /// The outcome of flight `number`.
     pub fn outcome(self, number: usize) -> Result<usize, FlightError> {
         match self {
             Self::Value => Ok(number),
@@ -58,7 +58,7 @@ pub struct History {
     now: u64,
     flights: Vec<Past>,
     detached: Vec<(u8, Span)>,
-    /// When each caller who was let in has left.
+    /// When each admitted caller has left.
     left: Vec<Option<Span>>,
 }
 
@@ -174,8 +174,8 @@ impl History {
         }
     }
 
-    /// A waiter for `key` who joined at `joined` got `outcome`; `own` is the flight that it had opened itself, if it did.
-    pub fn heard(&self, key: u8, joined: Span, own: Option<usize>, outcome: Result<usize, FlightError>) {
+    /// A waiter for `key` that joined at `joined` got `outcome`; `own` is the flight that it had opened itself, if it did.
+    pub fn received(&self, key: u8, joined: Span, own: Option<usize>, outcome: Result<usize, FlightError>) {
         let told_by = |(number, flight): (usize, &Past)| {
             let Some((ended, ending)) = flight.ended else {
                 return false;
@@ -189,7 +189,7 @@ impl History {
         };
         assert!(
             self.flights.iter().enumerate().any(told_by),
-            "{outcome:?} for one who joined {own:?} at {joined:?}: {self:?}"
+            "{outcome:?} for one that joined {own:?} at {joined:?}: {self:?}"
         );
     }
 }

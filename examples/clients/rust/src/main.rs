@@ -1,4 +1,4 @@
-//! Asks plaque what channels uploaded last: one of them, all of them at once, and then as it comes.
+//! Gets the newest upload of a channel, then of several in a batch, and then watches them.
 
 use std::{collections::HashMap, error::Error as _, process::ExitCode, time::Duration};
 
@@ -23,17 +23,17 @@ mod plaque {
 
 type Client = LatestVideoClient<Channel>;
 
-/// A call without a deadline waits for as long as the server lets it.
+/// Without a deadline, a call waits until the server's limit.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How often a call is made when connections are lost that it was to go over.
+/// How often a call is attempted when its connection is lost.
 const ATTEMPTS: usize = 4;
 
-/// Before a watch is resumed. It doubles until an event comes.
+/// The pause before a watch is resumed. Doubles until an event arrives.
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(15);
 
-/// The connection is pinged: otherwise a watch would not notice that the machine at its other end is gone.
+/// Pings the connection, so that a watch detects that the server's machine is gone.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Asks plaque what channels uploaded last
@@ -41,10 +41,10 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 struct Args {
     #[arg(long, default_value = "127.0.0.1:3779")]
     server: String,
-    /// Watch until so many
+    /// Stop the watch after this many events
     #[arg(long, default_value_t = 10)]
     events: usize,
-    /// Or for so long
+    /// Or after this many seconds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     #[arg(default_value = "UCsXVk37bltHxD1rDPwtNM8Q")]
@@ -57,12 +57,12 @@ async fn connect(server: &str) -> Result<Client, transport::Error> {
 }
 
 async fn get(client: &mut Client, channel_id: String) -> Result<(), Status> {
-    let asked = GetLatestVideoRequest {
+    let request = GetLatestVideoRequest {
         channel_id,
         ..Default::default()
     };
-    let answer = again(async || client.get_latest_video(in_time(asked.clone())).await).await?;
-    let made = answer
+    let answer = retry(async || client.get_latest_video(with_deadline(request.clone())).await).await?;
+    let cache_status = answer
         .metadata()
         .get("cache-status")
         .and_then(|text| text.to_str().ok())
@@ -75,38 +75,43 @@ async fn get(client: &mut Client, channel_id: String) -> Result<(), Status> {
         video.kind().as_str_name(),
         video.title
     );
-    println!("cache-status: {made}");
+    println!("cache-status: {cache_status}");
     Ok(())
 }
 
 async fn batch(client: &mut Client, channel_ids: Vec<String>) -> Result<(), Status> {
-    let asked = BatchGetLatestVideosRequest {
+    let request = BatchGetLatestVideosRequest {
         channel_ids,
         ..Default::default()
     };
-    let answer = again(async || client.batch_get_latest_videos(in_time(asked.clone())).await).await?;
+    let answer = retry(async || {
+        client
+            .batch_get_latest_videos(with_deadline(request.clone()))
+            .await
+    })
+    .await?;
     let answer = answer.into_inner();
-    // The call succeeds although some of its channels fail.
+    // The call succeeds even if some of its channels fail.
     for LookupResult { channel_id, outcome } in answer.results {
         println!("batch: {channel_id} {}", describe(outcome));
     }
     Ok(())
 }
 
-/// Makes a call once more if its connection was lost. Other gRPC clients do so by themselves when a server ends a connection because of
-/// its age; tonic fails every call that it has not sent by then. Calls of plaque only read, so two are as good as one.
-async fn again<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
+/// Retries a call if its connection was lost. When a server closes a connection because of its age, other gRPC clients retry calls that
+/// were not sent yet; tonic fails them. Calls of plaque only read, so repeating them is safe.
+async fn retry<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
     for _ in 1..ATTEMPTS {
         match call().await {
-            Err(status) if is_of_the_connection(&status) => {}
+            Err(status) if is_connection_error(&status) => {}
             result => return result,
         }
     }
     call().await
 }
 
-/// Whether tonic made this status, of any code, because it lost the connection: only those have a source.
-fn is_of_the_connection(status: &Status) -> bool {
+/// Whether tonic created this status because it lost the connection. Only such statuses have a source.
+fn is_connection_error(status: &Status) -> bool {
     status.source().is_some()
 }
 
@@ -118,7 +123,7 @@ fn describe(outcome: Option<Outcome>) -> String {
     }
 }
 
-/// Prints so many events. When the stream breaks, it is resumed where it was.
+/// Prints `count` events. Resumes the stream when it breaks.
 async fn watch(client: &mut Client, channel_ids: Vec<String>, mut count: usize) -> Result<(), Status> {
     let mut tokens = HashMap::new();
     let mut backoff = MIN_BACKOFF;
@@ -132,7 +137,7 @@ async fn watch(client: &mut Client, channel_ids: Vec<String>, mut count: usize) 
             let mut events = client.watch_latest_video(request).await?.into_inner();
             while let Some(message) = events.message().await? {
                 backoff = MIN_BACKOFF;
-                // A newer server may have kinds of events that are not known here.
+                // Ignores kinds of events that only newer servers have.
                 let Some(event) = message.event else { continue };
                 let (channel_id, text) = describe_event(event, message.initial);
                 println!("watch: {channel_id} {text}");
@@ -140,7 +145,7 @@ async fn watch(client: &mut Client, channel_ids: Vec<String>, mut count: usize) 
                 if count == 0 {
                     return Ok(());
                 }
-                // Only now: an event that was not handled to its end comes again.
+                // Stored only after the event was handled; otherwise it is sent again.
                 if !message.resume_token.is_empty() {
                     tokens.insert(channel_id, message.resume_token);
                 }
@@ -154,14 +159,14 @@ async fn watch(client: &mut Client, channel_ids: Vec<String>, mut count: usize) 
         if delay.is_none() && !is_transient(&status) {
             return Err(status);
         }
-        // With jitter: the clients of a server that stopped must not all come back at once.
+        // With jitter, so that the clients of a stopped server do not all reconnect at once.
         let pause = delay.unwrap_or_default().max(backoff);
         sleep(pause.mul_f64(1.0 + fastrand::f64())).await;
         backoff = MAX_BACKOFF.min(2 * backoff);
     }
 }
 
-/// Which channel an event is about, and what happened.
+/// The channel of an event, and a description.
 fn describe_event(event: Event, initial: bool) -> (String, String) {
     match event {
         Event::Video(video) => {
@@ -174,28 +179,28 @@ fn describe_event(event: Event, initial: bool) -> (String, String) {
     }
 }
 
-/// Whether a watch goes on after this.
+/// Whether a watch is resumed after this error.
 fn is_transient(status: &Status) -> bool {
-    // Internal is what a proxy answers when it loses the server.
-    is_of_the_connection(status)
+    // Proxies answer Internal when they lose the server.
+    is_connection_error(status)
         || matches!(
             status.code(),
             Code::Unavailable | Code::DeadlineExceeded | Code::Internal
         )
 }
 
-/// How long the server asks to wait, if it does.
+/// The delay that the server asks for.
 fn retry_delay(status: &Status) -> Option<Duration> {
     status.get_details_retry_info()?.retry_delay
 }
 
-fn in_time<T>(message: T) -> Request<T> {
+fn with_deadline<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(DEADLINE);
     request
 }
 
-/// Prints an error: the reason is for programs to switch on, the message is for people.
+/// Prints an error. Programs switch on the reason; the message is for humans.
 fn explain(status: &Status) {
     let code = format!("{:?}", status.code()).to_shouty_snake_case();
     let reason = status
@@ -207,24 +212,24 @@ fn explain(status: &Status) {
     }
 }
 
-async fn ask(args: Args) -> Result<(), Status> {
+async fn run(args: Args) -> Result<(), Status> {
     let mut client = connect(&args.server)
         .await
         .map_err(|error| Status::from_error(error.into()))?;
     get(&mut client, args.channels[0].clone()).await?;
     batch(&mut client, args.channels.clone()).await?;
-    // tonic would keep a deadline of its own until the watch begins only. To drop it is to end it.
-    let watched = timeout(
+    // tonic applies a deadline only until the first message. Dropping the future ends the watch.
+    let result = timeout(
         Duration::from_secs(args.seconds),
         watch(&mut client, args.channels, args.events),
     )
     .await;
-    watched.unwrap_or(Ok(()))
+    result.unwrap_or(Ok(()))
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match ask(Args::parse()).await {
+    match run(Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(status) => {
             explain(&status);

@@ -1,19 +1,19 @@
-//! Replicas that watch the same channels and hear of each other's lookups through a store: each has a planner, and a budget for an
+//! Replicas that watch the same channels and learn of each other's lookups through a store. Each has a planner, and the budget of an
 //! address of its own.
 
 use super::*;
 
-/// How long it takes until the others know of a lookup.
-const NEWS: f64 = 0.2;
+/// The time until the other replicas know of a lookup.
+const PROPAGATION: f64 = 0.2;
 
-/// What replicas came to.
+/// The result for all replicas.
 #[derive(Debug)]
 struct Shared {
-    /// From an upload to the lookup that finds it, on average.
+    /// The mean time from an upload to the lookup that finds it.
     mean_delay: f64,
-    /// Lookups a second, of all together.
+    /// Lookups a second, of all replicas.
     polls: f64,
-    /// Polls for which nothing was looked up, since another had just done so.
+    /// Polls that needed no lookup, since another replica had just made one.
     given_back: f64,
     /// The shortest time between two lookups of a channel.
     shortest: f64,
@@ -31,19 +31,19 @@ fn share(replicas: usize, rates: &[f64], budget: f64, warm: f64, until: f64) -> 
     }
     // What the store has: when each channel was last looked up.
     let mut last = vec![None::<f64>; rates.len()];
-    let mut news: std::collections::VecDeque<(f64, u32, usize)> = std::collections::VecDeque::new();
+    let mut updates: std::collections::VecDeque<(f64, u32, usize)> = std::collections::VecDeque::new();
     let mut sums = vec![(0.0, 0.0); rates.len()];
     let (mut polls, mut given_back, mut shortest) = (0_u32, 0_u32, f64::INFINITY);
     let mut now = 0.0_f64;
     while now < until {
-        while let Some((_, key, by)) = news.pop_front_if(|(due, ..)| *due <= now) {
+        while let Some((_, key, by)) = updates.pop_front_if(|(due, ..)| *due <= now) {
             let looked_up = last[key as usize].expect("it was");
             for (_, planner) in planners.iter_mut().enumerate().filter(|(other, _)| *other != by) {
                 let ages = feeds[key as usize].ages(now, &mut rng);
                 planner.observed(key, ages, at(looked_up));
             }
         }
-        let mut next = news.front().map_or(until, |(due, ..)| *due);
+        let mut next = updates.front().map_or(until, |(due, ..)| *due);
         for (index, planner) in planners.iter_mut().enumerate() {
             loop {
                 match planner.next(at(now)) {
@@ -51,7 +51,7 @@ fn share(replicas: usize, rates: &[f64], budget: f64, warm: f64, until: f64) -> 
                         let ages = feeds[key as usize].ages(now, &mut rng);
                         let known = last[key as usize].filter(|at| now - at <= 30.0);
                         if let Some(looked_up) = known {
-                            planner.give_back();
+                            planner.return_poll();
                             planner.observed(key, ages, at(looked_up));
                             given_back += u32::from(now >= warm);
                             continue;
@@ -66,7 +66,7 @@ fn share(replicas: usize, rates: &[f64], budget: f64, warm: f64, until: f64) -> 
                             sums[key as usize].1 += interval * interval / 2.0;
                         }
                         polls += u32::from(now >= warm);
-                        news.push_back((now + NEWS, key, index));
+                        updates.push_back((now + PROPAGATION, key, index));
                     }
                     Next::WaitUntil(until) => {
                         next = next.min(until.duration_since(epoch).as_secs_f64() + 1e-9);
@@ -80,7 +80,7 @@ fn share(replicas: usize, rates: &[f64], budget: f64, warm: f64, until: f64) -> 
     }
     let mut delays = 0.0;
     for (rate, (sum, half_squares)) in rates.iter().zip(&sums) {
-        // One that was not looked up twice: it is as slow as can be.
+        // A channel without two lookups counts as slow as possible.
         delays += rate * if *sum > 0.0 { half_squares / sum } else { 1800.0 };
     }
     let seconds = until - warm;
@@ -101,7 +101,7 @@ fn budgets_of_replicas_add_up() {
     let one_of_three = share(1, &rates, 6.0, 2400.0, 4800.0);
     assert!((1.9..2.05).contains(&alone.polls), "{alone:?}");
     assert!((5.6..6.1).contains(&three.polls), "{three:?}");
-    // As if one had the budget of all.
+    // As if one replica had the budget of all.
     assert!(
         three.mean_delay < 1.15 * one_of_three.mean_delay,
         "{three:?} {one_of_three:?}"

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What is polled until `end`, with the times. Every poll finds an upload a day.
+/// The polls until `end`, with their times. Every poll finds one upload a day.
 fn polls(planner: &mut Planner<u32>, epoch: Instant, from: f64, end: f64) -> Vec<(u32, f64)> {
     let (mut polls, mut now) = (Vec::new(), from);
     while now < end {
@@ -10,7 +10,7 @@ fn polls(planner: &mut Planner<u32>, epoch: Instant, from: f64, end: f64) -> Vec
         match planner.next(at) {
             Next::Poll(key) => {
                 polls.push((key, now));
-                planner.rated(key, 1.0 / DAY, at);
+                planner.set_rate(key, 1.0 / DAY, at);
             }
             Next::WaitUntil(until) => now = until.duration_since(epoch).as_secs_f64() + 1e-9,
             Next::Idle => break,
@@ -26,7 +26,7 @@ fn new_watches_are_polled_at_the_rate_and_in_turn_of_their_callers() {
     (0..600).for_each(|key| planner.insert(key, 1));
     let first = polls(&mut planner, epoch, 0.0, 10.0);
     assert!((195..=202).contains(&first.len()), "{}", first.len());
-    // Somebody else's three do not wait for the 400 that are left.
+    // Another caller's three channels do not wait for the remaining 400.
     (1000..1003).for_each(|key| planner.insert(key, 2));
     let second = polls(&mut planner, epoch, 10.0, 33.0);
     for key in 1000..1003 {
@@ -54,7 +54,7 @@ fn new_watches_and_old_ones_share_the_budget() {
     let first = polls(&mut planner, epoch, 600.0, 633.0);
     let new = first.iter().filter(|(key, _)| *key >= 2000).count();
     assert!(new >= 600, "{new}");
-    // Then each caller gets a half of the budget, and all of it is used.
+    // Then each caller gets half of the budget, and all of it is used.
     polls(&mut planner, epoch, 633.0, 1000.0);
     let after = polls(&mut planner, epoch, 1000.0, 2000.0);
     let new = after.iter().filter(|(key, _)| *key >= 2000).count();
@@ -79,7 +79,7 @@ fn ten_thousand_channels_of_one_caller_do_not_slow_down_ten_of_another() {
         (90..=110).contains(&of_ten),
         "ten a minute for ten minutes: {of_ten}"
     );
-    // A channel of both is worth as much as one of the modest caller's alone.
+    // A channel that both watch is worth as much as one that only the modest caller watches.
     planner.insert(5, 2);
     polls(&mut planner, epoch, 2100.0, 2300.0);
     assert!(planner.interval(5).expect("it is watched").as_secs_f64() < 66.0);
@@ -101,8 +101,8 @@ fn a_failure_s_retry_after_is_heeded() {
             }
         );
     }
-    planner.failed(0, Failed::Other, Some(Duration::from_secs(500)), at(1));
-    planner.rated(2, 1.0 / DAY, at(1));
+    planner.failed(0, PollFailure::Other, Some(Duration::from_secs(500)), at(1));
+    planner.set_rate(2, 1.0 / DAY, at(1));
     let polls = polls(&mut planner, epoch, 2.0, 7300.0);
     let of = |key| {
         polls
@@ -127,8 +127,8 @@ fn a_channel_that_is_not_found_backs_off_to_the_longest_interval_until_it_is_fou
             Next::Poll(key) => {
                 polled.push(now);
                 let told = at + Duration::from_millis(20);
-                planner.failed(key, Failed::NotFound, None, told);
-                planner.failed(key, Failed::NotFound, None, told);
+                planner.failed(key, PollFailure::NotFound, None, told);
+                planner.failed(key, PollFailure::NotFound, None, told);
             }
             Next::WaitUntil(until) => now = until.duration_since(epoch).as_secs_f64() + 1e-9,
             Next::Idle => panic!("it is watched"),
@@ -142,9 +142,9 @@ fn a_channel_that_is_not_found_backs_off_to_the_longest_interval_until_it_is_fou
         );
     }
     let found = epoch + Duration::from_secs_f64(now + 1.0);
-    planner.rated(1, 1.0 / DAY, found);
+    planner.set_rate(1, 1.0 / DAY, found);
     assert!(planner.interval(1).expect("it is watched").as_secs_f64() < 60.1);
-    planner.failed(1, Failed::NotFound, None, found + Duration::from_secs(1));
+    planner.failed(1, PollFailure::NotFound, None, found + Duration::from_secs(1));
     assert!(
         planner.interval(1).expect("it is watched").as_secs_f64() < 60.1,
         "it was found"
@@ -163,9 +163,9 @@ fn made_up_channels_cost_a_few_polls_and_then_one_an_hour() {
         match planner.next(at) {
             Next::Poll(key) if key < 1000 => {
                 made_up += 1;
-                planner.failed(key, Failed::NotFound, None, at + Duration::from_millis(20));
+                planner.failed(key, PollFailure::NotFound, None, at + Duration::from_millis(20));
             }
-            Next::Poll(key) => planner.rated(key, 1.0 / DAY, at),
+            Next::Poll(key) => planner.set_rate(key, 1.0 / DAY, at),
             Next::WaitUntil(until) => now = until.duration_since(epoch).as_secs_f64() + 1e-9,
             Next::Idle => panic!("channels are watched"),
         }
@@ -183,7 +183,7 @@ fn after_a_halt_all_goes_on_as_if_it_had_not_been() {
     let at = |now: f64| epoch + Duration::from_secs_f64(now);
     for (key, rate) in (0..).zip(&rates) {
         planner.insert(key, 1);
-        planner.rated(key, *rate, epoch);
+        planner.set_rate(key, *rate, epoch);
     }
     let busiest = (0..5000_u32)
         .max_by(|a, b| rates[*a as usize].total_cmp(&rates[*b as usize]))
@@ -201,7 +201,7 @@ fn after_a_halt_all_goes_on_as_if_it_had_not_been() {
                 if halted && key == busiest {
                     after.push(now);
                 }
-                planner.rated(key, rates[key as usize], at(now));
+                planner.set_rate(key, rates[key as usize], at(now));
             }
             Next::WaitUntil(until) => now = until.duration_since(epoch).as_secs_f64() + 1e-9,
             Next::Idle => panic!("channels are watched"),
@@ -227,9 +227,9 @@ fn a_channel_that_nobody_watches_any_more_is_forgotten() {
     planner.remove(1, 2);
     assert_eq!(planner.len(), 1);
     assert_eq!(polls(&mut planner, epoch, 0.0, 30.0), [(2, 0.0)]);
-    // What is told of it later changes nothing.
-    planner.rated(1, 1.0, epoch);
-    planner.failed(1, Failed::Other, None, epoch);
+    // Later reports change nothing.
+    planner.set_rate(1, 1.0, epoch);
+    planner.failed(1, PollFailure::Other, None, epoch);
     planner.remove(2, 1);
     assert_eq!(planner.next(epoch), Next::Idle);
     assert!(planner.is_empty() && planner.callers.is_empty() && planner.agenda.is_empty());
@@ -245,7 +245,7 @@ fn a_smaller_budget_is_kept_at_once() {
     polls(&mut planner, epoch, 0.0, 200.0);
     planner.set_budget(2.0, epoch + Duration::from_secs(200));
     let after = polls(&mut planner, epoch, 200.0, 300.0).len();
-    // All had been polled within the last minute, and none is before the minute is over.
+    // All were polled within the last minute, and none is polled before the minute is over.
     assert!((70..=202).contains(&after), "{after}");
     planner.set_budget(20.0, epoch + Duration::from_mins(5));
     let after = polls(&mut planner, epoch, 300.0, 600.0).len();
@@ -254,7 +254,7 @@ fn a_smaller_budget_is_kept_at_once() {
 
 #[test]
 fn a_channel_takes_little_memory() {
-    // On the agenda 16 bytes, in the index 16 with a key of 8; both have room to spare, at most as much again.
+    // 16 bytes in the agenda, 16 in the index with a key of 8; either may have as much capacity to spare.
     assert!(
         size_of::<Option<Channel<u64>>>() <= 112,
         "{}",
@@ -269,23 +269,23 @@ fn a_poll_that_got_no_turn_comes_again_when_it_was_told_to() {
     let mut planner = Planner::new(limits(20.0), epoch);
     planner.insert(1, 1);
     assert_eq!(planner.next(epoch), Next::Poll(1));
-    planner.no_turn(1, Duration::from_secs(7), epoch);
+    planner.refused(1, Duration::from_secs(7), epoch);
     assert_eq!(planner.next(at(6)), Next::WaitUntil(at(7)));
     assert_eq!(planner.next(at(7)), Next::Poll(1));
     // Once more, and then it is looked up: from there on it has its interval.
-    planner.no_turn(1, Duration::from_secs(200), at(7));
+    planner.refused(1, Duration::from_secs(200), at(7));
     let wait = planner.next(at(100));
     assert!(
         matches!(wait, Next::WaitUntil(until) if until <= at(207)),
         "{wait:?}"
     );
     assert_eq!(planner.next(at(207)), Next::Poll(1));
-    planner.rated(1, 1.0 / DAY, at(208));
+    planner.set_rate(1, 1.0 / DAY, at(208));
     assert!(matches!(planner.next(at(260)), Next::WaitUntil(_)));
     assert_eq!(polls(&mut planner, epoch, 261.0, 280.0).len(), 1);
-    // What is not watched any more has nothing to come again for.
+    // A channel that is no longer watched is not retried.
     planner.remove(1, 1);
-    planner.no_turn(1, Duration::ZERO, at(280));
+    planner.refused(1, Duration::ZERO, at(280));
     assert_eq!(planner.next(at(280)), Next::Idle);
 }
 
@@ -296,7 +296,7 @@ fn a_poll_that_cost_nothing_leaves_its_place_to_another() {
     (0..100).for_each(|key| planner.insert(key, 1));
     for key in 0..100 {
         assert_eq!(planner.next(epoch), Next::Poll(key));
-        planner.give_back();
+        planner.return_poll();
     }
     assert!(matches!(planner.next(epoch), Next::WaitUntil(_)));
 }
@@ -308,8 +308,8 @@ fn a_lookup_of_the_past_counts_from_when_it_was_made() {
     let mut planner = Planner::new(limits(20.0), epoch);
     planner.insert(1, 1);
     assert_eq!(planner.next(at(1000)), Next::Poll(1));
-    // It found an answer of half a minute ago.
-    planner.give_back();
+    // It found an entry half a minute old.
+    planner.return_poll();
     planner.observed(1, [], at(970));
     assert!(matches!(planner.next(at(1029)), Next::WaitUntil(_)));
     let next = polls(&mut planner, epoch, 1030.0, 1037.0);

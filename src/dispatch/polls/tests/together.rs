@@ -1,30 +1,30 @@
-//! The planner and the dispatcher together, with callers who ask beside.
+//! The planner and the dispatcher together, beside callers.
 
 use std::{cmp::Reverse, collections::BinaryHeap, num::NonZeroU32};
 
 use super::*;
 use crate::dispatch::{self, Budget, Class, Dispatcher, Outcome, Permit, Request};
 
-/// How long a fetch takes, half more or less.
+/// The mean latency of a fetch; it varies by half.
 const LATENCY: f64 = 0.2;
 
 enum Job {
     Poll(u32),
-    /// A caller's, who came then.
+    /// Of a caller who came then.
     Call(f64),
 }
 
-/// Of one scene.
+/// The settings of a simulation.
 struct Scene {
     /// Lookups a second.
     rate: f64,
     every: f64,
     /// The channels' uploads a second.
     uploads: Vec<f64>,
-    /// What callers ask for in a second, at random times, from when on.
+    /// Calls a second at random times, and when they begin.
     calls: f64,
     calls_from: f64,
-    /// What is counted begins then, and ends.
+    /// The beginning and end of the time that counts.
     warm: f64,
     until: f64,
     seed: u64,
@@ -34,12 +34,12 @@ struct Scene {
 struct Seen {
     /// When each channel was first found.
     first_found: Vec<Option<f64>>,
-    /// From an upload to when its channel is found with it, on average.
+    /// The mean time from an upload to the fetch that finds it.
     mean_delay: f64,
-    /// In a second.
+    /// Per second.
     polls: f64,
     answers: f64,
-    /// Polls that got no turn.
+    /// Polls that got no permit.
     refused_polls: u32,
     refused_calls: u32,
     longest_wait: f64,
@@ -80,7 +80,7 @@ fn play(scene: &Scene) -> Seen {
     let mut last_found = vec![None::<f64>; count];
     let mut sums = vec![(0.0, 0.0); count];
     let mut under_way = vec![false; count];
-    // By when it ends; what it was and its permit are at that place in `running`.
+    // Fetches by their end, with the index of job and permit in `running`.
     let mut ends: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
     let mut running: Vec<Option<(Job, Permit)>> = Vec::new();
     let gap = |rng: &mut Rng| -(1.0 - rng.f64()).ln() / scene.calls;
@@ -136,7 +136,7 @@ fn play(scene: &Scene) -> Seen {
         let next_poll = loop {
             match planner.next(at(now)) {
                 Next::Poll(key) if std::mem::replace(&mut under_way[key as usize], true) => {
-                    planner.give_back();
+                    planner.return_poll();
                 }
                 Next::Poll(key) => {
                     let request = request(Class::Poll, None);
@@ -144,7 +144,7 @@ fn play(scene: &Scene) -> Seen {
                     if let Err(refused) = admitted {
                         under_way[key as usize] = false;
                         seen.refused_polls += 1;
-                        planner.no_turn(key, refused.retry_after, at(now));
+                        planner.refused(key, refused.retry_after, at(now));
                     }
                 }
                 Next::WaitUntil(until) => break after(until),
@@ -168,7 +168,7 @@ fn play(scene: &Scene) -> Seen {
                     Job::Poll(key) => {
                         under_way[key as usize] = false;
                         seen.refused_polls += 1;
-                        planner.no_turn(key, refused.retry_after, at(now));
+                        planner.refused(key, refused.retry_after, at(now));
                     }
                     Job::Call(_) => seen.refused_calls += 1,
                 },
@@ -195,7 +195,7 @@ fn play(scene: &Scene) -> Seen {
         };
         delays += scene.uploads[index] * delay;
     }
-    // What is uploaded during a fetch may be missed by it.
+    // A fetch may miss an upload during it.
     seen.mean_delay = delays / scene.uploads.iter().sum::<f64>() + LATENCY;
     seen.polls /= scene.until - scene.warm;
     seen.answers /= scene.until - scene.warm;
@@ -244,7 +244,7 @@ fn beside_callers_an_upload_is_noticed_within_ten_seconds() {
     assert!(seen.mean_delay < 10.0, "{}", summary(&seen));
     assert!(seen.polls + seen.answers > 0.95 * 50.0, "{}", summary(&seen));
     assert_eq!(seen.refused_calls, 0);
-    // Polls use up all that callers leave, and callers do not wait for them: a turn or two.
+    // Polls use all that callers leave, and callers wait a turn or two at most.
     assert!(seen.mean_wait < 2.0 / 50.0, "{}", summary(&seen));
 }
 
@@ -260,10 +260,10 @@ fn when_callers_take_all_they_can_polls_keep_their_share() {
         until: 1300.0,
         seed: 3,
     });
-    // A quarter is theirs in any case; of two classes that want more than there is, theirs gets two fifths.
+    // A quarter is guaranteed; of two classes with more demand than capacity, polls get two fifths.
     assert!((4.9..8.1).contains(&seen.polls), "{}", summary(&seen));
     assert!(seen.polls + seen.answers > 0.97 * 20.0, "{}", summary(&seen));
-    // After the first moments the plan is for what there is.
+    // After the first moments the plan matches the capacity.
     assert!(seen.refused_polls < 50, "{}", summary(&seen));
 }
 

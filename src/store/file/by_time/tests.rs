@@ -5,8 +5,8 @@ use std::{env, fs, path::PathBuf, process};
 use redb::{Database, ReadableDatabase as _, ReadableTableMetadata as _};
 
 use super::{
-    super::engine::{Change, Changes, ENTRY, Engine, KEPT, Key, MIN_BYTES, SHARE},
-    BY_TIME, MOST_STALE, SOME_STALE,
+    super::engine::{Change, Changes, ENTRIES, ENTRY_OVERHEAD, Engine, Key, MIN_BYTES, SPACE_FACTOR},
+    BY_TIME, MAX_STALE, MIN_STALE,
 };
 
 /// A file of a test's own, which ends with this.
@@ -28,7 +28,7 @@ impl InFile {
         let database = Database::open(&self.0).expect("a database");
         let read = database.begin_read().expect("a transaction");
         let rows = read.open_table(BY_TIME).expect("a table").len();
-        let entries = read.open_table(KEPT).expect("a table").len();
+        let entries = read.open_table(ENTRIES).expect("a table").len();
         (rows.expect("readable"), entries.expect("readable"))
     }
 }
@@ -50,14 +50,14 @@ fn keep(engine: &Engine, saved: u64, numbers: impl IntoIterator<Item = u64>, byt
     let mut changes = Changes::default();
     for number in numbers {
         let bytes = vec![1; bytes];
-        changes.entries.insert(key(number), Change::Keep { saved, bytes });
+        changes.entries.insert(key(number), Change::Put { saved, bytes });
     }
     engine.apply(&changes, saved).expect("written");
 }
 
 #[test]
 fn stale_rows_are_few_and_none_are_left_behind() {
-    for (entries, most) in [(20, SOME_STALE), (1_000, 500), (20_000, MOST_STALE)] {
+    for (entries, most) in [(20, MIN_STALE), (1_000, 500), (20_000, MAX_STALE)] {
         let file = InFile::new("few");
         let engine = file.open(1 << 30);
         keep(&engine, 1, 0..entries, 10);
@@ -97,7 +97,7 @@ fn stale_rows_are_few_and_none_are_left_behind() {
 #[test]
 fn what_was_replaced_is_as_young_as_what_replaced_it() {
     let file = InFile::new("young");
-    let fit = MIN_BYTES / SHARE / (1_000 + ENTRY);
+    let fit = MIN_BYTES / SPACE_FACTOR / (1_000 + ENTRY_OVERHEAD);
     let engine = file.open(MIN_BYTES);
     for number in 0..fit {
         keep(&engine, 1 + number, [number], 1_000);

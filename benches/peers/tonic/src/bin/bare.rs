@@ -1,4 +1,4 @@
-//! The stock service on a current-thread runtime a core, and nothing else: what a call costs without wake-ups across threads.
+//! The stock service on one current-thread runtime per core, which shows the cost of a call without wake-ups across threads.
 
 use std::{
     error::Error,
@@ -24,11 +24,11 @@ struct Command {
 fn main() -> Result<(), Box<dyn Error>> {
     let Command { args } = Command::parse();
     let service = service::serving(Hello(args.answer()?));
-    // Not SO_REUSEPORT, whose hash gives ten connections to two listeners as 7 and 3, or worse, one time in three.
+    // Not SO_REUSEPORT, whose hash distributes ten connections to two listeners as 7 and 3, or worse, in a third of all cases.
     let listener = TcpListener::bind(args.listen)?;
     let workers: Vec<_> = (0..cores())
         .map(|_| {
-            // Connections on their way to the worker. It ends with the process.
+            // The worker's new connections. It runs until the process ends.
             let (handover, arriving) = mpsc::unbounded_channel::<TcpStream>();
             let server = Server::builder().add_service(service.clone());
             thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Asks for many channels, in batches, so that a server has them cached.
+//! Fills a server's cache with many channels, in batches.
 
 use std::{error::Error, net::SocketAddr, time::Instant};
 
@@ -10,9 +10,9 @@ use peers::{
 };
 use tokio::task::JoinSet;
 
-/// The most that a batch may have.
+/// The largest batch.
 const BATCH: u64 = 100;
-/// Enough to keep the upstream busy: 1,000 lookups under way or in the queue.
+/// Enough to keep the upstream busy: 1,000 lookups in progress or queued.
 const BATCHES_AT_ONCE: u64 = 10;
 
 #[derive(clap::Parser)]
@@ -21,7 +21,7 @@ struct Command {
     #[arg(long)]
     address: SocketAddr,
 
-    /// How many channels
+    /// The number of channels
     #[arg(long)]
     channels: u64,
 }

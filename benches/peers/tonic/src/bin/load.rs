@@ -1,4 +1,4 @@
-//! Asks again and again for one of many channels, chosen at random: h2load can ask for one only.
+//! Calls GetLatestVideo for random channels. h2load can repeat only one request.
 
 use std::{
     error::Error,
@@ -21,11 +21,11 @@ struct Command {
     #[arg(long)]
     address: SocketAddr,
 
-    /// Among how many channels to choose
+    /// The number of channels to choose from
     #[arg(long)]
     channels: u64,
 
-    /// Choose by Zipf's law, as popularity goes, and not evenly
+    /// Choose by Zipf's law, like popularity, and not uniformly
     #[arg(long)]
     zipf: bool,
 
@@ -33,11 +33,11 @@ struct Command {
     #[arg(long, default_value_t = 10)]
     connections: u32,
 
-    /// Calls in progress on each
+    /// Concurrent calls on each
     #[arg(long, default_value_t = 10)]
     streams: u32,
 
-    /// For how long
+    /// Duration
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
 }
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns how many calls were answered.
+/// Returns the number of answered calls.
 async fn load(command: &Command) -> Result<u64, Box<dyn Error>> {
     let (channels, zipf) = (command.channels, command.zipf);
     let end = Instant::now() + Duration::from_secs_f64(command.seconds);
@@ -81,16 +81,16 @@ async fn load(command: &Command) -> Result<u64, Box<dyn Error>> {
     Ok(calls)
 }
 
-/// One of so many. By Zipf's law the first ten are chosen as often as the next ninety, and as the 900 after them.
+/// Chooses one of `channels`. By Zipf's law the first ten are chosen as often as the next ninety, and as the 900 after them.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
-    reason = "there are less than 2^52"
+    reason = "below 2^52"
 )]
 fn choose(channels: u64, zipf: bool) -> u64 {
     if zipf {
-        // The logarithm of the rank is even.
+        // The logarithm of the rank is uniformly distributed.
         (channels as f64).powf(fastrand::f64()) as u64 - 1
     } else {
         fastrand::u64(..channels)

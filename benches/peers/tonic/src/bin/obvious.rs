@@ -14,9 +14,9 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-/// Longer than the benchmark takes: what is cached stays a hit.
-const KEEP_FOR: Duration = Duration::from_hours(24);
-/// More channels than are asked for.
+/// Longer than the benchmark takes, so that cached channels stay fresh.
+const TIME_TO_LIVE: Duration = Duration::from_hours(24);
+/// More channels than are used.
 const CHANNELS: u64 = 1 << 20;
 
 #[derive(clap::Parser)]
@@ -24,7 +24,7 @@ struct Command {
     #[command(flatten)]
     args: Args,
 
-    /// Where the feeds are
+    /// URL of the feeds
     #[arg(long)]
     upstream: Url,
 }
@@ -37,7 +37,7 @@ struct Obvious {
 }
 
 impl Obvious {
-    /// Fetches the feed. Then gives the one answer: reading a feed is measured elsewhere (benches/feed.rs).
+    /// Fetches the feed, and returns the fixed answer: parsing feeds is measured by benches/feed.rs.
     async fn look_up(&self, channel: &str) -> reqwest::Result<GetLatestVideoResponse> {
         let request = self
             .client
@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().add_service(service::serving(Obvious {
         cache: Cache::builder()
             .max_capacity(CHANNELS)
-            .time_to_live(KEEP_FOR)
+            .time_to_live(TIME_TO_LIVE)
             .build(),
         client: Client::builder().no_proxy().build()?,
         upstream,

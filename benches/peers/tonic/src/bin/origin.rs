@@ -1,4 +1,4 @@
-//! A fast origin: any channel has a feed of 15 uploads. The one in Python would take ten minutes for a million lookups.
+//! A fast origin, where any channel has a feed of 15 uploads. The one in Python would take ten minutes for a million lookups.
 
 use std::{collections::HashMap, error::Error, fmt::Write as _, net::SocketAddr};
 
@@ -7,15 +7,15 @@ use clap::Parser as _;
 use peers::block_on;
 use tokio::net::TcpListener;
 
-/// As many as a feed of YouTube's holds.
+/// The number of uploads in YouTube's feeds.
 const UPLOADS: usize = 15;
 
-/// Stands for the channel's ID, less its UC.
+/// Placeholder for the channel's ID without its UC.
 const CHANNEL: &str = "{channel}";
 
 #[derive(clap::Parser)]
 struct Command {
-    /// Where to answer HTTP/1.1; port 0 takes a free one
+    /// Address for HTTP/1.1; port 0 is any free port
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
 }
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?
 }
 
-/// A feed with what plaque reads of one, and titles of the 55 bytes that they have on average.
+/// A feed with the elements that plaque reads, and titles of average length (55 bytes).
 fn feed() -> String {
     let mut feed = format!(
         r#"<feed xmlns:yt="http://www.youtube.com/xml/schemas/2015" xmlns:media="http://search.yahoo.com/mrss/"
@@ -44,7 +44,7 @@ fn feed() -> String {
 "#
     );
     for number in (1..=UPLOADS).rev() {
-        // Writing to a String does not fail.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(
             feed,
             r#"<entry><id>yt:video:upload{number:04}A</id>

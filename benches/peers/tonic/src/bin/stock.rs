@@ -16,7 +16,7 @@ struct Command {
 async fn main() -> Result<(), Box<dyn Error>> {
     let Command { args } = Command::parse();
     let server = Server::builder().add_service(service::serving(Hello(args.answer()?)));
-    // What `serve` does itself, which does not tell the port.
+    // Like `serve`, which does not expose the port.
     let incoming = TcpIncoming::bind(args.listen)?.with_nodelay(Some(true));
     service::ready("stock", incoming.local_addr()?);
     Ok(server.serve_with_incoming(incoming).await?)

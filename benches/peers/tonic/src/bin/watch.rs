@@ -1,7 +1,7 @@
-//! Opens many watches on one channel, and says when all of them have been told of an upload.
+//! Opens many watches of one channel, and prints when all of them have received an upload.
 //!
-//! A line for each upload: when the first and the last watch had it, in microseconds since 1970. The first line is of the
-//! upload that is there from the beginning.
+//! Prints a line for each upload: when the first and the last watch received it, in microseconds since 1970. The first line is for the
+//! upload that exists from the start.
 
 use std::{
     error::Error,
@@ -30,7 +30,7 @@ struct Command {
     #[arg(long)]
     address: SocketAddr,
 
-    /// The channel that is watched
+    /// The channel to watch
     #[arg(long)]
     channel: String,
 
@@ -43,14 +43,14 @@ struct Command {
     streams: usize,
 }
 
-/// How many watches have been told of an upload, all uploads counted.
-static TOLD: AtomicU64 = AtomicU64::new(0);
-/// When the first was told of the latest.
+/// The number of uploads received by all watches together.
+static RECEIVED: AtomicU64 = AtomicU64::new(0);
+/// When the first watch received the latest upload.
 static FIRST: AtomicU64 = AtomicU64::new(0);
 
 fn main() {
     let command = Command::parse();
-    // A thread a core, with a share of the connections: on one runtime for all, much of what is measured were its own wake-ups.
+    // One thread per core, each with a share of the connections: a shared runtime would add its own wake-ups to the measurement.
     thread::scope(|threads| {
         for number in 0..cores() {
             let command = &command;
@@ -64,7 +64,7 @@ fn main() {
     });
 }
 
-/// Returns when the first watch has ended.
+/// Returns when the first watch ends.
 async fn watch_all(command: &Command, connections: usize) -> Result<(), Box<dyn Error>> {
     let watches = u64::try_from(command.connections * command.streams)?;
     let mut open = JoinSet::new();
@@ -81,7 +81,7 @@ async fn watch_all(command: &Command, connections: usize) -> Result<(), Box<dyn 
     }
 }
 
-/// One watch, whose end is an error.
+/// Runs one watch. Its end is an error.
 async fn watch(
     mut client: LatestVideoClient<Channel>,
     channel: String,
@@ -96,23 +96,23 @@ async fn watch(
         let Some(Event::Video(_)) = event.event else {
             return Err(format!("no upload: {event:?}").into());
         };
-        note(watches);
+        record(watches);
     }
     Err("without an error".into())
 }
 
-/// One of so many watches has been told of an upload.
-fn note(watches: u64) {
+/// Records that one of `watches` has received an upload.
+fn record(watches: u64) {
     let now = || {
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_micros())
     };
-    let told = TOLD.fetch_add(1, Relaxed) + 1;
-    if told % watches == 1 {
+    let received = RECEIVED.fetch_add(1, Relaxed) + 1;
+    if received % watches == 1 {
         FIRST.store(u64::try_from(now()).unwrap_or(0), Relaxed);
     }
-    if told.is_multiple_of(watches) {
+    if received.is_multiple_of(watches) {
         println!("{} {}", FIRST.load(Relaxed), now());
     }
 }

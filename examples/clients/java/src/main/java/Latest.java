@@ -30,15 +30,15 @@ import plaque.v1.LatestVideoOuterClass.WatchLatestVideoRequest;
 import plaque.v1.LatestVideoOuterClass.WatchLatestVideoResponse;
 import plaque.v1.LatestVideoOuterClass.WatchLatestVideoResponse.EventCase;
 
-/** Asks plaque what channels uploaded last: one of them, all of them at once, and then as it comes. */
+/** Gets the newest upload of a channel, then of several in a batch, and then watches them. */
 public final class Latest {
-    /** In seconds. A call without a deadline waits for as long as the server lets it. */
+    /** In seconds. Without a deadline, a call waits until the server's limit. */
     private static final int DEADLINE = 10;
 
-    /** In milliseconds, before a watch is resumed. It doubles until an event comes. */
+    /** In milliseconds, the pause before a watch is resumed. Doubles until an event arrives. */
     private static final long MIN_BACKOFF = 1_000, MAX_BACKOFF = 15_000;
 
-    /** A watch goes on after these. INTERNAL is what a proxy answers when it loses the server. */
+    /** A watch is resumed after these. Proxies answer INTERNAL when they lose the server. */
     private static final Set<Code> TRANSIENT = Set.of(Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL);
 
     private static final Metadata.Key<String> CACHE_STATUS = Metadata.Key.of("cache-status", Metadata.ASCII_STRING_MARSHALLER);
@@ -46,16 +46,16 @@ public final class Latest {
     static void get(LatestVideoBlockingStub client, String channel) {
         var headers = new AtomicReference<Metadata>();
         var capture = MetadataUtils.newCaptureMetadataInterceptor(headers, new AtomicReference<>());
-        var asked = GetLatestVideoRequest.newBuilder().setChannelId(channel).build();
-        var video = client.withInterceptors(capture).withDeadlineAfter(DEADLINE, SECONDS).getLatestVideo(asked).getVideo();
+        var request = GetLatestVideoRequest.newBuilder().setChannelId(channel).build();
+        var video = client.withInterceptors(capture).withDeadlineAfter(DEADLINE, SECONDS).getLatestVideo(request).getVideo();
         System.out.printf("latest: %s %s %s%n", video.getVideoId(), video.getKind(), video.getTitle());
         System.out.printf("cache-status: %s%n", headers.get().get(CACHE_STATUS));
     }
 
     static void batch(LatestVideoBlockingStub client, List<String> channels) {
-        var asked = BatchGetLatestVideosRequest.newBuilder().addAllChannelIds(channels).build();
-        var answer = client.withDeadlineAfter(DEADLINE, SECONDS).batchGetLatestVideos(asked);
-        // The call succeeds although some of its channels fail.
+        var request = BatchGetLatestVideosRequest.newBuilder().addAllChannelIds(channels).build();
+        var answer = client.withDeadlineAfter(DEADLINE, SECONDS).batchGetLatestVideos(request);
+        // The call succeeds even if some of its channels fail.
         for (var result : answer.getResultsList()) {
             System.out.printf("batch: %s %s%n", result.getChannelId(), outcome(result));
         }
@@ -65,7 +65,7 @@ public final class Latest {
         return result.hasFound() ? result.getFound().getVideo().getVideoId() : result.getFailure().getReason();
     }
 
-    /** Prints events until there were {@code count}, or for so long. When the stream breaks, it is resumed where it was. */
+    /** Prints {@code count} events, or those of {@code seconds}. Resumes the stream when it breaks. */
     static void watch(LatestVideoBlockingStub client, List<String> channels, int count, long seconds) throws Exception {
         var end = Deadline.after(seconds, SECONDS);
         var tokens = new HashMap<String, ByteString>();
@@ -78,7 +78,7 @@ public final class Latest {
                 while (events.hasNext()) {
                     var event = events.next();
                     backoff = MIN_BACKOFF;
-                    // A newer server may have kinds of events that are not known here.
+                    // Ignores kinds of events that only newer servers have.
                     if (event.getEventCase() == EventCase.EVENT_NOT_SET) {
                         continue;
                     }
@@ -86,7 +86,7 @@ public final class Latest {
                     if (--count <= 0) {
                         return;
                     }
-                    // Only now: an event that was not handled to its end comes again.
+                    // Stored only after the event was handled; otherwise it is sent again.
                     if (!event.getResumeToken().isEmpty()) {
                         tokens.put(channelOf(event), event.getResumeToken());
                     }
@@ -97,7 +97,7 @@ public final class Latest {
                     throw error;
                 }
             }
-            // With jitter: the clients of a server that stopped must not all come back at once.
+            // With jitter, so that the clients of a stopped server do not all reconnect at once.
             var pause = Math.max(delay, backoff);
             pause += ThreadLocalRandom.current().nextLong(pause);
             backoff = Math.min(2 * backoff, MAX_BACKOFF);
@@ -125,7 +125,7 @@ public final class Latest {
         };
     }
 
-    /** Prints an error: the reason is for programs to switch on, the message is for people. */
+    /** Prints an error. Programs switch on the reason; the message is for humans. */
     static void explain(StatusRuntimeException error) throws InvalidProtocolBufferException {
         var reason = "-";
         for (var detail : StatusProto.fromThrowable(error).getDetailsList()) {
@@ -140,7 +140,7 @@ public final class Latest {
         }
     }
 
-    /** How long the server asks to wait, in milliseconds; 0 if it does not. */
+    /** The delay that the server asks for, in milliseconds; 0 if none. */
     static long retryDelay(StatusRuntimeException error) throws InvalidProtocolBufferException {
         for (var detail : StatusProto.fromThrowable(error).getDetailsList()) {
             if (detail.is(RetryInfo.class)) {
@@ -166,7 +166,7 @@ public final class Latest {
             channels.add("UCsXVk37bltHxD1rDPwtNM8Q");
         }
         var connection = Grpc.newChannelBuilder(flags.get("--server"), InsecureChannelCredentials.create())
-            // Without pings a watch would not notice that the machine at the other end is gone.
+            // Pings the connection, so that a watch detects that the server's machine is gone.
             .keepAliveTime(60, SECONDS)
             .build();
         var client = LatestVideoGrpc.newBlockingStub(connection);

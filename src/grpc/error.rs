@@ -1,0 +1,89 @@
+//! Every way in which a call can fail: its request is invalid, the server does not carry it out, or its lookup fails.
+
+use crate::{latest::LookupError, video::InvalidChannelId};
+
+/// The reason why a call fails. [`status`](super::status) maps it to what the caller receives.
+///
+/// Callers see these messages. Details that only the operator may know are logged instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The request is invalid.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The lookup or the watch failed.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// [`Limits::at_once`](super::Limits::at_once) calls are in progress already.
+    #[error("the server is overloaded: {0} calls are in progress already")]
+    TooManyCalls(usize),
+    /// The connection is beyond the limit of connections; such connections are for health checks only.
+    #[error(
+        "the server is overloaded: it has as many connections as it may, and this one, which is over that, is for health checks only"
+    )]
+    TooManyConnections,
+    /// No more health watches can be opened on this connection.
+    #[error(
+        "the server is overloaded: of its {0} health watches beside the first of each connection too few are left; watch over a connection of its own, or check"
+    )]
+    TooManyHealthWatches(usize),
+    /// The deadline of the call passed.
+    #[error("the deadline passed before the lookup ended; it goes on, and asking again will find its answer")]
+    Deadline,
+    /// The watch reached its deadline, or [`Limits::watch`](super::Limits::watch).
+    #[error(
+        "the watch has reached its deadline, or the longest time that the server allows; watch again from here"
+    )]
+    WatchExpired,
+    /// The code that handles the call panicked. A panic of a lookup is an [`UpstreamError`](crate::upstream::UpstreamError).
+    #[error("the call failed by a bug in the server; it is logged there")]
+    Panicked,
+}
+
+/// The reason why a request is invalid.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// `channel_id` is not a channel ID.
+    #[error("channel_id is not a channel ID: {0}")]
+    InvalidChannelId(#[from] InvalidChannelId),
+    /// `kind` has an unknown value.
+    #[error(
+        "kind has the unknown value {0}; expected VIDEO_KIND_UNSPECIFIED (0), VIDEO_KIND_VIDEO (1) or VIDEO_KIND_SHORT (2)"
+    )]
+    InvalidKind(Box<str>),
+    /// `max_age` is negative or malformed.
+    #[error("max_age is negative or malformed; expected a duration of 0 or more, such as 60s")]
+    InvalidMaxAge,
+    /// `published_after` is out of range or malformed.
+    #[error(
+        "published_after is not a valid timestamp; expected a time of the years 1 to 9999, with 0 to 999999999 nanos"
+    )]
+    InvalidPublishedAfter,
+    /// `resume_tokens` has bytes that are not a token, or a token of a channel that is not in the request.
+    #[error(
+        "resume_tokens has {0}; expected the resume_token of the last message about a channel of this watch"
+    )]
+    InvalidResumeToken(&'static str),
+    /// The header `grpc-timeout` is malformed.
+    #[error("the grpc-timeout header is malformed; expected 1 to 8 digits and one of H M S m u n")]
+    InvalidTimeout,
+    /// The message cannot be decoded.
+    #[error("the message is malformed: {0}")]
+    MalformedMessage(Box<str>),
+    /// The message is compressed.
+    #[error("the message is compressed (grpc-encoding), which is not supported; send it as it is")]
+    Compressed,
+    /// The query string of a JSON request has an unknown parameter.
+    #[error("there is no parameter {0:?}; expected kind or max_age")]
+    UnknownParameter(Box<str>),
+    /// `channel_ids` is empty.
+    #[error("channel_ids is empty; expected 1 to {0} channel IDs")]
+    NoChannels(usize),
+    /// `channel_ids` has too many items.
+    #[error("channel_ids has {given} channel IDs; expected 1 to {limit}")]
+    TooManyChannels {
+        /// The number of channel IDs in the request.
+        given: usize,
+        /// The largest number that is allowed.
+        limit: usize,
+    },
+}

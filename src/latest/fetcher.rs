@@ -1,0 +1,332 @@
+//! What flights share, and how the outcome of a lookup becomes a cache entry: classified, merged, reported to the outage detector and
+//! published to watchers.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use coalesce::Coalescer;
+
+use super::{
+    Known, LookupError, Policy, Settings,
+    canary::Canary,
+    hub::Hubs,
+    lookup::FlightRequest,
+    outage::{self, Outage},
+    polling::Polling,
+    remote_updates::LostMessages,
+    snapshot,
+    timeline::{Health, Problem},
+};
+use crate::{
+    cache_entry::{CacheEntry, Failure, HitCount, Success},
+    clock,
+    store::{Lease, Store},
+    upstream::{self, Feed, Purpose, Upstream, UpstreamError},
+    video::{Channel, Kind},
+};
+
+/// Looks feeds up. Shared by all flights; has no state of callers.
+pub(super) struct Fetcher {
+    pub(super) upstream: Arc<dyn Upstream>,
+    pub(super) store: Option<Arc<dyn Store>>,
+    pub(super) policy: Policy,
+    /// The cached entries, for those that change beside that of the flight.
+    cache: Coalescer<Feed, Arc<Known>>,
+    outage: Outage,
+    canary: Option<Canary>,
+    /// How long a flight may take, including the time that it waits.
+    pub(super) flight_limit: Duration,
+    /// The watchers. The outcome of every lookup is published to them.
+    hubs: Arc<Hubs>,
+    pub(super) lost_messages: LostMessages,
+}
+
+impl Fetcher {
+    pub(super) fn new(
+        upstream: Arc<dyn Upstream>,
+        store: Option<Arc<dyn Store>>,
+        cache: Coalescer<Feed, Arc<Known>>,
+        settings: &Settings,
+        flight_limit: Duration,
+    ) -> Self {
+        Self {
+            upstream,
+            store,
+            policy: settings.policy,
+            cache,
+            outage: Outage::new(settings.canary.is_some()),
+            canary: settings.canary.map(Canary::new),
+            flight_limit,
+            hubs: Arc::new(Hubs::new(settings.max_watched, Polling::new(settings))),
+            lost_messages: LostMessages::default(),
+        }
+    }
+
+    pub(super) fn store(&self) -> Option<&dyn Store> {
+        self.store.as_deref()
+    }
+
+    pub(super) fn hubs(&self) -> &Arc<Hubs> {
+        &self.hubs
+    }
+
+    /// Loads the store's entry of `feed`, merges it with `known`, and publishes the result. `None` if it adds nothing.
+    pub(super) async fn load(&self, feed: Feed, known: Option<&Known>) -> Option<Arc<Known>> {
+        let stored = self.store.as_ref()?.load(feed).await?;
+        let entry = match known {
+            Some(known) => merge(&stored, known)?,
+            None => stored,
+        };
+        self.publish(feed, &entry);
+        Some(Arc::new(entry))
+    }
+
+    /// Turns the outcome of a lookup into a cache entry and reports it.
+    pub(super) async fn finish(
+        &self,
+        request: &FlightRequest,
+        looked_up: Result<Channel, upstream::Failure>,
+        known: Option<&Known>,
+    ) -> Arc<Known> {
+        let entry = match looked_up {
+            Ok(channel) => self.found(request.feed, channel, known).await,
+            Err(failure) => self.failed(request.feed, failure, known).await,
+        };
+        self.report(request, entry)
+    }
+
+    /// Publishes the entry that a flight ends with.
+    pub(super) fn report(&self, request: &FlightRequest, entry: Known) -> Arc<Known> {
+        if request.purpose == Purpose::Poll {
+            self.hubs.polling.report(request.feed.channel, &entry);
+        }
+        self.publish(request.feed, &entry);
+        Arc::new(entry)
+    }
+
+    /// Publishes an entry to the watchers of its channel.
+    pub(super) fn publish(&self, feed: Feed, known: &Known) {
+        if feed.kind.is_none() {
+            self.hubs
+                .publish(feed.channel, known, || self.health(feed, known));
+        }
+    }
+
+    fn health(&self, feed: Feed, known: &Known) -> Health {
+        match &known.failed {
+            None => Health::Works,
+            Some(failed) if failed.error == UpstreamError::Busy || failed.error.is_provisional() => {
+                Health::Unchanged
+            }
+            Some(failed) => {
+                let (now, error) = (clock::now(), failed.error.clone());
+                let is_usable = |good: &Success<_>| good.age(now) <= self.policy.usable_for();
+                let error = if known.good.as_ref().is_some_and(is_usable) {
+                    self.error(error, feed, now)
+                } else {
+                    self.error_without_answer(error, feed, now)
+                };
+                let retry_at = failed.retry_at;
+                Health::Fails(Problem { error, retry_at })
+            }
+        }
+    }
+
+    /// The entry after a snapshot of the feed. A suspect snapshot counts as a failure the first time; the second in a row is believed.
+    async fn found(&self, feed: Feed, channel: Channel, before: Option<&Known>) -> Known {
+        let now = clock::now();
+        self.note_known_good(feed, true, now);
+        if let Some(good) = before.and_then(|known| known.good.as_ref()) {
+            let failed = before.and_then(|known| known.failed.as_ref());
+            let is_confirmed = failed.is_some_and(|failed| failed.error == UpstreamError::SuspectSnapshot);
+            if !is_confirmed && snapshot::is_suspect(&channel, &good.value) {
+                tracing::debug!(%feed, uploads = channel.len(), "the snapshot is older than the last one, or empty: rejected");
+                return self.failure(UpstreamError::SuspectSnapshot.into(), before, now);
+            }
+            if feed.kind.is_none() {
+                for kind in snapshot::pushed_out(&channel, &good.value) {
+                    self.keep_pushed_out(kind, good).await;
+                }
+            }
+        }
+        CacheEntry::succeeded(Arc::new(channel), now, SystemTime::now())
+    }
+
+    /// Makes the uploads of a kind that have left the channel's own feed the entry of the kind's feed, as a fallback if that cannot be
+    /// looked up.
+    async fn keep_pushed_out(&self, kind: Kind, good: &Success<Arc<Channel>>) {
+        let feed = Feed {
+            channel: good.value.id(),
+            kind: Some(kind),
+        };
+        let fallback = Arc::new(CacheEntry::succeeded(
+            Arc::new(good.value.only(kind)),
+            good.at,
+            good.time,
+        ));
+        self.cache
+            .update(feed, |known| merge_into(known.map(Arc::as_ref), &fallback))
+            .await;
+        let Some(store) = &self.store else {
+            return;
+        };
+        let lease = match store.lease(feed).await {
+            // Another replica is looking the feed up: its result will be newer.
+            Lease::HeldElsewhere(_ended) => return,
+            lease => lease,
+        };
+        let stored = store.load(feed).await;
+        if let Some(merged) = merge_into(stored.as_ref(), &fallback) {
+            store.save(feed, &merged, lease).await;
+        }
+    }
+
+    /// Tells the outage detector whether a feed was found. Only channels' own feeds count: that of a kind also vanishes when the channel
+    /// deletes its last upload of the kind.
+    fn note_known_good(&self, feed: Feed, found: bool, now: Instant) {
+        if feed.kind.is_none() {
+            self.outage.record_lookup(feed.channel, found, now);
+        }
+        if found && self.is_canary(feed) {
+            self.outage.record_verdict(outage::Verdict::Found, now);
+        }
+    }
+
+    fn is_canary(&self, feed: Feed) -> bool {
+        let canary = self.canary.as_ref().map(|canary| canary.channel.into());
+        canary == Some(feed)
+    }
+
+    async fn failed(&self, feed: Feed, failure: upstream::Failure, before: Option<&Known>) -> Known {
+        if failure.error != UpstreamError::NotFound {
+            return self.failure(failure, before, clock::now());
+        }
+        let was_found = before.is_some_and(|known| known.good.is_some());
+        if was_found {
+            self.note_known_good(feed, false, clock::now());
+        }
+        if self.is_canary(feed) {
+            self.outage
+                .record_verdict(outage::Verdict::NotFound, clock::now());
+        }
+        let error = if self.is_outage().await {
+            UpstreamError::Outage
+        } else if was_found {
+            // Most 404s of a channel that was found before are errors of the source.
+            UpstreamError::Status(404)
+        } else {
+            UpstreamError::NotFound
+        };
+        self.failure(upstream::Failure { error, ..failure }, before, clock::now())
+    }
+
+    /// Whether a 404 means nothing now. Looks the canary up if that is not clear.
+    async fn is_outage(&self) -> bool {
+        match (self.outage.is_outage(clock::now()), &self.canary) {
+            (Some(is_outage), _) => is_outage,
+            (None, Some(canary)) => canary.is_outage(&self.outage, &*self.upstream).await,
+            (None, None) => false,
+        }
+    }
+
+    /// The entry after a failed lookup: the last success stays.
+    pub(super) fn failure(&self, failure: upstream::Failure, before: Option<&Known>, now: Instant) -> Known {
+        let upstream::Failure { error, retry_after } = failure;
+        let good = before.and_then(|known| known.good.clone());
+        let before = before.and_then(|known| known.failed.as_ref());
+        let streak = Policy::streak(before, &error);
+        let pause = self.policy.pause(&error, good.is_some(), streak, fastrand::f64());
+        let pause = match retry_after {
+            Some(retry_after) if error.is_local_condition() => retry_after,
+            Some(retry_after) => pause.max(retry_after),
+            None => pause,
+        };
+        let failed = Failure {
+            error,
+            at: now,
+            retry_at: now + pause,
+            streak,
+        };
+        CacheEntry::failed(good, failed)
+    }
+
+    /// How many polls per second the source has room for now. `None` means no limit.
+    pub(super) fn room_for_polls(&self) -> Option<f64> {
+        self.upstream.room_for_polls()
+    }
+
+    /// The number of lookups of the canary, by outcome.
+    pub(super) fn canary_lookups(&self) -> [(&'static str, u64); 3] {
+        let [found, not_found, error] = self.canary.as_ref().map_or([0; 3], Canary::lookups);
+        [("found", found), ("not_found", not_found), ("error", error)]
+    }
+
+    /// Whether an outage is under way.
+    pub(super) fn is_outage_under_way(&self, now: Instant) -> bool {
+        self.outage.under_way(now)
+    }
+
+    /// A failure as the caller's error. During an outage a cached 404 counts as part of it, even if it is older.
+    pub(super) fn error(&self, error: UpstreamError, feed: Feed, now: Instant) -> LookupError {
+        match error {
+            UpstreamError::NotFound if self.outage.under_way(now) => {
+                LookupError::Upstream(UpstreamError::Outage)
+            }
+            // The channel itself exists, as its own feed showed.
+            UpstreamError::NotFound if feed.kind.is_some() => LookupError::NoUploads {
+                channel: feed.channel,
+                kind: feed.kind,
+            },
+            UpstreamError::NotFound => LookupError::ChannelNotFound(feed.channel),
+            error => LookupError::Upstream(error),
+        }
+    }
+
+    /// The same where no usable answer is left: a 404 of a channel that was found before means that it does not exist.
+    pub(super) fn error_without_answer(&self, error: UpstreamError, feed: Feed, now: Instant) -> LookupError {
+        let error = match error {
+            UpstreamError::Status(404) => UpstreamError::NotFound,
+            error => error,
+        };
+        self.error(error, feed, now)
+    }
+}
+
+/// Merges `other` into the `current` entry, if there is one. `None` if it adds nothing.
+pub(super) fn merge_into(current: Option<&Known>, other: &Arc<Known>) -> Option<Arc<Known>> {
+    match current {
+        Some(current) => merge(other, current).map(Arc::new),
+        None => Some(Arc::clone(other)),
+    }
+}
+
+/// Adds a newer success or a newer failure of `other` to `current`. `None` if `other` has neither.
+///
+/// Either entry may lack what the other has: a replica whose lookup failed may have had no success, since the store was empty or down.
+fn merge(other: &Known, current: &Known) -> Option<Known> {
+    let good_at = |entry: &Known| entry.good.as_ref().map(|good| good.at);
+    let has_newer_good = good_at(other) > good_at(current);
+    let has_newer_failure = other.failed.as_ref().map(|failed| failed.at) > current.last_attempt();
+    if !has_newer_good && !has_newer_failure {
+        return None;
+    }
+    let good = if has_newer_good {
+        &other.good
+    } else {
+        &current.good
+    };
+    let failed = if has_newer_failure {
+        &other.failed
+    } else {
+        &current.failed
+    };
+    // A success supersedes earlier failures.
+    let since = good.as_ref().map(|good| good.at);
+    Some(CacheEntry {
+        good: good.clone(),
+        failed: failed.clone().filter(|failed| Some(failed.at) >= since),
+        hits: HitCount::default(),
+    })
+}

@@ -1,0 +1,183 @@
+//! Metrics, and what the admin port shows: flights in progress and the busiest channels.
+
+use std::{sync::Arc, time::Duration};
+
+use coalesce::FlightInfo;
+use prometheus_client::{
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+
+use super::{Known, Latest};
+use crate::{
+    clock,
+    metrics::{family, metric},
+    upstream::Feed,
+};
+
+/// Reads the current value of a metric.
+type Number = fn(&Latest) -> u64;
+
+/// A cached feed and how often callers ask for it.
+#[derive(Debug)]
+pub struct Demand {
+    /// The feed.
+    pub feed: Feed,
+    /// Its cache entry.
+    pub known: Arc<Known>,
+    /// The number of requests since its last lookup.
+    pub times: u32,
+    /// Requests per second since its last lookup.
+    pub rate: f64,
+}
+
+impl Latest {
+    /// The flights in progress, the oldest first.
+    #[must_use]
+    pub fn in_progress(&self) -> Vec<FlightInfo<Feed>> {
+        let mut flights = self.coalescer.flights();
+        flights.sort_by_key(|flight| flight.started_at);
+        flights
+    }
+
+    /// The `most` feeds with the highest request rates, the busiest first. Scans the whole cache, which takes about a microsecond per
+    /// channel.
+    #[must_use]
+    pub fn busiest(&self, most: usize) -> Vec<Demand> {
+        let now = clock::now();
+        let asked = self.coalescer.iter().map(|(feed, known)| {
+            let times = known.hits.count();
+            let since = known
+                .last_attempt()
+                .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+            Demand {
+                feed,
+                known,
+                times,
+                // At least a second: the waiters of a flight that has just ended are not thousands of requests per second.
+                rate: f64::from(times) / since.as_secs_f64().max(1.0),
+            }
+        });
+        let mut busiest: Vec<Demand> = Vec::new();
+        for one in asked.filter(|one| one.times > 0) {
+            busiest.push(one);
+            if busiest.len() >= 2 * most {
+                truncate_to_busiest(most, &mut busiest);
+            }
+        }
+        truncate_to_busiest(most, &mut busiest);
+        busiest
+    }
+
+    /// Runs the cache's pending maintenance, so that its counts are up to date.
+    pub async fn tidy(&self) {
+        self.coalescer.run_pending_tasks().await;
+    }
+
+    /// Registers the metrics.
+    pub fn register(self: &Arc<Self>, registry: &mut Registry) {
+        let reader = |value: Number| {
+            let latest = Arc::clone(self);
+            move || value(&latest)
+        };
+        let latest = Arc::clone(self);
+        let age = move || {
+            latest
+                .in_progress()
+                .first()
+                .map_or(ConstGauge::new(0.0), |oldest| {
+                    ConstGauge::new(oldest.started_at.elapsed().as_secs_f64())
+                })
+        };
+        metric(
+            registry,
+            "flight_age_max_seconds",
+            "The age of the oldest lookup in progress",
+            age,
+        );
+        let latest = Arc::clone(self);
+        let evictions = move || {
+            [
+                ("size", ConstCounter::new(latest.coalescer.evictions())),
+                ("expired", ConstCounter::new(latest.coalescer.expirations())),
+            ]
+        };
+        family(
+            registry,
+            "cache_evictions",
+            "Feeds removed from the cache, by cause",
+            "cause",
+            evictions,
+        );
+
+        let latest = Arc::clone(self);
+        let canary = move || {
+            let lookups = latest.fetcher.canary_lookups();
+            lookups.map(|(outcome, count)| (outcome, ConstCounter::new(count)))
+        };
+        family(
+            registry,
+            "canary_lookups",
+            "Lookups of the canary, by outcome",
+            "outcome",
+            canary,
+        );
+
+        let gauges: [(_, _, Number); 7] = [
+            ("flights", "Lookups in progress, queued included", |latest| {
+                latest.flights() as u64
+            }),
+            ("waiters", "Callers that wait for lookups", |latest| {
+                latest.waiting() as u64
+            }),
+            ("cache_entries", "Cached feeds", |latest| {
+                latest.coalescer.entry_count()
+            }),
+            ("cache_weight_bytes", "The memory that they take", |latest| {
+                latest.coalescer.weighted_size()
+            }),
+            ("watched_channels", "Channels that are watched", |latest| {
+                latest.watched() as u64
+            }),
+            ("watches", "Channels of all watches", |latest| {
+                latest.hubs().watched() as u64
+            }),
+            ("upstream_outage", "1 while 404s mean nothing, else 0", |latest| {
+                latest.fetcher.is_outage_under_way(clock::now()).into()
+            }),
+        ];
+        for (name, help, value) in gauges {
+            let read = reader(value);
+            metric(registry, name, help, move || ConstGauge::new(read()));
+        }
+        let counters: [(_, _, Number); 2] = [
+            ("flights_started", "Lookups started", |latest| {
+                latest.coalescer.flights_started()
+            }),
+            ("polls", "Polls of watched channels", |latest| {
+                latest.hubs().polls()
+            }),
+        ];
+        for (name, help, value) in counters {
+            let read = reader(value);
+            metric(registry, name, help, move || ConstCounter::new(read()));
+        }
+        self.hubs().register(registry);
+        if let Some(store) = self.fetcher.store() {
+            store.register(registry);
+            let latest = Arc::clone(self);
+            let lost = move || ConstCounter::new(latest.fetcher.lost_messages.get());
+            metric(
+                registry,
+                "store_messages_lost",
+                "Messages of other replicas that were lost because there were too many",
+                lost,
+            );
+        }
+    }
+}
+
+fn truncate_to_busiest(most: usize, busiest: &mut Vec<Demand>) {
+    busiest.sort_by(|a, b| b.rate.total_cmp(&a.rate));
+    busiest.truncate(most);
+}

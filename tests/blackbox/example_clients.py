@@ -1,0 +1,183 @@
+"""The clients in examples/clients: how they are built and started, what they print, and what is asked of them all.
+
+They are built in a copy, target/clients, where the next run finds what this one built.
+"""
+
+import functools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from contextlib import ExitStack, contextmanager
+
+from grpc import StatusCode
+
+from scripted_server import Stream, missed, problem, recovered, upload
+from support import KURZGESAGT, REPOSITORY, SCISHOW, UNKNOWN, free_port, running, wait_until
+
+COPY = REPOSITORY / "target" / "clients"
+# For downloads, and a Rust build on a busy machine.
+PATIENCE = 400
+
+
+# What any client prints
+
+
+ANSWERS = [
+    "latest: N2FOxjtv5ns VIDEO_KIND_SHORT What is El Niño?",
+    "cache-status: plaque; fwd=uri-miss",
+    f"batch: {KURZGESAGT} N2FOxjtv5ns",
+    f"batch: {UNKNOWN} CHANNEL_NOT_FOUND",
+]
+# In any order: the channels of a watch do not wait for each other.
+WATCH_BEGINS = {f"watch: {KURZGESAGT} N2FOxjtv5ns initial", f"watch: {UNKNOWN} CHANNEL_NOT_FOUND"}
+NEW = "new00000001"
+WATCH_GOES_ON = [f"watch: {KURZGESAGT} {NEW} new"]
+NEWER = "new00000002"
+
+
+def expect_begun(lines):
+    """The answers, and what a watch begins with."""
+    assert lines[:4] == ANSWERS, "what it prints of the answers"
+    assert (set(lines[4:]), len(lines)) == (WATCH_BEGINS, 6), "what it prints as the watch begins"
+
+
+def expect_refused(lines, plaque):
+    """The error of an upstream that wants to be left alone; `plaque` has told another client the same, before."""
+    told = plaque.ask(KURZGESAGT)
+    assert lines[:1] == [f"error: {told.code.name} {told.reason}: {told.message}"], "the first line"
+    assert told.reason == "UPSTREAM_RATE_LIMITED", "the reason"
+    hint = re.fullmatch(r"retry: in (\d+\.\d) s", "\n".join(lines[1:]))
+    assert hint, f"the other lines are {lines[1:]}, expected when to retry"
+    # That client asked first; each had at most 20 s.
+    left = told.retry.retry_delay.ToMilliseconds() / 1000
+    assert left - 0.1 <= float(hint.group(1)) <= left + 20, f"{lines[1]!r} when {left} s were left"
+
+
+def expect_to_survive_a_restart(bench, start, *flags):
+    """A watch goes on when plaque is killed, and an upload is published before it is there again; nothing is sent twice.
+
+    `start`, given a plaque, is the context of a client that watches KURZGESAGT and SCISHOW for 4 events.
+    """
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="plaque-store-"))
+        origin = stack.enter_context(bench.origin())
+        listen = f"127.0.0.1:{free_port()}"
+        command = origin.url, "--store", f"file:{folder}/store", "--listen", listen, "--watch-every", "1s", *flags
+        with bench.plaque(*command) as plaque:
+            client = stack.enter_context(start(plaque))
+            begun = client.wait_for_lines(6)
+            assert sorted(line.split()[1::2] for line in begun[4:]) == sorted([channel, "initial"] for channel in (KURZGESAGT, SCISHOW)), (
+                "the events")
+            plaque.program.kill()
+        origin.publish(KURZGESAGT, NEW)
+        with bench.plaque(*command):
+            assert client.wait_for_lines(7)[6:] == WATCH_GOES_ON, "what it prints when it goes on"
+            # Whatever came twice would be before this.
+            origin.publish(SCISHOW, NEWER)
+            assert client.end()[7:] == [f"watch: {SCISHOW} {NEWER} new"], "what it prints then"
+
+
+# Bytes, not text. In the order in which they come.
+A1, B1, B2, A2, B3, A3 = (bytes([0, 0xff, n]) for n in range(6))
+BROKEN_WATCH = [
+    Stream([upload(KURZGESAGT, "a", A1, initial=True), problem(SCISHOW, "UPSTREAM_ERROR", B1)],
+           StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
+    # An older server has no tokens.
+    Stream([recovered(SCISHOW, B2), missed(KURZGESAGT, A2), upload(KURZGESAGT, "aa", b"")]),
+    Stream([upload(SCISHOW, "b", B3)], StatusCode.INTERNAL),
+    Stream([upload(KURZGESAGT, "aaa", A3)], StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", retry_delay=2.5),
+    Stream([], StatusCode.UNAVAILABLE, "SHUTTING_DOWN"),
+    # Another try would not mend that.
+    Stream([], StatusCode.INVALID_ARGUMENT, "INVALID_RESUME_TOKEN"),
+]
+# The backoff begins with 1 s, doubles until an event comes, and is no shorter than the server asks.
+LEAST_PAUSES = [1, 1, 1, 2.5, 2]
+
+
+def expect_to_resume_by_tokens(lines, server):
+    """What a client prints of BROKEN_WATCH, which `server` followed, and what it sends."""
+    assert lines[4:] == [
+        f"watch: {KURZGESAGT} a initial",
+        f"watch: {SCISHOW} UPSTREAM_ERROR",
+        f"watch: {SCISHOW} lookups work again",
+        f"watch: {KURZGESAGT} uploads may have been missed",
+        f"watch: {KURZGESAGT} aa new",
+        f"watch: {SCISHOW} b new",
+        f"watch: {KURZGESAGT} aaa new",
+        "error: INVALID_ARGUMENT INVALID_RESUME_TOKEN: as the script says",
+    ], "what it prints of the watch"
+    assert server.tokens() == [[], [A1, B1], [B2, A2], [A2, B3], [B3, A3], [B3, A3]], "the tokens it sends"
+    short = [(pause, least) for pause, least in zip(server.pauses(), LEAST_PAUSES, strict=True) if pause < least]
+    assert short == [], "the pauses that are too short"
+    return "pauses of " + ", ".join(f"{pause:.1f}" for pause in server.pauses()) + " s"
+
+
+# The clients
+
+
+def copy_the_sources():
+    """Only what git does not ignore, with its times: what was built from it stays good."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "proto", "examples/clients"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        (COPY / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, COPY / name)
+
+
+class Client:
+    """One of examples/clients. Its README's last command starts it, for one channel; those before build it."""
+
+    def __init__(self, language):
+        self.folder = COPY / "examples" / "clients" / language
+        source = REPOSITORY / "examples" / "clients" / language / "README.md"
+        *self.build, start = re.findall(r"^\$ (.+)$", source.read_text(), re.M)
+        *self.command, _channel = shlex.split(start)
+
+    @contextmanager
+    def started(self, plaque, *arguments):
+        # In UTF-8, as a terminal would be: Java writes in the locale's encoding.
+        where = "env", "-C", self.folder, "LC_ALL=C.UTF-8"
+        with running([*where, *self.command, "--server", plaque.address, *arguments]) as program:
+            yield Started(program)
+
+
+class Started:
+    """A client that runs."""
+
+    def __init__(self, program):
+        self.program = program
+
+    def lines(self):
+        # A line that is not whole yet is none.
+        return self.program.out.read_text().rpartition("\n")[0].splitlines()
+
+    def ended(self):
+        return self.program.process.poll() is not None
+
+    def wait_for_lines(self, count):
+        wait_until(lambda: len(self.lines()) >= count or self.ended(), f"{count} lines of the client", 20)
+        return self.lines()
+
+    def end(self, code=0, within=20):
+        """Waits for its end with this exit code. Returns all its lines."""
+        ended = self.program.exit_code(within)
+        assert ended == code, f"it ended with {ended}, expected {code}: {self.lines()} {self.program.err.read_text()}"
+        return self.lines()
+
+
+@functools.cache
+def built(language):
+    """The client, built as its README says."""
+    copy_the_sources()
+    client = Client(language)
+    for command in client.build:
+        # With the settings of whoever runs this: it may take a proxy to reach a registry.
+        done = subprocess.run(
+            command, shell=True, cwd=client.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, env=os.environ, timeout=PATIENCE)
+        assert done.returncode == 0, f"`{command}` ended with {done.returncode}: {done.stdout[-2000:]}"
+    return client

@@ -1,0 +1,329 @@
+"""The status page in a real browser: does it show what was done, and nothing it should not?
+
+The page's clock is the check's: it looks at the server when it is told to. Leaves pictures of the page in target/screenshots.
+"""
+
+import json
+import re
+import urllib.request
+from contextlib import ExitStack
+
+import grpc
+import pytest
+
+from browser_support import Visit
+from support import (
+    KURZGESAGT, REPOSITORY, SCISHOW, UNKNOWN, Answer, expect_error, expect_ok, free_port, made_up_channel,
+    wait_until,
+)
+
+PERIOD_MS = 2000
+DESKTOP, PHONE = (1280, 900), (360, 780)
+PICTURES = REPOSITORY / "target" / "screenshots"
+StatusCode = grpc.StatusCode
+
+# The parts of the page that are never to be seen, whatever the numbers are.
+NONSENSE = "NaN", "undefined", "Infinity", "[object"
+
+
+class StatusPage(Visit):
+    """The page of a plaque, with a clock that stands still between two looks at the server."""
+
+    def __init__(self, page, plaque):
+        super().__init__(page)
+        self.plaque = plaque
+        page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => window.isHidden ?? false })")
+        page.clock.install(time=0)
+        page.clock.pause_at(1000)
+        self.answer = page.goto(plaque.admin)
+        self.wait_until_drawn()
+
+    def looks(self):
+        return sum(url.endswith("/busy") for url in self.asked)
+
+    def look(self):
+        """Has the page look at the server once more."""
+        self.page.clock.run_for(PERIOD_MS)
+        self.wait_until_drawn()
+
+    def wait_until_drawn(self):
+        self.wait_for(lambda: self.page.locator("body").get_attribute("aria-busy") == "false", "the look's end")
+
+    def rows(self, selector):
+        return [self.text(f"{selector} > :nth-child({i + 1})") for i in range(self.page.locator(f"{selector} > *").count())]
+
+    def lookups(self):
+        """What it tells of the answers since the start, by cache status."""
+        cells = self.page.locator("#lookups tr").all()
+        return {cell.locator("b").inner_text(): cell.locator("td").last.inner_text() for cell in cells}
+
+    def expect_sane(self):
+        seen = self.page.locator("body").inner_text()
+        assert [word for word in NONSENSE if word in seen] == [], "nonsense in the page"
+        unnamed = self.page.locator("svg[role=img]:not([aria-label])").count()
+        assert unnamed == 0, "charts without a description"
+        self.expect_at_peace(self.plaque.admin)
+
+    def expect_no_overflow(self):
+        wide = self.page.evaluate("""() => [...document.querySelectorAll('body *')].filter(node =>
+            node.getBoundingClientRect().right > innerWidth + 0.5).map(node => node.outerHTML.slice(0, 80))""")
+        assert wide == [], "what is wider than the screen"
+        width = self.page.evaluate("document.documentElement.scrollWidth")
+        assert width <= self.page.viewport_size["width"], f"the page is {width} pixels wide"
+
+    def picture(self, name):
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+
+
+@pytest.fixture
+def status_page(browser):
+    """Opens the page of a plaque."""
+    with ExitStack() as pages:
+        def open_page(plaque, size=DESKTOP, scheme="light"):
+            width, height = size
+            page = pages.enter_context(browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme))
+            return StatusPage(page, plaque)
+        yield open_page
+
+
+def counted(plaque, name):
+    """The sum of a metric's samples."""
+    with urllib.request.urlopen(f"{plaque.admin}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if re.match(rf"{name}\b", line))
+
+
+def ask_and_count(plaque, *channels):
+    """Asks for all of them at once, and waits until the calls are counted: they may be a moment after their answer."""
+    name = "rpc_server_call_duration_seconds_count"
+    before = counted(plaque, name)
+    answers = [Answer(call) for call in [plaque.start(channel) for channel in channels]]
+    wait_until(lambda: counted(plaque, name) >= before + len(answers), "the calls are counted")
+    return answers
+
+
+def known_traffic(plaque):
+    """A lookup, three answers from the cache, and a channel that does not exist."""
+    for channel in KURZGESAGT, KURZGESAGT, KURZGESAGT, KURZGESAGT, UNKNOWN:
+        last, = ask_and_count(plaque, channel)
+    expect_error(last, StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+
+
+def test_the_first_look_shows_what_was_done(plaque, status_page):
+    known_traffic(plaque)
+    page = status_page(plaque)
+    assert page.looks() == 1, "the looks"
+    answers = {"hit": "3", "stale": "0", "collapsed": "0", "miss": "2", "negative": "0"}
+    assert page.lookups() == answers, "the answers"
+    assert (page.text("#calls"), page.text("#calls-note")) == ("5", "5 calls in all, 0 in progress"), "the calls"
+    errors = page.text("#errors"), page.text("#errors-note")
+    assert errors == ("1", "1 error in all, 20 % of the calls"), "the errors"
+    assert page.rows("#codes") == ["NOT FOUND – · 1"], "the codes"
+    saved = page.text("#saved"), page.text("#saved-note")
+    assert saved == ("60 %", "5 questions cost 2 requests upstream"), "what was saved"
+    assert sorted(page.rows("#outcomes")) == ["found – · 1", "not found – · 1"], "the outcomes"
+    # The origin takes 100 ms.
+    assert re.search(r"p50 [1-9]\d\d ms", page.text("#upstream-latency")), page.text("#upstream-latency")
+    busiest = page.rows("#busiest")
+    assert any(re.search("^Kurzgesagt – .*asked 4 times", row) for row in busiest), f"the busiest: {busiest}"
+    assert "Cache" in page.rows("#room")[0], "the room"
+    assert "of 256 MiB 2 channels" in page.rows("#room")[0], "the room"
+    assert "All is well" in page.text("#states"), "the state"
+    assert page.text("#age") == "live", "the age"
+    page.expect_sane()
+
+
+def test_two_looks_make_a_rate(plaque, status_page):
+    known_traffic(plaque)
+    page = status_page(plaque)
+    for answer in ask_and_count(plaque, *[KURZGESAGT] * 20):
+        expect_ok(answer)
+    page.look()
+    # 20 within the 2 s of the page's clock.
+    page.wait_for(lambda: page.text("#calls") == "10/s", "the calls a second")
+    assert "10/s 23" in page.rows("#lookups")[0], "the hits"
+    assert "hit 10/s" in page.page.locator("#chart").get_attribute("aria-label"), "the chart's description"
+    assert page.page.locator("#chart path").count() == 5, "the layers of the chart"
+    assert "10/s" in page.page.title(), "the title"
+    # What was asked is over, and its rate with it.
+    for _ in range(6):
+        page.look()
+    page.wait_for(lambda: page.text("#calls") == "0/s", "no call a second")
+    page.expect_sane()
+
+
+def test_a_lookup_in_progress_shows_who_waits(plaque, origin, status_page):
+    origin.control(mode="hang", channels=[SCISHOW])
+    calls = [plaque.start(SCISHOW) for _ in range(3)]
+    wait_until(lambda: plaque.metric("plaque_waiters") == 3, "three callers wait")
+    page = status_page(plaque)
+    flight, = page.rows("#flights")
+    assert re.match(rf"{SCISHOW} \S+ m?s 3 callers wait$", flight), f"the lookup in progress is {flight!r}"
+    assert "3 in progress" in page.text("#calls-note"), "the calls"
+    for call in calls[1:]:
+        call.cancel()
+    wait_until(lambda: plaque.metric("plaque_waiters") == 1, "one caller waits")
+    page.look()
+    page.wait_for(lambda: page.rows("#flights")[0].endswith("1 caller waits"), "one caller is told of")
+    page.expect_sane()
+    calls[0].cancel()
+
+
+def test_an_open_breaker_is_told_in_words_and_by_shape(plaque, origin, status_page):
+    page = status_page(plaque)
+    def shape():
+        return page.page.locator("#states path").first.get_attribute("d")
+
+    well = shape()
+    origin.control(mode="status:429")
+    answer, = ask_and_count(plaque, KURZGESAGT)
+    expect_error(answer, StatusCode.UNAVAILABLE, "UPSTREAM_RATE_LIMITED")
+    page.look()
+    page.wait_for(lambda: "the breaker is open" in page.text("#states"), "the open breaker")
+    assert shape() != well, "its shape is that of a server that is well"
+    assert "rate limited" in page.text("#outcomes"), "the outcomes"
+    assert "▲" in page.page.title(), "the title"
+    page.picture("breaker-open")
+    page.expect_sane()
+
+
+@pytest.mark.plaque("--upstream-rate", "0.01", synthesize=True)
+def test_the_budget_is_shown_by_class(plaque, status_page):
+    # A token to begin with, and the next in 100 s.
+    page = status_page(plaque)
+    assert page.text("#budget") == "– sent of 0.01/s", "the budget of the first look"
+    known, *others = ask_and_count(plaque, *[made_up_channel(1)]) + [
+        answer for n in range(2, 5) for answer in ask_and_count(plaque, made_up_channel(n))]
+    expect_ok(known)
+    for answer in others:
+        expect_error(answer, StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    page.look()
+    # In the 2 s of the page's clock.
+    page.wait_for(lambda: page.text("#budget") == "0.5/s sent of 0.01/s", "what was sent")
+    assert page.rows("#classes") == [
+        "knownsomebody waits 0 % 0/s 0/s 0", "never foundsomebody waits 5000 % 0.5/s 1.5/s 0",
+        "refreshbehind a stale answer 0 % 0/s 0/s 0", "pollof a watched channel 0 % 0/s 0/s 0"], "the classes"
+    page.picture("overloaded")
+    widths = page.page.evaluate("[...document.querySelectorAll('#budget-shares i')].map(part => part.style.width)")
+    assert widths == ["0%", "5000%", "0%", "0%"], "the bar"
+    state = page.text("#states")
+    assert "Overloaded: lookups get no turn 3 lookups in the last minute" in state, "the state"
+    page.expect_no_overflow()
+    page.expect_sane()
+
+
+def test_a_store_in_trouble_is_told(bench, status_page):
+    nobody = f"redis://127.0.0.1:{free_port()}"
+    with bench.plaque_and_origin("--store", nobody) as (plaque, _):
+        page = status_page(plaque)
+        assert "The store is in trouble" in page.text("#states"), "the state"
+
+
+def test_an_idle_server_has_a_page_too(plaque, status_page):
+    page = status_page(plaque)
+    for _ in range(2):
+        assert set(page.lookups().values()) == {"0"}, "the answers"
+        assert page.rows("#flights") + page.rows("#busiest") + page.rows("#codes") == [], "the bars"
+        page.expect_sane()
+        page.look()
+    page.picture("idle")
+
+
+def test_titles_are_text(plaque, status_page):
+    evil = "<img src=x onerror=alert(1)>"
+    channel = {"channelId": KURZGESAGT, "title": evil, "asked": 1, "askedPerSecond": 0.1, "ageSeconds": 1, "failing": evil}
+    told = json.dumps({"flights": [{"channelId": KURZGESAGT, "ageSeconds": 1, "waiters": 1}], "busiest": [channel]})
+    page = status_page(plaque)
+    page.page.route("**/busy", lambda route: route.fulfill(body=told, content_type="application/json"))
+    page.look()
+    page.wait_for(lambda: evil in page.text("#flights"), "the title")
+    assert f"asked 1 time: {evil}" in page.text("#busiest"), "the busiest"
+    assert page.page.locator("img").count() == 0, "the pictures in the page"
+    page.expect_sane()
+
+
+def test_a_strict_policy_guards_the_page(plaque, status_page):
+    page = status_page(plaque)
+    policy = page.answer.header_value("content-security-policy")
+    for part in "default-src 'none'", "connect-src 'self'":
+        assert part in (policy or ""), "the policy"
+    page.expect_sane()
+
+
+def test_nobody_is_asked_for_a_page_that_is_not_seen(plaque, status_page):
+    page = status_page(plaque)
+    def hide(hidden):
+        page.page.evaluate(f"window.isHidden = {json.dumps(hidden)}; document.dispatchEvent(new Event('visibilitychange'))")
+
+    # It is hidden in the middle of a look, which ends, and is the last.
+    held = []
+    page.page.route("**/busy", lambda route: held.append(route))
+    page.page.clock.run_for(PERIOD_MS)
+    page.wait_for(lambda: held, "a look")
+    before = page.looks()
+    hide(True)
+    held[0].continue_()
+    page.wait_until_drawn()
+    page.page.unroute("**/busy")
+    page.page.clock.run_for(60_000)
+    assert page.looks() - before == 0, "the looks of a hidden page"
+    assert page.text("#age") == "paused, numbers of 1 min ago", "the age"
+    hide(False)
+    page.wait_for(lambda: page.text("#age") == "live", "it looks again")
+    page.look()
+    assert page.looks() - before == 2, "the looks of a page that is seen again"
+    page.expect_sane()
+
+
+def test_a_server_that_stops_is_told_of_and_one_that_is_back(bench, origin, status_page):
+    with bench.plaque(origin.url) as plaque:
+        known_traffic(plaque)
+        page = status_page(plaque)
+        page.look()
+        plaque.program.terminate()
+        plaque.program.exit_code(within=10)
+    page.page.clock.run_for(PERIOD_MS)
+    page.wait_for(lambda: "The server is out of reach since" in page.text("#states"), "the stopped server")
+    page.page.clock.run_for(10 * PERIOD_MS)
+    assert re.fullmatch(r"numbers of \d\d s ago", page.text("#age")), f"the age is {page.text('#age')!r}"
+    assert "▲" in page.page.title(), "the title"
+    # What was known is still to be seen.
+    assert page.lookups()["hit"] == "3", "the hits"
+    page.picture("out-of-reach")
+
+    with bench.plaque(origin.url, "--admin-listen", plaque.admin.removeprefix("http://")) as again:
+        answer, = ask_and_count(again, KURZGESAGT)
+        expect_ok(answer)
+        page.look()
+        page.wait_for(lambda: "All is well" in page.text("#states"), "the server that is back")
+        assert (page.lookups()["hit"], page.lookups()["miss"]) == ("0", "1"), "the answers"
+        # The browser itself tells of requests that failed.
+        page.complaints = [said for said in page.complaints if "ERR_CONNECTION_REFUSED" not in said]
+        page.expect_sane()
+
+
+@pytest.mark.parametrize("name, size, scheme", [
+    ("desktop-light", DESKTOP, "light"), ("desktop-dark", DESKTOP, "dark"), ("phone", PHONE, "light")])
+@pytest.mark.plaque("--fresh-for", "200ms", synthesize=True)
+def test_it_looks_right(plaque, origin, name, size, scheme, status_page):
+    """Traffic of every sort for a minute of the page's clock, then a picture."""
+    page = status_page(plaque, size, scheme)
+    with plaque.watch([made_up_channel(0)]):
+        for i in range(30):
+            # As many callers for channel n as the number says; the later ones share its lookup or find its answer.
+            channels = [made_up_channel(n) for n in range(12) for _ in range(40 // (n + 1))]
+            if i % 5 == 0:
+                channels += ["nonsense", made_up_channel(100 + i)]
+            ask_and_count(plaque, *channels)
+            page.look()
+        origin.control(mode="hang", channels=[made_up_channel(n) for n in (200, 201)])
+        hanging = [plaque.start(made_up_channel(n)) for n in (200, 200, 200, 200, 201)]
+        wait_until(lambda: plaque.metric("plaque_waiters") >= 5, "callers wait")
+        page.look()
+        page.wait_for(lambda: len(page.rows("#flights")) >= 2, "the lookups in progress")
+        page.picture(name)
+        page.expect_no_overflow()
+        page.expect_sane()
+        for call in hanging:
+            call.cancel()
