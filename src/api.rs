@@ -34,8 +34,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 /// The maximum age of a connection without `--max-connection-age`, since a peer that reads nothing must not stay forever.
 const DEFAULT_MAX_AGE: Duration = Duration::from_hours(1);
 
-const NO_SUCH_PAGE: &str =
-    "no such page; there are /v1/channels/{channel_id}/latest-video?kind=&max_age=, /livez and /readyz\n";
+const NO_SUCH_PAGE: &str = "no such page; there are /v1/channels/{channel}/latest-video?kind=&max_age=, /v1/channels/{channel}/uploads?kind=&max_age=&page_size=&page_token=, /livez and /readyz\n";
 
 /// The response of `/readyz`, and of pages that are not available yet, while the store is being opened.
 pub(crate) const STARTING: &str = "starting: the store is being opened\n";
@@ -61,14 +60,9 @@ impl Api {
         self.max_waiting - self.waiters.available_permits()
     }
 
-    async fn latest_video(
-        &self,
-        peer: Peer,
-        headers: &HeaderMap,
-        channel_id: String,
-        parameters: Vec<(String, String)>,
-    ) -> Response<String> {
-        let mut answer = pin!(self.http.latest_video(peer, headers, channel_id, parameters));
+    /// Waits for `answer`, if there is room for one more request that waits.
+    async fn limited(&self, answer: impl Future<Output = Response<String>>) -> Response<String> {
+        let mut answer = pin!(answer);
         // Cached answers need no permit.
         if let Poll::Ready(answer) = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await {
             return answer;
@@ -80,13 +74,24 @@ impl Api {
     }
 
     pub(crate) fn router(self: Arc<Self>) -> Router {
+        let api = Arc::clone(&self);
         let latest_video = async move |Extension(peer): Extension<Peer>,
-                                       Path(channel_id): Path<String>,
+                                       Path(channel): Path<String>,
                                        Query(parameters): Query<Vec<(String, String)>>,
                                        headers: HeaderMap| {
-            self.latest_video(peer, &headers, channel_id, parameters).await
+            let answer = api.http.latest_video(peer, &headers, channel, parameters);
+            api.limited(answer).await
         };
-        Router::new().route("/v1/channels/{channel_id}/latest-video", get(latest_video))
+        let uploads = async move |Extension(peer): Extension<Peer>,
+                                  Path(channel): Path<String>,
+                                  Query(parameters): Query<Vec<(String, String)>>,
+                                  headers: HeaderMap| {
+            let answer = self.http.uploads(peer, &headers, channel, parameters);
+            self.limited(answer).await
+        };
+        Router::new()
+            .route("/v1/channels/{channel}/latest-video", get(latest_video))
+            .route("/v1/channels/{channel}/uploads", get(uploads))
     }
 }
 
@@ -170,8 +175,10 @@ pub(crate) async fn serve(
             Some(channel_id) => {
                 let api = Arc::clone(&api);
                 Either::Left(async move {
-                    let answer = api.latest_video(peer, request.headers(), channel_id, Vec::new());
-                    answer.await.map(Body::from)
+                    let answer = api
+                        .http
+                        .latest_video(peer, request.headers(), channel_id, Vec::new());
+                    api.limited(answer).await.map(Body::from)
                 })
             }
             None => Either::Right(handle_by_router(peer, request)),

@@ -14,6 +14,12 @@ use crate::{
 /// The address of YouTube's feeds.
 pub const YOUTUBE: &str = "https://www.youtube.com/feeds/videos.xml";
 
+/// The address of channels' pages.
+pub const YOUTUBE_PAGES: &str = "https://www.youtube.com";
+
+/// The address of the YouTube Data API.
+pub const YOUTUBE_API: &str = "https://www.googleapis.com/youtube/v3";
+
 /// The default canary: YouTube's own channel, which will exist as long as YouTube.
 pub const CANARY: &str = "UCBR8-60-B28hp2BmDPdntcQ";
 
@@ -41,6 +47,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The source of feeds.
     pub upstream: youtube::Settings,
+    /// Mirrors that are asked, in order, when that fails.
+    pub mirrors: Vec<youtube::Settings>,
+    /// Where channels' pages are, for names.
+    pub pages: Url,
+    /// The YouTube Data API, which is asked last.
+    pub data_api: Option<youtube::data_api::Settings>,
     /// Freshness of answers, and watches.
     pub latest: latest::Settings,
     /// The store, if there is one.

@@ -19,10 +19,12 @@ mod batch;
 mod canary;
 mod cursor;
 mod error;
+mod fallback;
 mod fetcher;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod hub;
+mod list;
 mod lookup;
 mod metrics;
 mod outage;
@@ -44,6 +46,7 @@ use tracing::{Id, Span, field::Empty};
 
 pub use self::{
     error::LookupError,
+    list::{InvalidPageToken, Listed, PageToken},
     metrics::Demand,
     policy::{Policy, jittered},
     reply::{Answer, CacheStatus, MissReason, Query, Reply},
@@ -51,6 +54,7 @@ pub use self::{
     watch::{Event, Watch, WatchEvent, WatchQuery},
 };
 use self::{
+    fallback::Fallbacks,
     fetcher::Fetcher,
     hub::Hubs,
     lookup::FlightRequest,
@@ -62,7 +66,7 @@ pub use crate::store::Known;
 use crate::store::Store;
 use crate::{
     clock,
-    upstream::{Caller, Feed, Purpose, Upstream, UpstreamError},
+    upstream::{Caller, Fallback, Feed, Purpose, UploadPages, Upstream, UpstreamError},
     video::ChannelId,
 };
 
@@ -105,6 +109,8 @@ pub struct Latest {
     fetcher: Arc<Fetcher>,
     policy: Policy,
     coalescer: Coalescer<Feed, Arc<Known>>,
+    /// Older uploads than the entries have.
+    pages: Option<Arc<dyn UploadPages>>,
     /// Polls watched channels. Started by the first watch.
     poller: Poller,
     runtime: Handle,
@@ -113,18 +119,30 @@ pub struct Latest {
 }
 
 impl Latest {
-    /// Answers from `upstream`, with flights that run on `runtime`.
-    ///
-    /// A `store` is read before each request to the upstream, and each result is saved there.
+    /// Answers from `upstream`, with flights that run on `runtime`. See [`Self::with_fallbacks`].
     pub fn new(
         upstream: Arc<dyn Upstream>,
         store: Option<Arc<dyn Store>>,
         settings: Settings,
         runtime: Handle,
     ) -> Self {
+        Self::with_fallbacks(upstream, vec![], store, settings, runtime)
+    }
+
+    /// Answers from `upstream`, or from the first of `fallbacks` that answers where that fails, with flights that run on `runtime`.
+    ///
+    /// A `store` is read before each request to the upstream, and each result is saved there.
+    pub fn with_fallbacks(
+        upstream: Arc<dyn Upstream>,
+        fallbacks: Vec<Fallback>,
+        store: Option<Arc<dyn Store>>,
+        settings: Settings,
+        runtime: Handle,
+    ) -> Self {
         // A flight may wait for another replica's lookup and then make its own, and the canary may have to be looked up as well.
         let lookups = 1 + u32::from(store.is_some()) + u32::from(settings.canary.is_some());
-        let flight = upstream.time_limit() * lookups + FLIGHT_GRACE;
+        let fallbacks = Fallbacks::new(fallbacks);
+        let flight = upstream.time_limit() * lookups + fallbacks.time_limit() + FLIGHT_GRACE;
         let low_priority = settings.cache_bytes / LOW_PRIORITY_PART;
         let coalescer = Coalescer::<Feed, Arc<Known>>::builder(settings.cache_bytes - low_priority)
             .low_priority_capacity(low_priority)
@@ -140,17 +158,26 @@ impl Latest {
         Self {
             fetcher: Arc::new(Fetcher::new(
                 upstream,
+                fallbacks,
                 store,
                 coalescer.clone(),
                 &settings,
                 flight,
             )),
             policy: settings.policy,
+            pages: None,
             coalescer,
             poller: Poller::default(),
             runtime,
             closing: CancellationToken::new(),
         }
+    }
+
+    /// Lists older uploads by `pages`.
+    #[must_use]
+    pub fn with_pages(mut self, pages: Option<Arc<dyn UploadPages>>) -> Self {
+        self.pages = pages;
+        self
     }
 
     /// Answers `query` for an anonymous caller: see [`Self::get_for`].

@@ -25,6 +25,7 @@ pub mod proto;
 pub mod store;
 
 pub mod latest;
+pub mod resolver;
 
 pub mod lifecycle;
 

@@ -13,6 +13,7 @@ pub mod v1 {
 
 /// `plaque.store.v1`: what stores keep.
 #[allow(missing_docs, reason = "documented in the proto")]
+#[expect(clippy::pedantic, reason = "generated code, which a linter cannot improve")]
 pub mod store {
     tonic::include_proto!("plaque.store.v1");
 }

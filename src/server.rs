@@ -42,9 +42,10 @@ use crate::{
     grpc::{self, CallMetrics},
     latest::Latest,
     lifecycle::Stage,
+    resolver::Resolver,
     store::Store,
     tls::Tls,
-    upstream::Upstream,
+    upstream::{Fallback, NameSource, UploadPages, Upstream},
 };
 
 /// How long a shutdown waits for pending writes to the store.
@@ -76,6 +77,12 @@ pub struct Listeners {
 pub struct Sources {
     /// The source of feeds.
     pub upstream: Arc<dyn Upstream>,
+    /// The sources that are asked, in order, when that fails.
+    pub fallbacks: Vec<Fallback>,
+    /// The source of older uploads.
+    pub pages: Option<Arc<dyn UploadPages>>,
+    /// The sources of channels' names, in order.
+    pub names: Vec<Arc<dyn NameSource>>,
     /// The second tier behind the cache.
     pub store: Option<Arc<dyn Store>>,
 }
@@ -84,6 +91,9 @@ impl<U: Upstream + 'static> From<U> for Sources {
     fn from(upstream: U) -> Self {
         Self {
             upstream: Arc::new(upstream),
+            fallbacks: vec![],
+            pages: None,
+            names: vec![],
             store: None,
         }
     }
@@ -120,14 +130,8 @@ pub async fn run(
     sources: Sources,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Drained, ServerError> {
-    let Sources { upstream, store } = sources;
-    let latest = Arc::new(Latest::new(
-        Arc::clone(&upstream),
-        store,
-        config.latest,
-        Handle::current(),
-    ));
-    latest.apply_remote_updates();
+    let upstream = Arc::clone(&sources.upstream);
+    let (latest, resolver) = use_cases(sources, config);
     let (stage, stages) = watch::channel(Stage::Serving);
     let metrics = Arc::new(ServerMetrics::default());
     let draining = CancellationToken::new();
@@ -138,6 +142,7 @@ pub async fn run(
         Ok(Context {
             service: grpc::service(
                 Arc::clone(&latest),
+                resolver.clone(),
                 config.calls,
                 Arc::clone(&callers),
                 stages.clone(),
@@ -168,6 +173,7 @@ pub async fn run(
     let registry = registry(config, call_metrics, &metrics, &latest, &*upstream);
     let http = Arc::new(grpc::JsonService::new(
         Arc::clone(&latest),
+        resolver,
         config.latest.policy,
         config.calls,
         Arc::clone(&callers),
@@ -223,6 +229,23 @@ pub async fn run(
         admin.abort();
     }
     Ok(Drained { cut_off })
+}
+
+/// What calls ask, on the current runtime.
+fn use_cases(sources: Sources, config: &Config) -> (Arc<Latest>, Resolver) {
+    let Sources {
+        upstream,
+        fallbacks,
+        pages,
+        names,
+        store,
+    } = sources;
+    let runtime = Handle::current();
+    let latest = Latest::with_fallbacks(upstream, fallbacks, store, config.latest, runtime.clone());
+    let latest = Arc::new(latest.with_pages(pages));
+    latest.apply_remote_updates();
+    let resolver = Resolver::new(names, config.latest.max_waiters, runtime);
+    (latest, resolver)
 }
 
 fn registry(

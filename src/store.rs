@@ -10,7 +10,7 @@ pub mod lifetime;
 mod metrics;
 pub mod redis;
 
-use std::{sync::Arc, time::Duration};
+use std::{future, sync::Arc, time::Duration};
 
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use prometheus_client::registry::Registry;
@@ -19,7 +19,17 @@ use crate::{
     cache_entry::CacheEntry,
     upstream::{Feed, UpstreamError},
     video::Channel,
+    youtube::data_api::{Day, SharedUnits},
 };
+
+/// Counts the units of the YouTube Data API in a store.
+pub struct StoredUnits(pub Arc<dyn Store>);
+
+impl SharedUnits for StoredUnits {
+    fn add(&self, day: Day, units: u64) -> BoxFuture<'_, Option<u64>> {
+        self.0.add_units(day.number(), units)
+    }
+}
 
 /// What is cached for a feed.
 pub type Known = CacheEntry<Arc<Channel>, UpstreamError>;
@@ -45,6 +55,12 @@ pub trait Store: Send + Sync {
     /// Saves what was found, notifies other replicas, and ends the lease under which it was looked up. Returns false if an entry saved
     /// under a newer lease is there; that one stays. A stored success keeps its lifetime, also if `known` is only a failure.
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool>;
+
+    /// Adds `units` to the counter of the day with this number, which all replicas share and a restart does not reset, and returns its new
+    /// value. `None` if the store does not answer.
+    fn add_units(&self, _day: u32, _units: u64) -> BoxFuture<'_, Option<u64>> {
+        Box::pin(future::ready(None))
+    }
 
     /// The entries that other replicas save from now on. Ends at once if the store is not shared.
     ///

@@ -2,12 +2,15 @@
 //!
 //! [`crate::youtube`] implements it; tests and the demo have implementations of their own.
 
-use std::{fmt, future, time::Duration};
+use std::{fmt, future, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 
-use crate::video::{Channel, ChannelId, Kind};
+use crate::{
+    channel_name::{ChannelName, ResolvedChannel},
+    video::{Channel, ChannelId, Kind, Source, Upload},
+};
 
 /// A source of channels' feeds.
 pub trait Upstream: Send + Sync {
@@ -44,6 +47,44 @@ pub trait Upstream: Send + Sync {
     fn register(&self, _registry: &mut Registry) {}
 }
 
+/// A source that is asked when the first one fails.
+#[derive(Clone)]
+pub struct Fallback {
+    /// What it is.
+    pub source: Source,
+    /// The source.
+    pub upstream: Arc<dyn Upstream>,
+}
+
+/// A source of older uploads than a feed has.
+pub trait UploadPages: Send + Sync {
+    /// Loads the page of the uploads of `feed` that `page` names; `None`: the newest.
+    fn page<'a>(&'a self, feed: Feed, page: Option<&'a str>) -> BoxFuture<'a, Result<Page, Failure>>;
+}
+
+/// A page of uploads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The channel's name; empty if the page is.
+    pub title: String,
+    /// Newest first. Their kind is known only if the feed is of one kind.
+    pub uploads: Vec<Upload>,
+    /// The name of the page of older ones; `None` if this is the last.
+    pub next: Option<String>,
+}
+
+/// A source that knows which channel a name stands for.
+pub trait NameSource: Send + Sync {
+    /// Resolves `name`. [`UpstreamError::NotFound`] and [`UpstreamError::NoSuchChannel`] mean that there is no such name;
+    /// `None` means that this source cannot resolve names of this form.
+    ///
+    /// The future is polled by a task of its own, within a time limit of its own.
+    fn resolve<'a>(
+        &'a self,
+        name: &'a ChannelName,
+    ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>>;
+}
+
 /// A lookup. Nothing is sent before it is polled, so dropping it before costs nothing.
 pub type Lookup<'a> = BoxFuture<'a, Result<Channel, Failure>>;
 
@@ -73,12 +114,14 @@ impl fmt::Display for Feed {
 }
 
 /// What decides when a lookup gets its permit: its purpose and its caller.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LookupRequest {
     /// Why it is made.
     pub purpose: Purpose,
     /// The channel was found before, so it is not made up.
     pub found_before: bool,
+    /// The last snapshot of the feed, if there is one.
+    pub known: Option<Arc<Channel>>,
     /// The caller who started it.
     pub caller: Caller,
 }
@@ -90,6 +133,7 @@ impl LookupRequest {
         Self {
             purpose,
             found_before: false,
+            known: None,
             caller: Caller::default(),
         }
     }
@@ -142,6 +186,9 @@ pub enum UpstreamError {
     /// HTTP 404. YouTube also answers it for channels that exist, for hours on most days.
     #[error("the upstream knows no such channel")]
     NotFound,
+    /// The channel does not exist, for certain: an API that knows all channels says so.
+    #[error("there is no such channel")]
+    NoSuchChannel,
     /// HTTP 404 for a channel that was never found, while channels that exist get it too: it may or may not exist.
     #[error(
         "the upstream answers 404 for channels that exist, too; whether this one does cannot be told now"
@@ -184,6 +231,7 @@ impl UpstreamError {
             Self::NotFound | Self::Outage => Some(404),
             Self::RateLimited(status) | Self::Status(status) => Some(*status),
             Self::Busy
+            | Self::NoSuchChannel
             | Self::Unreachable(_)
             | Self::TimedOut(_)
             | Self::Malformed(_)
@@ -210,6 +258,7 @@ impl UpstreamError {
         match self {
             Self::Unreachable(text) | Self::Malformed(text) => text.len(),
             Self::NotFound
+            | Self::NoSuchChannel
             | Self::Outage
             | Self::RateLimited(_)
             | Self::Busy

@@ -10,7 +10,7 @@ use std::{fmt, str, str::FromStr, time::SystemTime};
 
 pub use self::{
     bounds::MAX_TEXT,
-    channel::{Channel, MAX_UPLOADS, Picture, Video},
+    channel::{Channel, MAX_UPLOADS, Picture, Source, Video},
     moment::Moment,
 };
 

@@ -40,8 +40,9 @@ use self::{
     requests::Requests,
 };
 use crate::{
+    channel_name::{ChannelName, ResolvedChannel},
     metrics::SECONDS,
-    upstream::{Caller, Failure, Feed, Lookup, LookupRequest, Purpose, Upstream, UpstreamError},
+    upstream::{Failure, Feed, Lookup, LookupRequest, NameSource, Purpose, Upstream, UpstreamError},
     video::{Channel, Kind},
 };
 
@@ -117,7 +118,9 @@ impl YouTube {
     /// Waits for the first permit. For videos, the lookup fetches two lists: YouTube lists streams separately.
     async fn begin_lookup(&self, feed: Feed, request: LookupRequest) -> Result<Lookup<'_>, Failure> {
         let deadline = Instant::now() + self.max_duration();
-        let ready = self.wait_for_permit(List::of(feed), request, deadline).await?;
+        let ready = self
+            .wait_for_permit(List::of(feed), request.clone(), deadline)
+            .await?;
         Ok(Box::pin(async move {
             let first = self.fetch(ready, deadline).await;
             if feed.kind != Some(Kind::Video) {
@@ -150,7 +153,7 @@ impl YouTube {
     ) -> Result<ReadyFetch, Failure> {
         // Do not queue while the breaker is open.
         self.guard.check()?;
-        let permit = timeout_at(deadline, self.queue.permit(list.feed, request)).await;
+        let permit = timeout_at(deadline, self.queue.permit(list.feed, request.clone())).await;
         let permit = permit.map_err(|_elapsed| Failure::from(UpstreamError::Busy))??;
         self.guard.check()?;
         Ok(ReadyFetch {
@@ -243,9 +246,8 @@ impl YouTube {
         tokio::spawn(async move {
             let deadline = Instant::now() + youtube.max_duration();
             let request = LookupRequest {
-                purpose: Purpose::Awaited,
                 found_before: true,
-                caller: Caller::default(),
+                ..LookupRequest::of(Purpose::Awaited)
             };
             // Without a permit the probe reports silence.
             let feed = admission.channel().into();
@@ -279,7 +281,7 @@ impl Upstream for YouTube {
     }
 
     fn joined(&self, feed: Feed, request: LookupRequest) {
-        self.queue.joined(feed, request);
+        self.queue.joined(feed, &request);
     }
 
     fn time_limit(&self) -> Duration {
@@ -299,6 +301,27 @@ impl Upstream for YouTube {
         );
         self.queue.register(registry);
         self.guard.register(registry);
+    }
+}
+
+impl NameSource for YouTube {
+    /// Legacy names only: `user=`.
+    fn resolve<'a>(
+        &'a self,
+        name: &'a ChannelName,
+    ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>> {
+        Box::pin(async move {
+            let ChannelName::User(user) = name else {
+                return None;
+            };
+            let resolved = timeout_at(Instant::now() + self.time_limit, self.owner(user)).await;
+            let timed_out = UpstreamError::TimedOut(self.time_limit);
+            match resolved.unwrap_or_else(|_elapsed| Err(timed_out.into())) {
+                // It may be a spell of 404s: other sources know better.
+                Err(failure) if failure.error == UpstreamError::NotFound => None,
+                resolved => Some(resolved),
+            }
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use http::Uri;
 use tokio::runtime;
 use tonic::{
-    Code, Status,
+    Code, Request, Status,
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt as _;
@@ -18,8 +18,8 @@ use tower::service_fn;
 use super::{Outcome, values};
 use crate::{
     cause::innermost,
-    proto::v1::{LookupFailure, VideoKind, latest_video_client::LatestVideoClient},
-    video::ChannelId,
+    channel_name::ChannelName,
+    proto::v1::{LookupFailure, ResolveChannelRequest, VideoKind, latest_video_client::LatestVideoClient},
 };
 
 pub(super) fn block_on(client: impl Future<Output = Outcome>) -> Outcome {
@@ -39,9 +39,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(clap::Args)]
 #[group(id = "client")]
 pub(super) struct Args {
-    /// Channel IDs: UC and 22 more characters, as in the address of the channel's page
+    /// Channels: IDs (UC and 22 more characters), handles (@name), or addresses of a channel or a video
     #[arg(required = true, value_name = "CHANNEL")]
-    pub(super) channels: Vec<ChannelId>,
+    pub(super) channels: Vec<ChannelName>,
 
     /// The server's address: http, or https for TLS
     #[arg(long, env = "PLAQUE_SERVER", default_value = "http://127.0.0.1:3779", value_name = "URL", value_parser = server)]
@@ -89,6 +89,30 @@ impl Args {
         };
         let connection = connected.map_err(|error| self.unreachable(innermost(&error)))?;
         Ok(LatestVideoClient::new(connection))
+    }
+
+    /// The ID of a channel, which the server finds unless it is in `name` itself.
+    pub(super) async fn resolve(
+        &self,
+        client: &LatestVideoClient<Channel>,
+        name: &ChannelName,
+    ) -> Result<String, Status> {
+        if let ChannelName::Id(id) = name {
+            return Ok(id.to_string());
+        }
+        let query = name.to_string();
+        let resolved = retry::with_retries(self.timeout, async |left| {
+            let mut request = Request::new(ResolveChannelRequest { query: query.clone() });
+            request.set_timeout(left);
+            client.clone().resolve_channel(request).await
+        });
+        match resolved.await {
+            Ok(response) => Ok(response.into_inner().channel_id),
+            Err(status) if status.code() == Code::Unimplemented => Err(Status::unimplemented(
+                "this server is too old to find channels by name; give the channel's ID",
+            )),
+            Err(status) => Err(status),
+        }
     }
 
     /// The message that the server cannot be reached, with advice.

@@ -149,6 +149,9 @@ impl Stage {
     async fn set_up(address: SocketAddr) -> Result<Self, Box<dyn Error>> {
         let origin = Origin::start(answer).await?;
         let config = Config {
+            mirrors: vec![],
+            pages: crate::config::YOUTUBE_PAGES.parse()?,
+            data_api: None,
             listen: address,
             upstream: youtube::Settings {
                 time_limit: TIME_LIMIT,

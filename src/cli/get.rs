@@ -10,14 +10,14 @@ use super::{
     show, values,
 };
 use crate::{
+    channel_name::ChannelName,
     proto::{
         self,
         v1::{
-            BatchGetLatestVideosRequest, LookupResult, latest_video_client::LatestVideoClient,
+            BatchGetLatestVideosRequest, LookupFailure, LookupResult, latest_video_client::LatestVideoClient,
             lookup_result::Outcome as Found,
         },
     },
-    video::ChannelId,
 };
 
 const BATCH: usize = 100;
@@ -43,8 +43,8 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> Outcome {
     let client = args.client.connect().await?;
     let mut code = ExitCode::SUCCESS;
-    for channels in args.client.channels.chunks(BATCH) {
-        for result in ask(&client, &args, channels).await? {
+    for names in args.client.channels.chunks(BATCH) {
+        for result in ask(&client, &args, names).await? {
             if matches!(result.outcome, Some(Found::Failure(_))) {
                 code = ExitCode::FAILURE;
             }
@@ -63,10 +63,32 @@ pub(super) async fn run(args: Args) -> Outcome {
 async fn ask(
     client: &LatestVideoClient<Channel>,
     args: &Args,
-    channels: &[ChannelId],
+    names: &[ChannelName],
 ) -> Result<Vec<LookupResult>, prost_types::DurationError> {
+    let resolved = names.iter().map(|name| args.client.resolve(client, name));
+    let resolved = futures_util::future::join_all(resolved).await;
+    let channels: Vec<String> = resolved.iter().flatten().cloned().collect();
+    let mut results = look_up(client, args, channels).await?.into_iter();
+    let in_order = resolved
+        .iter()
+        .zip(names)
+        .filter_map(|(resolved, name)| match resolved {
+            Ok(_) => results.next(),
+            Err(status) => Some(failed(name.to_string(), failure(status))),
+        });
+    Ok(in_order.collect())
+}
+
+async fn look_up(
+    client: &LatestVideoClient<Channel>,
+    args: &Args,
+    channel_ids: Vec<String>,
+) -> Result<Vec<LookupResult>, prost_types::DurationError> {
+    if channel_ids.is_empty() {
+        return Ok(vec![]);
+    }
     let batch = BatchGetLatestVideosRequest {
-        channel_ids: channels.iter().map(ToString::to_string).collect(),
+        channel_ids,
         kind: args.client.kind(),
         max_age: args.max_age.map(TryInto::try_into).transpose()?,
     };
@@ -75,13 +97,17 @@ async fn ask(
         request.set_timeout(left);
         client.clone().batch_get_latest_videos(request).await
     });
-    let failed = match asked.await {
+    let why = match asked.await {
         Ok(response) => return Ok(response.into_inner().results),
         Err(status) => failure(&status),
     };
-    let each = channels.iter().map(|channel| LookupResult {
-        channel_id: channel.to_string(),
-        outcome: Some(Found::Failure(failed.clone())),
-    });
+    let each = batch.channel_ids.into_iter().map(|id| failed(id, why.clone()));
     Ok(each.collect())
+}
+
+fn failed(channel_id: String, why: LookupFailure) -> LookupResult {
+    LookupResult {
+        channel_id,
+        outcome: Some(Found::Failure(why)),
+    }
 }

@@ -32,13 +32,19 @@ use crate::{
     config::{self, Config},
     server::{self, Drained, Listeners, Sources},
     store::{
-        Store,
+        Store, StoredUnits,
         file::{Ages, File},
         redis::Redis,
     },
     telemetry::{self, Format, Telemetry},
     tls::Tls,
-    youtube::YouTube,
+    upstream::{Fallback, NameSource},
+    video::Source,
+    youtube::{
+        YouTube,
+        data_api::{DataApi, SharedUnits},
+        pages::Pages,
+    },
 };
 
 /// Open files apart from connections and lookups: listeners, event loops, connections of the admin port and for probes, and as many of
@@ -93,7 +99,6 @@ async fn serve(
     args: &Args,
     tls: Option<Arc<Tls>>,
 ) -> Result<Drained, Box<dyn std::error::Error>> {
-    let youtube = YouTube::new(config.upstream.clone())?;
     let grpc = Bound::new(config.listen, "--listen")?;
     let http = args
         .http_listen
@@ -114,12 +119,43 @@ async fn serve(
         admin,
         tls,
     };
-    let sources = Sources {
-        upstream: Arc::new(youtube),
-        store,
-    };
+    let sources = sources(config, store)?;
     announce(&listeners)?;
     Ok(server::run(listeners, config, sources, shutdown).await?)
+}
+
+/// The sources: `--upstream`, then the mirrors, then the YouTube Data API. Names are resolved by the feed, the API, and pages.
+fn sources(config: &Config, store: Option<Arc<dyn Store>>) -> Result<Sources, Box<dyn std::error::Error>> {
+    let youtube = Arc::new(YouTube::new(config.upstream.clone())?);
+    let mut names: Vec<Arc<dyn NameSource>> = vec![Arc::clone(&youtube) as _];
+    let (mut fallbacks, mut pages) = (vec![], None);
+    for mirror in &config.mirrors {
+        let upstream = Arc::new(YouTube::new(mirror.clone())?);
+        let source = Source::Mirror;
+        fallbacks.push(Fallback { source, upstream });
+    }
+    if let Some(settings) = config.data_api.clone() {
+        // A core dump would contain the key.
+        rlimit::setrlimit(rlimit::Resource::CORE, 0, 0)?;
+        let shared = store
+            .clone()
+            .map(|store| Arc::new(StoredUnits(store)) as Arc<dyn SharedUnits>);
+        let api = Arc::new(DataApi::open(settings, &config.upstream, shared)?);
+        names.push(Arc::clone(&api) as _);
+        pages = Some(Arc::clone(&api) as _);
+        fallbacks.push(Fallback {
+            source: Source::DataApi,
+            upstream: api,
+        });
+    }
+    names.push(Arc::new(Pages::open(config.pages.clone(), &config.upstream)?));
+    Ok(Sources {
+        upstream: youtube,
+        fallbacks,
+        pages,
+        names,
+        store,
+    })
 }
 
 /// Opens the store, if one is configured. Meanwhile the port of `admin` reports that plaque is alive.

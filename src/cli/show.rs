@@ -82,6 +82,7 @@ fn describe(video: &Video, freshness: Option<Freshness>, now: SystemTime) -> Str
         Some(Freshness {
             fetch_time,
             stale: true,
+            ..
         }) => {
             let fetched = when(fetch_time, now);
             format!("  {STALE}fetched {fetched}: the server has no newer answer yet{STALE:#}\n")
@@ -208,6 +209,7 @@ mod tests {
             let freshness = Freshness {
                 fetch_time: Some(fetched.into()),
                 stale,
+                ..Freshness::default()
             };
             describe(&video(), Some(freshness), fetched + Duration::from_hours(3))
         };

@@ -87,6 +87,14 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A number of units a day.
+pub(super) fn units(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(units @ 1..=1_000_000_000) => Ok(units),
+        _ => Err("expected a whole number of at least 1, such as 10000".into()),
+    }
+}
+
 /// An IP address and a port.
 pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {

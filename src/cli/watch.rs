@@ -66,8 +66,13 @@ fn time(text: &str) -> Result<SystemTime, String> {
 
 pub(super) async fn run(args: Args) -> Outcome {
     let client = args.client.connect().await?;
+    let mut channel_ids = vec![];
+    for name in &args.client.channels {
+        let resolved = args.client.resolve(&client, name).await;
+        channel_ids.push(resolved.map_err(|status| format!("{name}: {}", failure(&status).message))?);
+    }
     let request = WatchLatestVideoRequest {
-        channel_ids: args.client.channels.iter().map(ToString::to_string).collect(),
+        channel_ids,
         kind: args.client.kind(),
         published_after: args.published_after.map(Into::into),
         resume_tokens: vec![],

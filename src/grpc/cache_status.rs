@@ -4,7 +4,10 @@ use std::cell::RefCell;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::latest::{CacheStatus, MissReason};
+use crate::{
+    latest::{CacheStatus, MissReason},
+    video::Source,
+};
 
 /// The name of the header.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -20,14 +23,20 @@ thread_local! {
     static LAST_HIT: RefCell<Option<(i64, HeaderValue)>> = const { RefCell::new(None) };
 }
 
-/// Sets the header for one reply.
-pub(super) fn set(status: CacheStatus, headers: &mut HeaderMap) {
+/// Sets the header for one reply, whose answer comes from `source`.
+pub(super) fn set(status: CacheStatus, source: Source, headers: &mut HeaderMap) {
+    let detail = match source {
+        Source::Feed => "",
+        Source::Mirror => "; detail=mirror",
+        Source::DataApi => "; detail=data-api",
+    };
     match status {
-        CacheStatus::Hit { ttl } => {
+        CacheStatus::Hit { ttl } if source == Source::Feed => {
             if let Some(value) = hit(ttl) {
                 headers.insert(CACHE_STATUS, value);
             }
         }
+        CacheStatus::Hit { ttl } => insert(format!("plaque; hit; ttl={ttl}{detail}"), headers),
         CacheStatus::Forwarded {
             reason,
             collapsed,
@@ -40,7 +49,10 @@ pub(super) fn set(status: CacheStatus, headers: &mut HeaderMap) {
             };
             let collapsed = if collapsed { "; collapsed" } else { "" };
             let status = status.map_or_else(String::new, |code| format!("; fwd-status={code}"));
-            insert(format!("plaque; fwd={reason}{collapsed}{status}"), headers);
+            insert(
+                format!("plaque; fwd={reason}{collapsed}{status}{detail}"),
+                headers,
+            );
         }
     }
 }

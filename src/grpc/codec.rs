@@ -159,6 +159,7 @@ impl MessageWriter {
         self.message(2, |freshness| {
             freshness.time(1, Some(answer.fetched.into()));
             freshness.number(2, answer.stale.into());
+            freshness.number(3, convert::source(answer.channel().source()) as u64);
         });
     }
 

@@ -9,13 +9,22 @@ use prost_types::Timestamp;
 
 use super::{RequestError, status};
 use crate::{
-    latest::{Answer, Event, InvalidResumeToken, LookupError, Query, ResumeToken, WatchEvent, WatchQuery},
+    latest::{
+        Answer, Event, InvalidPageToken, InvalidResumeToken, Listed, LookupError, PageToken, Query,
+        ResumeToken, WatchEvent, WatchQuery,
+    },
     proto::v1::{self, lookup_result::Outcome, watch_latest_video_response::Event as Message},
-    video::{Channel, ChannelId, Kind, Moment, Thumbnail, Video},
+    video::{Channel, ChannelId, Kind, Moment, Source, Thumbnail, Video},
 };
 
 /// The most channels of one request.
 const MAX_CHANNELS: usize = 100;
+
+/// The uploads of a page of a request that does not say how many it wants.
+const DEFAULT_PAGE: usize = 15;
+
+/// The most uploads of a page.
+const MAX_PAGE: usize = 50;
 
 /// The valid range of a `google.protobuf.Timestamp`, in seconds since 1970.
 const YEARS_1_TO_9999: Range<i64> = -62_135_596_800..253_402_300_800;
@@ -26,6 +35,54 @@ pub(super) fn query(request: &v1::GetLatestVideoRequest) -> Result<Query, Reques
         kind: kind(request.kind)?,
         max_age: request.max_age.map(max_age).transpose()?,
     })
+}
+
+/// What a request for a page of uploads asks for: the query, the size of the page, and where it begins.
+pub(super) fn list(
+    request: &v1::ListUploadsRequest,
+) -> Result<(Query, usize, Option<PageToken>), RequestError> {
+    let query = Query {
+        channel: request.channel_id.parse()?,
+        kind: kind(request.kind)?,
+        max_age: request.max_age.map(max_age).transpose()?,
+    };
+    let size = usize::try_from(request.page_size).map_err(|_| RequestError::InvalidPageSize)?;
+    let size = if size == 0 {
+        DEFAULT_PAGE
+    } else {
+        size.min(MAX_PAGE)
+    };
+    let token = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
+    let token = token.map(PageToken::decode).transpose();
+    let token = token.map_err(|InvalidPageToken| RequestError::InvalidPageToken)?;
+    Ok((query, size, token))
+}
+
+/// A page of uploads.
+pub(super) fn listed(listed: &Listed) -> v1::ListUploadsResponse {
+    let videos = listed.channels.iter().flat_map(|(channel, indices)| {
+        let uploads = indices.iter().filter_map(|index| channel.upload(*index));
+        uploads.map(|upload| video(channel, upload))
+    });
+    let mut videos: Vec<_> = videos.collect();
+    if !listed.has_kinds {
+        for video in &mut videos {
+            video.kind = v1::VideoKind::Unspecified.into();
+        }
+    }
+    v1::ListUploadsResponse {
+        videos,
+        freshness: listed.answer.as_ref().map(freshness),
+        next_page_token: listed.next.as_ref().map(PageToken::encode).unwrap_or_default(),
+    }
+}
+
+fn freshness(answer: &Answer) -> v1::Freshness {
+    v1::Freshness {
+        fetch_time: Some(answer.fetched.into()),
+        stale: answer.stale,
+        source: source(answer.channel().source()).into(),
+    }
 }
 
 /// The query for each channel of a batch, or why its ID is invalid.
@@ -121,10 +178,7 @@ fn published_after(time: prost_types::Timestamp) -> Result<SystemTime, RequestEr
 pub(super) fn response(answer: &Answer) -> v1::GetLatestVideoResponse {
     v1::GetLatestVideoResponse {
         video: Some(video(answer.channel(), answer.video())),
-        freshness: Some(v1::Freshness {
-            fetch_time: Some(answer.fetched.into()),
-            stale: answer.stale,
-        }),
+        freshness: Some(freshness(answer)),
     }
 }
 
@@ -195,6 +249,15 @@ pub(super) fn timestamp(moment: Moment) -> Option<Timestamp> {
         seconds: nanos.div_euclid(SECOND),
         nanos: i32::try_from(nanos.rem_euclid(SECOND)).unwrap_or_default(),
     })
+}
+
+/// Where an answer comes from, as in the API.
+pub(super) fn source(source: Source) -> v1::Source {
+    match source {
+        Source::Feed => v1::Source::Feed,
+        Source::Mirror => v1::Source::Mirror,
+        Source::DataApi => v1::Source::DataApi,
+    }
 }
 
 pub(super) fn video_kind(kind: Kind) -> v1::VideoKind {

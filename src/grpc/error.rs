@@ -1,6 +1,8 @@
 //! Every way in which a call can fail: its request is invalid, the server does not carry it out, or its lookup fails.
 
-use crate::{latest::LookupError, video::InvalidChannelId};
+use crate::{
+    channel_name::InvalidName, latest::LookupError, resolver::ResolveError, video::InvalidChannelId,
+};
 
 /// The reason why a call fails. [`status`](super::status) maps it to what the caller receives.
 ///
@@ -10,6 +12,9 @@ pub enum CallError {
     /// The request is invalid.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// The name of a channel could not be resolved.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
     /// The lookup or the watch failed.
     #[error(transparent)]
     Lookup(#[from] LookupError),
@@ -45,6 +50,15 @@ pub enum RequestError {
     /// `channel_id` is not a channel ID.
     #[error("channel_id is not a channel ID: {0}")]
     InvalidChannelId(#[from] InvalidChannelId),
+    /// `query` does not name a channel.
+    #[error("query names no channel: {0}")]
+    InvalidQuery(#[from] InvalidName),
+    /// `page_size` is negative.
+    #[error("page_size is negative or malformed; expected 1 to 50, or 0 for the default")]
+    InvalidPageSize,
+    /// `page_token` is not the token of a page.
+    #[error("page_token is not the next_page_token of a page")]
+    InvalidPageToken,
     /// `kind` has an unknown value.
     #[error(
         "kind has the unknown value {0}; expected VIDEO_KIND_UNSPECIFIED (0), VIDEO_KIND_VIDEO (1) or VIDEO_KIND_SHORT (2)"

@@ -10,6 +10,8 @@ pub enum Method {
     GetLatestVideo,
     BatchGetLatestVideos,
     WatchLatestVideo,
+    ListUploads,
+    ResolveChannel,
     HealthCheck,
     HealthList,
     HealthWatch,
@@ -20,13 +22,15 @@ pub enum Method {
 
 impl Method {
     /// All methods in declaration order, with their paths. The most frequent comes first.
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 11] = [
         (Self::GetLatestVideo, "/plaque.v1.LatestVideo/GetLatestVideo"),
         (
             Self::BatchGetLatestVideos,
             "/plaque.v1.LatestVideo/BatchGetLatestVideos",
         ),
         (Self::WatchLatestVideo, "/plaque.v1.LatestVideo/WatchLatestVideo"),
+        (Self::ListUploads, "/plaque.v1.LatestVideo/ListUploads"),
+        (Self::ResolveChannel, "/plaque.v1.LatestVideo/ResolveChannel"),
         (Self::HealthCheck, "/grpc.health.v1.Health/Check"),
         (Self::HealthList, "/grpc.health.v1.Health/List"),
         (Self::HealthWatch, "/grpc.health.v1.Health/Watch"),

@@ -11,7 +11,7 @@ use tonic::{Code, Status, body::Body, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{CallError, RequestError};
-use crate::{latest::LookupError, proto::v1::LookupFailure, upstream::UpstreamError};
+use crate::{latest::LookupError, proto::v1::LookupFailure, resolver::ResolveError, upstream::UpstreamError};
 
 /// The domain of every `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "plaque";
@@ -35,6 +35,7 @@ fn classify(error: &CallError) -> (Code, &'static str) {
     match error {
         CallError::Request(error) => classify_request(error),
         CallError::Lookup(error) => classify_lookup(error),
+        CallError::Resolve(error) => classify_resolve(error),
         CallError::TooManyCalls(_) | CallError::TooManyHealthWatches(_) => {
             (Code::ResourceExhausted, "OVERLOADED")
         }
@@ -49,6 +50,8 @@ fn classify_request(error: &RequestError) -> (Code, &'static str) {
     use RequestError as E;
     let reason = match error {
         E::InvalidChannelId(_) => "INVALID_CHANNEL_ID",
+        E::InvalidQuery(_) => "INVALID_QUERY",
+        E::InvalidPageSize | E::InvalidPageToken => "INVALID_PAGE",
         E::InvalidKind(_) => "INVALID_KIND",
         E::InvalidMaxAge => "INVALID_MAX_AGE",
         E::InvalidPublishedAfter => "INVALID_PUBLISHED_AFTER",
@@ -63,26 +66,37 @@ fn classify_request(error: &RequestError) -> (Code, &'static str) {
     (Code::InvalidArgument, reason)
 }
 
+fn classify_resolve(error: &ResolveError) -> (Code, &'static str) {
+    match error {
+        ResolveError::NotFound(_) => (Code::NotFound, "HANDLE_NOT_FOUND"),
+        ResolveError::Upstream(error) => classify_upstream(error),
+        ResolveError::Overloaded(_) => (Code::ResourceExhausted, "OVERLOADED"),
+        ResolveError::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
+    }
+}
+
 fn classify_lookup(error: &LookupError) -> (Code, &'static str) {
     use LookupError as E;
     match error {
         E::ChannelNotFound(_) => (Code::NotFound, "CHANNEL_NOT_FOUND"),
         E::NoUploads { .. } => (Code::NotFound, "NO_UPLOADS"),
-        E::Upstream(error) => match error {
-            UpstreamError::Outage => (Code::Unavailable, "UPSTREAM_OUTAGE"),
-            UpstreamError::Panicked => (Code::Internal, "LOOKUP_PANICKED"),
-            UpstreamError::RateLimited(_) => (Code::Unavailable, "UPSTREAM_RATE_LIMITED"),
-            UpstreamError::Busy => (Code::ResourceExhausted, "OVERLOADED"),
-            UpstreamError::TimedOut(_) => (Code::Unavailable, "UPSTREAM_TIMEOUT"),
-            UpstreamError::Malformed(_) | UpstreamError::SuspectSnapshot => {
-                (Code::Unavailable, "UPSTREAM_MALFORMED")
-            }
-            UpstreamError::NotFound | UpstreamError::Status(_) | UpstreamError::Unreachable(_) => {
-                (Code::Unavailable, "UPSTREAM_ERROR")
-            }
-        },
+        E::Upstream(error) => classify_upstream(error),
         E::Overloaded(_) | E::TooManyWatched(_) => (Code::ResourceExhausted, "OVERLOADED"),
         E::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
+    }
+}
+
+fn classify_upstream(error: &UpstreamError) -> (Code, &'static str) {
+    use UpstreamError as E;
+    match error {
+        E::NoSuchChannel => (Code::NotFound, "CHANNEL_NOT_FOUND"),
+        E::Outage => (Code::Unavailable, "UPSTREAM_OUTAGE"),
+        E::Panicked => (Code::Internal, "LOOKUP_PANICKED"),
+        E::RateLimited(_) => (Code::Unavailable, "UPSTREAM_RATE_LIMITED"),
+        E::Busy => (Code::ResourceExhausted, "OVERLOADED"),
+        E::TimedOut(_) => (Code::Unavailable, "UPSTREAM_TIMEOUT"),
+        E::Malformed(_) | E::SuspectSnapshot => (Code::Unavailable, "UPSTREAM_MALFORMED"),
+        E::NotFound | E::Status(_) | E::Unreachable(_) => (Code::Unavailable, "UPSTREAM_ERROR"),
     }
 }
 
@@ -93,6 +107,9 @@ fn bad_field(error: &CallError) -> Option<&'static str> {
     };
     match error {
         RequestError::InvalidChannelId(_) => Some("channel_id"),
+        RequestError::InvalidQuery(_) => Some("query"),
+        RequestError::InvalidPageSize => Some("page_size"),
+        RequestError::InvalidPageToken => Some("page_token"),
         RequestError::InvalidKind(_) => Some("kind"),
         RequestError::InvalidMaxAge => Some("max_age"),
         RequestError::InvalidPublishedAfter => Some("published_after"),

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use super::outage::{Outage, Verdict};
 use crate::{
     clock,
-    upstream::{Caller, LookupRequest, Purpose, Upstream, UpstreamError},
+    upstream::{LookupRequest, Purpose, Upstream, UpstreamError},
     video::ChannelId,
 };
 
@@ -40,9 +40,8 @@ impl Canary {
         }
         // Callers wait for this lookup. It is queued with those of channels found before, which the canary nearly always was.
         let request = LookupRequest {
-            purpose: Purpose::Awaited,
             found_before: true,
-            caller: Caller::default(),
+            ..LookupRequest::of(Purpose::Awaited)
         };
         let looked_up = upstream.look_up(self.channel.into(), request).await;
         let (verdict, count) = match looked_up.map_err(|failure| failure.error) {

@@ -11,6 +11,7 @@ use coalesce::Coalescer;
 use super::{
     Known, LookupError, Policy, Settings,
     canary::Canary,
+    fallback::Fallbacks,
     hub::Hubs,
     lookup::FlightRequest,
     outage::{self, Outage},
@@ -30,6 +31,7 @@ use crate::{
 /// Looks feeds up. Shared by all flights; has no state of callers.
 pub(super) struct Fetcher {
     pub(super) upstream: Arc<dyn Upstream>,
+    pub(super) fallbacks: Fallbacks,
     pub(super) store: Option<Arc<dyn Store>>,
     pub(super) policy: Policy,
     /// The cached entries, for those that change beside that of the flight.
@@ -46,6 +48,7 @@ pub(super) struct Fetcher {
 impl Fetcher {
     pub(super) fn new(
         upstream: Arc<dyn Upstream>,
+        fallbacks: Fallbacks,
         store: Option<Arc<dyn Store>>,
         cache: Coalescer<Feed, Arc<Known>>,
         settings: &Settings,
@@ -53,6 +56,7 @@ impl Fetcher {
     ) -> Self {
         Self {
             upstream,
+            fallbacks,
             store,
             policy: settings.policy,
             cache,
@@ -91,8 +95,17 @@ impl Fetcher {
         known: Option<&Known>,
     ) -> Arc<Known> {
         let entry = match looked_up {
-            Ok(channel) => self.found(request.feed, channel, known).await,
-            Err(failure) => self.failed(request.feed, failure, known).await,
+            Ok(channel) => {
+                self.note_known_good(request.feed, true, clock::now());
+                self.found(request.feed, channel, known).await
+            }
+            Err(failure) => {
+                let failure = self.classify(request.feed, failure, known).await;
+                match self.fall_back(request, failure, known).await {
+                    Ok(channel) => self.found(request.feed, channel, known).await,
+                    Err(failure) => self.failure(failure, known, clock::now()),
+                }
+            }
         };
         self.report(request, entry)
     }
@@ -137,7 +150,6 @@ impl Fetcher {
     /// The entry after a snapshot of the feed. A suspect snapshot counts as a failure the first time; the second in a row is believed.
     async fn found(&self, feed: Feed, channel: Channel, before: Option<&Known>) -> Known {
         let now = clock::now();
-        self.note_known_good(feed, true, now);
         if let Some(good) = before.and_then(|known| known.good.as_ref()) {
             let failed = before.and_then(|known| known.failed.as_ref());
             let is_confirmed = failed.is_some_and(|failed| failed.error == UpstreamError::SuspectSnapshot);
@@ -199,9 +211,33 @@ impl Fetcher {
         canary == Some(feed)
     }
 
-    async fn failed(&self, feed: Feed, failure: upstream::Failure, before: Option<&Known>) -> Known {
+    /// Asks the other sources, if they can help after this failure of the first.
+    async fn fall_back(
+        &self,
+        request: &FlightRequest,
+        failure: upstream::Failure,
+        known: Option<&Known>,
+    ) -> Result<Channel, upstream::Failure> {
+        // Without a canary a 404 may mean anything.
+        let is_unclear = failure.error == UpstreamError::NotFound && self.canary.is_none();
+        let can_help =
+            self.fallbacks.help_after(&failure.error) || is_unclear && self.fallbacks.know_all_channels();
+        if !can_help {
+            return Err(failure);
+        }
+        let lookup = request.for_upstream(known);
+        self.fallbacks.look_up(request.feed, &lookup, failure).await
+    }
+
+    /// What a failure of the first source means: a 404 can mean nothing, something of the source, or that there is no such channel.
+    async fn classify(
+        &self,
+        feed: Feed,
+        failure: upstream::Failure,
+        before: Option<&Known>,
+    ) -> upstream::Failure {
         if failure.error != UpstreamError::NotFound {
-            return self.failure(failure, before, clock::now());
+            return failure;
         }
         let was_found = before.is_some_and(|known| known.good.is_some());
         if was_found {
@@ -219,7 +255,7 @@ impl Fetcher {
         } else {
             UpstreamError::NotFound
         };
-        self.failure(upstream::Failure { error, ..failure }, before, clock::now())
+        upstream::Failure { error, ..failure }
     }
 
     /// Whether a 404 means nothing now. Looks the canary up if that is not clear.
@@ -279,7 +315,9 @@ impl Fetcher {
                 channel: feed.channel,
                 kind: feed.kind,
             },
-            UpstreamError::NotFound => LookupError::ChannelNotFound(feed.channel),
+            UpstreamError::NotFound | UpstreamError::NoSuchChannel => {
+                LookupError::ChannelNotFound(feed.channel)
+            }
             error => LookupError::Upstream(error),
         }
     }

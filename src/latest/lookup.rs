@@ -10,7 +10,7 @@ use std::{
 use coalesce::FetchContext;
 use futures_util::{
     FutureExt as _,
-    future::{BoxFuture, pending},
+    future::{self, BoxFuture, pending},
 };
 use tokio::time::{timeout, timeout_at};
 
@@ -33,11 +33,13 @@ pub(super) struct FlightRequest {
 
 impl FlightRequest {
     /// What the upstream's queue needs to know of the lookup.
-    fn for_upstream(&self, known: Option<&Known>) -> LookupRequest {
+    pub(super) fn for_upstream(&self, known: Option<&Known>) -> LookupRequest {
+        let known = known.and_then(|known| known.good.as_ref());
         LookupRequest {
             purpose: self.purpose,
             // The feed of a kind is looked up only if the channel's own was found.
-            found_before: self.feed.kind.is_some() || known.is_some_and(|known| known.good.is_some()),
+            found_before: self.feed.kind.is_some() || known.is_some(),
+            known: known.map(|good| Arc::clone(&good.value)),
             caller: self.caller,
         }
     }
@@ -109,6 +111,10 @@ impl Fetcher {
             };
             let lookup = match admitted {
                 Ok(lookup) => lookup,
+                // Another source may have an answer, which then is saved as that of a lookup.
+                Err(failure) if self.fallbacks.help_after(&failure.error) => {
+                    future::ready(Err(failure)).boxed()
+                }
                 Err(failure) => return self.finish(&request, Err(failure), known.as_deref()).await,
             };
             let Some(store) = &self.store else {

@@ -110,6 +110,7 @@ impl Latest {
             evictions,
         );
 
+        self.fetcher.fallbacks.register(registry);
         let latest = Arc::clone(self);
         let canary = move || {
             let lookups = latest.fetcher.canary_lookups();

@@ -153,7 +153,7 @@ impl Policy {
             let doublings = streak.saturating_sub(1).min(16);
             first.saturating_mul(1 << doublings).min(longest.max(first))
         };
-        if *error == UpstreamError::NotFound && !was_found {
+        if matches!(error, UpstreamError::NotFound | UpstreamError::NoSuchChannel) && !was_found {
             double(self.negative_for, LONGEST_NEGATIVE)
         } else {
             jittered(double(FIRST_PAUSE, LONGEST_PAUSE), JITTER, chance)
@@ -166,10 +166,11 @@ impl Policy {
     /// outage belong to the same streak, since whether a 404 counts as an outage can change from one to the next. A suspect snapshot is
     /// not counted with other failures, since the upstream works.
     pub(super) fn streak(before: Option<&Failure<UpstreamError>>, error: &UpstreamError) -> u32 {
-        use UpstreamError::{NotFound, Outage, SuspectSnapshot};
+        use UpstreamError::{NoSuchChannel, NotFound, Outage, SuspectSnapshot};
         let is_similar = |before: &UpstreamError| match (before, error) {
-            (NotFound | Outage, NotFound | Outage) => true,
-            (NotFound | SuspectSnapshot, _) | (_, NotFound | SuspectSnapshot) => false,
+            (NotFound | NoSuchChannel | Outage, NotFound | NoSuchChannel | Outage) => true,
+            (NotFound | NoSuchChannel | SuspectSnapshot, _)
+            | (_, NotFound | NoSuchChannel | SuspectSnapshot) => false,
             _ => true,
         };
         before

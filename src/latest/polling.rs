@@ -133,7 +133,11 @@ impl Polling {
             planner.observed(channel, ages, at(good.at));
         }
         if let Some(failed) = failed {
-            let is_unknown = known.good.is_none() && failed.error == UpstreamError::NotFound;
+            let is_unknown = known.good.is_none()
+                && matches!(
+                    failed.error,
+                    UpstreamError::NotFound | UpstreamError::NoSuchChannel
+                );
             let reason = if is_unknown {
                 PollFailure::NotFound
             } else {

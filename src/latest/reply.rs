@@ -10,7 +10,7 @@ use crate::{
     cache_entry::{Failure, Success},
     clock,
     upstream::{Feed, UpstreamError},
-    video::{Channel, ChannelId, Kind, Video},
+    video::{Channel, ChannelId, Kind, Source, Video},
 };
 
 /// A query for a channel's newest upload.
@@ -35,6 +35,15 @@ pub struct Reply {
     pub retry_after: Option<Duration>,
 }
 
+impl Reply {
+    /// Where the answer comes from. An error counts as the feed's.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        let answer = self.outcome.as_ref();
+        answer.map_or(Source::Feed, |answer| answer.channel().source())
+    }
+}
+
 /// A channel's newest upload.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -54,6 +63,10 @@ impl Answer {
     #[must_use]
     pub fn channel(&self) -> &Channel {
         &self.channel
+    }
+
+    pub(super) fn shared_channel(&self) -> Arc<Channel> {
+        Arc::clone(&self.channel)
     }
 
     /// The channel's newest upload of the requested kind.

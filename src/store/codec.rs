@@ -15,7 +15,7 @@ use crate::{
     cache_entry::{CacheEntry, Failure, Success},
     proto::store::{self, failure::Error},
     upstream::{Feed, UpstreamError},
-    video::{self, Channel, Kind, MAX_UPLOADS, Moment, Thumbnail, Upload},
+    video::{self, Channel, Kind, MAX_UPLOADS, Moment, Source, Thumbnail, Upload},
 };
 
 /// Upper bound of what [`encode`] returns: 15 uploads with the longest titles and addresses that a [`Channel`] can have take 48 KiB, a
@@ -172,6 +172,12 @@ fn channel(channel: &Channel) -> store::Channel {
         channel_id: channel.id().to_string(),
         title: channel.title().into(),
         full: channel.is_full(),
+        source: match channel.source() {
+            Source::Feed => store::channel::Source::FeedUnspecified,
+            Source::Mirror => store::channel::Source::Mirror,
+            Source::DataApi => store::channel::Source::DataApi,
+        }
+        .into(),
         uploads: channel
             .uploads()
             .map(|video| {
@@ -196,6 +202,12 @@ fn known_channel(channel: store::Channel, feed: Feed) -> Result<Channel, DecodeE
     if channel.channel_id != feed.channel.as_str() {
         return Err(DecodeError::Field("channel_id"));
     }
+    // One of a later version counts as the feed.
+    let source = match channel.source() {
+        store::channel::Source::FeedUnspecified => Source::Feed,
+        store::channel::Source::Mirror => Source::Mirror,
+        store::channel::Source::DataApi => Source::DataApi,
+    };
     let uploads = channel.uploads.into_iter().map(|upload| {
         let kind = if upload.short { Kind::Short } else { Kind::Video };
         if feed.kind.is_some_and(|only| only != kind) {
@@ -220,7 +232,9 @@ fn known_channel(channel: store::Channel, feed: Feed) -> Result<Channel, DecodeE
     });
     let uploads = uploads.collect::<Result<_, DecodeError>>()?;
     let entries = if channel.full { MAX_UPLOADS } else { 0 };
-    Ok(Channel::new(feed.channel, &channel.title, uploads).with_entries(entries))
+    Ok(Channel::new(feed.channel, &channel.title, uploads)
+        .with_entries(entries)
+        .with_source(source))
 }
 
 fn error(error: &UpstreamError) -> Option<Error> {
@@ -232,6 +246,7 @@ fn error(error: &UpstreamError) -> Option<Error> {
         UpstreamError::TimedOut(limit) => Error::TimedOut(duration(*limit)?),
         UpstreamError::Malformed(how) => Error::Malformed(how.to_string()),
         UpstreamError::SuspectSnapshot => Error::SuspectSnapshot(true),
+        UpstreamError::NoSuchChannel => Error::NoSuchChannel(true),
         UpstreamError::RateLimited(_) | UpstreamError::Busy | UpstreamError::Panicked => return None,
     })
 }
@@ -252,6 +267,7 @@ fn known_error(error: Error) -> Result<UpstreamError, DecodeError> {
         },
         Error::Malformed(how) => UpstreamError::Malformed(video::message(&how)),
         Error::SuspectSnapshot(_) => UpstreamError::SuspectSnapshot,
+        Error::NoSuchChannel(_) => UpstreamError::NoSuchChannel,
     })
 }
 

@@ -134,7 +134,9 @@ impl File {
                 None
             }
         };
+        let units = engine.as_ref().map_or((0, 0), Engine::units);
         let shared = Arc::new(Shared {
+            units: Mutex::new(units),
             path: path.into(),
             bytes,
             ages,
@@ -287,6 +289,10 @@ impl Store for File {
             self.shared.health.observe("save", outcome, begun);
         }
         future::ready(true).boxed()
+    }
+
+    fn add_units(&self, day: u32, units: u64) -> BoxFuture<'_, Option<u64>> {
+        future::ready(Some(self.shared.add_units(day, units))).boxed()
     }
 
     fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate> {

@@ -216,6 +216,17 @@ impl Shared {
         outcome != Ok(Outcome::Miss)
     }
 
+    async fn add_units(&self, day: u32, units: u64) -> Option<u64> {
+        let (began, units) = (Instant::now(), units.to_string());
+        let tag = format!("units/{day}");
+        let sum = self
+            .sessions
+            .run(&scripts::UNITS, &tag, &[units.as_bytes()])
+            .await;
+        self.observe("units", sum.map(|_: u64| Outcome::Ok), began);
+        sum.ok()
+    }
+
     fn observe(&self, operation: &'static str, outcome: Result<Outcome, CommandError>, began: Instant) {
         let outcome = outcome.unwrap_or_else(|error| match error {
             CommandError::Skipped => Outcome::Skipped,
@@ -272,6 +283,10 @@ impl Store for Redis {
 
     fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool> {
         Box::pin(self.0.save(feed, known, lease))
+    }
+
+    fn add_units(&self, day: u32, units: u64) -> BoxFuture<'_, Option<u64>> {
+        Box::pin(self.0.add_units(day, units))
     }
 
     fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate> {

@@ -16,6 +16,30 @@ use super::{ChannelId, Kind, Moment, Thumbnail, Upload, VideoId, bounds};
 /// the memory of an entry and of a slow watch unbounded.
 pub const MAX_UPLOADS: usize = 15;
 
+/// Where a snapshot of a channel comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The channel's feed.
+    #[default]
+    Feed,
+    /// A mirror of the feed.
+    Mirror,
+    /// The YouTube Data API.
+    DataApi,
+}
+
+impl Source {
+    /// The name in metrics and in `cache-status`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Feed => "feed",
+            Self::Mirror => "mirror",
+            Self::DataApi => "data-api",
+        }
+    }
+}
+
 /// A channel and its newest uploads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Channel {
@@ -24,6 +48,7 @@ pub struct Channel {
     title_end: u32,
     /// Whether its feed had [`MAX_UPLOADS`] entries or more.
     full: bool,
+    source: Source,
     /// The channel's title, the titles of `uploads`, and the URLs of `other_thumbnails`, without separators.
     texts: Box<str>,
     uploads: Box<[Record]>,
@@ -95,6 +120,7 @@ impl Channel {
             id,
             title_end,
             full,
+            source: Source::Feed,
             texts: texts.into(),
             uploads: records,
             other_thumbnails,
@@ -109,11 +135,18 @@ impl Channel {
         self
     }
 
+    /// Sets where the snapshot comes from; the feed by default.
+    #[must_use]
+    pub fn with_source(mut self, source: Source) -> Self {
+        self.source = source;
+        self
+    }
+
     /// The channel with only its uploads of `kind`.
     #[must_use]
     pub fn only(&self, kind: Kind) -> Self {
         let uploads = self.uploads().filter(|upload| upload.kind() == kind);
-        Self::new(self.id, self.title(), uploads.map(Upload::from).collect())
+        Self::new(self.id, self.title(), uploads.map(Upload::from).collect()).with_source(self.source)
     }
 
     /// Merges two feeds of one channel: the newest uploads of both.
@@ -125,7 +158,7 @@ impl Channel {
         let mut merged = Self::new(self.id, title, uploads.collect());
         // Either feed may omit older uploads.
         merged.full |= self.full || other.full;
-        merged
+        merged.with_source(self.source)
     }
 
     /// The channel's ID.
@@ -138,6 +171,12 @@ impl Channel {
     #[must_use]
     pub fn title(&self) -> &str {
         self.text(0..self.title_end)
+    }
+
+    /// Where the snapshot comes from.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.source
     }
 
     /// The number of uploads.

@@ -5,7 +5,7 @@
 //!
 //! # For whoever calls it
 //!
-//! - [`DataApi::look_up`] is a lookup as an [`Upstream`](crate::upstream::Upstream) makes them: for a feed, with its purpose, and the last snapshot, if there is one, which
+//! - [`DataApi::look_up`] is a lookup as an [`Upstream`] makes them: for a feed, with its purpose, and the last snapshot, if there is one, which
 //!   saves a unit. A channel that was not `found_before` is asked about first, together with others, so that 50 made-up IDs cost one unit.
 //!   [`ApiError::NoSuchChannel`] is certain: it is what a 404 of a feed never is.
 //! - [`DataApi::find`] and [`DataApi::resolve`] find channels; [`DataApi::uploads`] is a page of uploads, also of older ones.
@@ -25,14 +25,16 @@ mod tests;
 
 use std::{
     collections::HashMap,
-    iter,
+    io, iter,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use http::{HeaderValue, header};
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use reqwest::{Client, StatusCode, Url};
 use tokio::time::timeout;
 
@@ -43,10 +45,12 @@ pub use self::{
     key::{ApiKey, KeyFile},
     ledger::{Ledger, SharedUnits},
 };
-use super::{body, list::List, response};
+use super::{SetupError, body, client, list::List, response};
 use crate::{
     channel_name::{ChannelName, ResolvedChannel},
-    upstream::{Feed, LookupRequest, Purpose, UpstreamError},
+    upstream::{
+        Failure, Feed, Lookup, LookupRequest, NameSource, Page, Purpose, UploadPages, Upstream, UpstreamError,
+    },
     video::{Channel, ChannelId, Kind, MAX_UPLOADS},
 };
 
@@ -85,6 +89,33 @@ pub enum ApiError {
     Upstream(#[from] UpstreamError),
 }
 
+/// How the Data API is used.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its address.
+    pub api: Url,
+    /// The file with the key.
+    pub key_file: PathBuf,
+    /// The units that may be spent a day.
+    pub quota: u64,
+}
+
+/// Why the Data API cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The HTTP client could not be created.
+    #[error(transparent)]
+    Client(#[from] SetupError),
+    /// The key could not be read.
+    #[error("--youtube-api-key-file: cannot read a key from {}: {error}", file.display())]
+    Key {
+        /// Its file.
+        file: PathBuf,
+        /// The reason.
+        error: io::Error,
+    },
+}
+
 /// The Data API. A clone shares everything.
 #[derive(Clone)]
 pub struct DataApi {
@@ -105,6 +136,38 @@ struct Requests {
 }
 
 impl DataApi {
+    /// Creates a client with the connection settings of `upstream`, which may be anything that `shared` counts units with.
+    ///
+    /// # Errors
+    ///
+    /// If the key cannot be read, or as for [`YouTube::new`](super::YouTube::new).
+    pub fn open(
+        settings: Settings,
+        upstream: &super::Settings,
+        shared: Option<Arc<dyn SharedUnits>>,
+    ) -> Result<Self, OpenError> {
+        let Settings { api, key_file, quota } = settings;
+        let upstream = super::Settings {
+            feeds: api.clone(),
+            ..upstream.clone()
+        };
+        let client = client::client(&upstream)?;
+        let key = KeyFile::open(key_file.clone());
+        let key = key.map_err(|error| OpenError::Key {
+            file: key_file,
+            error,
+        })?;
+        let ledger = Ledger::new(quota, shared, SystemTime::now());
+        Ok(Self::new(
+            client,
+            api,
+            &upstream.user_agent,
+            key,
+            ledger,
+            upstream.time_limit,
+        ))
+    }
+
     /// The API at `api` (`…/youtube/v3`). `client` must not follow redirects; `user_agent` is what it introduces itself with.
     #[must_use]
     pub fn new(
@@ -263,6 +326,73 @@ impl DataApi {
             upload.kind = kinds.get(&upload.id).copied().unwrap_or(Kind::Video);
         }
         Ok(())
+    }
+}
+
+impl Upstream for DataApi {
+    fn look_up(&self, feed: Feed, request: LookupRequest) -> Lookup<'_> {
+        Box::pin(async move {
+            let known = request.known.clone();
+            let looked_up = DataApi::look_up(self, feed, request, known.as_deref()).await;
+            looked_up.map_err(ApiError::into_failure)
+        })
+    }
+
+    fn time_limit(&self) -> Duration {
+        self.requests.time_limit
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        self.requests.ledger.register(registry);
+    }
+}
+
+impl UploadPages for DataApi {
+    fn page<'a>(&'a self, feed: Feed, page: Option<&'a str>) -> BoxFuture<'a, Result<Page, Failure>> {
+        Box::pin(async move {
+            match self.uploads(feed, page, MAX_PAGE, Purpose::Awaited).await {
+                Ok(UploadsPage {
+                    title,
+                    uploads,
+                    next_page,
+                    ..
+                }) => Ok(Page {
+                    title,
+                    uploads,
+                    next: next_page,
+                }),
+                Err(ApiError::PlaylistNotFound) => Ok(Page::default()),
+                Err(error) => Err(error.into_failure()),
+            }
+        })
+    }
+}
+
+impl NameSource for DataApi {
+    fn resolve<'a>(
+        &'a self,
+        name: &'a ChannelName,
+    ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>> {
+        Box::pin(async move {
+            match DataApi::resolve(self, name, Purpose::Awaited).await {
+                Err(ApiError::Unsupported) => None,
+                resolved => Some(resolved.map_err(ApiError::into_failure)),
+            }
+        })
+    }
+}
+
+impl ApiError {
+    /// As the failure of a lookup.
+    fn into_failure(self) -> Failure {
+        let error = match self {
+            Self::NoSuchChannel => UpstreamError::NoSuchChannel,
+            Self::PlaylistNotFound | Self::Unsupported => UpstreamError::NotFound,
+            Self::OutOfUnits { .. } => UpstreamError::Busy,
+            Self::Refused(_) => UpstreamError::RateLimited(403),
+            Self::Upstream(error) => error,
+        };
+        error.into()
     }
 }
 

@@ -59,12 +59,7 @@ pub fn parse(xml: &[u8], of: impl Into<Feed>) -> Result<Channel, FeedError> {
         feed_title,
         titles,
     } = prefilter(xml)?;
-    // A parser for each feed: an error leaves the state of feed-rs's parser broken.
-    let feed = feed_rs::parser::Builder::new()
-        // The default tries fifty regular expressions for dates found in the wild; these feeds use RFC 3339.
-        .timestamp_parser(rfc3339)
-        .build()
-        .parse(xml.as_bytes())?;
+    let feed = parser().parse(xml.as_bytes())?;
 
     let its_own = is_of(&feed, channel);
     // The author's name comes first: a playlist's feed has a title of its own.
@@ -79,6 +74,23 @@ pub fn parse(xml: &[u8], of: impl Into<Feed>) -> Result<Channel, FeedError> {
         return Err(FeedError::NotThisChannel);
     }
     Ok(Channel::new(channel, &title, uploads).with_entries(entries))
+}
+
+/// Whose feed it is: the channel and its title, by the feed's own author and links.
+///
+/// # Errors
+///
+/// If the bytes are no feed, or it does not say whose it is.
+pub fn channel(xml: &[u8]) -> Result<(ChannelId, String), FeedError> {
+    let Prefiltered { xml, feed_title, .. } = prefilter(xml)?;
+    let feed = parser().parse(xml.as_bytes())?;
+    let authors = feed.authors.iter().filter_map(channel_of);
+    let links = feed.links.iter().filter_map(|link| {
+        let (_, id) = link.href.split_once(CHANNEL_PAGE)?;
+        id.parse().ok()
+    });
+    let id = authors.chain(links).next().ok_or(FeedError::NotThisChannel)?;
+    Ok((id, author_name(&feed, id).unwrap_or(feed_title)))
 }
 
 /// The channel's name, as the author of one of its entries, or of an entry that does not say whose it is. The author of a collaboration's
@@ -159,6 +171,14 @@ fn https(url: String) -> String {
         Some(rest) => format!("https://{rest}"),
         None => url,
     }
+}
+
+/// A parser for one feed: feed-rs keeps state in it that an error leaves inconsistent.
+fn parser() -> feed_rs::parser::Parser {
+    feed_rs::parser::Builder::new()
+        // Its default is fifty regular expressions; these feeds have dates of RFC 3339 only.
+        .timestamp_parser(rfc3339)
+        .build()
 }
 
 fn rfc3339(text: &str) -> Option<DateTime<Utc>> {

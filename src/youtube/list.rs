@@ -9,6 +9,9 @@ const VIDEOS: &str = "UULF";
 pub(super) const STREAMS: &str = "UULV";
 const SHORTS: &str = "UUSH";
 
+/// `{channel_id}` in the path of an address.
+const CHANNEL_PLACE: &str = "%7Bchannel_id%7D";
+
 /// A feed, or a part of one.
 #[derive(Clone, Copy)]
 pub(super) struct List {
@@ -33,7 +36,19 @@ impl List {
         Self { feed, prefix }
     }
 
-    pub(super) fn append_query(self, url: &mut Url) {
+    /// Its address at `feeds`: the place of the channel's ID is filled in, or the query appended. `None`: a mirror with such a place has only
+    /// the feeds of channels.
+    pub(super) fn url(self, feeds: &Url) -> Option<Url> {
+        if let Some((before, after)) = feeds.as_str().split_once(CHANNEL_PLACE) {
+            let channel = self.prefix.is_none().then_some(self.feed.channel)?;
+            return format!("{before}{channel}{after}").parse().ok();
+        }
+        let mut url = feeds.clone();
+        self.append_query(&mut url);
+        Some(url)
+    }
+
+    fn append_query(self, url: &mut Url) {
         let channel = self.feed.channel;
         let (name, id) = match self.prefix {
             None => ("channel_id", channel.to_string()),
@@ -49,7 +64,6 @@ impl List {
         // Fails only for URLs without a host.
         let _ = url.set_username("");
         let _ = url.set_password(None);
-        self.append_query(&mut url);
-        url
+        self.url(&url).unwrap_or(url)
     }
 }

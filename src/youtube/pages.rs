@@ -12,15 +12,16 @@ mod tests;
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use reqwest::{Client, Response, Url, header};
 use serde_json::Value;
 use tokio::time::timeout;
 
 use self::page::Page;
-use super::{body, response};
+use super::{SetupError, body, client, response};
 use crate::{
     channel_name::{ChannelName, ResolvedChannel},
-    upstream::{Failure, UpstreamError},
+    upstream::{Failure, NameSource, UpstreamError},
     video::{self, VideoId},
 };
 
@@ -45,7 +46,29 @@ pub struct Pages {
     time_limit: Duration,
 }
 
+impl NameSource for Pages {
+    fn resolve<'a>(
+        &'a self,
+        name: &'a ChannelName,
+    ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>> {
+        Box::pin(async move { Some(Pages::resolve(self, name).await) })
+    }
+}
+
 impl Pages {
+    /// Pages below `base`, with the connection settings of `upstream`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`YouTube::new`](super::YouTube::new).
+    pub fn open(base: Url, upstream: &super::Settings) -> Result<Self, SetupError> {
+        let upstream = super::Settings {
+            feeds: base.clone(),
+            ..upstream.clone()
+        };
+        Ok(Self::new(client::client(&upstream)?, base, upstream.time_limit))
+    }
+
     /// Pages below `base`. `client` must not follow redirects.
     #[must_use]
     pub fn new(client: Client, base: Url, time_limit: Duration) -> Self {

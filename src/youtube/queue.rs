@@ -162,11 +162,11 @@ impl Queue {
 
     /// Notes that another caller waits for the lookup of `feed`, if it is queued. If nobody waited for it before, it moves to that caller's
     /// class; it stays queued for as long as either caller needs it.
-    pub(super) fn joined(self: &Arc<Self>, feed: Feed, request: LookupRequest) {
+    pub(super) fn joined(self: &Arc<Self>, feed: Feed, request: &LookupRequest) {
         let now = now();
         let mut state = self.state.lock();
         if let Some(ticket) = state.tickets.get(&feed).copied() {
-            let request = state.request(&request, now);
+            let request = state.request(request, now);
             // If refused, it stays where it was.
             let _ = state
                 .dispatcher

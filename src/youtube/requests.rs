@@ -5,11 +5,12 @@ use reqwest::{StatusCode, header};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field::Empty};
 
-use super::{YouTube, list::List, response};
+use super::{YouTube, body, feed, list::List, response};
 use crate::{
+    channel_name::ResolvedChannel,
     trace_context,
     upstream::{Failure, UpstreamError},
-    video::Channel,
+    video::{self, Channel},
 };
 
 pub(super) type Requests = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
@@ -48,10 +49,27 @@ impl YouTube {
         fetched
     }
 
+    /// The channel with the legacy name `user`, by its feed.
+    pub(super) async fn owner(&self, user: &str) -> Result<ResolvedChannel, Failure> {
+        let mut url = self.feeds.clone();
+        url.query_pairs_mut().append_pair("user", user);
+        let response = self.client.get(url).send().await;
+        let response = response.map_err(|error| response::unreachable(&error))?;
+        if response.status() != StatusCode::OK {
+            return Err(response::failure(&response));
+        }
+        let body = body::read(response).await?;
+        let (id, title) = feed::channel(&body)
+            .map_err(|error| UpstreamError::Malformed(video::message(&error.to_string())))?;
+        let title = video::message(&title);
+        Ok(ResolvedChannel { id, title })
+    }
+
     async fn request(&self, list: List) -> Result<Channel, Failure> {
         let span = Span::current();
-        let mut url = self.feeds.clone();
-        list.append_query(&mut url);
+        let Some(url) = list.url(&self.feeds) else {
+            return Err(UpstreamError::Malformed("the mirror has no lists of one kind".into()).into());
+        };
         let mut headers = header::HeaderMap::new();
         trace_context::inject(&span, &mut headers);
         let response = self.client.get(url).headers(headers).send().await;
@@ -84,7 +102,7 @@ impl Drop for RequestTimer<'_> {
 
 fn outcome(error: &UpstreamError) -> &'static str {
     match error {
-        UpstreamError::NotFound | UpstreamError::Outage => "not_found",
+        UpstreamError::NotFound | UpstreamError::NoSuchChannel | UpstreamError::Outage => "not_found",
         UpstreamError::RateLimited(_) => "rate_limited",
         UpstreamError::Malformed(_) | UpstreamError::SuspectSnapshot => "malformed",
         UpstreamError::TimedOut(_) => "timeout",

@@ -22,7 +22,8 @@ use plaque::{
     origin::{self, Lookup},
     proto::v1::{
         BatchGetLatestVideosRequest, BatchGetLatestVideosResponse, GetLatestVideoRequest,
-        GetLatestVideoResponse, WatchLatestVideoRequest, WatchLatestVideoResponse,
+        GetLatestVideoResponse, ListUploadsRequest, ListUploadsResponse, ResolveChannelRequest,
+        ResolveChannelResponse, WatchLatestVideoRequest, WatchLatestVideoResponse,
         latest_video_server::{LatestVideo, LatestVideoServer},
     },
     server::Drained,
@@ -393,6 +394,20 @@ impl LatestVideo for Busy {
         &self,
         _: Request<GetLatestVideoRequest>,
     ) -> Result<Response<GetLatestVideoResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_uploads(
+        &self,
+        _: Request<ListUploadsRequest>,
+    ) -> Result<Response<ListUploadsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn resolve_channel(
+        &self,
+        _: Request<ResolveChannelRequest>,
+    ) -> Result<Response<ResolveChannelResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 

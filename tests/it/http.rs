@@ -15,6 +15,7 @@ use plaque::{
     clock, grpc,
     latest::{Latest, Query},
     proto::v1::WatchLatestVideoRequest,
+    resolver::Resolver,
     upstream::UpstreamError,
     video::{Channel, Kind},
 };
@@ -73,7 +74,7 @@ async fn a_plain_request_is_answered_as_the_router_would() {
     let fake = Fake::open(feed).await;
     let server = fake.serve().await;
     ask(&server, &format!("{CHANNEL}/latest-video")).await;
-    for (channel, expected) in [(CHANNEL, 200), ("UC", 400), ("-_", 400)] {
+    for (channel, expected) in [(CHANNEL, 200), ("UC", 400), ("UC-_", 400)] {
         let plain = ask(&server, &format!("{channel}/latest-video")).await;
         let routed = ask(&server, &format!("{channel}/latest-video?")).await;
         assert_eq!(plain.0, expected, "{channel}");
@@ -146,6 +147,7 @@ async fn the_age_header_agrees_with_the_cache_status() {
         let policy = stores::settings().policy;
         let http = grpc::JsonService::new(
             latest,
+            Resolver::new(vec![], 1, Handle::current()),
             policy,
             grpc::Limits::default(),
             Arc::default(),
@@ -220,7 +222,7 @@ async fn an_error_is_a_status_with_its_details() {
         "{head}"
     );
 
-    let (status, _, body) = ask(&server, "nonsense/latest-video").await;
+    let (status, _, body) = ask(&server, "UCnonsense/latest-video").await;
     assert_eq!(
         (status, error_info(&body)),
         (400, ("plaque", "INVALID_CHANNEL_ID"))

@@ -29,7 +29,7 @@ async fn json_is_served_on_the_admin_port_until_it_has_a_port_of_its_own() {
     for page in ["/metrics", "/busy", "/"] {
         let (status, body) = http_get(with.http, page).await;
         assert_eq!(status, 404, "{body}");
-        assert!(body.contains("/v1/channels/{channel_id}/latest-video"), "{body}");
+        assert!(body.contains("/v1/channels/{channel}/latest-video"), "{body}");
     }
     for port in [with.http, with.admin] {
         assert_eq!(http_get(port, "/livez").await, (200, "alive\n".into()));

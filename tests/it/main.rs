@@ -26,6 +26,7 @@ mod program;
 mod proxies;
 mod serving;
 mod snapshots;
+mod sources;
 mod starting;
 mod store_file;
 mod store_memory;

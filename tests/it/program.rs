@@ -180,8 +180,8 @@ async fn an_error_for_a_missing_server_says_what_to_do() {
 #[tokio::test]
 async fn get_refuses_an_invalid_channel_and_an_invalid_server() {
     let mut command = plaque();
-    command.args(["get", "@kurzgesagt"]);
-    assert_refused(command, 2, &["@kurzgesagt", "handle"]).await;
+    command.args(["get", "https://vimeo.com/kurzgesagt"]);
+    assert_refused(command, 2, &["vimeo.com", "youtube.com or youtu.be"]).await;
     let mut command = plaque();
     command.args(["get", CHANNEL, "--server", "ftp://127.0.0.1:3779"]);
     assert_refused(command, 2, &["--server", "ftp:", "http://127.0.0.1:3779"]).await;

@@ -44,6 +44,7 @@ pub struct Memory(Arc<Inside>);
 
 struct Inside {
     feeds: Mutex<HashMap<Feed, Place>>,
+    units: Mutex<HashMap<u32, u64>>,
     /// Who has saved something, and of what.
     saved: broadcast::Sender<(u64, Feed)>,
     replicas: AtomicU64,
@@ -80,6 +81,7 @@ impl Kind for Memory {
     fn new() -> Self {
         Self(Arc::new(Inside {
             feeds: Mutex::default(),
+            units: Mutex::default(),
             saved: broadcast::channel(100).0,
             replicas: AtomicU64::new(0),
         }))
@@ -180,6 +182,13 @@ impl Store for Port {
             let _ = self.memory.0.saved.send((self.replica, feed));
         }
         future::ready(is_newer.unwrap_or(true)).boxed()
+    }
+
+    fn add_units(&self, day: u32, units: u64) -> BoxFuture<'_, Option<u64>> {
+        let mut all = self.memory.0.units.lock();
+        let sum = all.entry(day).or_default();
+        *sum += units;
+        future::ready(Some(*sum)).boxed()
     }
 
     fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate> {

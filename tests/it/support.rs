@@ -124,6 +124,9 @@ impl Fake {
 
     pub fn config(&self) -> Config {
         Config {
+            mirrors: vec![],
+            pages: "http://127.0.0.1:1".parse().expect("a URL"),
+            data_api: None,
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             upstream: upstream(&self.origin),
             latest: settings(),
@@ -224,6 +227,9 @@ impl Server {
             };
             let sources = Sources {
                 upstream,
+                fallbacks: vec![],
+                names: vec![],
+                pages: None,
                 store: None,
             };
             server::run(listeners, &config, sources, stopped).await

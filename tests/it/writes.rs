@@ -20,6 +20,7 @@ use plaque::{
     latest::Latest,
     lifecycle::Stage,
     proto::v1::BatchGetLatestVideosRequest,
+    resolver::Resolver,
     server,
     upstream::{Failure, Feed, LookupRequest, Upstream},
     video::{Channel, Kind, Upload},
@@ -118,10 +119,11 @@ async fn connect(title: usize) -> (SendRequest<Bytes>, Arc<AtomicUsize>) {
         support::settings(),
         Handle::current(),
     );
+    let resolver = Resolver::new(vec![], 1, Handle::current());
     let (stage, stages) = watch::channel(Stage::Serving);
     let (calls, callers) = (grpc::Limits::default(), Arc::new(grpc::Callers::new(None)));
-    let service =
-        grpc::service(Arc::new(latest), calls, callers, stages, Arc::default()).expect("descriptors");
+    let service = grpc::service(Arc::new(latest), resolver, calls, callers, stages, Arc::default())
+        .expect("descriptors");
     let (client, inner) = duplex(1 << 22);
     let writes = Arc::new(AtomicUsize::new(0));
     let stream = Counted {

@@ -323,3 +323,17 @@ pub async fn what_cannot_be_read_counts_as_absent_and_is_replaced<K: Kind>() {
     assert_eq!(summary(&replica.get(query()).await), "lookup 1");
     assert_eq!(upstream.lookups(), 1);
 }
+
+pub async fn the_units_of_a_day_are_added_up_and_outlive_a_restart<K: Kind>() {
+    let kind = K::new();
+    let store = kind.open().await;
+    assert_eq!(store.add_units(1, 0).await, Some(0));
+    assert_eq!(store.add_units(1, 3).await, Some(3));
+    assert_eq!(store.add_units(1, 2).await, Some(5));
+    store.close(LONG).await;
+    drop(store);
+    let store = kind.open().await;
+    assert_eq!(store.add_units(1, 0).await, Some(5));
+    assert_eq!(store.add_units(2, 1).await, Some(1), "another day");
+    store.close(LONG).await;
+}

@@ -36,6 +36,7 @@ use plaque::{
     grpc,
     latest::{Latest, Policy, Query, Settings},
     lifecycle::Stage,
+    resolver::Resolver,
     server,
     store::{
         Store,
@@ -330,7 +331,9 @@ fn serve(latest: Arc<Latest>, stream: impl AsyncRead + AsyncWrite + Unpin + Send
     let calls = grpc::Limits::default();
     let (stage, stages) = watch::channel(Stage::Serving);
     let callers = Arc::new(grpc::Callers::new(None));
-    let service = grpc::service(latest, calls, callers, stages, Arc::default()).expect("descriptors");
+    let resolver = Resolver::new(vec![], 1, Handle::current());
+    let service =
+        grpc::service(latest, resolver, calls, callers, stages, Arc::default()).expect("descriptors");
     tokio::spawn(async move {
         server::serve_connection(stream, service, calls, Connections::default()).await;
         drop(stage);

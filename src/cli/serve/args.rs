@@ -249,6 +249,9 @@ impl Args {
         Ok(Config {
             listen: self.listen,
             upstream: self.upstream.settings()?,
+            mirrors: self.upstream.mirrors()?,
+            pages: self.upstream.pages(),
+            data_api: self.upstream.data_api(),
             latest: Settings {
                 policy: self.policy(),
                 cache_bytes: self.cache_bytes,

@@ -9,7 +9,7 @@ use reqwest::Url;
 use crate::{
     cli::{pem::Pem, values},
     config,
-    youtube::{self, IpVersion, Pace, Proxy},
+    youtube::{self, IpVersion, Pace, Proxy, data_api},
 };
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -29,6 +29,27 @@ pub(super) struct UpstreamArgs {
     /// The address of the feeds; channel_id=… or playlist_id=… is appended
     #[arg(long, env = "PLAQUE_UPSTREAM", default_value = config::YOUTUBE, value_name = "URL", value_parser = config::upstream_url)]
     upstream: Url,
+
+    /// Another server with the same feeds, which is asked when the upstream fails; may be repeated, for several in order. {channel_id} in the
+    /// path is replaced; otherwise channel_id=… is appended
+    #[arg(long, env = "PLAQUE_FALLBACK_UPSTREAM", value_name = "URL", value_delimiter = ',', value_parser = config::upstream_url)]
+    fallback_upstream: Vec<Url>,
+
+    /// A file with a key for the YouTube Data API, which is asked when feeds fail, and whether a channel exists. Read again when it changes
+    #[arg(long, env = "PLAQUE_YOUTUBE_API_KEY_FILE", value_name = "FILE")]
+    youtube_api_key_file: Option<PathBuf>,
+
+    /// The address of the YouTube Data API
+    #[arg(long, env = "PLAQUE_YOUTUBE_API", default_value = config::YOUTUBE_API, value_name = "URL", value_parser = config::upstream_url, requires = "youtube_api_key_file")]
+    youtube_api: Url,
+
+    /// The units of the YouTube Data API that may be spent a day, by all replicas that share a store; a lookup costs one to three
+    #[arg(long, env = "PLAQUE_YOUTUBE_API_QUOTA", default_value = "10000", value_name = "UNITS", value_parser = values::units, requires = "youtube_api_key_file")]
+    youtube_api_quota: u64,
+
+    /// The address of channels' pages, by which handles and names are resolved
+    #[arg(long, env = "PLAQUE_YOUTUBE_PAGES", default_value = config::YOUTUBE_PAGES, value_name = "URL", value_parser = config::upstream_url)]
+    youtube_pages: Url,
 
     /// The time limit of one lookup, without its wait in the queue: connecting, and the whole response
     #[arg(long, env = "PLAQUE_UPSTREAM_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = values::time_limit)]
@@ -115,6 +136,14 @@ impl UpstreamArgs {
                 first_hop.host_str().unwrap_or_default()
             ));
         }
+        for feeds in self.fallback_upstream.iter().filter(|_| proxy.is_none()) {
+            if !ip_version.reaches(feeds) {
+                return Err(format!(
+                    "--upstream-ip: --fallback-upstream is at {}, an address of the other protocol; expected any",
+                    feeds.host_str().unwrap_or_default()
+                ));
+            }
+        }
         Ok(youtube::Settings {
             feeds: self.upstream.clone(),
             time_limit: self.upstream_timeout,
@@ -132,6 +161,28 @@ impl UpstreamArgs {
             proxy,
             ip_version,
             user_agent: self.upstream_user_agent.clone(),
+        })
+    }
+    /// The settings of the mirrors: those of the upstream, at other addresses.
+    pub(super) fn mirrors(&self) -> Result<Vec<youtube::Settings>, String> {
+        let settings = self.settings()?;
+        let at = |feeds: &Url| youtube::Settings {
+            feeds: feeds.clone(),
+            ..settings.clone()
+        };
+        Ok(self.fallback_upstream.iter().map(at).collect())
+    }
+
+    pub(super) fn pages(&self) -> Url {
+        self.youtube_pages.clone()
+    }
+
+    /// The settings of the YouTube Data API.
+    pub(super) fn data_api(&self) -> Option<data_api::Settings> {
+        Some(data_api::Settings {
+            api: self.youtube_api.clone(),
+            key_file: self.youtube_api_key_file.clone()?,
+            quota: self.youtube_api_quota,
         })
     }
 }

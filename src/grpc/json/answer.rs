@@ -42,6 +42,7 @@ pub(in crate::grpc) fn to_json(answer: &Answer) -> String {
         if answer.stale {
             json.field("stale", true);
         }
+        json.plain_string("source", &[convert::source(channel.source()).as_str_name()]);
     });
     json.0 + "}\n"
 }

@@ -50,17 +50,21 @@ pub(super) const ENTRIES: TableDefinition<&Key, (u64, &[u8])> = TableDefinition:
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 const BYTES: &str = "bytes";
+const UNITS_DAY: &str = "units_day";
+const UNITS: &str = "units";
 
 /// What to write: the newest success of each feed, and its newest failure since.
 #[derive(Clone, Default)]
 pub(super) struct Changes {
     pub(super) entries: HashMap<Key, Change>,
     pub(super) failures: HashMap<Key, Failure>,
+    /// A day and its units.
+    pub(super) units: Option<(u32, u64)>,
 }
 
 impl Changes {
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.failures.is_empty()
+        self.entries.is_empty() && self.failures.is_empty() && self.units.is_none()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -196,6 +200,16 @@ impl Engine {
         catch_panic(count).map_or(0, Result::unwrap_or_default)
     }
 
+    /// The last day whose units were written, and these.
+    pub(super) fn units(&self) -> (u32, u64) {
+        let read = || -> Result<(u64, u64), redb::Error> {
+            let meta = self.database.begin_read()?.open_table(META)?;
+            Ok((total(&meta, UNITS_DAY)?, total(&meta, UNITS)?))
+        };
+        let (day, units) = catch_panic(read).map_or((0, 0), Result::unwrap_or_default);
+        (day.try_into().unwrap_or(0), units)
+    }
+
     pub(super) fn get(&self, key: &Key) -> Result<Stored, String> {
         run(|| {
             let read = self.database.begin_read()?;
@@ -318,6 +332,10 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
     }
     failures.close(&mut meta)?;
     meta.insert(BYTES, total)?;
+    if let Some((day, units)) = changes.units {
+        meta.insert(UNITS_DAY, u64::from(day))?;
+        meta.insert(UNITS, units)?;
+    }
     Ok(by_time.tidy(kept.len()?)?)
 }
 

@@ -33,6 +33,7 @@ fn shared() -> Shared {
         wake: Condvar::new(),
         batches: watch::Sender::new(false),
         health: Health::new("test"),
+        units: Mutex::default(),
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Shared {
     /// Notified after each batch; true after the last one.
     pub(super) batches: watch::Sender<bool>,
     pub(super) health: Health,
+    /// A day, and the units that were spent in it.
+    pub(super) units: Mutex<(u32, u64)>,
 }
 
 #[derive(Default)]
@@ -117,6 +119,20 @@ impl Shared {
         drop(queue);
         self.wake.notify_one();
         true
+    }
+
+    /// Adds to the units of a day, and queues their sum.
+    pub(super) fn add_units(&self, day: u32, units: u64) -> u64 {
+        let mut spent = self.units.lock();
+        if spent.0 != day {
+            *spent = (day, 0);
+        }
+        spent.1 = spent.1.saturating_add(units);
+        if units > 0 {
+            self.queue.lock().waiting.units = Some(*spent);
+            self.wake.notify_one();
+        }
+        spent.1
     }
 
     /// Queues the removal of the entry that was saved at `saved`, unless another one replaces it.
@@ -263,6 +279,7 @@ impl Queue {
     /// Puts a batch that was not committed back into the queue, except for what was replaced since.
     pub(super) fn requeue(&mut self) {
         let not_written = mem::take(&mut self.writing);
+        self.waiting.units = self.waiting.units.or(not_written.units);
         for (key, failure) in &not_written.failures {
             if !matches!(self.waiting.entries.get(key), Some(Change::Put { .. })) {
                 let waiting = self.waiting.failures.entry(*key);

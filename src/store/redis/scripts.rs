@@ -26,6 +26,7 @@ scripts! {
     RELEASE = "release.lua";
     SAVE = "save.lua";
     PROBE = "probe.lua";
+    UNITS = "units.lua";
 }
 
 pub(super) struct Source {

@@ -38,6 +38,12 @@ const RATE_PAUSE: Duration = Duration::from_mins(1);
 pub struct Day(NaiveDate);
 
 impl Day {
+    /// The day's number, which is that of no other.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0.num_days_from_ce().unsigned_abs()
+    }
+
     /// The day that `now` is in.
     #[must_use]
     pub fn of(now: SystemTime) -> Self {

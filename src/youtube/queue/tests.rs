@@ -149,7 +149,7 @@ async fn a_lookup_that_is_of_no_use_any_more_gets_no_turn() {
     let mut impatient = request(1);
     impatient.caller.deadline = Some(tokio::time::Instant::now() + Duration::from_millis(900));
     let refused = queue
-        .permit(feed(7), impatient)
+        .permit(feed(7), impatient.clone())
         .await
         .expect_err("its turn comes after 1 s");
     assert_eq!(refused.error, UpstreamError::Busy);
@@ -180,8 +180,8 @@ async fn whoever_joins_a_queued_lookup_keeps_it_in_line_and_in_their_class() {
     look_up(&queue, 0).await.expect("a turn");
     let mut refresh = Box::pin(queue.permit(feed(1), LookupRequest::of(Purpose::Refresh)));
     assert!(refresh.as_mut().now_or_never().is_none());
-    queue.joined(feed(2), request(7));
-    queue.joined(feed(1), request(7));
+    queue.joined(feed(2), &request(7));
+    queue.joined(feed(1), &request(7));
     let counted = |class| queue.state.lock().dispatcher.counters(class);
     assert_eq!(
         (counted(Class::Refresh).queued, counted(Class::Refresh).moved),

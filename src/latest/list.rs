@@ -1,0 +1,198 @@
+//! Pages of a channel's uploads: the newest from the cache entry, older ones from a source that has them.
+
+use std::{sync::Arc, time::SystemTime};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+
+use super::{Answer, Latest, LookupError, Query};
+use crate::{
+    upstream::{Caller, Feed},
+    video::{Channel, MAX_UPLOADS, Moment, Upload, VideoId},
+};
+
+/// How many pages of the source are read for one of ours: some of its uploads may be newer than where the last page ended.
+const MAX_PAGES: usize = 3;
+
+/// Where the next page begins: after an upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageToken {
+    after: VideoId,
+    published: Moment,
+    /// The page of the source that has what comes next. `None`: its first.
+    page: Option<String>,
+}
+
+/// A text is not the token of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidPageToken;
+
+impl PageToken {
+    /// The token as text.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let page = self.page.as_deref().unwrap_or_default();
+        BASE64_URL_SAFE_NO_PAD.encode(format!("{} {} {page}", self.after, self.published.to_nanos()))
+    }
+
+    /// Parses a token.
+    ///
+    /// # Errors
+    ///
+    /// If the text is not one.
+    pub fn decode(text: &str) -> Result<Self, InvalidPageToken> {
+        let decoded = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
+        let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
+        let decoded = decoded.ok_or(InvalidPageToken)?;
+        let mut parts = decoded.splitn(3, ' ');
+        let mut part = || parts.next().ok_or(InvalidPageToken);
+        Ok(Self {
+            after: part()?.parse().map_err(|_| InvalidPageToken)?,
+            published: Moment::from_nanos(part()?.parse().map_err(|_| InvalidPageToken)?),
+            page: Some(part()?.to_owned()).filter(|page| !page.is_empty()),
+        })
+    }
+}
+
+/// A page of uploads, in channels of at most [`MAX_UPLOADS`] each.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Newest first, and which of their uploads are in the page.
+    pub channels: Vec<(Arc<Channel>, Vec<usize>)>,
+    /// The answer that they come from; `None` for older uploads.
+    pub answer: Option<Answer>,
+    /// Whether the kinds of the uploads are known.
+    pub has_kinds: bool,
+    /// Where the next page begins; `None` if this is the last.
+    pub next: Option<PageToken>,
+}
+
+impl Latest {
+    /// Lists up to `size` uploads, after those of the page that `token` is of.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::get_for`], but a channel without uploads is an empty page.
+    pub async fn list(
+        &self,
+        query: Query,
+        size: usize,
+        token: Option<PageToken>,
+        caller: &impl Fn() -> Caller,
+    ) -> Result<Listed, (LookupError, Option<std::time::Duration>)> {
+        // Older pages of the source need nothing of the entry.
+        if let Some(token @ PageToken { page: Some(_), .. }) = token {
+            return self.older(query, size, token).await;
+        }
+        let reply = self.get_for(query, caller).await;
+        let answer = match reply.outcome {
+            Ok(answer) => answer,
+            Err(LookupError::NoUploads { .. }) => return Ok(Listed::empty()),
+            Err(error) => return Err((error, reply.retry_after)),
+        };
+        let channel = answer.shared_channel();
+        let of_kind = |index: &usize| {
+            let upload = channel.upload(*index);
+            upload.is_some_and(|upload| query.kind.is_none_or(|kind| upload.kind() == kind))
+        };
+        let mut indices: Vec<usize> = (0..channel.len()).filter(of_kind).collect();
+        if let Some(token) = token {
+            let is_after = |index: &usize| {
+                channel
+                    .upload(*index)
+                    .is_some_and(|upload| upload.id() == token.after)
+            };
+            match indices.iter().position(is_after) {
+                Some(position) if position + 1 < indices.len() => drop(indices.drain(..=position)),
+                _ => return self.older(query, size, token).await,
+            }
+        }
+        let has_more = indices.len() > size;
+        indices.truncate(size);
+        let last = indices.last().and_then(|index| channel.upload(*index));
+        let next = last.filter(|_| has_more || self.pages.is_some() && channel.is_full());
+        let next = next.map(|last| PageToken {
+            after: last.id(),
+            published: last.moment(),
+            page: None,
+        });
+        Ok(Listed {
+            channels: vec![(channel, indices)],
+            answer: Some(answer),
+            has_kinds: true,
+            next,
+        })
+    }
+
+    /// A page of uploads that the entry does not have.
+    async fn older(
+        &self,
+        query: Query,
+        size: usize,
+        token: PageToken,
+    ) -> Result<Listed, (LookupError, Option<std::time::Duration>)> {
+        let Some(source) = &self.pages else {
+            return Ok(Listed::empty());
+        };
+        let feed = Feed {
+            channel: query.channel,
+            kind: query.kind,
+        };
+        let mut page = token.page.clone();
+        for _ in 0..MAX_PAGES {
+            let loaded = source.page(feed, page.as_deref()).await;
+            let loaded =
+                loaded.map_err(|failure| (LookupError::Upstream(failure.error), failure.retry_after))?;
+            let mut uploads = loaded.uploads;
+            let is_older = |upload: &Upload| {
+                let published = Moment::new(upload.published);
+                upload.id != token.after && published <= token.published
+            };
+            uploads.retain(is_older);
+            let has_more = uploads.len() > size;
+            uploads.truncate(size);
+            if uploads.is_empty() && loaded.next.is_some() {
+                page = loaded.next;
+                continue;
+            }
+            let next = uploads.last().filter(|_| has_more || loaded.next.is_some());
+            let next = next.map(|last| PageToken {
+                after: last.id,
+                published: Moment::new(last.published),
+                page: if has_more {
+                    page.clone()
+                } else {
+                    loaded.next.clone()
+                },
+            });
+            let channels = uploads.chunks(MAX_UPLOADS).map(|uploads| {
+                let channel = Channel::new(query.channel, &loaded.title, uploads.to_vec());
+                let indices = (0..channel.len()).collect();
+                (Arc::new(channel), indices)
+            });
+            return Ok(Listed {
+                channels: channels.collect(),
+                answer: None,
+                has_kinds: query.kind.is_some(),
+                next,
+            });
+        }
+        Ok(Listed::empty())
+    }
+}
+
+impl Listed {
+    fn empty() -> Self {
+        Self {
+            channels: vec![],
+            answer: None,
+            has_kinds: true,
+            next: None,
+        }
+    }
+
+    /// When the answer was fetched, and whether it is stale.
+    #[must_use]
+    pub fn freshness(&self) -> Option<(SystemTime, bool)> {
+        self.answer.as_ref().map(|answer| (answer.fetched, answer.stale))
+    }
+}

@@ -1,0 +1,315 @@
+//! More than one source: which of them is asked, whose answer counts, and names of channels.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, join_all},
+};
+use plaque::{
+    channel_name::{ChannelName, ResolvedChannel},
+    latest::{Event, Latest, LookupError, Query, Watch, WatchQuery},
+    resolver::{ResolveError, Resolver},
+    upstream::{Failure, Fallback, Feed, NameSource, Upstream, UpstreamError},
+    video::{Channel, Source},
+};
+use tokio::{runtime::Handle, sync::Semaphore};
+
+use crate::stores::{Fake, anew, channel, fails, feed, found, query, settings, soon};
+
+/// A first source, and others.
+fn latest(first: &Arc<Fake>, others: &[(Source, &Arc<Fake>)]) -> Arc<Latest> {
+    let fallbacks = others.iter().map(|(source, fake)| Fallback {
+        source: *source,
+        upstream: Arc::clone(*fake) as Arc<dyn Upstream>,
+    });
+    let first = Arc::clone(first) as Arc<dyn Upstream>;
+    let latest = Latest::with_fallbacks(first, fallbacks.collect(), None, settings(), Handle::current());
+    Arc::new(latest)
+}
+
+fn answers(error: Option<UpstreamError>) -> impl Fn(usize, Feed) -> Result<Channel, Failure> {
+    move |number, feed| match &error {
+        None => found(number, feed),
+        Some(error) => Err(error.clone().into()),
+    }
+}
+
+async fn source(latest: &Latest) -> Result<Source, LookupError> {
+    let answer = latest.get(query()).await.outcome?;
+    Ok(answer.channel().source())
+}
+
+#[tokio::test]
+async fn after_a_failure_of_the_feed_the_first_source_that_answers_counts() {
+    let test = async {
+        for error in [
+            UpstreamError::Status(503),
+            UpstreamError::RateLimited(429),
+            UpstreamError::Unreachable("refused".into()),
+            UpstreamError::TimedOut(Duration::from_secs(10)),
+            UpstreamError::Malformed("no XML".into()),
+        ] {
+            for mirror_works in [true, false] {
+                let feed = Fake::open(answers(Some(error.clone())));
+                let mirror = Fake::open(answers((!mirror_works).then_some(UpstreamError::Status(500))));
+                let api = Fake::open(found);
+                let latest = latest(&feed, &[(Source::Mirror, &mirror), (Source::DataApi, &api)]);
+                let expected = if mirror_works {
+                    Source::Mirror
+                } else {
+                    Source::DataApi
+                };
+                assert_eq!(source(&latest).await, Ok(expected), "{error}");
+                let lookups = [&feed, &mirror, &api].map(|fake| fake.lookups());
+                assert_eq!(lookups, [1, 1, usize::from(!mirror_works)], "{error}");
+                // It is cached like any answer.
+                assert_eq!(source(&latest).await, Ok(expected));
+                assert_eq!(feed.lookups(), 1);
+            }
+        }
+    };
+    soon(test).await;
+}
+
+#[tokio::test]
+async fn other_sources_are_not_asked_about_what_the_feed_says_or_what_this_server_keeps_back() {
+    let test = async {
+        for (error, expected) in [
+            (
+                UpstreamError::NotFound,
+                LookupError::ChannelNotFound(feed().channel),
+            ),
+            (UpstreamError::Busy, LookupError::Upstream(UpstreamError::Busy)),
+        ] {
+            let (feed, mirror) = (Fake::open(answers(Some(error))), Fake::open(found));
+            let latest = latest(&feed, &[(Source::Mirror, &mirror)]);
+            assert_eq!(source(&latest).await, Err(expected));
+            assert_eq!((feed.lookups(), mirror.lookups()), (1, 0));
+        }
+    };
+    soon(test).await;
+}
+
+#[tokio::test]
+async fn without_a_canary_the_api_settles_what_a_404_means() {
+    let test = async {
+        let (feed, api) = (
+            Fake::open(answers(Some(UpstreamError::NotFound))),
+            Fake::open(found),
+        );
+        let latest = latest(&feed, &[(Source::DataApi, &api)]);
+        assert_eq!(source(&latest).await, Ok(Source::DataApi));
+    };
+    soon(test).await;
+}
+
+#[tokio::test]
+async fn the_api_knows_for_certain_that_there_is_no_such_channel() {
+    let test = async {
+        let feed_fails = Fake::open(answers(Some(UpstreamError::Status(503))));
+        let api = Fake::open(answers(Some(UpstreamError::NoSuchChannel)));
+        let latest = latest(&feed_fails, &[(Source::DataApi, &api)]);
+        let expected = LookupError::ChannelNotFound(feed().channel);
+        assert_eq!(source(&latest).await, Err(expected.clone()));
+        assert_eq!(source(&latest).await, Err(expected));
+        assert_eq!(api.lookups(), 1, "it is remembered");
+    };
+    soon(test).await;
+}
+
+#[tokio::test]
+async fn if_every_source_fails_the_error_is_that_of_the_feed_and_an_old_answer_is_given() {
+    let test = async {
+        let feed = Fake::open(|number, feed| match number {
+            1 => found(number, feed),
+            _ => fails(UpstreamError::Status(503))(number, feed),
+        });
+        let api = Fake::open(fails(UpstreamError::RateLimited(403)));
+        let latest = latest(&feed, &[(Source::DataApi, &api)]);
+        assert_eq!(source(&latest).await, Ok(Source::Feed));
+        let reply = latest.get(anew()).await;
+        let answer = reply.outcome.expect("the old answer");
+        assert_eq!(
+            (answer.channel().title(), answer.channel().source()),
+            ("lookup 1", Source::Feed)
+        );
+        let unknown = Query {
+            channel: channel(1),
+            ..query()
+        };
+        let error = latest.get(unknown).await.outcome.expect_err("nothing is known");
+        assert_eq!(error, LookupError::Upstream(UpstreamError::Status(503)));
+    };
+    soon(test).await;
+}
+
+fn next(watch: &mut Watch) -> Option<String> {
+    // What a lookup has brought was published before it ended.
+    match watch
+        .next()
+        .now_or_never()?
+        .expect("it goes on")
+        .expect("no error")
+        .event
+    {
+        Event::Upload { channel, upload, .. } => {
+            Some(channel.upload(upload).expect("it has it").title().to_owned())
+        }
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_switch_to_another_source_and_back_sends_each_upload_once() {
+    let test = async {
+        // Three lookups of the feed bring 1, 3 and 4 uploads; between them it fails three times, and the API shows what there is.
+        let feed_shows = [Some(1), None, None, None, Some(3), Some(3), Some(4)];
+        let feed_of = Fake::open(move |number, feed| match feed_shows[number - 1] {
+            Some(uploads) => found(uploads, feed),
+            None => Err(UpstreamError::Status(503).into()),
+        });
+        let api = Fake::open(|number, feed| found([2, 2, 3][number - 1], feed));
+        let latest = latest(&feed_of, &[(Source::DataApi, &api)]);
+        latest.get(query()).await.outcome.expect("found");
+        let mut watch = latest
+            .watch(&WatchQuery {
+                channels: vec![feed().channel],
+                kind: None,
+                published_after: None,
+                resume_tokens: vec![],
+            })
+            .expect("room for one more");
+        assert_eq!(next(&mut watch).as_deref(), Some("Upload 1"));
+        for expected in [
+            Some("Upload 2"),
+            None,
+            Some("Upload 3"),
+            None,
+            None,
+            Some("Upload 4"),
+        ] {
+            let before = feed_of.lookups();
+            while feed_of.lookups() == before {
+                latest.get(anew()).await.outcome.expect("found");
+            }
+            assert_eq!(next(&mut watch).as_deref(), expected);
+        }
+        assert_eq!(api.lookups(), 3);
+    };
+    soon(test).await;
+}
+
+/// A source of names that counts, and waits at a gate.
+struct Names {
+    answer: Option<Result<(), UpstreamError>>,
+    gate: Semaphore,
+    lookups: AtomicUsize,
+}
+
+impl Names {
+    fn new(answer: Option<Result<(), UpstreamError>>, open: bool) -> Arc<Self> {
+        Arc::new(Self {
+            answer,
+            gate: Semaphore::new(if open { Semaphore::MAX_PERMITS } else { 0 }),
+            lookups: AtomicUsize::new(0),
+        })
+    }
+}
+
+impl NameSource for Names {
+    fn resolve<'a>(
+        &'a self,
+        _name: &'a ChannelName,
+    ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>> {
+        Box::pin(async move {
+            self.lookups.fetch_add(1, SeqCst);
+            self.gate.acquire().await.expect("never closed").forget();
+            let resolved = self.answer.clone()?.map(|()| ResolvedChannel {
+                id: channel(1),
+                title: "a title".into(),
+            });
+            Some(resolved.map_err(Failure::from))
+        })
+    }
+}
+
+fn resolver(sources: &[&Arc<Names>]) -> Resolver {
+    let sources = sources
+        .iter()
+        .map(|names| Arc::clone(*names) as Arc<dyn NameSource>);
+    Resolver::new(sources.collect(), 1000, Handle::current())
+}
+
+fn name(text: &str) -> ChannelName {
+    text.parse().expect(text)
+}
+
+#[tokio::test]
+async fn callers_for_one_name_share_one_lookup_and_it_is_cached() {
+    let test = async {
+        let names = Names::new(Some(Ok(())), false);
+        let resolver = resolver(&[&names]);
+        let mut callers: Vec<_> = ["@Somebody", "somebody", "youtube.com/@SOMEBODY"]
+            .map(|text| resolver.resolve(name(text)).boxed())
+            .into();
+        for caller in &mut callers {
+            assert!(caller.now_or_never().is_none());
+        }
+        names.gate.add_permits(1);
+        for resolved in join_all(callers).await {
+            assert_eq!(resolved.expect("it exists").id, channel(1));
+        }
+        let again = resolver.resolve(name("@somebody")).await;
+        assert_eq!(again.expect("it is cached").title.as_ref(), "a title");
+        assert_eq!(names.lookups.load(SeqCst), 1);
+        // What needs no lookup gets none.
+        let id = resolver.resolve(name(channel(2).as_str())).await;
+        assert_eq!(id.expect("it is an ID").id, channel(2));
+        assert_eq!(names.lookups.load(SeqCst), 1);
+    };
+    soon(test).await;
+}
+
+#[tokio::test]
+async fn the_first_source_that_can_tell_resolves_a_name() {
+    let test = async {
+        let refused = Some(Err(UpstreamError::RateLimited(403)));
+        for (first, expected, asked) in [
+            // It cannot resolve such names; it fails; it knows; it knows that there is none.
+            (None, Ok(()), 1),
+            (refused.clone(), Ok(()), 1),
+            (Some(Ok(())), Ok(()), 0),
+            (Some(Err(UpstreamError::NoSuchChannel)), Err(()), 0),
+            (Some(Err(UpstreamError::NotFound)), Err(()), 0),
+        ] {
+            let (first, second) = (Names::new(first, true), Names::new(Some(Ok(())), true));
+            let resolver = resolver(&[&first, &second]);
+            for _ in 0..3 {
+                match resolver.resolve(name("@somebody")).await {
+                    Ok(found) => assert_eq!((found.id, expected), (channel(1), Ok(()))),
+                    Err(error) => {
+                        assert_eq!(error, ResolveError::NotFound(name("@somebody")));
+                        assert_eq!(expected, Err(()));
+                    }
+                }
+            }
+            let lookups = [&first, &second].map(|names| names.lookups.load(SeqCst));
+            assert_eq!(lookups, [1, asked]);
+        }
+        // None can tell: the failure is the last one's.
+        let (first, second) = (Names::new(refused, true), Names::new(None, true));
+        let error = resolver(&[&first, &second]).resolve(name("@somebody")).await;
+        assert_eq!(
+            error,
+            Err(ResolveError::Upstream(UpstreamError::RateLimited(403)))
+        );
+    };
+    soon(test).await;
+}
