@@ -1,0 +1,178 @@
+"""plaque with more than one source: a spell of 404s with a key, with a mirror, with both down; what a key costs, and keys that do not work;
+channels by name."""
+
+import json
+import urllib.error
+import urllib.request
+
+import grpc
+import pytest
+
+from support import KURZGESAGT, SCISHOW, Answer, expect_error, expect_ok, made_up_channel, messages, running_origin, services, wait_until
+
+KEY = "test-key"
+FEEDS_FAIL = {"mode": "status:404"}
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    path = tmp_path / "key"
+    path.write_text(f"{KEY}\n")
+    return path
+
+
+@pytest.fixture
+def sources(bench, origin, key_file):
+    """Starts a plaque with a key, whose API and pages are the origin's."""
+    root = origin.url.removesuffix("/feeds/videos.xml")
+
+    def start(*flags):
+        return bench.plaque(
+            origin.url, "--youtube-api", f"{root}/youtube/v3", "--youtube-api-key-file", key_file, "--youtube-pages", root,
+            "--http-listen", "127.0.0.1:0", *flags)
+
+    return start
+
+
+def units(origin):
+    return origin.stats()["api"]["units"]
+
+
+def source(answer):
+    return answer.response.freshness.source
+
+
+def test_in_a_spell_the_api_answers_for_a_channel_never_seen(sources, origin):
+    with sources() as plaque:
+        origin.control(**FEEDS_FAIL)
+        answer = plaque.ask(KURZGESAGT)
+        expect_ok(answer)
+        assert source(answer) == 3, answer.response
+        assert "detail=data-api" in answer.cache_status, answer.cache_status
+        spent = units(origin)
+        assert 1 <= spent <= 3, spent
+        # It is cached like any answer.
+        assert "hit" in plaque.ask(KURZGESAGT).cache_status
+        assert units(origin) == spent == plaque.metric("plaque_youtube_api_units_total")
+        # The feed comes back, and counts again.
+        origin.control(mode="ok")
+        wait_until(lambda: source(plaque.ask(KURZGESAGT, max_age=0)) == 1, "the feed answers again")
+
+
+def test_200_made_up_channels_in_a_spell_cost_10_units_at_most(sources, origin):
+    with sources() as plaque:
+        origin.control(**FEEDS_FAIL)
+        asked = [plaque.start(made_up_channel(number)) for number in range(200)]
+        for call in asked:
+            expect_error(Answer(call), grpc.StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+        assert units(origin) <= 10, units(origin)
+
+
+def test_a_watch_gets_each_upload_once_across_the_switch(sources, origin):
+    with sources("--watch-every", "300ms") as plaque:
+        with plaque.watch([KURZGESAGT]) as watch:
+            watch.wait_for(1)
+            origin.control(**FEEDS_FAIL)
+            origin.publish(KURZGESAGT, "newinspell1", "A new upload in a spell")
+            watch.wait_for_upload("newinspell1")
+            origin.control(mode="ok")
+            origin.publish(KURZGESAGT, "newafterit1", "A new upload after it")
+            watch.wait_for_upload("newafterit1")
+            assert watch.uploads()[1:] == ["newinspell1", "newafterit1"], watch.history()
+            assert not watch.problems(), watch.history()
+
+
+@pytest.mark.parametrize("mode", ["quotaExceeded", "keyInvalid", "accessNotConfigured", "status:503", "hang"])
+def test_a_key_that_does_not_work_changes_nothing_but_that(sources, origin, mode):
+    with sources("--upstream-timeout", "1s") as plaque:
+        expect_ok(plaque.ask(SCISHOW))
+        origin.control(**FEEDS_FAIL, api_mode=mode)
+        expect_ok(plaque.ask(SCISHOW, max_age=0))
+        answer = plaque.ask(KURZGESAGT)
+        assert answer.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE), answer
+        before = units(origin)
+        for number in range(20):
+            plaque.ask(made_up_channel(number))
+        if mode in ("quotaExceeded", "keyInvalid", "accessNotConfigured"):
+            assert units(origin) <= before, "it is asked again although it refuses"
+        log = plaque.program.err.read_text()
+        assert KEY not in log
+        assert log.count("YouTube Data API") <= 2, log
+        # The feed works as before.
+        origin.control(mode="ok")
+        expect_ok(plaque.ask(SCISHOW, max_age=0))
+
+
+def test_a_key_that_is_replaced_is_used(sources, origin, key_file):
+    key_file.write_text("not-the-key")
+    with sources() as plaque:
+        origin.control(**FEEDS_FAIL)
+        assert plaque.ask(KURZGESAGT).code is not grpc.StatusCode.OK
+        key_file.write_text(KEY)
+        wait_until(lambda: plaque.ask(SCISHOW, max_age=0).code is grpc.StatusCode.OK, "the new key is used")
+
+
+def test_a_mirror_answers_and_its_place_for_the_channel_is_filled_in(bench, origin):
+    with running_origin() as mirror, bench.plaque(
+            origin.url, "--fallback-upstream", f"{mirror.url}?from=mirror&unused={{channel_id}}", "--fallback-upstream",
+            mirror.url) as plaque:
+        expect_ok(plaque.ask(SCISHOW))
+        origin.control(mode="status:503")
+        answer = plaque.ask(KURZGESAGT)
+        expect_ok(answer)
+        assert source(answer) == 2 and "detail=mirror" in answer.cache_status, answer.cache_status
+        mirror.control(mode="status:503")
+        expect_error(plaque.ask(made_up_channel(1)), grpc.StatusCode.UNAVAILABLE, "UPSTREAM_ERROR")
+        expect_ok(plaque.ask(KURZGESAGT, max_age=0))
+
+
+NAMES = ["@kurzgesagt", "kurzgesagt", "@KURZGESAGT", "youtube.com/@kurzgesagt", "https://www.youtube.com/@kurzgesagt/videos",
+         f"https://www.youtube.com/channel/{KURZGESAGT}", f"UU{KURZGESAGT[2:]}", "https://m.youtube.com/user/kurzgesagt", KURZGESAGT]
+
+
+@pytest.mark.parametrize("with_key", [True, False])
+def test_every_form_of_a_name_is_resolved_and_kept(bench, origin, sources, with_key):
+    root = origin.url.removesuffix("/feeds/videos.xml")
+    plaque = sources() if with_key else bench.plaque(origin.url, "--youtube-pages", root, "--http-listen", "127.0.0.1:0")
+    with plaque as plaque:
+        origin.control(handle={"name": "@kurzgesagt", "channel": KURZGESAGT})
+        stub = services.LatestVideoStub(plaque.channel)
+        for _ in range(2):
+            for name in NAMES:
+                resolved = stub.ResolveChannel(messages.ResolveChannelRequest(query=name), timeout=10)
+                assert resolved.channel_id == KURZGESAGT, name
+            stats = origin.stats()
+            asked = stats["pages"] + stats["api"]["units"] + stats["total"]
+        assert asked <= 6, "each name once"
+        url = f"{plaque.http}/v1/channels/@kurzgesagt/latest-video"
+        assert json.load(urllib.request.urlopen(url, timeout=10))["video"]["channelId"] == KURZGESAGT
+        for name, code, reason in [
+                ("@nobody_has_this", grpc.StatusCode.NOT_FOUND, "HANDLE_NOT_FOUND"),
+                ("https://vimeo.com/1", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_QUERY")]:
+            call = stub.ResolveChannel.future(messages.ResolveChannelRequest(query=name), timeout=10)
+            expect_error(Answer(call), code, reason)
+        done = bench.run_plaque("get", "--server", f"http://{plaque.address}", "@kurzgesagt", "@nobody_has_this", KURZGESAGT)
+        assert done.returncode == 1 and done.stdout.count(KURZGESAGT) == 2, done
+        assert "@nobody_has_this" in done.stderr and "HANDLE_NOT_FOUND" in done.stderr, done
+
+
+def test_uploads_are_listed_a_page_at_a_time(sources, origin):
+    with sources() as plaque:
+        seen, token = [], ""
+        for _ in range(20):
+            url = f"{plaque.http}/v1/channels/{KURZGESAGT}/uploads?page_size=4&page_token={token}"
+            page = json.load(urllib.request.urlopen(url, timeout=10))
+            assert len(page.get("videos", [])) <= 4, page
+            seen += page.get("videos", [])
+            token = page.get("nextPageToken", "")
+            if not token:
+                break
+        ids = [video["videoId"] for video in seen]
+        assert len(ids) == len(set(ids)) >= 15, ids
+        times = [video["publishTime"] for video in seen]
+        assert times == sorted(times, reverse=True)
+        assert ids[0] == plaque.ask(KURZGESAGT).response.video.video_id
+        for bad in "page_size=-1", "page_token=x", "kind=film":
+            with pytest.raises(urllib.error.HTTPError) as error:
+                urllib.request.urlopen(f"{plaque.http}/v1/channels/{KURZGESAGT}/uploads?{bad}", timeout=10)
+            assert error.value.code == 400, bad
