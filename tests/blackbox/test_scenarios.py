@@ -55,8 +55,8 @@ def test_grpcurl_lists_the_services_and_methods(grpcurl):
     methods = grpcurl("list", "plaque.v1.LatestVideo").stdout.split()
     for service in "plaque.v1.LatestVideo", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection":
         assert service in listed, "the list"
-    assert sorted(methods) == [
-        f"plaque.v1.LatestVideo.{name}" for name in ("BatchGetLatestVideos", "GetLatestVideo", "WatchLatestVideo")], "the methods"
+    names = "BatchGetLatestVideos", "GetLatestVideo", "ListUploads", "ResolveChannel", "WatchLatestVideo"
+    assert sorted(methods) == [f"plaque.v1.LatestVideo.{name}" for name in names], "the methods"
 
 
 def test_grpcurl_describes_with_the_comments_of_the_proto(grpcurl):
