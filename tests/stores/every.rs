@@ -254,6 +254,11 @@ pub async fn a_failure_of_who_knew_nothing_is_no_reason_to_forget<K: Kind>() {
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;
     assert_eq!(summary(&replica.get(query()).await), "lookup 1");
+    // A store may round times to milliseconds: the failure has to be later in any case.
+    let found_at = plaque::clock::now();
+    while plaque::clock::now() - found_at < Duration::from_millis(2) {
+        tokio::task::yield_now().await;
+    }
     let failed = bad(UpstreamError::NotFound, 1, Duration::ZERO, LONG);
     replica.store.save(feed(), &failed, Lease::Uncoordinated).await;
     // It is loaded, and prevents a lookup.
