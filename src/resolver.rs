@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use coalesce::{Coalescer, FetchContext, FlightError, Retention};
+use coalesce::{Coalescer, FlightError, Overloaded, Retention};
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use crate::{
@@ -99,35 +99,33 @@ impl Resolver {
             let title = "".into();
             return Ok(ResolvedChannel { id, title });
         }
-        let resolution = match self.names.get(&name).await {
-            Some(resolution) => resolution,
-            None => self.look_up(name.clone()).await?,
+        let (sources, concurrency, query) = (
+            Arc::clone(&self.sources),
+            Arc::clone(&self.concurrency),
+            name.clone(),
+        );
+        let look_up = move || async move {
+            // Never closed.
+            let _permit = concurrency.acquire().await;
+            Arc::new(first(&sources, &query).await)
         };
-        match &*resolution {
+        let resolution = self.names.get_or_fetch(name.clone(), look_up).await;
+        match &*resolution.map_err(map_error)? {
             Ok(channel) => Ok(channel.clone()),
             Err(UpstreamError::NotFound) => Err(ResolveError::NotFound(name)),
             Err(error) => Err(ResolveError::Upstream(error.clone())),
         }
     }
+}
 
-    async fn look_up(&self, name: ChannelName) -> Result<Arc<Resolution>, ResolveError> {
-        let (sources, concurrency) = (Arc::clone(&self.sources), Arc::clone(&self.concurrency));
-        let key = name.clone();
-        let fetch = move |context: FetchContext<_, Arc<Resolution>>| async move {
-            if let Some(cached) = context.cached {
-                return cached;
-            }
-            // Never closed.
-            let _permit = concurrency.acquire().await;
-            Arc::new(first(&sources, &name).await)
-        };
-        let waiter = self.names.join(key, fetch);
-        let waiter = waiter.map_err(|error| ResolveError::Overloaded(error.0))?;
-        waiter.outcome().await.map_err(|error| match error {
-            FlightError::Aborted => ResolveError::ShuttingDown,
-            FlightError::Panicked => ResolveError::Upstream(UpstreamError::Panicked),
-            FlightError::TimedOut(limit) => ResolveError::Upstream(UpstreamError::TimedOut(limit)),
-        })
+fn map_error(error: coalesce::Error) -> ResolveError {
+    match error {
+        coalesce::Error::Overloaded(Overloaded(waiters)) => ResolveError::Overloaded(waiters),
+        coalesce::Error::Flight(FlightError::Aborted) => ResolveError::ShuttingDown,
+        coalesce::Error::Flight(FlightError::Panicked) => ResolveError::Upstream(UpstreamError::Panicked),
+        coalesce::Error::Flight(FlightError::TimedOut(limit)) => {
+            ResolveError::Upstream(UpstreamError::TimedOut(limit))
+        }
     }
 }
 

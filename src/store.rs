@@ -10,7 +10,11 @@ pub mod lifetime;
 mod metrics;
 pub mod redis;
 
-use std::{future, sync::Arc, time::Duration};
+use std::{
+    future,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use prometheus_client::registry::Registry;
@@ -22,12 +26,16 @@ use crate::{
     youtube::data_api::{Day, SharedUnits},
 };
 
-/// Counts the units of the YouTube Data API in a store.
-pub struct StoredUnits(pub Arc<dyn Store>);
+/// Counts the units of the YouTube Data API in a store, from when that is set.
+#[derive(Default)]
+pub struct StoredUnits(pub OnceLock<Arc<dyn Store>>);
 
 impl SharedUnits for StoredUnits {
     fn add(&self, day: Day, units: u64) -> BoxFuture<'_, Option<u64>> {
-        self.0.add_units(day.number(), units)
+        match self.0.get() {
+            Some(store) => store.add_units(day.number(), units),
+            None => Box::pin(future::ready(None)),
+        }
     }
 }
 

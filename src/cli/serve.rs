@@ -99,6 +99,8 @@ async fn serve(
     args: &Args,
     tls: Option<Arc<Tls>>,
 ) -> Result<Drained, Box<dyn std::error::Error>> {
+    let units = Arc::<StoredUnits>::default();
+    let sources = sources(config, &units)?;
     let grpc = Bound::new(config.listen, "--listen")?;
     let http = args
         .http_listen
@@ -119,13 +121,17 @@ async fn serve(
         admin,
         tls,
     };
-    let sources = sources(config, store)?;
+    if let Some(store) = &store {
+        let _ = units.0.set(Arc::clone(store));
+    }
+    let sources = Sources { store, ..sources };
     announce(&listeners)?;
     Ok(server::run(listeners, config, sources, shutdown).await?)
 }
 
-/// The sources: `--upstream`, then the mirrors, then the YouTube Data API. Names are resolved by the feed, the API, and pages.
-fn sources(config: &Config, store: Option<Arc<dyn Store>>) -> Result<Sources, Box<dyn std::error::Error>> {
+/// The sources, whose settings are checked before ports are bound and the store is opened: `--upstream`, then the mirrors, then the YouTube
+/// Data API. Names are resolved by the feed, the API, and pages.
+fn sources(config: &Config, units: &Arc<StoredUnits>) -> Result<Sources, Box<dyn std::error::Error>> {
     let youtube = Arc::new(YouTube::new(config.upstream.clone())?);
     let mut names: Vec<Arc<dyn NameSource>> = vec![Arc::clone(&youtube) as _];
     let (mut fallbacks, mut pages) = (vec![], None);
@@ -137,9 +143,10 @@ fn sources(config: &Config, store: Option<Arc<dyn Store>>) -> Result<Sources, Bo
     if let Some(settings) = config.data_api.clone() {
         // A core dump would contain the key.
         rlimit::setrlimit(rlimit::Resource::CORE, 0, 0)?;
-        let shared = store
-            .clone()
-            .map(|store| Arc::new(StoredUnits(store)) as Arc<dyn SharedUnits>);
+        let shared = config
+            .store
+            .is_some()
+            .then(|| Arc::clone(units) as Arc<dyn SharedUnits>);
         let api = Arc::new(DataApi::open(settings, &config.upstream, shared)?);
         names.push(Arc::clone(&api) as _);
         pages = Some(Arc::clone(&api) as _);
@@ -154,7 +161,7 @@ fn sources(config: &Config, store: Option<Arc<dyn Store>>) -> Result<Sources, Bo
         fallbacks,
         pages,
         names,
-        store,
+        store: None,
     })
 }
 

@@ -26,9 +26,8 @@ thread_local! {
 /// Sets the header for one reply, whose answer comes from `source`.
 pub(super) fn set(status: CacheStatus, source: Source, headers: &mut HeaderMap) {
     let detail = match source {
-        Source::Feed => "",
-        Source::Mirror => "; detail=mirror",
-        Source::DataApi => "; detail=data-api",
+        Source::Feed => String::new(),
+        other => format!("; detail={}", other.name()),
     };
     match status {
         CacheStatus::Hit { ttl } if source == Source::Feed => {

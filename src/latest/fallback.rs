@@ -27,28 +27,26 @@ impl Fallbacks {
         }
     }
 
-    /// Whether there is a source to ask after this failure of the first. Not after a 404 that means that there is no such channel, and not
-    /// for lookups that this server's own limits have kept back: those limits are there to send less.
-    pub(super) fn help_after(&self, error: &UpstreamError) -> bool {
-        !self.sources.is_empty()
-            && match error {
-                UpstreamError::Outage
-                | UpstreamError::RateLimited(_)
-                | UpstreamError::Status(_)
-                | UpstreamError::Unreachable(_)
-                | UpstreamError::TimedOut(_)
-                | UpstreamError::Malformed(_) => true,
-                UpstreamError::NotFound
-                | UpstreamError::NoSuchChannel
-                | UpstreamError::Busy
-                | UpstreamError::SuspectSnapshot
-                | UpstreamError::Panicked => false,
+    /// Whether there is a source to ask after this failure of the first. Not after a 404 that means that there is no such channel (without a
+    /// canary that is for the Data API to say), and not for lookups that this server's own limits have kept back: those limits are there
+    /// to send less.
+    pub(super) fn help_after(&self, error: &UpstreamError, has_canary: bool) -> bool {
+        match error {
+            UpstreamError::Outage
+            | UpstreamError::RateLimited(_)
+            | UpstreamError::Status(_)
+            | UpstreamError::Unreachable(_)
+            | UpstreamError::TimedOut(_)
+            | UpstreamError::Malformed(_) => !self.sources.is_empty(),
+            UpstreamError::NotFound => {
+                let knows_all = |source: &Fallback| source.source == Source::DataApi;
+                !has_canary && self.sources.iter().any(knows_all)
             }
-    }
-
-    /// Whether one of them can tell for certain that there is no such channel.
-    pub(super) fn know_all_channels(&self) -> bool {
-        self.sources.iter().any(|source| source.source == Source::DataApi)
+            UpstreamError::NoSuchChannel
+            | UpstreamError::Busy
+            | UpstreamError::SuspectSnapshot
+            | UpstreamError::Panicked => false,
+        }
     }
 
     /// The longest that all of them take.

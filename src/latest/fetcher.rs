@@ -211,6 +211,10 @@ impl Fetcher {
         canary == Some(feed)
     }
 
+    pub(super) fn has_fallback_after(&self, error: &UpstreamError) -> bool {
+        self.fallbacks.help_after(error, self.canary.is_some())
+    }
+
     /// Asks the other sources, if they can help after this failure of the first.
     async fn fall_back(
         &self,
@@ -218,11 +222,7 @@ impl Fetcher {
         failure: upstream::Failure,
         known: Option<&Known>,
     ) -> Result<Channel, upstream::Failure> {
-        // Without a canary a 404 may mean anything.
-        let is_unclear = failure.error == UpstreamError::NotFound && self.canary.is_none();
-        let can_help =
-            self.fallbacks.help_after(&failure.error) || is_unclear && self.fallbacks.know_all_channels();
-        if !can_help {
+        if !self.has_fallback_after(&failure.error) {
             return Err(failure);
         }
         let lookup = request.for_upstream(known);

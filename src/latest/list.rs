@@ -1,6 +1,6 @@
 //! Pages of a channel's uploads: the newest from the cache entry, older ones from a source that has them.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 
@@ -78,7 +78,7 @@ impl Latest {
         size: usize,
         token: Option<PageToken>,
         caller: &impl Fn() -> Caller,
-    ) -> Result<Listed, (LookupError, Option<std::time::Duration>)> {
+    ) -> Result<Listed, (LookupError, Option<Duration>)> {
         // Older pages of the source need nothing of the entry.
         if let Some(token @ PageToken { page: Some(_), .. }) = token {
             return self.older(query, size, token).await;
@@ -129,7 +129,7 @@ impl Latest {
         query: Query,
         size: usize,
         token: PageToken,
-    ) -> Result<Listed, (LookupError, Option<std::time::Duration>)> {
+    ) -> Result<Listed, (LookupError, Option<Duration>)> {
         let Some(source) = &self.pages else {
             return Ok(Listed::empty());
         };
@@ -188,11 +188,5 @@ impl Listed {
             has_kinds: true,
             next: None,
         }
-    }
-
-    /// When the answer was fetched, and whether it is stale.
-    #[must_use]
-    pub fn freshness(&self) -> Option<(SystemTime, bool)> {
-        self.answer.as_ref().map(|answer| (answer.fetched, answer.stale))
     }
 }

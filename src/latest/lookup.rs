@@ -112,7 +112,7 @@ impl Fetcher {
             let lookup = match admitted {
                 Ok(lookup) => lookup,
                 // Another source may have an answer, which then is saved as that of a lookup.
-                Err(failure) if self.fallbacks.help_after(&failure.error) => {
+                Err(failure) if self.has_fallback_after(&failure.error) => {
                     future::ready(Err(failure)).boxed()
                 }
                 Err(failure) => return self.finish(&request, Err(failure), known.as_deref()).await,

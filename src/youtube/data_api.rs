@@ -200,17 +200,12 @@ impl DataApi {
         Self { requests, batch }
     }
 
-    /// The newest uploads of `feed`. Costs one to three units; `known`, the last snapshot of the same feed, saves one if there is nothing new.
+    /// The newest uploads of `feed`. Costs one to three units; the last snapshot, if there is one, saves one if there is nothing new.
     ///
     /// # Errors
     ///
     /// [`ApiError::NoSuchChannel`] if it does not exist. A channel without uploads is no error.
-    pub async fn look_up(
-        &self,
-        feed: Feed,
-        request: LookupRequest,
-        known: Option<&Channel>,
-    ) -> Result<Channel, ApiError> {
+    pub async fn look_up(&self, feed: Feed, request: LookupRequest) -> Result<Channel, ApiError> {
         let purpose = request.purpose;
         let mut title = None;
         if !request.found_before {
@@ -223,7 +218,8 @@ impl DataApi {
                 continue;
             };
             if feed.kind.is_none() {
-                self.tell_kinds(&mut page, feed.channel, purpose, known).await?;
+                self.tell_kinds(&mut page, feed.channel, purpose, request.known.as_deref())
+                    .await?;
             }
             let channel = Channel::new(feed.channel, &page.title, page.uploads).with_entries(page.items);
             found = Some(found.map_or_else(|| channel.clone(), |before| before.merged(&channel)));
@@ -332,8 +328,7 @@ impl DataApi {
 impl Upstream for DataApi {
     fn look_up(&self, feed: Feed, request: LookupRequest) -> Lookup<'_> {
         Box::pin(async move {
-            let known = request.known.clone();
-            let looked_up = DataApi::look_up(self, feed, request, known.as_deref()).await;
+            let looked_up = DataApi::look_up(self, feed, request).await;
             looked_up.map_err(ApiError::into_failure)
         })
     }

@@ -178,6 +178,23 @@ async fn an_error_for_a_missing_server_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_key_that_cannot_be_read_is_named_before_the_store_is_opened() {
+    let mut command = plaque_serve();
+    command.args([
+        "--youtube-api-key-file",
+        "/no/such/key",
+        "--store",
+        "file:/no/such/folder/store",
+    ]);
+    assert_refused(
+        command,
+        1,
+        &["--youtube-api-key-file", "/no/such/key", "No such file"],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn get_refuses_an_invalid_channel_and_an_invalid_server() {
     let mut command = plaque();
     command.args(["get", "https://vimeo.com/kurzgesagt"]);

@@ -92,7 +92,7 @@ async fn a_channel_without_uploads_is_told_from_none() {
             found_before,
             ..LookupRequest::of(Purpose::Awaited)
         };
-        let found = world.api.look_up(other.into(), request, None).await;
+        let found = world.api.look_up(other.into(), request).await;
         assert_eq!(found, Err(ApiError::NoSuchChannel));
         assert_eq!(world.asked().len(), units);
     }
@@ -105,7 +105,7 @@ async fn two_hundred_ids_that_were_made_up_cost_four_units() {
         let channel: ChannelId = format!("UC{number:021}A").parse().expect("an ID");
         world
             .api
-            .look_up(channel.into(), LookupRequest::of(Purpose::Awaited), None)
+            .look_up(channel.into(), LookupRequest::of(Purpose::Awaited))
     });
     let found = join_all(lookups).await;
     assert!(found.iter().all(|found| *found == Err(ApiError::NoSuchChannel)));

@@ -91,9 +91,10 @@ impl World {
         let channel = channel();
         let request = LookupRequest {
             found_before,
+            known: known.cloned().map(Arc::new),
             ..LookupRequest::of(Purpose::Awaited)
         };
-        self.api.look_up(Feed { channel, kind }, request, known).await
+        self.api.look_up(Feed { channel, kind }, request).await
     }
 }
 
