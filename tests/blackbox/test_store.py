@@ -97,7 +97,8 @@ def test_a_thousand_callers_of_twenty_channels_cost_twenty_lookups(replicas, ori
 def test_what_one_replica_has_found_no_other_looks_up(replicas, origin, redis):
     answers = [replica.plaque.ask(made_up_channel(1)) for replica in replicas]
     assert fetch_time(answers[0]) == fetch_time(answers[1]), "the fetch times"
-    assert ttl(answers[1]) in (58, 59, 60), f"it is fresh for {ttl(answers[1])} s more"
+    again = replicas[1].plaque.ask(made_up_channel(1))
+    assert ttl(again) in (58, 59, 60), f"it is fresh for {ttl(again)} s more"
     origin.control(mode="status:404", channels=[made_up_channel(2)])
     for replica in replicas:
         expect_error(replica.plaque.ask(made_up_channel(2)), StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
@@ -421,6 +422,8 @@ def test_ages_are_right_although_clocks_are_ten_seconds_apart(bench, origin, red
             return stack.enter_context(Replica(bench, origin.url, *settings, under=faketime(ahead)))
 
         def expect_age(replica, who):
+            # Redis tells ages in milliseconds: what was looked up within one counts as looked up since this call arrived, and has no ttl.
+            replica.plaque.ask(channel)
             answer, age = replica.plaque.ask(channel), watch.seconds()
             assert abs(fresh_for - ttl(answer) - age) <= 1.1, f"{who} says {answer.cache_status} of {age:.1f} s"
             assert answer.response.freshness.stale == (age > fresh_for), f"what {who} calls stale"
