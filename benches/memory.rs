@@ -21,7 +21,7 @@ use mimalloc::MiMalloc;
 use plaque::{
     cache_entry::CacheEntry,
     clock,
-    latest::{self, Known},
+    latest::{self, FeedEntry},
     upstream::Feed,
 };
 use tokio::runtime::{self, Handle};
@@ -92,17 +92,20 @@ async fn measure(channels: u32) -> Result<(), Box<dyn Error>> {
 }
 
 /// A cache like that of `Latest`, with a capacity of `channels`.
-fn cache(channels: u32) -> Coalescer<Feed, Arc<Known>> {
+fn cache(channels: u32) -> Coalescer<Feed, Arc<FeedEntry>> {
     Coalescer::builder(u64::from(channels) * CAPACITY_PER_CHANNEL)
         .low_priority_capacity(4 << 20)
-        .weigher(|_feed, known: &Arc<Known>| latest::weight(known))
+        .weigher(|_feed, known: &Arc<FeedEntry>| latest::weight(known))
         .time_to_live(Duration::from_hours(24))
         .runtime(Handle::current())
         .build()
 }
 
 /// Looks up a channel like `Latest`, by parsing its feed.
-async fn look_up(cache: &Coalescer<Feed, Arc<Known>>, number: u32) -> Result<Arc<Known>, Box<dyn Error>> {
+async fn look_up(
+    cache: &Coalescer<Feed, Arc<FeedEntry>>,
+    number: u32,
+) -> Result<Arc<FeedEntry>, Box<dyn Error>> {
     let waiter = cache.join(id(number).into(), move |_context| async move {
         Arc::new(CacheEntry::succeeded(
             Arc::new(channel(number)),

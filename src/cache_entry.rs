@@ -11,9 +11,9 @@ use std::{
 #[derive(Debug)]
 pub struct CacheEntry<T, E> {
     /// The last lookup that succeeded.
-    pub good: Option<Success<T>>,
+    pub success: Option<Success<T>>,
     /// The lookup that failed since, if one did.
-    pub failed: Option<Failure<E>>,
+    pub failure: Option<Failure<E>>,
     /// The number of requests since the last lookup.
     pub hits: HitCount,
 }
@@ -63,17 +63,17 @@ impl<T, E> CacheEntry<T, E> {
     /// The entry after a lookup that succeeded at `now`. Drops earlier failures.
     pub fn succeeded(value: T, now: Instant, time: SystemTime) -> Self {
         Self {
-            good: Some(Success { value, at: now, time }),
-            failed: None,
+            success: Some(Success { value, at: now, time }),
+            failure: None,
             hits: HitCount::default(),
         }
     }
 
     /// The entry after a lookup that failed. The last success stays.
-    pub fn failed(good: Option<Success<T>>, failed: Failure<E>) -> Self {
+    pub fn failed(success: Option<Success<T>>, failure: Failure<E>) -> Self {
         Self {
-            good,
-            failed: Some(failed),
+            success,
+            failure: Some(failure),
             hits: HitCount::default(),
         }
     }
@@ -81,9 +81,9 @@ impl<T, E> CacheEntry<T, E> {
     /// When the last lookup ended, whether it succeeded or failed.
     #[must_use]
     pub fn last_attempt(&self) -> Option<Instant> {
-        let good = self.good.as_ref().map(|good| good.at);
-        let failed = self.failed.as_ref().map(|failed| failed.at);
-        good.max(failed)
+        let success = self.success.as_ref().map(|success| success.at);
+        let failure = self.failure.as_ref().map(|failure| failure.at);
+        success.max(failure)
     }
 }
 

@@ -27,7 +27,7 @@ pub use crate::{
 };
 use crate::{
     store::{
-        Known,
+        FeedEntry,
         codec::{self, MAX_BYTES, Since},
         lifetime::MAX_FAILURE_LIFETIME,
     },
@@ -66,7 +66,7 @@ pub fn stored_entry(bytes: &[u8]) {
     check_known(&known, feed, now);
     let saved = codec::encode(&known, now).expect("whatever is read may be saved");
     assert!(saved.len() <= MAX_BYTES, "{} bytes", saved.len());
-    assert_eq!(codec::has_answer(&saved), known.good.is_some());
+    assert_eq!(codec::has_answer(&saved), known.success.is_some());
     let again = codec::decode(&saved, feed, Since::Known(Duration::ZERO), now).expect("what was saved");
     check_known(&again, feed, now);
     assert_eq!(
@@ -77,22 +77,22 @@ pub fn stored_entry(bytes: &[u8]) {
 }
 
 /// Nothing in an entry is beyond what plaque itself would put there.
-pub(crate) fn check_known(known: &Known, feed: Feed, now: Instant) {
-    assert!(known.good.is_some() || known.failed.is_some());
-    if let Some(good) = &known.good {
-        assert!(good.at <= now, "from the future");
-        check_channel(&good.value, feed);
+pub(crate) fn check_known(known: &FeedEntry, feed: Feed, now: Instant) {
+    assert!(known.success.is_some() || known.failure.is_some());
+    if let Some(success) = &known.success {
+        assert!(success.at <= now, "from the future");
+        check_channel(&success.value, feed);
     }
-    if let Some(failed) = &known.failed {
-        assert!(failed.at <= now, "from the future");
+    if let Some(failure) = &known.failure {
+        assert!(failure.at <= now, "from the future");
         assert!(
-            failed.retry_at <= now + MAX_FAILURE_LIFETIME,
+            failure.retry_at <= now + MAX_FAILURE_LIFETIME,
             "a pause that nobody waits for"
         );
-        let text = failed.error.to_string();
+        let text = failure.error.to_string();
         assert!(!text.contains(steers), "{text:?} is not one line");
         assert!(text.len() <= 2 * MAX_TEXT);
-        match failed.error {
+        match failure.error {
             UpstreamError::RateLimited(_) | UpstreamError::Busy | UpstreamError::Panicked => {
                 panic!("{text}: not a failure of the channel")
             }

@@ -10,7 +10,7 @@
 //! - `arrived_at`: when the caller arrived. What was looked up since then is as new as it gets for this caller, whatever its age, so one
 //!   caller never waits for two lookups.
 //! - `now`: what ages and pauses are measured at. Read again after each wait, so it is later than `arrived_at` for a caller that waited.
-//!   Both are readings of [`clock::now`], and so are the times in a [`Known`], by which two entries of one feed are merged.
+//!   Both are readings of [`clock::now`], and so are the times in a [`FeedEntry`], by which two entries of one feed are merged.
 //! - The *sequence* of a flight or write (in [`coalesce`]) orders writers of a cache entry in this process by when they started. Times
 //!   of results cannot: a flight that started earlier may end later.
 //! - The *lease token* (in [`store`](crate::store)) orders writers of a store's entry across replicas, which share no clock.
@@ -62,7 +62,7 @@ use self::{
     polling::Poller,
     reply::{Attempt, Miss},
 };
-pub use crate::store::Known;
+pub use crate::store::FeedEntry;
 use crate::store::Store;
 use crate::{
     clock,
@@ -70,7 +70,7 @@ use crate::{
     video::ChannelId,
 };
 
-/// What a cached channel takes in addition to [`Known`] and the [`Channel`](crate::video::Channel): moka's key, hash-table slot, queue node and frequency
+/// What a cached channel takes in addition to [`FeedEntry`] and the [`Channel`](crate::video::Channel): moka's key, hash-table slot, queue node and frequency
 /// counters, the headers of the two `Arc`s, and what the allocator leaves unused between them. Measured as 410 to 420 bytes at
 /// 100,000 channels (`benches/memory.rs`).
 const ENTRY_OVERHEAD: usize = 420;
@@ -108,7 +108,7 @@ pub struct Settings {
 pub struct Latest {
     fetcher: Arc<Fetcher>,
     policy: Policy,
-    coalescer: Coalescer<Feed, Arc<Known>>,
+    coalescer: Coalescer<Feed, Arc<FeedEntry>>,
     /// Older uploads than the entries have.
     pages: Option<Arc<dyn UploadPages>>,
     /// Polls watched channels. Started by the first watch.
@@ -144,7 +144,7 @@ impl Latest {
         let fallbacks = Fallbacks::new(fallbacks);
         let flight = upstream.time_limit() * lookups + fallbacks.time_limit() + FLIGHT_GRACE;
         let low_priority = settings.cache_bytes / LOW_PRIORITY_PART;
-        let coalescer = Coalescer::<Feed, Arc<Known>>::builder(settings.cache_bytes - low_priority)
+        let coalescer = Coalescer::<Feed, Arc<FeedEntry>>::builder(settings.cache_bytes - low_priority)
             .low_priority_capacity(low_priority)
             .weigher(|_feed, known| weight(known))
             .retention(|_feed, known| retention(known))
@@ -340,9 +340,9 @@ fn map_flight_error(error: FlightError) -> LookupError {
 
 /// Whether and where an entry is cached. Local conditions such as a full queue say nothing about the channel and are not cached. Failures
 /// of channels that were never found have low priority, since a caller can invent any number of such channels.
-fn retention(known: &Known) -> Retention {
-    match (&known.good, &known.failed) {
-        (_, Some(failed)) if failed.error.is_local_condition() => Retention::Discard,
+fn retention(known: &FeedEntry) -> Retention {
+    match (&known.success, &known.failure) {
+        (_, Some(failure)) if failure.error.is_local_condition() => Retention::Discard,
         (Some(_), _) => Retention::Keep,
         (None, _) => Retention::LowPriority,
     }
@@ -354,8 +354,8 @@ fn seconds(duration: Duration) -> i64 {
 
 /// The bytes of memory that a cache entry takes.
 #[must_use]
-pub fn weight(known: &Known) -> u32 {
-    let channel = known.good.as_ref().map_or(0, |good| good.value.weight());
-    let error = known.failed.as_ref().map_or(0, |failed| failed.error.weight());
-    u32::try_from(ENTRY_OVERHEAD + size_of::<Known>() + channel + error).unwrap_or(u32::MAX)
+pub fn weight(known: &FeedEntry) -> u32 {
+    let channel = known.success.as_ref().map_or(0, |success| success.value.weight());
+    let error = known.failure.as_ref().map_or(0, |failure| failure.error.weight());
+    u32::try_from(ENTRY_OVERHEAD + size_of::<FeedEntry>() + channel + error).unwrap_or(u32::MAX)
 }

@@ -40,7 +40,7 @@ impl SharedUnits for StoredUnits {
 }
 
 /// What is cached for a feed.
-pub type Known = CacheEntry<Arc<Channel>, UpstreamError>;
+pub type FeedEntry = CacheEntry<Arc<Channel>, UpstreamError>;
 
 /// What another replica has done in the shared store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,14 +55,14 @@ pub enum RemoteUpdate {
 /// A second cache tier.
 pub trait Store: Send + Sync {
     /// Loads the entry of `feed`, with its current age. `None` if there is none, or if the store does not answer.
-    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>>;
+    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<FeedEntry>>;
 
     /// Requests the lease of `feed`: the right of one replica to look it up.
     fn lease(&self, feed: Feed) -> BoxFuture<'_, Lease>;
 
     /// Saves what was found, notifies other replicas, and ends the lease under which it was looked up. Returns false if an entry saved
     /// under a newer lease is there; that one stays. A stored success keeps its lifetime, also if `known` is only a failure.
-    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool>;
+    fn save<'a>(&'a self, feed: Feed, known: &'a FeedEntry, lease: Lease) -> BoxFuture<'a, bool>;
 
     /// Adds `units` to the counter of the day with this number, which all replicas share and a restart does not reset, and returns its new
     /// value. `None` if the store does not answer.

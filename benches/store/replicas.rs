@@ -104,7 +104,7 @@ pub fn report(bench: &Bench) -> String {
     format!(
         "{} channels by Zipf's law (s = 1); {CALLS} calls a millisecond, to one replica after the other\n\
          fresh for {fresh_for:?}, given and looked up behind for {stale_while_revalidate:?}; an upstream that takes {UPSTREAM_TAKES:?}\n\
-         {:?} counted, after {:?}; operations of the store that failed or were skipped: {trouble:.0} a minute\n{table}",
+         {:?} counted, after {:?}; operations of the store that failure or were skipped: {trouble:.0} a minute\n{table}",
         bench.channels.len(),
         fresh_for * COUNTED,
         fresh_for * WARM_UP,
@@ -261,14 +261,14 @@ impl Cells<'_> {
                 .map(|(_, number)| number.parse::<f64>());
             numbers.sum::<Result<f64, _>>().expect("numbers")
         };
-        let failed = |name: &str| {
+        let failure = |name: &str| {
             name.starts_with("store_operation_duration_seconds_count")
                 && (name.contains("\"error\"") || name.contains("\"skipped\""))
         };
         [
             sum(|name| name == "flights_started_total"),
             f64::from(upstream.calls()),
-            sum(failed),
+            sum(failure),
             cpu(),
             self.bench.redis_cpu(),
         ]

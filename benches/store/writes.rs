@@ -8,7 +8,7 @@ use std::{
 
 use plaque::{
     clock,
-    latest::Known,
+    latest::FeedEntry,
     store::{
         Lease, Store as _, codec,
         file::{Ages, File},
@@ -83,7 +83,7 @@ pub fn report(bench: &Bench) -> String {
 /// Keeps `like` as the channel of this number, and returns the length of that.
 async fn save(file: &File, number: u32, like: Channel) -> u64 {
     let feed = Feed::from(super::feeds::id(number.wrapping_mul(2_654_435_761)));
-    let known: Known =
+    let known: FeedEntry =
         plaque::cache_entry::CacheEntry::succeeded(Arc::new(like), clock::now(), SystemTime::now());
     file.save(feed, &known, Lease::Uncoordinated).await;
     codec::encode(&known, clock::now()).map_or(0, |bytes| bytes.len() as u64)

@@ -64,12 +64,12 @@ fn channels(latest: &Latest) -> Value {
         let mut row = feed(asked.feed);
         row["asked"] = asked.times.into();
         row["askedPerSecond"] = asked.rate.into();
-        if let Some(good) = &asked.known.good {
-            row["title"] = good.value.title().into();
-            row["ageSeconds"] = good.age(clock::now()).as_secs_f64().into();
+        if let Some(success) = &asked.known.success {
+            row["title"] = success.value.title().into();
+            row["ageSeconds"] = success.age(clock::now()).as_secs_f64().into();
         }
-        if let Some(failed) = &asked.known.failed {
-            row["failing"] = failed.error.to_string().into();
+        if let Some(failure) = &asked.known.failure {
+            row["failing"] = failure.error.to_string().into();
         }
         row
     });

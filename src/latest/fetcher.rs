@@ -9,7 +9,7 @@ use std::{
 use coalesce::Coalescer;
 
 use super::{
-    Known, LookupError, Policy, Settings,
+    FeedEntry, LookupError, Policy, Settings,
     canary::Canary,
     fallback::Fallbacks,
     hub::Hubs,
@@ -35,7 +35,7 @@ pub(super) struct Fetcher {
     pub(super) store: Option<Arc<dyn Store>>,
     pub(super) policy: Policy,
     /// The cached entries, for those that change beside that of the flight.
-    cache: Coalescer<Feed, Arc<Known>>,
+    cache: Coalescer<Feed, Arc<FeedEntry>>,
     outage: Outage,
     canary: Option<Canary>,
     /// How long a flight may take, including the time that it waits.
@@ -50,7 +50,7 @@ impl Fetcher {
         upstream: Arc<dyn Upstream>,
         fallbacks: Fallbacks,
         store: Option<Arc<dyn Store>>,
-        cache: Coalescer<Feed, Arc<Known>>,
+        cache: Coalescer<Feed, Arc<FeedEntry>>,
         settings: &Settings,
         flight_limit: Duration,
     ) -> Self {
@@ -77,7 +77,7 @@ impl Fetcher {
     }
 
     /// Loads the store's entry of `feed`, merges it with `known`, and publishes the result. `None` if it adds nothing.
-    pub(super) async fn load(&self, feed: Feed, known: Option<&Known>) -> Option<Arc<Known>> {
+    pub(super) async fn load(&self, feed: Feed, known: Option<&FeedEntry>) -> Option<Arc<FeedEntry>> {
         let stored = self.store.as_ref()?.load(feed).await?;
         let entry = match known {
             Some(known) => merge(&stored, known)?,
@@ -92,8 +92,8 @@ impl Fetcher {
         &self,
         request: &FlightRequest,
         looked_up: Result<Channel, upstream::Failure>,
-        known: Option<&Known>,
-    ) -> Arc<Known> {
+        known: Option<&FeedEntry>,
+    ) -> Arc<FeedEntry> {
         let entry = match looked_up {
             Ok(channel) => {
                 self.note_known_good(request.feed, true, clock::now());
@@ -111,7 +111,7 @@ impl Fetcher {
     }
 
     /// Publishes the entry that a flight ends with.
-    pub(super) fn report(&self, request: &FlightRequest, entry: Known) -> Arc<Known> {
+    pub(super) fn report(&self, request: &FlightRequest, entry: FeedEntry) -> Arc<FeedEntry> {
         if request.purpose == Purpose::Poll {
             self.hubs.polling.report(request.feed.channel, &entry);
         }
@@ -120,46 +120,46 @@ impl Fetcher {
     }
 
     /// Publishes an entry to the watchers of its channel.
-    pub(super) fn publish(&self, feed: Feed, known: &Known) {
+    pub(super) fn publish(&self, feed: Feed, known: &FeedEntry) {
         if feed.kind.is_none() {
             self.hubs
                 .publish(feed.channel, known, || self.health(feed, known));
         }
     }
 
-    fn health(&self, feed: Feed, known: &Known) -> Health {
-        match &known.failed {
+    fn health(&self, feed: Feed, known: &FeedEntry) -> Health {
+        match &known.failure {
             None => Health::Works,
-            Some(failed) if failed.error == UpstreamError::Busy || failed.error.is_provisional() => {
+            Some(failure) if failure.error == UpstreamError::Busy || failure.error.is_provisional() => {
                 Health::Unchanged
             }
-            Some(failed) => {
-                let (now, error) = (clock::now(), failed.error.clone());
-                let is_usable = |good: &Success<_>| good.age(now) <= self.policy.usable_for();
-                let error = if known.good.as_ref().is_some_and(is_usable) {
+            Some(failure) => {
+                let (now, error) = (clock::now(), failure.error.clone());
+                let is_usable = |success: &Success<_>| success.age(now) <= self.policy.usable_for();
+                let error = if known.success.as_ref().is_some_and(is_usable) {
                     self.error(error, feed, now)
                 } else {
                     self.error_without_answer(error, feed, now)
                 };
-                let retry_at = failed.retry_at;
+                let retry_at = failure.retry_at;
                 Health::Fails(Problem { error, retry_at })
             }
         }
     }
 
     /// The entry after a snapshot of the feed. A suspect snapshot counts as a failure the first time; the second in a row is believed.
-    async fn found(&self, feed: Feed, channel: Channel, before: Option<&Known>) -> Known {
+    async fn found(&self, feed: Feed, channel: Channel, before: Option<&FeedEntry>) -> FeedEntry {
         let now = clock::now();
-        if let Some(good) = before.and_then(|known| known.good.as_ref()) {
-            let failed = before.and_then(|known| known.failed.as_ref());
-            let is_confirmed = failed.is_some_and(|failed| failed.error == UpstreamError::SuspectSnapshot);
-            if !is_confirmed && snapshot::is_suspect(&channel, &good.value) {
+        if let Some(success) = before.and_then(|known| known.success.as_ref()) {
+            let failure = before.and_then(|known| known.failure.as_ref());
+            let is_confirmed = failure.is_some_and(|failure| failure.error == UpstreamError::SuspectSnapshot);
+            if !is_confirmed && snapshot::is_suspect(&channel, &success.value) {
                 tracing::debug!(%feed, uploads = channel.len(), "the snapshot is older than the last one, or empty: rejected");
                 return self.failure(UpstreamError::SuspectSnapshot.into(), before, now);
             }
             if feed.kind.is_none() {
-                for kind in snapshot::pushed_out(&channel, &good.value) {
-                    self.keep_pushed_out(kind, good).await;
+                for kind in snapshot::pushed_out(&channel, &success.value) {
+                    self.keep_pushed_out(kind, success).await;
                 }
             }
         }
@@ -168,15 +168,15 @@ impl Fetcher {
 
     /// Makes the uploads of a kind that have left the channel's own feed the entry of the kind's feed, as a fallback if that cannot be
     /// looked up.
-    async fn keep_pushed_out(&self, kind: Kind, good: &Success<Arc<Channel>>) {
+    async fn keep_pushed_out(&self, kind: Kind, success: &Success<Arc<Channel>>) {
         let feed = Feed {
-            channel: good.value.id(),
+            channel: success.value.id(),
             kind: Some(kind),
         };
         let fallback = Arc::new(CacheEntry::succeeded(
-            Arc::new(good.value.only(kind)),
-            good.at,
-            good.time,
+            Arc::new(success.value.only(kind)),
+            success.at,
+            success.time,
         ));
         self.cache
             .update(feed, |known| merge_into(known.map(Arc::as_ref), &fallback))
@@ -220,7 +220,7 @@ impl Fetcher {
         &self,
         request: &FlightRequest,
         failure: upstream::Failure,
-        known: Option<&Known>,
+        known: Option<&FeedEntry>,
     ) -> Result<Channel, upstream::Failure> {
         if !self.has_fallback_after(&failure.error) {
             return Err(failure);
@@ -234,12 +234,12 @@ impl Fetcher {
         &self,
         feed: Feed,
         failure: upstream::Failure,
-        before: Option<&Known>,
+        before: Option<&FeedEntry>,
     ) -> upstream::Failure {
         if failure.error != UpstreamError::NotFound {
             return failure;
         }
-        let was_found = before.is_some_and(|known| known.good.is_some());
+        let was_found = before.is_some_and(|known| known.success.is_some());
         if was_found {
             self.note_known_good(feed, false, clock::now());
         }
@@ -268,24 +268,31 @@ impl Fetcher {
     }
 
     /// The entry after a failed lookup: the last success stays.
-    pub(super) fn failure(&self, failure: upstream::Failure, before: Option<&Known>, now: Instant) -> Known {
+    pub(super) fn failure(
+        &self,
+        failure: upstream::Failure,
+        before: Option<&FeedEntry>,
+        now: Instant,
+    ) -> FeedEntry {
         let upstream::Failure { error, retry_after } = failure;
-        let good = before.and_then(|known| known.good.clone());
-        let before = before.and_then(|known| known.failed.as_ref());
+        let success = before.and_then(|known| known.success.clone());
+        let before = before.and_then(|known| known.failure.as_ref());
         let streak = Policy::streak(before, &error);
-        let pause = self.policy.pause(&error, good.is_some(), streak, fastrand::f64());
+        let pause = self
+            .policy
+            .pause(&error, success.is_some(), streak, fastrand::f64());
         let pause = match retry_after {
             Some(retry_after) if error.is_local_condition() => retry_after,
             Some(retry_after) => pause.max(retry_after),
             None => pause,
         };
-        let failed = Failure {
+        let failure = Failure {
             error,
             at: now,
             retry_at: now + pause,
             streak,
         };
-        CacheEntry::failed(good, failed)
+        CacheEntry::failed(success, failure)
     }
 
     /// How many polls per second the source has room for now. `None` means no limit.
@@ -333,7 +340,7 @@ impl Fetcher {
 }
 
 /// Merges `other` into the `current` entry, if there is one. `None` if it adds nothing.
-pub(super) fn merge_into(current: Option<&Known>, other: &Arc<Known>) -> Option<Arc<Known>> {
+pub(super) fn merge_into(current: Option<&FeedEntry>, other: &Arc<FeedEntry>) -> Option<Arc<FeedEntry>> {
     match current {
         Some(current) => merge(other, current).map(Arc::new),
         None => Some(Arc::clone(other)),
@@ -343,28 +350,28 @@ pub(super) fn merge_into(current: Option<&Known>, other: &Arc<Known>) -> Option<
 /// Adds a newer success or a newer failure of `other` to `current`. `None` if `other` has neither.
 ///
 /// Either entry may lack what the other has: a replica whose lookup failed may have had no success, since the store was empty or down.
-fn merge(other: &Known, current: &Known) -> Option<Known> {
-    let good_at = |entry: &Known| entry.good.as_ref().map(|good| good.at);
-    let has_newer_good = good_at(other) > good_at(current);
-    let has_newer_failure = other.failed.as_ref().map(|failed| failed.at) > current.last_attempt();
-    if !has_newer_good && !has_newer_failure {
+fn merge(other: &FeedEntry, current: &FeedEntry) -> Option<FeedEntry> {
+    let good_at = |entry: &FeedEntry| entry.success.as_ref().map(|success| success.at);
+    let has_newer_success = good_at(other) > good_at(current);
+    let has_newer_failure = other.failure.as_ref().map(|failure| failure.at) > current.last_attempt();
+    if !has_newer_success && !has_newer_failure {
         return None;
     }
-    let good = if has_newer_good {
-        &other.good
+    let success = if has_newer_success {
+        &other.success
     } else {
-        &current.good
+        &current.success
     };
-    let failed = if has_newer_failure {
-        &other.failed
+    let failure = if has_newer_failure {
+        &other.failure
     } else {
-        &current.failed
+        &current.failure
     };
     // A success supersedes earlier failures.
-    let since = good.as_ref().map(|good| good.at);
+    let since = success.as_ref().map(|success| success.at);
     Some(CacheEntry {
-        good: good.clone(),
-        failed: failed.clone().filter(|failed| Some(failed.at) >= since),
+        success: success.clone(),
+        failure: failure.clone().filter(|failure| Some(failure.at) >= since),
         hits: HitCount::default(),
     })
 }

@@ -24,7 +24,7 @@ use prometheus_client::{
 use slab::Slab;
 
 use super::{
-    Known,
+    FeedEntry,
     polling::Polling,
     timeline::{Health, Timeline},
 };
@@ -64,7 +64,7 @@ impl Hubs {
     }
 
     /// Publishes the outcome of a lookup of `channel` to its watches, if there are any.
-    pub(super) fn publish(&self, channel: ChannelId, known: &Known, health: impl FnOnce() -> Health) {
+    pub(super) fn publish(&self, channel: ChannelId, known: &FeedEntry, health: impl FnOnce() -> Health) {
         if let Some(hub) = self.get(channel) {
             self.polling.looked_up(channel, known);
             hub.publish(known, health());
@@ -202,7 +202,7 @@ impl Hub {
     }
 
     /// Applies the outcome of a lookup and wakes the watches if anything changed.
-    fn publish(&self, known: &Known, health: Health) {
+    fn publish(&self, known: &FeedEntry, health: Health) {
         let (changed, delays) = {
             let mut timeline = self.timeline.write();
             let is_first = timeline.channel().is_none();

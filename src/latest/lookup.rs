@@ -14,7 +14,7 @@ use futures_util::{
 };
 use tokio::time::{timeout, timeout_at};
 
-use super::{FLIGHT_GRACE, FromCache, Known, fetcher::Fetcher};
+use super::{FLIGHT_GRACE, FeedEntry, FromCache, fetcher::Fetcher};
 use crate::{
     clock,
     store::Lease,
@@ -33,13 +33,13 @@ pub(super) struct FlightRequest {
 
 impl FlightRequest {
     /// What the upstream's queue needs to know of the lookup.
-    pub(super) fn for_upstream(&self, known: Option<&Known>) -> LookupRequest {
-        let known = known.and_then(|known| known.good.as_ref());
+    pub(super) fn for_upstream(&self, known: Option<&FeedEntry>) -> LookupRequest {
+        let known = known.and_then(|known| known.success.as_ref());
         LookupRequest {
             purpose: self.purpose,
             // The feed of a kind is looked up only if the channel's own was found.
             found_before: self.feed.kind.is_some() || known.is_some(),
-            known: known.map(|good| Arc::clone(&good.value)),
+            known: known.map(|success| Arc::clone(&success.value)),
             caller: self.caller,
         }
     }
@@ -51,7 +51,8 @@ impl Fetcher {
         self: &Arc<Self>,
         request: FlightRequest,
         arrived_at: Instant,
-    ) -> impl FnOnce(FetchContext<Feed, Arc<Known>>) -> BoxFuture<'static, Arc<Known>> + Send + 'static {
+    ) -> impl FnOnce(FetchContext<Feed, Arc<FeedEntry>>) -> BoxFuture<'static, Arc<FeedEntry>> + Send + 'static
+    {
         let fetcher = Arc::clone(self);
         move |FetchContext {
                   cached: known,
@@ -85,9 +86,9 @@ impl Fetcher {
         &self,
         request: FlightRequest,
         arrived_at: Instant,
-        mut known: Option<Arc<Known>>,
+        mut known: Option<Arc<FeedEntry>>,
         unwanted: impl Future<Output = ()>,
-    ) -> Arc<Known> {
+    ) -> Arc<FeedEntry> {
         let feed = request.feed;
         let mut unwanted = pin!(unwanted);
         if let Some(known) = known.take_if(|known| self.is_sufficient(known, &request, arrived_at, false)) {
@@ -157,7 +158,7 @@ impl Fetcher {
     /// `from_store`: its caller starts the revalidation.
     fn is_sufficient(
         &self,
-        known: &Known,
+        known: &FeedEntry,
         request: &FlightRequest,
         arrived_at: Instant,
         from_store: bool,
@@ -175,12 +176,12 @@ impl Fetcher {
     }
 
     /// Tells the upstream that one more caller waits for a lookup, which may still be queued there.
-    pub(super) fn note_joined(&self, request: &FlightRequest, known: Option<&Known>) {
+    pub(super) fn note_joined(&self, request: &FlightRequest, known: Option<&FeedEntry>) {
         self.upstream.joined(request.feed, request.for_upstream(known));
     }
 
     /// The outcome of a lookup that all callers have left. It is not cached.
-    fn not_admitted(&self, known: Option<&Known>) -> Arc<Known> {
+    fn not_admitted(&self, known: Option<&FeedEntry>) -> Arc<FeedEntry> {
         Arc::new(self.failure(UpstreamError::Busy.into(), known, clock::now()))
     }
 }

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Known, Latest};
+use super::{FeedEntry, Latest};
 use crate::{
     clock,
     metrics::{family, metric},
@@ -24,7 +24,7 @@ pub struct Demand {
     /// The feed.
     pub feed: Feed,
     /// Its cache entry.
-    pub known: Arc<Known>,
+    pub known: Arc<FeedEntry>,
     /// The number of requests since its last lookup.
     pub times: u32,
     /// Requests per second since its last lookup.

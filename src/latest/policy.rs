@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Known, MissReason, seconds};
+use super::{FeedEntry, MissReason, seconds};
 use crate::{
     cache_entry::{Failure, Success},
     upstream::UpstreamError,
@@ -108,7 +108,7 @@ impl Policy {
     /// The reason why a lookup is needed first.
     pub(super) fn decide<'a>(
         &self,
-        entry: Option<&'a Known>,
+        entry: Option<&'a FeedEntry>,
         max_age: Option<Duration>,
         arrived_at: Instant,
         now: Instant,
@@ -118,10 +118,10 @@ impl Policy {
         };
         // No other lookup now: the last one failed a short time ago, or this very caller waited for it.
         let failure = entry
-            .failed
+            .failure
             .as_ref()
             .filter(|failure| failure.at >= arrived_at || now < failure.retry_at);
-        let Some(success) = &entry.good else {
+        let Some(success) = &entry.success else {
             return failure.map(FromCache::Failure).ok_or(MissReason::Stale);
         };
         let age = success.age(now);
@@ -174,8 +174,8 @@ impl Policy {
             _ => true,
         };
         before
-            .filter(|failed| is_similar(&failed.error))
-            .map_or(1, |failed| failed.streak.saturating_add(1))
+            .filter(|failure| is_similar(&failure.error))
+            .map_or(1, |failure| failure.streak.saturating_add(1))
     }
 
     /// The remaining freshness of an answer, in seconds; negative if it is stale.

@@ -20,7 +20,7 @@ use prometheus_client::{
 use tokio::{sync::Notify, task::AbortHandle, time::sleep_until};
 
 use super::{
-    Known, Latest, OVERLOAD_PAUSE, Query, Settings,
+    FeedEntry, Latest, OVERLOAD_PAUSE, Query, Settings,
     hub::{Hub, Hubs},
 };
 use crate::{
@@ -115,9 +115,9 @@ impl Polling {
 
     /// Updates the plan after a lookup of a watched channel, for whichever caller. Local conditions say nothing about the channel and are
     /// ignored.
-    pub(super) fn looked_up(&self, channel: ChannelId, known: &Known) {
-        let failed = known.failed.as_ref();
-        if failed.is_some_and(|failed| failed.error.is_local_condition()) {
+    pub(super) fn looked_up(&self, channel: ChannelId, known: &FeedEntry) {
+        let failure = known.failure.as_ref();
+        if failure.is_some_and(|failure| failure.error.is_local_condition()) {
             return;
         }
         let (since_boot, tokio) = (clock::now(), now());
@@ -127,15 +127,15 @@ impl Polling {
             tokio.checked_sub(ago).unwrap_or(tokio)
         };
         let mut planner = self.planner.lock();
-        if let Some(good) = &known.good {
-            let published = good.value.uploads().filter_map(|upload| upload.published());
-            let ages = published.map(|published| good.time.duration_since(published).unwrap_or_default());
-            planner.observed(channel, ages, at(good.at));
+        if let Some(success) = &known.success {
+            let published = success.value.uploads().filter_map(|upload| upload.published());
+            let ages = published.map(|published| success.time.duration_since(published).unwrap_or_default());
+            planner.observed(channel, ages, at(success.at));
         }
-        if let Some(failed) = failed {
-            let is_unknown = known.good.is_none()
+        if let Some(failure) = failure {
+            let is_unknown = known.success.is_none()
                 && matches!(
-                    failed.error,
+                    failure.error,
                     UpstreamError::NotFound | UpstreamError::NoSuchChannel
                 );
             let reason = if is_unknown {
@@ -143,16 +143,16 @@ impl Polling {
             } else {
                 PollFailure::Other
             };
-            let pause = failed.retry_at.saturating_duration_since(failed.at);
-            planner.failed(channel, reason, Some(pause), at(failed.at));
+            let pause = failure.retry_at.saturating_duration_since(failure.at);
+            planner.failed(channel, reason, Some(pause), at(failure.at));
         }
     }
 
     /// Records the outcome of a lookup that a poll has started.
-    pub(super) fn report(&self, channel: ChannelId, known: &Known) {
-        let failed = known.failed.as_ref();
-        let outcome = match failed.filter(|failed| failed.error.is_local_condition()) {
-            Some(failed) => PollOutcome::NotAdmitted(failed.retry_at.saturating_duration_since(failed.at)),
+    pub(super) fn report(&self, channel: ChannelId, known: &FeedEntry) {
+        let failure = known.failure.as_ref();
+        let outcome = match failure.filter(|failure| failure.error.is_local_condition()) {
+            Some(failure) => PollOutcome::NotAdmitted(failure.retry_at.saturating_duration_since(failure.at)),
             None => PollOutcome::Answered,
         };
         if let Some(poll) = self.in_progress.lock().get_mut(&channel) {
@@ -306,12 +306,12 @@ impl Drop for Poll {
 }
 
 /// Whether `known` makes a poll unnecessary that began at `begun`.
-fn is_sufficient(known: &Known, begun: Instant, max_age: Duration) -> bool {
+fn is_sufficient(known: &FeedEntry, begun: Instant, max_age: Duration) -> bool {
     let is_new = known
         .last_attempt()
         .is_some_and(|at| begun.saturating_duration_since(at) <= max_age);
-    let failed = known.failed.as_ref();
-    is_new || failed.is_some_and(|failed| begun < failed.retry_at)
+    let failure = known.failure.as_ref();
+    is_new || failure.is_some_and(|failure| begun < failure.retry_at)
 }
 
 /// The time of tokio's clock, which tests can pause.

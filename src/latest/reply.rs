@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Known, Latest, LookupError, OVERLOAD_PAUSE, policy::FromCache, seconds};
+use super::{FeedEntry, Latest, LookupError, OVERLOAD_PAUSE, policy::FromCache, seconds};
 use crate::{
     cache_entry::{Failure, Success},
     clock,
@@ -210,13 +210,13 @@ impl Latest {
     /// `error`.
     pub(super) fn reply_without_lookup(
         &self,
-        entry: Option<&Known>,
+        entry: Option<&FeedEntry>,
         mut attempt: Attempt,
         miss: Miss,
         error: LookupError,
     ) -> Reply {
         let status = cache_status(Some(miss), 0, None);
-        match entry.and_then(|entry| entry.good.as_ref()) {
+        match entry.and_then(|entry| entry.success.as_ref()) {
             Some(success) if success.age(attempt.arrived_at) <= self.policy.usable_for() => {
                 attempt.now = clock::now();
                 self.reply_from(success, attempt, status)

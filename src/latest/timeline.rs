@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Known, LookupError};
+use super::{FeedEntry, LookupError};
 use crate::video::{Channel, MAX_UPLOADS, Moment, VideoId};
 
 /// How many uploads are remembered: the feed's 15 and enough others to recognize one that disappears and returns. Equals the number of bits
@@ -70,12 +70,15 @@ pub(super) struct Shown {
 
 impl Timeline {
     /// Applies the outcome of a lookup, unless a later one was applied already. Returns whether anything changed.
-    pub(super) fn apply(&mut self, known: &Known, health: Health) -> bool {
+    pub(super) fn apply(&mut self, known: &FeedEntry, health: Health) -> bool {
         if self.last_attempt.is_some() && known.last_attempt() <= self.last_attempt {
             return false;
         }
         self.last_attempt = known.last_attempt();
-        let shows = known.good.as_ref().is_some_and(|good| self.show(&good.value));
+        let shows = known
+            .success
+            .as_ref()
+            .is_some_and(|success| self.show(&success.value));
         let before = self.problem.as_ref().map(|problem| problem.error.reason_code());
         match health {
             Health::Works => self.problem = None,

@@ -10,7 +10,7 @@ use std::{
 
 use prost::Message as _;
 
-use super::{Known, lifetime::MAX_FAILURE_LIFETIME};
+use super::{FeedEntry, lifetime::MAX_FAILURE_LIFETIME};
 use crate::{
     cache_entry::{CacheEntry, Failure, Success},
     proto::store::{self, failure::Error},
@@ -77,23 +77,26 @@ impl Since {
 
 /// Encodes `known` as of `now`. `None` if it is of no use to other replicas: for example that the upstream refuses this one, or a bug.
 #[must_use]
-pub fn encode(known: &Known, now: Instant) -> Option<Vec<u8>> {
+pub fn encode(known: &FeedEntry, now: Instant) -> Option<Vec<u8>> {
     let failure = known
-        .failed
+        .failure
         .as_ref()
-        .filter(|failed| error(&failed.error).is_some());
-    if known.good.is_none() && failure.is_none() {
+        .filter(|failure| error(&failure.error).is_some());
+    if known.success.is_none() && failure.is_none() {
         return None;
     }
     let kept = store::Kept {
-        channel: known.good.as_ref().map(|good| channel(&good.value)),
-        fetch_time: known.good.as_ref().map(|good| good.time.into()),
-        age: known.good.as_ref().and_then(|good| duration(good.age(now))),
-        failure: failure.map(|failed| store::Failure {
-            error: error(&failed.error),
-            age: duration(now.saturating_duration_since(failed.at)),
-            retry_in: duration(failed.retry_at.saturating_duration_since(now)),
-            streak: failed.streak,
+        channel: known.success.as_ref().map(|success| channel(&success.value)),
+        fetch_time: known.success.as_ref().map(|success| success.time.into()),
+        age: known
+            .success
+            .as_ref()
+            .and_then(|success| duration(success.age(now))),
+        failure: failure.map(|failure| store::Failure {
+            error: error(&failure.error),
+            age: duration(now.saturating_duration_since(failure.at)),
+            retry_in: duration(failure.retry_at.saturating_duration_since(now)),
+            streak: failure.streak,
         }),
     };
     Some(kept.encode_to_vec())
@@ -107,9 +110,11 @@ pub fn has_answer(bytes: &[u8]) -> bool {
 
 /// Adds to `known` the failure of an entry that was saved later without the success.
 #[must_use]
-pub fn with_later_failure(known: Known, later: Option<Known>) -> Known {
-    match later.and_then(|later| later.failed) {
-        Some(failed) if Some(failed.at) >= known.last_attempt() => CacheEntry::failed(known.good, failed),
+pub fn with_later_failure(known: FeedEntry, later: Option<FeedEntry>) -> FeedEntry {
+    match later.and_then(|later| later.failure) {
+        Some(failure) if Some(failure.at) >= known.last_attempt() => {
+            CacheEntry::failed(known.success, failure)
+        }
         _ => known,
     }
 }
@@ -123,7 +128,7 @@ pub fn with_later_failure(known: Known, later: Option<Known>) -> Known {
 /// # Errors
 ///
 /// If the bytes are not an entry of that feed.
-pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Known, DecodeError> {
+pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<FeedEntry, DecodeError> {
     if bytes.len() > MAX_BYTES {
         return Err(DecodeError::TooLong(bytes.len()));
     }
@@ -134,7 +139,7 @@ pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Kn
         age.and_then(|age| now.checked_sub(age))
             .ok_or(DecodeError::Field(what))
     };
-    let good = kept.channel.map(|channel| -> Result<_, DecodeError> {
+    let success = kept.channel.map(|channel| -> Result<_, DecodeError> {
         Ok(Success {
             value: Arc::new(known_channel(channel, feed)?),
             at: ago(kept.age, "age")?,
@@ -144,7 +149,7 @@ pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Kn
     let failure = kept
         .failure
         .and_then(|failure| Some((failure.error.clone()?, failure)));
-    let failed = failure.map(|(error, failure)| -> Result<_, DecodeError> {
+    let failure = failure.map(|(error, failure)| -> Result<_, DecodeError> {
         let at = ago(failure.age, "failure.age")?;
         let pause: Option<Duration> = failure.retry_in.and_then(known_duration);
         let pause = pause.ok_or(DecodeError::Field("failure.retry_in"))?;
@@ -158,12 +163,12 @@ pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Kn
             streak: failure.streak,
         })
     });
-    let (good, failed) = (good.transpose()?, failed.transpose()?);
-    match failed {
-        None => good
-            .map(|good| CacheEntry::succeeded(good.value, good.at, good.time))
+    let (success, failure) = (success.transpose()?, failure.transpose()?);
+    match failure {
+        None => success
+            .map(|success| CacheEntry::succeeded(success.value, success.at, success.time))
             .ok_or(DecodeError::Field("channel")),
-        Some(failed) => Ok(CacheEntry::failed(good, failed)),
+        Some(failure) => Ok(CacheEntry::failed(success, failure)),
     }
 }
 

@@ -59,7 +59,7 @@ use self::{
     health::{Health, Part},
     writer::Shared,
 };
-use super::{Known, Lease, RemoteUpdate, Store, codec, lifetime::failure_lifetime, metrics::Outcome};
+use super::{FeedEntry, Lease, RemoteUpdate, Store, codec, lifetime::failure_lifetime, metrics::Outcome};
 use crate::{clock, metrics::metric, upstream::Feed};
 
 /// Concurrent reads. A read takes microseconds unless the disk hangs; then no more threads than these hang with it.
@@ -176,7 +176,7 @@ impl File {
         }
     }
 
-    async fn find(&self, feed: Feed) -> (Outcome, Option<Known>) {
+    async fn find(&self, feed: Feed) -> (Outcome, Option<FeedEntry>) {
         let key = engine::key(feed);
         let waiting = self.shared.waiting(&key);
         let stored = if waiting.entry.is_some() {
@@ -217,7 +217,7 @@ impl File {
     }
 
     /// Decodes an entry that was saved at that time, and removes it from the file if that fails.
-    fn decode(&self, feed: Feed, saved: Option<(u64, Vec<u8>)>) -> Option<Known> {
+    fn decode(&self, feed: Feed, saved: Option<(u64, Vec<u8>)>) -> Option<FeedEntry> {
         let (saved, bytes) = saved?;
         let known = codec::decode(&bytes, feed, self.shared.ages.since(saved), clock::now());
         known
@@ -262,7 +262,7 @@ impl File {
 }
 
 impl Store for File {
-    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
+    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<FeedEntry>> {
         async move {
             let begun = Instant::now();
             let (outcome, known) = self.find(feed).await;
@@ -276,7 +276,7 @@ impl Store for File {
         future::ready(Lease::Uncoordinated).boxed()
     }
 
-    fn save<'a>(&'a self, feed: Feed, known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
+    fn save<'a>(&'a self, feed: Feed, known: &'a FeedEntry, _lease: Lease) -> BoxFuture<'a, bool> {
         let begun = Instant::now();
         let now = clock::now();
         if let Some(bytes) = codec::encode(known, now) {

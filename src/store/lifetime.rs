@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Known;
+use super::FeedEntry;
 
 /// The longest lifetime of a failure without a success: the longest pause of a channel that was never found. An upstream may ask for a
 /// longer pause; the feed is then looked up before that is over.
@@ -16,11 +16,11 @@ const MIN_FAILURE_LIFETIME: Duration = Duration::from_secs(1);
 
 /// The lifetime of an entry that is only a failure, from `now` on. `None` if it has a success.
 #[must_use]
-pub fn failure_lifetime(known: &Known, now: Instant) -> Option<Duration> {
-    if known.good.is_some() {
+pub fn failure_lifetime(known: &FeedEntry, now: Instant) -> Option<Duration> {
+    if known.success.is_some() {
         return None;
     }
-    let retry_at = known.failed.as_ref().map(|failed| failed.retry_at);
+    let retry_at = known.failure.as_ref().map(|failure| failure.retry_at);
     let pause = retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
     Some(
         pause
@@ -72,12 +72,12 @@ mod tests {
     fn a_good_answer_is_not_bounded_by_its_failure() {
         let now = Instant::now();
         let id = "UCsXVk37bltHxD1rDPwtNM8Q".parse().expect("an ID");
-        let good = Success {
+        let success = Success {
             value: Arc::new(Channel::new(id, "A channel", vec![])),
             at: now,
             time: SystemTime::UNIX_EPOCH,
         };
-        let known = CacheEntry::failed(Some(good), failed(SECOND, now));
+        let known = CacheEntry::failed(Some(success), failed(SECOND, now));
         assert_eq!(failure_lifetime(&known, now), None);
     }
 }

@@ -44,7 +44,7 @@ use self::{
     subscription::{Event, Subscription, Waiter},
 };
 use super::{
-    HeldLease, Known, Lease, RemoteUpdate, Store,
+    FeedEntry, HeldLease, Lease, RemoteUpdate, Store,
     codec::{self, DecodeError, Since},
     lifetime::failure_lifetime,
     metrics::{OperationMetrics, Outcome},
@@ -128,7 +128,7 @@ impl Drop for Redis {
 }
 
 impl Shared {
-    async fn load(&self, feed: Feed) -> Option<Known> {
+    async fn load(&self, feed: Feed) -> Option<FeedEntry> {
         let began = Instant::now();
         let most = codec::MAX_BYTES.to_string();
         let loaded: Result<Option<Stored>, _> = self
@@ -182,7 +182,7 @@ impl Shared {
         }
     }
 
-    async fn save(&self, feed: Feed, known: &Known, lease: Lease) -> bool {
+    async fn save(&self, feed: Feed, known: &FeedEntry, lease: Lease) -> bool {
         let now = clock::now();
         let Some(value) = codec::encode(known, now) else {
             return true;
@@ -240,7 +240,10 @@ impl Shared {
 /// milliseconds since then.
 type Stored = (Vec<u8>, u64, Vec<u8>, u64);
 
-fn decode((value, value_since, failure, failure_since): &Stored, feed: Feed) -> Result<Known, DecodeError> {
+fn decode(
+    (value, value_since, failure, failure_since): &Stored,
+    feed: Feed,
+) -> Result<FeedEntry, DecodeError> {
     let now = clock::now();
     let decode =
         |bytes: &[u8], since| codec::decode(bytes, feed, Since::Known(Duration::from_millis(since)), now);
@@ -273,7 +276,7 @@ async fn wait(sessions: Arc<Sessions>, mut waiter: Waiter, tag: String, mut left
 }
 
 impl Store for Redis {
-    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
+    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<FeedEntry>> {
         Box::pin(self.0.load(feed))
     }
 
@@ -281,7 +284,7 @@ impl Store for Redis {
         Box::pin(self.0.lease(feed))
     }
 
-    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool> {
+    fn save<'a>(&'a self, feed: Feed, known: &'a FeedEntry, lease: Lease) -> BoxFuture<'a, bool> {
         Box::pin(self.0.save(feed, known, lease))
     }
 

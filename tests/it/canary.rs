@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use plaque::{
     cache_entry::{self, CacheEntry},
     latest::{Latest, LookupError, Query, Reply, Settings},
-    store::Known,
+    store::FeedEntry,
     upstream::{Failure, Feed, LookupRequest, Upstream, UpstreamError},
     video::{Channel, ChannelId, Kind as VideoKind},
 };
@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     store_memory::Memory,
-    stores::{Fake, Kind as _, OLD, channel, found, good, query, saved_before, settings, soon, summary},
+    stores::{Fake, Kind as _, OLD, channel, found, query, saved_before, settings, soon, success, summary},
 };
 
 /// The canary of these tests.
@@ -92,7 +92,7 @@ fn plaque(upstream: Arc<Fake>, settings: Settings) -> Arc<Latest> {
 async fn replica_with_entries(
     upstream: Arc<Fake>,
     settings: Settings,
-    known: &[(Feed, Known)],
+    known: &[(Feed, FeedEntry)],
 ) -> Arc<Latest> {
     let memory = Memory::new();
     for (feed, known) in known {
@@ -106,9 +106,9 @@ async fn get(plaque: &Latest, channel: ChannelId) -> Reply {
     plaque.get(Query { channel, ..query() }).await
 }
 
-fn old(number: u8) -> (Feed, Known) {
+fn old(number: u8) -> (Feed, FeedEntry) {
     let feed = channel(number).into();
-    (feed, good(feed, "kept", OLD))
+    (feed, success(feed, "kept", OLD))
 }
 
 fn is_outage(reply: &Reply) -> bool {
@@ -275,7 +275,7 @@ async fn a_known_channel_ends_as_not_found_when_its_answer_is_too_old() {
                 ..settings()
             };
             let feed = channel(1).into();
-            let known = [(feed, good(feed, "kept", week))];
+            let known = [(feed, success(feed, "kept", week))];
             let plaque = replica_with_entries(spell.upstream(), settings, &known).await;
             // At once, and as it is remembered.
             for _ in 0..2 {
@@ -325,7 +325,7 @@ async fn a_missing_feed_of_a_kind_means_no_uploads_except_in_an_outage() {
             });
             // Its own feed was found, but not just now.
             let feed = channel(0).into();
-            let known = [(feed, good(feed, "kept", crate::stores::STALE))];
+            let known = [(feed, success(feed, "kept", crate::stores::STALE))];
             let plaque = replica_with_entries(upstream, with_canary(), &known).await;
             let shorts = Query {
                 channel: channel(0),
@@ -363,13 +363,13 @@ async fn a_404_cached_before_the_outage_counts_as_part_of_it() {
     let test = async {
         let unknown: Feed = channel(0).into();
         let now = plaque::clock::now();
-        let failed = cache_entry::Failure {
+        let failure = cache_entry::Failure {
             error: UpstreamError::NotFound,
             at: now,
             retry_at: now + Duration::from_mins(10),
             streak: 1,
         };
-        let known = [(unknown, CacheEntry::failed(None, failed)), old(1)];
+        let known = [(unknown, CacheEntry::failed(None, failure)), old(1)];
         let spell = Spell::over([channel(1), canary()]);
         let plaque = replica_with_entries(spell.upstream(), with_canary(), &known).await;
         assert!(is_not_found(&get(&plaque, channel(0)).await));

@@ -80,12 +80,12 @@ impl Plaque {
         let before = upstream.lookups();
         let other = self.memory.open().await;
         let kept = other.load(feed()).await.expect("kept");
-        let failed = cache_entry::Failure {
+        let failure = cache_entry::Failure {
             at: plaque::clock::now(),
             retry_at: plaque::clock::now(),
-            ..kept.failed.expect("it has failed")
+            ..kept.failure.expect("it has failed")
         };
-        let over = CacheEntry::failed(kept.good, failed);
+        let over = CacheEntry::failed(kept.success, failure);
         other.save(feed(), &over, Lease::Uncoordinated).await;
         loop {
             let reply = self.latest().await;
@@ -280,7 +280,7 @@ async fn the_newest_of_a_kind_survives_being_pushed_out() {
                 ..feed()
             };
             let stored = plaque.replica.store.load(list).await.expect("kept");
-            let stored = stored.good.expect("good");
+            let stored = stored.success.expect("good");
             assert_eq!((stored.value.len(), stored.time), (1, was));
             let newer = Query {
                 max_age: Some(Duration::ZERO),
@@ -357,7 +357,7 @@ async fn a_newer_answer_of_the_kind_s_own_feed_is_not_replaced() {
             assert_eq!(summary(&replica.get(of(VideoKind::Video)).await), "list");
             assert_eq!(upstream.lookups(), 1);
         }
-        let kept = replica.store.load(list).await.expect("kept").good;
+        let kept = replica.store.load(list).await.expect("kept").success;
         assert_eq!(kept.expect("good").value.title(), "list");
     };
     soon(test).await;

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use plaque::{
     cache_entry::CacheEntry,
     clock,
-    latest::Known,
+    latest::FeedEntry,
     store::{
         Lease, Store as _,
         file::{Ages, FORMAT, File, MIN_BYTES, OpenError, SPACE_FACTOR},
@@ -69,11 +69,11 @@ fn id(number: usize) -> ChannelId {
     format!("UC{scattered:021}A").parse().expect("an ID")
 }
 
-fn known(number: usize, title: &str) -> Known {
+fn known(number: usize, title: &str) -> FeedEntry {
     known_since(number, title, clock::now())
 }
 
-fn known_since(number: usize, title: &str, at: Instant) -> Known {
+fn known_since(number: usize, title: &str, at: Instant) -> FeedEntry {
     // What no title has room for is in those of uploads.
     let (title, rest) = title.split_at(title.len().min(MAX_TEXT));
     let rest = rest
@@ -105,7 +105,7 @@ async fn save(store: &File, number: usize, title: &str) {
 
 async fn title(store: &File, number: usize) -> Option<String> {
     let known = store.load(feed(number)).await?;
-    Some(known.good?.value.title().into())
+    Some(known.success?.value.title().into())
 }
 
 /// Some bytes of text, which nothing packs.
@@ -192,14 +192,14 @@ async fn saved_entries_survive_a_restart_with_their_age() {
     store.close(LIMIT).await;
 
     let store = open(&path);
-    let back = store.load(feed(1)).await.expect("kept").good.expect("good");
-    let was = old.good.expect("good");
+    let back = store.load(feed(1)).await.expect("kept").success.expect("good");
+    let was = old.success.expect("good");
     assert_eq!((&back.value, back.time), (&was.value, was.time));
     let age = back.age(clock::now());
     // The wall clock, in which it is reckoned, may not run like the other.
     let off = Duration::from_secs(5);
     assert!(age + off > hour && age < hour + began.elapsed() + off, "{age:?}");
-    let found = store.load(videos).await.expect("kept").good.expect("good");
+    let found = store.load(videos).await.expect("kept").success.expect("good");
     assert_eq!(found.value.title(), "Videos of one");
     assert!(store.load(feed(2)).await.is_none());
     store.close(LIMIT).await;

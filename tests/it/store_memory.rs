@@ -17,7 +17,7 @@ use futures_util::{
 use parking_lot::Mutex;
 use plaque::{
     clock,
-    latest::{CacheStatus, Known, Latest, LookupError, Query},
+    latest::{CacheStatus, FeedEntry, Latest, LookupError, Query},
     store::{HeldLease, Lease, RemoteUpdate, Store, codec},
     upstream::{Feed, Upstream, UpstreamError},
     video::Kind as VideoKind,
@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::stores::{
     Fake, Kind, LONG, OLD, Replica, STALE, Shared, acquire_lease, anew, every_store, fails, feed, found,
-    good, query, saved_before, settings, shared_store,
+    query, saved_before, settings, shared_store, success,
 };
 
 every_store!(Memory);
@@ -127,7 +127,7 @@ impl Drop for Renewal {
 }
 
 impl Store for Port {
-    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
+    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<FeedEntry>> {
         let found = self.memory.at(feed, |place| place.bytes.clone());
         let known = found.and_then(|(bytes, saved)| {
             let now = clock::now();
@@ -157,7 +157,7 @@ impl Store for Port {
         future::ready(lease).boxed()
     }
 
-    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool> {
+    fn save<'a>(&'a self, feed: Feed, known: &'a FeedEntry, lease: Lease) -> BoxFuture<'a, bool> {
         let now = clock::now();
         let is_newer = codec::encode(known, now).map(|bytes| {
             self.memory.at(feed, |place| {
@@ -214,7 +214,7 @@ impl Store for Port {
 struct Troubled;
 
 impl Store for Troubled {
-    fn load(&self, _feed: Feed) -> BoxFuture<'_, Option<Known>> {
+    fn load(&self, _feed: Feed) -> BoxFuture<'_, Option<FeedEntry>> {
         future::ready(None).boxed()
     }
 
@@ -222,7 +222,7 @@ impl Store for Troubled {
         future::ready(Lease::Uncoordinated).boxed()
     }
 
-    fn save<'a>(&'a self, _feed: Feed, _known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
+    fn save<'a>(&'a self, _feed: Feed, _known: &'a FeedEntry, _lease: Lease) -> BoxFuture<'a, bool> {
         future::ready(true).boxed()
     }
 
@@ -274,7 +274,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// A replica which knows what was found so long ago, where another has the lease and never ends it.
 async fn beside_one_that_hangs(age: Duration, upstream: &Arc<Fake>) -> (Replica, HeldLease) {
     let memory = Memory::new();
-    saved_before(&memory, feed(), &good(feed(), "kept", age)).await;
+    saved_before(&memory, feed(), &success(feed(), "kept", age)).await;
     let held = acquire_lease(&*memory.open().await, feed()).await;
     (Replica::start(&memory, upstream).await, held)
 }

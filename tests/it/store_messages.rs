@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use plaque::{
     cache_entry::CacheEntry,
     clock,
-    latest::{Event, Known, Latest, Query, Watch, WatchQuery},
+    latest::{Event, FeedEntry, Latest, Query, Watch, WatchQuery},
     store::{Lease, RemoteUpdate, Store},
     upstream::{Feed, Upstream},
     video::{Channel, ChannelId, Kind},
@@ -74,7 +74,7 @@ impl Slow {
         let _ = self.messages.send(RemoteUpdate::Saved(feed));
     }
 
-    fn found(version: usize, feed: Feed) -> Known {
+    fn found(version: usize, feed: Feed) -> FeedEntry {
         let uploads = (version.saturating_sub(15)..version).map(|number| upload(number + 1, Kind::Video));
         let channel = Channel::new(feed.channel, "a channel", uploads.collect()).with_entries(15);
         CacheEntry::succeeded(Arc::new(channel), clock::now(), SystemTime::now())
@@ -87,7 +87,7 @@ impl Slow {
 }
 
 impl Store for Slow {
-    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
+    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<FeedEntry>> {
         Box::pin(async move {
             *self.loads.lock().entry(feed).or_default() += 1;
             let loading = self.loading.fetch_add(1, SeqCst) + 1;
@@ -103,7 +103,7 @@ impl Store for Slow {
         future::ready(Lease::Uncoordinated).boxed()
     }
 
-    fn save<'a>(&'a self, _feed: Feed, _known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
+    fn save<'a>(&'a self, _feed: Feed, _known: &'a FeedEntry, _lease: Lease) -> BoxFuture<'a, bool> {
         future::ready(true).boxed()
     }
 

@@ -20,8 +20,8 @@ use plaque::{
 use redb::{Database, ReadableTable as _, TableDefinition};
 
 use crate::stores::{
-    FRESH, Fake, Kind, LONG, Replica, every_store, fails, feed, found, good, query, saved_before, settings,
-    summary, ttl,
+    FRESH, Fake, Kind, LONG, Replica, every_store, fails, feed, found, query, saved_before, settings,
+    success, summary, ttl,
 };
 
 every_store!(InFile);
@@ -89,7 +89,7 @@ impl Drop for InFile {
 async fn stored_entries_age_while_plaque_does_not_run() {
     let later = |minutes: i64| async move {
         let file = InFile::new();
-        saved_before(&file, feed(), &good(feed(), "kept", FRESH)).await;
+        saved_before(&file, feed(), &success(feed(), "kept", FRESH)).await;
         file.change(|saved, bytes| (saved.saturating_add_signed(-minutes * 60_000_000), bytes.to_vec()));
         let upstream = Fake::gated(found);
         let replica = Replica::start(&file, &upstream).await;
@@ -106,7 +106,7 @@ async fn stored_entries_from_the_future_are_looked_up_and_are_a_fallback() {
     let failing = Fake::open(fails(UpstreamError::Status(503)));
     for (upstream, expected) in [(Fake::open(found), "lookup 1"), (failing, "kept (stale)")] {
         let file = InFile::new();
-        saved_before(&file, feed(), &good(feed(), "kept", FRESH)).await;
+        saved_before(&file, feed(), &success(feed(), "kept", FRESH)).await;
         file.change(|saved, bytes| (saved + 300_000_000, bytes.to_vec()));
         let replica = Replica::start(&file, &upstream).await;
         assert_eq!(summary(&replica.get(query()).await), expected);

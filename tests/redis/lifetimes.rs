@@ -43,7 +43,7 @@ async fn gone(server: &Server) {
 
 async fn age(store: &Redis) -> Duration {
     let known = store.load(feed()).await.expect("something");
-    known.good.expect("good").age(clock::now())
+    known.success.expect("a success").age(clock::now())
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn a_failure_is_kept_for_twice_its_pause_and_for_15_minutes_at_most() {
             let held = acquire_lease(&store).await;
             assert!(store.save(feed(), &known, Lease::Acquired(held)).await);
             assert_lives(&server, SECOND * lifetime);
-            let loaded = store.load(feed()).await.expect("it").failed.expect("failed");
+            let loaded = store.load(feed()).await.expect("it").failure.expect("a failure");
             assert_eq!((&loaded.error, loaded.streak), (&error, 1));
         }
     }
@@ -104,8 +104,8 @@ async fn a_failure_that_is_about_to_expire_keeps_its_age_when_a_lease_is_given()
         .load(feed())
         .await
         .expect("something")
-        .failed
-        .expect("failed");
+        .failure
+        .expect("a failure");
     let age = clock::now() - known.at;
     assert!(age + LEASE > MINUTE * 2 && age < MINUTE * 2 + SLACK, "{age:?}");
     drop(held);
@@ -130,7 +130,7 @@ async fn a_good_answer_is_kept_for_a_week_from_its_last_save_and_its_age_stays_r
     assert!(age >= MINUTE * 60 && age < MINUTE * 60 + SLACK, "{age:?}");
     // A later failure is saved beside it.
     let mut known = store.load(feed()).await.expect("something");
-    known.failed = failed(UpstreamError::Status(503), SECOND).failed;
+    known.failure = failed(UpstreamError::Status(503), SECOND).failure;
     assert!(store.save(feed(), &known, Lease::Acquired(held)).await);
     assert_lives(&server, WEEK);
 }
@@ -152,9 +152,9 @@ async fn a_failure_of_a_replica_that_did_not_know_the_answer_does_not_shorten_it
     pass(&server, SECOND * 30);
     let known = one.load(feed()).await.expect("something");
     assert_eq!(title(&known), "here");
-    let failed = known.failed.expect("the failure is beside it");
+    let failure = known.failure.expect("the failure is beside it");
     let age = |at| clock::now() - at;
-    let ages = [age(known.good.expect("good").at), age(failed.at)];
+    let ages = [age(known.success.expect("a success").at), age(failure.at)];
     for (age, expected) in ages.into_iter().zip([90, 30]) {
         assert!(
             age >= SECOND * expected && age < SECOND * expected + SLACK,
@@ -165,7 +165,7 @@ async fn a_failure_of_a_replica_that_did_not_know_the_answer_does_not_shorten_it
     one.save(feed(), &found("newer", Duration::ZERO), Lease::Uncoordinated)
         .await;
     let known = other.load(feed()).await.expect("something");
-    assert_eq!((title(&known), known.failed.is_some()), ("newer", false));
+    assert_eq!((title(&known), known.failure.is_some()), ("newer", false));
     drop(acquire_lease(&one).await);
     // A success replaces a failure, and has its own lifetime.
     let () = server.command(&["FLUSHALL"]);
@@ -209,8 +209,8 @@ async fn a_late_holder_replaces_nothing_newer_after_all_of_the_feed_has_expired(
             .load(feed())
             .await
             .expect("it")
-            .failed
-            .expect("failed")
+            .failure
+            .expect("a failure")
             .error,
         UpstreamError::NotFound
     );

@@ -25,7 +25,7 @@ use plaque::{
     cache_entry::{CacheEntry, Failure},
     clock,
     store::{
-        HeldLease, Known, Lease, RemoteUpdate, Store as _,
+        FeedEntry, HeldLease, Lease, RemoteUpdate, Store as _,
         redis::{Redis, Settings},
     },
     upstream::{Feed, UpstreamError},
@@ -72,12 +72,12 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// An entry of a channel with this title, found that long `ago`.
-fn found(title: &str, ago: Duration) -> Known {
+fn found(title: &str, ago: Duration) -> FeedEntry {
     found_of(feed(), title, ago)
 }
 
 /// The same for another feed.
-fn found_of(feed: Feed, title: &str, ago: Duration) -> Known {
+fn found_of(feed: Feed, title: &str, ago: Duration) -> FeedEntry {
     let channel = Channel::new(feed.channel, title, vec![]);
     let at = clock::now()
         .checked_sub(ago)
@@ -86,7 +86,7 @@ fn found_of(feed: Feed, title: &str, ago: Duration) -> Known {
 }
 
 /// An entry with a lookup that has just failed, with this `pause`.
-fn failed(error: UpstreamError, pause: Duration) -> Known {
+fn failed(error: UpstreamError, pause: Duration) -> FeedEntry {
     let now = clock::now();
     CacheEntry::failed(
         None,
@@ -99,8 +99,8 @@ fn failed(error: UpstreamError, pause: Duration) -> Known {
     )
 }
 
-fn title(known: &Known) -> &str {
-    known.good.as_ref().expect("good").value.title()
+fn title(known: &FeedEntry) -> &str {
+    known.success.as_ref().expect("a success").value.title()
 }
 
 async fn loaded(store: &Redis) -> Option<String> {

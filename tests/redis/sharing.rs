@@ -14,7 +14,7 @@ async fn an_answer_comes_back_as_old_as_the_servers_clock_says() {
     assert_eq!(loaded(&other).await, None);
     one.save(feed(), &found("here", SECOND * 10), Lease::Uncoordinated)
         .await;
-    let age = |known: Known| known.good.expect("good").age(clock::now());
+    let age = |known: FeedEntry| known.success.expect("a success").age(clock::now());
     let known = other.load(feed()).await.expect("something");
     assert_eq!(title(&known), "here");
     let is = age(known);

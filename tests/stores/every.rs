@@ -14,7 +14,7 @@ use super::rig::*;
 pub async fn what_was_kept_is_given_with_its_age_and_without_a_lookup<K: Kind>() {
     for (age, shown) in [(FRESH, "kept"), (STALE, "kept (stale)")] {
         let kind = K::new();
-        let known = good(feed(), "kept", age);
+        let known = success(feed(), "kept", age);
         saved_before(&kind, feed(), &known).await;
         // The lookup that revalidates a stale one does not matter here.
         let upstream = Fake::gated(found);
@@ -25,7 +25,7 @@ pub async fn what_was_kept_is_given_with_its_age_and_without_a_lookup<K: Kind>()
         // A file's wall clock may run at another speed than the monotonic one; and a machine may be busy.
         assert!((left - 10..=left + 2).contains(&ttl(&reply)), "{reply:?}");
         let fetched = reply.outcome.expect("an answer").fetched;
-        assert_eq!(fetched, known.good.expect("good").time);
+        assert_eq!(fetched, known.success.expect("good").time);
         if age == FRESH {
             assert_eq!((upstream.lookups(), replica.latest.flights()), (0, 0));
         }
@@ -34,7 +34,7 @@ pub async fn what_was_kept_is_given_with_its_age_and_without_a_lookup<K: Kind>()
 
 pub async fn a_thousand_callers_of_what_was_kept_cost_one_load<K: Kind>() {
     let kind = K::new();
-    saved_before(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    saved_before(&kind, feed(), &success(feed(), "kept", FRESH)).await;
     let upstream = Fake::open(never);
     let replica = Replica::start(&kind, &upstream).await;
     assert_eq!(replica.get_many(1000, query()).await, vec!["kept"; 1000]);
@@ -62,7 +62,7 @@ pub async fn a_thousand_callers_of_what_nobody_knows_cost_one_lookup<K: Kind>() 
 
 pub async fn a_stale_answer_is_given_at_once_and_looked_up_once_behind_it<K: Kind>() {
     let kind = K::new();
-    saved_before(&kind, feed(), &good(feed(), "kept", STALE)).await;
+    saved_before(&kind, feed(), &success(feed(), "kept", STALE)).await;
     // The gate is shut: waiting for a lookup would take forever.
     let upstream = Fake::gated(found);
     let replica = Replica::start(&kind, &upstream).await;
@@ -80,7 +80,7 @@ pub async fn a_stale_answer_is_given_at_once_and_looked_up_once_behind_it<K: Kin
 
 pub async fn an_old_answer_is_given_if_the_lookup_fails<K: Kind>() {
     let kind = K::new();
-    saved_before(&kind, feed(), &good(feed(), "kept", OLD)).await;
+    saved_before(&kind, feed(), &success(feed(), "kept", OLD)).await;
     let upstream = Fake::open(fails(UpstreamError::Status(503)));
     let replica = Replica::start(&kind, &upstream).await;
     let reply = replica.get(query()).await;
@@ -101,7 +101,7 @@ pub async fn a_failure_is_remembered_and_the_good_answer_with_it<K: Kind>() {
         UpstreamError::TimedOut(LONG),
     ] {
         let kind = K::new();
-        saved_before(&kind, channel(1).into(), &good(channel(1).into(), "kept", OLD)).await;
+        saved_before(&kind, channel(1).into(), &success(channel(1).into(), "kept", OLD)).await;
         let known = Query {
             channel: channel(1),
             ..query()
@@ -206,7 +206,7 @@ pub async fn a_spell_of_404_is_noticed_by_what_was_kept<K: Kind>() {
     let kind = K::new();
     for number in [1, 2] {
         let feed = channel(number).into();
-        saved_before(&kind, feed, &good(feed, "kept", OLD)).await;
+        saved_before(&kind, feed, &success(feed, "kept", OLD)).await;
     }
     let upstream = Fake::open(fails(UpstreamError::NotFound));
     let replica = Replica::start(&kind, &upstream).await;
@@ -223,7 +223,7 @@ pub async fn a_spell_of_404_is_noticed_by_what_was_kept<K: Kind>() {
 
 pub async fn a_caller_who_wants_it_new_gets_it_new<K: Kind>() {
     let kind = K::new();
-    saved_before(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    saved_before(&kind, feed(), &success(feed(), "kept", FRESH)).await;
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;
     assert_eq!(summary(&replica.get(anew()).await), "lookup 1");
@@ -241,7 +241,7 @@ pub async fn nothing_older_replaces_what_is_known<K: Kind>() {
     });
     let replica = Replica::start(&kind, &upstream).await;
     assert_eq!(summary(&replica.get(query()).await), "lookup 1");
-    let older = good(feed(), "older", FRESH);
+    let older = success(feed(), "older", FRESH);
     replica.store.save(feed(), &older, Lease::Uncoordinated).await;
     // It is loaded, and the lookup fails.
     assert_eq!(summary(&replica.get(anew()).await), "lookup 1");
@@ -259,8 +259,8 @@ pub async fn a_failure_of_who_knew_nothing_is_no_reason_to_forget<K: Kind>() {
     while plaque::clock::now() - found_at < Duration::from_millis(2) {
         tokio::task::yield_now().await;
     }
-    let failed = bad(UpstreamError::NotFound, 1, Duration::ZERO, LONG);
-    replica.store.save(feed(), &failed, Lease::Uncoordinated).await;
+    let failure = bad(UpstreamError::NotFound, 1, Duration::ZERO, LONG);
+    replica.store.save(feed(), &failure, Lease::Uncoordinated).await;
     // It is loaded, and prevents a lookup.
     assert_eq!(summary(&replica.get(anew()).await), "lookup 1");
     assert_eq!(upstream.lookups(), 1);
@@ -279,7 +279,7 @@ pub async fn an_answer_is_found_that_was_kept_before_our_own_failure<K: Kind>() 
     let replica = Replica::start(&kind, &upstream).await;
     replica.get(query()).await.outcome.expect_err("nothing is known");
     // For example, the store was failing when this instance asked.
-    let kept = good(feed(), "kept", OLD);
+    let kept = success(feed(), "kept", OLD);
     replica.store.save(feed(), &kept, Lease::Uncoordinated).await;
     assert_eq!(summary(&replica.get(query()).await), "kept (stale)");
     assert_eq!(upstream.lookups(), 2);
@@ -312,13 +312,13 @@ pub async fn kinds_are_kept_apart<K: Kind>() {
         assert_eq!(summary(&reply), shown);
     }
     let videos = replica.store.load(of(Some(VideoKind::Video))).await;
-    let videos = videos.expect("kept").good.expect("good");
+    let videos = videos.expect("kept").success.expect("good");
     assert_eq!(videos.value.title(), "videos");
 }
 
 pub async fn what_cannot_be_read_counts_as_absent_and_is_replaced<K: Kind>() {
     let kind = K::new();
-    saved_before(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    saved_before(&kind, feed(), &success(feed(), "kept", FRESH)).await;
     kind.corrupt(feed()).await;
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;

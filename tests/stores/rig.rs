@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use plaque::{
     cache_entry::{self, CacheEntry},
     clock,
-    latest::{CacheStatus, Known, Latest, Policy, Query, Reply, Settings},
+    latest::{CacheStatus, FeedEntry, Latest, Policy, Query, Reply, Settings},
     store::{HeldLease, Lease, RemoteUpdate, Store},
     upstream::{Failure, Feed, LookupRequest, Upstream, UpstreamError},
     video::{Channel, ChannelId, Kind as VideoKind, Upload},
@@ -103,30 +103,30 @@ pub fn upload(number: usize, kind: VideoKind) -> Upload {
 }
 
 /// An entry of `feed` with a success of this `age`, whose channel has this `title`.
-pub fn good(feed: Feed, title: &str, age: Duration) -> Known {
+pub fn success(feed: Feed, title: &str, age: Duration) -> FeedEntry {
     let channel = Channel::new(feed.channel, title, vec![upload(1, VideoKind::Video)]);
     good_channel(channel, age)
 }
 
-pub fn good_channel(channel: Channel, age: Duration) -> Known {
+pub fn good_channel(channel: Channel, age: Duration) -> FeedEntry {
     let at = clock::now().checked_sub(age).expect("the machine runs since");
     CacheEntry::succeeded(Arc::new(channel), at, SystemTime::now() - age)
 }
 
 /// An entry with only a failure: `streak` of them, the last one that long `ago`, with another `pause` to go.
-pub fn bad(error: UpstreamError, streak: u32, ago: Duration, pause: Duration) -> Known {
+pub fn bad(error: UpstreamError, streak: u32, ago: Duration, pause: Duration) -> FeedEntry {
     let now = clock::now();
-    let failed = cache_entry::Failure {
+    let failure = cache_entry::Failure {
         error,
         at: now.checked_sub(ago).expect("the machine runs since"),
         retry_at: now + pause,
         streak,
     };
-    CacheEntry::failed(None, failed)
+    CacheEntry::failed(None, failure)
 }
 
 /// Saves an entry as an earlier instance, which then stops.
-pub async fn saved_before<K: Kind>(kind: &K, feed: Feed, known: &Known) {
+pub async fn saved_before<K: Kind>(kind: &K, feed: Feed, known: &FeedEntry) {
     let store = kind.open().await;
     store.save(feed, known, Lease::Uncoordinated).await;
     store.close(LONG).await;
@@ -350,7 +350,7 @@ impl CountedStore {
 }
 
 impl Store for CountedStore {
-    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
+    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<FeedEntry>> {
         Box::pin(async move {
             let known = self.store.load(feed).await;
             let after = self.after_load.lock().take();
@@ -374,7 +374,7 @@ impl Store for CountedStore {
         })
     }
 
-    fn save<'a>(&'a self, feed: Feed, known: &'a Known, lease: Lease) -> BoxFuture<'a, bool> {
+    fn save<'a>(&'a self, feed: Feed, known: &'a FeedEntry, lease: Lease) -> BoxFuture<'a, bool> {
         Box::pin(async move {
             let is_newest = self.store.save(feed, known, lease).await;
             self.count(|counts| counts.saves += 1);

@@ -52,7 +52,7 @@ pub async fn callers_of_two_replicas_cost_one_lookup<K: Shared>() {
 
 pub async fn callers_of_two_replicas_who_want_it_new_cost_one_lookup<K: Shared>() {
     let kind = K::new();
-    saved_before(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    saved_before(&kind, feed(), &success(feed(), "kept", FRESH)).await;
     let upstream = Fake::gated(found);
     let (one, other) = two(&kind, &upstream).await;
     let answers = a_thousand_at_two((&one, &other), &upstream, anew()).await;
@@ -139,7 +139,7 @@ pub async fn what_the_last_holder_saved_between_our_look_and_our_lease_is_found<
     let holder = Arc::clone(&other);
     replica.store.before_lease(async move {
         let held = acquire_lease(&*holder, feed()).await;
-        let found = good(feed(), "theirs", Duration::ZERO);
+        let found = success(feed(), "theirs", Duration::ZERO);
         holder.save(feed(), &found, Lease::Acquired(held)).await;
     });
     assert_eq!(summary(&replica.get(query()).await), "theirs");
@@ -208,7 +208,7 @@ fn watch(replica: &Replica, feed: Feed) -> Watch {
 
 pub async fn what_one_replica_finds_the_watchers_of_the_other_are_told<K: Shared>() {
     let kind = K::new();
-    saved_before(&kind, feed(), &good(feed(), "kept", FRESH)).await;
+    saved_before(&kind, feed(), &success(feed(), "kept", FRESH)).await;
     let upstream = Fake::open(|_, feed| found(3, feed));
     let (one, other) = two(&kind, &upstream).await;
     let mut watch = watch(&other, feed());
@@ -226,7 +226,7 @@ pub async fn what_one_replica_finds_the_watchers_of_the_other_are_told<K: Shared
 pub async fn an_older_remote_update_replaces_nothing_and_an_unwanted_one_is_not_loaded<K: Shared>() {
     let kind = K::new();
     let watched = channel(1).into();
-    saved_before(&kind, watched, &good(watched, "kept", FRESH)).await;
+    saved_before(&kind, watched, &success(watched, "kept", FRESH)).await;
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;
     assert_eq!(summary(&replica.get(query()).await), "lookup 1");
@@ -236,9 +236,9 @@ pub async fn an_older_remote_update_replaces_nothing_and_an_unwanted_one_is_not_
 
     let other = kind.open().await;
     let save = async |feed, known| other.save(feed, &known, Lease::Uncoordinated).await;
-    save(feed(), good(feed(), "older", FRESH)).await;
+    save(feed(), success(feed(), "older", FRESH)).await;
     let unwanted = channel(2).into();
-    save(unwanted, good(unwanted, "unwanted", Duration::ZERO)).await;
+    save(unwanted, success(unwanted, "unwanted", Duration::ZERO)).await;
     let newer = |number, age| good_channel(found(number, watched).expect("a channel"), age);
     save(watched, newer(2, FRESH / 2)).await;
     assert_eq!(next(&mut watch).await, "Upload 2");
@@ -255,9 +255,9 @@ pub async fn an_older_remote_update_replaces_nothing_and_an_unwanted_one_is_not_
 
 pub async fn a_remote_update_that_is_slow_to_load_replaces_nothing_newer<K: Shared>() {
     let kind = K::new();
-    saved_before(&kind, feed(), &good(feed(), "kept", FRESH * 2)).await;
+    saved_before(&kind, feed(), &success(feed(), "kept", FRESH * 2)).await;
     let watched = channel(1).into();
-    saved_before(&kind, watched, &good(watched, "kept", FRESH)).await;
+    saved_before(&kind, watched, &success(watched, "kept", FRESH)).await;
     let upstream = Fake::open(found);
     let replica = Replica::start(&kind, &upstream).await;
     assert_eq!(summary(&replica.get(query()).await), "kept");
@@ -272,7 +272,7 @@ pub async fn a_remote_update_that_is_slow_to_load_replaces_nothing_newer<K: Shar
     });
     let other = kind.open().await;
     let save = async |feed, known| other.save(feed, &known, Lease::Uncoordinated).await;
-    save(feed(), good(feed(), "theirs", FRESH)).await;
+    save(feed(), success(feed(), "theirs", FRESH)).await;
     loaded.acquire().await.expect("never closed").forget();
     assert_eq!(summary(&replica.get(anew()).await), "lookup 1");
     // It does not delay others.
@@ -280,7 +280,7 @@ pub async fn a_remote_update_that_is_slow_to_load_replaces_nothing_newer<K: Shar
     save(watched, good_channel(newer, Duration::ZERO)).await;
     assert_eq!(next(&mut watch).await, "Upload 2");
     // Saved during its load, it is loaded once more, but not before the first load is applied.
-    save(feed(), good(feed(), "theirs", FRESH)).await;
+    save(feed(), success(feed(), "theirs", FRESH)).await;
     let before = replica.store.counts();
     gate.add_permits(1);
     replica

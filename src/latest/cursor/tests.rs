@@ -245,11 +245,11 @@ impl World {
         self.facts.get_mut(number)
     }
 
-    fn apply(&mut self, hub: usize, good: Option<Vec<Fact>>, failure: Option<u16>) {
+    fn apply(&mut self, hub: usize, success: Option<Vec<Fact>>, failure: Option<u16>) {
         self.polls += 1;
         let hub = &mut self.hubs[hub];
         let now = start() + Duration::from_secs(self.polls.into());
-        let entry = match (&good, failure) {
+        let entry = match (&success, failure) {
             (Some(shown), None) => CacheEntry::succeeded(channel(shown), now, SystemTime::UNIX_EPOCH),
             (_, failure) => CacheEntry::failed(
                 None,
@@ -273,7 +273,7 @@ impl World {
             }),
         };
         hub.timeline.apply(&entry, health);
-        if let Some(shown) = good {
+        if let Some(shown) = success {
             hub.seen.extend(shown.iter().map(|fact| (fact.number, fact.date)));
             hub.shown = Some(shown);
         }

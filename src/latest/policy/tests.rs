@@ -28,9 +28,9 @@ const NOW: i64 = 10 * YEAR as i64;
 /// A cache entry and a query. Moments are in seconds before now; negative ones are in the future.
 #[derive(Clone, Debug)]
 struct Case {
-    good: Option<i64>,
+    success: Option<i64>,
     /// When, and in how many seconds from now the next lookup is allowed.
-    failed: Option<(i64, i64)>,
+    failure: Option<(i64, i64)>,
     max_age: Option<u32>,
     arrived: i64,
     fresh_for: u32,
@@ -65,14 +65,14 @@ const TABLE: [(&str, Wanted); 11] = [
 
 impl Case {
     fn wanted(&self) -> Wanted {
-        let age = self.good.map_or(i64::MAX, |ago| ago.max(0));
+        let age = self.success.map_or(i64::MAX, |ago| ago.max(0));
         let (fresh, early) = (i64::from(self.fresh_for), i64::from(self.stale_while_revalidate));
         let facts = [
-            self.good.is_some() || self.failed.is_some(),
-            self.good.is_some(),
-            self.good.is_some_and(|ago| ago <= self.arrived),
+            self.success.is_some() || self.failure.is_some(),
+            self.success.is_some(),
+            self.success.is_some_and(|ago| ago <= self.arrived),
             age <= self.max_age.map_or(fresh, i64::from),
-            self.failed
+            self.failure
                 .is_some_and(|(ago, retry_in)| retry_in > 0 || ago <= self.arrived),
             age <= i64::from(self.stale_if_error).max(fresh + early),
             self.max_age.is_none() && age <= fresh + early,
@@ -100,8 +100,8 @@ impl Case {
         }
     }
 
-    fn known(&self, epoch: Instant) -> Option<Known> {
-        let good = self.good.map(|ago| Success {
+    fn known(&self, epoch: Instant) -> Option<FeedEntry> {
+        let success = self.success.map(|ago| Success {
             value: Arc::new(Channel::new(
                 "UC0123456789abcdefghijkA".parse().expect("valid"),
                 "",
@@ -110,15 +110,15 @@ impl Case {
             at: moment(epoch, -ago),
             time: SystemTime::UNIX_EPOCH,
         });
-        let failed = self.failed.map(|(ago, retry_in)| Failure {
+        let failure = self.failure.map(|(ago, retry_in)| Failure {
             error: UpstreamError::NotFound,
             at: moment(epoch, -ago),
             retry_at: moment(epoch, retry_in),
             streak: 1,
         });
-        (good.is_some() || failed.is_some()).then_some(Known {
-            good,
-            failed,
+        (success.is_some() || failure.is_some()).then_some(FeedEntry {
+            success,
+            failure,
             hits: HitCount::default(),
         })
     }
@@ -150,8 +150,8 @@ fn case() -> impl Strategy<Value = Case> {
         0..30_i64,
     );
     (known, (duration(), duration(), duration())).prop_map(|(known, policy)| Case {
-        good: known.0,
-        failed: known.1,
+        success: known.0,
+        failure: known.1,
         max_age: known.2,
         arrived: known.3,
         fresh_for: policy.0,
@@ -217,9 +217,9 @@ proptest! {
         };
         prop_assert_eq!(decision, case.wanted());
 
-        if let Some(good) = known.as_ref().and_then(|known| known.good.as_ref()) {
-            let age = case.good.map_or(0, |ago| ago.max(0));
-            prop_assert_eq!(policy.ttl(good, now), i64::from(case.fresh_for) - age);
+        if let Some(success) = known.as_ref().and_then(|known| known.success.as_ref()) {
+            let age = case.success.map_or(0, |ago| ago.max(0));
+            prop_assert_eq!(policy.ttl(success, now), i64::from(case.fresh_for) - age);
         }
         let (fresh, early) = (policy.fresh_for, policy.stale_while_revalidate);
         prop_assert!(policy.keep_for() >= policy.stale_if_error.max(fresh + early));
@@ -259,13 +259,13 @@ fn a_404_is_the_first_one_however_many_other_failures_came_before() {
     let other = UpstreamError::TimedOut(Duration::from_secs(10));
     let after = |error: &UpstreamError, streak, next: &UpstreamError| {
         let now = Instant::now();
-        let failed = Failure {
+        let failure = Failure {
             error: error.clone(),
             at: now,
             retry_at: now,
             streak,
         };
-        Policy::streak(Some(&failed), next)
+        Policy::streak(Some(&failure), next)
     };
     assert_eq!(Policy::streak(None, &other), 1);
     assert_eq!(after(&other, 6, &UpstreamError::Status(500)), 7);
@@ -295,8 +295,8 @@ fn an_answer_of_an_unknown_age_is_looked_up_before_it_is_given_and_given_if_that
     let decide = |policy: Policy, age: Duration, has_failed: bool| {
         let now = Instant::now() + day * 30;
         let at = now.checked_sub(age).expect("a moment");
-        let known = Known {
-            good: Some(Success {
+        let known = FeedEntry {
+            success: Some(Success {
                 value: Arc::new(Channel::new(
                     "UC0123456789abcdefghijkA".parse().expect("an ID"),
                     "",
@@ -305,7 +305,7 @@ fn an_answer_of_an_unknown_age_is_looked_up_before_it_is_given_and_given_if_that
                 at,
                 time: SystemTime::UNIX_EPOCH,
             }),
-            failed: has_failed.then_some(Failure {
+            failure: has_failed.then_some(Failure {
                 error: UpstreamError::Status(503),
                 at: now,
                 retry_at: now + minute,

@@ -65,7 +65,7 @@ impl Upstream for Fake {
 struct Full;
 
 impl Store for Full {
-    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<Known>> {
+    fn load(&self, feed: Feed) -> BoxFuture<'_, Option<FeedEntry>> {
         let channel = Channel::new(feed.channel, "another's", Vec::new());
         let known = CacheEntry::succeeded(Arc::new(channel), clock::now(), SystemTime::now());
         Box::pin(async move { Some(known) })
@@ -75,7 +75,7 @@ impl Store for Full {
         Box::pin(async { Lease::Uncoordinated })
     }
 
-    fn save<'a>(&'a self, _feed: Feed, _known: &'a Known, _lease: Lease) -> BoxFuture<'a, bool> {
+    fn save<'a>(&'a self, _feed: Feed, _known: &'a FeedEntry, _lease: Lease) -> BoxFuture<'a, bool> {
         Box::pin(async { true })
     }
 

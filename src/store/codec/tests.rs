@@ -9,7 +9,7 @@ fn feed() -> Feed {
     channel.into()
 }
 
-fn good(now: Instant) -> Success<Arc<Channel>> {
+fn success(now: Instant) -> Success<Arc<Channel>> {
     let id = "UCsXVk37bltHxD1rDPwtNM8Q".parse().expect("an ID");
     let upload = |id: &str, kind, thumbnail| Upload {
         id: id.parse().expect("an ID"),
@@ -61,13 +61,16 @@ fn what_is_kept_comes_back_older_by_what_has_passed() {
         UpstreamError::Malformed("not XML".into()),
         UpstreamError::SuspectSnapshot,
     ] {
-        let known = CacheEntry::failed(Some(good(now)), failed(error.clone(), now));
+        let known = CacheEntry::failed(Some(success(now)), failed(error.clone(), now));
         let bytes = encode(&known, now).expect("something to keep");
         let later = now + SECOND * 5;
         let back = decode(&bytes, feed(), Since::Known(SECOND * 5), later).expect("readable");
-        let (was, is) = (known.good.expect("good"), back.good.expect("good"));
+        let (was, is) = (
+            known.success.expect("a success"),
+            back.success.expect("a success"),
+        );
         assert_eq!((is.value, is.at, is.time), (was.value, was.at, was.time));
-        let is = back.failed.expect("failed");
+        let is = back.failure.expect("a failure");
         assert_eq!((is.error, is.streak), (error, 3));
         assert_eq!((is.at, is.retry_at), (ago(now, SECOND * 2), now + SECOND * 30));
     }
@@ -77,11 +80,14 @@ fn what_is_kept_comes_back_older_by_what_has_passed() {
 fn whether_the_feed_was_full_is_kept_and_15_uploads_say_so_themselves() {
     let now = Instant::now();
     for entries in [2, MAX_UPLOADS] {
-        let channel = good(now).value.as_ref().clone().with_entries(entries);
+        let channel = success(now).value.as_ref().clone().with_entries(entries);
         let known = CacheEntry::succeeded(Arc::new(channel), now, SystemTime::now());
         let bytes = encode(&known, now).expect("something to keep");
         let back = decode(&bytes, feed(), Since::Known(Duration::ZERO), now).expect("readable");
-        assert_eq!(back.good.expect("good").value.is_full(), entries == MAX_UPLOADS);
+        assert_eq!(
+            back.success.expect("a success").value.is_full(),
+            entries == MAX_UPLOADS
+        );
     }
     let uploads = (10..25).map(|number| store::Upload {
         video_id: format!("01234567{number}A"),
@@ -89,7 +95,7 @@ fn whether_the_feed_was_full_is_kept_and_15_uploads_say_so_themselves() {
     });
     // As a version wrote it that did not know the field.
     let before = store::Channel {
-        channel_id: good(now).value.id().to_string(),
+        channel_id: success(now).value.id().to_string(),
         uploads: uploads.collect(),
         ..store::Channel::default()
     };
@@ -102,9 +108,9 @@ fn the_first_byte_tells_whether_there_is_a_good_answer() {
     let unavailable = || failed(UpstreamError::Status(503), now);
     for (known, has) in [
         (CacheEntry::failed(None, unavailable()), false),
-        (CacheEntry::failed(Some(good(now)), unavailable()), true),
+        (CacheEntry::failed(Some(success(now)), unavailable()), true),
         (
-            CacheEntry::failed(Some(good(now)), failed(UpstreamError::Busy, now)),
+            CacheEntry::failed(Some(success(now)), failed(UpstreamError::Busy, now)),
             true,
         ),
     ] {
@@ -120,24 +126,24 @@ fn a_pause_that_is_over_is_over() {
     let bytes = encode(&known, now).expect("something to keep");
     let later = now + SECOND * 50;
     let back = decode(&bytes, feed(), Since::Known(SECOND * 50), later).expect("readable");
-    assert!(back.failed.expect("failed").retry_at <= later);
+    assert!(back.failure.expect("a failure").retry_at <= later);
 }
 
 #[test]
 fn what_was_kept_nobody_knows_how_long_is_at_least_so_old_and_its_pause_is_over() {
     let now = Instant::now();
-    let known = CacheEntry::failed(Some(good(now)), failed(UpstreamError::Status(503), now));
+    let known = CacheEntry::failed(Some(success(now)), failed(UpstreamError::Status(503), now));
     let bytes = encode(&known, now).expect("something to keep");
     for (at_least, ages) in [(SECOND * 60, [60, 60]), (SECOND * 5, [10, 5]), (SECOND, [10, 2])] {
         let later = now + SECOND * 1000;
         let back = decode(&bytes, feed(), Since::Unknown { at_least }, later).expect("readable");
-        let (good, failed) = (back.good.expect("good"), back.failed.expect("failed"));
+        let (success, failure) = (back.success.expect("a success"), back.failure.expect("a failure"));
         assert_eq!(
-            [good.age(later), later - failed.at],
+            [success.age(later), later - failure.at],
             ages.map(|age| SECOND * age),
             "{at_least:?}"
         );
-        assert_eq!((failed.retry_at, failed.streak), (later, 3));
+        assert_eq!((failure.retry_at, failure.streak), (later, 3));
     }
 }
 
@@ -146,9 +152,9 @@ fn what_the_upstream_thinks_of_us_is_nothing_for_others() {
     let now = Instant::now();
     let refused = || failed(UpstreamError::RateLimited(429), now);
     assert_eq!(encode(&CacheEntry::failed(None, refused()), now), None);
-    let bytes = encode(&CacheEntry::failed(Some(good(now)), refused()), now).expect("something to keep");
+    let bytes = encode(&CacheEntry::failed(Some(success(now)), refused()), now).expect("something to keep");
     let back = decode(&bytes, feed(), AT_ONCE, now).expect("readable");
-    assert!(back.good.is_some() && back.failed.is_none());
+    assert!(back.success.is_some() && back.failure.is_none());
 }
 
 #[test]
@@ -161,10 +167,10 @@ fn what_a_later_version_adds_is_ignored() {
             retry_in: duration(SECOND),
             streak: 1,
         };
-        let good = good(now);
+        let success = success(now);
         let kept = store::Kept {
-            channel: Some(channel(&good.value)),
-            fetch_time: Some(good.time.into()),
+            channel: Some(channel(&success.value)),
+            fetch_time: Some(success.time.into()),
             age: duration(SECOND),
             failure: Some(failure),
         };
@@ -172,16 +178,16 @@ fn what_a_later_version_adds_is_ignored() {
         [&kept.encode_to_vec()[..], b"\xa2\x06\x01x"].concat()
     };
     let back = decode(&encoded(Some(Error::Status(503))), feed(), AT_ONCE, now).expect("readable");
-    assert!(back.good.is_some() && back.failed.is_some());
+    assert!(back.success.is_some() && back.failure.is_some());
     let back = decode(&encoded(None), feed(), AT_ONCE, now).expect("readable");
-    assert!(back.good.is_some() && back.failed.is_none());
+    assert!(back.success.is_some() && back.failure.is_none());
 }
 
 #[test]
 fn an_answer_may_be_older_than_the_machine_runs() {
     let now = Instant::now();
     let bytes = encode(
-        &CacheEntry::succeeded(good(now).value, now, SystemTime::now()),
+        &CacheEntry::succeeded(success(now).value, now, SystemTime::now()),
         now,
     );
     let years = Duration::from_hours(10 * 365 * 24);
@@ -192,7 +198,7 @@ fn an_answer_may_be_older_than_the_machine_runs() {
         now,
     )
     .expect("readable");
-    assert_eq!(back.good.expect("good").age(now), years);
+    assert_eq!(back.success.expect("a success").age(now), years);
 }
 
 #[test]
@@ -202,7 +208,7 @@ fn bytes_that_are_nothing_are_refused() {
         decode(bytes, feed(), AT_ONCE, now).expect_err("nothing");
     }
     let bytes = encode(
-        &CacheEntry::failed(Some(good(now)), failed(UpstreamError::NotFound, now)),
+        &CacheEntry::failed(Some(success(now)), failed(UpstreamError::NotFound, now)),
         now,
     );
     let bytes = bytes.expect("something to keep");
@@ -215,18 +221,18 @@ fn bytes_that_are_nothing_are_refused() {
 /// An entry that is fine, for tests to spoil.
 fn entry() -> store::Kept {
     let now = Instant::now();
-    let known = CacheEntry::failed(Some(good(now)), failed(UpstreamError::Status(503), now));
+    let known = CacheEntry::failed(Some(success(now)), failed(UpstreamError::Status(503), now));
     store::Kept::decode(&encode(&known, now).expect("something to keep")[..]).expect("ours")
 }
 
 /// What is read of an entry that somebody has spoiled.
 fn spoiled(
     spoil: impl FnOnce(&mut store::Kept, &mut store::Channel, &mut store::Failure),
-) -> Result<Known, DecodeError> {
+) -> Result<FeedEntry, DecodeError> {
     let mut kept = entry();
     let (mut channel, mut failure) = (
-        kept.channel.take().expect("good"),
-        kept.failure.take().expect("failed"),
+        kept.channel.take().expect("a success"),
+        kept.failure.take().expect("a failure"),
     );
     spoil(&mut kept, &mut channel, &mut failure);
     kept.channel.get_or_insert(channel);
@@ -234,7 +240,7 @@ fn spoiled(
     decode(&kept.encode_to_vec(), feed(), AT_ONCE, Instant::now())
 }
 
-fn field(result: Result<Known, DecodeError>) -> &'static str {
+fn field(result: Result<FeedEntry, DecodeError>) -> &'static str {
     match result {
         Err(DecodeError::Field(field)) => field,
         other => panic!("{other:?}"),
@@ -274,7 +280,7 @@ fn texts_and_uploads_are_those_that_a_feed_could_have_brought() {
         });
         channel.uploads.extend(more);
     });
-    let channel = known.expect("readable").good.expect("good").value;
+    let channel = known.expect("readable").success.expect("a success").value;
     assert_eq!(channel.title(), "€".repeat(MAX_TEXT / 3));
     assert_eq!(channel.len(), MAX_UPLOADS);
     assert!(
@@ -294,8 +300,8 @@ fn times_are_within_range() {
     let known = spoiled(|_, channel, _| channel.uploads[0].publish_time = late).expect("readable");
     assert!(
         known
-            .good
-            .expect("good")
+            .success
+            .expect("a success")
             .value
             .uploads()
             .any(|video| video.published().is_none())
@@ -334,8 +340,8 @@ fn a_failure_keeps_nobody_from_a_lookup_for_longer_than_one_of_ours() {
             failure.retry_in = Some(seconds(retry_in));
             failure.streak = u32::MAX;
         });
-        let failed = known.expect("readable").failed.expect("failed");
-        failed.retry_at.saturating_duration_since(Instant::now())
+        let failure = known.expect("readable").failure.expect("a failure");
+        failure.retry_at.saturating_duration_since(Instant::now())
     };
     assert!(pause(i64::MAX) <= MAX_FAILURE_LIFETIME);
     assert!(pause(20) > SECOND * 10);
@@ -350,7 +356,7 @@ fn what_a_failure_says_is_one_short_line() {
     for error in [Error::Unreachable, Error::Malformed] {
         let long = "a\nb".repeat(10_000);
         let known = spoiled(|_, _, failure| failure.error = Some(error(long))).expect("readable");
-        let said = known.failed.expect("failed").error.to_string();
+        let said = known.failure.expect("a failure").error.to_string();
         assert!(said.len() < MAX_TEXT + 100 && !said.contains('\n'), "{said}");
     }
     for status in [0, 99, 1000, u32::MAX] {
@@ -382,16 +388,19 @@ fn the_longest_entry_of_ours_is_readable_and_a_longer_one_is_not_read() {
         &"t".repeat(10_000),
         (10..25).map(upload).collect(),
     );
-    let good = Success {
+    let success = Success {
         value: Arc::new(channel),
-        ..good(now)
+        ..success(now)
     };
     let error = UpstreamError::Malformed(video::message(&"m".repeat(10_000)));
-    let known = CacheEntry::failed(Some(good), failed(error, now));
+    let known = CacheEntry::failed(Some(success), failed(error, now));
     let bytes = encode(&known, now).expect("something to keep");
     assert!(bytes.len() < MAX_BYTES);
     let back = decode(&bytes, feed(), AT_ONCE, now).expect("readable");
-    assert_eq!(back.good.expect("good").value, known.good.expect("good").value);
+    assert_eq!(
+        back.success.expect("a success").value,
+        known.success.expect("a success").value
+    );
     // Whatever it is.
     let longer = [&bytes[..], &vec![0; MAX_BYTES]].concat();
     assert!(matches!(

@@ -33,7 +33,7 @@ async fn entries_from_the_future_have_an_unknown_age_until_the_clock_passes_it()
     let (began, wall) = (Instant::now(), Wall::default());
     let age = async |store: &File| {
         let known = store.load(feed(1)).await.expect("kept");
-        known.good.expect("good").age(clock::now())
+        known.success.expect("a success").age(clock::now())
     };
     let around = |expected: Duration, age: Duration| {
         assert!(age >= expected && age <= expected + began.elapsed(), "{age:?}");

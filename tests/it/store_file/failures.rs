@@ -17,15 +17,15 @@ const FAILURES: TableDefinition<&[u8; 25], (u64, u64, &[u8])> = TableDefinition:
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-fn failure(pause: Duration) -> Known {
+fn failure(pause: Duration) -> FeedEntry {
     let now = clock::now();
-    let failed = Failure {
+    let failure = Failure {
         error: UpstreamError::NotFound,
         at: now,
         retry_at: now + pause,
         streak: 3,
     };
-    CacheEntry::failed(None, failed)
+    CacheEntry::failed(None, failure)
 }
 
 async fn fail(store: &File, number: usize, pause: Duration) {
@@ -36,7 +36,7 @@ async fn fail(store: &File, number: usize, pause: Duration) {
 
 async fn has_failed(store: &File, number: usize) -> bool {
     let known = store.load(feed(number)).await;
-    known.is_some_and(|known| known.failed.is_some())
+    known.is_some_and(|known| known.failure.is_some())
 }
 
 /// How many failures are in the file, and their bytes.
@@ -109,8 +109,8 @@ async fn a_failure_is_stored_for_twice_its_pause_even_across_a_restart() {
     let store = open();
     clock.fetch_add(118, SeqCst);
     let known = store.load(feed(1)).await.expect("there");
-    let failed = known.failed.expect("failed");
-    assert_eq!((failed.error, failed.streak), (UpstreamError::NotFound, 3));
+    let failure = known.failure.expect("a failure");
+    assert_eq!((failure.error, failure.streak), (UpstreamError::NotFound, 3));
     clock.fetch_add(2, SeqCst);
     assert!(!has_failed(&store, 1).await);
     assert!(has_failed(&store, 2).await);
@@ -131,8 +131,8 @@ async fn a_failure_is_beside_the_answer_that_its_saver_did_not_know() {
         fail(&store, 1, MINUTE).await;
         store.written().await;
         let known = store.load(feed(1)).await.expect("there");
-        assert_eq!(known.good.expect("the answer").value.title(), "One");
-        assert_eq!(known.failed.expect("the failure").streak, 3);
+        assert_eq!(known.success.expect("the answer").value.title(), "One");
+        assert_eq!(known.failure.expect("the failure").streak, 3);
     }
     save(&store, 1, "Newer").await;
     store.close(LIMIT).await;
