@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use crate::proto::{
     BatchGetLatestVideosRequest, BatchGetLatestVideosResponse, GetLatestVideoRequest, GetLatestVideoResponse,
+    ListUploadsRequest, ListUploadsResponse, ResolveChannelRequest, ResolveChannelResponse,
     WatchLatestVideoRequest, WatchLatestVideoResponse,
     latest_video_server::{LatestVideo, LatestVideoServer},
 };
@@ -88,6 +89,20 @@ impl<A: Answers> LatestVideo for Service<A> {
         &self,
         _request: Request<WatchLatestVideoRequest>,
     ) -> Result<Response<Self::WatchLatestVideoStream>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn list_uploads(
+        &self,
+        _request: Request<ListUploadsRequest>,
+    ) -> Result<Response<ListUploadsResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn resolve_channel(
+        &self,
+        _request: Request<ResolveChannelRequest>,
+    ) -> Result<Response<ResolveChannelResponse>, Status> {
         Err(Status::unimplemented("not measured"))
     }
 }
