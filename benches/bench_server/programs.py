@@ -142,7 +142,7 @@ class Programs:
 
     def save_answer(self, plaque):
         """Saves plaque's answer, which the peers then send, too."""
-        self.answer.write_bytes(plaque.ask(KURZGESAGT))
+        self.answer.write_bytes(plaque.get(KURZGESAGT))
 
     def request(self, channel_id):
         return request(channel_id).SerializeToString()
