@@ -13,6 +13,7 @@ mod calendar;
 mod dispatcher;
 mod fair_queue;
 mod fetch_time;
+mod nanos;
 mod poll_budget;
 pub mod polls;
 mod reservations;

@@ -2,6 +2,9 @@
 //!
 //! <https://www.w3.org/TR/trace-context/>
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{
     Context,

@@ -2,6 +2,9 @@
 //!
 //! [`crate::youtube`] implements it; tests and the demo have implementations of their own.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+
 use std::{fmt, future, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;

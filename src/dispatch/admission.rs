@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     CLASSES, Class, Dispatcher, Refused, Request,
     calendar::Headroom,
-    dispatcher::{from_seconds, seconds},
+    nanos::{from_seconds, seconds},
     token_bucket::TokenBucket,
 };
 
@@ -17,9 +17,6 @@ const NON_URGENT_PART: f64 = 0.6;
 /// Likewise, the part of the queue's places that is left to callers without queued lookups, which matters if the queue is short. Also the
 /// part of the lookups in time: what is guaranteed to other classes can make those fewer than the wait alone would.
 const NEWCOMER_PART: f64 = 0.1;
-
-/// The part of the slots' throughput that is promised, since the duration of fetches is an estimate.
-pub(super) const SLOTS_IN_USE: f64 = 0.95;
 
 /// The most places, as a part of those that could be promised, that are held for returning callers, so that the source is not idle if none
 /// of them returns.
@@ -167,7 +164,7 @@ impl<T> Dispatcher<T> {
             .map_or(f64::INFINITY, |bucket| bucket.tokens(now));
         let rate = self.bucket.as_ref().map_or(0.0, TokenBucket::rate);
         let free = f64::from(self.fetches.free());
-        let slots = SLOTS_IN_USE * self.fetches.rate(now);
+        let slots = self.fetches.promised_rate(now);
         move |within| {
             let within = seconds(within);
             (tokens + rate * within).min(free + slots * within)
@@ -176,7 +173,7 @@ impl<T> Dispatcher<T> {
 
     /// Lookups of `class` that go out per second while the classes that are queued now stay active.
     pub(super) fn class_rate(&self, class: usize, now: u64) -> f64 {
-        let slots = SLOTS_IN_USE * self.fetches.rate(now);
+        let slots = self.fetches.promised_rate(now);
         let rate = self
             .bucket
             .as_ref()

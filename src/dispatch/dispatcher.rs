@@ -7,6 +7,7 @@ use super::{
     calendar::Calendar,
     fair_queue::{Entry, FairQueue},
     fetch_time::FetchTime,
+    nanos::nanos,
     poll_budget::PollBudget,
     reservations::Reservations,
     token_bucket::TokenBucket,
@@ -342,25 +343,30 @@ impl<T> Dispatcher<T> {
         nanos(at.saturating_duration_since(self.epoch))
     }
 
+    /// The rate of polls for which there is room now: the rate, or the throughput of the slots, minus what other lookups and retries used
+    /// lately; at least the share of polls. `None` without a rate: unlimited. To be called about once a second.
+    pub fn room_for_polls(&mut self, now: Instant) -> Option<f64> {
+        let now = self.nanos(now);
+        let taken = Class::ALL.iter().map(|class| {
+            let counters = &self.counters[*class as usize];
+            let used = if *class == Class::Poll {
+                0
+            } else {
+                counters.started.saturating_sub(counters.returned)
+            };
+            used + counters.retried
+        });
+        self.poll_budget.count(taken.sum(), now);
+        let rate = self.bucket.as_ref().map(TokenBucket::rate)?;
+        let capacity = rate.min(self.fetches.promised_rate(now));
+        Some(
+            self.poll_budget
+                .left(capacity, self.queue.queued_of(Class::Poll as usize)),
+        )
+    }
+
     fn instant(&self, at: u64) -> Instant {
         let at = Duration::from_nanos(at);
         self.epoch.checked_add(at).unwrap_or(self.epoch)
     }
-}
-
-/// Nanoseconds, at most half of what fits: longer than a process lives.
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos())
-        .unwrap_or(u64::MAX)
-        .min(u64::MAX / 2)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
-pub(super) fn seconds(nanos: u64) -> f64 {
-    nanos as f64 / 1e9
-}
-
-/// Nanoseconds, at most a day.
-pub(super) fn from_seconds(seconds: f64) -> u64 {
-    nanos(Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)))
 }

@@ -1,5 +1,10 @@
 //! How long a fetch takes: mean and mean deviation, smoothed like TCP's round-trip time (RFC 6298).
 
+use super::nanos::seconds;
+
+/// The part of the slots' throughput that is promised, since the duration of fetches is an estimate.
+const SLOTS_IN_USE: f64 = 0.95;
+
 /// The mean before a fetch has completed, in seconds: a feed takes 50 to 300 ms.
 const INITIAL_MEAN: f64 = 0.2;
 
@@ -39,8 +44,13 @@ impl FetchTime {
     }
 
     /// The throughput of the slots, in fetches a second.
-    pub(super) fn rate(&self, now: u64) -> f64 {
+    fn rate(&self, now: u64) -> f64 {
         f64::from(self.slots) / self.mean(now).max(1e-6)
+    }
+
+    /// The throughput that is promised, in fetches a second.
+    pub(super) fn promised_rate(&self, now: u64) -> f64 {
+        SLOTS_IN_USE * self.rate(now)
     }
 
     pub(super) fn begin(&mut self, now: u64) {
@@ -79,11 +89,6 @@ impl FetchTime {
     pub(super) fn usual(&self, now: u64) -> f64 {
         self.mean(now) + 2.0 * self.deviation
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "milliseconds are enough")]
-fn seconds(nanos: u64) -> f64 {
-    nanos as f64 / 1e9
 }
 
 #[cfg(test)]

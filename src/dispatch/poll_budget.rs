@@ -1,8 +1,6 @@
 //! The budget of polls: what other lookups leave of the rate.
 
-use std::time::Instant;
-
-use super::{Class, Dispatcher, admission::SLOTS_IN_USE, dispatcher::seconds, token_bucket::TokenBucket};
+use super::{Class, nanos::seconds};
 
 /// Other lookups are averaged over about this many seconds. With less, a batch of a hundred would look like a new load; with more, the plan
 /// would react too slowly.
@@ -23,7 +21,7 @@ pub(super) struct PollBudget {
 impl PollBudget {
     /// Updates the average with the total of other lookups at `now`, in nanoseconds.
     #[expect(clippy::cast_precision_loss, reason = "an average")]
-    fn count(&mut self, taken: u64, now: u64) {
+    pub(super) fn count(&mut self, taken: u64, now: u64) {
         let passed = seconds(now.saturating_sub(self.counted_at));
         if passed <= 0.0 {
             return;
@@ -33,33 +31,11 @@ impl PollBudget {
         self.taken += weight * (rate - self.taken);
         (self.counted, self.counted_at) = (taken, now);
     }
-}
 
-/// What is left of `capacity` for polls, of which `queued` are waiting: at least their share. In lookups a second.
-fn left(capacity: f64, taken: f64, queued: u32) -> f64 {
-    let backlog = f64::from(queued) / DRAINED_WITHIN;
-    (capacity - taken - backlog).max(Class::Poll.share() * capacity)
-}
-
-impl<T> Dispatcher<T> {
-    /// The rate of polls for which there is room now: the rate, or the throughput of the slots, minus what other lookups and retries used
-    /// lately; at least the share of polls. `None` without a rate: unlimited. To be called about once a second.
-    pub fn room_for_polls(&mut self, now: Instant) -> Option<f64> {
-        let now = self.nanos(now);
-        let taken = Class::ALL.iter().map(|class| {
-            let counters = &self.counters[*class as usize];
-            let used = if *class == Class::Poll {
-                0
-            } else {
-                counters.started.saturating_sub(counters.returned)
-            };
-            used + counters.retried
-        });
-        self.poll_budget.count(taken.sum(), now);
-        let rate = self.bucket.as_ref().map(TokenBucket::rate)?;
-        let capacity = rate.min(SLOTS_IN_USE * self.fetches.rate(now));
-        let queued = self.queue.queued_of(Class::Poll as usize);
-        Some(left(capacity, self.poll_budget.taken, queued))
+    /// What is left of `capacity` for polls, of which `queued` are waiting: at least their share. In lookups a second.
+    pub(super) fn left(&self, capacity: f64, queued: u32) -> f64 {
+        let backlog = f64::from(queued) / DRAINED_WITHIN;
+        (capacity - self.taken - backlog).max(Class::Poll.share() * capacity)
     }
 }
 
@@ -93,10 +69,22 @@ mod tests {
 
     #[test]
     fn polls_get_what_is_left_less_what_waits_and_never_less_than_their_share() {
-        assert!(is_near(left(20.0, 0.0, 0), 20.0));
-        assert!(is_near(left(20.0, 6.0, 0), 14.0));
-        assert!(is_near(left(20.0, 6.0, 20), 10.0));
-        assert!(is_near(left(20.0, 19.0, 0), 5.0));
-        assert!(is_near(left(20.0, 0.0, 1000), 5.0));
+        for (taken, queued, expected) in [
+            (0.0, 0, 20.0),
+            (6.0, 0, 14.0),
+            (6.0, 20, 10.0),
+            (19.0, 0, 5.0),
+            (0.0, 1000, 5.0),
+        ] {
+            let budget = PollBudget {
+                taken,
+                ..PollBudget::default()
+            };
+            let left = budget.left(20.0, queued);
+            assert!(
+                is_near(left, expected),
+                "{left} of 20 with {taken} taken, {queued} queued"
+            );
+        }
     }
 }

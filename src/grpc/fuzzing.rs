@@ -12,7 +12,7 @@ use super::{
     deadline::{self, InvalidTimeout, refuse_at_once},
     json,
 };
-use crate::fuzzing::CHANNEL;
+use crate::upstream::fuzzing::CHANNEL;
 
 /// A `grpc-timeout`.
 pub fn grpc_timeout(bytes: &[u8]) {

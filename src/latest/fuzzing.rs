@@ -14,8 +14,10 @@ use super::{
 };
 use crate::{
     cache_entry::CacheEntry,
-    fuzzing::CHANNEL,
-    upstream::UpstreamError,
+    upstream::{
+        UpstreamError,
+        fuzzing::{CHANNEL, feed},
+    },
     video::{Channel, Kind, MAX_UPLOADS, Moment, Upload},
 };
 
@@ -40,7 +42,7 @@ pub fn resume_token(bytes: &[u8]) {
     let Some(([kind, length], bytes)) = bytes.split_first_chunk() else {
         return;
     };
-    let kind = crate::fuzzing::feed(*kind).kind;
+    let kind = feed(*kind).kind;
     let (token, lookups) = bytes.split_at(usize::from(*length).min(bytes.len()));
     let token = [token, &resume::checksum(token)].concat();
     let Ok(token) = ResumeToken::decode(&token) else {

@@ -1,5 +1,7 @@
 //! Encodes cache entries as bytes (`proto/plaque/store/v1/kept.proto`), and decodes them.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;
 

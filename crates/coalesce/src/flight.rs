@@ -4,13 +4,14 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{BuildHasher, Hash},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures_util::FutureExt as _;
 
 use super::{
     broadcast::{self, Overloaded, Receiver, Receivers, WaiterLimit},
+    error::FlightError,
     span::{FlightSpan, Span, SpanMaker},
     sync::{Arc, Mutex, RandomState, Weak},
 };
@@ -20,20 +21,6 @@ pub(super) const SHARDS: usize = 64;
 
 /// A shard shrinks when less than a quarter of its capacity is used, but not below this.
 pub(super) const MIN_SHARD_CAPACITY: usize = 32;
-
-/// Why a flight ended without a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FlightError {
-    /// The fetch panicked, or a closure of the builder did while its result was cached.
-    #[error("the fetch panicked")]
-    Panicked,
-    /// The fetch took longer than this, which is the limit of a flight.
-    #[error("the fetch took longer than {0:?}")]
-    TimedOut(Duration),
-    /// The runtime that ran the flight shut down.
-    #[error("the fetch was aborted with its runtime")]
-    Aborted,
-}
 
 type Outcome<V> = Result<V, FlightError>;
 type Shard<K, V> = HashMap<K, Weak<Joinable<V>>>;

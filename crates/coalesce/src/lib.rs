@@ -211,6 +211,7 @@ mod broadcast;
 mod builder;
 mod cache;
 mod coalescer;
+mod error;
 mod flight;
 #[cfg_attr(not(feature = "tracing"), path = "no_span.rs")]
 mod span;
@@ -226,5 +227,6 @@ pub use self::{
     broadcast::Overloaded,
     builder::{Builder, Retention},
     coalescer::{Coalescer, Error, FetchContext},
-    flight::{FlightError, FlightInfo, Waiter, Waiters},
+    error::FlightError,
+    flight::{FlightInfo, Waiter, Waiters},
 };

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unused_self, reason = "the spans of `span.rs` are values")]
 
-use super::flight::FlightError;
+use super::error::FlightError;
 
 #[derive(Clone, Copy, Default)]
 pub(crate) struct SpanMaker(());

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use tracing::{Id, Instrument as _, field::Empty};
 
-use super::flight::FlightError;
+use super::error::FlightError;
 
 /// Makes a flight's span, from the ID of its parent.
 #[derive(Clone, Copy)]

@@ -13,6 +13,8 @@
 
 #[path = "../src/broadcast.rs"]
 mod broadcast;
+#[path = "../src/error.rs"]
+mod error;
 #[expect(dead_code, reason = "the tasks of flights are not modelled")]
 #[path = "../src/flight.rs"]
 mod flight;

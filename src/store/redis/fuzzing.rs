@@ -9,7 +9,10 @@ use super::{
     scripts::{tag, tagged},
     subscription::{Event, Subscription},
 };
-use crate::{fuzzing, store::RemoteUpdate};
+use crate::{
+    store::{RemoteUpdate, codec::fuzzing::check_entry},
+    upstream::fuzzing::feed,
+};
 
 /// Fuzzes a message of another replica or, after a zero byte, a reply of `load.lua`: the feed's number, the milliseconds since the entry
 /// and the failure were saved, the length of the entry, the entry, the failure.
@@ -25,7 +28,7 @@ fn receive(message: &[u8]) {
     let mut updates = subscription.updates();
     let fields: Vec<&str> = str::from_utf8(message).unwrap_or("").split(' ').collect();
     let about = fields.get(2).and_then(|name| tagged(name));
-    let mut waiter = subscription.wait(about.unwrap_or(fuzzing::feed(0)));
+    let mut waiter = subscription.wait(about.unwrap_or(feed(0)));
 
     subscription.receive(message);
 
@@ -57,7 +60,7 @@ fn load(stored: &[u8]) {
     };
     let length = usize::from(u16::from_be_bytes([*long, *short])).min(rest.len());
     let (value, failure) = rest.split_at(length);
-    let feed = fuzzing::feed(*number);
+    let feed = feed(*number);
     let since = |bytes: [u8; 4]| u64::from(u32::from_be_bytes(bytes)) << 8;
     let stored = (
         value.to_vec(),
@@ -65,7 +68,7 @@ fn load(stored: &[u8]) {
         failure.to_vec(),
         since(failure_since),
     );
-    if let Ok(known) = decode(&stored, feed) {
-        fuzzing::check_known(&known, feed, Instant::now());
+    if let Ok(entry) = decode(&stored, feed) {
+        check_entry(&entry, feed, Instant::now());
     }
 }

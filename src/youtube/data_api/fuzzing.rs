@@ -4,7 +4,7 @@
 
 use super::{ApiError, answer};
 use crate::{
-    fuzzing::feed,
+    upstream::fuzzing::feed,
     video::{Channel, MAX_TEXT, MAX_UPLOADS, steers},
 };
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::flight::FlightError;
+use crate::error::FlightError;
 
 /// How a flight ends.
 #[derive(Clone, Copy, Debug)]
