@@ -28,6 +28,7 @@ mod engine;
 mod failures;
 mod health;
 mod location;
+mod refused;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -55,8 +56,9 @@ pub use self::{
     failures::FAILURE_SHARE,
 };
 use self::{
-    engine::{Engine, Key, Refused, Stored},
+    engine::{Engine, Key, Stored},
     health::{Health, Part},
+    refused::Refused,
     writer::Shared,
 };
 use super::{FeedEntry, Lease, RemoteUpdate, Store, codec, lifetime::failure_lifetime, metrics::Outcome};

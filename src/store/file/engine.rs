@@ -1,17 +1,10 @@
 //! The redb database: its tables, transactions and eviction, and replacing a file that is not one.
 
-use std::{
-    any::Any,
-    collections::HashMap,
-    fmt::Display,
-    fs, io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-};
+use std::{collections::HashMap, fs, path::Path};
 
 use parking_lot::Mutex;
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _,
+    Builder, Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _,
     StorageError, TableDefinition, WriteTransaction, backends::FileBackend,
 };
 
@@ -19,6 +12,7 @@ use super::{
     by_time::{BY_TIME, Rows, Stale},
     failures::{self, FAILURE_SHARE, Failure},
     location::{self, Identity},
+    refused::{Refused, catch_panic, run},
 };
 use crate::{
     store::codec::has_answer,
@@ -85,20 +79,6 @@ impl Change {
             Self::Remove { .. } => 0,
         }
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
-    #[error("another program has it")]
-    Locked,
-    /// Something other than a regular file is there. It is left alone.
-    #[error("it is {0}")]
-    NotAFile(&'static str),
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// Its content cannot be read. [`Engine::open`] renames it.
-    #[error("{0}")]
-    Unreadable(String),
 }
 
 pub(super) struct Engine {
@@ -367,47 +347,4 @@ pub(super) fn total(meta: &impl ReadableTable<&'static str, u64>, of: &str) -> R
 
 fn cost(bytes: &[u8]) -> u64 {
     bytes.len() as u64 + ENTRY_OVERHEAD
-}
-
-impl From<DatabaseError> for Refused {
-    fn from(error: DatabaseError) -> Self {
-        match error {
-            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => Self::Locked,
-            error => redb::Error::from(error).into(),
-        }
-    }
-}
-
-impl From<redb::Error> for Refused {
-    fn from(error: redb::Error) -> Self {
-        match error {
-            redb::Error::Io(error)
-                if !matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-                ) =>
-            {
-                Self::Io(error)
-            }
-            // After an I/O error, which redb does not repeat.
-            error @ redb::Error::PreviousIo => Self::Io(io::Error::other(error)),
-            error => Self::Unreadable(error.to_string()),
-        }
-    }
-}
-
-fn run<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
-    catch_panic(work)?.map_err(|error| error.to_string())
-}
-
-/// Catches panics of redb at a damaged file, which must not end a thread.
-fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("redb panics: {}", panic_message(&*panic)))
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &dyn Display {
-    if let Some(text) = panic.downcast_ref::<String>() {
-        return text;
-    }
-    panic.downcast_ref::<&str>().unwrap_or(&"")
 }
