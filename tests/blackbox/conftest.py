@@ -4,10 +4,11 @@
     pytest tests/blackbox/test_timeline.py -n 8 --plaque target/debug/plaque
     pytest tests/blackbox -m "not slow" --junit-xml results.xml
 
-A test takes what it needs: `plaque` and `origin` (with `@pytest.mark.plaque(*flags, synthesize=True)`), `redis`, `browser`, or `bench`
+A test takes what it needs: `plaque` and `origin` (with `@pytest.mark.plaque(*flags, synthesize=True, latency_ms=0)`), `redis`, `browser`, or `bench`
 to start others. What it tells with `note` stands beside its result and in the JUnit file.
 """
 
+import collections
 import functools
 import os
 import random
@@ -26,7 +27,7 @@ pytest.register_assert_rewrite(
     "stories", "support")
 
 from browser_support import chromium  # noqa: E402 (after the above)
-from store_support import running_redis  # noqa: E402
+from store_support import running_redis, running_replicas  # noqa: E402
 from support import REPOSITORY, Bench  # noqa: E402
 
 # What can be chosen of tests that run for a time, at a rate or with random numbers.
@@ -88,8 +89,8 @@ def flags(request):
 @pytest.fixture
 def origin(bench, request):
     """An origin of this test alone, which takes 100 ms a lookup. It knows some channels; with `synthesize`, all there could be."""
-    mark = request.node.get_closest_marker("plaque")
-    with bench.origin(**mark.kwargs if mark else {}) as origin:
+    options = [mark.kwargs for mark in request.node.iter_markers("plaque")]
+    with bench.origin(**dict(collections.ChainMap(*options))) as origin:
         yield origin
 
 
@@ -111,6 +112,19 @@ def redis():
     """An empty redis-server of this test alone, or the server that PLAQUE_TEST_REDIS names."""
     with running_redis() as redis:
         yield redis
+
+
+@pytest.fixture
+def count():
+    """Of `replicas`."""
+    return 3
+
+
+@pytest.fixture
+def replicas(bench, redis, origin, flags, count):
+    """Replicas that share a Redis."""
+    with running_replicas(bench, redis.url, origin, *flags, count=count) as replicas:
+        yield replicas
 
 
 @pytest.fixture(scope="module")

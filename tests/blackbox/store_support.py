@@ -328,6 +328,19 @@ def expect_one_lookup_for_each(replicas, origin, channels):
     origin.control(latency_ms=0)
 
 
+def key(channel):
+    """Of the entry of a channel's uploads of all kinds."""
+    return f"plaque:1:{{{channel}/all}}"
+
+
+def ttl(answer):
+    """For how many seconds more the answer is fresh, by the cache-status of a hit."""
+    expect_ok(answer)
+    found = re.fullmatch(r"plaque; hit; ttl=(-?\d+)", answer.cache_status or "")
+    assert found, f"the cache-status is {answer.cache_status!r}"
+    return int(found.group(1))
+
+
 # Files
 
 
