@@ -135,6 +135,8 @@ def browser(request):
 
 
 def pytest_collection_modifyitems(config, items):
+    # The longest first: then others run beside them to the end, where several run at once.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         for name in "redis", "browser":
             if name in item.fixturenames:
