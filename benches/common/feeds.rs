@@ -1,4 +1,4 @@
-//! Made-up channels, with as many uploads as YouTube's feeds and titles as long as recorded ones.
+//! Synthetic channels, with as many uploads as YouTube's feeds and titles as long as recorded ones.
 
 use std::time::{Duration, SystemTime};
 

@@ -4,10 +4,11 @@
     pytest tests/blackbox/test_timeline.py -n 8 --plaque target/debug/plaque
     pytest tests/blackbox -m "not slow" --junit-xml results.xml
 
-A test takes what it needs: `plaque` and `origin` (with `@pytest.mark.plaque(*flags, synthesize=True)`), `redis`, `browser`, or `bench`
+A test takes what it needs: `plaque` and `origin` (with `@pytest.mark.plaque(*flags, synthesize=True, latency_ms=0)`), `redis`, `browser`, or `bench`
 to start others. What it tells with `note` stands beside its result and in the JUnit file.
 """
 
+import collections
 import functools
 import os
 import random
@@ -22,10 +23,11 @@ import pytest
 TOOLS = Path(__file__).resolve().parents[2] / "target/ci/bin"
 os.environ["PATH"] = f"{TOOLS}{os.pathsep}{os.environ['PATH']}"
 pytest.register_assert_rewrite(
-    "browser_support", "example_clients", "h2", "mesh_support", "overload_support", "snapshots", "store_support", "stories", "support")
+    "attack_support", "browser_support", "example_clients", "h2", "mesh_support", "overload_support", "snapshots", "store_support",
+    "stories", "support")
 
 from browser_support import chromium  # noqa: E402 (after the above)
-from store_support import running_redis  # noqa: E402
+from store_support import running_redis, running_replicas  # noqa: E402
 from support import REPOSITORY, Bench  # noqa: E402
 
 # What can be chosen of tests that run for a time, at a rate or with random numbers.
@@ -87,8 +89,8 @@ def flags(request):
 @pytest.fixture
 def origin(bench, request):
     """An origin of this test alone, which takes 100 ms a lookup. It knows some channels; with `synthesize`, all there could be."""
-    mark = request.node.get_closest_marker("plaque")
-    with bench.origin(**mark.kwargs if mark else {}) as origin:
+    options = [mark.kwargs for mark in request.node.iter_markers("plaque")]
+    with bench.origin(**dict(collections.ChainMap(*options))) as origin:
         yield origin
 
 
@@ -112,6 +114,19 @@ def redis():
         yield redis
 
 
+@pytest.fixture
+def count():
+    """Of `replicas`."""
+    return 3
+
+
+@pytest.fixture
+def replicas(bench, redis, origin, flags, count):
+    """Replicas that share a Redis."""
+    with running_replicas(bench, redis.url, origin, *flags, count=count) as replicas:
+        yield replicas
+
+
 @pytest.fixture(scope="module")
 def browser(request):
     """Chromium, with the CHROMIUM_FLAGS of the module."""
@@ -120,6 +135,8 @@ def browser(request):
 
 
 def pytest_collection_modifyitems(config, items):
+    # The longest first: then others run beside them to the end, where several run at once.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         for name in "redis", "browser":
             if name in item.fixturenames:

@@ -90,7 +90,7 @@ BROKEN_WATCH = [
     Stream([upload(SCISHOW, "b", B3)], StatusCode.INTERNAL),
     Stream([upload(KURZGESAGT, "aaa", A3)], StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", retry_delay=2.5),
     Stream([], StatusCode.UNAVAILABLE, "SHUTTING_DOWN"),
-    # Another try would not mend that.
+    # A retry would not help.
     Stream([], StatusCode.INVALID_ARGUMENT, "INVALID_RESUME_TOKEN"),
 ]
 # The backoff begins with 1 s, doubles until an event comes, and is no shorter than the server asks.

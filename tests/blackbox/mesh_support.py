@@ -160,8 +160,7 @@ def mesh(bench, *flags, synthesize=True):
     for port in PLAQUES:
         expect_free(port)
     flags = flags if "--drain-delay" in flags else ("--drain-delay", f"{DRAIN_DELAY}s", *flags)
-    with bench.origin(synthesize) as origin, ExitStack() as programs:
-        origin.control(latency_ms=0)
+    with bench.origin(synthesize=synthesize, latency_ms=0) as origin, ExitStack() as programs:
         instances = [Instance(bench, origin.url, port, *flags) for port in PLAQUES]
         for instance in instances:
             programs.callback(instance.process.close)

@@ -39,7 +39,7 @@ class Story:
     resumed: list
     kind: int = ANY
     unseen: bool = False
-    # Made by the check.
+    # Set by the test.
     channel: str = None
     watch: object = None
     shown: list = field(default_factory=list)

@@ -112,6 +112,15 @@ def made_up_channel(number):
     return f"UC{number:021}A"
 
 
+def made_up_channels(first, count):
+    return [made_up_channel(number) for number in range(first, first + count)]
+
+
+def upload_id(number):
+    """Of an upload that a test publishes."""
+    return f"new{number:08}"
+
+
 class Answer:
     """How a call ended. Making one waits for that end, at most until the call's deadline."""
 
@@ -149,6 +158,16 @@ class Answer:
 
 def expect_ok(answer):
     assert answer.code is grpc.StatusCode.OK, f"the call failed: {answer}"
+
+
+def video_id(answer):
+    expect_ok(answer)
+    return answer.response.video.video_id
+
+
+def fetch_time(answer):
+    """In nanoseconds."""
+    return answer.response.freshness.fetch_time.ToNanoseconds()
 
 
 def expect_error(answer, code, reason):
@@ -448,12 +467,12 @@ class Bench:
                 print(program.err.read_text(), file=sys.stderr)
             assert "panicked" not in program.err.read_text(), "plaque panicked"
 
-    def origin(self, synthesize=False):
-        return running_origin(synthesize=synthesize)
+    def origin(self, **options):
+        return running_origin(**options)
 
     @contextmanager
-    def plaque_and_origin(self, *flags, synthesize=False):
-        with self.origin(synthesize) as origin, self.plaque(origin.url, *flags) as plaque:
+    def plaque_and_origin(self, *flags, **options):
+        with self.origin(**options) as origin, self.plaque(origin.url, *flags) as plaque:
             yield plaque, origin
 
     def run_plaque(self, *arguments):

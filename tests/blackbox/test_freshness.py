@@ -12,16 +12,12 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from support import (
-    KURZGESAGT, SCISHOW, SHORT, UNKNOWN, Answer, Clocks, Stopwatch, expect_a_hint_when_to_retry, expect_error, expect_ok,
-    made_up_channel, wait_until,
+    KURZGESAGT, SCISHOW, SHORT, UNKNOWN, Answer, Clocks, Stopwatch, expect_a_hint_when_to_retry, expect_error, expect_ok, fetch_time,
+    made_up_channel, upload_id, wait_until,
 )
 
 StatusCode = grpc.StatusCode
 NEWEST = "N2FOxjtv5ns"
-
-
-def upload_id(number):
-    return f"new{number:08}"
 
 
 def expect_stale_hit(answer):
@@ -29,10 +25,6 @@ def expect_stale_hit(answer):
     assert answer.response.freshness.stale, "the old answer is not marked stale"
     found = re.fullmatch(r"plaque; hit; ttl=-(\d+)", answer.cache_status or "")
     assert found and int(found.group(1)) > 0, f"the cache-status is {answer.cache_status!r}"
-
-
-def fetch_time(answer):
-    return answer.response.freshness.fetch_time.ToNanoseconds()
 
 
 # Stale while revalidate

@@ -1,24 +1,18 @@
-//! The redb database: its tables, transactions and eviction, and replacing a file that is not one.
+//! The redb database: its tables, transactions and eviction, and the replacement of a file that cannot be read.
 
-use std::{
-    any::Any,
-    collections::HashMap,
-    fmt::Display,
-    fs, io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-};
+use std::{collections::HashMap, fs, path::Path};
 
 use parking_lot::Mutex;
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _,
-    StorageError, TableDefinition, WriteTransaction, backends::FileBackend,
+    Builder, Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _, StorageError,
+    TableDefinition, WriteTransaction, backends::FileBackend,
 };
 
 use super::{
     by_time::{BY_TIME, Rows, Stale},
     failures::{self, FAILURE_SHARE, Failure},
     location::{self, Identity},
+    refused::{Refused, catch_panic, run},
 };
 use crate::{
     store::codec::has_answer,
@@ -85,20 +79,6 @@ impl Change {
             Self::Remove { .. } => 0,
         }
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
-    #[error("another program has it")]
-    Locked,
-    /// Something other than a regular file is there. It is left alone.
-    #[error("it is {0}")]
-    NotAFile(&'static str),
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// Its content cannot be read. [`Engine::open`] renames it.
-    #[error("{0}")]
-    Unreadable(String),
 }
 
 pub(super) struct Engine {
@@ -288,13 +268,13 @@ fn create_tables(write: &WriteTransaction) -> Result<(), Refused> {
 }
 
 fn remove_leftovers(write: &WriteTransaction, stale: &mut Stale) -> Result<(), redb::Error> {
-    let kept = write.open_table(ENTRIES)?;
-    Ok(Rows::open(write, stale)?.remove_leftovers(&kept)?)
+    let entries = write.open_table(ENTRIES)?;
+    Ok(Rows::open(write, stale)?.remove_leftovers(&entries)?)
 }
 
 fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Result<(), redb::Error> {
     let mut meta = write.open_table(META)?;
-    let mut kept = write.open_table(ENTRIES)?;
+    let mut entries = write.open_table(ENTRIES)?;
     let mut by_time = Rows::open(write, stale)?;
     let mut failures = failures::Tables::open(write, &meta)?;
     let mut total = total(&meta, BYTES)?;
@@ -302,7 +282,7 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
     let goes = changes.entries.iter().map(|(key, change)| (key, Some(change)));
     let goes = goes.chain(changes.failures.keys().map(|key| (key, None)));
     for (key, change) in goes {
-        let before = kept.get(key)?.and_then(|entry| {
+        let before = entries.get(key)?.and_then(|entry| {
             let (saved, bytes) = entry.value();
             let goes = match change {
                 Some(Change::Put { .. }) => true,
@@ -312,13 +292,13 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
             goes.then_some((saved, cost(bytes)))
         });
         if let Some((saved, cost)) = before {
-            kept.remove(key)?;
+            entries.remove(key)?;
             by_time.mark_stale(saved, key);
             total = total.saturating_sub(cost);
         }
         match change {
             Some(Change::Put { saved, bytes }) => {
-                kept.insert(key, (*saved, &bytes[..]))?;
+                entries.insert(key, (*saved, &bytes[..]))?;
                 by_time.insert(*saved, key)?;
                 total += cost(bytes);
                 failures.remove(key, |_saved| true)?;
@@ -336,24 +316,24 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
         meta.insert(UNITS_DAY, u64::from(day))?;
         meta.insert(UNITS, units)?;
     }
-    Ok(by_time.tidy(kept.len()?)?)
+    Ok(by_time.tidy(entries.len()?)?)
 }
 
 /// Evicts entries until their size is at most `limit`: first those dated later than `now`, whose age is unknown, then the oldest.
 fn make_room(write: &WriteTransaction, limit: u64, now: u64, stale: &mut Stale) -> Result<(), redb::Error> {
     let mut meta = write.open_table(META)?;
-    let mut kept = write.open_table(ENTRIES)?;
+    let mut entries = write.open_table(ENTRIES)?;
     let mut by_time = Rows::open(write, stale)?;
     let mut total = total(&meta, BYTES)?;
     while total > limit {
         let Some((saved, key)) = by_time.take_next(now)? else {
             break;
         };
-        let entry = kept
+        let entry = entries
             .get(&key)?
             .map(|entry| (entry.value().0, cost(entry.value().1)));
         if let Some((_, cost)) = entry.filter(|(current, _)| *current == saved) {
-            kept.remove(&key)?;
+            entries.remove(&key)?;
             total = total.saturating_sub(cost);
         }
     }
@@ -367,47 +347,4 @@ pub(super) fn total(meta: &impl ReadableTable<&'static str, u64>, of: &str) -> R
 
 fn cost(bytes: &[u8]) -> u64 {
     bytes.len() as u64 + ENTRY_OVERHEAD
-}
-
-impl From<DatabaseError> for Refused {
-    fn from(error: DatabaseError) -> Self {
-        match error {
-            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => Self::Locked,
-            error => redb::Error::from(error).into(),
-        }
-    }
-}
-
-impl From<redb::Error> for Refused {
-    fn from(error: redb::Error) -> Self {
-        match error {
-            redb::Error::Io(error)
-                if !matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-                ) =>
-            {
-                Self::Io(error)
-            }
-            // After an I/O error, which redb does not repeat.
-            error @ redb::Error::PreviousIo => Self::Io(io::Error::other(error)),
-            error => Self::Unreadable(error.to_string()),
-        }
-    }
-}
-
-fn run<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
-    catch_panic(work)?.map_err(|error| error.to_string())
-}
-
-/// Catches panics of redb at a damaged file, which must not end a thread.
-fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("redb panics: {}", panic_message(&*panic)))
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &dyn Display {
-    if let Some(text) = panic.downcast_ref::<String>() {
-        return text;
-    }
-    panic.downcast_ref::<&str>().unwrap_or(&"")
 }

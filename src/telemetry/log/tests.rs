@@ -68,9 +68,9 @@ fn what_comes_from_outside_steers_no_log() {
             let expected = if format == Format::Tree { 5 } else { 3 };
             assert_eq!(lines.len(), expected, "{format:?}: {text}");
             for (number, c) in text.chars().enumerate() {
-                let is_ours = c == '\n' || colors && c == '\u{1b}';
+                let is_formatting = c == '\n' || colors && c == '\u{1b}';
                 assert!(
-                    is_ours || !crate::video::steers(c),
+                    is_formatting || !crate::video::steers(c),
                     "{format:?}: {c:?} at {number} of {text}"
                 );
             }
