@@ -67,8 +67,10 @@ pub trait UploadPages: Send + Sync {
 pub struct Page {
     /// The channel's name; empty if the page is.
     pub title: String,
-    /// Newest first. Their kind is known only if the feed is of one kind.
+    /// Newest first. Their kinds are known only if the feed is of one kind.
     pub uploads: Vec<Upload>,
+    /// The number of entries, including those that are not uploads of the channel (any more).
+    pub entries: usize,
     /// The name of the page of older ones; `None` if this is the last.
     pub next: Option<String>,
 }

@@ -92,7 +92,7 @@ async fn a_channel_without_uploads_is_told_from_none() {
             found_before,
             ..LookupRequest::of(Purpose::Awaited)
         };
-        let found = world.api.look_up(other.into(), request).await;
+        let found = world.api.newest(other.into(), request).await;
         assert_eq!(found, Err(ApiError::NoSuchChannel));
         assert_eq!(world.asked().len(), units);
     }
@@ -105,7 +105,7 @@ async fn two_hundred_ids_that_were_made_up_cost_four_units() {
         let channel: ChannelId = format!("UC{number:021}A").parse().expect("an ID");
         world
             .api
-            .look_up(channel.into(), LookupRequest::of(Purpose::Awaited))
+            .newest(channel.into(), LookupRequest::of(Purpose::Awaited))
     });
     let found = join_all(lookups).await;
     assert!(found.iter().all(|found| *found == Err(ApiError::NoSuchChannel)));
@@ -118,7 +118,7 @@ async fn names_are_resolved() {
     let resolve = async |name: &str| {
         world
             .api
-            .resolve(&name.parse().expect("a name"), Purpose::Awaited)
+            .channel(&name.parse().expect("a name"), Purpose::Awaited)
             .await
     };
     for name in ["@tests", "user/Tests", "youtu.be/aaaaaaaaaaa", ID] {
@@ -154,13 +154,9 @@ async fn older_uploads_come_in_pages() {
     let mut seen = vec![];
     let mut next = None;
     for _ in 0..2 {
-        let page = world
-            .api
-            .uploads(feed, next.as_deref(), 2, Purpose::Awaited)
-            .await
-            .expect("a page");
+        let page = world.api.page(feed, next.as_deref()).await.expect("a page");
         seen.extend(page.uploads.iter().map(|upload| upload.id.to_string()));
-        next = page.next_page;
+        next = page.next;
     }
     assert_eq!((seen, next), (vec![A.into(), B.into(), C.into()], None));
 }

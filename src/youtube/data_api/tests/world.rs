@@ -7,10 +7,14 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use flate2::{Compression, write::GzEncoder};
+use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::{super::*, ID};
+use super::{
+    super::{requests::KEY_HEADER, *},
+    ID,
+};
 use crate::youtube::{Settings, client};
 
 /// An API with one channel, of which each list has what is said here, and what was asked of it.
@@ -94,7 +98,7 @@ impl World {
             known: known.cloned().map(Arc::new),
             ..LookupRequest::of(Purpose::Awaited)
         };
-        self.api.look_up(Feed { channel, kind }, request).await
+        self.api.newest(Feed { channel, kind }, request).await
     }
 }
 
@@ -170,7 +174,8 @@ impl State {
 
     fn items(&self, query: &Map<String, String>) -> Option<Value> {
         let prefix = query["playlistId"].strip_suffix(&ID[2..])?;
-        let size: usize = query["maxResults"].parse().expect("a number");
+        let most: usize = query["maxResults"].parse().expect("a number");
+        let size = most.min(2);
         let first: usize = query
             .get("pageToken")
             .map_or(0, |token| token.parse().expect("ours"));
