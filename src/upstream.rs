@@ -59,7 +59,12 @@ pub struct Fallback {
 /// A source of older uploads than a feed has.
 pub trait UploadPages: Send + Sync {
     /// Loads the page of the uploads of `feed` that `page` names; `None`: the newest.
-    fn page<'a>(&'a self, feed: Feed, page: Option<&'a str>) -> BoxFuture<'a, Result<Page, Failure>>;
+    fn page<'a>(
+        &'a self,
+        feed: Feed,
+        page: Option<&'a str>,
+        caller: Caller,
+    ) -> BoxFuture<'a, Result<Page, Failure>>;
 }
 
 /// A page of uploads.
@@ -84,6 +89,7 @@ pub trait NameSource: Send + Sync {
     fn resolve<'a>(
         &'a self,
         name: &'a ChannelName,
+        caller: Caller,
     ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>>;
 }
 
@@ -142,7 +148,7 @@ impl LookupRequest {
 }
 
 /// Why a lookup is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// A caller waits for it.
     Awaited,

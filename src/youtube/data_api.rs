@@ -35,7 +35,7 @@ use reqwest::{Client, Url};
 
 use self::{batch::Batch, requests::Requests};
 pub use self::{
-    budget::{Budget, Day, Refusal},
+    budget::{Budget, Day, Refusal, Use},
     key::{ApiKey, KeyFile},
     ledger::{Ledger, SharedUnits},
 };
@@ -43,7 +43,8 @@ use super::{SetupError, client, list::List};
 use crate::{
     channel_name::{ChannelName, ResolvedChannel},
     upstream::{
-        Failure, Feed, Lookup, LookupRequest, NameSource, Page, Purpose, UploadPages, Upstream, UpstreamError,
+        Caller, Failure, Feed, Lookup, LookupRequest, NameSource, Page, Purpose, UploadPages, Upstream,
+        UpstreamError,
     },
     video::{Channel, ChannelId, Kind, MAX_UPLOADS},
 };
@@ -162,11 +163,14 @@ impl DataApi {
             time_limit,
         });
         let asked = Arc::clone(&requests);
-        let batch = Batch::new(move |ids, purpose| {
+        let batch = Batch::new(move |ids, uses| {
             let requests = Arc::clone(&asked);
             async move {
                 let ids: Vec<&str> = ids.iter().map(ChannelId::as_str).collect();
-                requests.channels("id", &ids.join(","), purpose).await
+                // A caller who has no units left must not keep others from theirs.
+                let spend_for = requests.ledger.likeliest(uses, SystemTime::now());
+                let spend_for = spend_for.unwrap_or(Use::Lookup(Purpose::Poll));
+                requests.channels("id", &ids.join(","), spend_for).await
             }
             .boxed()
         });
@@ -179,19 +183,19 @@ impl DataApi {
     ///
     /// [`ApiError::NoSuchChannel`] if it does not exist. A channel without uploads is no error.
     async fn newest(&self, feed: Feed, request: LookupRequest) -> Result<Channel, ApiError> {
-        let purpose = request.purpose;
+        let spend_for = Use::of(&request);
         let mut title = None;
         if !request.found_before {
-            title = Some(self.batch.find(feed.channel, purpose).await?.title);
+            title = Some(self.batch.find(feed.channel, spend_for).await?.title);
         }
         let mut found: Option<Channel> = None;
         let streams = (feed.kind == Some(Kind::Video)).then(|| List::streams(feed));
         for list in iter::once(List::of(feed)).chain(streams) {
-            let Some(mut page) = self.list(list, purpose).await? else {
+            let Some(mut page) = self.list(list, spend_for).await? else {
                 continue;
             };
             if feed.kind.is_none() {
-                self.set_kinds(&mut page, feed.channel, purpose, request.known.as_deref())
+                self.set_kinds(&mut page, feed.channel, spend_for, request.known.as_deref())
                     .await?;
             }
             let channel = Channel::new(feed.channel, &page.title, page.uploads).with_entries(page.entries);
@@ -202,7 +206,7 @@ impl DataApi {
         }
         let title = match title {
             Some(title) => title,
-            None => self.batch.find(feed.channel, purpose).await?.title,
+            None => self.batch.find(feed.channel, spend_for).await?.title,
         };
         Ok(Channel::new(feed.channel, &title, vec![]))
     }
@@ -212,9 +216,9 @@ impl DataApi {
     /// # Errors
     ///
     /// [`ApiError::NoSuchChannel`] if there is none, and [`ApiError::Unsupported`] for a custom name.
-    async fn channel(&self, name: &ChannelName, purpose: Purpose) -> Result<ResolvedChannel, ApiError> {
+    async fn channel(&self, name: &ChannelName, spend_for: Use) -> Result<ResolvedChannel, ApiError> {
         let (filter, name) = match name {
-            ChannelName::Id(id) => return self.batch.find(*id, purpose).await,
+            ChannelName::Id(id) => return self.batch.find(*id, spend_for).await,
             ChannelName::Custom(_) => return Err(ApiError::Unsupported),
             ChannelName::Video(id) => {
                 let query = [
@@ -222,13 +226,13 @@ impl DataApi {
                     ("id", id.as_str()),
                     ("fields", answer::VIDEO_FIELDS),
                 ];
-                let found = answer::uploader(&self.requests.get("videos", &query, purpose).await?)?;
+                let found = answer::uploader(&self.requests.get("videos", &query, spend_for).await?)?;
                 return found.ok_or(ApiError::NoSuchChannel);
             }
             ChannelName::Handle(name) => ("forHandle", format!("@{name}")),
             ChannelName::User(name) => ("forUsername", name.to_string()),
         };
-        let found = self.requests.channels(filter, &name, purpose).await?;
+        let found = self.requests.channels(filter, &name, spend_for).await?;
         found.into_iter().next().ok_or(ApiError::NoSuchChannel)
     }
 
@@ -239,8 +243,8 @@ impl DataApi {
     }
 
     /// The newest page of a list; `None` if there is no such list.
-    async fn list(&self, list: List, purpose: Purpose) -> Result<Option<Page>, ApiError> {
-        match self.requests.uploads(list, None, purpose).await {
+    async fn list(&self, list: List, spend_for: Use) -> Result<Option<Page>, ApiError> {
+        match self.requests.uploads(list, None, spend_for).await {
             Ok(page) => Ok(Some(page)),
             Err(ApiError::PlaylistNotFound) => Ok(None),
             Err(error) => Err(error),
@@ -253,7 +257,7 @@ impl DataApi {
         &self,
         page: &mut Page,
         channel: ChannelId,
-        purpose: Purpose,
+        spend_for: Use,
         known: Option<&Channel>,
     ) -> Result<(), ApiError> {
         let known = known.into_iter().flat_map(Channel::uploads);
@@ -264,7 +268,7 @@ impl DataApi {
                 channel,
                 kind: Some(Kind::Short),
             });
-            let shorts = self.list(shorts, purpose).await?;
+            let shorts = self.list(shorts, spend_for).await?;
             let shorts = shorts.into_iter().flat_map(|page| page.uploads);
             kinds.extend(shorts.map(|short| (short.id, Kind::Short)));
         }
@@ -290,10 +294,15 @@ impl Upstream for DataApi {
 }
 
 impl UploadPages for DataApi {
-    fn page<'a>(&'a self, feed: Feed, page: Option<&'a str>) -> BoxFuture<'a, Result<Page, Failure>> {
+    fn page<'a>(
+        &'a self,
+        feed: Feed,
+        page: Option<&'a str>,
+        caller: Caller,
+    ) -> BoxFuture<'a, Result<Page, Failure>> {
         Box::pin(async move {
-            let page = self.requests.uploads(List::of(feed), page, Purpose::Awaited);
-            match page.await {
+            let spend_for = Use::Extra(caller.id);
+            match self.requests.uploads(List::of(feed), page, spend_for).await {
                 Err(ApiError::PlaylistNotFound) => Ok(Page::default()),
                 page => Ok(page?),
             }
@@ -305,9 +314,10 @@ impl NameSource for DataApi {
     fn resolve<'a>(
         &'a self,
         name: &'a ChannelName,
+        caller: Caller,
     ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>> {
         Box::pin(async move {
-            match self.channel(name, Purpose::Awaited).await {
+            match self.channel(name, Use::Extra(caller.id)).await {
                 Err(ApiError::Unsupported) => None,
                 resolved => Some(resolved.map_err(Failure::from)),
             }
@@ -320,7 +330,12 @@ impl From<ApiError> for Failure {
         let error = match error {
             ApiError::NoSuchChannel => UpstreamError::NoSuchChannel,
             ApiError::PlaylistNotFound | ApiError::Unsupported => UpstreamError::NotFound,
-            ApiError::OutOfUnits { .. } => UpstreamError::Busy,
+            ApiError::OutOfUnits { retry_at } => {
+                return Self {
+                    error: UpstreamError::Busy,
+                    retry_after: retry_at.duration_since(SystemTime::now()).ok(),
+                };
+            }
             ApiError::Refused(_) => UpstreamError::RateLimited(403),
             ApiError::Upstream(error) => error,
         };

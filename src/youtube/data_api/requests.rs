@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 use reqwest::{Client, StatusCode, Url};
 use tokio::time::timeout;
 
-use super::{ApiError, KeyFile, Ledger, answer};
+use super::{ApiError, KeyFile, Ledger, Use, answer};
 use crate::{
     channel_name::ResolvedChannel,
-    upstream::{Feed, Page, Purpose, UpstreamError},
+    upstream::{Feed, Page, UpstreamError},
     youtube::{body, list::List, response},
 };
 
@@ -40,7 +40,7 @@ impl Requests {
         &self,
         list: List,
         page: Option<&str>,
-        purpose: Purpose,
+        spend_for: Use,
     ) -> Result<Page, ApiError> {
         let Feed { channel, kind } = list.feed;
         let playlist = format!("{}{}", list.prefix.unwrap_or(ALL_UPLOADS), channel.unprefixed());
@@ -51,7 +51,11 @@ impl Requests {
             ("fields", answer::PLAYLIST_FIELDS),
         ];
         query.extend(page.map(|page| ("pageToken", page)));
-        answer::uploads(&self.get("playlistItems", &query, purpose).await?, channel, kind)
+        answer::uploads(
+            &self.get("playlistItems", &query, spend_for).await?,
+            channel,
+            kind,
+        )
     }
 
     /// The channels that exist of those that `filter` names with `value`.
@@ -59,7 +63,7 @@ impl Requests {
         &self,
         filter: &str,
         value: &str,
-        purpose: Purpose,
+        spend_for: Use,
     ) -> Result<Vec<ResolvedChannel>, ApiError> {
         let query = [
             ("part", "snippet"),
@@ -67,7 +71,7 @@ impl Requests {
             ("maxResults", PAGE_SIZE),
             ("fields", answer::CHANNEL_FIELDS),
         ];
-        answer::channels(&self.get("channels", &query, purpose).await?)
+        answer::channels(&self.get("channels", &query, spend_for).await?)
     }
 
     /// Sends one request, for one unit, and returns the body of the answer.
@@ -75,14 +79,16 @@ impl Requests {
         &self,
         method: &str,
         query: &[(&str, &str)],
-        purpose: Purpose,
+        spend_for: Use,
     ) -> Result<Vec<u8>, ApiError> {
         let (key, generation) = {
             let mut file = self.key.lock();
             let (key, generation) = file.current();
             (key.header(), generation)
         };
-        self.ledger.spend(purpose, SystemTime::now(), generation).await?;
+        self.ledger
+            .spend(spend_for, SystemTime::now(), generation)
+            .await?;
         let answered = timeout(self.time_limit, self.send(method, query, key));
         let answered = answered
             .await

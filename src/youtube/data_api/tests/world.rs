@@ -33,6 +33,8 @@ pub(super) struct State {
     /// What is answered instead.
     pub(super) refusal: Option<(u16, &'static str)>,
     pub(super) is_silent: bool,
+    /// An API to which all requests are redirected.
+    pub(super) redirect: Option<Url>,
 }
 
 impl World {
@@ -113,6 +115,10 @@ impl State {
         if self.is_silent {
             return Body::from_stream(futures_util::stream::pending::<Result<&str, std::io::Error>>())
                 .into_response();
+        }
+        if let Some(to) = &self.redirect {
+            let to = uri.to_string().replacen("/youtube/v3/", to.as_str(), 1);
+            return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to)]).into_response();
         }
         let url: Url = format!("http://api{uri}").parse().expect("a URL");
         let method = url
