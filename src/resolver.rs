@@ -133,8 +133,8 @@ impl Resolver {
             return Ok(ResolvedChannel { id, title });
         }
         let (lookup, wanted) = (Arc::clone(&self.lookup), name.clone());
-        let look_up = move || async move { Arc::new(lookup.look_up(&wanted, caller).await) };
-        let resolution = self.names.get_or_fetch(name.clone(), look_up).await;
+        let fetch = move || async move { Arc::new(lookup.look_up(&wanted, caller).await) };
+        let resolution = self.names.get_or_fetch(name.clone(), fetch).await;
         match &resolution.map_err(map_error)?.outcome {
             Ok(channel) => Ok(channel.clone()),
             Err(failure) if failure.error == UpstreamError::NotFound => Err(ResolveError::NotFound(name)),

@@ -25,12 +25,14 @@ const KEEP_PAGES_FOR: Duration = Duration::from_mins(5);
 #[derive(Clone)]
 pub(super) struct OlderUploads {
     source: Arc<dyn UploadPages>,
-    pages: Coalescer<(Feed, Option<String>), Arc<Result<Page, Failure>>>,
+    pages: Coalescer<(Feed, Option<String>), Loaded>,
 }
+
+type Loaded = Arc<Result<Page, Failure>>;
 
 impl OlderUploads {
     pub(super) fn new(source: Arc<dyn UploadPages>, runtime: Handle) -> Self {
-        let pages = Coalescer::<_, Arc<Result<Page, Failure>>>::builder(CACHED_PAGES)
+        let pages = Coalescer::<_, Loaded>::builder(CACHED_PAGES)
             .retention(|_page, loaded| match **loaded {
                 Ok(_) => Retention::Keep,
                 Err(_) => Retention::Discard,
