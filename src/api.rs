@@ -13,6 +13,7 @@ use axum::{
     body::Body,
     extract::{Path, Query},
     http::{HeaderMap, Method, Request, Response, StatusCode},
+    response::IntoResponse as _,
     routing::get,
 };
 use futures_util::future::Either;
@@ -74,24 +75,23 @@ impl Api {
     }
 
     pub(crate) fn router(self: Arc<Self>) -> Router {
-        let api = Arc::clone(&self);
-        let latest_video = async move |Extension(peer): Extension<Peer>,
-                                       Path(channel): Path<String>,
-                                       Query(parameters): Query<Vec<(String, String)>>,
-                                       headers: HeaderMap| {
-            let answer = api.http.latest_video(peer, &headers, channel, parameters);
-            api.limited(answer).await
+        let page = async move |Extension(peer): Extension<Peer>,
+                               Path((channel, page)): Path<(String, String)>,
+                               Query(parameters): Query<Vec<(String, String)>>,
+                               headers: HeaderMap| {
+            match page.as_str() {
+                "latest-video" => {
+                    let answer = self.http.latest_video(peer, &headers, channel, parameters);
+                    self.limited(answer).await.into_response()
+                }
+                "uploads" => {
+                    let answer = self.http.uploads(peer, &headers, channel, parameters);
+                    self.limited(answer).await.into_response()
+                }
+                _ => (StatusCode::NOT_FOUND, NO_SUCH_PAGE).into_response(),
+            }
         };
-        let uploads = async move |Extension(peer): Extension<Peer>,
-                                  Path(channel): Path<String>,
-                                  Query(parameters): Query<Vec<(String, String)>>,
-                                  headers: HeaderMap| {
-            let answer = self.http.uploads(peer, &headers, channel, parameters);
-            self.limited(answer).await
-        };
-        Router::new()
-            .route("/v1/channels/{channel}/latest-video", get(latest_video))
-            .route("/v1/channels/{channel}/uploads", get(uploads))
+        Router::new().route("/v1/channels/{channel}/{page}", get(page))
     }
 }
 

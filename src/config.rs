@@ -1,6 +1,11 @@
 //! The validated settings of a server. Independent of the command line.
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue};
 use reqwest::Url;
@@ -267,6 +272,22 @@ pub fn upstream_url(text: &str) -> Result<Url, BadUpstream> {
     Ok(url)
 }
 
+/// Parses the address of the YouTube Data API.
+///
+/// # Errors
+///
+/// Like [`upstream_url`], and if others could read the key on its way.
+pub fn youtube_api_url(text: &str) -> Result<Url, String> {
+    let url = upstream_url(text).map_err(|error| error.to_string())?;
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let is_loopback = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    if url.scheme() == "https" || is_loopback {
+        return Ok(url);
+    }
+    Err("over http, everybody on the way could read the key; use https, or a server on this machine".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,6 +356,29 @@ mod tests {
                 error.contains(why) && error.contains("expected an http"),
                 "{bad}: {error}"
             );
+        }
+    }
+
+    #[test]
+    fn the_key_is_sent_over_https_or_to_this_machine() {
+        for good in [
+            YOUTUBE_API,
+            "https://api.example/youtube/v3",
+            "http://127.0.0.1:8099/youtube/v3",
+            "http://127.1.2.3/",
+            "http://[::1]:8099/",
+            "http://localhost/",
+        ] {
+            assert!(youtube_api_url(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://www.googleapis.com/youtube/v3",
+            "http://10.0.0.1/",
+            "http://localhost.example/",
+            "http://[::ffff:10.0.0.1]/",
+        ] {
+            let error = youtube_api_url(bad).expect_err(bad);
+            assert!(error.contains("use https"), "{bad}: {error}");
         }
     }
 }

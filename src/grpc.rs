@@ -234,12 +234,18 @@ where
             });
         }
         if method == Method::ResolveChannel {
+            let (peer, longest) = (self.peer, self.limits.deadline);
             let codec = ProstCodec::<ResolveChannelResponse, ResolveChannelRequest>::default();
             let mut grpc = Grpc::new(codec).max_decoding_message_size(self.limits.message_bytes);
             return Box::pin(async move {
                 let resolve = service_fn(async |request: Request<ResolveChannelRequest>| {
-                    let resolved = service.resolve(&request.get_ref().query).await;
-                    let channel = resolved.map_err(|error| status::from(error, Some(OVERLOAD_PAUSE)))?;
+                    let metadata = request.metadata().as_ref();
+                    let caller = service.callers.of_call(peer, metadata, longest);
+                    let resolved = service.resolve(&request.get_ref().query, caller).await;
+                    let channel = resolved.map_err(|error| {
+                        let retry_after = error.retry_after();
+                        status::from(error, Some(retry_after))
+                    })?;
                     Ok(Response::new(ResolveChannelResponse {
                         channel_id: channel.id.to_string(),
                         title: channel.title.into(),
@@ -293,9 +299,9 @@ impl Service {
     }
 
     /// The channel that `query` stands for.
-    async fn resolve(&self, query: &str) -> Result<ResolvedChannel, CallError> {
+    async fn resolve(&self, query: &str, caller: Caller) -> Result<ResolvedChannel, CallError> {
         let name = query.parse().map_err(RequestError::InvalidQuery)?;
-        Ok(self.resolver.resolve(name).await?)
+        Ok(self.resolver.resolve(name, caller).await?)
     }
 
     async fn get_batch(

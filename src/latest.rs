@@ -57,6 +57,7 @@ use self::{
     fallback::Fallbacks,
     fetcher::Fetcher,
     hub::Hubs,
+    list::OlderUploads,
     lookup::FlightRequest,
     policy::FromCache,
     polling::Poller,
@@ -110,7 +111,7 @@ pub struct Latest {
     policy: Policy,
     coalescer: Coalescer<Feed, Arc<FeedEntry>>,
     /// Older uploads than the entries have.
-    pages: Option<Arc<dyn UploadPages>>,
+    pages: Option<OlderUploads>,
     /// Polls watched channels. Started by the first watch.
     poller: Poller,
     runtime: Handle,
@@ -176,7 +177,7 @@ impl Latest {
     /// Lists older uploads by `pages`.
     #[must_use]
     pub fn with_pages(mut self, pages: Option<Arc<dyn UploadPages>>) -> Self {
-        self.pages = pages;
+        self.pages = pages.map(|pages| OlderUploads::new(pages, self.runtime.clone()));
         self
     }
 

@@ -1,20 +1,20 @@
-//! Resolves names of channels: handles, legacy and custom names, and addresses, to IDs.
+//! Resolves names of channels to IDs: handles, legacy and custom names, videos.
 //!
-//! An ID needs no lookup. For other names the sources are asked in order, until one knows: concurrent callers of one name share
-//! a flight of a [`Coalescer`], as those of a feed do.
+//! Concurrent callers of one name share a flight of a [`Coalescer`]. The flight looks in the store, then waits for a permit, and asks the sources
+//! in order until one knows. Permits come from a queue like that of feeds, in which callers take turns, so that made-up names cannot send
+//! more requests from this address than [`RATE_PART`] allows.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use coalesce::{Coalescer, FlightError, Overloaded, Retention};
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::runtime::Handle;
 
 use crate::{
     channel_name::{ChannelName, ResolvedChannel},
-    upstream::{NameSource, UpstreamError},
+    store::{Store, lifetime::NAME_LIFETIME},
+    upstream::{Caller, Failure, LookupRequest, NameSource, Purpose, UpstreamError},
+    youtube::{Pace, Queue},
 };
-
-/// How long a name is cached: handles can move to another channel, but rarely do.
-const KEEP_FOR: Duration = Duration::from_hours(30 * 24);
 
 /// How long it is cached that there is no such name.
 const NOT_FOUND_FOR: Duration = Duration::from_mins(5);
@@ -25,11 +25,14 @@ const FAILED_FOR: Duration = Duration::from_secs(10);
 /// Names that are cached, about 200 bytes each.
 const CAPACITY: u64 = 50_000;
 
-/// Names that are cached although nobody has them, or nobody can tell: anybody can make these up.
+/// Cached failures. They are separate from the names that were found, since anybody can make names up.
 const LOW_PRIORITY_CAPACITY: u64 = 5_000;
 
-/// Names that are looked up at one time.
-const CONCURRENCY: usize = 8;
+/// Concurrent lookups of names.
+const CONCURRENCY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
+
+/// The part of the feeds' rate that names may have, in addition to the feeds. A name takes one to four requests.
+const RATE_PART: f64 = 0.25;
 
 /// The longest that a flight takes, with its wait.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
@@ -40,9 +43,9 @@ pub enum ResolveError {
     /// There is no such channel.
     #[error("{0} was not found; check its spelling, or give the channel's ID")]
     NotFound(ChannelName),
-    /// No source could tell.
+    /// No source knows, and the last one that was asked failed.
     #[error("{0}")]
-    Upstream(UpstreamError),
+    Upstream(Failure),
     /// Too many callers wait already.
     #[error("the server is overloaded: {0} callers wait for names already")]
     Overloaded(usize),
@@ -51,70 +54,150 @@ pub enum ResolveError {
     ShuttingDown,
 }
 
-type Resolution = Result<ResolvedChannel, UpstreamError>;
+impl ResolveError {
+    /// When to retry, if that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Upstream(failure) => failure.retry_after,
+            Self::NotFound(_) | Self::Overloaded(_) | Self::ShuttingDown => None,
+        }
+    }
+}
+
+/// The outcome of a flight, and for how long it may be cached.
+struct Resolution {
+    outcome: Result<ResolvedChannel, Failure>,
+    keep_for: Duration,
+}
 
 /// Resolves names. Clones share the cache.
 #[derive(Clone)]
 pub struct Resolver {
     names: Coalescer<ChannelName, Arc<Resolution>>,
-    sources: Arc<[Arc<dyn NameSource>]>,
-    concurrency: Arc<Semaphore>,
+    lookup: Arc<NameLookup>,
+}
+
+/// What flights share.
+struct NameLookup {
+    sources: Vec<Arc<dyn NameSource>>,
+    store: Option<Arc<dyn Store>>,
+    queue: Arc<Queue>,
 }
 
 impl Resolver {
-    /// Resolves by `sources`, the first that can tell, with flights that run on `runtime`.
+    /// Resolves by the first of `sources` that knows a name, with flights that run on `runtime`. `pace` is that of the feeds.
     #[must_use]
-    pub fn new(sources: Vec<Arc<dyn NameSource>>, max_waiters: usize, runtime: Handle) -> Self {
+    pub fn new(
+        sources: Vec<Arc<dyn NameSource>>,
+        store: Option<Arc<dyn Store>>,
+        pace: Pace,
+        max_waiters: usize,
+        runtime: Handle,
+    ) -> Self {
         let names = Coalescer::<ChannelName, Arc<Resolution>>::builder(CAPACITY)
             .low_priority_capacity(LOW_PRIORITY_CAPACITY)
-            .retention(|_name, resolution| match **resolution {
+            .retention(|_name, resolution| match &resolution.outcome {
                 Ok(_) => Retention::Keep,
+                Err(failure) if failure.error.is_local_condition() => Retention::Discard,
                 Err(_) => Retention::LowPriority,
             })
-            .expire_after_write(|_name, resolution| {
-                Some(match &**resolution {
-                    Ok(_) => KEEP_FOR,
-                    Err(UpstreamError::NotFound) => NOT_FOUND_FOR,
-                    Err(_) => FAILED_FOR,
-                })
-            })
+            .expire_after_write(|_name, resolution| Some(resolution.keep_for))
             .flight_timeout(TIME_LIMIT)
             .max_waiters(max_waiters)
             .runtime(runtime)
             .build();
+        let pace = Pace {
+            concurrency: CONCURRENCY,
+            rate: pace.rate.map(|rate| rate * RATE_PART),
+            ..pace
+        };
         Self {
             names,
-            sources: sources.into(),
-            concurrency: Arc::new(Semaphore::new(CONCURRENCY)),
+            lookup: Arc::new(NameLookup {
+                sources,
+                store,
+                queue: Queue::new(&pace),
+            }),
         }
     }
 
-    /// Resolves `name`. May be dropped at any time: a flight that it started goes on.
+    /// Resolves `name` for `caller`. May be dropped at any time: a flight that it started goes on.
     ///
     /// # Errors
     ///
-    /// If there is no such name, or no source can tell.
-    pub async fn resolve(&self, name: ChannelName) -> Result<ResolvedChannel, ResolveError> {
+    /// If there is no such name, or no source knows.
+    pub async fn resolve(&self, name: ChannelName, caller: Caller) -> Result<ResolvedChannel, ResolveError> {
         if let ChannelName::Id(id) = name {
             let title = "".into();
             return Ok(ResolvedChannel { id, title });
         }
-        let (sources, concurrency, query) = (
-            Arc::clone(&self.sources),
-            Arc::clone(&self.concurrency),
-            name.clone(),
-        );
-        let look_up = move || async move {
-            // Never closed.
-            let _permit = concurrency.acquire().await;
-            Arc::new(first(&sources, &query).await)
-        };
-        let resolution = self.names.get_or_fetch(name.clone(), look_up).await;
-        match &*resolution.map_err(map_error)? {
+        let (lookup, wanted) = (Arc::clone(&self.lookup), name.clone());
+        let fetch = move || async move { Arc::new(lookup.look_up(&wanted, caller).await) };
+        let resolution = self.names.get_or_fetch(name.clone(), fetch).await;
+        match &resolution.map_err(map_error)?.outcome {
             Ok(channel) => Ok(channel.clone()),
-            Err(UpstreamError::NotFound) => Err(ResolveError::NotFound(name)),
-            Err(error) => Err(ResolveError::Upstream(error.clone())),
+            Err(failure) if failure.error == UpstreamError::NotFound => Err(ResolveError::NotFound(name)),
+            Err(failure) => Err(ResolveError::Upstream(failure.clone())),
         }
+    }
+}
+
+impl NameLookup {
+    async fn look_up(&self, name: &ChannelName, caller: Caller) -> Resolution {
+        if let Some(store) = &self.store
+            && let Some((channel, keep_for)) = store.load_name(name).await
+        {
+            let outcome = Ok(channel);
+            return Resolution { outcome, keep_for };
+        }
+        let outcome = self.admit(name, caller).await;
+        if let (Some(store), Ok(channel)) = (&self.store, &outcome) {
+            store.save_name(name, channel).await;
+        }
+        let keep_for = match &outcome {
+            Ok(_) => NAME_LIFETIME,
+            Err(failure) if failure.error == UpstreamError::NotFound => NOT_FOUND_FOR,
+            Err(_) => FAILED_FOR,
+        };
+        Resolution { outcome, keep_for }
+    }
+
+    /// Asks the sources, once there is a permit.
+    async fn admit(&self, name: &ChannelName, caller: Caller) -> Result<ResolvedChannel, Failure> {
+        // Others with later deadlines may join the flight.
+        let deadline = None;
+        let request = LookupRequest {
+            caller: Caller { deadline, ..caller },
+            ..LookupRequest::of(Purpose::Awaited)
+        };
+        let mut permit = self.queue.permit(None, request).await?;
+        permit.begin();
+        let resolved = self.ask(name, caller).await;
+        permit.complete();
+        resolved
+    }
+
+    /// The answer of the first source that knows; if none does, the failure of the last.
+    async fn ask(&self, name: &ChannelName, caller: Caller) -> Result<ResolvedChannel, Failure> {
+        let mut failed: Failure =
+            UpstreamError::Unreachable("no source is configured for names of this form".into()).into();
+        for source in &self.sources {
+            match source.resolve(name, caller).await {
+                None => {}
+                Some(Ok(channel)) => return Ok(channel),
+                Some(Err(failure)) => match failure.error {
+                    UpstreamError::NoSuchChannel | UpstreamError::NotFound => {
+                        return Err(UpstreamError::NotFound.into());
+                    }
+                    _ => {
+                        tracing::debug!(%name, error = %failure, "a source could not resolve the name");
+                        failed = failure;
+                    }
+                },
+            }
+        }
+        Err(failed)
     }
 }
 
@@ -122,30 +205,11 @@ fn map_error(error: coalesce::Error) -> ResolveError {
     match error {
         coalesce::Error::Overloaded(Overloaded(waiters)) => ResolveError::Overloaded(waiters),
         coalesce::Error::Flight(FlightError::Aborted) => ResolveError::ShuttingDown,
-        coalesce::Error::Flight(FlightError::Panicked) => ResolveError::Upstream(UpstreamError::Panicked),
+        coalesce::Error::Flight(FlightError::Panicked) => {
+            ResolveError::Upstream(UpstreamError::Panicked.into())
+        }
         coalesce::Error::Flight(FlightError::TimedOut(limit)) => {
-            ResolveError::Upstream(UpstreamError::TimedOut(limit))
+            ResolveError::Upstream(UpstreamError::TimedOut(limit).into())
         }
     }
-}
-
-/// The answer of the first source that can tell; if none can, the failure of the last.
-async fn first(sources: &[Arc<dyn NameSource>], name: &ChannelName) -> Resolution {
-    let mut failed = UpstreamError::Unreachable("no source is configured for names of this form".into());
-    for source in sources {
-        match source.resolve(name).await {
-            None => {}
-            Some(Ok(channel)) => return Ok(channel),
-            Some(Err(failure)) => match failure.error {
-                UpstreamError::NoSuchChannel | UpstreamError::NotFound => {
-                    return Err(UpstreamError::NotFound);
-                }
-                error => {
-                    tracing::debug!(%name, %error, "a source could not resolve the name");
-                    failed = error;
-                }
-            },
-        }
-    }
-    Err(failed)
 }

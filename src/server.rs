@@ -241,10 +241,11 @@ fn use_cases(sources: Sources, config: &Config) -> (Arc<Latest>, Resolver) {
         store,
     } = sources;
     let runtime = Handle::current();
-    let latest = Latest::with_fallbacks(upstream, fallbacks, store, config.latest, runtime.clone());
+    let latest = Latest::with_fallbacks(upstream, fallbacks, store.clone(), config.latest, runtime.clone());
     let latest = Arc::new(latest.with_pages(pages));
     latest.apply_remote_updates();
-    let resolver = Resolver::new(names, config.latest.max_waiters, runtime);
+    let pace = config.upstream.pace;
+    let resolver = Resolver::new(names, store, pace, config.latest.max_waiters, runtime);
     (latest, resolver)
 }
 

@@ -21,6 +21,7 @@ use prometheus_client::registry::Registry;
 
 use crate::{
     cache_entry::CacheEntry,
+    channel_name::{ChannelName, ResolvedChannel},
     upstream::{Feed, UpstreamError},
     video::Channel,
     youtube::data_api::{Day, SharedUnits},
@@ -68,6 +69,16 @@ pub trait Store: Send + Sync {
     /// value. `None` if the store does not answer.
     fn add_units(&self, _day: u32, _units: u64) -> BoxFuture<'_, Option<u64>> {
         Box::pin(future::ready(None))
+    }
+
+    /// Loads the channel of `name`, and how long it may still be kept. `None` if there is none, or if the store does not answer.
+    fn load_name<'a>(&'a self, _name: &'a ChannelName) -> BoxFuture<'a, Option<(ResolvedChannel, Duration)>> {
+        Box::pin(future::ready(None))
+    }
+
+    /// Saves the channel of `name`, which was just resolved, for [`NAME_LIFETIME`](lifetime::NAME_LIFETIME).
+    fn save_name<'a>(&'a self, _name: &'a ChannelName, _channel: &'a ResolvedChannel) -> BoxFuture<'a, ()> {
+        Box::pin(future::ready(()))
     }
 
     /// The entries that other replicas save from now on. Ends at once if the store is not shared.

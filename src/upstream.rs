@@ -62,7 +62,12 @@ pub struct Fallback {
 /// A source of older uploads than a feed has.
 pub trait UploadPages: Send + Sync {
     /// Loads the page of the uploads of `feed` that `page` names; `None`: the newest.
-    fn page<'a>(&'a self, feed: Feed, page: Option<&'a str>) -> BoxFuture<'a, Result<Page, Failure>>;
+    fn page<'a>(
+        &'a self,
+        feed: Feed,
+        page: Option<&'a str>,
+        caller: Caller,
+    ) -> BoxFuture<'a, Result<Page, Failure>>;
 }
 
 /// A page of uploads.
@@ -70,8 +75,10 @@ pub trait UploadPages: Send + Sync {
 pub struct Page {
     /// The channel's name; empty if the page is.
     pub title: String,
-    /// Newest first. Their kind is known only if the feed is of one kind.
+    /// Newest first. Their kinds are known only if the feed is of one kind.
     pub uploads: Vec<Upload>,
+    /// The number of entries, including those that are not uploads of the channel (any more).
+    pub entries: usize,
     /// The name of the page of older ones; `None` if this is the last.
     pub next: Option<String>,
 }
@@ -85,6 +92,7 @@ pub trait NameSource: Send + Sync {
     fn resolve<'a>(
         &'a self,
         name: &'a ChannelName,
+        caller: Caller,
     ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>>;
 }
 
@@ -143,7 +151,7 @@ impl LookupRequest {
 }
 
 /// Why a lookup is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// A caller waits for it.
     Awaited,

@@ -29,6 +29,7 @@ use reqwest::{Client, Url};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, Span};
 
+pub(crate) use self::queue::Queue;
 pub use self::{
     client::{BadProxy, IpVersion, Proxy, SetupError, USER_AGENT},
     queue::Pace,
@@ -36,13 +37,13 @@ pub use self::{
 use self::{
     guard::{Admission, Guard},
     list::List,
-    queue::{Permit, Queue},
+    queue::Permit,
     requests::Requests,
 };
 use crate::{
     channel_name::{ChannelName, ResolvedChannel},
     metrics::SECONDS,
-    upstream::{Failure, Feed, Lookup, LookupRequest, NameSource, Purpose, Upstream, UpstreamError},
+    upstream::{Caller, Failure, Feed, Lookup, LookupRequest, NameSource, Purpose, Upstream, UpstreamError},
     video::{Channel, Kind},
 };
 
@@ -309,15 +310,18 @@ impl NameSource for YouTube {
     fn resolve<'a>(
         &'a self,
         name: &'a ChannelName,
+        caller: Caller,
     ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>> {
         Box::pin(async move {
             let ChannelName::User(user) = name else {
                 return None;
             };
-            let resolved = timeout_at(Instant::now() + self.time_limit, self.owner(user)).await;
-            let timed_out = UpstreamError::TimedOut(self.time_limit);
-            match resolved.unwrap_or_else(|_elapsed| Err(timed_out.into())) {
-                // It may be a spell of 404s: other sources know better.
+            let owner = async {
+                let resolved = timeout_at(Instant::now() + self.time_limit, self.owner(user)).await;
+                resolved.unwrap_or_else(|_elapsed| Err(UpstreamError::TimedOut(self.time_limit).into()))
+            };
+            match self.guard.request_by_name(caller.id, owner).await {
+                // In an outage that means nothing. Other sources know.
                 Err(failure) if failure.error == UpstreamError::NotFound => None,
                 resolved => Some(resolved),
             }

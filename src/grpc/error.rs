@@ -1,7 +1,12 @@
 //! Every way in which a call can fail: its request is invalid, the server does not carry it out, or its lookup fails.
 
+use std::time::Duration;
+
 use crate::{
-    channel_name::InvalidName, latest::LookupError, resolver::ResolveError, video::InvalidChannelId,
+    channel_name::InvalidName,
+    latest::{LookupError, OVERLOAD_PAUSE},
+    resolver::ResolveError,
+    video::InvalidChannelId,
 };
 
 /// The reason why a call fails. [`status`](super::status) maps it to what the caller receives.
@@ -42,6 +47,17 @@ pub enum CallError {
     /// The code that handles the call panicked. A panic of a lookup is an [`UpstreamError`](crate::upstream::UpstreamError).
     #[error("the call failed by a bug in the server; it is logged there")]
     Panicked,
+}
+
+impl CallError {
+    /// How long to wait before a retry, if one can help, where no lookup says it.
+    pub(super) fn retry_after(&self) -> Duration {
+        match self {
+            Self::Resolve(error) => error.retry_after(),
+            _ => None,
+        }
+        .unwrap_or(OVERLOAD_PAUSE)
+    }
 }
 
 /// The reason why a request is invalid.

@@ -75,12 +75,12 @@ impl JsonService {
     ) -> Response<String> {
         let caller = self.caller(peer, headers);
         let reply = self.within_deadline(async {
-            let request = request(self.channel_id(channel).await?, parameters)?;
+            let request = request(self.channel_id(channel, &caller).await?, parameters)?;
             Ok(self.service.get(&request, &caller).await?)
         });
         let reply = match reply.await {
             Ok(reply) => reply,
-            Err(error) => return error_response(&error, Some(OVERLOAD_PAUSE)),
+            Err(error) => return error_response(&error, Some(error.retry_after())),
         };
         let (cache_status, source) = (reply.cache_status, reply.source());
         let mut response = match reply.outcome {
@@ -101,7 +101,7 @@ impl JsonService {
     ) -> Response<String> {
         let caller = self.caller(peer, headers);
         let page = self.within_deadline(async {
-            let request = list_request(self.channel_id(channel).await?, parameters)?;
+            let request = list_request(self.channel_id(channel, &caller).await?, parameters)?;
             Ok(self.service.list(&request, &caller).await)
         });
         match page.await {
@@ -111,7 +111,7 @@ impl JsonService {
                 None => json_response(StatusCode::INTERNAL_SERVER_ERROR, String::new()),
             },
             Ok(Err((error, retry_after))) => error_response(&error, retry_after),
-            Err(error) => error_response(&error, Some(OVERLOAD_PAUSE)),
+            Err(error) => error_response(&error, Some(error.retry_after())),
         }
     }
 
@@ -132,11 +132,11 @@ impl JsonService {
     }
 
     /// The ID of the channel in a path. What looks like one is checked with the rest of the request.
-    async fn channel_id(&self, channel: String) -> Result<String, CallError> {
+    async fn channel_id(&self, channel: String, caller: &impl Fn() -> Caller) -> Result<String, CallError> {
         if channel.starts_with("UC") {
             return Ok(channel);
         }
-        Ok(self.service.resolve(&channel).await?.id.to_string())
+        Ok(self.service.resolve(&channel, caller()).await?.id.to_string())
     }
 
     fn success(&self, answer: &Answer) -> Response<String> {

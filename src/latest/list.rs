@@ -3,15 +3,65 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use coalesce::{Coalescer, Overloaded, Retention};
+use tokio::runtime::Handle;
 
-use super::{Answer, Latest, LookupError, Query};
+use super::{Answer, Latest, LookupError, OVERLOAD_PAUSE, Query, map_flight_error};
 use crate::{
-    upstream::{Caller, Feed},
+    upstream::{Caller, Failure, Feed, Page, UploadPages},
     video::{Channel, MAX_UPLOADS, Moment, Upload, VideoId},
 };
 
-/// How many pages of the source are read for one of ours: some of its uploads may be newer than where the last page ended.
+/// The most pages of the source that are read for one of ours: some of its uploads may be newer than where the last page ended.
 const MAX_PAGES: usize = 3;
+
+/// The pages of the source that are cached, of up to 50 uploads each.
+const CACHED_PAGES: u64 = 200;
+
+/// How long these are cached: new uploads move all others.
+const KEEP_PAGES_FOR: Duration = Duration::from_mins(5);
+
+/// A source of older uploads, whose pages are coalesced and cached.
+#[derive(Clone)]
+pub(super) struct OlderUploads {
+    source: Arc<dyn UploadPages>,
+    pages: Coalescer<(Feed, Option<String>), Loaded>,
+}
+
+type Loaded = Arc<Result<Page, Failure>>;
+
+impl OlderUploads {
+    pub(super) fn new(source: Arc<dyn UploadPages>, runtime: Handle) -> Self {
+        let pages = Coalescer::<_, Loaded>::builder(CACHED_PAGES)
+            .retention(|_page, loaded| match **loaded {
+                Ok(_) => Retention::Keep,
+                Err(_) => Retention::Discard,
+            })
+            .time_to_live(KEEP_PAGES_FOR)
+            .runtime(runtime)
+            .build();
+        Self { source, pages }
+    }
+
+    async fn page(
+        &self,
+        feed: Feed,
+        page: Option<String>,
+        caller: Caller,
+    ) -> Result<Page, (LookupError, Option<Duration>)> {
+        let (source, wanted) = (Arc::clone(&self.source), page.clone());
+        let load = move || async move { Arc::new(source.page(feed, wanted.as_deref(), caller).await) };
+        match self.pages.get_or_fetch((feed, page), load).await {
+            Ok(loaded) => (*loaded)
+                .clone()
+                .map_err(|failure| (LookupError::Upstream(failure.error), failure.retry_after)),
+            Err(coalesce::Error::Overloaded(Overloaded(waiters))) => {
+                Err((LookupError::Overloaded(waiters), Some(OVERLOAD_PAUSE)))
+            }
+            Err(coalesce::Error::Flight(error)) => Err((map_flight_error(error), None)),
+        }
+    }
+}
 
 /// Where the next page begins: after an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +131,7 @@ impl Latest {
     ) -> Result<Listed, (LookupError, Option<Duration>)> {
         // Older pages of the source need nothing of the entry.
         if let Some(token @ PageToken { page: Some(_), .. }) = token {
-            return self.older(query, size, token).await;
+            return self.older(query, size, token, caller()).await;
         }
         let reply = self.get_for(query, caller).await;
         let answer = match reply.outcome {
@@ -103,7 +153,7 @@ impl Latest {
             };
             match indices.iter().position(is_after) {
                 Some(position) if position + 1 < indices.len() => drop(indices.drain(..=position)),
-                _ => return self.older(query, size, token).await,
+                _ => return self.older(query, size, token, caller()).await,
             }
         }
         let has_more = indices.len() > size;
@@ -129,6 +179,7 @@ impl Latest {
         query: Query,
         size: usize,
         token: PageToken,
+        caller: Caller,
     ) -> Result<Listed, (LookupError, Option<Duration>)> {
         let Some(source) = &self.pages else {
             return Ok(Listed::empty());
@@ -139,9 +190,7 @@ impl Latest {
         };
         let mut page = token.page.clone();
         for _ in 0..MAX_PAGES {
-            let loaded = source.page(feed, page.as_deref()).await;
-            let loaded =
-                loaded.map_err(|failure| (LookupError::Upstream(failure.error), failure.retry_after))?;
+            let loaded = source.page(feed, page.clone(), caller).await?;
             let mut uploads = loaded.uploads;
             let is_older = |upload: &Upload| {
                 let published = Moment::new(upload.published);

@@ -15,6 +15,7 @@ use prost::Message as _;
 use super::{FeedEntry, lifetime::MAX_FAILURE_LIFETIME};
 use crate::{
     cache_entry::{CacheEntry, Failure, Success},
+    channel_name::{ChannelName, ResolvedChannel},
     proto::store::{self, failure::Error},
     upstream::{Feed, UpstreamError},
     video::{self, Channel, Kind, MAX_UPLOADS, Moment, Source, Thumbnail, Upload},
@@ -75,6 +76,23 @@ impl Since {
             Self::Unknown { .. } => Duration::ZERO,
         }
     }
+}
+
+/// Encodes the channel of a name, with the name: a store may look entries up by a hash of it.
+#[must_use]
+pub fn encode_name(name: &ChannelName, ResolvedChannel { id, title }: &ResolvedChannel) -> Vec<u8> {
+    format!("{name} {id} {title}").into_bytes()
+}
+
+/// Decodes the channel of a name. `None` if the bytes are something else.
+#[must_use]
+pub fn decode_name(name: &ChannelName, bytes: &[u8]) -> Option<ResolvedChannel> {
+    let text = str::from_utf8(bytes).ok()?;
+    let (id, title) = text.strip_prefix(&format!("{name} "))?.split_once(' ')?;
+    Some(ResolvedChannel {
+        id: id.parse().ok()?,
+        title: video::message(title),
+    })
 }
 
 /// Encodes `entry` as of `now`. `None` if it is of no use to other replicas: for example that the upstream refuses this one, or a bug.

@@ -61,8 +61,18 @@ use self::{
     refused::Refused,
     writer::Shared,
 };
-use super::{FeedEntry, Lease, RemoteUpdate, Store, codec, lifetime::failure_lifetime, metrics::Outcome};
-use crate::{clock, metrics::metric, upstream::Feed};
+use super::{
+    FeedEntry, Lease, RemoteUpdate, Store,
+    codec::{self, Since},
+    lifetime::{NAME_LIFETIME, failure_lifetime},
+    metrics::Outcome,
+};
+use crate::{
+    channel_name::{ChannelName, ResolvedChannel},
+    clock,
+    metrics::metric,
+    upstream::Feed,
+};
 
 /// Concurrent reads. A read takes microseconds unless the disk hangs; then no more threads than these hang with it.
 const READS: usize = 4;
@@ -295,6 +305,35 @@ impl Store for File {
 
     fn add_units(&self, day: u32, units: u64) -> BoxFuture<'_, Option<u64>> {
         future::ready(Some(self.shared.add_units(day, units))).boxed()
+    }
+
+    fn load_name<'a>(&'a self, name: &'a ChannelName) -> BoxFuture<'a, Option<(ResolvedChannel, Duration)>> {
+        async move {
+            let key = engine::name_key(&name.to_string());
+            let entry = match self.shared.waiting(&key).entry {
+                None => {
+                    tokio::time::timeout(self.budget, self.read(key))
+                        .await
+                        .ok()?
+                        .ok()?
+                        .entry
+                }
+                waiting => waiting,
+            };
+            let (saved, bytes) = entry?;
+            // Dated in the future, its age is unknown.
+            let Since::Known(age) = self.shared.ages.since(saved) else {
+                return None;
+            };
+            Some((codec::decode_name(name, &bytes)?, NAME_LIFETIME.checked_sub(age)?))
+        }
+        .boxed()
+    }
+
+    fn save_name<'a>(&'a self, name: &'a ChannelName, channel: &'a ResolvedChannel) -> BoxFuture<'a, ()> {
+        let name_key = engine::name_key(&name.to_string());
+        self.shared.enqueue(name_key, codec::encode_name(name, channel));
+        future::ready(()).boxed()
     }
 
     fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate> {

@@ -1,4 +1,4 @@
-//! How long a store keeps an entry that is only a failure. Pure: `now` is a parameter.
+//! How long a store keeps names, and entries that are only failures. Pure: `now` is a parameter.
 //!
 //! An entry with a success is kept for as long as it may be served. One that is only a failure is kept until its pause is over, and for as
 //! long again, so that the next failure continues the streak; at most for [`MAX_FAILURE_LIFETIME`].
@@ -13,6 +13,9 @@ pub const MAX_FAILURE_LIFETIME: Duration = Duration::from_mins(15);
 
 /// The shortest: an entry saved when its pause is already over still ends the wait of other replicas, which load it once.
 const MIN_FAILURE_LIFETIME: Duration = Duration::from_secs(1);
+
+/// How long the channel of a name is kept: handles can move to another channel, but rarely do.
+pub const NAME_LIFETIME: Duration = Duration::from_hours(30 * 24);
 
 /// The lifetime of an entry that is only a failure, from `now` on. `None` if it has a success.
 #[must_use]

@@ -46,10 +46,14 @@ use self::{
 use super::{
     FeedEntry, HeldLease, Lease, RemoteUpdate, Store,
     codec::{self, DecodeError, Since},
-    lifetime::failure_lifetime,
+    lifetime::{NAME_LIFETIME, failure_lifetime},
     metrics::{OperationMetrics, Outcome},
 };
-use crate::{clock, upstream::Feed};
+use crate::{
+    channel_name::{ChannelName, ResolvedChannel},
+    clock,
+    upstream::Feed,
+};
 
 /// Address, time limits and lifetimes.
 #[derive(Clone, Debug)]
@@ -227,6 +231,28 @@ impl Shared {
         sum.ok()
     }
 
+    async fn load_name(&self, name: &ChannelName) -> Option<(ResolvedChannel, Duration)> {
+        let (began, tag) = (Instant::now(), format!("name/{name}"));
+        let loaded: Result<Option<(Vec<u8>, u64)>, _> = self.sessions.run(&scripts::NAME, &tag, &[]).await;
+        let outcome = loaded.as_ref().map(|loaded| match loaded {
+            Some(_) => Outcome::Hit,
+            None => Outcome::Miss,
+        });
+        self.observe("load_name", outcome.map_err(|error| *error), began);
+        let (bytes, left) = loaded.ok()??;
+        let channel = codec::decode_name(name, &bytes)?;
+        Some((channel, Duration::from_millis(left).min(NAME_LIFETIME)))
+    }
+
+    async fn save_name(&self, name: &ChannelName, channel: &ResolvedChannel) {
+        let (began, tag) = (Instant::now(), format!("name/{name}"));
+        let value = codec::encode_name(name, channel);
+        let keep_for = NAME_LIFETIME.as_millis().to_string();
+        let arguments = [&value[..], keep_for.as_bytes()];
+        let saved = self.sessions.run(&scripts::NAME, &tag, &arguments).await;
+        self.observe("save_name", saved.map(|_: Option<()>| Outcome::Ok), began);
+    }
+
     fn observe(&self, operation: &'static str, outcome: Result<Outcome, CommandError>, began: Instant) {
         let outcome = outcome.unwrap_or_else(|error| match error {
             CommandError::Skipped => Outcome::Skipped,
@@ -290,6 +316,14 @@ impl Store for Redis {
 
     fn add_units(&self, day: u32, units: u64) -> BoxFuture<'_, Option<u64>> {
         Box::pin(self.0.add_units(day, units))
+    }
+
+    fn load_name<'a>(&'a self, name: &'a ChannelName) -> BoxFuture<'a, Option<(ResolvedChannel, Duration)>> {
+        Box::pin(self.0.load_name(name))
+    }
+
+    fn save_name<'a>(&'a self, name: &'a ChannelName, channel: &'a ResolvedChannel) -> BoxFuture<'a, ()> {
+        Box::pin(self.0.save_name(name, channel))
     }
 
     fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate> {

@@ -1,17 +1,12 @@
-//! The YouTube Data API v3 (`--youtube-api-key-file`): a source that answers while feeds say 404, and knows for certain whether a channel exists.
+//! The YouTube Data API v3 (`--youtube-api-key-file`): a source that has answers while feeds get 404, and that knows which channels exist.
 //!
-//! Three of its methods are used, with reqwest and serde_json. google-youtube3 is a generated client of all of them, with OAuth: 100,000 lines, an HTTP
-//! client of its own beside reqwest, and no bound on what it reads.
+//! plaque uses three of its methods, with reqwest and serde_json. The crate google-youtube3 is a generated client of all methods, with OAuth:
+//! 100,000 lines, a second HTTP client, and no limit on the size of answers.
 //!
-//! # For whoever calls it
-//!
-//! - [`DataApi::look_up`] is a lookup as an [`Upstream`] makes them: for a feed, with its purpose, and the last snapshot, if there is one, which
-//!   saves a unit. A channel that was not `found_before` is asked about first, together with others, so that 50 made-up IDs cost one unit.
-//!   [`ApiError::NoSuchChannel`] is certain: it is what a 404 of a feed never is.
-//! - [`DataApi::find`] and [`DataApi::resolve`] find channels; [`DataApi::uploads`] is a page of uploads, also of older ones.
-//! - Every request spends a unit of the [`Ledger`] first, and reports refusals to it. It has no queue and no breaker besides: units are scarcer than
-//!   requests, and a dispatcher before it may have whatever rate.
-//! - The key and what is asked are the only things that leave the machine: no trace context.
+//! - A lookup takes the purpose and the last snapshot, which saves a unit if there is nothing new. Whether a channel that was never found
+//!   exists is asked first, in one request for up to 50 channels. [`ApiError::NoSuchChannel`] is certain, unlike a 404 of a feed.
+//! - Each request spends a unit of the [`Ledger`] first. There is no queue and no breaker besides: units are scarcer than requests.
+//! - Only the key and the query leave the machine: no trace context.
 
 mod answer;
 mod batch;
@@ -20,6 +15,7 @@ mod budget;
 pub(crate) mod fuzzing;
 mod key;
 mod ledger;
+mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -32,67 +28,57 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use http::{HeaderValue, header};
+use http::HeaderValue;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use reqwest::{Client, StatusCode, Url};
-use tokio::time::timeout;
+use reqwest::{Client, Url};
 
-use self::batch::Batch;
+use self::{batch::Batch, requests::Requests};
 pub use self::{
-    answer::UploadsPage,
-    budget::{Budget, Day, Refusal},
+    budget::{Budget, Day, Refusal, Use},
     key::{ApiKey, KeyFile},
     ledger::{Ledger, SharedUnits},
 };
-use super::{SetupError, body, client, list::List, response};
+use super::{SetupError, client, list::List};
 use crate::{
     channel_name::{ChannelName, ResolvedChannel},
     upstream::{
-        Failure, Feed, Lookup, LookupRequest, NameSource, Page, Purpose, UploadPages, Upstream, UpstreamError,
+        Caller, Failure, Feed, Lookup, LookupRequest, NameSource, Page, Purpose, UploadPages, Upstream,
+        UpstreamError,
     },
     video::{Channel, ChannelId, Kind, MAX_UPLOADS},
 };
 
-/// The header that the key is sent in. In the query it would be in every log on the way.
-const KEY_HEADER: &str = "x-goog-api-key";
-
-/// The list of all uploads: this and the channel's 22 characters.
-const ALL_UPLOADS: &str = "UU";
-
-/// The most items of a page. It costs a unit, whatever its size.
-const MAX_PAGE: usize = 50;
-
-/// Why the Data API brought no answer. Names no address and no key.
+/// Why the Data API gave no answer. The texts contain no address and no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
-    /// There is no such channel, handle, name or video: for certain.
+    /// The channel, handle, name or video does not exist.
     #[error("there is no such channel")]
     NoSuchChannel,
     /// The playlist does not exist: the channel has no uploads of that kind, or does not exist.
     #[error("there is no such list of uploads")]
     PlaylistNotFound,
-    /// Custom names (`/c/…`) are not known to the API.
+    /// The API does not know custom names (`/c/…`).
     #[error("the YouTube Data API cannot resolve a custom name")]
     Unsupported,
-    /// What is left of the day's units is for later, or for others. No request has gone out.
+    /// The remaining units of the day are reserved for later, or for other callers. No request was sent.
     #[error("what is left of the day's units of the YouTube Data API is kept for later")]
     OutOfUnits {
-        /// When there is one, if nobody else spends it.
+        /// When there will be one, if nobody else spends it.
         retry_at: SystemTime,
     },
-    /// Google refuses all requests; or did before, and none has gone out.
+    /// Google refuses all requests. If it did before, no request was sent.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// What can go wrong with any upstream.
+    /// A failure that any upstream can have.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
 }
 
-/// How the Data API is used.
+/// Settings of the Data API.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Its address.
+    /// The address of the API.
     pub api: Url,
     /// The file with the key.
     pub key_file: PathBuf,
@@ -109,34 +95,22 @@ pub enum OpenError {
     /// The key could not be read.
     #[error("--youtube-api-key-file: cannot read a key from {}: {error}", file.display())]
     Key {
-        /// Its file.
+        /// The file.
         file: PathBuf,
-        /// The reason.
+        /// The error.
         error: io::Error,
     },
 }
 
-/// The Data API. A clone shares everything.
+/// The Data API. Clones share everything.
 #[derive(Clone)]
 pub struct DataApi {
     requests: Arc<Requests>,
     batch: Batch,
 }
 
-/// What requests are made of.
-struct Requests {
-    client: Client,
-    api: Url,
-    user_agent: HeaderValue,
-    /// Locked for as long as it takes to look whether the file has changed.
-    key: Mutex<KeyFile>,
-    ledger: Ledger,
-    /// Of one request.
-    time_limit: Duration,
-}
-
 impl DataApi {
-    /// Creates a client with the connection settings of `upstream`, which may be anything that `shared` counts units with.
+    /// Creates a client with the connection settings of `upstream`. Units are counted with `shared`, too.
     ///
     /// # Errors
     ///
@@ -168,7 +142,7 @@ impl DataApi {
         ))
     }
 
-    /// The API at `api` (`…/youtube/v3`). `client` must not follow redirects; `user_agent` is what it introduces itself with.
+    /// The API at `api` (`…/youtube/v3`). `client` must not follow redirects, since the key would be sent along.
     #[must_use]
     pub fn new(
         client: Client,
@@ -178,7 +152,7 @@ impl DataApi {
         ledger: Ledger,
         time_limit: Duration,
     ) -> Self {
-        // Google packs answers only for those whose name has this in it.
+        // Google compresses answers only if the user agent contains this.
         let packed = [user_agent.as_bytes(), b" (gzip)"].concat();
         let requests = Arc::new(Requests {
             client,
@@ -189,39 +163,42 @@ impl DataApi {
             time_limit,
         });
         let asked = Arc::clone(&requests);
-        let batch = Batch::new(move |ids, purpose| {
+        let batch = Batch::new(move |ids, uses| {
             let requests = Arc::clone(&asked);
             async move {
                 let ids: Vec<&str> = ids.iter().map(ChannelId::as_str).collect();
-                requests.channels("id", &ids.join(","), purpose).await
+                // A caller who has no units left must not keep others from theirs.
+                let spend_for = requests.ledger.likeliest(uses, SystemTime::now());
+                let spend_for = spend_for.unwrap_or(Use::Lookup(Purpose::Poll));
+                requests.channels("id", &ids.join(","), spend_for).await
             }
             .boxed()
         });
         Self { requests, batch }
     }
 
-    /// The newest uploads of `feed`. Costs one to three units; the last snapshot, if there is one, saves one if there is nothing new.
+    /// The newest uploads of `feed`. Costs one to three units, and one less if the last snapshot shows that there is nothing new.
     ///
     /// # Errors
     ///
     /// [`ApiError::NoSuchChannel`] if it does not exist. A channel without uploads is no error.
-    pub async fn look_up(&self, feed: Feed, request: LookupRequest) -> Result<Channel, ApiError> {
-        let purpose = request.purpose;
+    async fn newest(&self, feed: Feed, request: LookupRequest) -> Result<Channel, ApiError> {
+        let spend_for = Use::of(&request);
         let mut title = None;
         if !request.found_before {
-            title = Some(self.find(feed.channel, purpose).await?.title);
+            title = Some(self.batch.find(feed.channel, spend_for).await?.title);
         }
         let mut found: Option<Channel> = None;
         let streams = (feed.kind == Some(Kind::Video)).then(|| List::streams(feed));
         for list in iter::once(List::of(feed)).chain(streams) {
-            let Some(mut page) = self.list(list, purpose).await? else {
+            let Some(mut page) = self.list(list, spend_for).await? else {
                 continue;
             };
             if feed.kind.is_none() {
-                self.tell_kinds(&mut page, feed.channel, purpose, request.known.as_deref())
+                self.set_kinds(&mut page, feed.channel, spend_for, request.known.as_deref())
                     .await?;
             }
-            let channel = Channel::new(feed.channel, &page.title, page.uploads).with_entries(page.items);
+            let channel = Channel::new(feed.channel, &page.title, page.uploads).with_entries(page.entries);
             found = Some(found.map_or_else(|| channel.clone(), |before| before.merged(&channel)));
         }
         if let Some(found) = found {
@@ -229,28 +206,19 @@ impl DataApi {
         }
         let title = match title {
             Some(title) => title,
-            None => self.find(feed.channel, purpose).await?.title,
+            None => self.batch.find(feed.channel, spend_for).await?.title,
         };
         Ok(Channel::new(feed.channel, &title, vec![]))
     }
 
-    /// The channel with this ID: asked about with others of the moment, for one unit.
+    /// The channel that `name` stands for. Costs a unit.
     ///
     /// # Errors
     ///
-    /// [`ApiError::NoSuchChannel`] if it does not exist.
-    pub async fn find(&self, channel: ChannelId, purpose: Purpose) -> Result<ResolvedChannel, ApiError> {
-        self.batch.find(channel, purpose).await
-    }
-
-    /// The channel that `name` means. Costs a unit.
-    ///
-    /// # Errors
-    ///
-    /// [`ApiError::NoSuchChannel`] if there is none, and [`ApiError::Unsupported`] for a custom name, which only pages know.
-    pub async fn resolve(&self, name: &ChannelName, purpose: Purpose) -> Result<ResolvedChannel, ApiError> {
+    /// [`ApiError::NoSuchChannel`] if there is none, and [`ApiError::Unsupported`] for a custom name.
+    async fn channel(&self, name: &ChannelName, spend_for: Use) -> Result<ResolvedChannel, ApiError> {
         let (filter, name) = match name {
-            ChannelName::Id(id) => return self.find(*id, purpose).await,
+            ChannelName::Id(id) => return self.batch.find(*id, spend_for).await,
             ChannelName::Custom(_) => return Err(ApiError::Unsupported),
             ChannelName::Video(id) => {
                 let query = [
@@ -258,52 +226,38 @@ impl DataApi {
                     ("id", id.as_str()),
                     ("fields", answer::VIDEO_FIELDS),
                 ];
-                let found = answer::uploader(&self.requests.get("videos", &query, purpose).await?)?;
+                let found = answer::uploader(&self.requests.get("videos", &query, spend_for).await?)?;
                 return found.ok_or(ApiError::NoSuchChannel);
             }
             ChannelName::Handle(name) => ("forHandle", format!("@{name}")),
             ChannelName::User(name) => ("forUsername", name.to_string()),
         };
-        let found = self.requests.channels(filter, &name, purpose).await?;
+        let found = self.requests.channels(filter, &name, spend_for).await?;
         found.into_iter().next().ok_or(ApiError::NoSuchChannel)
     }
 
-    /// A page of at most 50 uploads of `feed`, videos without streams: the newest, or that which `next_page` of another page names. Costs a unit.
-    ///
-    /// # Errors
-    ///
-    /// [`ApiError::PlaylistNotFound`] if there are none, also if the channel does not exist.
-    pub async fn uploads(
-        &self,
-        feed: Feed,
-        page: Option<&str>,
-        size: usize,
-        purpose: Purpose,
-    ) -> Result<UploadsPage, ApiError> {
-        self.requests.uploads(List::of(feed), page, size, purpose).await
-    }
-
-    /// What is left of the day's units, and the metrics of that.
+    /// The units that are left for today, and their metrics.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.requests.ledger
     }
 
-    /// The newest of a list. None if there is no such list.
-    async fn list(&self, list: List, purpose: Purpose) -> Result<Option<UploadsPage>, ApiError> {
-        match self.requests.uploads(list, None, MAX_PAGE, purpose).await {
+    /// The newest page of a list; `None` if there is no such list.
+    async fn list(&self, list: List, spend_for: Use) -> Result<Option<Page>, ApiError> {
+        match self.requests.uploads(list, None, spend_for).await {
             Ok(page) => Ok(Some(page)),
             Err(ApiError::PlaylistNotFound) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Says which uploads are Shorts: the list of all does not. Asks for the list of Shorts if `known` lacks one of those that count.
-    async fn tell_kinds(
+    /// Sets the kinds of uploads, which the list of all uploads does not have. Loads the list of Shorts, unless `known` has all of those
+    /// that count.
+    async fn set_kinds(
         &self,
-        page: &mut UploadsPage,
+        page: &mut Page,
         channel: ChannelId,
-        purpose: Purpose,
+        spend_for: Use,
         known: Option<&Channel>,
     ) -> Result<(), ApiError> {
         let known = known.into_iter().flat_map(Channel::uploads);
@@ -314,7 +268,7 @@ impl DataApi {
                 channel,
                 kind: Some(Kind::Short),
             });
-            let shorts = self.list(shorts, purpose).await?;
+            let shorts = self.list(shorts, spend_for).await?;
             let shorts = shorts.into_iter().flat_map(|page| page.uploads);
             kinds.extend(shorts.map(|short| (short.id, Kind::Short)));
         }
@@ -327,10 +281,7 @@ impl DataApi {
 
 impl Upstream for DataApi {
     fn look_up(&self, feed: Feed, request: LookupRequest) -> Lookup<'_> {
-        Box::pin(async move {
-            let looked_up = DataApi::look_up(self, feed, request).await;
-            looked_up.map_err(ApiError::into_failure)
-        })
+        Box::pin(async move { Ok(self.newest(feed, request).await?) })
     }
 
     fn time_limit(&self) -> Duration {
@@ -343,21 +294,17 @@ impl Upstream for DataApi {
 }
 
 impl UploadPages for DataApi {
-    fn page<'a>(&'a self, feed: Feed, page: Option<&'a str>) -> BoxFuture<'a, Result<Page, Failure>> {
+    fn page<'a>(
+        &'a self,
+        feed: Feed,
+        page: Option<&'a str>,
+        caller: Caller,
+    ) -> BoxFuture<'a, Result<Page, Failure>> {
         Box::pin(async move {
-            match self.uploads(feed, page, MAX_PAGE, Purpose::Awaited).await {
-                Ok(UploadsPage {
-                    title,
-                    uploads,
-                    next_page,
-                    ..
-                }) => Ok(Page {
-                    title,
-                    uploads,
-                    next: next_page,
-                }),
+            let spend_for = Use::Extra(caller.id);
+            match self.requests.uploads(List::of(feed), page, spend_for).await {
                 Err(ApiError::PlaylistNotFound) => Ok(Page::default()),
-                Err(error) => Err(error.into_failure()),
+                page => Ok(page?),
             }
         })
     }
@@ -367,114 +314,31 @@ impl NameSource for DataApi {
     fn resolve<'a>(
         &'a self,
         name: &'a ChannelName,
+        caller: Caller,
     ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>> {
         Box::pin(async move {
-            match DataApi::resolve(self, name, Purpose::Awaited).await {
+            match self.channel(name, Use::Extra(caller.id)).await {
                 Err(ApiError::Unsupported) => None,
-                resolved => Some(resolved.map_err(ApiError::into_failure)),
+                resolved => Some(resolved.map_err(Failure::from)),
             }
         })
     }
 }
 
-impl ApiError {
-    /// As the failure of a lookup.
-    fn into_failure(self) -> Failure {
-        let error = match self {
-            Self::NoSuchChannel => UpstreamError::NoSuchChannel,
-            Self::PlaylistNotFound | Self::Unsupported => UpstreamError::NotFound,
-            Self::OutOfUnits { .. } => UpstreamError::Busy,
-            Self::Refused(_) => UpstreamError::RateLimited(403),
-            Self::Upstream(error) => error,
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        let error = match error {
+            ApiError::NoSuchChannel => UpstreamError::NoSuchChannel,
+            ApiError::PlaylistNotFound | ApiError::Unsupported => UpstreamError::NotFound,
+            ApiError::OutOfUnits { retry_at } => {
+                return Self {
+                    error: UpstreamError::Busy,
+                    retry_after: retry_at.duration_since(SystemTime::now()).ok(),
+                };
+            }
+            ApiError::Refused(_) => UpstreamError::RateLimited(403),
+            ApiError::Upstream(error) => error,
         };
         error.into()
-    }
-}
-
-impl Requests {
-    async fn uploads(
-        &self,
-        list: List,
-        page: Option<&str>,
-        size: usize,
-        purpose: Purpose,
-    ) -> Result<UploadsPage, ApiError> {
-        let Feed { channel, kind } = list.feed;
-        let playlist = format!("{}{}", list.prefix.unwrap_or(ALL_UPLOADS), channel.unprefixed());
-        let size = size.clamp(1, MAX_PAGE).to_string();
-        let mut query = vec![
-            ("part", "snippet,contentDetails"),
-            ("playlistId", &playlist),
-            ("maxResults", &size),
-            ("fields", answer::PLAYLIST_FIELDS),
-        ];
-        query.extend(page.map(|page| ("pageToken", page)));
-        answer::uploads(&self.get("playlistItems", &query, purpose).await?, channel, kind)
-    }
-
-    /// Those channels that exist of what `filter` names.
-    async fn channels(
-        &self,
-        filter: &str,
-        value: &str,
-        purpose: Purpose,
-    ) -> Result<Vec<ResolvedChannel>, ApiError> {
-        let query = [
-            ("part", "snippet"),
-            (filter, value),
-            ("maxResults", "50"),
-            ("fields", answer::CHANNEL_FIELDS),
-        ];
-        answer::channels(&self.get("channels", &query, purpose).await?)
-    }
-
-    /// One request, for one unit. Whatever comes of it is reported.
-    async fn get(&self, method: &str, query: &[(&str, &str)], purpose: Purpose) -> Result<Vec<u8>, ApiError> {
-        let (key, generation) = {
-            let mut file = self.key.lock();
-            let (key, generation) = file.current();
-            (key.header(), generation)
-        };
-        self.ledger.spend(purpose, SystemTime::now(), generation).await?;
-        let answered = timeout(self.time_limit, self.send(method, query, key));
-        let answered = answered
-            .await
-            .unwrap_or_else(|_elapsed| Err(UpstreamError::TimedOut(self.time_limit).into()));
-        tracing::debug!(
-            method,
-            error = answered.as_ref().err().map(tracing::field::display),
-            "asked the YouTube Data API"
-        );
-        let refusal = match &answered {
-            Ok(_) | Err(ApiError::PlaylistNotFound) => None,
-            Err(ApiError::Refused(refusal)) => Some(*refusal),
-            // Says nothing of refusals.
-            Err(_) => return answered,
-        };
-        self.ledger.report(refusal, SystemTime::now(), generation).await;
-        answered
-    }
-
-    async fn send(
-        &self,
-        method: &str,
-        query: &[(&str, &str)],
-        key: HeaderValue,
-    ) -> Result<Vec<u8>, ApiError> {
-        let mut url = self.api.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().push(method);
-        }
-        url.query_pairs_mut().extend_pairs(query);
-        let request = self.client.get(url).header(KEY_HEADER, key);
-        let response = request.header(header::USER_AGENT, &self.user_agent).send().await;
-        let response = response.map_err(|error| response::unreachable(&error))?;
-        let status = response.status();
-        let body = body::read(response).await?;
-        if status == StatusCode::OK {
-            Ok(body)
-        } else {
-            Err(answer::error(status.as_u16(), &body))
-        }
     }
 }

@@ -16,9 +16,14 @@ use crate::{
     video::ChannelId,
 };
 
+/// Stands for the channel of requests that name none by its ID. It is never probed.
+const NO_CHANNEL: &str = "UCAAAAAAAAAAAAAAAAAAAAAA";
+
 /// Stops lookups while the upstream refuses this address.
 #[derive(Default)]
 pub(super) struct Guard {
+    /// What it guards, in the log; `None`: the upstream.
+    source: Option<&'static str>,
     /// Locked for one decision, never across an await.
     state: Mutex<State>,
 }
@@ -56,6 +61,14 @@ impl State {
 }
 
 impl Guard {
+    /// A guard of another source than the upstream.
+    pub(super) fn of(source: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            source: Some(source),
+            state: Mutex::default(),
+        })
+    }
+
     /// Checks whether a lookup may be queued.
     ///
     /// # Errors
@@ -93,6 +106,18 @@ impl Guard {
         }
     }
 
+    /// Sends a request that names no channel by its ID, unless the breaker is open, and reports the outcome.
+    pub(super) async fn request_by_name<T>(
+        self: &Arc<Self>,
+        caller: u64,
+        request: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let admission = self.admit(NO_CHANNEL.parse().expect("an ID"), false, caller)?;
+        let answered = request.await;
+        admission.report(answered.as_ref().err());
+        answered
+    }
+
     /// Starts a probe if one is due and there is a proven channel for it.
     pub(super) fn begin_probe(self: &Arc<Self>) -> Option<Admission> {
         let mut state = self.state.lock();
@@ -124,6 +149,7 @@ impl Guard {
         } = admission;
         let mut state = self.state.lock();
         match report {
+            Report::Success if channel.as_str() == NO_CHANNEL => {}
             Report::Success => state.proven.remember(channel, caller),
             Report::Answered => state.proven.forget(channel),
             Report::Forbidden { .. } => state.proven.distrust(channel, now),
@@ -135,13 +161,14 @@ impl Guard {
                 // Outside of the lookup's span: it concerns all lookups.
                 tracing::warn!(
                     parent: None,
+                    source = self.source,
                     status,
                     pause = %humantime::format_duration(pause),
                     "the upstream refuses us: no lookups for a while"
                 );
             }
             Some(Change::Closed) => {
-                tracing::info!(parent: None, refused = state.refused, "the upstream answers again");
+                tracing::info!(parent: None, source = self.source, refused = state.refused, "the upstream answers again");
             }
             None => {}
         }

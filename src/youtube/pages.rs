@@ -1,8 +1,8 @@
-//! Whose channel a name means, by YouTube's pages: for a server without an API key, and for names that the Data API does not know.
+//! YouTube's pages (`--youtube-pages`) as a source of names: without a key for the Data API, and for names that the API does not know.
 //!
-//! [`Pages::resolve`] loads a channel's page (`--youtube-pages`), or asks oEmbed for a video's author, and then loads that channel's page. It has
-//! no cache, no coalescing and no rate limit of its own: whoever calls it brings those, and reports the failures to a breaker. They are
-//! those of a feed: `NotFound` (no such handle), `RateLimited`, `Malformed` (a consent page, or a page that names no channel), ….
+//! A name is resolved by its channel's page; a video by oEmbed, which says who uploaded it, and then by that channel's page. While the pages
+//! refuse this address, none is loaded. The caller brings cache, coalescing and rate. Failures are those of a feed: `NotFound` if there is no
+//! such page, `Malformed` if it names no channel or asks for consent, ….
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -10,7 +10,7 @@ mod page;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use reqwest::{Client, Response, Url, header};
@@ -18,40 +18,46 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use self::page::Page;
-use super::{SetupError, body, client, response};
+use super::{SetupError, body, client, guard::Guard, response};
 use crate::{
     channel_name::{ChannelName, ResolvedChannel},
-    upstream::{Failure, NameSource, UpstreamError},
+    upstream::{Caller, Failure, NameSource, UpstreamError},
     video::{self, VideoId},
 };
 
-/// What says that cookies were refused. Without it, visitors from Europe get a page that asks for consent.
+/// Says that cookies were refused. Without it, addresses in Europe get a page that asks for consent.
 const COOKIE: &str = "SOCS=CAI";
 
-/// As much of a page is read. Channels' pages are some megabyte long, and what is looked for is in their head.
+/// The most that is read of a page. Channels' pages have about a megabyte, and the links are in their head.
 const MAX_PAGE: usize = 2 << 20;
 
-/// From here on, a page is searched each time that it has doubled: twice its length in all, however small the pieces in which it comes.
+/// The length at which a page is searched first, and then each time that it has doubled. So the work is at most twice its length, however
+/// small the chunks are in which it arrives.
 const FIRST_SEARCH: usize = 16 << 10;
 
-/// `/user/name` leads to `/@handle`, and that to the same with other capitals.
+/// `/user/name` redirects to `/@handle`, and that to the same handle with other capitals.
 const MAX_REDIRECTS: usize = 3;
 
-/// YouTube's pages, or something that serves the like at another address.
+/// YouTube's pages, or another server with such pages. Clones share everything.
 #[derive(Clone)]
 pub struct Pages {
     client: Client,
     base: Url,
-    /// Of one resolution, with all of its requests.
+    /// The limit of one name, with all of its requests.
     time_limit: Duration,
+    guard: Arc<Guard>,
 }
 
 impl NameSource for Pages {
     fn resolve<'a>(
         &'a self,
         name: &'a ChannelName,
+        caller: Caller,
     ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>> {
-        Box::pin(async move { Some(Pages::resolve(self, name).await) })
+        Box::pin(async move {
+            let resolved = Pages::resolve(self, name);
+            Some(self.guard.request_by_name(caller.id, resolved).await)
+        })
     }
 }
 
@@ -76,15 +82,16 @@ impl Pages {
             client,
             base,
             time_limit,
+            guard: Guard::of("pages"),
         }
     }
 
-    /// The channel that `name` means, and its title.
+    /// The channel that `name` stands for.
     ///
     /// # Errors
     ///
-    /// `NotFound` if there is no such page or video; otherwise as a feed's.
-    pub async fn resolve(&self, name: &ChannelName) -> Result<ResolvedChannel, Failure> {
+    /// `NotFound` if there is no such page or video; otherwise the errors of a feed.
+    async fn resolve(&self, name: &ChannelName) -> Result<ResolvedChannel, Failure> {
         let resolved = timeout(self.time_limit, async {
             match name {
                 ChannelName::Video(id) => self.channel(&self.author(*id).await?).await,
@@ -95,7 +102,7 @@ impl Pages {
         resolved.unwrap_or_else(|_elapsed| Err(UpstreamError::TimedOut(self.time_limit).into()))
     }
 
-    /// By the channel's page.
+    /// Resolves a name by the channel's page.
     async fn channel(&self, name: &ChannelName) -> Result<ResolvedChannel, Failure> {
         let handle;
         let path = match name {
@@ -116,10 +123,10 @@ impl Pages {
             }
             url = self.redirect(&response)?;
         }
-        Err(malformed("it redirects again and again"))
+        Err(malformed("it redirects too often"))
     }
 
-    /// The uploader of a video, by oEmbed.
+    /// The name of a video's uploader, by oEmbed.
     async fn author(&self, video: VideoId) -> Result<ChannelName, Failure> {
         let mut url = self.address(&["oembed"])?;
         let page = format!("https://www.youtube.com/watch?v={video}");
@@ -128,7 +135,7 @@ impl Pages {
             .append_pair("url", &page);
         let response = self.get(url).await?;
         if !response.status().is_success() {
-            // 400 is its answer for IDs of no video.
+            // It answers 400 if there is no such video.
             return Err(match response.status().as_u16() {
                 400 => UpstreamError::NotFound.into(),
                 _ => response::failure(&response),
@@ -136,7 +143,7 @@ impl Pages {
         }
         let embed: Value = serde_json::from_slice(&body::read(response).await?).unwrap_or_default();
         let author = embed["author_url"].as_str().and_then(|url| url.parse().ok());
-        author.ok_or_else(|| malformed("it is no oEmbed of a channel's video"))
+        author.ok_or_else(|| malformed("it is not the oEmbed of a channel's video"))
     }
 
     fn address(&self, path: &[&str]) -> Result<Url, Failure> {
@@ -150,13 +157,13 @@ impl Pages {
     }
 
     async fn get(&self, url: Url) -> Result<Response, Failure> {
-        // Not packed: what is unpacked piece by piece needs a bound of its own, and a page is needed once in 30 days.
+        // Not compressed: decompression in chunks needs another bound, and a page is loaded once in 30 days.
         let request = self.client.get(url).header(header::ACCEPT_ENCODING, "identity");
         let response = request.header(header::COOKIE, COOKIE).send().await;
         Ok(response.map_err(|error| response::unreachable(&error))?)
     }
 
-    /// Where a response leads that is no page: only to another page of the same server.
+    /// The target of a redirect, which must be another page of the same server.
     fn redirect(&self, response: &Response) -> Result<Url, Failure> {
         let location = response.headers().get(header::LOCATION);
         let location = location.and_then(|location| location.to_str().ok());
@@ -172,10 +179,10 @@ impl Pages {
     }
 }
 
-/// Reads a page until it says which channel it is of.
+/// Reads a page until it names its channel.
 async fn read(mut response: Response) -> Result<ResolvedChannel, Failure> {
     if body::is_gzipped(&response)? {
-        return Err(malformed("it is packed, which was not asked for"));
+        return Err(malformed("it is compressed, which was not requested"));
     }
     let (mut html, mut next_search) = (Vec::new(), FIRST_SEARCH);
     loop {

@@ -68,7 +68,7 @@ impl Pace {
 }
 
 /// The queued lookups, and the budget that they share.
-pub(super) struct Queue {
+pub(crate) struct Queue {
     /// Locked for one decision. Must not be locked while a permit is sent: if nobody receives it, its drop locks the state.
     state: Mutex<State>,
     /// Wakes the timer: a permit was returned, or a lookup admitted that may have to go out sooner.
@@ -92,7 +92,7 @@ struct State {
 
 /// Permission for one lookup. Dropping it returns what was not used.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(crate) struct Permit {
     queue: Arc<Queue>,
     inner: Option<dispatch::Permit>,
     /// `None`: no request was sent yet.
@@ -106,7 +106,7 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    pub(super) fn new(pace: &Pace) -> Arc<Self> {
+    pub(crate) fn new(pace: &Pace) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 dispatcher: Dispatcher::new(&pace.budget(), now()),
@@ -120,18 +120,18 @@ impl Queue {
         })
     }
 
-    /// Waits for a permit. Dropping the future takes the lookup out of the queue.
+    /// Waits for a permit for the lookup of a feed, or of a name. Dropping the future takes the lookup out of the queue.
     ///
     /// # Errors
     ///
     /// At once if the permit would come too late, with the time at which to retry. Later if fetches have become so slow that it does come
     /// too late, or by [`Self::drain`].
-    pub(super) async fn permit(
+    pub(crate) async fn permit(
         self: &Arc<Self>,
-        feed: Feed,
+        feed: impl Into<Option<Feed>>,
         request: LookupRequest,
     ) -> Result<Permit, Failure> {
-        let (sender, receiver) = oneshot::channel();
+        let (feed, (sender, receiver)) = (feed.into(), oneshot::channel());
         let admitted = self.admit(feed, &request, sender);
         let ticket = admitted.map_err(|refused| self.refuse(refused))?;
         // Before the first `await`, at any of which this future may be dropped.
@@ -148,7 +148,7 @@ impl Queue {
 
     fn admit(
         &self,
-        feed: Feed,
+        feed: Option<Feed>,
         request: &LookupRequest,
         sender: PermitSender,
     ) -> Result<Ticket, dispatch::Refused> {
@@ -156,7 +156,9 @@ impl Queue {
         let mut state = self.state.lock();
         let request = state.request(request, now);
         let ticket = state.dispatcher.admit(&request, sender, now, fastrand::f64())?;
-        state.tickets.insert(feed, ticket);
+        if let Some(feed) = feed {
+            state.tickets.insert(feed, ticket);
+        }
         Ok(ticket)
     }
 
@@ -289,7 +291,7 @@ impl State {
 
 impl Permit {
     /// Notes that a request is sent: the permit is used.
-    pub(super) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.outcome = Some(Outcome::Abandoned);
         if let Some(permit) = &self.inner {
             self.queue.state.lock().dispatcher.note_sent(permit);
@@ -297,7 +299,7 @@ impl Permit {
     }
 
     /// Notes a response or a time-out: the time it took is a measurement of how long fetches take.
-    pub(super) fn complete(&mut self) {
+    pub(crate) fn complete(&mut self) {
         self.outcome = Some(Outcome::Completed);
     }
 
@@ -326,7 +328,7 @@ impl Drop for Permit {
 /// A queued lookup. Dropping it removes the lookup, unless it has its permit.
 struct Queued<'a> {
     queue: &'a Queue,
-    feed: Feed,
+    feed: Option<Feed>,
     ticket: Ticket,
 }
 
@@ -336,7 +338,8 @@ impl Drop for Queued<'_> {
         let payload = {
             let mut state = self.queue.state.lock();
             // The ticket may be of another lookup of the same feed, if this one was invalidated.
-            if let hash_map::Entry::Occupied(entry) = state.tickets.entry(self.feed)
+            if let Some(feed) = self.feed
+                && let hash_map::Entry::Occupied(entry) = state.tickets.entry(feed)
                 && *entry.get() == self.ticket
             {
                 entry.remove();

@@ -147,7 +147,13 @@ async fn the_age_header_agrees_with_the_cache_status() {
         let policy = stores::settings().policy;
         let http = grpc::JsonService::new(
             latest,
-            Resolver::new(vec![], 1, Handle::current()),
+            Resolver::new(
+                vec![],
+                None,
+                plaque::youtube::Pace::default(),
+                1,
+                Handle::current(),
+            ),
             policy,
             grpc::Limits::default(),
             Arc::default(),

@@ -16,12 +16,15 @@ use plaque::{
     channel_name::{ChannelName, ResolvedChannel},
     latest::{Event, Latest, LookupError, Query, Watch, WatchQuery},
     resolver::{ResolveError, Resolver},
-    upstream::{Failure, Fallback, Feed, NameSource, Upstream, UpstreamError},
+    store::Store,
+    upstream::{Caller, Failure, Fallback, Feed, NameSource, Upstream, UpstreamError},
     video::{Channel, Source},
+    youtube::Pace,
 };
 use tokio::{runtime::Handle, sync::Semaphore};
 
-use crate::stores::{Fake, anew, channel, fails, feed, found, query, settings, soon};
+use crate::store_memory::Memory;
+use crate::stores::{Fake, Kind as _, anew, channel, fails, feed, found, query, settings, soon};
 
 /// A first source, and others.
 fn latest(first: &Arc<Fake>, others: &[(Source, &Arc<Fake>)]) -> Arc<Latest> {
@@ -227,6 +230,7 @@ impl NameSource for Names {
     fn resolve<'a>(
         &'a self,
         _name: &'a ChannelName,
+        _caller: Caller,
     ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>> {
         Box::pin(async move {
             self.lookups.fetch_add(1, SeqCst);
@@ -241,10 +245,14 @@ impl NameSource for Names {
 }
 
 fn resolver(sources: &[&Arc<Names>]) -> Resolver {
+    resolver_with(sources, None, Pace::default())
+}
+
+fn resolver_with(sources: &[&Arc<Names>], store: Option<Arc<dyn Store>>, pace: Pace) -> Resolver {
     let sources = sources
         .iter()
         .map(|names| Arc::clone(*names) as Arc<dyn NameSource>);
-    Resolver::new(sources.collect(), 1000, Handle::current())
+    Resolver::new(sources.collect(), store, pace, 1000, Handle::current())
 }
 
 fn name(text: &str) -> ChannelName {
@@ -257,7 +265,7 @@ async fn callers_for_one_name_share_one_lookup_and_it_is_cached() {
         let names = Names::new(Some(Ok(())), false);
         let resolver = resolver(&[&names]);
         let mut callers: Vec<_> = ["@Somebody", "somebody", "youtube.com/@SOMEBODY"]
-            .map(|text| resolver.resolve(name(text)).boxed())
+            .map(|text| resolver.resolve(name(text), Caller::default()).boxed())
             .into();
         for caller in &mut callers {
             assert!(caller.now_or_never().is_none());
@@ -266,11 +274,13 @@ async fn callers_for_one_name_share_one_lookup_and_it_is_cached() {
         for resolved in join_all(callers).await {
             assert_eq!(resolved.expect("it exists").id, channel(1));
         }
-        let again = resolver.resolve(name("@somebody")).await;
+        let again = resolver.resolve(name("@somebody"), Caller::default()).await;
         assert_eq!(again.expect("it is cached").title.as_ref(), "a title");
         assert_eq!(names.lookups.load(SeqCst), 1);
         // What needs no lookup gets none.
-        let id = resolver.resolve(name(channel(2).as_str())).await;
+        let id = resolver
+            .resolve(name(channel(2).as_str()), Caller::default())
+            .await;
         assert_eq!(id.expect("it is an ID").id, channel(2));
         assert_eq!(names.lookups.load(SeqCst), 1);
     };
@@ -292,7 +302,7 @@ async fn the_first_source_that_can_tell_resolves_a_name() {
             let (first, second) = (Names::new(first, true), Names::new(Some(Ok(())), true));
             let resolver = resolver(&[&first, &second]);
             for _ in 0..3 {
-                match resolver.resolve(name("@somebody")).await {
+                match resolver.resolve(name("@somebody"), Caller::default()).await {
                     Ok(found) => assert_eq!((found.id, expected), (channel(1), Ok(()))),
                     Err(error) => {
                         assert_eq!(error, ResolveError::NotFound(name("@somebody")));
@@ -305,11 +315,111 @@ async fn the_first_source_that_can_tell_resolves_a_name() {
         }
         // None can tell: the failure is the last one's.
         let (first, second) = (Names::new(refused, true), Names::new(None, true));
-        let error = resolver(&[&first, &second]).resolve(name("@somebody")).await;
+        let error = resolver(&[&first, &second])
+            .resolve(name("@somebody"), Caller::default())
+            .await;
         assert_eq!(
             error,
-            Err(ResolveError::Upstream(UpstreamError::RateLimited(403)))
+            Err(ResolveError::Upstream(UpstreamError::RateLimited(403).into()))
         );
+    };
+    soon(test).await;
+}
+
+#[tokio::test]
+async fn a_name_is_not_asked_again_after_a_restart_nor_by_another_replica() {
+    let test = async {
+        let (memory, names) = (Memory::new(), Names::new(Some(Ok(())), true));
+        for _ in 0..3 {
+            let resolver = resolver_with(&[&names], Some(memory.open().await), Pace::default());
+            let resolved = resolver.resolve(name("@somebody"), Caller::default()).await;
+            assert_eq!(resolved.expect("it exists").id, channel(1));
+        }
+        assert_eq!(names.lookups.load(SeqCst), 1);
+        // What nobody has is not kept.
+        let nobody = Names::new(Some(Err(UpstreamError::NotFound)), true);
+        for asked in 1..3 {
+            let resolver = resolver_with(&[&nobody], Some(memory.open().await), Pace::default());
+            let resolved = resolver.resolve(name("@nobody"), Caller::default()).await;
+            assert_eq!(resolved, Err(ResolveError::NotFound(name("@nobody"))));
+            assert_eq!(nobody.lookups.load(SeqCst), asked);
+        }
+    };
+    soon(test).await;
+}
+
+/// One caller makes names up, at half of the limit and up to ten times as many. Another one asks for a name every five seconds.
+#[tokio::test(start_paused = true)]
+async fn made_up_names_keep_their_rate_and_keep_nobody_out() {
+    const RATE: f64 = 4.0;
+    let seconds = 60;
+    for load in [0.5, 1.0, 2.0, 10.0] {
+        let names = Names::new(Some(Err(UpstreamError::NotFound)), true);
+        let pace = Pace {
+            rate: Some(RATE * 4.0),
+            ..Pace::default()
+        };
+        let resolver = resolver_with(&[&names], None, pace);
+        let of = |id| Caller {
+            id,
+            ..Caller::default()
+        };
+        let abuser = async {
+            let mut calls = vec![];
+            let pause = Duration::from_secs_f64((RATE * load).recip());
+            for number in 0_u32.. {
+                if pause * number > Duration::from_secs(seconds) {
+                    break;
+                }
+                let (resolver, name) = (resolver.clone(), name(&format!("@made-up-{number}")));
+                calls.push(tokio::spawn(async move { resolver.resolve(name, of(1)).await }));
+                tokio::time::sleep(pause).await;
+            }
+            join_all(calls).await
+        };
+        let modest = async {
+            for number in 0..seconds / 5 {
+                let name = name(&format!("@modest-{number}"));
+                let resolved = resolver.resolve(name.clone(), of(2)).await;
+                assert_eq!(resolved, Err(ResolveError::NotFound(name)), "it is asked");
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        };
+        let (outcomes, ()) = tokio::join!(abuser, modest);
+        // A burst of a second, and what is queued at the end.
+        let most = RATE * (seconds as f64 + 1.0 + 5.0);
+        let asked = names.lookups.load(SeqCst);
+        assert!(asked as f64 <= most, "{asked} at {load}");
+        let mut refused = 0;
+        for outcome in outcomes {
+            if let Err(ResolveError::Upstream(failure)) = outcome.expect("no panic") {
+                assert_eq!(failure.error, UpstreamError::Busy);
+                assert!(failure.retry_after.is_some_and(|pause| !pause.is_zero()));
+                refused += 1;
+            }
+        }
+        assert_eq!(refused > 0, load > 1.0, "{refused} at {load}");
+    }
+}
+
+#[tokio::test]
+async fn an_api_that_refuses_is_like_none_for_what_a_404_means() {
+    let test = async {
+        let cannot_tell = [
+            // Google refuses the key; there is no unit; it is broken.
+            UpstreamError::RateLimited(403),
+            UpstreamError::Busy,
+            UpstreamError::Status(503),
+        ];
+        for error in cannot_tell {
+            // Without a canary, a 404 of a channel that was never found is believed.
+            let missing = Fake::open(answers(Some(UpstreamError::NotFound)));
+            let api = Fake::open(answers(Some(error)));
+            let latest = latest(&missing, &[(Source::DataApi, &api)]);
+            let expected = LookupError::ChannelNotFound(feed().channel);
+            assert_eq!(source(&latest).await, Err(expected));
+            assert_eq!((missing.lookups(), api.lookups()), (1, 1));
+        }
     };
     soon(test).await;
 }

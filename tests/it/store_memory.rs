@@ -16,9 +16,10 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 use plaque::{
+    channel_name::{ChannelName, ResolvedChannel},
     clock,
     latest::{CacheStatus, FeedEntry, Latest, LookupError, Query},
-    store::{HeldLease, Lease, RemoteUpdate, Store, codec},
+    store::{HeldLease, Lease, RemoteUpdate, Store, codec, lifetime::NAME_LIFETIME},
     upstream::{Feed, Upstream, UpstreamError},
     video::Kind as VideoKind,
 };
@@ -45,6 +46,7 @@ pub struct Memory(Arc<Inside>);
 struct Inside {
     feeds: Mutex<HashMap<Feed, Place>>,
     units: Mutex<HashMap<u32, u64>>,
+    names: Mutex<HashMap<ChannelName, ResolvedChannel>>,
     /// Who has saved something, and of what.
     saved: broadcast::Sender<(u64, Feed)>,
     replicas: AtomicU64,
@@ -82,6 +84,7 @@ impl Kind for Memory {
         Self(Arc::new(Inside {
             feeds: Mutex::default(),
             units: Mutex::default(),
+            names: Mutex::default(),
             saved: broadcast::channel(100).0,
             replicas: AtomicU64::new(0),
         }))
@@ -189,6 +192,16 @@ impl Store for Port {
         let sum = all.entry(day).or_default();
         *sum += units;
         future::ready(Some(*sum)).boxed()
+    }
+
+    fn load_name<'a>(&'a self, name: &'a ChannelName) -> BoxFuture<'a, Option<(ResolvedChannel, Duration)>> {
+        let channel = self.memory.0.names.lock().get(name).cloned();
+        future::ready(channel.map(|channel| (channel, NAME_LIFETIME))).boxed()
+    }
+
+    fn save_name<'a>(&'a self, name: &'a ChannelName, channel: &'a ResolvedChannel) -> BoxFuture<'a, ()> {
+        self.memory.0.names.lock().insert(name.clone(), channel.clone());
+        future::ready(()).boxed()
     }
 
     fn remote_updates(&self) -> BoxStream<'static, RemoteUpdate> {

@@ -119,7 +119,13 @@ async fn connect(title: usize) -> (SendRequest<Bytes>, Arc<AtomicUsize>) {
         support::settings(),
         Handle::current(),
     );
-    let resolver = Resolver::new(vec![], 1, Handle::current());
+    let resolver = Resolver::new(
+        vec![],
+        None,
+        plaque::youtube::Pace::default(),
+        1,
+        Handle::current(),
+    );
     let (stage, stages) = watch::channel(Stage::Serving);
     let (calls, callers) = (grpc::Limits::default(), Arc::new(grpc::Callers::new(None)));
     let service = grpc::service(Arc::new(latest), resolver, calls, callers, stages, Arc::default())

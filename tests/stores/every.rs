@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use plaque::{
+    channel_name::{ChannelName, ResolvedChannel},
     latest::{CacheStatus, LookupError, MissReason, Query},
-    store::{Lease, Store as _},
+    store::{Lease, Store as _, lifetime::NAME_LIFETIME},
     upstream::{Failure, Feed, UpstreamError},
     video::{Channel, Kind as VideoKind},
 };
@@ -340,5 +341,43 @@ pub async fn the_units_of_a_day_are_added_up_and_outlive_a_restart<K: Kind>() {
     let store = kind.open().await;
     assert_eq!(store.add_units(1, 0).await, Some(5));
     assert_eq!(store.add_units(2, 1).await, Some(1), "another day");
+    store.close(LONG).await;
+}
+
+pub async fn names_outlive_a_restart_and_each_is_of_one_channel<K: Kind>() {
+    let kind = K::new();
+    let name = |text: &str| text.parse::<ChannelName>().expect(text);
+    // The longest handle, in letters of four bytes, is longer than a key of the file.
+    let long = format!("@{}", "\u{20000}".repeat(100));
+    let names = [
+        "@name",
+        "@name2",
+        "youtube.com/user/name",
+        "youtu.be/aaaaaaaaaaa",
+        &long,
+    ]
+    .map(name);
+    let resolved = |number: u8| ResolvedChannel {
+        id: channel(number),
+        title: if number == 0 { "".into() } else { "A title ".into() },
+    };
+    let store = kind.open().await;
+    for (number, name) in (0..).zip(&names) {
+        assert_eq!(store.load_name(name).await, None);
+        store.save_name(name, &resolved(number)).await;
+        let (kept, left) = store.load_name(name).await.expect("saved");
+        assert_eq!(kept.id, channel(number));
+        assert!(left <= NAME_LIFETIME && left > NAME_LIFETIME - LONG, "{left:?}");
+    }
+    store.save_name(&names[0], &resolved(9)).await;
+    store.close(LONG).await;
+    drop(store);
+    let store = kind.open().await;
+    for (number, name) in [9, 1, 2, 3, 4].into_iter().zip(&names) {
+        let (kept, _left) = store.load_name(name).await.expect("it outlives a restart");
+        assert_eq!((kept.id, kept.title.trim()), (channel(number), "A title"));
+    }
+    assert_eq!(store.load_name(&name("@another")).await, None);
+    assert!(store.load(feed()).await.is_none(), "a name is no feed");
     store.close(LONG).await;
 }

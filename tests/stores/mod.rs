@@ -28,6 +28,7 @@ macro_rules! every_store {
             kinds_are_kept_apart
             what_cannot_be_read_counts_as_absent_and_is_replaced
             the_units_of_a_day_are_added_up_and_outlive_a_restart
+            names_outlive_a_restart_and_each_is_of_one_channel
         }
     };
 }

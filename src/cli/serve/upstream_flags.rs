@@ -39,8 +39,8 @@ pub(super) struct UpstreamArgs {
     #[arg(long, env = "PLAQUE_YOUTUBE_API_KEY_FILE", value_name = "FILE")]
     youtube_api_key_file: Option<PathBuf>,
 
-    /// The address of the YouTube Data API
-    #[arg(long, env = "PLAQUE_YOUTUBE_API", default_value = config::YOUTUBE_API, value_name = "URL", value_parser = config::upstream_url, requires = "youtube_api_key_file")]
+    /// The address of the YouTube Data API: https, or http on this machine
+    #[arg(long, env = "PLAQUE_YOUTUBE_API", default_value = config::YOUTUBE_API, value_name = "URL", value_parser = config::youtube_api_url, requires = "youtube_api_key_file")]
     youtube_api: Url,
 
     /// The units of the YouTube Data API that may be spent a day, by all replicas that share a store; a lookup costs one to three

@@ -35,7 +35,7 @@ pub(super) const ENTRY_OVERHEAD: u64 = 100;
 /// redb's own cache. An entry is read once, since it is in memory afterwards; the system caches the file.
 const CACHE_BYTES: usize = 4 << 20;
 
-/// A channel ID, and one byte for the kind.
+/// A channel ID, and one byte for the kind; or a hash of a name, and `n`.
 pub(super) type Key = [u8; ChannelId::LEN + 1];
 
 /// When an entry was saved, in microseconds since 1970, and its [encoding](crate::store::codec).
@@ -105,6 +105,15 @@ pub(super) fn key(feed: Feed) -> Key {
         Some(Kind::Video) => b'v',
         Some(Kind::Short) => b's',
     };
+    key
+}
+
+/// The key of a name: a hash, since names have up to 400 bytes. Its last byte is no kind of a feed's. Versions that know no names ignore the
+/// entry, and evict it like others.
+pub(super) fn name_key(name: &str) -> Key {
+    let mut key = [b'n'; _];
+    let hash = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+    key[..ChannelId::LEN].copy_from_slice(&hash.as_ref()[..ChannelId::LEN]);
     key
 }
 

@@ -27,6 +27,7 @@ scripts! {
     SAVE = "save.lua";
     PROBE = "probe.lua";
     UNITS = "units.lua";
+    NAME = "name.lua";
 }
 
 pub(super) struct Source {

@@ -1,6 +1,6 @@
-//! From the bytes of the Data API's answers to uploads, channels and errors. Pure.
+//! Parses answers of the Data API: uploads, channels and errors. Pure.
 //!
-//! Read field by field instead of into types: what is missing or odd in one item leaves that one out, and not the whole answer.
+//! Fields are read one by one and not into types, so that an item with a missing or malformed field is left out, and the others are kept.
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -13,47 +13,35 @@ use serde_json::Value;
 use super::{ApiError, budget::Refusal};
 use crate::{
     channel_name::ResolvedChannel,
-    upstream::UpstreamError,
+    upstream::{Page, UpstreamError},
     video::{self, ChannelId, Kind, Thumbnail, Upload, VideoId},
 };
 
-/// What is asked for of a playlist's items: a quarter of what would come otherwise.
+/// The fields of a playlist's items that are requested: a quarter of what the answer has otherwise.
 pub(super) const PLAYLIST_FIELDS: &str = "nextPageToken,items(snippet(publishedAt,title,channelTitle,videoOwnerChannelId,thumbnails/high),contentDetails(videoId,videoPublishedAt))";
 
-/// What is asked for of channels.
+/// The fields of channels that are requested.
 pub(super) const CHANNEL_FIELDS: &str = "items(id,snippet/title)";
 
-/// What is asked for of a video.
+/// The fields of a video that are requested.
 pub(super) const VIDEO_FIELDS: &str = "items/snippet(channelId,channelTitle)";
 
-/// A page of a list of uploads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UploadsPage {
-    /// The channel's name; empty if the page is.
-    pub title: String,
-    /// Newest first. Those of a list of one kind are of that kind; the others are [`Kind::Video`], since the list of all does not say it.
-    pub uploads: Vec<Upload>,
-    /// How many items the page has, with those that are no uploads of the channel (any more).
-    pub items: usize,
-    /// Names the page of older ones; none if this is the last.
-    pub next_page: Option<String>,
-}
-
-/// Reads the answer of `playlistItems`, of a list of the uploads of `channel`: of one kind, or of all.
-pub(super) fn uploads(json: &[u8], channel: ChannelId, kind: Option<Kind>) -> Result<UploadsPage, ApiError> {
+/// Parses an answer of `playlistItems`: a page of the uploads of `channel`, all of this `kind` if there is one. Otherwise they get
+/// [`Kind::Video`], since the list of all uploads does not say their kinds.
+pub(super) fn uploads(json: &[u8], channel: ChannelId, kind: Option<Kind>) -> Result<Page, ApiError> {
     let answer = parse(json)?;
     let items = items(&answer);
     let mut uploads: Vec<Upload> = items
         .iter()
         .filter_map(|item| upload(item, channel, kind))
         .collect();
-    // The order is that in which they were added, mostly: a premiere, or what was private for long, is elsewhere.
+    // The list has the order in which uploads were added to it. A premiere, or a video that was private, was published later.
     uploads.sort_by_key(|upload| Reverse(upload.published));
-    Ok(UploadsPage {
+    Ok(Page {
         title: text(&answer["items"][0]["snippet"]["channelTitle"]),
         uploads,
-        items: items.len(),
-        next_page: answer["nextPageToken"].as_str().map(str::to_owned),
+        entries: items.len(),
+        next: answer["nextPageToken"].as_str().map(str::to_owned),
     })
 }
 
@@ -64,15 +52,15 @@ fn upload(item: &Value, channel: ChannelId, kind: Option<Kind>) -> Option<Upload
         tracing::debug!(%channel, owner, "left out an upload of another channel");
         return None;
     }
-    // Which video, and when it was published; without the details, when it was added to the list.
+    // Without the details, the date of publication is unknown: the date at which it was added to the list has to do.
     let (video, published) = if details.is_null() {
         (&snippet["resourceId"]["videoId"], &snippet["publishedAt"])
     } else {
-        // Without a date, it is private or deleted.
+        // A private or deleted video has no date.
         details.get("videoPublishedAt")?;
         (&details["videoId"], &details["videoPublishedAt"])
     };
-    // The picture that feeds have, of 480 × 360 pixels.
+    // The same picture as in feeds, of 480 × 360 pixels.
     let picture = &snippet["thumbnails"]["high"];
     let pixels = |side| picture[side].as_u64().and_then(|pixels| pixels.try_into().ok());
     Some(Upload {
@@ -90,7 +78,7 @@ fn upload(item: &Value, channel: ChannelId, kind: Option<Kind>) -> Option<Upload
     })
 }
 
-/// Reads the answer of `channels`.
+/// Parses an answer of `channels`.
 pub(super) fn channels(json: &[u8]) -> Result<Vec<ResolvedChannel>, ApiError> {
     let answer = parse(json)?;
     let found = items(&answer).iter();
@@ -99,7 +87,7 @@ pub(super) fn channels(json: &[u8]) -> Result<Vec<ResolvedChannel>, ApiError> {
         .collect())
 }
 
-/// Reads the answer of `videos`: who uploaded the first.
+/// Parses an answer of `videos`: the uploader of the first one.
 pub(super) fn uploader(json: &[u8]) -> Result<Option<ResolvedChannel>, ApiError> {
     let answer = parse(json)?;
     let video = &answer["items"][0]["snippet"];
@@ -113,11 +101,11 @@ fn resolved(id: &Value, title: &Value) -> Option<ResolvedChannel> {
     })
 }
 
-/// What an answer says that has another status than 200.
+/// The error of an answer whose status is not 200.
 pub(super) fn error(status: u16, json: &[u8]) -> ApiError {
-    // What is no JSON comes from something between.
+    // A proxy may answer with something that is not JSON.
     let answer: Value = serde_json::from_slice(json).unwrap_or_default();
-    // Newer errors have google.rpc's details as well, which then say more.
+    // Newer errors also have details of google.rpc, which are more specific.
     let lists = [&answer["error"]["errors"], &answer["error"]["details"]];
     let reasons = lists.into_iter().filter_map(Value::as_array).flatten();
     for reason in reasons.filter_map(|reason| reason["reason"].as_str()) {
@@ -151,7 +139,7 @@ fn parse(json: &[u8]) -> Result<Value, ApiError> {
     }
 }
 
-/// None where nothing was found.
+/// An answer has no items if nothing was found.
 fn items(answer: &Value) -> &[Value] {
     answer["items"].as_array().map_or(&[], Vec::as_slice)
 }

@@ -1,69 +1,65 @@
-//! Whether channels exist: questions that are asked at about the same time go out as one request, which costs one unit for 50 of them.
+//! Finds out which channels exist, with one request for up to 50 of those that are wanted at about the same time.
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, mem, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::ApiError;
-use crate::{
-    channel_name::ResolvedChannel,
-    upstream::{Purpose, UpstreamError},
-    video::ChannelId,
-};
+use super::{ApiError, Use};
+use crate::{channel_name::ResolvedChannel, upstream::UpstreamError, video::ChannelId};
 
-/// As many IDs does `channels.list` take.
+/// The most IDs that `channels.list` takes.
 pub(super) const MAX_IDS: usize = 50;
 
-/// How long a question waits for others. A burst of calls is together by then, and a request takes longer.
+/// How long the first channel of a request waits for others. A request takes longer than that.
 const WINDOW: Duration = Duration::from_millis(50);
 
 /// Those of the channels that exist.
 type Found = Result<Vec<ResolvedChannel>, ApiError>;
 
-/// Asks about up to [`MAX_IDS`] channels, each once. The future is driven to its end by a task.
-type AskMany = dyn Fn(Vec<ChannelId>, Purpose) -> BoxFuture<'static, Found> + Send + Sync;
+/// Sends a request for up to [`MAX_IDS`] channels, for any of these uses. A task drives the future.
+type AskMany = dyn Fn(Vec<ChannelId>, HashSet<Use>) -> BoxFuture<'static, Found> + Send + Sync;
 
-/// Who waits for one channel's answer.
+/// The lookups that wait for one channel.
 type Waiters = Vec<oneshot::Sender<Result<ResolvedChannel, ApiError>>>;
 
-/// Gathers questions. A clone shares everything.
+/// Collects channels for the next request. Clones share everything.
 #[derive(Clone)]
 pub(super) struct Batch {
     ask: Arc<AskMany>,
     open: Arc<Mutex<Open>>,
 }
 
-/// The questions that have not gone out. Its lock is never held while anything is waited for.
+/// The next request. Its lock is never held across an await.
 #[derive(Default)]
 struct Open {
     /// Fewer than [`MAX_IDS`].
     waiters: HashMap<ChannelId, Waiters>,
-    /// Whether a caller waits for any of them.
-    is_awaited: bool,
-    /// Increases whenever they go out, so that a timer knows its own.
+    /// What they are wanted for.
+    uses: HashSet<Use>,
+    /// The number of the request, so that a timer knows its own.
     number: u64,
 }
 
 impl Open {
-    fn take(&mut self) -> (HashMap<ChannelId, Waiters>, Purpose) {
+    fn take(&mut self) -> (HashMap<ChannelId, Waiters>, HashSet<Use>) {
         self.number += 1;
-        let purpose = if mem::take(&mut self.is_awaited) {
-            Purpose::Awaited
-        } else {
-            Purpose::Poll
-        };
-        (mem::take(&mut self.waiters), purpose)
+        (mem::take(&mut self.waiters), mem::take(&mut self.uses))
     }
 }
 
 impl Batch {
     pub(super) fn new(
-        ask: impl Fn(Vec<ChannelId>, Purpose) -> BoxFuture<'static, Found> + Send + Sync + 'static,
+        ask: impl Fn(Vec<ChannelId>, HashSet<Use>) -> BoxFuture<'static, Found> + Send + Sync + 'static,
     ) -> Self {
         Self {
             ask: Arc::new(ask),
@@ -71,22 +67,18 @@ impl Batch {
         }
     }
 
-    /// The channel, or that it does not exist. This future may be dropped at any time: others get their answers all the same.
-    pub(super) async fn find(
-        &self,
-        channel: ChannelId,
-        purpose: Purpose,
-    ) -> Result<ResolvedChannel, ApiError> {
+    /// Returns the channel if it exists. This future may be dropped at any time, which changes nothing for others.
+    pub(super) async fn find(&self, channel: ChannelId, spend_for: Use) -> Result<ResolvedChannel, ApiError> {
         let (sender, receiver) = oneshot::channel();
         {
             let mut open = self.open.lock();
             let is_first = open.waiters.is_empty();
             open.waiters.entry(channel).or_default().push(sender);
-            open.is_awaited |= purpose == Purpose::Awaited;
+            open.uses.insert(spend_for);
             if open.waiters.len() >= MAX_IDS {
-                let (waiters, purpose) = open.take();
+                let (waiters, uses) = open.take();
                 // Ends with the request, which has a time limit.
-                tokio::spawn(self.clone().send(waiters, purpose));
+                tokio::spawn(self.clone().send(waiters, uses));
             } else if is_first {
                 // Ends after the window and the request.
                 tokio::spawn(self.clone().send_later(open.number));
@@ -100,23 +92,23 @@ impl Batch {
 
     async fn send_later(self, number: u64) {
         tokio::time::sleep(WINDOW).await;
-        let (waiters, purpose) = {
+        let (waiters, uses) = {
             let mut open = self.open.lock();
             if open.number != number {
                 return;
             }
             open.take()
         };
-        self.send(waiters, purpose).await;
+        self.send(waiters, uses).await;
     }
 
-    /// Asks for those channels that somebody waits for still.
-    async fn send(self, mut waiters: HashMap<ChannelId, Waiters>, purpose: Purpose) {
+    /// Sends the request, for the channels that are still wanted.
+    async fn send(self, mut waiters: HashMap<ChannelId, Waiters>, uses: HashSet<Use>) {
         waiters.retain(|_, waiters| waiters.iter().any(|waiter| !waiter.is_closed()));
         if waiters.is_empty() {
             return;
         }
-        let found = (self.ask)(waiters.keys().copied().collect(), purpose).await;
+        let found = (self.ask)(waiters.keys().copied().collect(), uses).await;
         for (channel, waiters) in waiters {
             let answer = match &found {
                 Ok(found) => found
@@ -127,7 +119,7 @@ impl Batch {
                 Err(error) => Err(error.clone()),
             };
             for waiter in waiters {
-                // Who has left wants none.
+                // Fails if the lookup was dropped.
                 let _ = waiter.send(answer.clone());
             }
         }

@@ -1,14 +1,19 @@
-//! The units of a day, and who may spend one. Pure: `now` is an argument.
+//! The units of a day, and who may spend one. Pure: `now` is a parameter.
 //!
-//! Google counts units by the day of Pacific time; each request of plaque costs one. Two rules make them last: after a unit is spent
-//! for a poll or a refresh, there must be left what an even pace needs until the reset; after one for somebody who waits, half of that.
-//! So callers can get half of a day's units at once and polls never take theirs: who waits gets one at least every 17 s (of 10,000 a day),
-//! as long as Google itself does not refuse.
+//! Google counts units by the day of Pacific time; each request of plaque costs one. Four rules make them last:
+//!
+//! - After a unit for a poll or a refresh, what an even pace needs until the reset must be left; after one for a caller who waits, half of
+//!   that. So callers can spend half of a day's units at once, and at least one every 17 s (of 10,000 a day).
+//! - Names and older pages ([`Use::Extra`]) have a token bucket besides, and never take most of a day.
+//! - Channels that were never found, names and older pages can be made up. So a caller may have spent on them no more than what is left for
+//!   others: one caller takes half, two take a third each.
+//! - If Google refuses, no request is sent for a while.
 
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::HashMap,
     fmt,
     time::{Duration, SystemTime},
 };
@@ -16,35 +21,73 @@ use std::{
 use chrono::{DateTime, Datelike as _, Days, NaiveDate, TimeDelta, Utc, Weekday};
 
 use super::ApiError;
-use crate::upstream::Purpose;
+use crate::upstream::{LookupRequest, Purpose};
 
-/// The part of an even pace that must be left after a unit for somebody who waits.
+/// The part of an even pace that must be left after a unit for a caller who waits.
 const AWAITED_SHARE: f64 = 0.5;
 
-/// If units are used up so soon after a reset, our clock or our calendar may be wrong about when it was.
+/// The part of a day's units that the bucket of names and older pages holds when it is full.
+const EXTRA_BURST: f64 = 0.1;
+
+/// The part of a day's units that it gets a day. With the burst, lookups keep seven tenths of any day.
+const EXTRA_SHARE: f64 = 0.2;
+
+/// If units are used up this soon after a reset, the local clock may be wrong, or the rule by which the reset is calculated.
 const EARLY: Duration = Duration::from_hours(2);
 
-/// Until it is tried again, then.
+/// The pause in that case.
 const EARLY_PAUSE: Duration = Duration::from_mins(15);
 
-/// Until a key is tried again that may not use the API: somebody may be about to switch it on.
+/// The pause for a key that may not use the API: somebody may be about to enable it.
 const NOT_CONFIGURED_PAUSE: Duration = Duration::from_hours(1);
 
-/// Until the next request after too many of them. Google's limits are by the minute.
+/// The pause after too many requests. Google's limits are by the minute.
 const RATE_PAUSE: Duration = Duration::from_mins(1);
 
-/// A day of Pacific time, by which units are counted. `Display`ed as `2026-11-26`.
+/// Added to a time of a retry, so that rounding does not make it too early.
+const ROUNDING: Duration = Duration::from_millis(1);
+
+/// What a unit is spent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Use {
+    /// A lookup of a channel that was found before, or one that no caller waits for.
+    Lookup(Purpose),
+    /// A lookup of a channel that was never found, by this caller.
+    Unknown(u64),
+    /// A name, or a page of older uploads, for this caller.
+    Extra(u64),
+}
+
+impl Use {
+    /// What a lookup spends units for.
+    #[must_use]
+    pub fn of(request: &LookupRequest) -> Self {
+        match request.purpose {
+            Purpose::Awaited if !request.found_before => Self::Unknown(request.caller.id),
+            purpose => Self::Lookup(purpose),
+        }
+    }
+
+    fn share(self) -> f64 {
+        match self {
+            Self::Lookup(Purpose::Refresh | Purpose::Poll) => 1.0,
+            Self::Lookup(Purpose::Awaited) | Self::Unknown(_) | Self::Extra(_) => AWAITED_SHARE,
+        }
+    }
+}
+
+/// A day of Pacific time, by which units are counted. Displayed as `2026-11-26`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Day(NaiveDate);
 
 impl Day {
-    /// The day's number, which is that of no other.
+    /// The day's number: no other day has it.
     #[must_use]
     pub fn number(self) -> u32 {
         self.0.num_days_from_ce().unsigned_abs()
     }
 
-    /// The day that `now` is in.
+    /// The day that contains `now`.
     #[must_use]
     pub fn of(now: SystemTime) -> Self {
         let seconds = now
@@ -59,8 +102,8 @@ impl Day {
         if day.end() <= now { day.next() } else { day }
     }
 
-    /// Its midnight. The rule is that of the USA since 2007: summer time from the second Sunday in March to the first in November,
-    /// changing at 2 o'clock. (chrono-tz would bring the rules of the world, and no newer ones than its release.)
+    /// Its first moment. In the USA, summer time lasts from 2 o'clock on the second Sunday in March to 2 o'clock on the first Sunday in
+    /// November, since 2007. (chrono-tz has the rules of the whole world, as of its release.)
     #[must_use]
     pub fn start(self) -> SystemTime {
         let sunday =
@@ -72,7 +115,7 @@ impl Day {
         SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
     }
 
-    /// The midnight after it, when units are new.
+    /// The first moment of the next day, when units are new.
     #[must_use]
     pub fn end(self) -> SystemTime {
         self.next().start()
@@ -82,7 +125,7 @@ impl Day {
         Self(self.0.checked_add_days(Days::new(1)).unwrap_or(self.0))
     }
 
-    /// What is left of it at `now`, as a part of the whole: from 1 down to 0.
+    /// The part of it that is left at `now`: from 1 down to 0.
     fn left(self, now: SystemTime) -> f64 {
         let left = self.end().duration_since(now).unwrap_or_default();
         left.div_duration_f64(self.length()).min(1.0)
@@ -100,7 +143,7 @@ impl fmt::Display for Day {
     }
 }
 
-/// Why Google answers no request at all, whatever it is about.
+/// Why Google refuses all requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The day's units are used up, here or by others with the same key.
@@ -119,7 +162,7 @@ pub enum Refusal {
     RateLimited,
 }
 
-/// That no request may go out: until a time, or until there is another key than this one.
+/// No request may be sent: until a time, if there is one, and as long as the key is this one, if there is one.
 #[derive(Clone, Copy, Debug)]
 struct Closed {
     refusal: Refusal,
@@ -132,29 +175,37 @@ struct Closed {
 pub struct Budget {
     quota: u64,
     day: Day,
-    /// By all replicas, as far as is known.
+    /// Spent by all replicas, as far as is known.
     spent: u64,
+    /// Spent here today, by use with a caller. Each entry has cost a unit.
+    by_caller: HashMap<Use, u64>,
+    /// The bucket for [`Use::Extra`]: its tokens, and when they were counted. It starts full, also after a restart.
+    extra: (f64, SystemTime),
     closed: Option<Closed>,
 }
 
 impl Budget {
-    /// `quota` units a day, of which none is spent.
+    /// A budget of `quota` units a day, none of which is spent.
     #[must_use]
     pub fn new(quota: u64, now: SystemTime) -> Self {
-        Self {
+        let mut budget = Self {
             quota,
             day: Day::of(now),
             spent: 0,
+            by_caller: HashMap::new(),
+            extra: (0.0, now),
             closed: None,
-        }
+        };
+        budget.extra.0 = budget.burst();
+        budget
     }
 
-    /// Spends a unit, with the key of this generation.
+    /// Spends a unit, for a request with the key of this generation.
     ///
     /// # Errors
     ///
-    /// If there is none for this purpose.
-    pub fn try_spend(&mut self, purpose: Purpose, now: SystemTime, key: u64) -> Result<(), ApiError> {
+    /// If there is none for this use.
+    pub fn try_spend(&mut self, spend_for: Use, now: SystemTime, key: u64) -> Result<(), ApiError> {
         self.advance(now);
         if let Some(Closed {
             refusal,
@@ -167,24 +218,69 @@ impl Budget {
             }
             self.closed = None;
         }
-        let left = self.left();
-        let share = if purpose == Purpose::Awaited {
-            AWAITED_SHARE
-        } else {
-            1.0
+        let used = self.used(spend_for);
+        let (left, even) = (units(self.left()), units(self.quota) * spend_for.share());
+        let for_caller = match spend_for {
+            Use::Unknown(_) => left - used,
+            Use::Lookup(_) | Use::Extra(_) => left,
         };
-        let even = units(self.quota) * share;
-        if left == 0 || even * self.day.left(now) >= units(left) {
-            let rest = if left == 0 { 0.0 } else { units(left) / even };
-            // A millisecond, so that rounding does not make it a moment too early.
-            let retry_at = self.day.end() - self.day.length().mul_f64(rest) + Duration::from_millis(1);
+        if left == 0.0 || even * self.day.left(now) >= for_caller {
+            let rest = if left == 0.0 {
+                0.0
+            } else {
+                (for_caller / even).max(0.0)
+            };
+            let retry_at = self.day.end() - self.day.length().mul_f64(rest) + ROUNDING;
             return Err(ApiError::OutOfUnits { retry_at });
+        }
+        if let Use::Extra(_) = spend_for {
+            self.take_token(used, now)?;
+        }
+        if let Use::Unknown(_) | Use::Extra(_) = spend_for {
+            *self.by_caller.entry(spend_for).or_default() += 1;
         }
         self.spent += 1;
         Ok(())
     }
 
-    /// Whether all that was spent is within the quota: what others spent may be known only afterwards.
+    /// Takes a token of the bucket, for a caller who has `used` some today and must leave as many.
+    fn take_token(&mut self, used: f64, now: SystemTime) -> Result<(), ApiError> {
+        let needed = used + 1.0;
+        if self.extra.0 >= needed {
+            self.extra.0 -= 1.0;
+            return Ok(());
+        }
+        let rate = units(self.quota) * EXTRA_SHARE;
+        let filled = |tokens: f64| {
+            let missing = (tokens - self.extra.0).max(0.0);
+            now + self.day.length().mul_f64(missing / rate) + ROUNDING
+        };
+        // With a new day, one is enough.
+        let tomorrow = filled(1.0).max(self.day.end());
+        let retry_at = if needed > self.burst() {
+            tomorrow
+        } else {
+            filled(needed).min(tomorrow)
+        };
+        Err(ApiError::OutOfUnits { retry_at })
+    }
+
+    /// The one of these uses for which a unit is the likeliest to be there.
+    pub fn likeliest(&self, uses: impl IntoIterator<Item = Use>, now: SystemTime) -> Option<Use> {
+        let reserved = |of: &Use| of.share() * units(self.quota) * self.day.left(now) + self.used(*of);
+        uses.into_iter()
+            .min_by(|one, other| reserved(one).total_cmp(&reserved(other)))
+    }
+
+    fn used(&self, spend_for: Use) -> f64 {
+        units(self.by_caller.get(&spend_for).copied().unwrap_or(0))
+    }
+
+    fn burst(&self) -> f64 {
+        (units(self.quota) * EXTRA_BURST).max(1.0)
+    }
+
+    /// Checks that all that was spent is within the quota: what other replicas have spent may be known only afterwards.
     ///
     /// # Errors
     ///
@@ -198,15 +294,15 @@ impl Budget {
         }
     }
 
-    /// What all replicas have spent on `day`. Never fewer than known: requests of this replica may be under way.
+    /// Notes what all replicas have spent on `day`. Never lowers what is known, since requests of this replica may be in progress.
     pub fn learn(&mut self, day: Day, spent: u64) {
         if day == self.day {
             self.spent = self.spent.max(spent);
         }
     }
 
-    /// Google refuses a request with the key of this generation. Returns how many units are lost for all replicas: what was left, if it
-    /// says that there are none.
+    /// Notes that Google refused a request with the key of this generation. Returns the units that are lost to all replicas: those that were
+    /// left, if Google says that there are none.
     pub fn close(&mut self, refusal: Refusal, now: SystemTime, key: u64) -> u64 {
         self.advance(now);
         let is_early = now.duration_since(self.day.start()).is_ok_and(|age| age < EARLY);
@@ -228,18 +324,23 @@ impl Budget {
         self.day
     }
 
-    /// The units left of it.
+    /// The units that are left of it.
     #[must_use]
     pub fn left(&self) -> u64 {
         self.quota.saturating_sub(self.spent)
     }
 
-    /// Begins a new day, if it is one. A clock that is set back does not bring a day back.
+    /// Begins a new day, if it is one, and fills the bucket. A clock that is set back does not bring a day back.
     pub fn advance(&mut self, now: SystemTime) {
         let day = Day::of(now);
         if day > self.day {
             self.day = day;
             self.spent = 0;
+            self.by_caller.clear();
+        }
+        if let Ok(passed) = now.duration_since(self.extra.1) {
+            let new = units(self.quota) * EXTRA_SHARE * passed.div_duration_f64(self.day.length());
+            self.extra = ((self.extra.0 + new).min(self.burst()), now);
         }
     }
 }

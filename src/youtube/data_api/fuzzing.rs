@@ -15,7 +15,7 @@ pub fn data_api_answer(bytes: &[u8]) {
     };
     let feed = feed(*number);
     if let Ok(page) = answer::uploads(json, feed.channel, feed.kind) {
-        assert!(page.uploads.len() <= page.items);
+        assert!(page.uploads.len() <= page.entries);
         assert!(
             page.uploads
                 .is_sorted_by(|newer, older| newer.published >= older.published)

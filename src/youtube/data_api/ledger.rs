@@ -1,5 +1,5 @@
-//! The day's units as they are spent: the [`Budget`], what other replicas spend, metrics, and one line in the log when requests stop and
-//! when they go on.
+//! Spends the day's units: the [`Budget`], together with what other replicas spend; metrics; and one line in the log when Google begins to
+//! refuse requests, and one when that ends.
 
 #[cfg(test)]
 mod tests;
@@ -21,39 +21,39 @@ use prometheus_client::{
 
 use super::{
     ApiError,
-    budget::{Budget, Day, Refusal},
+    budget::{Budget, Day, Refusal, Use},
 };
-use crate::{metrics, upstream::Purpose};
+use crate::metrics;
 
-/// The units that all replicas have spent, and those from before a restart: a store.
+/// A store that counts the units of all replicas, and those from before a restart.
 pub trait SharedUnits: Send + Sync {
-    /// Adds `units` to those of `day`, and returns their sum; 0 just asks for it. `None` if the store cannot be reached: the units
-    /// are added later. Must end by itself, within a fraction of a lookup's time. A day's number is of no use two days later.
+    /// Adds `units`, which may be 0, to those of `day`, and returns their sum. `None` if the store cannot be reached: the units are added
+    /// later. Must end within a fraction of a lookup's time. A day need not be kept for more than two days.
     fn add(&self, day: Day, units: u64) -> BoxFuture<'_, Option<u64>>;
 }
 
-/// Who spends units asks here first. A clone shares everything.
+/// Grants units. Clones share everything.
 #[derive(Clone)]
 pub struct Ledger {
-    /// Never held while the store is asked.
+    /// Never locked across an await.
     state: Arc<Mutex<State>>,
     shared: Option<Arc<dyn SharedUnits>>,
-    /// Since the start, of this replica.
+    /// What this replica has spent since it was started.
     total: Arc<AtomicU64>,
 }
 
 struct State {
     budget: Budget,
-    /// The day whose sum the store has told.
+    /// The day whose sum was loaded from the store.
     loaded: Option<Day>,
-    /// What the store has not been told of a day.
+    /// A day, and its units that were not added in the store.
     unsaved: (Day, u64),
-    /// The refusal that is in the log.
+    /// The refusal that was logged.
     reported: Option<Refusal>,
 }
 
 impl Ledger {
-    /// `quota` units a day, shared with whoever has the same `shared`.
+    /// A ledger of `quota` units a day, which are shared with others by `shared`.
     #[must_use]
     pub fn new(quota: u64, shared: Option<Arc<dyn SharedUnits>>, now: SystemTime) -> Self {
         let budget = Budget::new(quota, now);
@@ -74,21 +74,26 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// If there is none for this purpose, here or by what all replicas have spent.
-    pub async fn spend(&self, purpose: Purpose, now: SystemTime, key: u64) -> Result<(), ApiError> {
+    /// If there is none for this use.
+    pub async fn spend(&self, spend_for: Use, now: SystemTime, key: u64) -> Result<(), ApiError> {
         let day = Day::of(now);
         if self.state.lock().loaded != Some(day) {
             self.save(day, 0).await;
         }
-        self.state.lock().budget.try_spend(purpose, now, key)?;
+        self.state.lock().budget.try_spend(spend_for, now, key)?;
         self.save(day, 1).await;
-        // Others may have taken it.
+        // Another replica may have spent the last one.
         self.state.lock().budget.check()?;
         self.total.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Google answered a request with the key of this generation: with a refusal, or not.
+    /// The one of these uses for which a unit is the likeliest to be there.
+    pub(super) fn likeliest(&self, uses: impl IntoIterator<Item = Use>, now: SystemTime) -> Option<Use> {
+        self.state.lock().budget.likeliest(uses, now)
+    }
+
+    /// Notes that Google answered a request with the key of this generation, with this refusal if there was one.
     pub async fn report(&self, refusal: Option<Refusal>, now: SystemTime, key: u64) {
         let lost = {
             let mut state = self.state.lock();
@@ -109,7 +114,7 @@ impl Ledger {
         }
     }
 
-    /// The units that are left for today, by what is known, and when there are new ones.
+    /// The units that are left for today, as far as is known, and when there are new ones.
     #[must_use]
     pub fn left(&self, now: SystemTime) -> (u64, SystemTime) {
         let mut state = self.state.lock();
@@ -117,7 +122,7 @@ impl Ledger {
         (state.budget.left(), state.budget.day().end())
     }
 
-    /// Makes the units known to whoever reads `registry`.
+    /// Registers the metrics of units.
     pub fn register(&self, registry: &mut Registry) {
         let total = Arc::clone(&self.total);
         metrics::metric(
@@ -146,8 +151,8 @@ impl Ledger {
         );
     }
 
-    /// Tells the store of units that are spent, and learns from it what others spend. If this future is dropped, the store may count
-    /// units that this replica has not; it never misses any that it could have been told.
+    /// Adds units in the store, and learns from it what others spend. If this future is dropped, the store may count units that were not
+    /// spent, but never too few.
     async fn save(&self, day: Day, units: u64) {
         let Some(shared) = &self.shared else {
             return;

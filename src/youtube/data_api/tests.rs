@@ -92,7 +92,7 @@ async fn a_channel_without_uploads_is_told_from_none() {
             found_before,
             ..LookupRequest::of(Purpose::Awaited)
         };
-        let found = world.api.look_up(other.into(), request).await;
+        let found = world.api.newest(other.into(), request).await;
         assert_eq!(found, Err(ApiError::NoSuchChannel));
         assert_eq!(world.asked().len(), units);
     }
@@ -105,7 +105,7 @@ async fn two_hundred_ids_that_were_made_up_cost_four_units() {
         let channel: ChannelId = format!("UC{number:021}A").parse().expect("an ID");
         world
             .api
-            .look_up(channel.into(), LookupRequest::of(Purpose::Awaited))
+            .newest(channel.into(), LookupRequest::of(Purpose::Awaited))
     });
     let found = join_all(lookups).await;
     assert!(found.iter().all(|found| *found == Err(ApiError::NoSuchChannel)));
@@ -118,7 +118,7 @@ async fn names_are_resolved() {
     let resolve = async |name: &str| {
         world
             .api
-            .resolve(&name.parse().expect("a name"), Purpose::Awaited)
+            .channel(&name.parse().expect("a name"), Use::Extra(0))
             .await
     };
     for name in ["@tests", "user/Tests", "youtu.be/aaaaaaaaaaa", ID] {
@@ -156,11 +156,11 @@ async fn older_uploads_come_in_pages() {
     for _ in 0..2 {
         let page = world
             .api
-            .uploads(feed, next.as_deref(), 2, Purpose::Awaited)
+            .page(feed, next.as_deref(), Caller::default())
             .await
             .expect("a page");
         seen.extend(page.uploads.iter().map(|upload| upload.id.to_string()));
-        next = page.next_page;
+        next = page.next;
     }
     assert_eq!((seen, next), (vec![A.into(), B.into(), C.into()], None));
 }
@@ -222,8 +222,46 @@ async fn a_silent_api_is_left_in_time() {
         time_limit: Duration::from_millis(20),
     };
     let error = silent
-        .channels("id", ID, Purpose::Awaited)
+        .channels("id", ID, Use::Lookup(Purpose::Awaited))
         .await
         .expect_err("silence");
     assert_eq!(error, UpstreamError::TimedOut(silent.time_limit).into());
+}
+
+/// A redirect would take the key to another server.
+#[tokio::test]
+async fn the_api_leads_the_key_nowhere() {
+    let (world, other) = (World::new().await, World::new().await);
+    other.lists([("UUSH", &[A])]);
+    world.state.lock().redirect = Some(other.api.requests.api.clone());
+    let error = world
+        .look_up(Some(Kind::Short), true, None)
+        .await
+        .expect_err("no answer");
+    assert_eq!(error, UpstreamError::Status(307).into());
+    assert!(other.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_caller_without_units_keeps_nobody_from_theirs() {
+    let world = World::new().await;
+    let of = |id, number: u32| {
+        let channel: ChannelId = format!("UC{number:021}A").parse().expect("an ID");
+        let caller = Caller {
+            id,
+            ..Caller::default()
+        };
+        let request = LookupRequest {
+            caller,
+            ..LookupRequest::of(Purpose::Awaited)
+        };
+        world.api.newest(channel.into(), request)
+    };
+    let now = SystemTime::now();
+    while world.api.ledger().spend(Use::Unknown(1), now, 0).await.is_ok() {}
+    assert!(matches!(of(1, 0).await, Err(ApiError::OutOfUnits { .. })));
+    let (abuser, modest) = tokio::join!(of(1, 1), of(2, 2));
+    assert_eq!(modest, Err(ApiError::NoSuchChannel), "it is asked");
+    assert_eq!(abuser, Err(ApiError::NoSuchChannel), "by the same request");
+    assert_eq!(world.asked().len(), 1);
 }

@@ -189,7 +189,7 @@ async fn a_page_is_not_packed() {
         ID
     );
     let error = resolve(answer, "@packed").await.expect_err("packed");
-    assert!(error.to_string().contains("packed"), "{error}");
+    assert!(error.to_string().contains("compressed"), "{error}");
 }
 
 #[tokio::test]
@@ -243,7 +243,7 @@ async fn redirects_are_followed_to_pages_of_the_same_server() {
     };
     assert_eq!(resolve(answer, "c/nut").await.expect("found").id.as_str(), ID);
     for (name, expected) in [
-        ("@loop", "again and again"),
+        ("@loop", "too often"),
         ("@consent", "consent"),
         ("@sorry", "429"),
         ("@away", "redirect"),
@@ -298,4 +298,22 @@ async fn a_silent_server_is_left_in_time() {
         .expect_err("silence")
         .error;
     assert_eq!(error, UpstreamError::TimedOut(pages.time_limit));
+}
+
+#[tokio::test]
+async fn no_page_is_loaded_while_they_refuse_this_address() {
+    static LOADED: AtomicUsize = AtomicUsize::new(0);
+    let (pages, _base) = serve(|_uri, _headers| {
+        LOADED.fetch_add(1, Ordering::SeqCst);
+        StatusCode::TOO_MANY_REQUESTS.into_response()
+    })
+    .await;
+    for number in 0..10 {
+        let name = format!("@name{number}").parse().expect("a name");
+        let resolved = NameSource::resolve(&pages, &name, Caller::default()).await;
+        let failure = resolved.expect("a page may know").expect_err("refused");
+        assert_eq!(failure.error, UpstreamError::RateLimited(429));
+        assert_eq!(failure.retry_after.is_some(), number > 0, "{failure:?}");
+    }
+    assert_eq!(LOADED.load(Ordering::SeqCst), 1);
 }

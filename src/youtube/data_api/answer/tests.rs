@@ -15,7 +15,7 @@ fn channel() -> ChannelId {
     ID.parse().expect("an ID")
 }
 
-fn read(json: &[u8], kind: Option<Kind>) -> UploadsPage {
+fn read(json: &[u8], kind: Option<Kind>) -> Page {
     uploads(json, channel(), kind).expect("an answer")
 }
 
@@ -30,8 +30,8 @@ fn seconds(upload: &Upload) -> u64 {
 #[test]
 fn uploads_are_sorted_by_when_they_were_published() {
     let page = read(fixture!("playlist_items"), None);
-    assert_eq!((page.title.as_str(), page.items), ("A channel for tests", 6));
-    assert_eq!(page.next_page.as_deref(), Some("EAAaBlBUOkNBVQ"));
+    assert_eq!((page.title.as_str(), page.entries), ("A channel for tests", 6));
+    assert_eq!(page.next.as_deref(), Some("EAAaBlBUOkNBVQ"));
     let ids: Vec<&str> = page.uploads.iter().map(|upload| upload.id.as_str()).collect();
     assert_eq!(
         ids,
@@ -64,7 +64,7 @@ fn a_list_of_a_kind_has_uploads_of_that_kind() {
 #[test]
 fn without_details_the_date_is_when_it_was_added() {
     let page = read(fixture!("playlist_items_snippet"), None);
-    assert_eq!(page.next_page, None);
+    assert_eq!(page.next, None);
     assert_eq!(page.uploads[0].id.as_str(), "fffffffffff");
     assert_eq!(seconds(&page.uploads[0]), 1_574_469_905);
 }

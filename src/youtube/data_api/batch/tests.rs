@@ -4,8 +4,12 @@ use futures_util::{FutureExt as _, future::join_all};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::*;
+use crate::upstream::Purpose;
 
-type Request = (Vec<ChannelId>, Purpose);
+type Request = (Vec<ChannelId>, HashSet<Use>);
+
+const AWAITED: Use = Use::Lookup(Purpose::Awaited);
+const POLL: Use = Use::Lookup(Purpose::Poll);
 
 /// A batch whose requests are noted, and wait for permits.
 struct World {
@@ -33,8 +37,8 @@ impl World {
         let requests = Arc::new(Mutex::new(vec![]));
         let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
         let (noted, open) = (Arc::clone(&requests), Arc::clone(&gate));
-        let batch = Batch::new(move |ids, purpose| {
-            noted.lock().push((ids.clone(), purpose));
+        let batch = Batch::new(move |ids, uses| {
+            noted.lock().push((ids.clone(), uses));
             let open = Arc::clone(&open);
             async move {
                 let _permit = open.acquire().await.expect("open");
@@ -51,7 +55,7 @@ impl World {
 
     /// Asks for channels, at once.
     async fn ask(&self, numbers: Range<usize>) -> Vec<Result<ResolvedChannel, ApiError>> {
-        join_all(numbers.map(|number| self.batch.find(channel(number), Purpose::Awaited))).await
+        join_all(numbers.map(|number| self.batch.find(channel(number), AWAITED))).await
     }
 
     fn sizes(&self) -> Vec<usize> {
@@ -109,28 +113,27 @@ async fn each_batch_has_a_window_of_its_own() {
 #[tokio::test(start_paused = true)]
 async fn a_channel_is_asked_about_once_for_all() {
     let world = World::new();
-    let same = iter::repeat_with(|| world.batch.find(channel(2), Purpose::Poll)).take(60);
+    let same = iter::repeat_with(|| world.batch.find(channel(2), POLL)).take(60);
     let answers = join_all(same).await;
     assert!(answers.iter().all(|answer| *answer == Ok(resolved(channel(2)))));
-    assert_eq!(*world.requests.lock(), [(vec![channel(2)], Purpose::Poll)]);
+    assert_eq!(
+        *world.requests.lock(),
+        [(vec![channel(2)], HashSet::from([POLL]))]
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_who_waits_makes_it_awaited() {
+async fn a_request_says_what_all_its_channels_are_wanted_for() {
     let world = World::new();
     let (poll, awaited) = (
-        world.batch.find(channel(0), Purpose::Poll),
-        world.batch.find(channel(1), Purpose::Awaited),
+        world.batch.find(channel(0), POLL),
+        world.batch.find(channel(1), AWAITED),
     );
     let _ = tokio::join!(poll, awaited);
-    let _ = world.batch.find(channel(0), Purpose::Poll).await;
-    let purposes: Vec<Purpose> = world
-        .requests
-        .lock()
-        .iter()
-        .map(|(_, purpose)| *purpose)
-        .collect();
-    assert_eq!(purposes, [Purpose::Awaited, Purpose::Poll]);
+    let _ = world.batch.find(channel(0), POLL).await;
+    let requests = world.requests.lock();
+    let uses: Vec<&HashSet<Use>> = requests.iter().map(|(_, uses)| uses).collect();
+    assert_eq!(uses, [&HashSet::from([POLL, AWAITED]), &HashSet::from([POLL])]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,9 +142,9 @@ async fn a_caller_that_leaves_ends_nothing_for_others() {
     world.gate.forget_permits(Semaphore::MAX_PERMITS);
     // The first, whose question began the batch.
     let first = world.batch.clone();
-    let first = tokio::spawn(async move { first.find(channel(0), Purpose::Awaited).await });
+    let first = tokio::spawn(async move { first.find(channel(0), AWAITED).await });
     let second = world.batch.clone();
-    let second = tokio::spawn(async move { second.find(channel(2), Purpose::Awaited).await });
+    let second = tokio::spawn(async move { second.find(channel(2), AWAITED).await });
     while world.requests.lock().is_empty() {
         tokio::time::sleep(WINDOW).await;
     }
@@ -154,11 +157,11 @@ async fn a_caller_that_leaves_ends_nothing_for_others() {
 #[tokio::test(start_paused = true)]
 async fn what_nobody_waits_for_is_not_asked() {
     let world = World::new();
-    let left = world.batch.find(channel(0), Purpose::Awaited);
+    let left = world.batch.find(channel(0), AWAITED);
     assert!(tokio::time::timeout(WINDOW / 2, left).await.is_err());
     assert_eq!(world.ask(2..3).await.len(), 1);
     assert_eq!(world.requests.lock()[0].0, [channel(2)]);
-    let left = world.batch.find(channel(0), Purpose::Awaited);
+    let left = world.batch.find(channel(0), AWAITED);
     assert!(tokio::time::timeout(WINDOW / 2, left).await.is_err());
     tokio::time::sleep(WINDOW * 2).await;
     assert_eq!(world.sizes(), [1]);
@@ -167,7 +170,7 @@ async fn what_nobody_waits_for_is_not_asked() {
 #[tokio::test(start_paused = true)]
 async fn a_failure_reaches_all_and_the_next_batch_is_new() {
     let failing = Batch::new(|_, _| async { Err(ApiError::PlaylistNotFound) }.boxed());
-    let answers = join_all((0..3).map(|number| failing.find(channel(number), Purpose::Poll))).await;
+    let answers = join_all((0..3).map(|number| failing.find(channel(number), POLL))).await;
     assert!(
         answers
             .iter()
@@ -176,7 +179,7 @@ async fn a_failure_reaches_all_and_the_next_batch_is_new() {
     let panicking = Batch::new(|_, _| async { panic!("a bug") }.boxed());
     for _ in 0..2 {
         assert_eq!(
-            panicking.find(channel(0), Purpose::Poll).await,
+            panicking.find(channel(0), POLL).await,
             Err(UpstreamError::Panicked.into())
         );
     }

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 
 const HOUR: Duration = Duration::from_hours(1);
+const AWAITED: Use = Use::Lookup(Purpose::Awaited);
+const POLL: Use = Use::Lookup(Purpose::Poll);
 
 fn at(text: &str) -> SystemTime {
     humantime::parse_rfc3339(text).expect("a time")
@@ -46,44 +48,52 @@ fn a_day_begins_at_midnight_in_california() {
 }
 
 /// Spends for as long as there are units, and says how many there were.
-fn drain(budget: &mut Budget, purpose: Purpose, now: SystemTime) -> usize {
+fn drain(budget: &mut Budget, spend_for: Use, now: SystemTime) -> usize {
     (0..20_000)
-        .take_while(|_| budget.try_spend(purpose, now, 0).is_ok())
+        .take_while(|_| budget.try_spend(spend_for, now, 0).is_ok())
         .count()
 }
 
 #[test]
 fn callers_get_half_of_a_day_at_once_and_polls_what_is_due() {
     let mut budget = Budget::new(10_000, midnight());
-    assert_eq!(drain(&mut budget, Purpose::Poll, midnight()), 0);
-    assert_eq!(drain(&mut budget, Purpose::Poll, midnight() + HOUR * 12), 5000);
-    assert_eq!(drain(&mut budget, Purpose::Refresh, midnight() + HOUR * 12), 0);
-    assert_eq!(drain(&mut budget, Purpose::Awaited, midnight() + HOUR * 12), 2500);
+    assert_eq!(drain(&mut budget, POLL, midnight()), 0);
+    assert_eq!(drain(&mut budget, POLL, midnight() + HOUR * 12), 5000);
+    assert_eq!(
+        drain(&mut budget, Use::Lookup(Purpose::Refresh), midnight() + HOUR * 12),
+        0
+    );
+    assert_eq!(drain(&mut budget, AWAITED, midnight() + HOUR * 12), 2500);
     // Then, those who wait go on at half the pace, and polls stop.
-    assert_eq!(drain(&mut budget, Purpose::Poll, midnight() + HOUR * 13), 0);
-    let hour = drain(&mut budget, Purpose::Awaited, midnight() + HOUR * 13);
+    assert_eq!(drain(&mut budget, POLL, midnight() + HOUR * 13), 0);
+    let hour = drain(&mut budget, AWAITED, midnight() + HOUR * 13);
     assert!((208..=209).contains(&hour), "{hour}");
 }
 
 #[test]
 fn who_gets_none_is_told_when() {
-    for purpose in [Purpose::Awaited, Purpose::Poll] {
+    for spend_for in [AWAITED, POLL, Use::Unknown(1), Use::Extra(1)] {
         let (mut budget, mut now) = (Budget::new(100, midnight()), midnight());
-        drain(&mut budget, purpose, now);
+        drain(&mut budget, spend_for, now);
         for _ in 0..40 {
-            let Err(ApiError::OutOfUnits { retry_at }) = budget.try_spend(purpose, now, 0) else {
+            let Err(ApiError::OutOfUnits { retry_at }) = budget.try_spend(spend_for, now, 0) else {
                 panic!("there is one");
             };
             assert!(retry_at > now, "later");
             let before = retry_at - Duration::from_millis(2);
-            assert!(budget.try_spend(purpose, before, 0).is_err(), "sooner than said");
+            assert!(
+                budget.try_spend(spend_for, before, 0).is_err(),
+                "sooner than said"
+            );
             now = retry_at;
-            assert_eq!(budget.try_spend(purpose, now, 0), Ok(()));
+            assert_eq!(budget.try_spend(spend_for, now, 0), Ok(()), "{spend_for:?}");
+            // At a reset there are more.
+            drain(&mut budget, spend_for, now);
         }
     }
     // Not even one a day.
     let mut none = Budget::new(0, midnight());
-    let denied = none.try_spend(Purpose::Awaited, midnight(), 0);
+    let denied = none.try_spend(AWAITED, midnight(), 0);
     let retry_at = midnight() + HOUR * 24 + Duration::from_millis(1);
     assert_eq!(denied, Err(ApiError::OutOfUnits { retry_at }));
 }
@@ -92,15 +102,15 @@ fn who_gets_none_is_told_when() {
 fn a_used_up_quota_closes_until_the_reset() {
     let noon = midnight() + HOUR * 12;
     let mut budget = Budget::new(100, midnight());
-    assert_eq!(budget.try_spend(Purpose::Awaited, noon, 0), Ok(()));
+    assert_eq!(budget.try_spend(AWAITED, noon, 0), Ok(()));
     assert_eq!(budget.close(Refusal::QuotaExceeded, noon, 0), 99, "for all");
     assert_eq!(budget.left(), 0);
     let refused = Err(Refusal::QuotaExceeded.into());
     assert_eq!(
-        budget.try_spend(Purpose::Awaited, noon + HOUR * 12 - Duration::from_secs(1), 1),
+        budget.try_spend(AWAITED, noon + HOUR * 12 - Duration::from_secs(1), 1),
         refused
     );
-    assert_eq!(budget.try_spend(Purpose::Awaited, noon + HOUR * 12, 0), Ok(()));
+    assert_eq!(budget.try_spend(AWAITED, noon + HOUR * 12, 0), Ok(()));
 }
 
 #[test]
@@ -110,10 +120,10 @@ fn soon_after_a_reset_it_is_tried_again() {
     assert_eq!(budget.close(Refusal::QuotaExceeded, now, 0), 0);
     assert!(
         budget
-            .try_spend(Purpose::Awaited, now + EARLY_PAUSE - Duration::from_secs(1), 0)
+            .try_spend(AWAITED, now + EARLY_PAUSE - Duration::from_secs(1), 0)
             .is_err()
     );
-    assert_eq!(budget.try_spend(Purpose::Awaited, now + EARLY_PAUSE, 0), Ok(()));
+    assert_eq!(budget.try_spend(AWAITED, now + EARLY_PAUSE, 0), Ok(()));
 }
 
 #[test]
@@ -123,35 +133,27 @@ fn a_bad_key_closes_until_there_is_another() {
     budget.close(Refusal::KeyInvalid, now, 3);
     let days_later = now + HOUR * 240;
     assert_eq!(
-        budget.try_spend(Purpose::Awaited, days_later, 3),
+        budget.try_spend(AWAITED, days_later, 3),
         Err(Refusal::KeyInvalid.into())
     );
-    assert_eq!(budget.try_spend(Purpose::Awaited, days_later, 4), Ok(()));
+    assert_eq!(budget.try_spend(AWAITED, days_later, 4), Ok(()));
 
     budget.close(Refusal::NotConfigured, days_later, 4);
-    assert!(
-        budget
-            .try_spend(Purpose::Awaited, days_later + HOUR / 2, 4)
-            .is_err()
-    );
+    assert!(budget.try_spend(AWAITED, days_later + HOUR / 2, 4).is_err());
     assert_eq!(
-        budget.try_spend(Purpose::Awaited, days_later + HOUR, 4),
+        budget.try_spend(AWAITED, days_later + HOUR, 4),
         Ok(()),
         "it may have been enabled"
     );
     budget.close(Refusal::NotConfigured, days_later + HOUR, 4);
-    assert_eq!(budget.try_spend(Purpose::Awaited, days_later + HOUR, 5), Ok(()));
+    assert_eq!(budget.try_spend(AWAITED, days_later + HOUR, 5), Ok(()));
 }
 
 #[test]
 fn a_clock_that_is_set_back_brings_no_units_back() {
     let mut budget = Budget::new(100, midnight());
-    budget
-        .try_spend(Purpose::Awaited, midnight() + HOUR, 0)
-        .expect("a unit");
-    budget
-        .try_spend(Purpose::Awaited, midnight() - HOUR, 0)
-        .expect("a unit");
+    budget.try_spend(AWAITED, midnight() + HOUR, 0).expect("a unit");
+    budget.try_spend(AWAITED, midnight() - HOUR, 0).expect("a unit");
     assert_eq!(budget.left(), 98);
     assert_eq!(budget.day(), Day::of(midnight()));
 }
@@ -173,8 +175,8 @@ fn replicas_keep_within_a_day_and_callers_are_always_served() {
             replicas[1].learn(day, sums[&day]);
         }
         for (number, replica) in (0..).zip(&mut replicas) {
-            let mut try_spend = |purpose| {
-                let spent = replica.try_spend(purpose, now, 0).is_ok();
+            let mut try_spend = |spend_for| {
+                let spent = replica.try_spend(spend_for, now, 0).is_ok();
                 if spent {
                     let sum = sums.entry(day).or_default();
                     *sum += 1;
@@ -184,14 +186,14 @@ fn replicas_keep_within_a_day_and_callers_are_always_served() {
             };
             if minute % 60 == number {
                 for _ in 0..5 {
-                    if try_spend(Purpose::Awaited) {
+                    if try_spend(AWAITED) {
                         served += 1;
                     } else {
                         refused += 1;
                     }
                 }
             }
-            if try_spend(Purpose::Poll) {
+            if try_spend(POLL) {
                 *polls.entry(day).or_default() += 1;
             }
         }
@@ -212,6 +214,69 @@ fn replicas_keep_within_a_day_and_callers_are_always_served() {
     );
 }
 
+/// What callers get of a day in which lookups spend nothing: an abuser that asks all the time, and modest ones.
+fn day_with_abusers(of: impl Fn(u64) -> Use, abusers: u64, per_minute: f64) -> (Vec<u64>, u64, u64) {
+    let mut budget = Budget::new(10_000, midnight());
+    let (mut abused, mut served, mut refused, mut due) = (vec![0; 0], 0, 0, 0.0);
+    abused.resize(usize::try_from(abusers).expect("some"), 0);
+    for minute in 0..24 * 60 {
+        let now = midnight() + Duration::from_mins(minute);
+        due += per_minute;
+        while due >= 1.0 {
+            due -= 1.0;
+            for (abuser, got) in (100..).zip(&mut abused) {
+                *got += u64::from(budget.try_spend(of(abuser), now, 0).is_ok());
+            }
+        }
+        // Two modest ones, each every half hour.
+        if minute % 15 == 14 {
+            match budget.try_spend(of(minute % 2), now, 0) {
+                Ok(()) => served += 1,
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    (abused, served, refused)
+}
+
+#[test]
+fn an_abuser_takes_no_modest_callers_units_and_not_most_of_a_day() {
+    // What the bucket gets in a minute.
+    let pace = 10_000.0 * EXTRA_SHARE / (24.0 * 60.0);
+    for load in [0.5, 1.0, 2.0, 10.0] {
+        for abusers in [1, 3] {
+            let (abused, served, refused) = day_with_abusers(Use::Extra, abusers, pace * load);
+            assert_eq!((served, refused), (96, 0), "{abusers} at {load}");
+            let all: u64 = abused.iter().sum();
+            assert!(all <= 3000 - 96, "{all}: lookups keep seven tenths");
+            assert!(abused.iter().all(|got| *got <= 1000), "{abused:?}");
+            if load <= 0.5 {
+                assert!(all >= 700, "who asks for little gets it: {all}");
+            }
+        }
+    }
+    // Channels that were made up: half at once, and half of what comes.
+    for load in [0.5, 1.0, 2.0, 10.0] {
+        let pace = 5_000.0 / (24.0 * 60.0);
+        let (abused, served, refused) = day_with_abusers(Use::Unknown, 1, pace * load);
+        assert_eq!((served, refused), (96, 0), "at {load}");
+        assert!(abused[0] <= 5000, "{abused:?}");
+    }
+    let mut budget = Budget::new(10_000, midnight());
+    assert_eq!(drain(&mut budget, Use::Unknown(1), midnight()), 2500);
+    assert_eq!(drain(&mut budget, Use::Unknown(2), midnight()), 1250);
+    assert_eq!(drain(&mut budget, Use::Extra(1), midnight()), 500);
+    assert_eq!(drain(&mut budget, Use::Extra(2), midnight()), 250);
+    let (one, other) = (Use::Unknown(1), Use::Unknown(3));
+    let likeliest = |uses: &[Use]| budget.likeliest(uses.iter().copied(), midnight());
+    assert_eq!(likeliest(&[one, other, POLL]), Some(other), "who has used less");
+    assert_eq!(likeliest(&[POLL, AWAITED, one]), Some(AWAITED));
+    // A new day is new for all.
+    let tomorrow = midnight() + HOUR * 24;
+    assert_eq!(drain(&mut budget, Use::Unknown(1), tomorrow), 2500);
+    assert_eq!(drain(&mut budget, Use::Extra(1), tomorrow), 500);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -219,22 +284,28 @@ proptest! {
     #[test]
     fn no_day_costs_more_than_the_quota(
         quota in 0_u64..300,
-        steps in prop::collection::vec((0_u64..7200, 0_usize..3, 1_u64..40), 0..80),
+        steps in prop::collection::vec((0_u64..7200, 0_usize..7, 1_u64..40), 0..80),
     ) {
         let (mut budget, mut now) = (Budget::new(quota, midnight()), midnight());
         let mut spent: HashMap<Day, u64> = HashMap::new();
-        for (pause, purpose, times) in steps {
+        let mut extra = 0.0;
+        for (pause, number, times) in steps {
             now += Duration::from_secs(pause);
-            let purpose = [Purpose::Awaited, Purpose::Refresh, Purpose::Poll][purpose];
+            let refresh = Use::Lookup(Purpose::Refresh);
+            let uses = [AWAITED, refresh, POLL, Use::Unknown(1), Use::Unknown(2), Use::Extra(1), Use::Extra(2)];
+            let spend_for = uses[number];
             for _ in 0..times {
-                if budget.try_spend(purpose, now, 0).is_ok() {
+                if budget.try_spend(spend_for, now, 0).is_ok() {
                     *spent.entry(Day::of(now)).or_default() += 1;
                     let due = units(quota) * Day::of(now).left(now);
-                    let share = if purpose == Purpose::Awaited { AWAITED_SHARE } else { 1.0 };
+                    let share = if number == 1 || number == 2 { 1.0 } else { AWAITED_SHARE };
                     prop_assert!(units(budget.left()) + 1.0 > due * share);
+                    extra += f64::from(u8::from(matches!(spend_for, Use::Extra(_))));
                 }
             }
         }
         prop_assert!(spent.values().all(|spent| *spent <= quota));
+        let days = now.duration_since(midnight()).unwrap_or_default().div_duration_f64(HOUR * 24);
+        prop_assert!(extra <= (units(quota) * EXTRA_BURST).max(1.0) + units(quota) * EXTRA_SHARE * days + 1e-6);
     }
 }

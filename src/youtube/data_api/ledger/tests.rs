@@ -4,7 +4,9 @@ use futures_util::{FutureExt as _, future::join_all};
 use prometheus_client::encoding::text::encode;
 
 use super::*;
-use crate::captured_log::CapturedLog;
+use crate::{captured_log::CapturedLog, upstream::Purpose};
+
+const AWAITED: Use = Use::Lookup(Purpose::Awaited);
 
 /// A store that can be out of reach.
 #[derive(Default)]
@@ -39,7 +41,7 @@ fn replica(store: &Arc<Store>) -> Ledger {
 }
 
 async fn spend(ledger: &Ledger) -> Result<(), ApiError> {
-    ledger.spend(Purpose::Awaited, noon(), 0).await
+    ledger.spend(AWAITED, noon(), 0).await
 }
 
 fn last_minute() -> SystemTime {
@@ -52,13 +54,13 @@ async fn replicas_share_a_day_and_a_restart_forgets_nothing() {
     let replicas = [replica(&store), replica(&store), replica(&store)];
     // At the end of the day, all of it may be spent.
     let attempts = replicas.iter().cycle().take(300);
-    let spent = join_all(attempts.map(|ledger| ledger.spend(Purpose::Awaited, last_minute(), 0))).await;
+    let spent = join_all(attempts.map(|ledger| ledger.spend(AWAITED, last_minute(), 0))).await;
     assert_eq!(spent.iter().filter(|spent| spent.is_ok()).count(), 100);
     let restarted = replica(&store);
-    assert!(restarted.spend(Purpose::Awaited, last_minute(), 0).await.is_err());
+    assert!(restarted.spend(AWAITED, last_minute(), 0).await.is_err());
     assert_eq!(restarted.left(last_minute()).0, 0);
     let tomorrow = Day::of(noon()).end();
-    assert_eq!(restarted.spend(Purpose::Awaited, tomorrow, 0).await, Ok(()));
+    assert_eq!(restarted.spend(AWAITED, tomorrow, 0).await, Ok(()));
     assert_eq!(store.sums.lock()[&Day::of(tomorrow)], 1);
     assert_eq!(restarted.left(tomorrow), (99, Day::of(tomorrow).end()));
 }
@@ -114,10 +116,7 @@ async fn a_refusal_is_logged_when_it_begins_and_when_it_ends() {
 #[tokio::test]
 async fn metrics_say_what_is_spent_and_left() {
     let ledger = Ledger::new(100, None, SystemTime::now());
-    ledger
-        .spend(Purpose::Awaited, SystemTime::now(), 0)
-        .await
-        .expect("a unit");
+    ledger.spend(AWAITED, SystemTime::now(), 0).await.expect("a unit");
     let (mut registry, mut text) = (Registry::default(), String::new());
     ledger.register(&mut registry);
     encode(&mut text, &registry).expect("in memory");

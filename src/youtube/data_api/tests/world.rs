@@ -7,10 +7,14 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use flate2::{Compression, write::GzEncoder};
+use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::{super::*, ID};
+use super::{
+    super::{requests::KEY_HEADER, *},
+    ID,
+};
 use crate::youtube::{Settings, client};
 
 /// An API with one channel, of which each list has what is said here, and what was asked of it.
@@ -29,6 +33,8 @@ pub(super) struct State {
     /// What is answered instead.
     pub(super) refusal: Option<(u16, &'static str)>,
     pub(super) is_silent: bool,
+    /// An API to which all requests are redirected.
+    pub(super) redirect: Option<Url>,
 }
 
 impl World {
@@ -94,7 +100,7 @@ impl World {
             known: known.cloned().map(Arc::new),
             ..LookupRequest::of(Purpose::Awaited)
         };
-        self.api.look_up(Feed { channel, kind }, request).await
+        self.api.newest(Feed { channel, kind }, request).await
     }
 }
 
@@ -109,6 +115,10 @@ impl State {
         if self.is_silent {
             return Body::from_stream(futures_util::stream::pending::<Result<&str, std::io::Error>>())
                 .into_response();
+        }
+        if let Some(to) = &self.redirect {
+            let to = uri.to_string().replacen("/youtube/v3/", to.as_str(), 1);
+            return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to)]).into_response();
         }
         let url: Url = format!("http://api{uri}").parse().expect("a URL");
         let method = url
@@ -170,7 +180,8 @@ impl State {
 
     fn items(&self, query: &Map<String, String>) -> Option<Value> {
         let prefix = query["playlistId"].strip_suffix(&ID[2..])?;
-        let size: usize = query["maxResults"].parse().expect("a number");
+        let most: usize = query["maxResults"].parse().expect("a number");
+        let size = most.min(2);
         let first: usize = query
             .get("pageToken")
             .map_or(0, |token| token.parse().expect("ours"));
