@@ -8,6 +8,7 @@ mod man;
 mod pem;
 mod serve;
 mod show;
+mod sources;
 mod values;
 mod watch;
 

@@ -52,16 +52,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The source of feeds.
     pub upstream: youtube::Settings,
-    /// Mirrors that are asked, in order, when that fails.
-    pub mirrors: Vec<youtube::Settings>,
-    /// Where channels' pages are, for names.
-    pub pages: Url,
-    /// The YouTube Data API, which is asked last.
-    pub data_api: Option<youtube::data_api::Settings>,
     /// Freshness of answers, and watches.
     pub latest: latest::Settings,
-    /// The store, if there is one.
-    pub store: Option<Store>,
     /// Limits of calls.
     pub calls: grpc::Limits,
     /// The metadata key that identifies callers, between whom lookups are scheduled fairly. `None`: callers are IP addresses.
@@ -78,22 +70,6 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// How the server stops.
     pub drain: Drain,
-}
-
-/// The store: a second cache tier.
-#[derive(Clone, Debug)]
-pub enum Store {
-    /// A file used by this process alone.
-    File {
-        /// Its path.
-        path: PathBuf,
-        /// Its maximum length.
-        bytes: u64,
-        /// The time limit of a read.
-        budget: Duration,
-    },
-    /// A server that replicas share.
-    Redis(store::redis::Settings),
 }
 
 /// The address of a store.

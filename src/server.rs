@@ -40,7 +40,7 @@ use crate::{
     config::{Config, Connections},
     connection_slots::ConnectionSlots,
     grpc::{self, CallMetrics},
-    latest::Latest,
+    latest::{Latest, Settings},
     lifecycle::Stage,
     resolver::Resolver,
     store::Store,
@@ -131,7 +131,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<Drained, ServerError> {
     let upstream = Arc::clone(&sources.upstream);
-    let (latest, resolver) = use_cases(sources, config);
+    let (latest, resolver) = use_cases(sources, config.latest, config.upstream.pace);
     let (stage, stages) = watch::channel(Stage::Serving);
     let metrics = Arc::new(ServerMetrics::default());
     let draining = CancellationToken::new();
@@ -232,7 +232,7 @@ pub async fn run(
 }
 
 /// What calls ask, on the current runtime.
-fn use_cases(sources: Sources, config: &Config) -> (Arc<Latest>, Resolver) {
+fn use_cases(sources: Sources, settings: Settings, pace: Pace) -> (Arc<Latest>, Resolver) {
     let Sources {
         upstream,
         fallbacks,
@@ -241,11 +241,10 @@ fn use_cases(sources: Sources, config: &Config) -> (Arc<Latest>, Resolver) {
         store,
     } = sources;
     let runtime = Handle::current();
-    let latest = Latest::with_fallbacks(upstream, fallbacks, store.clone(), config.latest, runtime.clone());
+    let latest = Latest::with_fallbacks(upstream, fallbacks, store.clone(), settings, runtime.clone());
     let latest = Arc::new(latest.with_pages(pages));
     latest.apply_remote_updates();
-    let pace = config.upstream.pace;
-    let resolver = Resolver::new(names, store, pace, config.latest.max_waiters, runtime);
+    let resolver = Resolver::new(names, store, pace, settings.max_waiters, runtime);
     (latest, resolver)
 }
 

@@ -149,9 +149,6 @@ impl Stage {
     async fn set_up(address: SocketAddr) -> Result<Self, Box<dyn Error>> {
         let origin = Origin::start(answer).await?;
         let config = Config {
-            mirrors: vec![],
-            pages: crate::config::YOUTUBE_PAGES.parse()?,
-            data_api: None,
             listen: address,
             upstream: youtube::Settings {
                 time_limit: TIME_LIMIT,
@@ -179,7 +176,6 @@ impl Stage {
             admin_names: vec![],
             workers: cores(),
             grpc_web: None,
-            store: None,
             drain: Drain {
                 timeout: Duration::from_secs(1),
                 ..Drain::default()

@@ -3,25 +3,21 @@
 mod args;
 mod log_flags;
 mod signals;
-mod upstream_flags;
 
 use std::{
     env,
-    fmt::Display,
     io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     pin::pin,
     process::ExitCode,
     sync::Arc,
-    thread,
     time::Duration,
 };
 
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime,
-    sync::oneshot,
 };
 
 pub(super) use self::args::{Args, cores};
@@ -29,22 +25,12 @@ use self::log_flags::LogFormat;
 use super::{InvalidFlags, Outcome};
 use crate::{
     admin,
-    config::{self, Config},
+    config::Config,
+    latest::Policy,
     server::{self, Drained, Listeners, Sources},
-    store::{
-        Store, StoredUnits,
-        file::{Ages, File},
-        redis::Redis,
-    },
+    store::{Store, StoredUnits},
     telemetry::{self, Format, Telemetry},
     tls::Tls,
-    upstream::{Fallback, NameSource},
-    video::Source,
-    youtube::{
-        YouTube,
-        data_api::{DataApi, SharedUnits},
-        pages::Pages,
-    },
 };
 
 /// Open files apart from connections and lookups: listeners, event loops, connections of the admin port and for probes, and as many of
@@ -100,7 +86,8 @@ async fn serve(
     tls: Option<Arc<Tls>>,
 ) -> Result<Drained, Box<dyn std::error::Error>> {
     let units = Arc::<StoredUnits>::default();
-    let sources = sources(config, &units)?;
+    // Before ports are bound and the store is opened, which a mistake in the settings should not wait for.
+    let sources = args.sources.open(&config.upstream, &units)?;
     let grpc = Bound::new(config.listen, "--listen")?;
     let http = args
         .http_listen
@@ -111,7 +98,7 @@ async fn serve(
     let mut shutdown = pin!(signals::shutdown()?);
     signals::reload_certificates(tls.clone())?;
     let store = tokio::select! {
-        store = open_store(config, admin.as_ref()) => store?,
+        store = open_store(args, &units, config.latest.policy, admin.as_ref()) => store?,
         // No call is in progress, and opening a file makes no change that a restart could not repeat.
         () = &mut shutdown => return Ok(Drained { cut_off: 0 }),
     };
@@ -121,60 +108,20 @@ async fn serve(
         admin,
         tls,
     };
-    if let Some(store) = &store {
-        let _ = units.0.set(Arc::clone(store));
-    }
     let sources = Sources { store, ..sources };
     announce(&listeners)?;
     Ok(server::run(listeners, config, sources, shutdown).await?)
 }
 
-/// The sources, whose settings are checked before ports are bound and the store is opened: `--upstream`, then the mirrors, then the YouTube
-/// Data API. Names are resolved by the feed, the API, and pages.
-fn sources(config: &Config, units: &Arc<StoredUnits>) -> Result<Sources, Box<dyn std::error::Error>> {
-    let youtube = Arc::new(YouTube::new(config.upstream.clone())?);
-    let mut names: Vec<Arc<dyn NameSource>> = vec![Arc::clone(&youtube) as _];
-    let (mut fallbacks, mut pages) = (vec![], None);
-    for mirror in &config.mirrors {
-        let upstream = Arc::new(YouTube::new(mirror.clone())?);
-        let source = Source::Mirror;
-        fallbacks.push(Fallback { source, upstream });
-    }
-    if let Some(settings) = config.data_api.clone() {
-        // A core dump would contain the key.
-        rlimit::setrlimit(rlimit::Resource::CORE, 0, 0)?;
-        let shared = config
-            .store
-            .is_some()
-            .then(|| Arc::clone(units) as Arc<dyn SharedUnits>);
-        let api = Arc::new(DataApi::open(settings, &config.upstream, shared)?);
-        names.push(Arc::clone(&api) as _);
-        pages = Some(Arc::clone(&api) as _);
-        fallbacks.push(Fallback {
-            source: Source::DataApi,
-            upstream: api,
-        });
-    }
-    names.push(Arc::new(Pages::open(config.pages.clone(), &config.upstream)?));
-    Ok(Sources {
-        upstream: youtube,
-        fallbacks,
-        pages,
-        names,
-        store: None,
-    })
-}
-
 /// Opens the store, if one is configured. Meanwhile the port of `admin` reports that plaque is alive.
 async fn open_store(
-    config: &Config,
+    args: &Args,
+    units: &StoredUnits,
+    policy: Policy,
     admin: Option<&TcpListener>,
 ) -> Result<Option<Arc<dyn Store>>, Box<dyn std::error::Error>> {
-    let Some(store) = &config.store else {
-        return Ok(None);
-    };
-    let open = open(store, config.latest.policy.unknown_age());
-    let opened = match admin {
+    let open = args.sources.open_store(units, policy);
+    let opened = match admin.filter(|_| args.sources.store.is_some()) {
         None => open.await,
         Some(admin) => {
             let address = admin.local_addr()?;
@@ -184,25 +131,7 @@ async fn open_store(
             admin::while_starting(admin, open).await
         }
     };
-    Ok(Some(opened?))
-}
-
-/// Opens the store. In a file, entries dated in the future get the `unknown_age`.
-async fn open(store: &config::Store, unknown_age: Duration) -> Result<Arc<dyn Store>, InvalidFlags> {
-    Ok(match store.clone() {
-        config::Store::File { path, bytes, budget } => {
-            let unusable = |error: &dyn Display| InvalidFlags(format!("--store: {error}"));
-            let (done, opened) = oneshot::channel();
-            // Reads the whole file, which takes seconds if it is large. The end of the program does not wait for the thread.
-            let opening = thread::Builder::new().name("store-open".into()).spawn(move || {
-                let _ = done.send(File::open(&path, bytes, budget, Ages::new(unknown_age)));
-            });
-            opening.map_err(|error| unusable(&error))?;
-            let opened = opened.await.map_err(|error| unusable(&error))?;
-            Arc::new(opened.map_err(|error| unusable(&error))?)
-        }
-        config::Store::Redis(settings) => Arc::new(Redis::start(settings).await),
-    })
+    Ok(opened?)
 }
 
 /// Raises the soft limit of open files, and limits connections so that enough files are left for lookups.

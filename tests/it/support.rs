@@ -124,9 +124,6 @@ impl Fake {
 
     pub fn config(&self) -> Config {
         Config {
-            mirrors: vec![],
-            pages: "http://127.0.0.1:1".parse().expect("a URL"),
-            data_api: None,
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             upstream: upstream(&self.origin),
             latest: settings(),
@@ -140,7 +137,6 @@ impl Fake {
             admin_names: vec![],
             workers: NonZeroUsize::MIN.saturating_add(1),
             grpc_web: None,
-            store: None,
             drain: Drain {
                 delay: Duration::ZERO,
                 timeout: LONG,

@@ -1,27 +1,16 @@
 //! The flags of `plaque serve`, and the [`Config`] that they make.
 
-use std::{
-    net::SocketAddr,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
-};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, thread, time::Duration};
 
 use clap::value_parser;
 use http::HeaderName;
-use rustls::RootCertStore;
 
-use super::{
-    log_flags::{LogFormat, directives},
-    upstream_flags::UpstreamArgs,
-};
+use super::log_flags::{LogFormat, directives};
 use crate::{
-    cli::{pem::Pem, values},
-    config::{self, Canary, Config, Connections, Drain, Origins, StoreAddress},
+    cli::{sources::SourceArgs, values},
+    config::{self, Config, Connections, Drain, Origins},
     grpc,
-    latest::{Policy, Settings},
-    store::redis,
+    latest::Settings,
     telemetry, tls,
 };
 
@@ -52,64 +41,15 @@ pub(in crate::cli) struct Args {
     http_max_connections: NonZeroUsize,
 
     #[command(flatten)]
-    upstream: UpstreamArgs,
-
-    /// The maximum age of an answer that is given without a lookup
-    #[arg(long, env = "PLAQUE_FRESH_FOR", default_value = "60s", value_name = "DURATION", value_parser = values::duration)]
-    fresh_for: Duration,
+    pub(super) sources: SourceArgs,
 
     /// For how much longer an answer is given at once, while one lookup in the background revalidates it
     #[arg(long, env = "PLAQUE_STALE_WHILE_REVALIDATE", default_value = "10m", value_name = "DURATION", value_parser = values::duration)]
     stale_while_revalidate: Duration,
 
-    /// The maximum age of an answer that is given when lookups fail
-    #[arg(long, env = "PLAQUE_STALE_IF_ERROR", default_value = "7d", value_name = "DURATION", value_parser = values::duration)]
-    stale_if_error: Duration,
-
-    /// How long a channel that was never found is cached as not found; doubles with each repeat, up to 15m
-    #[arg(long, env = "PLAQUE_NEGATIVE_FOR", default_value = "30s", value_name = "DURATION", value_parser = values::duration)]
-    negative_for: Duration,
-
-    /// The least max_age: a caller who asks for a newer answer gets one of up to this age. Does not apply to freshness and polls
-    #[arg(long, env = "PLAQUE_MIN_REFETCH", default_value = "5s", value_name = "DURATION", value_parser = values::duration)]
-    min_refetch: Duration,
-
-    /// An existing channel that is looked up, at most once a minute, if it is unclear whether a 404 means anything. By default YouTube's
-    /// own; `none` disables these lookups
-    #[arg(long, env = "PLAQUE_CANARY", default_value = config::CANARY, value_name = "CHANNEL_ID", value_parser = config::canary)]
-    canary: Canary,
-
     /// The memory for cached channels (about 3 KiB each); those least in demand are evicted
     #[arg(long, env = "PLAQUE_CACHE_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = values::bytes)]
     cache_bytes: u64,
-
-    /// A store of cached channels that outlives this process: file:PATH, for a restart; or shared by replicas, which then look a channel up
-    /// once among them: redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss:// for TLS, redis-cluster://HOST,HOST [default: none]
-    #[arg(long, env = "PLAQUE_STORE", hide_env_values = true, value_name = "ADDRESS", value_parser = config::store)]
-    store: Option<StoreAddress>,
-
-    /// The maximum length of the file; a sixth of it is for channels (about 2.4 KiB each), of which those that were looked up longest ago
-    /// are evicted
-    #[arg(long, env = "PLAQUE_STORE_BYTES", default_value = "1GiB", value_name = "SIZE", value_parser = values::bytes, requires = "store")]
-    store_bytes: u64,
-
-    /// The prefix of all keys in Redis; instances with the same prefix share answers
-    #[arg(
-        long,
-        env = "PLAQUE_STORE_PREFIX",
-        default_value = "plaque",
-        value_name = "PREFIX",
-        requires = "store"
-    )]
-    store_prefix: redis::Prefix,
-
-    /// The time limit of an operation of the store; if one takes longer, plaque continues without the store until that works again
-    #[arg(long, env = "PLAQUE_STORE_TIMEOUT", default_value = "250ms", value_name = "DURATION", value_parser = values::time_limit, requires = "store")]
-    store_timeout: Duration,
-
-    /// Certificates of authorities to trust instead of the system's, in PEM: for a store at rediss:// with a private CA
-    #[arg(long, env = "PLAQUE_STORE_CA", value_name = "FILE", requires = "store")]
-    store_ca: Option<PathBuf>,
 
     /// The most callers that may wait for lookups; further calls fail with OVERLOADED
     #[arg(long, env = "PLAQUE_MAX_WAITERS", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
@@ -248,24 +188,16 @@ impl Args {
         )?;
         Ok(Config {
             listen: self.listen,
-            upstream: self.upstream.settings()?,
-            mirrors: self.upstream.mirrors()?,
-            pages: self.upstream.pages(),
-            data_api: self.upstream.data_api(),
+            upstream: self.sources.upstream()?,
             latest: Settings {
-                policy: self.policy(),
+                policy: self.sources.policy(self.stale_while_revalidate),
                 cache_bytes: self.cache_bytes,
                 max_waiters: self.max_waiters.get(),
                 watch_every: self.watch_every,
                 watch_at_most: self.watch_at_most,
                 max_watched: self.max_watched.get(),
-                canary: self.canary.0,
+                canary: self.sources.canary.0,
             },
-            store: self
-                .store
-                .clone()
-                .map(|address| self.store(address))
-                .transpose()?,
             calls: grpc::Limits {
                 at_once: self.max_calls,
                 deadline: self.max_deadline,
@@ -298,34 +230,6 @@ impl Args {
         })
     }
 
-    fn store(&self, address: StoreAddress) -> Result<config::Store, String> {
-        let authorities = self.store_ca.as_deref().map(store_authorities).transpose()?;
-        Ok(match address {
-            StoreAddress::File(path) => config::Store::File {
-                path,
-                bytes: self.store_bytes,
-                budget: self.store_timeout,
-            },
-            StoreAddress::Redis(address) => config::Store::Redis(redis::Settings {
-                prefix: self.store_prefix.clone(),
-                budget: self.store_timeout,
-                keep_for: self.policy().keep_for(),
-                authorities,
-                ..redis::Settings::new(address)
-            }),
-        })
-    }
-
-    fn policy(&self) -> Policy {
-        Policy {
-            fresh_for: self.fresh_for,
-            stale_while_revalidate: self.stale_while_revalidate,
-            stale_if_error: self.stale_if_error,
-            negative_for: self.negative_for,
-            min_refetch: self.min_refetch,
-        }
-    }
-
     /// The files of the certificate, if there is to be TLS.
     pub(super) fn tls_files(&self) -> Option<tls::Files> {
         Some(tls::Files {
@@ -339,17 +243,6 @@ impl Args {
 
 fn unless_zero(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
-}
-
-/// Reads and checks the authorities of the store: with invalid ones it would never connect.
-fn store_authorities(file: &Path) -> Result<Vec<u8>, String> {
-    let pem = Pem::read("--store-ca", file)?;
-    let mut store = RootCertStore::empty();
-    for certificate in pem.certificates("authority")? {
-        let added = store.add(certificate);
-        added.map_err(|error| pem.missing("authority", error))?;
-    }
-    Ok(pem.content)
 }
 
 /// One serving thread for each core.

@@ -1,4 +1,4 @@
-//! The flags of `plaque serve` for the upstream.
+//! The flags for the upstream and the sources after it.
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -163,6 +163,7 @@ impl UpstreamArgs {
             user_agent: self.upstream_user_agent.clone(),
         })
     }
+
     /// The settings of the mirrors: those of the upstream, at other addresses.
     pub(super) fn mirrors(&self) -> Result<Vec<youtube::Settings>, String> {
         let settings = self.settings()?;
