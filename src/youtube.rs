@@ -42,7 +42,10 @@ use self::{
 use crate::{
     channel_name::{ChannelName, ResolvedChannel},
     metrics::SECONDS,
-    upstream::{Failure, Feed, Lookup, LookupRequest, NameSource, Purpose, Upstream, UpstreamError},
+    upstream::{
+        Failure, Feed, Lookup, LookupRequest, NameSource, Purpose, QueueStatus, SourceStatus, Upstream,
+        UpstreamError,
+    },
     video::{Channel, Kind},
 };
 
@@ -290,6 +293,19 @@ impl Upstream for YouTube {
 
     fn room_for_polls(&self) -> Option<f64> {
         self.queue.room_for_polls()
+    }
+
+    fn status(&self) -> SourceStatus {
+        let (queued, sent) = self.queue.counts();
+        SourceStatus {
+            host: client::host(&self.feeds),
+            queue: Some(QueueStatus {
+                breaker: self.guard.state_name(),
+                queued,
+                sent,
+            }),
+            ..SourceStatus::default()
+        }
     }
 
     fn register(&self, registry: &mut Registry) {

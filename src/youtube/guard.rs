@@ -147,6 +147,11 @@ impl Guard {
         }
     }
 
+    /// The state of the breaker: `closed`, `open` or `probing`.
+    pub(super) fn state_name(&self) -> &'static str {
+        self.state.lock().breaker.state_name()
+    }
+
     pub(super) fn register(self: &Arc<Self>, registry: &mut Registry) {
         let guard = Arc::clone(self);
         family(
@@ -155,7 +160,7 @@ impl Guard {
             "The state of the breaker: 1 for closed if lookups are sent, for open if the upstream refuses this address, for probing during a probe",
             "state",
             move || {
-                let current = guard.state.lock().breaker.state_name();
+                let current = guard.state_name();
                 ["closed", "open", "probing"]
                     .map(|state| (state, ConstGauge::new(u64::from(state == current))))
             },
