@@ -107,13 +107,14 @@ impl YouTube {
     ///
     /// If the feeds or the proxy have an `https` address and there is no usable certificate store, or if the authorities cannot be read.
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
+        let host = client::host(&settings.feeds);
         Ok(Self {
             client: client::client(&settings)?,
             feeds: settings.feeds,
             time_limit: settings.time_limit,
             max_queue_wait: settings.pace.max_queue_wait,
             queue: Queue::new(&settings.pace),
-            guard: Arc::default(),
+            guard: Arc::new(Guard::new(host)),
             requests: Family::new_with_constructor(|| Histogram::new(SECONDS)),
         })
     }

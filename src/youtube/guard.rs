@@ -19,6 +19,8 @@ use crate::{
 /// Stops lookups while the upstream refuses this address.
 #[derive(Default)]
 pub(super) struct Guard {
+    /// The upstream's host, for the log.
+    host: String,
     /// Locked for one decision, never across an await.
     state: Mutex<State>,
 }
@@ -56,6 +58,13 @@ impl State {
 }
 
 impl Guard {
+    pub(super) fn new(host: String) -> Self {
+        Self {
+            host,
+            ..Self::default()
+        }
+    }
+
     /// Checks whether a lookup may be queued.
     ///
     /// # Errors
@@ -135,13 +144,14 @@ impl Guard {
                 // Outside of the lookup's span: it concerns all lookups.
                 tracing::warn!(
                     parent: None,
+                    host = self.host,
                     status,
                     pause = %humantime::format_duration(pause),
                     "the upstream refuses us: no lookups for a while"
                 );
             }
             Some(Change::Closed) => {
-                tracing::info!(parent: None, refused = state.refused, "the upstream answers again");
+                tracing::info!(parent: None, host = self.host, refused = state.refused, "the upstream answers again");
             }
             None => {}
         }
