@@ -46,6 +46,7 @@ use crate::{
     store::Store,
     tls::Tls,
     upstream::{Fallback, NameSource, UploadPages, Upstream},
+    youtube::Pace,
 };
 
 /// How long a shutdown waits for pending writes to the store.

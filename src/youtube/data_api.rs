@@ -43,8 +43,8 @@ use super::{SetupError, client, list::List};
 use crate::{
     channel_name::{ChannelName, ResolvedChannel},
     upstream::{
-        Caller, Failure, Feed, Lookup, LookupRequest, NameSource, Page, Purpose, UploadPages, Upstream,
-        UpstreamError,
+        Caller, Failure, Feed, Lookup, LookupRequest, NameSource, Page, Purpose, SourceStatus, UploadPages,
+        Upstream, UpstreamError,
     },
     video::{Channel, ChannelId, Kind, MAX_UPLOADS},
 };
@@ -286,6 +286,16 @@ impl Upstream for DataApi {
 
     fn time_limit(&self) -> Duration {
         self.requests.time_limit
+    }
+
+    fn status(&self) -> SourceStatus {
+        let ledger = &self.requests.ledger;
+        SourceStatus {
+            host: client::host(&self.requests.api),
+            units: Some((ledger.left(SystemTime::now()).0, ledger.quota())),
+            refusal: ledger.refusal().map(|refusal| refusal.to_string()),
+            ..SourceStatus::default()
+        }
     }
 
     fn register(&self, registry: &mut Registry) {

@@ -79,10 +79,10 @@ impl Pages {
     #[must_use]
     pub fn new(client: Client, base: Url, time_limit: Duration) -> Self {
         Self {
+            guard: Arc::new(Guard::new(client::host(&base))),
             client,
             base,
             time_limit,
-            guard: Guard::of("pages"),
         }
     }
 

@@ -324,6 +324,12 @@ impl Budget {
         self.day
     }
 
+    /// The units of a day.
+    #[must_use]
+    pub fn quota(&self) -> u64 {
+        self.quota
+    }
+
     /// The units that are left of it.
     #[must_use]
     pub fn left(&self) -> u64 {
