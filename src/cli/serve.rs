@@ -57,7 +57,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let files = args.tls_files();
     let tls = files.map(Tls::load).transpose();
     let tls = tls.map_err(|error| format!("--tls-cert, --tls-key, --tls-client-ca: {error}"))?;
-    reserve_files_for_lookups(&mut config, args.http_listen.is_some());
+    reserve_files_for_lookups(&mut config, args);
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(UPSTREAM_THREADS)
         .thread_name("upstream")
@@ -135,7 +135,7 @@ async fn open_store(
 }
 
 /// Raises the soft limit of open files, and limits connections so that enough files are left for lookups.
-fn reserve_files_for_lookups(config: &mut Config, http: bool) {
+fn reserve_files_for_lookups(config: &mut Config, args: &Args) {
     let may_be_open = match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
         Err(error) => {
@@ -144,13 +144,12 @@ fn reserve_files_for_lookups(config: &mut Config, http: bool) {
         }
     };
     // Connections that are being closed may be open for another moment.
-    let http = if http {
+    let http = if args.http_listen.is_some() {
         2 * config.http_connections.get()
     } else {
         0
     };
-    // Each mirror has as many lookups as the upstream.
-    let lookups = config.upstream.pace.concurrency.get() * (1 + config.mirrors.len());
+    let lookups = args.sources.lookups(&config.upstream);
     let others = OTHER_FILES + http + lookups;
     let left = may_be_open
         .saturating_sub(others)

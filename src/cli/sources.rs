@@ -96,6 +96,11 @@ impl SourceArgs {
         self.upstream.settings()
     }
 
+    /// The most lookups of feeds at one time.
+    pub(super) fn lookups(&self, upstream: &youtube::Settings) -> usize {
+        upstream.pace.concurrency.get() * self.upstream.feeds()
+    }
+
     pub(super) fn policy(&self, stale_while_revalidate: Duration) -> Policy {
         Policy {
             fresh_for: self.fresh_for,

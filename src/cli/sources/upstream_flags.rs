@@ -174,6 +174,11 @@ impl UpstreamArgs {
         Ok(self.fallback_upstream.iter().map(at).collect())
     }
 
+    /// The number of feeds: the upstream and its mirrors.
+    pub(super) fn feeds(&self) -> usize {
+        1 + self.fallback_upstream.len()
+    }
+
     pub(super) fn pages(&self) -> Url {
         self.youtube_pages.clone()
     }
