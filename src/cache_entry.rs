@@ -1,7 +1,10 @@
 //! The cache entry of a feed: the last successful lookup, and the failure since.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -84,6 +87,45 @@ impl<T, E> CacheEntry<T, E> {
         let success = self.success.as_ref().map(|success| success.at);
         let failure = self.failure.as_ref().map(|failure| failure.at);
         success.max(failure)
+    }
+}
+
+impl<T: Clone, E: Clone> CacheEntry<T, E> {
+    /// The `current` entry, if there is one, with what is newer in `other`. `None` if that is nothing.
+    pub fn merge_into(current: Option<&Self>, other: &Arc<Self>) -> Option<Arc<Self>> {
+        match current {
+            Some(current) => current.merged_with(other).map(Arc::new),
+            None => Some(Arc::clone(other)),
+        }
+    }
+
+    /// The entry with a newer success or a newer failure of `other`. `None` if `other` has neither.
+    ///
+    /// Either entry may lack what the other has: a replica whose lookup failed may have had no success, since the store was empty or down.
+    pub fn merged_with(&self, other: &Self) -> Option<Self> {
+        let succeeded_at = |entry: &Self| entry.success.as_ref().map(|success| success.at);
+        let has_newer_success = succeeded_at(other) > succeeded_at(self);
+        let has_newer_failure = other.failure.as_ref().map(|failure| failure.at) > self.last_attempt();
+        if !has_newer_success && !has_newer_failure {
+            return None;
+        }
+        let success = if has_newer_success {
+            &other.success
+        } else {
+            &self.success
+        };
+        let failure = if has_newer_failure {
+            &other.failure
+        } else {
+            &self.failure
+        };
+        // A success supersedes earlier failures.
+        let since = success.as_ref().map(|success| success.at);
+        Some(Self {
+            success: success.clone(),
+            failure: failure.clone().filter(|failure| Some(failure.at) >= since),
+            hits: HitCount::default(),
+        })
     }
 }
 

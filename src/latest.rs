@@ -31,6 +31,7 @@ mod metrics;
 mod newest;
 mod outage;
 mod policy;
+mod poller;
 mod polling;
 mod remote_updates;
 mod reply;
@@ -57,12 +58,11 @@ pub use self::{
 };
 use self::{
     fallback::Fallbacks,
-    fetcher::Fetcher,
+    fetcher::{Fetcher, FlightRequest},
     hub::Hubs,
     list::OlderUploads,
-    lookup::FlightRequest,
     policy::FromCache,
-    polling::Poller,
+    poller::Poller,
     reply::{Attempt, Miss},
 };
 pub use crate::store::FeedEntry;

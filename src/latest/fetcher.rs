@@ -15,7 +15,6 @@ use super::{
     fallback::Fallbacks,
     health::SourceFailures,
     hub::Hubs,
-    lookup::FlightRequest,
     newest::NewestUploads,
     outage::{self, Outage},
     polling::Polling,
@@ -24,10 +23,10 @@ use super::{
     timeline::{Health, Problem},
 };
 use crate::{
-    cache_entry::{CacheEntry, Failure, HitCount, Success},
+    cache_entry::{CacheEntry, Failure, Success},
     clock,
     store::{Lease, Store},
-    upstream::{self, Feed, Purpose, SourceHealth, Upstream, UpstreamError},
+    upstream::{self, Caller, Feed, LookupRequest, Purpose, SourceHealth, Upstream, UpstreamError},
     video::{Channel, Kind, Source},
 };
 
@@ -49,6 +48,30 @@ pub(super) struct Fetcher {
     hubs: Arc<Hubs>,
     pub(super) newest: NewestUploads,
     pub(super) lost_messages: LostMessages,
+}
+
+/// What a flight is started for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FlightRequest {
+    pub(super) feed: Feed,
+    /// The greatest age that is accepted; `fresh_for` of the policy by default.
+    pub(super) max_age: Option<Duration>,
+    pub(super) purpose: Purpose,
+    pub(super) caller: Caller,
+}
+
+impl FlightRequest {
+    /// What the upstream's queue needs to know of the lookup.
+    pub(super) fn for_upstream(&self, entry: Option<&FeedEntry>) -> LookupRequest {
+        let success = entry.and_then(|entry| entry.success.as_ref());
+        LookupRequest {
+            purpose: self.purpose,
+            // The feed of a kind is looked up only if the channel's own was found.
+            found_before: self.feed.kind.is_some() || success.is_some(),
+            known: success.map(|success| Arc::clone(&success.value)),
+            caller: self.caller,
+        }
+    }
 }
 
 impl Fetcher {
@@ -88,7 +111,7 @@ impl Fetcher {
     pub(super) async fn load(&self, feed: Feed, known: Option<&FeedEntry>) -> Option<Arc<FeedEntry>> {
         let stored = self.store.as_ref()?.load(feed).await?;
         let entry = match known {
-            Some(known) => merge(&stored, known)?,
+            Some(known) => known.merged_with(&stored)?,
             None => stored,
         };
         self.publish(feed, &entry);
@@ -192,7 +215,9 @@ impl Fetcher {
             success.time,
         ));
         self.cache
-            .update(feed, |known| merge_into(known.map(Arc::as_ref), &fallback))
+            .update(feed, |known| {
+                FeedEntry::merge_into(known.map(Arc::as_ref), &fallback)
+            })
             .await;
         let Some(store) = &self.store else {
             return;
@@ -203,7 +228,7 @@ impl Fetcher {
             lease => lease,
         };
         let stored = store.load(feed).await;
-        if let Some(merged) = merge_into(stored.as_ref(), &fallback) {
+        if let Some(merged) = FeedEntry::merge_into(stored.as_ref(), &fallback) {
             store.save(feed, &merged, lease).await;
         }
     }
@@ -356,41 +381,4 @@ impl Fetcher {
         };
         self.error(error, feed, now)
     }
-}
-
-/// Merges `other` into the `current` entry, if there is one. `None` if it adds nothing.
-pub(super) fn merge_into(current: Option<&FeedEntry>, other: &Arc<FeedEntry>) -> Option<Arc<FeedEntry>> {
-    match current {
-        Some(current) => merge(other, current).map(Arc::new),
-        None => Some(Arc::clone(other)),
-    }
-}
-
-/// Adds a newer success or a newer failure of `other` to `current`. `None` if `other` has neither.
-///
-/// Either entry may lack what the other has: a replica whose lookup failed may have had no success, since the store was empty or down.
-fn merge(other: &FeedEntry, current: &FeedEntry) -> Option<FeedEntry> {
-    let good_at = |entry: &FeedEntry| entry.success.as_ref().map(|success| success.at);
-    let has_newer_success = good_at(other) > good_at(current);
-    let has_newer_failure = other.failure.as_ref().map(|failure| failure.at) > current.last_attempt();
-    if !has_newer_success && !has_newer_failure {
-        return None;
-    }
-    let success = if has_newer_success {
-        &other.success
-    } else {
-        &current.success
-    };
-    let failure = if has_newer_failure {
-        &other.failure
-    } else {
-        &current.failure
-    };
-    // A success supersedes earlier failures.
-    let since = success.as_ref().map(|success| success.at);
-    Some(CacheEntry {
-        success: success.clone(),
-        failure: failure.clone().filter(|failure| Some(failure.at) >= since),
-        hits: HitCount::default(),
-    })
 }

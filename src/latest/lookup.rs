@@ -1,11 +1,6 @@
 //! What a flight does: checks the cache and the store, waits for admission and for the lease, and asks the upstream.
 
-use std::{
-    panic::AssertUnwindSafe,
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Instant};
 
 use coalesce::FetchContext;
 use futures_util::{
@@ -14,36 +9,16 @@ use futures_util::{
 };
 use tokio::time::{timeout, timeout_at};
 
-use super::{FLIGHT_GRACE, FeedEntry, FromCache, fallback::carry_out, fetcher::Fetcher};
+use super::{
+    FLIGHT_GRACE, FeedEntry, FromCache,
+    fallback::carry_out,
+    fetcher::{Fetcher, FlightRequest},
+};
 use crate::{
     clock,
     store::Lease,
-    upstream::{Caller, Feed, LookupRequest, Purpose, UpstreamError},
+    upstream::{Feed, Purpose, UpstreamError},
 };
-
-/// What a flight is started for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FlightRequest {
-    pub(super) feed: Feed,
-    /// The greatest age that is accepted; `fresh_for` of the policy by default.
-    pub(super) max_age: Option<Duration>,
-    pub(super) purpose: Purpose,
-    pub(super) caller: Caller,
-}
-
-impl FlightRequest {
-    /// What the upstream's queue needs to know of the lookup.
-    pub(super) fn for_upstream(&self, entry: Option<&FeedEntry>) -> LookupRequest {
-        let success = entry.and_then(|entry| entry.success.as_ref());
-        LookupRequest {
-            purpose: self.purpose,
-            // The feed of a kind is looked up only if the channel's own was found.
-            found_before: self.feed.kind.is_some() || success.is_some(),
-            known: success.map(|success| Arc::clone(&success.value)),
-            caller: self.caller,
-        }
-    }
-}
 
 impl Fetcher {
     /// The fetch of a flight that is started for `request`, by a caller that arrived at `arrived_at`.

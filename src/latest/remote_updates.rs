@@ -17,8 +17,11 @@ use std::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 
 use self::pending::{Interest, Limits, Pending};
-use super::{Latest, fetcher::merge_into};
-use crate::{store::RemoteUpdate, upstream::Feed};
+use super::Latest;
+use crate::{
+    store::{FeedEntry, RemoteUpdate},
+    upstream::Feed,
+};
 
 /// At a round trip of 2.5 ms, 64 concurrent loads are 25,000 per second: several times what a busy set of replicas saves. A quarter of
 /// them is reserved for watched feeds, so that these never wait for others. The queue for the others has room for as many feeds as most
@@ -113,7 +116,9 @@ impl Latest {
         };
         // A flight may have ended meanwhile.
         self.coalescer
-            .update(feed, |current| merge_into(current.map(Arc::as_ref), &stored))
+            .update(feed, |current| {
+                FeedEntry::merge_into(current.map(Arc::as_ref), &stored)
+            })
             .await;
     }
 }

@@ -26,6 +26,7 @@ mod ages;
 mod by_time;
 mod engine;
 mod failures;
+mod format;
 mod health;
 mod location;
 mod refused;
@@ -52,11 +53,12 @@ use tokio::sync::{Semaphore, watch};
 
 pub use self::{
     ages::Ages,
-    engine::{FORMAT, MIN_BYTES, SPACE_FACTOR},
     failures::FAILURE_SHARE,
+    format::{FORMAT, MIN_BYTES, SPACE_FACTOR},
 };
 use self::{
-    engine::{Engine, Key, Stored},
+    engine::{Engine, Stored},
+    format::Key,
     health::{Health, Part},
     refused::Refused,
     writer::Shared,
@@ -189,7 +191,7 @@ impl File {
     }
 
     async fn find(&self, feed: Feed) -> (Outcome, Option<FeedEntry>) {
-        let key = engine::key(feed);
+        let key = format::key(feed);
         let waiting = self.shared.waiting(&key);
         let stored = if waiting.entry.is_some() {
             waiting
@@ -235,7 +237,7 @@ impl File {
         entry
             .inspect_err(|error| {
                 tracing::debug!(%feed, %error, "an entry of the store cannot be decoded and is removed");
-                self.shared.remove(engine::key(feed), saved);
+                self.shared.remove(format::key(feed), saved);
             })
             .ok()
     }
@@ -292,7 +294,7 @@ impl Store for File {
         let begun = Instant::now();
         let now = clock::now();
         if let Some(bytes) = codec::encode(entry, now) {
-            let key = engine::key(feed);
+            let key = format::key(feed);
             let queued = match failure_lifetime(entry, now) {
                 None => self.shared.enqueue(key, bytes),
                 Some(lifetime) => self.shared.enqueue_failure(key, bytes, lifetime),
@@ -309,7 +311,7 @@ impl Store for File {
 
     fn load_name<'a>(&'a self, name: &'a ChannelName) -> BoxFuture<'a, Option<(ResolvedChannel, Duration)>> {
         async move {
-            let key = engine::name_key(&name.to_string());
+            let key = format::name_key(&name.to_string());
             let entry = match self.shared.waiting(&key).entry {
                 None => {
                     tokio::time::timeout(self.budget, self.read(key))
@@ -331,7 +333,7 @@ impl Store for File {
     }
 
     fn save_name<'a>(&'a self, name: &'a ChannelName, channel: &'a ResolvedChannel) -> BoxFuture<'a, ()> {
-        let name_key = engine::name_key(&name.to_string());
+        let name_key = format::name_key(&name.to_string());
         self.shared.enqueue(name_key, codec::encode_name(name, channel));
         future::ready(()).boxed()
     }

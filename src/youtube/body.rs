@@ -5,7 +5,7 @@ use std::{borrow::Cow, io::Read as _};
 use flate2::read::MultiGzDecoder;
 use reqwest::{Response, header};
 
-use super::response;
+use super::client;
 use crate::{upstream::UpstreamError, video};
 
 /// The longest body, both compressed and decompressed. The largest feed seen has 80 kB; 500 such entries would have 2.6 MB, but a feed has
@@ -21,7 +21,7 @@ pub(super) async fn read(mut response: Response) -> Result<Vec<u8>, UpstreamErro
     while let Some(chunk) = response
         .chunk()
         .await
-        .map_err(|error| response::unreachable(&error))?
+        .map_err(|error| client::unreachable(&error))?
     {
         if body.len() + chunk.len() > MAX_BODY {
             return Err(too_long());

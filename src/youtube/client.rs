@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, header};
 use reqwest::{Certificate, Client, Url, redirect};
 
 use super::Settings;
-use crate::cause::innermost;
+use crate::{cause::innermost, upstream::UpstreamError, video};
 
 /// The default `User-Agent`, by which operators of the upstream can identify plaque.
 pub const USER_AGENT: &str = concat!("plaque/", env!("CARGO_PKG_VERSION"));
@@ -121,6 +121,11 @@ pub(super) fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port()
         .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// The failure of a request without a response, or of a response that ended early.
+pub(super) fn unreachable(error: &reqwest::Error) -> UpstreamError {
+    UpstreamError::Unreachable(video::message(&innermost(error).to_string()))
 }
 
 pub(super) fn client(settings: &Settings) -> Result<Client, SetupError> {

@@ -160,7 +160,7 @@ impl Pages {
         // Not compressed: decompression in chunks needs another bound, and a page is loaded once in 30 days.
         let request = self.client.get(url).header(header::ACCEPT_ENCODING, "identity");
         let response = request.header(header::COOKIE, COOKIE).send().await;
-        Ok(response.map_err(|error| response::unreachable(&error))?)
+        Ok(response.map_err(|error| client::unreachable(&error))?)
     }
 
     /// The target of a redirect, which must be another page of the same server.
@@ -189,7 +189,7 @@ async fn read(mut response: Response) -> Result<ResolvedChannel, Failure> {
         let chunk = response
             .chunk()
             .await
-            .map_err(|error| response::unreachable(&error))?;
+            .map_err(|error| client::unreachable(&error))?;
         html.extend_from_slice(chunk.as_deref().unwrap_or_default());
         let is_complete = chunk.is_none() || html.len() >= MAX_PAGE;
         if is_complete || html.len() >= next_search {

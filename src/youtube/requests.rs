@@ -5,7 +5,7 @@ use reqwest::{StatusCode, header};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field::Empty};
 
-use super::{YouTube, body, feed, list::List, response};
+use super::{YouTube, body, client, feed, list::List, response};
 use crate::{
     channel_name::ResolvedChannel,
     trace_context,
@@ -54,7 +54,7 @@ impl YouTube {
         let mut url = self.feeds.clone();
         url.query_pairs_mut().append_pair("user", user);
         let response = self.client.get(url).send().await;
-        let response = response.map_err(|error| response::unreachable(&error))?;
+        let response = response.map_err(|error| client::unreachable(&error))?;
         if response.status() != StatusCode::OK {
             return Err(response::failure(&response));
         }
@@ -73,7 +73,7 @@ impl YouTube {
         let mut headers = header::HeaderMap::new();
         trace_context::inject(&span, &mut headers);
         let response = self.client.get(url).headers(headers).send().await;
-        let response = response.map_err(|error| response::unreachable(&error))?;
+        let response = response.map_err(|error| client::unreachable(&error))?;
         let status = response.status();
         span.record("http.response.status_code", status.as_u16());
         if status == StatusCode::OK {

@@ -13,7 +13,6 @@ use super::{
     list::{self, List},
 };
 use crate::{
-    cause::innermost,
     dispatch::breaker::{MAX_PAUSE, TOO_MANY_REQUESTS},
     upstream::{Failure, UpstreamError},
     video::{self, Channel, Kind},
@@ -84,10 +83,6 @@ fn redirect_error(response: &Response) -> UpstreamError {
         );
     }
     UpstreamError::Malformed("it is a redirect".into())
-}
-
-pub(super) fn unreachable(error: &reqwest::Error) -> UpstreamError {
-    UpstreamError::Unreachable(video::message(&innermost(error).to_string()))
 }
 
 #[cfg(test)]

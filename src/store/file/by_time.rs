@@ -14,7 +14,7 @@ use redb::{
     ReadableTable, ReadableTableMetadata as _, StorageError, Table, TableDefinition, WriteTransaction,
 };
 
-use super::engine::Key;
+use super::format::Key;
 
 /// Time and key of each entry.
 pub(super) const BY_TIME: TableDefinition<(u64, &Key), ()> = TableDefinition::new("by_time");

@@ -4,48 +4,21 @@ use std::{collections::HashMap, fs, path::Path};
 
 use parking_lot::Mutex;
 use redb::{
-    Builder, Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _, StorageError,
-    TableDefinition, WriteTransaction, backends::FileBackend,
+    Builder, Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _, WriteTransaction,
+    backends::FileBackend,
 };
 
 use super::{
     by_time::{BY_TIME, Rows, Stale},
     failures::{self, FAILURE_SHARE, Failure},
+    format::{BYTES, ENTRIES, ENTRY_OVERHEAD, FORMAT, Key, META, SPACE_FACTOR, UNITS, UNITS_DAY, total},
     location::{self, Identity},
     refused::{Refused, catch_panic, run},
 };
-use crate::{
-    store::codec::has_answer,
-    upstream::Feed,
-    video::{ChannelId, Kind},
-};
-
-/// The version of the tables below.
-pub const FORMAT: u64 = 1;
-
-/// The least limit of a file.
-pub const MIN_BYTES: u64 = 4 << 20;
-
-/// The limit of the file divided by this is the limit of its entries: a file doubles when it grows, and its pages are at most half full.
-pub const SPACE_FACTOR: u64 = 6;
-
-/// What an entry takes in addition to its bytes: key and time in both tables, and B-tree overhead.
-pub(super) const ENTRY_OVERHEAD: u64 = 100;
+use crate::store::codec::has_answer;
 
 /// redb's own cache. An entry is read once, since it is in memory afterwards; the system caches the file.
 const CACHE_BYTES: usize = 4 << 20;
-
-/// A channel ID, and one byte for the kind; or a hash of a name, and `n`.
-pub(super) type Key = [u8; ChannelId::LEN + 1];
-
-/// When an entry was saved, in microseconds since 1970, and its [encoding](crate::store::codec).
-pub(super) const ENTRIES: TableDefinition<&Key, (u64, &[u8])> = TableDefinition::new("kept");
-/// The format, and the sizes of successes and failures.
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-
-const BYTES: &str = "bytes";
-const UNITS_DAY: &str = "units_day";
-const UNITS: &str = "units";
 
 /// What to write: the newest success of each feed, and its newest failure since.
 #[derive(Clone, Default)]
@@ -95,26 +68,6 @@ pub(super) struct Stored {
     pub(super) entry: Option<(u64, Vec<u8>)>,
     /// A later failure, if it was saved without the success.
     pub(super) failure: Option<Failure>,
-}
-
-pub(super) fn key(feed: Feed) -> Key {
-    let mut key = [0; _];
-    key[..ChannelId::LEN].copy_from_slice(feed.channel.as_ref());
-    key[ChannelId::LEN] = match feed.kind {
-        None => b'-',
-        Some(Kind::Video) => b'v',
-        Some(Kind::Short) => b's',
-    };
-    key
-}
-
-/// The key of a name: a hash, since names have up to 400 bytes. Its last byte is no kind of a feed's. Versions that know no names ignore the
-/// entry, and evict it like others.
-pub(super) fn name_key(name: &str) -> Key {
-    let mut key = [b'n'; _];
-    let hash = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
-    key[..ChannelId::LEN].copy_from_slice(&hash.as_ref()[..ChannelId::LEN]);
-    key
 }
 
 /// The most bytes to write at once to a file of `bytes`: pages of replaced entries become free only after the next commit.
@@ -348,10 +301,6 @@ fn make_room(write: &WriteTransaction, limit: u64, now: u64, stale: &mut Stale) 
     }
     meta.insert(BYTES, total)?;
     Ok(())
-}
-
-pub(super) fn total(meta: &impl ReadableTable<&'static str, u64>, of: &str) -> Result<u64, StorageError> {
-    Ok(meta.get(of)?.map_or(0, |total| total.value()))
 }
 
 fn cost(bytes: &[u8]) -> u64 {

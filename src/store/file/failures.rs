@@ -7,7 +7,7 @@ use redb::{
 
 use super::{
     by_time::next_to_evict,
-    engine::{ENTRY_OVERHEAD, Key, total},
+    format::{ENTRY_OVERHEAD, Key, total},
 };
 use crate::store::lifetime::MAX_FAILURE_LIFETIME;
 

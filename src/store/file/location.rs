@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{engine::MIN_BYTES, refused::Refused};
+use super::{format::MIN_BYTES, refused::Refused};
 
 /// How many unreadable files are kept beside the current one. The last is replaced.
 const MAX_SET_ASIDE: u32 = 5;

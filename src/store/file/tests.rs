@@ -11,8 +11,8 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::{
-    Ages, MIN_BYTES,
-    engine::{self, Key},
+    Ages, MIN_BYTES, engine,
+    format::Key,
     health::Health,
     writer::{COMMIT_INTERVAL, LARGE_BATCH, MIN_COMMIT_INTERVAL, Shared},
 };

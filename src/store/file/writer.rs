@@ -12,8 +12,9 @@ use tokio::sync::watch;
 
 use super::{
     ages::Ages,
-    engine::{self, Change, Changes, Engine, Key, Stored},
+    engine::{self, Change, Changes, Engine, Stored},
     failures::{FAILURE_SHARE, Failure},
+    format::Key,
     health::{Health, Part},
 };
 

@@ -11,7 +11,7 @@ use super::{ApiError, KeyFile, Ledger, Use, answer};
 use crate::{
     channel_name::ResolvedChannel,
     upstream::{Feed, Page, UpstreamError},
-    youtube::{body, list::List, response},
+    youtube::{body, client, list::List},
 };
 
 /// The header with the key. In a query string, logs of proxies would contain it.
@@ -121,7 +121,7 @@ impl Requests {
         url.query_pairs_mut().extend_pairs(query);
         let request = self.client.get(url).header(KEY_HEADER, key);
         let response = request.header(header::USER_AGENT, &self.user_agent).send().await;
-        let response = response.map_err(|error| response::unreachable(&error))?;
+        let response = response.map_err(|error| client::unreachable(&error))?;
         let status = response.status();
         let body = body::read(response).await?;
         if status == StatusCode::OK {

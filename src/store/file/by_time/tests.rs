@@ -5,7 +5,10 @@ use std::{env, fs, path::PathBuf, process};
 use redb::{Database, ReadableDatabase as _, ReadableTableMetadata as _};
 
 use super::{
-    super::engine::{Change, Changes, ENTRIES, ENTRY_OVERHEAD, Engine, Key, MIN_BYTES, SPACE_FACTOR},
+    super::{
+        engine::{Change, Changes, Engine},
+        format::{ENTRIES, ENTRY_OVERHEAD, Key, MIN_BYTES, SPACE_FACTOR},
+    },
     BY_TIME, MAX_STALE, MIN_STALE,
 };
 

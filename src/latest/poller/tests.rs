@@ -6,15 +6,16 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream, StreamExt as _},
 };
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::{runtime::Handle, time::sleep};
 
 use super::*;
 use crate::{
     cache_entry::CacheEntry,
-    latest::{Policy, Watch, WatchQuery},
+    latest::{Policy, Settings, Watch, WatchQuery},
     store::{Lease, RemoteUpdate, Store},
-    upstream::{Failure, Feed, LookupRequest, Upstream},
+    upstream::{Failure, Feed, LookupRequest, Upstream, UpstreamError},
     video::Channel,
 };
 
