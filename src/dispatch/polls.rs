@@ -178,10 +178,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
 
     /// Removes one watch of a channel by `caller`.
     pub fn remove(&mut self, key: K, caller: u64) {
-        let Some(index) = self.indices.get(&key).copied() else {
-            return;
-        };
-        let Some(channel) = &mut self.channels[index as usize] else {
+        let Some((index, channel)) = self.find(key) else {
             return;
         };
         let Some(left) = channel.callers.remove(caller) else {
@@ -247,10 +244,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     pub fn refused(&mut self, key: K, retry_after: Duration, now: Instant) {
         let now = self.nanos(now);
         let pause = u64::try_from(retry_after.as_nanos()).unwrap_or(u64::MAX);
-        let Some(index) = self.indices.get(&key).copied() else {
-            return;
-        };
-        let Some(channel) = &mut self.channels[index as usize] else {
+        let Some((index, channel)) = self.find(key) else {
             return;
         };
         // If it was removed and added again meanwhile, it already waits for its first poll.
@@ -320,6 +314,11 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
+    }
+
+    fn find(&mut self, key: K) -> Option<(u32, &mut Channel<K>)> {
+        let index = *self.indices.get(&key)?;
+        Some((index, self.channels[index as usize].as_mut()?))
     }
 
     fn changed(&mut self) {

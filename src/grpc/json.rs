@@ -12,7 +12,7 @@ use super::{
     CallError, CallMetrics, Callers, Limits, Peer, RequestError, Service, cache_status, convert, status,
 };
 use crate::{
-    latest::{Answer, Latest, OVERLOAD_PAUSE, Policy, Reply},
+    latest::{Answer, Latest, OVERLOAD_PAUSE, Policy},
     proto::{self, v1},
     resolver::Resolver,
     upstream::Caller,
@@ -83,15 +83,9 @@ impl JsonService {
             Err(error) => return error_response(&error, Some(OVERLOAD_PAUSE)),
         };
         let (cache_status, source) = (reply.cache_status, reply.source());
-        let mut response = match reply {
-            Reply {
-                outcome: Ok(answer), ..
-            } => self.success(&answer),
-            Reply {
-                outcome: Err(error),
-                retry_after,
-                ..
-            } => error_response(&error.into(), retry_after),
+        let mut response = match reply.outcome {
+            Ok(answer) => self.success(&answer),
+            Err(error) => error_response(&error.into(), reply.retry_after),
         };
         cache_status::set(cache_status, source, response.headers_mut());
         response
@@ -191,15 +185,11 @@ fn list_request(
             _ => others.push((name, value)),
         }
     }
-    let v1::GetLatestVideoRequest {
-        channel_id,
-        kind,
-        max_age,
-    } = request(channel_id, others)?;
+    let common = request(channel_id, others)?;
     Ok(v1::ListUploadsRequest {
-        channel_id,
-        kind,
-        max_age,
+        channel_id: common.channel_id,
+        kind: common.kind,
+        max_age: common.max_age,
         ..list
     })
 }

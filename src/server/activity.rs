@@ -21,7 +21,7 @@ const HEALTH_CALLS: usize = 8;
 pub(super) const FURTHER_HEALTH_WATCHES: usize = 1000;
 
 /// The state of one connection that its calls share.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Activity {
     pub(super) metrics: Arc<ServerMetrics>,
     pub(super) call_metrics: Arc<CallMetrics>,
@@ -61,12 +61,7 @@ impl Activity {
             metrics,
             call_metrics,
             probes_only,
-            rejected: Notify::new(),
-            started: AtomicUsize::new(0),
-            in_progress: AtomicUsize::new(0),
-            health_calls: AtomicUsize::new(0),
-            health_watches: AtomicUsize::new(0),
-            bytes_received: AtomicUsize::new(0),
+            ..Self::default()
         })
     }
 

@@ -153,6 +153,15 @@ impl Values {
     }
 }
 
+/// Methods of [`Visit`] for values that need no escapes.
+macro_rules! unchanged {
+    ($($method:ident: $type:ty),*) => {
+        $(fn $method(&mut self, field: &Field, value: $type) {
+            self.push(field, value);
+        })*
+    };
+}
+
 impl Visit for Values {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let shown = Shown::of(format_args!("{value:?}"));
@@ -163,27 +172,6 @@ impl Visit for Values {
         self.push(field, Shown::of(format_args!("{value}")).escaped_text());
     }
 
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.push(field, value);
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.push(field, value);
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.push(field, value);
-    }
-
-    fn record_i128(&mut self, field: &Field, value: i128) {
-        self.push(field, value);
-    }
-
-    fn record_u128(&mut self, field: &Field, value: u128) {
-        self.push(field, value);
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.push(field, value);
-    }
+    unchanged!(record_f64: f64, record_i64: i64, record_u64: u64);
+    unchanged!(record_i128: i128, record_u128: u128, record_bool: bool);
 }

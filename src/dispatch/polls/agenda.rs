@@ -99,10 +99,7 @@ impl<K: Copy + Eq + Hash> Planner<K> {
         change: impl FnOnce(&mut Channel<K>),
     ) {
         let clock = self.clock(now);
-        let Some(index) = self.indices.get(&key).copied() else {
-            return;
-        };
-        let Some(channel) = &mut self.channels[index as usize] else {
+        let Some((index, channel)) = self.find(key) else {
             return;
         };
         change(channel);

@@ -174,10 +174,7 @@ impl Sessions {
                 return Err(CommandError::Failed);
             }
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!(
-                "no answer within {}",
-                humantime::format_duration(self.settings.budget)
-            ),
+            Err(_) => late("answer", self.settings.budget),
         };
         tag.clone_into(&mut self.probe_tag.lock());
         session.state.end(reason);
@@ -252,12 +249,7 @@ impl Sessions {
         };
         let connection = timeout(CONNECT_TIMEOUT, connecting)
             .await
-            .map_err(|_| {
-                format!(
-                    "no connection within {}",
-                    humantime::format_duration(CONNECT_TIMEOUT)
-                )
-            })?
+            .map_err(|_| late("connection", CONNECT_TIMEOUT))?
             .map_err(|error| error.to_string())?;
         let session = Session { connection, state };
         // The limit is an operation's: if Redis is slower than that, the next operation would end the session again.
@@ -301,9 +293,13 @@ impl Sessions {
             () = session.ended() => return Err(session.state.reason.get().cloned().unwrap_or_default()),
         };
         reply
-            .map_err(|_| format!("no answer within {}", humantime::format_duration(limit)))?
+            .map_err(|_| late("answer", limit))?
             .map_err(|error| error.to_string())
     }
+}
+
+fn late(what: &str, limit: Duration) -> String {
+    format!("no {what} within {}", humantime::format_duration(limit))
 }
 
 /// Whether an error concerns the value of one key and not Redis as a whole. Other failures of scripts would fail a probe, too.
