@@ -61,8 +61,8 @@ pub trait Store: Send + Sync {
     fn lease(&self, feed: Feed) -> BoxFuture<'_, Lease>;
 
     /// Saves what was found, notifies other replicas, and ends the lease under which it was looked up. Returns false if an entry saved
-    /// under a newer lease is there; that one stays. A stored success keeps its lifetime, also if `known` is only a failure.
-    fn save<'a>(&'a self, feed: Feed, known: &'a FeedEntry, lease: Lease) -> BoxFuture<'a, bool>;
+    /// under a newer lease is there; that one stays. A stored success keeps its lifetime, also if `entry` is only a failure.
+    fn save<'a>(&'a self, feed: Feed, entry: &'a FeedEntry, lease: Lease) -> BoxFuture<'a, bool>;
 
     /// Adds `units` to the counter of the day with this number, which all replicas share and a restart does not reset, and returns its new
     /// value. `None` if the store does not answer.

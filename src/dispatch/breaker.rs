@@ -199,15 +199,6 @@ impl<K: Copy + Eq> Breaker<K> {
         }
     }
 
-    /// When a probe will be due, if lookups are refused until then.
-    #[must_use]
-    pub fn open_until(&self) -> Option<Instant> {
-        match self.state {
-            State::Open { until, .. } => Some(until),
-            State::Closed | State::Doubtful { .. } | State::Probing { .. } => None,
-        }
-    }
-
     /// Channels that must not be probed: their 403 proves nothing more.
     #[must_use]
     pub fn excluded(&self) -> [Option<K>; 3] {

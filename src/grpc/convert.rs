@@ -10,8 +10,8 @@ use prost_types::Timestamp;
 use super::{RequestError, status};
 use crate::{
     latest::{
-        Answer, Event, InvalidPageToken, InvalidResumeToken, Listed, LookupError, PageToken, Query,
-        ResumeToken, WatchEvent, WatchQuery,
+        Answer, Event, InvalidPageToken, InvalidResumeToken, Listed, PageToken, Query, ResumeToken,
+        WatchEvent, WatchQuery,
     },
     proto::v1::{self, lookup_result::Outcome, watch_latest_video_response::Event as Message},
     video::{Channel, ChannelId, Kind, Moment, Source, Thumbnail, Video},
@@ -30,10 +30,14 @@ const MAX_PAGE: usize = 50;
 const YEARS_1_TO_9999: Range<i64> = -62_135_596_800..253_402_300_800;
 
 pub(super) fn query(request: &v1::GetLatestVideoRequest) -> Result<Query, RequestError> {
+    channel_query(&request.channel_id, request.kind, request.max_age)
+}
+
+fn channel_query(channel_id: &str, number: i32, age: Option<prost_types::Duration>) -> Result<Query, RequestError> {
     Ok(Query {
-        channel: request.channel_id.parse()?,
-        kind: kind(request.kind)?,
-        max_age: request.max_age.map(max_age).transpose()?,
+        channel: channel_id.parse()?,
+        kind: kind(number)?,
+        max_age: age.map(max_age).transpose()?,
     })
 }
 
@@ -41,11 +45,7 @@ pub(super) fn query(request: &v1::GetLatestVideoRequest) -> Result<Query, Reques
 pub(super) fn list(
     request: &v1::ListUploadsRequest,
 ) -> Result<(Query, usize, Option<PageToken>), RequestError> {
-    let query = Query {
-        channel: request.channel_id.parse()?,
-        kind: kind(request.kind)?,
-        max_age: request.max_age.map(max_age).transpose()?,
-    };
+    let query = channel_query(&request.channel_id, request.kind, request.max_age)?;
     let size = usize::try_from(request.page_size).map_err(|_| RequestError::InvalidPageSize)?;
     let size = if size == 0 {
         DEFAULT_PAGE
@@ -77,7 +77,7 @@ pub(super) fn listed(listed: &Listed) -> v1::ListUploadsResponse {
     }
 }
 
-fn freshness(answer: &Answer) -> v1::Freshness {
+pub(super) fn freshness(answer: &Answer) -> v1::Freshness {
     v1::Freshness {
         fetch_time: Some(answer.fetched.into()),
         stale: answer.stale,
@@ -175,28 +175,6 @@ fn published_after(time: prost_types::Timestamp) -> Result<SystemTime, RequestEr
     time.ok_or(RequestError::InvalidPublishedAfter)
 }
 
-pub(super) fn response(answer: &Answer) -> v1::GetLatestVideoResponse {
-    v1::GetLatestVideoResponse {
-        video: Some(video(answer.channel(), answer.video())),
-        freshness: Some(freshness(answer)),
-    }
-}
-
-/// One result of a batch.
-pub(super) fn result(
-    channel_id: String,
-    outcome: Result<&Answer, &LookupError>,
-    retry_after: Option<Duration>,
-) -> v1::LookupResult {
-    v1::LookupResult {
-        channel_id,
-        outcome: Some(match outcome {
-            Ok(answer) => Outcome::Found(response(answer)),
-            Err(error) => Outcome::Failure(status::lookup_failure(&error.clone().into(), retry_after)),
-        }),
-    }
-}
-
 pub(super) fn event(watched: &WatchEvent) -> v1::WatchLatestVideoResponse {
     let channel_id = watched.channel.to_string();
     let mut initial = false;
@@ -211,11 +189,13 @@ pub(super) fn event(watched: &WatchEvent) -> v1::WatchLatestVideoResponse {
                 .upload(*upload)
                 .map(|upload| Message::Video(video(channel, upload)))
         }
-        Event::Problem { error, retry_after } => Some(Message::Problem(result(
-            channel_id,
-            Err(error),
-            Some(*retry_after),
-        ))),
+        Event::Problem { error, retry_after } => {
+            let failure = status::lookup_failure(&error.clone().into(), Some(*retry_after));
+            Some(Message::Problem(v1::LookupResult {
+                channel_id,
+                outcome: Some(Outcome::Failure(failure)),
+            }))
+        }
         Event::Recovered => Some(Message::Recovered(v1::Recovered { channel_id })),
         Event::Missed => Some(Message::Missed(v1::Missed { channel_id })),
     };
@@ -226,7 +206,7 @@ pub(super) fn event(watched: &WatchEvent) -> v1::WatchLatestVideoResponse {
     }
 }
 
-fn video(channel: &Channel, video: Video<'_>) -> v1::Video {
+pub(super) fn video(channel: &Channel, video: Video<'_>) -> v1::Video {
     v1::Video {
         video_id: video.id().to_string(),
         channel_id: channel.id().to_string(),

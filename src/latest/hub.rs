@@ -64,10 +64,10 @@ impl Hubs {
     }
 
     /// Publishes the outcome of a lookup of `channel` to its watches, if there are any.
-    pub(super) fn publish(&self, channel: ChannelId, known: &FeedEntry, health: impl FnOnce() -> Health) {
+    pub(super) fn publish(&self, channel: ChannelId, entry: &FeedEntry, health: impl FnOnce() -> Health) {
         if let Some(hub) = self.get(channel) {
-            self.polling.looked_up(channel, known);
-            hub.publish(known, health());
+            self.polling.looked_up(channel, entry);
+            hub.publish(entry, health());
         }
     }
 
@@ -202,12 +202,12 @@ impl Hub {
     }
 
     /// Applies the outcome of a lookup and wakes the watches if anything changed.
-    fn publish(&self, known: &FeedEntry, health: Health) {
+    fn publish(&self, entry: &FeedEntry, health: Health) {
         let (changed, delays) = {
             let mut timeline = self.timeline.write();
             let is_first = timeline.channel().is_none();
             let (newest, oldest) = (timeline.newest(), timeline.oldest());
-            let changed = timeline.apply(known, health);
+            let changed = timeline.apply(entry, health);
             let delays = if is_first {
                 Vec::new()
             } else {

@@ -33,13 +33,13 @@ pub(super) struct FlightRequest {
 
 impl FlightRequest {
     /// What the upstream's queue needs to know of the lookup.
-    pub(super) fn for_upstream(&self, known: Option<&FeedEntry>) -> LookupRequest {
-        let known = known.and_then(|known| known.success.as_ref());
+    pub(super) fn for_upstream(&self, entry: Option<&FeedEntry>) -> LookupRequest {
+        let success = entry.and_then(|entry| entry.success.as_ref());
         LookupRequest {
             purpose: self.purpose,
             // The feed of a kind is looked up only if the channel's own was found.
-            found_before: self.feed.kind.is_some() || known.is_some(),
-            known: known.map(|success| Arc::clone(&success.value)),
+            found_before: self.feed.kind.is_some() || success.is_some(),
+            known: success.map(|success| Arc::clone(&success.value)),
             caller: self.caller,
         }
     }
@@ -54,11 +54,7 @@ impl Fetcher {
     ) -> impl FnOnce(FetchContext<Feed, Arc<FeedEntry>>) -> BoxFuture<'static, Arc<FeedEntry>> + Send + 'static
     {
         let fetcher = Arc::clone(self);
-        move |FetchContext {
-                  cached: known,
-                  waiters,
-                  ..
-              }| {
+        move |FetchContext { cached, waiters, .. }| {
             Box::pin(async move {
                 let unwanted = async {
                     match request.purpose {
@@ -67,15 +63,15 @@ impl Fetcher {
                         Purpose::Refresh | Purpose::Poll => pending().await,
                     }
                 };
-                let looked_up = fetcher.look_up(request, arrived_at, known.clone(), unwanted);
+                let looked_up = fetcher.look_up(request, arrived_at, cached.clone(), unwanted);
                 let looked_up = AssertUnwindSafe(timeout(fetcher.flight_limit, looked_up));
                 let error = match looked_up.catch_unwind().await {
-                    Ok(Ok(known)) => return known,
+                    Ok(Ok(entry)) => return entry,
                     Ok(Err(_elapsed)) => UpstreamError::TimedOut(fetcher.flight_limit),
                     Err(_panic) => UpstreamError::Panicked,
                 };
                 // Cached like any failure, so that the next callers do not start another flight at once.
-                let entry = fetcher.failure(error.into(), known.as_deref(), clock::now());
+                let entry = fetcher.failure(error.into(), cached.as_deref(), clock::now());
                 fetcher.report(&request, entry)
             })
         }
@@ -86,28 +82,28 @@ impl Fetcher {
         &self,
         request: FlightRequest,
         arrived_at: Instant,
-        mut known: Option<Arc<FeedEntry>>,
+        mut entry: Option<Arc<FeedEntry>>,
         unwanted: impl Future<Output = ()>,
     ) -> Arc<FeedEntry> {
         let feed = request.feed;
         let mut unwanted = pin!(unwanted);
-        if let Some(known) = known.take_if(|known| self.is_sufficient(known, &request, arrived_at, false)) {
-            return known;
+        if let Some(entry) = entry.take_if(|entry| self.is_sufficient(entry, &request, arrived_at, false)) {
+            return entry;
         }
         // Another replica gets as long as a lookup may take. If it hangs, there is time left for a lookup of our own.
         let patience = tokio::time::Instant::now() + self.upstream.time_limit() + FLIGHT_GRACE / 2;
         let mut is_patient = true;
         loop {
-            if let Some(stored) = self.load(feed, known.as_deref()).await {
+            if let Some(stored) = self.load(feed, entry.as_deref()).await {
                 if self.is_sufficient(&stored, &request, arrived_at, true) {
                     return stored;
                 }
-                known = Some(stored);
+                entry = Some(stored);
             }
-            let admission = request.for_upstream(known.as_deref());
+            let admission = request.for_upstream(entry.as_deref());
             let admitted = tokio::select! {
                 biased;
-                () = &mut unwanted => return self.not_admitted(known.as_deref()),
+                () = &mut unwanted => return self.not_admitted(entry.as_deref()),
                 admitted = self.upstream.admit(feed, admission) => admitted,
             };
             let lookup = match admitted {
@@ -116,10 +112,10 @@ impl Fetcher {
                 Err(failure) if self.has_fallback_after(&failure.error) => {
                     future::ready(Err(failure)).boxed()
                 }
-                Err(failure) => return self.finish(&request, Err(failure), known.as_deref()).await,
+                Err(failure) => return self.finish(&request, Err(failure), entry.as_deref()).await,
             };
             let Some(store) = &self.store else {
-                return self.finish(&request, lookup.await, known.as_deref()).await;
+                return self.finish(&request, lookup.await, entry.as_deref()).await;
             };
             // Only after admission, so that no other replica waits for this one's queue.
             let lease = if is_patient {
@@ -136,36 +132,36 @@ impl Fetcher {
                 }
                 // Its last holder may have saved something between our load and our lease.
                 Lease::Acquired(_) => {
-                    if let Some(stored) = self.load(feed, known.as_deref()).await {
+                    if let Some(stored) = self.load(feed, entry.as_deref()).await {
                         if self.is_sufficient(&stored, &request, arrived_at, true) {
                             return stored;
                         }
-                        known = Some(stored);
+                        entry = Some(stored);
                     }
                 }
                 Lease::Uncoordinated => {}
             }
-            let found = self.finish(&request, lookup.await, known.as_deref()).await;
+            let found = self.finish(&request, lookup.await, entry.as_deref()).await;
             if store.save(feed, &found, lease).await {
                 return found;
             }
             // The lookup took longer than the lease, and another replica has saved a newer entry.
-            return self.load(feed, known.as_deref()).await.unwrap_or(found);
+            return self.load(feed, entry.as_deref()).await.unwrap_or(found);
         }
     }
 
-    /// Whether `known` makes the lookup unnecessary. A stale answer that may be served while it is revalidated is sufficient if it is
+    /// Whether `entry` makes the lookup unnecessary. A stale answer that may be served while it is revalidated is sufficient if it is
     /// `from_store`: its caller starts the revalidation.
     fn is_sufficient(
         &self,
-        known: &FeedEntry,
+        entry: &FeedEntry,
         request: &FlightRequest,
         arrived_at: Instant,
         from_store: bool,
     ) -> bool {
         match self
             .policy
-            .decide(Some(known), request.max_age, arrived_at, clock::now())
+            .decide(Some(entry), request.max_age, arrived_at, clock::now())
         {
             Ok(FromCache::Answer { revalidate, .. }) => {
                 !revalidate || from_store && request.purpose == Purpose::Awaited
@@ -176,12 +172,12 @@ impl Fetcher {
     }
 
     /// Tells the upstream that one more caller waits for a lookup, which may still be queued there.
-    pub(super) fn note_joined(&self, request: &FlightRequest, known: Option<&FeedEntry>) {
-        self.upstream.joined(request.feed, request.for_upstream(known));
+    pub(super) fn note_joined(&self, request: &FlightRequest, entry: Option<&FeedEntry>) {
+        self.upstream.joined(request.feed, request.for_upstream(entry));
     }
 
     /// The outcome of a lookup that all callers have left. It is not cached.
-    fn not_admitted(&self, known: Option<&FeedEntry>) -> Arc<FeedEntry> {
-        Arc::new(self.failure(UpstreamError::Busy.into(), known, clock::now()))
+    fn not_admitted(&self, entry: Option<&FeedEntry>) -> Arc<FeedEntry> {
+        Arc::new(self.failure(UpstreamError::Busy.into(), entry, clock::now()))
     }
 }

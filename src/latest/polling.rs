@@ -115,8 +115,8 @@ impl Polling {
 
     /// Updates the plan after a lookup of a watched channel, for whichever caller. Local conditions say nothing about the channel and are
     /// ignored.
-    pub(super) fn looked_up(&self, channel: ChannelId, known: &FeedEntry) {
-        let failure = known.failure.as_ref();
+    pub(super) fn looked_up(&self, channel: ChannelId, entry: &FeedEntry) {
+        let failure = entry.failure.as_ref();
         if failure.is_some_and(|failure| failure.error.is_local_condition()) {
             return;
         }
@@ -127,13 +127,13 @@ impl Polling {
             tokio.checked_sub(ago).unwrap_or(tokio)
         };
         let mut planner = self.planner.lock();
-        if let Some(success) = &known.success {
+        if let Some(success) = &entry.success {
             let published = success.value.uploads().filter_map(|upload| upload.published());
             let ages = published.map(|published| success.time.duration_since(published).unwrap_or_default());
             planner.observed(channel, ages, at(success.at));
         }
         if let Some(failure) = failure {
-            let is_unknown = known.success.is_none()
+            let is_unknown = entry.success.is_none()
                 && matches!(
                     failure.error,
                     UpstreamError::NotFound | UpstreamError::NoSuchChannel
@@ -149,8 +149,8 @@ impl Polling {
     }
 
     /// Records the outcome of a lookup that a poll has started.
-    pub(super) fn report(&self, channel: ChannelId, known: &FeedEntry) {
-        let failure = known.failure.as_ref();
+    pub(super) fn report(&self, channel: ChannelId, entry: &FeedEntry) {
+        let failure = entry.failure.as_ref();
         let outcome = match failure.filter(|failure| failure.error.is_local_condition()) {
             Some(failure) => PollOutcome::NotAdmitted(failure.retry_at.saturating_duration_since(failure.at)),
             None => PollOutcome::Answered,
@@ -284,10 +284,10 @@ impl Poll {
             }
             Some(PollOutcome::NoLookup) | None => {
                 polling.planner.lock().return_poll();
-                let known = latest.coalescer.get(&feed).await;
-                if let Some(known) = known.filter(|known| is_sufficient(known, begun.1, max_age)) {
+                let entry = latest.coalescer.get(&feed).await;
+                if let Some(entry) = entry.filter(|entry| is_sufficient(entry, begun.1, max_age)) {
                     // It may still be new to the plan and to the watches.
-                    latest.fetcher.publish(feed, &known);
+                    latest.fetcher.publish(feed, &entry);
                 } else {
                     // The flight that it had joined was not admitted.
                     let retry_after = reply.retry_after.unwrap_or(OVERLOAD_PAUSE);
@@ -305,12 +305,12 @@ impl Drop for Poll {
     }
 }
 
-/// Whether `known` makes a poll unnecessary that began at `begun`.
-fn is_sufficient(known: &FeedEntry, begun: Instant, max_age: Duration) -> bool {
-    let is_new = known
+/// Whether `entry` makes a poll unnecessary that began at `begun`.
+fn is_sufficient(entry: &FeedEntry, begun: Instant, max_age: Duration) -> bool {
+    let is_new = entry
         .last_attempt()
         .is_some_and(|at| begun.saturating_duration_since(at) <= max_age);
-    let failure = known.failure.as_ref();
+    let failure = entry.failure.as_ref();
     is_new || failure.is_some_and(|failure| begun < failure.retry_at)
 }
 

@@ -107,8 +107,8 @@ impl Latest {
 
     /// Merges the store's entry of `feed` into the cache.
     async fn apply_stored(&self, feed: Feed) {
-        let known = self.coalescer.get(&feed).await;
-        let Some(stored) = self.fetcher.load(feed, known.as_deref()).await else {
+        let cached = self.coalescer.get(&feed).await;
+        let Some(stored) = self.fetcher.load(feed, cached.as_deref()).await else {
             return;
         };
         // A flight may have ended meanwhile.

@@ -70,12 +70,12 @@ pub(super) struct Shown {
 
 impl Timeline {
     /// Applies the outcome of a lookup, unless a later one was applied already. Returns whether anything changed.
-    pub(super) fn apply(&mut self, known: &FeedEntry, health: Health) -> bool {
-        if self.last_attempt.is_some() && known.last_attempt() <= self.last_attempt {
+    pub(super) fn apply(&mut self, entry: &FeedEntry, health: Health) -> bool {
+        if self.last_attempt.is_some() && entry.last_attempt() <= self.last_attempt {
             return false;
         }
-        self.last_attempt = known.last_attempt();
-        let shows = known
+        self.last_attempt = entry.last_attempt();
+        let shows = entry
             .success
             .as_ref()
             .is_some_and(|success| self.show(&success.value));

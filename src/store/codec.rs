@@ -75,20 +75,20 @@ impl Since {
     }
 }
 
-/// Encodes `known` as of `now`. `None` if it is of no use to other replicas: for example that the upstream refuses this one, or a bug.
+/// Encodes `entry` as of `now`. `None` if it is of no use to other replicas: for example that the upstream refuses this one, or a bug.
 #[must_use]
-pub fn encode(known: &FeedEntry, now: Instant) -> Option<Vec<u8>> {
-    let failure = known
+pub fn encode(entry: &FeedEntry, now: Instant) -> Option<Vec<u8>> {
+    let failure = entry
         .failure
         .as_ref()
         .filter(|failure| error(&failure.error).is_some());
-    if known.success.is_none() && failure.is_none() {
+    if entry.success.is_none() && failure.is_none() {
         return None;
     }
     let kept = store::Kept {
-        channel: known.success.as_ref().map(|success| channel(&success.value)),
-        fetch_time: known.success.as_ref().map(|success| success.time.into()),
-        age: known
+        channel: entry.success.as_ref().map(|success| channel(&success.value)),
+        fetch_time: entry.success.as_ref().map(|success| success.time.into()),
+        age: entry
             .success
             .as_ref()
             .and_then(|success| duration(success.age(now))),
@@ -108,14 +108,14 @@ pub fn has_answer(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0x0a)
 }
 
-/// Adds to `known` the failure of an entry that was saved later without the success.
+/// Adds to `entry` the failure of an entry that was saved later without the success.
 #[must_use]
-pub fn with_later_failure(known: FeedEntry, later: Option<FeedEntry>) -> FeedEntry {
+pub fn with_later_failure(entry: FeedEntry, later: Option<FeedEntry>) -> FeedEntry {
     match later.and_then(|later| later.failure) {
-        Some(failure) if Some(failure.at) >= known.last_attempt() => {
-            CacheEntry::failed(known.success, failure)
+        Some(failure) if Some(failure.at) >= entry.last_attempt() => {
+            CacheEntry::failed(entry.success, failure)
         }
-        _ => known,
+        _ => entry,
     }
 }
 

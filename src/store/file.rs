@@ -204,25 +204,25 @@ impl File {
             .failure
             .filter(|failure| self.shared.ages.now() < failure.until);
         let failure = failure.map(|failure| (failure.saved, failure.bytes));
-        let known = self.decode(feed, stored.entry);
+        let entry = self.decode(feed, stored.entry);
         let failure = self.decode(feed, failure);
-        let known = match known {
-            Some(known) => Some(codec::with_later_failure(known, failure)),
+        let entry = match entry {
+            Some(entry) => Some(codec::with_later_failure(entry, failure)),
             None => failure,
         };
-        let outcome = if known.is_some() {
+        let outcome = if entry.is_some() {
             Outcome::Hit
         } else {
             Outcome::Miss
         };
-        (outcome, known)
+        (outcome, entry)
     }
 
     /// Decodes an entry that was saved at that time, and removes it from the file if that fails.
     fn decode(&self, feed: Feed, saved: Option<(u64, Vec<u8>)>) -> Option<FeedEntry> {
         let (saved, bytes) = saved?;
-        let known = codec::decode(&bytes, feed, self.shared.ages.since(saved), clock::now());
-        known
+        let entry = codec::decode(&bytes, feed, self.shared.ages.since(saved), clock::now());
+        entry
             .inspect_err(|error| {
                 tracing::debug!(%feed, %error, "an entry of the store cannot be decoded and is removed");
                 self.shared.remove(engine::key(feed), saved);
@@ -267,9 +267,9 @@ impl Store for File {
     fn load(&self, feed: Feed) -> BoxFuture<'_, Option<FeedEntry>> {
         async move {
             let begun = Instant::now();
-            let (outcome, known) = self.find(feed).await;
+            let (outcome, entry) = self.find(feed).await;
             self.shared.health.observe("load", outcome, begun);
-            known
+            entry
         }
         .boxed()
     }
@@ -278,16 +278,16 @@ impl Store for File {
         future::ready(Lease::Uncoordinated).boxed()
     }
 
-    fn save<'a>(&'a self, feed: Feed, known: &'a FeedEntry, _lease: Lease) -> BoxFuture<'a, bool> {
+    fn save<'a>(&'a self, feed: Feed, entry: &'a FeedEntry, _lease: Lease) -> BoxFuture<'a, bool> {
         let begun = Instant::now();
         let now = clock::now();
-        if let Some(bytes) = codec::encode(known, now) {
+        if let Some(bytes) = codec::encode(entry, now) {
             let key = engine::key(feed);
-            let kept = match failure_lifetime(known, now) {
+            let queued = match failure_lifetime(entry, now) {
                 None => self.shared.enqueue(key, bytes),
                 Some(lifetime) => self.shared.enqueue_failure(key, bytes, lifetime),
             };
-            let outcome = if kept { Outcome::Ok } else { Outcome::Skipped };
+            let outcome = if queued { Outcome::Ok } else { Outcome::Skipped };
             self.shared.health.observe("save", outcome, begun);
         }
         future::ready(true).boxed()

@@ -16,11 +16,11 @@ const MIN_FAILURE_LIFETIME: Duration = Duration::from_secs(1);
 
 /// The lifetime of an entry that is only a failure, from `now` on. `None` if it has a success.
 #[must_use]
-pub fn failure_lifetime(known: &FeedEntry, now: Instant) -> Option<Duration> {
-    if known.success.is_some() {
+pub fn failure_lifetime(entry: &FeedEntry, now: Instant) -> Option<Duration> {
+    if entry.success.is_some() {
         return None;
     }
-    let retry_at = known.failure.as_ref().map(|failure| failure.retry_at);
+    let retry_at = entry.failure.as_ref().map(|failure| failure.retry_at);
     let pause = retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
     Some(
         pause

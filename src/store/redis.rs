@@ -135,7 +135,7 @@ impl Shared {
             .sessions
             .run(&scripts::LOAD, &scripts::tag(feed), &[most.as_bytes()])
             .await;
-        let known = match loaded {
+        let entry = match loaded {
             Ok(None) => Ok(None),
             Ok(Some(stored)) => decode(&stored, feed).map(Some).map_err(|error| {
                 tracing::debug!(%feed, %error, "an entry of the store cannot be decoded");
@@ -143,12 +143,12 @@ impl Shared {
             }),
             Err(error) => Err(error),
         };
-        let outcome = known.as_ref().map(|known| match known {
+        let outcome = entry.as_ref().map(|entry| match entry {
             Some(_) => Outcome::Hit,
             None => Outcome::Miss,
         });
         self.observe("load", outcome.map_err(|error| *error), began);
-        known.ok().flatten()
+        entry.ok().flatten()
     }
 
     async fn lease(&self, feed: Feed) -> Lease {
@@ -182,13 +182,13 @@ impl Shared {
         }
     }
 
-    async fn save(&self, feed: Feed, known: &FeedEntry, lease: Lease) -> bool {
+    async fn save(&self, feed: Feed, entry: &FeedEntry, lease: Lease) -> bool {
         let now = clock::now();
-        let Some(value) = codec::encode(known, now) else {
+        let Some(value) = codec::encode(entry, now) else {
             return true;
         };
         let keep_for =
-            failure_lifetime(known, now).map_or(self.keep_for, |lifetime| lifetime.min(self.keep_for));
+            failure_lifetime(entry, now).map_or(self.keep_for, |lifetime| lifetime.min(self.keep_for));
         let keep_for = keep_for.as_millis().to_string();
         let began = Instant::now();
         let token = if let Lease::Acquired(held) = &lease {
@@ -247,9 +247,9 @@ fn decode(
     let now = clock::now();
     let decode =
         |bytes: &[u8], since| codec::decode(bytes, feed, Since::Known(Duration::from_millis(since)), now);
-    let known = decode(value, *value_since)?;
+    let entry = decode(value, *value_since)?;
     Ok(codec::with_later_failure(
-        known,
+        entry,
         decode(failure, *failure_since).ok(),
     ))
 }
@@ -284,8 +284,8 @@ impl Store for Redis {
         Box::pin(self.0.lease(feed))
     }
 
-    fn save<'a>(&'a self, feed: Feed, known: &'a FeedEntry, lease: Lease) -> BoxFuture<'a, bool> {
-        Box::pin(self.0.save(feed, known, lease))
+    fn save<'a>(&'a self, feed: Feed, entry: &'a FeedEntry, lease: Lease) -> BoxFuture<'a, bool> {
+        Box::pin(self.0.save(feed, entry, lease))
     }
 
     fn add_units(&self, day: u32, units: u64) -> BoxFuture<'_, Option<u64>> {

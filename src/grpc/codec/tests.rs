@@ -6,7 +6,10 @@ use super::*;
 use crate::{
     grpc::{json, status},
     latest::LookupError,
-    proto::{self, v1::BatchGetLatestVideosResponse},
+    proto::{
+        self,
+        v1::{BatchGetLatestVideosResponse, LookupResult, lookup_result::Outcome},
+    },
     video::{Channel, Kind, Thumbnail, Upload as Listed},
 };
 
@@ -49,6 +52,13 @@ fn upload() -> impl Strategy<Value = Listed> {
         })
 }
 
+fn response(answer: &Answer) -> GetLatestVideoResponse {
+    GetLatestVideoResponse {
+        video: Some(convert::video(answer.channel(), answer.video())),
+        freshness: Some(convert::freshness(answer)),
+    }
+}
+
 proptest! {
     #[test]
     fn an_answer_is_written_as_its_message(
@@ -61,7 +71,7 @@ proptest! {
         let answer = Answer::made_up(Channel::new(id, &title, vec![upload]), fetched, stale);
         let mut written = vec![];
         encode(&answer, &mut written);
-        let message = convert::response(&answer);
+        let message = response(&answer);
         prop_assert_eq!(written, message.encode_to_vec());
         let json = proto::to_json("GetLatestVideoResponse", &message);
         prop_assert_eq!(json::answer::to_json(&answer), json.expect("JSON") + "\n");
@@ -72,7 +82,13 @@ proptest! {
             channel_id: id.into(),
             outcome: outcome.cloned().map_err(|error| status::lookup_failure(&error.clone().into(), None)),
         });
-        let results = outcomes.map(|(id, outcome)| convert::result(id.into(), outcome, None));
+        let results = outcomes.map(|(id, outcome)| LookupResult {
+            channel_id: id.into(),
+            outcome: Some(match outcome {
+                Ok(answer) => Outcome::Found(response(answer)),
+                Err(error) => Outcome::Failure(status::lookup_failure(&error.clone().into(), None)),
+            }),
+        });
         let mut written = vec![];
         encode_batch(&batch, &mut written);
         let message = BatchGetLatestVideosResponse { results: results.into() };

@@ -78,18 +78,18 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// Removes the stale rows that a crash has left behind: those whose entry in `kept` has another time.
+    /// Removes the stale rows that a crash has left behind: those whose entry in `entries` has another time.
     pub(super) fn remove_leftovers(
         &mut self,
-        kept: &impl ReadableTable<&'static Key, (u64, &'static [u8])>,
+        entries: &impl ReadableTable<&'static Key, (u64, &'static [u8])>,
     ) -> Result<(), StorageError> {
-        if self.table.len()? == kept.len()? {
+        if self.table.len()? == entries.len()? {
             return Ok(());
         }
         for row in self.table.iter()? {
             let row = row?;
             let (saved, key) = row.0.value();
-            if kept.get(key)?.is_none_or(|entry| entry.value().0 != saved) {
+            if entries.get(key)?.is_none_or(|entry| entry.value().0 != saved) {
                 self.stale.0.insert((saved, *key));
             }
         }

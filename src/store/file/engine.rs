@@ -268,13 +268,13 @@ fn create_tables(write: &WriteTransaction) -> Result<(), Refused> {
 }
 
 fn remove_leftovers(write: &WriteTransaction, stale: &mut Stale) -> Result<(), redb::Error> {
-    let kept = write.open_table(ENTRIES)?;
-    Ok(Rows::open(write, stale)?.remove_leftovers(&kept)?)
+    let entries = write.open_table(ENTRIES)?;
+    Ok(Rows::open(write, stale)?.remove_leftovers(&entries)?)
 }
 
 fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Result<(), redb::Error> {
     let mut meta = write.open_table(META)?;
-    let mut kept = write.open_table(ENTRIES)?;
+    let mut entries = write.open_table(ENTRIES)?;
     let mut by_time = Rows::open(write, stale)?;
     let mut failures = failures::Tables::open(write, &meta)?;
     let mut total = total(&meta, BYTES)?;
@@ -282,7 +282,7 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
     let goes = changes.entries.iter().map(|(key, change)| (key, Some(change)));
     let goes = goes.chain(changes.failures.keys().map(|key| (key, None)));
     for (key, change) in goes {
-        let before = kept.get(key)?.and_then(|entry| {
+        let before = entries.get(key)?.and_then(|entry| {
             let (saved, bytes) = entry.value();
             let goes = match change {
                 Some(Change::Put { .. }) => true,
@@ -292,13 +292,13 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
             goes.then_some((saved, cost(bytes)))
         });
         if let Some((saved, cost)) = before {
-            kept.remove(key)?;
+            entries.remove(key)?;
             by_time.mark_stale(saved, key);
             total = total.saturating_sub(cost);
         }
         match change {
             Some(Change::Put { saved, bytes }) => {
-                kept.insert(key, (*saved, &bytes[..]))?;
+                entries.insert(key, (*saved, &bytes[..]))?;
                 by_time.insert(*saved, key)?;
                 total += cost(bytes);
                 failures.remove(key, |_saved| true)?;
@@ -316,24 +316,24 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
         meta.insert(UNITS_DAY, u64::from(day))?;
         meta.insert(UNITS, units)?;
     }
-    Ok(by_time.tidy(kept.len()?)?)
+    Ok(by_time.tidy(entries.len()?)?)
 }
 
 /// Evicts entries until their size is at most `limit`: first those dated later than `now`, whose age is unknown, then the oldest.
 fn make_room(write: &WriteTransaction, limit: u64, now: u64, stale: &mut Stale) -> Result<(), redb::Error> {
     let mut meta = write.open_table(META)?;
-    let mut kept = write.open_table(ENTRIES)?;
+    let mut entries = write.open_table(ENTRIES)?;
     let mut by_time = Rows::open(write, stale)?;
     let mut total = total(&meta, BYTES)?;
     while total > limit {
         let Some((saved, key)) = by_time.take_next(now)? else {
             break;
         };
-        let entry = kept
+        let entry = entries
             .get(&key)?
             .map(|entry| (entry.value().0, cost(entry.value().1)));
         if let Some((_, cost)) = entry.filter(|(current, _)| *current == saved) {
-            kept.remove(&key)?;
+            entries.remove(&key)?;
             total = total.saturating_sub(cost);
         }
     }

@@ -22,17 +22,17 @@ fn failed(pause: Duration, now: Instant) -> Failure<UpstreamError> {
 fn a_failure_is_kept_for_twice_its_pause_within_bounds() {
     let now = Instant::now();
     for (pause, lifetime) in [(0, 1), (1, 2), (30, 60), (450, 900), (900, 900), (1 << 20, 900)] {
-        let known = CacheEntry::failed(None, failed(Duration::from_secs(pause), now));
-        assert_eq!(failure_lifetime(&known, now), Some(SECOND * lifetime), "{pause}");
+        let entry = CacheEntry::failed(None, failed(Duration::from_secs(pause), now));
+        assert_eq!(failure_lifetime(&entry, now), Some(SECOND * lifetime), "{pause}");
     }
 }
 
 #[test]
 fn only_what_is_left_of_a_pause_counts() {
     let now = Instant::now();
-    let known = CacheEntry::failed(None, failed(SECOND * 30, now));
-    assert_eq!(failure_lifetime(&known, now + SECOND * 20), Some(SECOND * 20));
-    assert_eq!(failure_lifetime(&known, now + SECOND * 40), Some(SECOND));
+    let entry = CacheEntry::failed(None, failed(SECOND * 30, now));
+    assert_eq!(failure_lifetime(&entry, now + SECOND * 20), Some(SECOND * 20));
+    assert_eq!(failure_lifetime(&entry, now + SECOND * 40), Some(SECOND));
 }
 
 #[test]
@@ -44,6 +44,6 @@ fn a_good_answer_is_not_bounded_by_its_failure() {
         at: now,
         time: SystemTime::UNIX_EPOCH,
     };
-    let known = CacheEntry::failed(Some(success), failed(SECOND, now));
-    assert_eq!(failure_lifetime(&known, now), None);
+    let entry = CacheEntry::failed(Some(success), failed(SECOND, now));
+    assert_eq!(failure_lifetime(&entry, now), None);
 }

@@ -65,7 +65,7 @@ fn load(stored: &[u8]) {
         failure.to_vec(),
         since(failure_since),
     );
-    if let Ok(known) = decode(&stored, feed) {
-        fuzzing::check_known(&known, feed, Instant::now());
+    if let Ok(entry) = decode(&stored, feed) {
+        fuzzing::check_known(&entry, feed, Instant::now());
     }
 }
