@@ -33,7 +33,11 @@ pub(super) fn query(request: &v1::GetLatestVideoRequest) -> Result<Query, Reques
     channel_query(&request.channel_id, request.kind, request.max_age)
 }
 
-fn channel_query(channel_id: &str, number: i32, age: Option<prost_types::Duration>) -> Result<Query, RequestError> {
+fn channel_query(
+    channel_id: &str,
+    number: i32,
+    age: Option<prost_types::Duration>,
+) -> Result<Query, RequestError> {
     Ok(Query {
         channel: channel_id.parse()?,
         kind: kind(number)?,

@@ -2,7 +2,6 @@
 
 import asyncio
 import multiprocessing
-import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from datetime import datetime, timezone
 from typing import NamedTuple
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
 
 from origin.feeds import Upload, feed
 from snapshots import NOT_FOUND, SnapshotServer, response
@@ -117,15 +115,8 @@ CALLS = {"get": get, "reconnect": get, "renew": renew, "batch": batch, "watch": 
 
 def told(error):
     """The reason and the pause, in seconds, of a call that failed."""
-    packed = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
-    reason, pause = error.code().name, None
-    for detail in status_pb2.Status.FromString(packed).details:
-        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-        if detail.Unpack(info):
-            reason = info.reason
-        if detail.Unpack(retry):
-            pause = retry.retry_delay.ToMilliseconds() / 1000
-    return reason, pause
+    answer = Answer(error)
+    return answer.reason or error.code().name, answer.retry and answer.retry.retry_delay.ToMilliseconds() / 1000
 
 
 def run_load(address, load, ready, go, sender):
@@ -219,52 +210,6 @@ class Callers:
         self.process.kill()
         self.process.join()
         self.receiver.close()
-
-
-# A caller with an address of its own
-
-
-class Relay:
-    """Leads to a local port, from another address of the loopback network."""
-
-    def __init__(self, port, source):
-        self.target, self.source = port, source
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                near = self.listener.accept()[0]
-            except OSError:
-                return
-            far = socket.create_connection(("127.0.0.1", self.target), source_address=(self.source, 0))
-            for one in near, far:
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for source, sink in (near, far), (far, near):
-                threading.Thread(target=pump, args=(source, sink), daemon=True).start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-
-
-def pump(source, sink):
-    try:
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-    except OSError:
-        pass
-    for one in source, sink:
-        try:
-            one.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            # It was closed before.
-            pass
 
 
 # A bystander

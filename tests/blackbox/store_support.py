@@ -2,11 +2,9 @@
 
 import os
 import re
-import socket
 import socketserver
 import tempfile
 import threading
-import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -106,70 +104,6 @@ def running_cluster(replicas=0):
         for node in nodes[3:]:
             wait_until(lambda n=node: b"master_link_status:up" in n.cli("info", "replication"), "a replica has its primary")
         yield Cluster(nodes)
-
-
-class Proxy:
-    """An address that stays while what is behind it changes: for new connections; those there are stay where they are."""
-
-    def __init__(self, port):
-        self.target = port
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}"
-        self.sockets = []
-        # Of what comes from the target, in seconds.
-        self.delay = 0
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                near = self.listener.accept()[0]
-            except OSError:
-                return
-            try:
-                far = socket.create_connection(("127.0.0.1", self.target))
-            except OSError:
-                near.close()
-                continue
-            self.sockets += near, far
-            for source, sink in (near, far), (far, near):
-                threading.Thread(target=self.pump, args=(source, sink, sink is near), daemon=True).start()
-
-    def pump(self, source, sink, delayed):
-        try:
-            while data := source.recv(1 << 16):
-                time.sleep(self.delay if delayed else 0)
-                sink.sendall(data)
-        except OSError:
-            pass
-        hang_up(source, sink)
-
-    def turn_to(self, port):
-        """Leads there from now on whoever is connected, too."""
-        self.target = port
-        self.drop_connections()
-
-    def drop_connections(self):
-        hang_up(*self.sockets)
-        self.sockets.clear()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.drop_connections()
-
-
-def hang_up(*sockets):
-    for one in sockets:
-        try:
-            one.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            # It was closed before.
-            pass
 
 
 @contextmanager

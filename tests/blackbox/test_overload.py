@@ -18,8 +18,9 @@ import pytest
 
 from origin.feeds import feed
 from snapshots import response
+from relay import Relay
 from overload_support import (
-    COLD, CROWD, FORBIDDEN, HEADER, KNOWN, MADE_UP, MANY, Bystander, Callers, Load, Relay, an_upload, number_of, upstream,
+    COLD, CROWD, FORBIDDEN, HEADER, KNOWN, MADE_UP, MANY, Bystander, Callers, Load, an_upload, number_of, upstream,
 )
 from store_support import Replica, wait_until_up, with_store
 from support import Answer, Stopwatch, expect_error, expect_ok, made_up_channel, services, wait_until, watch_request

@@ -12,8 +12,9 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
+from relay import Relay
 from store_support import (
-    STORE_TIMEOUT, Proxy, Replica, expect_one_lookup_for_each, key, lookups_of, refusing_server, running_cluster, running_redis,
+    STORE_TIMEOUT, Replica, expect_one_lookup_for_each, key, lookups_of, refusing_server, running_cluster, running_redis,
     running_replicas, wait_until_down, wait_until_up, with_store,
 )
 from support import Stopwatch, expect_ok, made_up_channel, made_up_channels, wait_until
@@ -156,8 +157,8 @@ def failing_over(redis, proxy, stack):
     loading, broken, failing_over])
 def test_with_redis_in_trouble_plaque_goes_on_alone_and_comes_back(bench, redis, origin, befalls, note):
     with ExitStack() as stack:
-        proxy = stack.enter_context(Proxy(redis.port))
-        replicas = stack.enter_context(running_replicas(bench, proxy.url, origin))
+        proxy = stack.enter_context(Relay(redis.port))
+        replicas = stack.enter_context(running_replicas(bench, f"redis://{proxy.address}", origin))
         plain = stack.enter_context(Replica(bench, origin.url))
         expect_one_lookup_for_each(replicas, origin, made_up_channels(0, 3))
         with Callers(replicas) as callers:

@@ -3,13 +3,13 @@
 
 import gzip
 import ssl
-import struct
 import threading
 import time
 
 import grpc
 import pytest
 
+from h2 import ACK, END_HEADERS, END_STREAM, Kind, frame, settings, window_update
 from raw_server import Listener, head
 from support import KURZGESAGT, Stopwatch, expect_ok, made_up_channel, make_certificate, processor_seconds
 
@@ -73,13 +73,6 @@ HOSTILE = {
 }
 
 
-def frame(kind, flags, stream, payload=b""):
-    """A frame of HTTP/2 (RFC 9113, section 4.1)."""
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
-
-
-DATA, HEADERS, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 4, 6, 8, 9
-END_HEADERS, END_STREAM = 4, 1
 EARLY_HINTS, FOUND = b"\x08\x03103", b"\x88"
 
 
@@ -88,7 +81,7 @@ def answers_h2(*frames, then):
 
     def handle(connection):
         seen = connection.recv(4096)
-        connection.sendall(frame(SETTINGS, 0, 0) + frame(SETTINGS, 1, 0))
+        connection.sendall(settings() + frame(Kind.SETTINGS, flags=ACK))
         # The first request's stream is 1. Its HEADERS come after our SETTINGS, or with the preface.
         while b"\x00\x00\x00\x01" not in seen:
             piece = connection.recv(4096)
@@ -114,18 +107,19 @@ def read_all(connection):
 
 
 HOSTILE_H2 = {
-    "103s without end": answers_h2(then=lambda stream: frame(HEADERS, END_HEADERS, stream, EARLY_HINTS)),
+    "103s without end": answers_h2(then=lambda stream: frame(Kind.HEADERS, stream, EARLY_HINTS, END_HEADERS)),
     "CONTINUATIONs without end": answers_h2(
-        lambda stream: frame(HEADERS, 0, stream, FOUND), then=lambda stream: frame(CONTINUATION, 0, stream, b"\x00\x01x\x01y")),
+        lambda stream: frame(Kind.HEADERS, stream, FOUND), then=lambda stream: frame(Kind.CONTINUATION, stream, b"\x00\x01x\x01y")),
     "DATA of a byte without end": answers_h2(
-        lambda stream: frame(HEADERS, END_HEADERS, stream, FOUND), then=lambda stream: frame(DATA, 0, stream, b" ")),
+        lambda stream: frame(Kind.HEADERS, stream, FOUND, END_HEADERS), then=lambda stream: frame(Kind.DATA, stream, b" ")),
     "empty DATA without end": answers_h2(
-        lambda stream: frame(HEADERS, END_HEADERS, stream, FOUND), then=lambda stream: frame(DATA, 0, stream)),
-    "PINGs without end": answers_h2(then=lambda stream: frame(PING, 0, 0, bytes(8))),
-    "SETTINGS without end": answers_h2(then=lambda stream: frame(SETTINGS, 0, 0)),
-    "WINDOW_UPDATEs without end": answers_h2(then=lambda stream: frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\1")),
+        lambda stream: frame(Kind.HEADERS, stream, FOUND, END_HEADERS), then=lambda stream: frame(Kind.DATA, stream)),
+    "PINGs without end": answers_h2(then=lambda stream: frame(Kind.PING, payload=bytes(8))),
+    "SETTINGS without end": answers_h2(then=lambda stream: settings()),
+    "WINDOW_UPDATEs without end": answers_h2(then=lambda stream: window_update(0, 1)),
     "an answer, and PINGs without end": answers_h2(
-        lambda stream: frame(HEADERS, END_HEADERS | END_STREAM, stream, FOUND), then=lambda stream: frame(PING, 0, 0, bytes(8))),
+        lambda stream: frame(Kind.HEADERS, stream, FOUND, END_HEADERS | END_STREAM),
+        then=lambda stream: frame(Kind.PING, payload=bytes(8))),
 }
 
 

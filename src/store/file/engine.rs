@@ -4,8 +4,8 @@ use std::{collections::HashMap, fs, path::Path};
 
 use parking_lot::Mutex;
 use redb::{
-    Builder, Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _,
-    StorageError, TableDefinition, WriteTransaction, backends::FileBackend,
+    Builder, Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _, StorageError,
+    TableDefinition, WriteTransaction, backends::FileBackend,
 };
 
 use super::{
