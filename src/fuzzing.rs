@@ -1,8 +1,8 @@
-//! What `fuzz/` calls: any bytes into each place that reads what comes from outside, and what must hold whatever they are. Not part of the
-//! program: the feature `fuzzing` and tests have it.
+//! Fuzz targets, which `fuzz/` calls: one for each place that reads input from outside. Not part of the program: only the feature `fuzzing`
+//! and tests have them.
 //!
-//! Each takes the bytes that the fuzzer made up, and panics if something does not hold. Where what is read needs more than bytes, the first
-//! ones are that.
+//! Each takes arbitrary bytes, and panics if something does not hold that must hold for any input. Where the input is more than bytes, the
+//! first ones stand for the rest.
 
 #[cfg(test)]
 mod tests;

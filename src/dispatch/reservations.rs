@@ -1,7 +1,7 @@
 //! Reservations of refused callers: a virtual queue behind the real one.
 //!
-//! Under a steady overload, every place that becomes free would be taken by whoever happens to arrive then, and `retry_after` would be
-//! worth nothing. So each refused caller gets a time of its own, spaced by the rate, and a place is held for it around that time. A caller
+//! Under a steady overload, each place that becomes free would go to the next caller to arrive, and `retry_after` would be worth
+//! nothing. So each refused caller gets a time of its own, spaced by the rate, and a place is held for it around that time. A caller
 //! has at most one reservation, however often it is refused, so a flood from one caller does not delay the others. Its further refusals,
 //! and those of callers with queued lookups, are spaced by the caller's own rate, and no place is held for them.
 

@@ -1,4 +1,4 @@
-//! DeadlineService of calls.
+//! Deadlines: a layer that ends each call in time.
 //!
 //! tonic's own server answers CANCELLED when a deadline passes, where gRPC specifies DEADLINE_EXCEEDED, and ignores a malformed
 //! `grpc-timeout`. This layer wraps all services. It limits the time to the response headers, which for a unary call is the whole call;

@@ -1,4 +1,4 @@
-//! `GetLatestVideo` over plain HTTP, with canonical protobuf JSON, for clients without gRPC.
+//! `GetLatestVideo` and `ListUploads` over plain HTTP, with canonical protobuf JSON, for clients without gRPC.
 
 pub(super) mod answer;
 

@@ -122,8 +122,8 @@ pub fn with_later_failure(entry: FeedEntry, later: Option<FeedEntry>) -> FeedEnt
 /// Decodes the entry of `feed` that was encoded `since`, as of `now`. A failure of a kind that only a later version knows is dropped; the
 /// success remains.
 ///
-/// Whoever can write to the store may have made up the bytes. They can cause at most that `feed` is looked up, or is not looked up for as
-/// long as after a failure of plaque's own.
+/// The bytes may have been forged by anybody who can write to the store. At worst they cause that `feed` is looked up, or is not looked up
+/// for as long as after a failure of plaque's own.
 ///
 /// # Errors
 ///

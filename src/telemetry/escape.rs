@@ -1,8 +1,8 @@
 //! Escapes and truncates texts from outside in events and spans. What an upstream or a caller sends must not break a line, reverse its
 //! direction or control a terminal, in any format, and is no longer than a person reads.
 //!
-//! The formats do not ensure that: tracing-subscriber makes ESC and C1 escaped_text, but not line breaks; its JSON does not escape U+2028 and
-//! C1; tracing-tree escapes nothing.
+//! The formats do not ensure that: tracing-subscriber escapes ESC and C1, but not line breaks; its JSON does not escape U+2028 and C1;
+//! tracing-tree escapes nothing.
 
 use std::{
     borrow::Cow,

@@ -1,4 +1,4 @@
-//! The redb database: its tables, transactions and eviction, and replacing a file that is not one.
+//! The redb database: its tables, transactions and eviction, and the replacement of a file that cannot be read.
 
 use std::{collections::HashMap, fs, path::Path};
 

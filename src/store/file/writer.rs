@@ -1,4 +1,4 @@
-//! The writer thread and its queue.
+//! The thread that writes to the store's file, and the queue of what it writes next.
 
 use std::{
     mem,
