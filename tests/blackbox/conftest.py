@@ -33,7 +33,7 @@ from support import REPOSITORY, Bench  # noqa: E402
 # What can be chosen of tests that run for a time, at a rate or with random numbers.
 NUMBERS = {
     "seconds": (60, "how long each soak lasts"), "seed": (random.randrange(1, 1 << 32), "of random numbers; default: another each time"),
-    "kills": (120, "how often a plaque with a file is killed"), "watches": (10_000, "whose memory is measured"),
+    "kills": (60, "how often a plaque with a file is killed"), "watches": (10_000, "whose memory is measured"),
     "watchers": (10_000, "that watch at once"), "rps": (2000, "calls a second through Envoy"), "rounds": (10, "of rolling restarts"),
 }
 
@@ -135,6 +135,8 @@ def browser(request):
 
 
 def pytest_collection_modifyitems(config, items):
+    # The longest first: then others run beside them to the end, where several run at once.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         for name in "redis", "browser":
             if name in item.fixturenames:
