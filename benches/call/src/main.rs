@@ -331,7 +331,13 @@ fn serve(latest: Arc<Latest>, stream: impl AsyncRead + AsyncWrite + Unpin + Send
     let calls = grpc::Limits::default();
     let (stage, stages) = watch::channel(Stage::Serving);
     let callers = Arc::new(grpc::Callers::new(None));
-    let resolver = Resolver::new(vec![], None, plaque::youtube::Pace::default(), 1, Handle::current());
+    let resolver = Resolver::new(
+        vec![],
+        None,
+        plaque::youtube::Pace::default(),
+        1,
+        Handle::current(),
+    );
     let service =
         grpc::service(latest, resolver, calls, callers, stages, Arc::default()).expect("descriptors");
     tokio::spawn(async move {
