@@ -1,9 +1,7 @@
-//! What a person has in hand for a channel, parsed: an ID, a handle, a legacy name, or the address of a channel or of a video. Pure.
+//! Parses the names of channels: IDs, handles, legacy and custom names, and addresses of channels and of videos. Pure.
 //!
-//! [`ChannelName::Id`] needs no lookup. The others are resolved elsewhere: [`Handle`](ChannelName::Handle) by the Data API
-//! (`forHandle=`) or by the channel's page, [`User`](ChannelName::User) by the feed (`user=`) or the Data API (`forUsername=`),
-//! [`Custom`](ChannelName::Custom) by the page alone, and [`Video`](ChannelName::Video) by oEmbed. The canonical text of a name, which is
-//! its `Display`, is a key for caches and stores: it parses back to the same name. [`InvalidName`] is for callers (`INVALID_QUERY`).
+//! [`ChannelName::Id`] needs no lookup; [`Resolver`](crate::resolver::Resolver) looks the others up. The `Display` of a name is its canonical
+//! text, which parses to the same name; stores use it as a key.
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -17,44 +15,44 @@ use reqwest::Url;
 
 use crate::video::{ChannelId, InvalidChannelId, VideoId, steers};
 
-/// The longest text that is parsed, in bytes. Addresses that YouTube's share buttons make have less than 200.
+/// The longest text that is parsed, in bytes. Addresses from YouTube's share buttons have less than 200.
 pub const MAX_QUERY: usize = 2 << 10;
 
 /// The longest handle or name, in characters. Handles have at most 30.
 const MAX_NAME: usize = 100;
 
-/// First segments of YouTube's own pages, which are not a channel's name.
+/// First segments of the paths of YouTube's own pages, which are not names of channels.
 const RESERVED: [&str; 24] = [
     "about", "account", "ads", "c", "channel", "clip", "embed", "feed", "feeds", "gaming", "hashtag", "kids",
     "live", "music", "playlist", "post", "premium", "redirect", "results", "shorts", "signin", "user", "v",
     "watch",
 ];
 
-/// A channel, named in one of the ways that YouTube has.
+/// The name of a channel, in one of YouTube's forms.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ChannelName {
-    /// A channel's ID, or that of a list of its uploads (`UU…`), which has the same 22 characters.
+    /// A channel's ID, or the ID of a list of its uploads (`UU…`), which ends in the same 22 characters.
     Id(ChannelId),
-    /// A handle without its `@`. ASCII letters are in lower case, since YouTube does not distinguish them.
+    /// A handle without its `@`. Its ASCII letters are in lower case, since YouTube ignores case.
     Handle(Box<str>),
     /// A legacy user name: `/user/NAME`.
     User(Box<str>),
     /// A custom name: `/c/NAME`, or just `/NAME`.
     Custom(Box<str>),
-    /// A video, of whoever uploaded it.
+    /// A video, which stands for its uploader.
     Video(VideoId),
 }
 
 /// The channel that a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedChannel {
-    /// Which channel.
+    /// Its ID.
     pub id: ChannelId,
-    /// Its name, as one line of at most [`MAX_TEXT`](crate::video::MAX_TEXT) bytes; empty if it was not found out.
+    /// Its title, one line of at most [`MAX_TEXT`](crate::video::MAX_TEXT) bytes; empty if it is not known.
     pub title: Box<str>,
 }
 
-/// Why a text names no channel, and what to give instead. Never repeats the text.
+/// Why a text names no channel, and what to give instead. The messages do not contain the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// Blank, or more than [`MAX_QUERY`] bytes.
@@ -76,12 +74,12 @@ pub enum InvalidName {
     /// A video ID with a mistake in it.
     #[error("a video ID has 11 characters of A-Z, a-z, 0-9, - and _; copy the video's address again")]
     Video,
-    /// A playlist that somebody put together.
+    /// A playlist other than the list of a channel's uploads.
     #[error(
         "it is not the playlist of a channel's uploads, which starts with UU; give the channel's address or handle (@name)"
     )]
     Playlist,
-    /// No handle and no name.
+    /// Neither a handle nor a name.
     #[error(
         "a handle or name has 1 to 100 letters, digits, _, - and . (not only dots); check it, or give the channel's address"
     )]
@@ -120,7 +118,7 @@ impl fmt::Display for ChannelName {
     }
 }
 
-/// What an address names. `has_host`: the text had the host, too.
+/// Parses an address. `has_host`: the text contained the host.
 fn address(text: &str, has_host: bool) -> Result<ChannelName, InvalidName> {
     let url: Url = text.parse().map_err(|_| InvalidName::NotYouTube)?;
     let is_http = matches!(url.scheme(), "http" | "https");
@@ -147,7 +145,7 @@ fn address(text: &str, has_host: bool) -> Result<ChannelName, InvalidName> {
             [.., list] => uploads_list(&list),
         },
         [handle, ..] if handle.starts_with('@') => bare(handle),
-        // From before there were /c/ and handles. Without a host, it could be any two words.
+        // Names from before there were /c/ and handles. Without the host, these could be any two words.
         [name] | [name, _] if has_host && !RESERVED.contains(&name) && !name.contains('.') => {
             Ok(ChannelName::Custom(checked(name)?))
         }
@@ -155,13 +153,13 @@ fn address(text: &str, has_host: bool) -> Result<ChannelName, InvalidName> {
     }
 }
 
-/// A text that is no address: an ID, or a handle with or without `@`.
+/// Parses a text that is no address: an ID, or a handle with or without `@`.
 fn bare(text: &str) -> Result<ChannelName, InvalidName> {
     let text = decoded(text);
     let handle = text.strip_prefix('@');
     match text.parse() {
         Ok(id) => return Ok(ChannelName::Id(id)),
-        // As long as an ID, and with its beginning: a mistake in one rather than a handle.
+        // It has the length and the prefix of an ID: rather an ID with a mistake than a handle.
         Err(mistake) if text.len() == ChannelId::LEN && text.starts_with("UC") => return Err(mistake.into()),
         Err(_) if handle.is_some() => {}
         Err(_) => {
@@ -174,7 +172,7 @@ fn bare(text: &str) -> Result<ChannelName, InvalidName> {
     Ok(ChannelName::Handle(checked(&handle)?))
 }
 
-/// The channel whose uploads a playlist has: `UU`, for some kinds two more capital letters (`UULF`), and the channel's 22 characters.
+/// The channel of a list of uploads: `UU`, for some kinds two more capital letters (`UULF`), and the channel's 22 characters.
 fn uploads_list(id: &str) -> Result<ChannelName, InvalidName> {
     let own = id.strip_prefix("UU").ok_or(InvalidName::Playlist)?;
     let kind = own
@@ -188,8 +186,8 @@ fn video(id: &str) -> Result<ChannelName, InvalidName> {
     id.parse().map(ChannelName::Video).map_err(|_| InvalidName::Video)
 }
 
-/// `name`, if it may be a handle or a name. Its letters may be of any script: beyond ASCII, only what is no text is refused. Dots alone
-/// would lead elsewhere in a path.
+/// Checks that `name` may be a handle or a name. Letters may be of any script: beyond ASCII only blanks, control characters and the like are
+/// refused. Only dots would be another path.
 fn checked(name: &str) -> Result<Box<str>, InvalidName> {
     let is_part = |c: char| match c {
         '\0'..='\x7f' => c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'),
@@ -204,7 +202,7 @@ fn decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// Whether `host`, maybe with a port, is one of YouTube's, which also answer as `www.`, `m.` and `music.`.
+/// Whether `host`, perhaps with a port, is one of YouTube's, which may begin with `www.`, `m.` or `music.`.
 fn is_youtube(host: &str) -> bool {
     let host = host.split(':').next().unwrap_or_default().to_ascii_lowercase();
     let host = host.trim_end_matches('.');

@@ -1,8 +1,8 @@
 //! Resolves names of channels to IDs: handles, legacy and custom names, videos.
 //!
 //! Concurrent callers of one name share a flight of a [`Coalescer`]. The flight looks in the store, then waits for a permit, and asks the sources
-//! in order until one knows. Permits come from a queue like that of feeds, in which callers take turns, so that made-up names cannot send
-//! more requests from this address than [`RATE_PART`] allows.
+//! in order until one knows. Permits come from a queue like that of feeds, in which callers take turns: anybody can make names up, and each
+//! would be a request from this server's address.
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 

@@ -8,7 +8,10 @@ import urllib.request
 import grpc
 import pytest
 
-from support import KURZGESAGT, SCISHOW, Answer, expect_error, expect_ok, made_up_channel, messages, running_origin, services, wait_until
+from store_support import with_store
+from support import (
+    KURZGESAGT, SCISHOW, Answer, expect_a_hint_when_to_retry, expect_error, expect_ok, made_up_channel, messages, running_origin, services,
+    wait_until)
 
 KEY = "test-key"
 FEEDS_FAIL = {"mode": "status:404"}
@@ -176,3 +179,101 @@ def test_uploads_are_listed_a_page_at_a_time(sources, origin):
             with pytest.raises(urllib.error.HTTPError) as error:
                 urllib.request.urlopen(f"{plaque.http}/v1/channels/{KURZGESAGT}/uploads?{bad}", timeout=10)
             assert error.value.code == 400, bad
+
+
+def ask_name(plaque, name, caller="modest"):
+    request = messages.ResolveChannelRequest(query=name)
+    return services.LatestVideoStub(plaque.channel).ResolveChannel.future(request, timeout=20, metadata=[("x-caller", caller)])
+
+
+def test_made_up_handles_and_pages_leave_units_for_others(sources, origin):
+    # Of 400 units, 40 at once are for names and older pages, and of these a caller may take half.
+    with sources("--youtube-api-quota", "400", "--caller-header", "x-caller") as plaque:
+        origin.control(page_mode="status:404")
+        for call in [ask_name(plaque, f"@made_up_{number}", "abuser") for number in range(100)]:
+            expect_error(Answer(call), grpc.StatusCode.NOT_FOUND, "HANDLE_NOT_FOUND")
+        assert units(origin) == 20, "the rest was asked of pages"
+        assert Answer(ask_name(plaque, "@scishow")).response.channel_id == SCISHOW
+        assert units(origin) == 21, "a modest caller has units"
+        stub = services.LatestVideoStub(plaque.channel)
+
+        def uploads(caller, token):
+            request = messages.ListUploadsRequest(channel_id=KURZGESAGT, page_size=15, page_token=token)
+            return Answer(stub.ListUploads.future(request, timeout=20, metadata=[("x-caller", caller)]))
+
+        first = uploads("abuser", "")
+        expect_ok(first)
+        older = uploads("abuser", first.response.next_page_token)
+        expect_error(older, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        expect_a_hint_when_to_retry(older)
+        for _ in range(3):
+            expect_ok(uploads("modest", first.response.next_page_token))
+        assert units(origin) == 22, "the same page is loaded once"
+        # Lookups have the rest.
+        origin.control(**FEEDS_FAIL)
+        answer = plaque.ask(SCISHOW)
+        expect_ok(answer)
+        assert source(answer) == 3, answer.response
+
+
+def test_made_up_handles_without_a_key_are_few_requests_and_others_are_resolved(bench, origin):
+    root = origin.url.removesuffix("/feeds/videos.xml")
+    # Names get a quarter of the rate: two a second.
+    with bench.plaque(origin.url, "--youtube-pages", root, "--upstream-rate", "8", "--caller-header", "x-caller") as plaque:
+        abuse = [ask_name(plaque, f"@made_up_{number}", "abuser") for number in range(300)]
+        modest = Answer(ask_name(plaque, "@kurzgesagt"))
+        assert modest.response.channel_id == KURZGESAGT, modest
+        outcomes = [Answer(call) for call in abuse]
+        refused = [answer for answer in outcomes if answer.reason == "OVERLOADED"]
+        assert len(refused) > 200, "they wait at most for --max-queue-wait"
+        for answer in refused:
+            expect_a_hint_when_to_retry(answer)
+        assert origin.stats()["pages"] <= 20, "a burst of two, and two a second for five seconds"
+
+
+def test_no_page_is_loaded_while_they_refuse_this_address(bench, origin):
+    root = origin.url.removesuffix("/feeds/videos.xml")
+    with bench.plaque(origin.url, "--youtube-pages", root) as plaque:
+        origin.control(page_mode="status:429")
+        for number in range(5):
+            answer = Answer(ask_name(plaque, f"@name{number}"))
+            expect_error(answer, grpc.StatusCode.UNAVAILABLE, "UPSTREAM_RATE_LIMITED")
+        assert origin.stats()["pages"] == 1
+        expect_a_hint_when_to_retry(answer)
+        expect_ok(plaque.ask(KURZGESAGT))
+
+
+def test_units_and_names_outlive_a_restart(sources, origin, tmp_path):
+    with_file = "--store", f"file:{tmp_path / 'store'}", "--youtube-api-quota", "1000"
+    with sources(*with_file) as plaque:
+        assert Answer(ask_name(plaque, "@kurzgesagt")).response.channel_id == KURZGESAGT
+        origin.control(**FEEDS_FAIL)
+        expect_ok(plaque.ask(SCISHOW))
+        spent = units(origin)
+        assert plaque.metric("plaque_youtube_api_units_left") == 1000 - spent
+        # An orderly end, which writes the file.
+        plaque.program.terminate()
+        assert plaque.program.exit_code(within=10) == 0
+    with sources(*with_file) as plaque:
+        assert Answer(ask_name(plaque, "@kurzgesagt")).response.channel_id == KURZGESAGT
+        assert units(origin) == spent, "the name is kept"
+        expect_ok(plaque.ask(KURZGESAGT))
+        assert plaque.metric("plaque_youtube_api_units_left") == 1000 - units(origin) < 1000 - spent
+
+
+def test_replicas_share_names_and_units(sources, origin, redis):
+    store = *with_store(redis.url), "--youtube-api-quota", "1000"
+    with sources(*store) as one, sources(*store) as other:
+        wait_until(lambda: one.metric("plaque_store_up") == other.metric("plaque_store_up") == 1, "the store is in use")
+        for plaque in one, other:
+            assert Answer(ask_name(plaque, "@kurzgesagt")).response.channel_id == KURZGESAGT
+        assert units(origin) == 1, "the other replica finds it in the store"
+        origin.control(**FEEDS_FAIL)
+        expect_ok(one.ask(SCISHOW))
+        expect_ok(other.ask(KURZGESAGT))
+        assert other.metric("plaque_youtube_api_units_left") == 1000 - units(origin)
+
+
+def test_a_key_is_not_sent_over_http_to_another_machine(bench, key_file):
+    done = bench.run_plaque("serve", "--youtube-api", "http://10.0.0.1/youtube/v3", "--youtube-api-key-file", key_file)
+    assert done.returncode == 2 and "use https" in done.stderr, done

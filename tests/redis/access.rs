@@ -3,6 +3,7 @@
 use std::{env, fs, path::PathBuf};
 
 use futures_util::StreamExt as _;
+use plaque::channel_name::{ChannelName, ResolvedChannel};
 
 use super::{
     pki::Authority,
@@ -150,6 +151,15 @@ async fn a_user_needs_few_rights_and_may_lose_them() {
     let mut updates = other.remote_updates();
     is_back(&store).await;
     assert_eq!(soon(updates.next()).await, Some(RemoteUpdate::Saved(feed())));
+    assert_eq!(store.add_units(1, 2).await, Some(2));
+    assert_eq!(other.add_units(1, 3).await, Some(5));
+    let name: ChannelName = "@name".parse().expect("a name");
+    let channel = ResolvedChannel {
+        id: feed().channel,
+        title: "A title".into(),
+    };
+    store.save_name(&name, &channel).await;
+    assert_eq!(other.load_name(&name).await.map(|(kept, _)| kept), Some(channel));
     assert_eq!(logged(TROUBLE), 0);
     allow("-@all");
     in_trouble(&store).await;

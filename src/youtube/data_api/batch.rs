@@ -23,6 +23,9 @@ pub(super) const MAX_IDS: usize = 50;
 /// How long the first channel of a request waits for others. A request takes longer than that.
 const WINDOW: Duration = Duration::from_millis(50);
 
+/// How long it also waits for the request before, if that is in progress: so a flood of lookups sends fewer and larger requests.
+const PATIENCE: Duration = Duration::from_millis(450);
+
 /// Those of the channels that exist.
 type Found = Result<Vec<ResolvedChannel>, ApiError>;
 
@@ -37,6 +40,8 @@ type Waiters = Vec<oneshot::Sender<Result<ResolvedChannel, ApiError>>>;
 pub(super) struct Batch {
     ask: Arc<AskMany>,
     open: Arc<Mutex<Open>>,
+    /// Locked while a request is in progress that was not full.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The next request. Its lock is never held across an await.
@@ -64,6 +69,7 @@ impl Batch {
         Self {
             ask: Arc::new(ask),
             open: Arc::default(),
+            turn: Arc::default(),
         }
     }
 
@@ -92,6 +98,7 @@ impl Batch {
 
     async fn send_later(self, number: u64) {
         tokio::time::sleep(WINDOW).await;
+        let _turn = tokio::time::timeout(PATIENCE, self.turn.lock()).await;
         let (waiters, uses) = {
             let mut open = self.open.lock();
             if open.number != number {
@@ -99,7 +106,7 @@ impl Batch {
             }
             open.take()
         };
-        self.send(waiters, uses).await;
+        self.clone().send(waiters, uses).await;
     }
 
     /// Sends the request, for the channels that are still wanted.

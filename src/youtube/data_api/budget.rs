@@ -225,11 +225,7 @@ impl Budget {
             Use::Lookup(_) | Use::Extra(_) => left,
         };
         if left == 0.0 || even * self.day.left(now) >= for_caller {
-            let rest = if left == 0.0 {
-                0.0
-            } else {
-                (for_caller / even).max(0.0)
-            };
+            let rest = (for_caller / even).max(0.0);
             let retry_at = self.day.end() - self.day.length().mul_f64(rest) + ROUNDING;
             return Err(ApiError::OutOfUnits { retry_at });
         }

@@ -1,7 +1,7 @@
 //! The API key, from a file that may be replaced while the program runs.
 //!
-//! The key is in no log, span, error or metric: [`ApiKey`] shows nothing, and the header that it is sent in is marked as sensitive. Its own memory is
-//! overwritten when it is dropped; copies in buffers of HTTP and TLS are not, so whoever wants it in no core dump must switch these off.
+//! The key is in no log, span, error or metric: the `Debug` of [`ApiKey`] omits it, and the header with it is marked as sensitive. Its memory is
+//! overwritten when it is dropped. Copies in buffers of HTTP and TLS are not, so core dumps have to be disabled.
 
 #[cfg(test)]
 mod tests;
@@ -16,10 +16,10 @@ use std::{
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-/// Longer than any key; Google's have 39 characters.
+/// The bytes of a file that are read. Google's keys have 39 characters.
 const MAX_KEY: usize = 4 << 10;
 
-/// A key, which is not shown.
+/// A key. Its `Debug` output does not contain it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey(Zeroizing<Vec<u8>>);
 
@@ -30,7 +30,7 @@ impl fmt::Debug for ApiKey {
 }
 
 impl ApiKey {
-    /// The key in the content of a file: one word of ASCII characters, and blanks around it. Nothing else is one.
+    /// Parses the content of a file: one word of ASCII characters, which may have blanks around it.
     #[must_use]
     pub fn new(content: &[u8]) -> Option<Self> {
         let key = content.trim_ascii();
@@ -38,7 +38,7 @@ impl ApiKey {
         is_key.then(|| Self(Zeroizing::new(key.to_vec())))
     }
 
-    /// As the value of a header.
+    /// The key as the value of a header.
     pub(super) fn header(&self) -> HeaderValue {
         let mut value = HeaderValue::from_bytes(&self.0).expect("visible ASCII characters");
         value.set_sensitive(true);
@@ -46,28 +46,28 @@ impl ApiKey {
     }
 }
 
-/// Device, inode, length, and the times of the last changes of the content and of the rest: they tell one file from the next, also from one of the
-/// same length that is renamed into its place within a second.
+/// Device, inode, length, and the times of the last changes of content and metadata. They differ for another file, also if it has the same length
+/// and is renamed into place within a second.
 type Stamp = [u64; 7];
 
 /// The file of the key.
 #[derive(Debug)]
 pub struct KeyFile {
     path: PathBuf,
-    /// Of what was read last, whatever came of it. `None`: there was no such file.
+    /// The stamp of the file that was read last, even if it had no key. `None`: there was no file.
     seen: Option<Stamp>,
-    /// The last that could be read. A file that is gone for a moment, or half written, does not end it.
+    /// The last key that could be read. It stays in use while the file is missing or half written.
     key: ApiKey,
-    /// Increases whenever the file has changed.
+    /// Increases with each new key.
     generation: u64,
 }
 
 impl KeyFile {
-    /// The key in the file at `path`.
+    /// Reads the key from the file at `path`.
     ///
     /// # Errors
     ///
-    /// If there is none: better known at the start than at the first outage.
+    /// If the file cannot be read, or has no key.
     pub fn open(path: PathBuf) -> io::Result<Self> {
         let seen = stamp(&path);
         let key = read(&path)?;
@@ -79,10 +79,10 @@ impl KeyFile {
         })
     }
 
-    /// The key, and its generation. Costs a system call, and reads the file if it has changed. A change for the worse is logged, once.
+    /// The key, and its generation. Makes a system call, and reads the file if it has changed. If it has no key then, that is logged once.
     #[must_use]
     pub fn current(&mut self) -> (&ApiKey, u64) {
-        // Before it is read: what changes meanwhile is read again.
+        // Before the file is read, so that a change meanwhile is noticed.
         let stamp = stamp(&self.path);
         if stamp != self.seen {
             self.seen = stamp;
@@ -101,7 +101,7 @@ impl KeyFile {
     }
 }
 
-/// None if there is no such file.
+/// `None` if there is no such file.
 fn stamp(path: &Path) -> Option<Stamp> {
     let of = fs::metadata(path).ok()?;
     let times = [of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec()].map(i64::cast_unsigned);
@@ -118,7 +118,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 fn read(path: &Path) -> io::Result<ApiKey> {
-    // With its capacity from the beginning: growing would leave copies behind.
+    // A vector that grows would leave copies in memory.
     let mut content = Zeroizing::new(Vec::with_capacity(2 * MAX_KEY));
     fs::File::open(path)?
         .take(MAX_KEY as u64)

@@ -1,7 +1,7 @@
-//! From the bytes of a channel's page to the channel that it is of. Pure.
+//! Finds out whose page some HTML is. Pure.
 //!
-//! A page has the IDs of many channels, in scripts and links: those that it recommends, and in a description whatever somebody wrote. What
-//! counts is in the head: the canonical link, and the link to the channel's feed.
+//! A page contains IDs of many channels: recommended ones in scripts and links, and any that somebody wrote into a description. Only the
+//! canonical link and the link to the feed count, which are in the head.
 
 use html5gum::{StartTag, Token, Tokenizer, emitters::default::DefaultEmitter};
 use reqwest::Url;
@@ -11,23 +11,23 @@ use crate::{
     video,
 };
 
-/// The title of a page that asks for consent, in English, if its form leads nowhere that is known.
+/// The English title of a page that asks for consent, in case its form has an unknown address.
 const CONSENT_TITLE: &str = "Before you continue";
 
-/// What a page turned out to be.
+/// What a page is.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Page {
     Channel(ResolvedChannel),
-    /// One that asks for consent to cookies, instead of the one that was asked for.
+    /// A page that asks for consent to cookies, in place of the channel's.
     Consent,
 }
 
-/// What `html`, the beginning of a page, is. `None`: not to be told, or not yet.
+/// Parses `html`, the first part of a page. `None` if it does not say what the page is, or not yet.
 ///
-/// A longer beginning has the same answer. Unless it `is_complete`, what has an ID but no title is read further: to the end of its head.
+/// A longer part has the same result. If there is an ID but no title yet, the result is `None` until the head ends or the page `is_complete`.
 pub(super) fn read(html: &[u8], is_complete: bool) -> Option<Page> {
     let mut emitter = DefaultEmitter::default();
-    // Into scripts, styles and titles, where `<` is no tag.
+    // In scripts, styles and titles, `<` begins no tag.
     emitter.naively_switch_states(true);
     let (mut id, mut title, mut text, mut is_over) = (None, None, None, false);
     for Ok(token) in Tokenizer::new_with_emitter(html, emitter) {
@@ -78,12 +78,12 @@ pub(super) fn read(html: &[u8], is_complete: bool) -> Option<Page> {
     }
 }
 
-/// Whether an address is of the page that asks for consent.
+/// Whether an address is that of a page that asks for consent.
 pub(super) fn is_consent(url: &Url) -> bool {
     url.host_str().is_some_and(|host| host.starts_with("consent."))
 }
 
-/// Whether a link leads to the page itself, or to the feed of the same.
+/// Whether it is the canonical link, or the link to the feed.
 fn is_own(link: &StartTag<()>) -> bool {
     let is = |name, value| {
         attribute(link, name)

@@ -111,6 +111,26 @@ async fn each_batch_has_a_window_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_waits_for_the_one_before_but_not_for_long() {
+    let (world, began) = (Arc::new(World::new()), Instant::now());
+    world.gate.forget_permits(Semaphore::MAX_PERMITS);
+    let mut lookups = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let world = Arc::clone(&world);
+        lookups.spawn(async move { world.ask(number..number + 1).await });
+        tokio::time::sleep(WINDOW).await;
+    }
+    assert_eq!(world.sizes(), [1], "the others wait for it");
+    while world.sizes().len() < 2 {
+        tokio::time::sleep(WINDOW).await;
+    }
+    assert!(began.elapsed() < 2 * (WINDOW + PATIENCE), "{:?}", began.elapsed());
+    world.gate.add_permits(Semaphore::MAX_PERMITS);
+    assert_eq!(lookups.join_all().await.len(), 8);
+    assert_eq!(world.sizes(), [1, 7]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_channel_is_asked_about_once_for_all() {
     let world = World::new();
     let same = iter::repeat_with(|| world.batch.find(channel(2), POLL)).take(60);
