@@ -22,8 +22,8 @@ async fn origin() -> Fake {
 /// The exit code and the two outputs of a command, by a server and by itself.
 async fn both(fake: &Fake, arguments: &[&str]) -> [(Option<i32>, String, String); 2] {
     let server = fake.serve().await;
-    let mut served = plaque();
-    served
+    let mut by_server = plaque();
+    by_server
         .args(arguments)
         .args(["--server", &format!("http://{}", server.address)]);
     let mut direct = plaque();
@@ -34,7 +34,7 @@ async fn both(fake: &Fake, arguments: &[&str]) -> [(Option<i32>, String, String)
         "--upstream",
         fake.origin.url().as_str(),
     ]);
-    [run(served).await, run(direct).await]
+    [run(by_server).await, run(direct).await]
 }
 
 #[tokio::test]
