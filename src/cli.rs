@@ -3,7 +3,9 @@
 mod client;
 mod completions;
 mod demo;
+mod direct;
 mod get;
+mod list;
 mod man;
 mod pem;
 mod serve;
@@ -12,11 +14,11 @@ mod sources;
 mod values;
 mod watch;
 
-use std::{error::Error, io, process::ExitCode};
+use std::{env, error::Error, io, process::ExitCode};
 
 use clap::{
-    Parser, Subcommand,
-    error::{ContextKind, ContextValue},
+    CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 
 /// The result of a subcommand. At this level an error only needs a message for a person.
@@ -41,7 +43,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Serve(Box<serve::Args>),
-    Get(get::Args),
+    Get(Box<get::Args>),
+    List(Box<list::Args>),
     Watch(watch::Args),
     Demo(demo::Args),
     Completions(completions::Args),
@@ -51,10 +54,11 @@ enum Command {
 /// Runs the program: parses the arguments, runs the subcommand, and returns the exit code.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|error| without_passwords(error).exit());
+    let cli = parse().unwrap_or_else(|error| without_passwords(error).exit());
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(&args),
-        Command::Get(args) => client::block_on(get::run(args)),
+        Command::Get(args) => client::block_on(get::run(*args)),
+        Command::List(args) => client::block_on(list::run(*args)),
         Command::Watch(args) => client::block_on(watch::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Completions(args) => completions::run(&args),
@@ -76,6 +80,19 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     })
+}
+
+/// Parses the arguments, and checks what clap cannot: which flags of a client go together.
+fn parse() -> Result<Cli, clap::Error> {
+    let mut program = Cli::command();
+    let arguments = program.try_get_matches_from_mut(env::args_os())?;
+    if let Some((name, flags)) = arguments.subcommand()
+        && let Some(command) = program.find_subcommand_mut(name)
+    {
+        let checked = direct::check(command, flags);
+        checked.map_err(|message| command.error(ErrorKind::ArgumentConflict, message))?;
+    }
+    Cli::from_arg_matches(&arguments)
 }
 
 /// clap repeats the given value in its errors. Removes passwords from addresses.

@@ -50,7 +50,7 @@ use crate::{
 };
 
 /// How long a shutdown waits for pending writes to the store.
-const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Connections in addition to `--max-connections`, which accept only health checks: for probes that open a connection each, such as
 /// Kubernetes'.
@@ -234,7 +234,7 @@ pub async fn run(
 }
 
 /// What calls ask, on the current runtime.
-fn use_cases(sources: Sources, settings: Settings, pace: Pace) -> (Arc<Latest>, Resolver) {
+pub(crate) fn use_cases(sources: Sources, settings: Settings, pace: Pace) -> (Arc<Latest>, Resolver) {
     let Sources {
         upstream,
         fallbacks,

@@ -8,12 +8,12 @@ use std::{error::Error, time::Duration};
 use clap::ValueEnum;
 use http::Uri;
 use tokio::runtime;
-use tonic::{
-    Code, Request, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Request, Status, body::Body, transport::Endpoint};
 use tonic_types::StatusExt as _;
-use tower::service_fn;
+use tower::{
+    BoxError, Service, service_fn,
+    util::{BoxCloneService, MapErr},
+};
 
 use super::{Outcome, values};
 use crate::{
@@ -22,11 +22,31 @@ use crate::{
     proto::v1::{LookupFailure, ResolveChannelRequest, VideoKind, latest_video_client::LatestVideoClient},
 };
 
+/// A client of a server, or of the service in this process.
+pub(super) type Plaque =
+    LatestVideoClient<BoxCloneService<http::Request<Body>, http::Response<Body>, BoxError>>;
+
+/// A client that calls `service`.
+pub(super) fn call_service<S>(service: S) -> Plaque
+where
+    S: Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error: Into<BoxError>,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + 'static,
+{
+    LatestVideoClient::new(BoxCloneService::new(MapErr::new(service, Into::into)))
+}
+
 pub(super) fn block_on(client: impl Future<Output = Outcome>) -> Outcome {
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(client)
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(client);
+    // A thread may be blocked in the system's resolver.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// A watch may be silent for days: pings show whether the server is still there.
@@ -75,7 +95,7 @@ fn server(text: &str) -> Result<Uri, String> {
 
 impl Args {
     /// Connects, or says what to do. If the connection is lost, the next call connects again.
-    pub(super) async fn connect(&self) -> Result<LatestVideoClient<Channel>, String> {
+    pub(super) async fn connect(&self) -> Result<Plaque, String> {
         let endpoint = Endpoint::from(self.server.clone())
             .connect_timeout(self.timeout)
             .http2_keep_alive_interval(KEEP_ALIVE)
@@ -88,15 +108,11 @@ impl Args {
             None => endpoint.connect().await,
         };
         let connection = connected.map_err(|error| self.unreachable(innermost(&error)))?;
-        Ok(LatestVideoClient::new(connection))
+        Ok(call_service(connection))
     }
 
     /// The ID of a channel, which the server finds unless it is in `name` itself.
-    pub(super) async fn resolve(
-        &self,
-        client: &LatestVideoClient<Channel>,
-        name: &ChannelName,
-    ) -> Result<String, Status> {
+    pub(super) async fn resolve(&self, client: &Plaque, name: &ChannelName) -> Result<String, Status> {
         if let ChannelName::Id(id) = name {
             return Ok(id.to_string());
         }

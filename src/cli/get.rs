@@ -1,74 +1,71 @@
 //! `plaque get`: prints the newest uploads of channels.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
-use tonic::{Request, transport::Channel};
+use tonic::Request;
 
 use super::{
     Outcome,
-    client::{self, failure, retry},
-    show, values,
+    client::{Plaque, failure, retry},
+    direct, show,
 };
 use crate::{
     channel_name::ChannelName,
     proto::{
         self,
-        v1::{
-            BatchGetLatestVideosRequest, LookupFailure, LookupResult, latest_video_client::LatestVideoClient,
-            lookup_result::Outcome as Found,
-        },
+        v1::{BatchGetLatestVideosRequest, LookupFailure, LookupResult, lookup_result::Outcome as Found},
     },
 };
 
 const BATCH: usize = 100;
 
-/// Asks a running plaque for the newest uploads of channels, and prints them.
+/// Asks a running plaque for the newest uploads of channels, or with --direct YouTube, and prints them.
 ///
 /// On a terminal in a form for people, otherwise one line for each upload, with fields separated by tabs: VIDEO_ID, CHANNEL_ID,
 /// PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE. Exits with 1 if any channel failed.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    #[command(flatten)]
-    client: client::Args,
-
-    /// The maximum age of an answer; 0s asks for one as new as the server allows (--min-refetch) [default: what the server calls fresh]
-    #[arg(long, env = "PLAQUE_MAX_AGE", value_name = "DURATION", value_parser = values::duration)]
-    max_age: Option<Duration>,
-
     /// Print one plaque.v1.LookupResult a line, as protobuf's JSON
     #[arg(long, env = "PLAQUE_JSON")]
     json: bool,
+
+    // Last, since the heading of its last part would be that of the flags below, too.
+    #[command(flatten)]
+    lookup: direct::Args,
 }
 
 pub(super) async fn run(args: Args) -> Outcome {
-    let client = args.client.connect().await?;
-    let mut code = ExitCode::SUCCESS;
-    for names in args.client.channels.chunks(BATCH) {
-        for result in ask(&client, &args, names).await? {
-            if matches!(result.outcome, Some(Found::Failure(_))) {
-                code = ExitCode::FAILURE;
-            }
-            if args.json {
-                let json = proto::to_json("LookupResult", &result).ok_or("cannot write JSON")?;
-                show::json(&json)?;
-            } else {
-                show::result(&result)?;
+    let Args { lookup, json } = &args;
+    let print = async |plaque: Plaque| {
+        let mut code = ExitCode::SUCCESS;
+        for names in lookup.client.channels.chunks(BATCH) {
+            for result in ask(&plaque, lookup, names).await? {
+                if matches!(result.outcome, Some(Found::Failure(_))) {
+                    code = ExitCode::FAILURE;
+                }
+                if *json {
+                    let json = proto::to_json("LookupResult", &result).ok_or("cannot write JSON")?;
+                    show::json(&json)?;
+                } else {
+                    show::result(&result)?;
+                }
             }
         }
-    }
-    Ok(code)
+        Ok(code)
+    };
+    lookup.run(print).await
 }
 
 /// Looks up a batch of channels. If the call fails, so has each of them.
 async fn ask(
-    client: &LatestVideoClient<Channel>,
-    args: &Args,
+    plaque: &Plaque,
+    args: &direct::Args,
     names: &[ChannelName],
 ) -> Result<Vec<LookupResult>, prost_types::DurationError> {
-    let resolved = names.iter().map(|name| args.client.resolve(client, name));
+    let resolved = names.iter().map(|name| args.client.resolve(plaque, name));
     let resolved = futures_util::future::join_all(resolved).await;
     let channels: Vec<String> = resolved.iter().flatten().cloned().collect();
-    let mut results = look_up(client, args, channels).await?.into_iter();
+    let mut results = look_up(plaque, args, channels).await?.into_iter();
     let in_order = resolved
         .iter()
         .zip(names)
@@ -80,8 +77,8 @@ async fn ask(
 }
 
 async fn look_up(
-    client: &LatestVideoClient<Channel>,
-    args: &Args,
+    plaque: &Plaque,
+    args: &direct::Args,
     channel_ids: Vec<String>,
 ) -> Result<Vec<LookupResult>, prost_types::DurationError> {
     if channel_ids.is_empty() {
@@ -95,7 +92,7 @@ async fn look_up(
     let asked = retry::with_retries(args.client.timeout, async |left| {
         let mut request = Request::new(batch.clone());
         request.set_timeout(left);
-        client.clone().batch_get_latest_videos(request).await
+        plaque.clone().batch_get_latest_videos(request).await
     });
     let why = match asked.await {
         Ok(response) => return Ok(response.into_inner().results),

@@ -20,8 +20,11 @@ use tokio::{
     runtime,
 };
 
-pub(super) use self::args::{Args, cores};
 use self::log_flags::LogFormat;
+pub(super) use self::{
+    args::{Args, cores},
+    signals::Signals,
+};
 use super::{InvalidFlags, Outcome};
 use crate::{
     admin,

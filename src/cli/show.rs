@@ -69,7 +69,8 @@ fn describe(video: &Video, freshness: Option<Freshness>, now: SystemTime) -> Str
     };
     let kind = match video.kind() {
         VideoKind::Short => "Short",
-        VideoKind::Video | VideoKind::Unspecified => "video",
+        VideoKind::Video => "video",
+        VideoKind::Unspecified => "upload",
     };
     let channel = printable(&video.channel_title);
     let published = when(video.publish_time, now);
@@ -95,8 +96,8 @@ fn describe(video: &Video, freshness: Option<Freshness>, now: SystemTime) -> Str
     )
 }
 
-/// An upload for programs: one line of fields separated by tabs. The title comes last because it may be empty. The help of `get` and
-/// `watch` documents the format.
+/// An upload for programs: one line of fields separated by tabs. The title comes last because it may be empty. The help of `get`, `list`
+/// and `watch` documents the format.
 fn fields(video: &Video) -> String {
     let published = match video.publish_time {
         Some(time) => time.to_string(),
@@ -105,7 +106,8 @@ fn fields(video: &Video) -> String {
     };
     let kind = match video.kind() {
         VideoKind::Short => "short",
-        VideoKind::Video | VideoKind::Unspecified => "video",
+        VideoKind::Video => "video",
+        VideoKind::Unspecified => "-",
     };
     [
         &video.video_id,

@@ -11,6 +11,7 @@ mod canary;
 mod client;
 mod coalescing;
 mod compressed;
+mod direct;
 mod drain;
 mod errors;
 mod freshness;

@@ -341,7 +341,16 @@ async fn there_is_a_manual_page_for_each_subcommand() {
     assert_eq!(run(command).await, (Some(0), String::new(), String::new()));
     let files = fs::read_dir(&folder).expect("a folder");
     let pages: BTreeSet<_> = files.map(|file| file.expect("a file").file_name()).collect();
-    let subcommands = ["-completions", "-demo", "-get", "-man", "-serve", "-watch", ""];
+    let subcommands = [
+        "-completions",
+        "-demo",
+        "-get",
+        "-list",
+        "-man",
+        "-serve",
+        "-watch",
+        "",
+    ];
     let expected = subcommands.map(|subcommand| format!("plaque{subcommand}.1").into());
     assert_eq!(pages, expected.into());
     let page = |name| fs::read_to_string(folder.join(name)).expect("a page");

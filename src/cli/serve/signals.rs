@@ -47,15 +47,16 @@ pub(super) fn reload_certificates(tls: Option<Arc<Tls>>) -> io::Result<()> {
     Ok(())
 }
 
+/// SIGTERM and Ctrl-C, which no longer end the process by themselves.
 #[cfg(unix)]
-struct Signals {
+pub(in crate::cli) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(in crate::cli) fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -63,7 +64,8 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    /// The name of the next one.
+    pub(in crate::cli) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "Ctrl-C",
@@ -72,15 +74,16 @@ impl Signals {
 }
 
 #[cfg(not(unix))]
-struct Signals;
+pub(in crate::cli) struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(in crate::cli) fn new() -> io::Result<Self> {
         Ok(Self)
     }
 
-    async fn next(&mut self) -> &'static str {
+    /// The name of the next one.
+    pub(in crate::cli) async fn next(&mut self) -> &'static str {
         // If there is no handler, the system ends the process by itself.
         let _ = tokio::signal::ctrl_c().await;
         "Ctrl-C"

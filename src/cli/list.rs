@@ -1,0 +1,109 @@
+//! `plaque list`: prints the newest uploads of channels.
+
+use std::{num::NonZeroUsize, process::ExitCode};
+
+use futures_util::{StreamExt as _, stream};
+use tonic::{Request, Status};
+
+use super::{
+    Outcome,
+    client::{Plaque, failure, retry},
+    direct, show, values,
+};
+use crate::{
+    channel_name::ChannelName,
+    proto::{
+        self,
+        v1::{Freshness, ListUploadsRequest, Video},
+    },
+};
+
+/// The largest page.
+const PAGE: usize = 50;
+
+/// Channels that are listed at one time: as many as a server resolves names.
+const AT_ONCE: usize = 8;
+
+/// Lists the newest uploads of channels, newest first.
+///
+/// On a terminal in a form for people, otherwise one line for each upload, with fields separated by tabs: VIDEO_ID, CHANNEL_ID,
+/// PUBLISH_TIME (- if unknown), KIND (video, short, or - if unknown), URL and TITLE. A feed has 15 uploads; older ones are listed if there
+/// is a key for the YouTube Data API. Exits with 1 if any channel failed.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// How many uploads of each channel
+    #[arg(short = 'n', long, env = "PLAQUE_COUNT", default_value = "15", value_name = "COUNT", value_parser = values::count)]
+    count: NonZeroUsize,
+
+    /// Print one plaque.v1.Video a line, as protobuf's JSON
+    #[arg(long, env = "PLAQUE_JSON")]
+    json: bool,
+
+    // Last, since the heading of its last part would be that of the flags below, too.
+    #[command(flatten)]
+    lookup: direct::Args,
+}
+
+pub(super) async fn run(args: Args) -> Outcome {
+    let print = async |plaque: Plaque| {
+        let mut code = ExitCode::SUCCESS;
+        let lists = args.lookup.client.channels.iter().map(async |name| {
+            let mut uploads = vec![];
+            let ended = list(&plaque, &args, name, &mut uploads).await;
+            (name, uploads, ended)
+        });
+        let mut lists = stream::iter(lists).buffered(AT_ONCE);
+        while let Some((name, uploads, ended)) = lists.next().await {
+            for (video, freshness) in uploads {
+                if args.json {
+                    show::json(&proto::to_json("Video", &video).ok_or("cannot write JSON")?)?;
+                } else {
+                    show::upload(&video, freshness)?;
+                }
+            }
+            if let Err(status) = ended {
+                show::failure(&name.to_string(), &failure(&status))?;
+                code = ExitCode::FAILURE;
+            }
+        }
+        Ok(code)
+    };
+    args.lookup.run(print).await
+}
+
+/// Adds the uploads of a channel to `uploads`, the first with the age of the answer.
+async fn list(
+    plaque: &Plaque,
+    args: &Args,
+    name: &ChannelName,
+    uploads: &mut Vec<(Video, Option<Freshness>)>,
+) -> Result<(), Status> {
+    let Args { lookup, count, .. } = args;
+    let max_age = lookup.max_age.map(TryInto::try_into).transpose();
+    let mut list = ListUploadsRequest {
+        channel_id: lookup.client.resolve(plaque, name).await?,
+        kind: lookup.client.kind(),
+        max_age: max_age.map_err(|error| Status::invalid_argument(format!("{error}")))?,
+        ..ListUploadsRequest::default()
+    };
+    loop {
+        let left = count.get().saturating_sub(uploads.len());
+        list.page_size = i32::try_from(left.min(PAGE)).unwrap_or_default();
+        let page = retry::with_retries(lookup.client.timeout, async |left| {
+            let mut request = Request::new(list.clone());
+            request.set_timeout(left);
+            plaque.clone().list_uploads(request).await
+        });
+        let mut page = page.await?.into_inner();
+        let is_last = page.next_page_token.is_empty() || page.videos.len() >= left;
+        uploads.extend(
+            page.videos
+                .into_iter()
+                .map(|video| (video, page.freshness.take())),
+        );
+        if is_last {
+            return Ok(());
+        }
+        list.page_token = page.next_page_token;
+    }
+}

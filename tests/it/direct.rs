@@ -1,0 +1,111 @@
+//! `get` and `list` with `--direct`: without a server the same answers, errors and exit codes.
+
+use axum::{http::StatusCode, response::IntoResponse as _};
+use serde_json::Value;
+
+use crate::{
+    program::{assert_refused, plaque, run},
+    support::{CHANNEL, Fake, feed},
+};
+
+const GONE: &str = "UCgonegonegonegonegonegA";
+
+/// An upstream without the channel [`GONE`].
+async fn origin() -> Fake {
+    Fake::open(|lookup| match lookup.channel.as_str() {
+        GONE => StatusCode::NOT_FOUND.into_response(),
+        _ => feed(lookup),
+    })
+    .await
+}
+
+/// The exit code and the two outputs of a command, by a server and by itself.
+async fn both(fake: &Fake, arguments: &[&str]) -> [(Option<i32>, String, String); 2] {
+    let server = fake.serve().await;
+    let mut by_server = plaque();
+    by_server
+        .args(arguments)
+        .args(["--server", &format!("http://{}", server.address)]);
+    let mut direct = plaque();
+    direct.args(arguments).args([
+        "--direct",
+        "--canary",
+        "none",
+        "--upstream",
+        fake.origin.url().as_str(),
+    ]);
+    [run(by_server).await, run(direct).await]
+}
+
+#[tokio::test]
+async fn without_a_server_the_output_and_the_exit_code_are_the_same() {
+    let fake = origin().await;
+    for (arguments, code) in [
+        (&["get", CHANNEL][..], 0),
+        (&["get", GONE, CHANNEL, "--kind", "short"], 1),
+        (&["list", CHANNEL], 0),
+        (&["list", GONE, CHANNEL, "-n", "3"], 1),
+        (&["list", CHANNEL, "--json"], 0),
+    ] {
+        let [served, direct] = both(&fake, arguments).await;
+        assert_eq!(served.0, Some(code), "{arguments:?}: {served:?}");
+        assert_eq!(served, direct, "{arguments:?}");
+    }
+    let json = both(&fake, &["get", GONE, CHANNEL, "--json"]).await;
+    let [served, direct] = json.map(|(code, out, err)| {
+        assert_eq!((code, err.as_str()), (Some(1), ""));
+        let mut lines: Vec<Value> = out
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        lines[1]["found"]["freshness"]["fetchTime"].take();
+        lines[0]["failure"]["retryAfter"].take();
+        lines
+    });
+    assert_eq!(served, direct);
+    assert_eq!(served[0]["failure"]["reason"], "CHANNEL_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn list_prints_as_many_as_wanted_newest_first() {
+    let fake = origin().await;
+    for (count, expected) in [("1", 1), ("3", 3), ("15", 15), ("1000", 15)] {
+        for (_, out, _) in both(&fake, &["list", CHANNEL, "--count", count]).await {
+            let ids: Vec<_> = out.lines().filter_map(|line| line.split('\t').next()).collect();
+            let newest = (0..expected).map(|older| format!("upload{:04}A", 15 - older));
+            assert_eq!(ids, newest.collect::<Vec<_>>(), "{count}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn flags_for_a_server_and_for_direct_are_not_mixed() {
+    for subcommand in ["get", "list"] {
+        for (arguments, named) in [
+            (["--direct", "--server=http://127.0.0.1:1"], "--server"),
+            (["--direct", "--tls-ca=ca.pem"], "--tls-ca"),
+            (["--store=file:store", "--server=http://127.0.0.1:1"], "--store"),
+            (["--upstream=http://127.0.0.1:1", "--json"], "--upstream"),
+        ] {
+            let mut command = plaque();
+            command.args([subcommand, CHANNEL]).args(arguments);
+            assert_refused(command, 2, &[named, "--direct"]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_environment_may_have_settings_for_both() {
+    let fake = origin().await;
+    let server = fake.serve().await;
+    for direct in [None, Some("--direct")] {
+        let mut command = plaque();
+        command.args(["get", CHANNEL]).args(direct);
+        command
+            .env("PLAQUE_SERVER", format!("http://{}", server.address))
+            .env("PLAQUE_UPSTREAM", fake.origin.url().as_str());
+        let (code, out, err) = run(command).await;
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    }
+    assert_eq!(fake.lookups(CHANNEL), 2, "one by the server, and one without");
+}
