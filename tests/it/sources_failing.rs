@@ -1,5 +1,7 @@
 //! Whatever fails, at whichever source: the reply is the right answer or the right error, in time, and never an older one than before.
 
+mod rules;
+
 use std::{
     future::pending,
     panic::resume_unwind,
@@ -16,7 +18,7 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 use plaque::{
-    latest::{FeedEntry, Latest, LookupError, Reply},
+    latest::{FeedEntry, Latest, Reply},
     store::{Lease, RemoteUpdate, Store},
     upstream::{Failure, Fallback, Feed, Lookup, LookupRequest, Upstream, UpstreamError},
     video::{Channel, Kind as VideoKind, Source, Upload},
@@ -31,67 +33,20 @@ use tokio::{
     time::Instant,
 };
 
+use self::rules::{
+    Behavior::{
+        self, Behind, Current, Empty, Hangs, Malformed, NoSuchChannel, NotFound, Overloaded, Panics, Refuses,
+        Unavailable, Unreachable,
+    },
+    Outcome, is_failing, reply, rules,
+};
 use crate::{
     store_memory::Memory,
-    stores::{Kind as _, LONG, anew, feed, settings, upload},
+    stores::{Kind as _, LONG, anew, settings, upload},
 };
 
 /// What a lookup of one source may take.
 const LIMIT: Duration = Duration::from_secs(10);
-
-/// What a source does with a lookup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Behavior {
-    /// Shows all uploads.
-    Current,
-    /// Shows all but the newest, and what was known of them before it.
-    Behind,
-    /// Shows no upload.
-    Empty,
-    NotFound,
-    /// Only the Data API says so for certain.
-    NoSuchChannel,
-    Refuses,
-    Unavailable,
-    Unreachable,
-    Malformed,
-    Overloaded,
-    Hangs,
-    Panics,
-}
-
-use Behavior::{
-    Behind, Current, Empty, Hangs, Malformed, NoSuchChannel, NotFound, Overloaded, Panics, Refuses,
-    Unavailable, Unreachable,
-};
-
-impl Behavior {
-    /// How many uploads it shows of `all`.
-    fn shows(self, all: usize) -> Option<usize> {
-        match self {
-            Current => Some(all),
-            Behind => Some((all - 1).max(1)),
-            Empty => Some(0),
-            _ => None,
-        }
-    }
-
-    /// The error of a lookup that shows none.
-    fn error(self) -> UpstreamError {
-        match self {
-            Current | Behind | Empty => unreachable!("no error"),
-            NotFound => UpstreamError::NotFound,
-            NoSuchChannel => UpstreamError::NoSuchChannel,
-            Refuses => UpstreamError::RateLimited(429),
-            Unavailable => UpstreamError::Status(503),
-            Unreachable => UpstreamError::Unreachable("refused".into()),
-            Malformed => UpstreamError::Malformed("no XML".into()),
-            Overloaded => UpstreamError::Busy,
-            Hangs => UpstreamError::TimedOut(LIMIT),
-            Panics => UpstreamError::Panicked,
-        }
-    }
-}
 
 /// A source that does as it is told, and counts lookups.
 struct Scripted {
@@ -218,71 +173,6 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// How a lookup ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// So many uploads are believed, of that source.
-    Found(usize, Source),
-    Failed(UpstreamError),
-}
-
-/// The rules, written down once more: what a lookup by `behaviors` ends with, and how many of them are asked, if `known` uploads were believed
-/// before.
-fn rules(behaviors: &[(Source, Behavior)], all: usize, known: Option<usize>) -> (Outcome, usize) {
-    // An older snapshot is not believed at first.
-    let believed = |shown, source| match known {
-        Some(known) if shown < known => Outcome::Failed(UpstreamError::SuspectSnapshot),
-        _ => Outcome::Found(shown, source),
-    };
-    let (_, first) = behaviors[0];
-    if let Some(shown) = first.shows(all) {
-        return (believed(shown, Source::Feed), 1);
-    }
-    let has_api = behaviors.iter().any(|(source, _)| *source == Source::DataApi);
-    let error = match first.error() {
-        // One channel is no spell.
-        UpstreamError::NotFound if known.is_some() => UpstreamError::Status(404),
-        error => error,
-    };
-    let helps = match error {
-        UpstreamError::Busy => false,
-        UpstreamError::NotFound => has_api,
-        _ => true,
-    };
-    if !helps {
-        return (Outcome::Failed(error), 1);
-    }
-    for (index, (source, behavior)) in behaviors.iter().enumerate().skip(1) {
-        let outcome = match (source, behavior, behavior.shows(all)) {
-            (Source::Mirror, _, Some(shown)) if shown > 0 && Some(shown) >= known => {
-                Outcome::Found(shown, Source::Mirror)
-            }
-            (Source::DataApi, _, Some(shown)) => believed(shown, Source::DataApi),
-            (Source::DataApi, NoSuchChannel, _) => Outcome::Failed(UpstreamError::NoSuchChannel),
-            _ => continue,
-        };
-        return (outcome, index + 1);
-    }
-    (Outcome::Failed(error), behaviors.len())
-}
-
-/// The reply after `outcome`: the answer, or the last one with a mark.
-fn reply(outcome: &Outcome, known: Option<usize>) -> String {
-    let none = LookupError::NoUploads {
-        channel: feed().channel,
-        kind: None,
-    };
-    match (outcome, known) {
-        (Outcome::Found(0, _), _) | (Outcome::Failed(_), Some(0)) => none.to_string(),
-        (Outcome::Found(shown, source), _) => format!("{shown} of {}", source.name()),
-        (Outcome::Failed(_), Some(known)) => format!("{known}, stale"),
-        (Outcome::Failed(UpstreamError::NotFound | UpstreamError::NoSuchChannel), None) => {
-            LookupError::ChannelNotFound(feed().channel).to_string()
-        }
-        (Outcome::Failed(error), None) => error.to_string(),
-    }
-}
-
 fn replied(reply: &Reply) -> String {
     match &reply.outcome {
         Ok(answer) if answer.stale => format!("{}, stale", answer.channel().len()),
@@ -301,6 +191,25 @@ struct World {
 }
 
 impl World {
+    async fn new(case: &Case) -> Self {
+        let scripted = |(source, _): &(Source, usize)| {
+            Arc::new(Scripted {
+                source: *source,
+                now: Mutex::new((Current, 0)),
+                lookups: AtomicUsize::new(0),
+            })
+        };
+        let store: Option<Arc<dyn Store>> = if case.has_store {
+            Some(Arc::new(Patient(Memory::new().open().await)))
+        } else {
+            None
+        };
+        Self {
+            sources: case.sources.iter().map(scripted).collect(),
+            store,
+        }
+    }
+
     fn start(&self) -> Latest {
         let fallbacks = self.sources.iter().skip(1).map(|scripted| Fallback {
             source: scripted.source,
@@ -314,70 +223,47 @@ impl World {
         Latest::with_fallbacks(first, fallbacks.collect(), store, settings, Handle::current())
     }
 
+    /// Tells the sources what to do.
+    fn arrange(&self, step: Step, case: &Case, all: usize, is_suspicious: bool) -> Vec<(Source, Behavior)> {
+        let behavior = |(source, index): &(Source, usize)| {
+            let behavior = match step.behaviors[*index] {
+                // The second suspect snapshot would be believed, and the answer older.
+                Behind | Empty if is_suspicious && *source != Source::Mirror => Current,
+                NoSuchChannel if *source != Source::DataApi => NotFound,
+                behavior => behavior,
+            };
+            (*source, behavior)
+        };
+        let behaviors: Vec<_> = case.sources.iter().map(behavior).collect();
+        for (scripted, (_, behavior)) in self.sources.iter().zip(&behaviors) {
+            *scripted.now.lock() = (*behavior, all);
+        }
+        behaviors
+    }
+
     fn lookups(&self) -> usize {
-        self.sources
-            .iter()
-            .map(|scripted| scripted.lookups.load(SeqCst))
-            .sum()
+        let lookups = self.sources.iter().map(|scripted| scripted.lookups.load(SeqCst));
+        lookups.sum()
     }
 }
 
 async fn run(case: Case) {
-    let Case {
-        has_store,
-        sources,
-        steps,
-    } = case;
-    let store: Option<Arc<dyn Store>> = if has_store {
-        Some(Arc::new(Patient(Memory::new().open().await)))
-    } else {
-        None
-    };
-    let scripted = |(source, _): &(Source, usize)| {
-        Arc::new(Scripted {
-            source: *source,
-            now: Mutex::new((Current, 0)),
-            lookups: AtomicUsize::new(0),
-        })
-    };
-    let world = World {
-        sources: sources.iter().map(scripted).collect(),
-        store,
-    };
+    let world = World::new(&case).await;
     let mut latest = world.start();
     let (mut all, mut known) = (1, None);
-    // A second suspect snapshot would be believed, and the answer older.
     let mut is_suspicious = false;
-    // The reply, if the last failure has to be over first.
+    // The reply, if the pause of the last failure has to be over first.
     let mut pauses: Option<String> = None;
-    let mut failing = vec![false; sources.len()];
-    for Step {
-        uploads,
-        restarts,
-        behaviors,
-    } in steps
-    {
-        all += usize::from(uploads);
-        if restarts && has_store {
+    let mut failing = vec![false; case.sources.len()];
+    for &step in &case.steps {
+        all += usize::from(step.uploads);
+        if step.restarts && case.has_store {
             latest.close_store(LONG).await;
             latest = world.start();
             pauses = None;
             failing.fill(false);
         }
-        let behaviors: Vec<_> = sources
-            .iter()
-            .map(|(source, index)| {
-                let behavior = match behaviors[*index] {
-                    Behind | Empty if is_suspicious && *source != Source::Mirror => Current,
-                    NoSuchChannel if *source != Source::DataApi => NotFound,
-                    behavior => behavior,
-                };
-                (*source, behavior)
-            })
-            .collect();
-        for (scripted, (_, behavior)) in world.sources.iter().zip(&behaviors) {
-            *scripted.now.lock() = (*behavior, all);
-        }
+        let behaviors = world.arrange(step, &case, all, is_suspicious);
         let (before, began) = (world.lookups(), Instant::now());
         let got = replied(&latest.get(anew()).await);
         let (asked, took) = (world.lookups() - before, began.elapsed());
@@ -387,44 +273,23 @@ async fn run(case: Case) {
             continue;
         }
         let (outcome, should_ask) = rules(&behaviors, all, known);
-        assert_eq!(
-            (got.as_str(), asked),
-            (reply(&outcome, known).as_str(), should_ask),
-            "{behaviors:?}"
-        );
-        let hang = behaviors[..asked]
-            .iter()
-            .filter(|(_, behavior)| *behavior == Hangs)
-            .count();
-        let limit = LIMIT * u32::try_from(hang).expect("few");
-        assert!(
-            took >= limit && took < limit + Duration::from_secs(1),
-            "{took:?} {behaviors:?}"
-        );
+        let expected = reply(&outcome, known);
+        assert_eq!((&got, asked), (&expected, should_ask), "{behaviors:?}");
+        let asked = &behaviors[..asked];
+        let hanging = asked.iter().filter(|(_, behavior)| *behavior == Hangs).count();
+        let waited = LIMIT * u32::try_from(hanging).expect("few");
+        let range = waited..waited + Duration::from_secs(1);
+        assert!(range.contains(&took), "{took:?} {behaviors:?}");
 
-        for (index, (source, behavior)) in behaviors[..asked].iter().enumerate() {
-            failing[index] = match (source, behavior) {
-                (_, Current) | (Source::DataApi, NoSuchChannel) => false,
-                (Source::Feed | Source::DataApi, Behind | Empty) => false,
-                (Source::Mirror, Behind) if behavior.shows(all) >= known => false,
-                // They say nothing of the source.
-                (Source::Mirror, Behind) | (_, Overloaded) | (Source::Feed, NotFound) => failing[index],
-                (_, NotFound) if known.is_none() => failing[index],
-                _ => true,
-            };
+        for ((source, behavior), failing) in asked.iter().zip(&mut failing) {
+            *failing = is_failing(*source, *behavior, all, known, *failing);
         }
         let health = latest.sources();
         let shown: Vec<_> = health
             .iter()
-            .map(|health| (health.source, health.failing_since.is_some()))
+            .map(|health| health.failing_since.is_some())
             .collect();
-        let expected: Vec<_> = sources
-            .iter()
-            .map(|(source, _)| *source)
-            .zip(failing.clone())
-            .collect();
-        assert_eq!(shown, expected, "{behaviors:?}");
-
+        assert_eq!(shown, failing, "{behaviors:?}");
         match outcome {
             Outcome::Found(shown, _) => {
                 assert!(known <= Some(shown), "an older answer");

@@ -188,12 +188,12 @@ fn only(entry: &str) -> Upload {
 }
 
 /// The picture of an upload whose feed has none.
-fn picture() -> Option<Thumbnail> {
-    Some(Thumbnail {
+fn picture() -> Thumbnail {
+    Thumbnail {
         url: "https://i.ytimg.com/vi/aaaaaaaaaaA/hqdefault.jpg".into(),
         width: 480,
         height: 360,
-    })
+    }
 }
 
 fn plain() -> String {
@@ -253,7 +253,11 @@ fn an_upload_without_media_or_dates_is_an_upload() {
         "<media:group><media:thumbnail url=\"x\"/></media:group>",
     ] {
         let upload = bare(absent);
-        assert_eq!((upload.thumbnail, upload.views), (picture(), None), "{absent}");
+        assert_eq!(
+            (upload.thumbnail, upload.views),
+            (Some(picture()), None),
+            "{absent}"
+        );
     }
     // A scheduled stream is announced, but was not viewed yet.
     let views = |views: &str| {
