@@ -13,7 +13,7 @@ pub(super) fn cut(text: &str) -> &str {
 }
 
 /// Whether `text` is a URL that can be passed on to callers: of `https`, without white space and invisible characters.
-pub(super) fn is_address(text: &str) -> bool {
+pub(crate) fn is_address(text: &str) -> bool {
     text.len() <= MAX_ADDRESS
         && text.strip_prefix("https://").is_some_and(|rest| !rest.is_empty())
         && !text.contains(|c: char| c.is_whitespace() || steers(c))

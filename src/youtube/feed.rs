@@ -8,19 +8,20 @@ mod prefilter;
 #[cfg(test)]
 mod tests;
 
-use std::time::SystemTime;
+use std::{iter, time::SystemTime};
 
 use chrono::{DateTime, Utc};
 use feed_rs::model::{self, Entry, Person};
 
 use self::prefilter::{Prefiltered, prefilter};
 use crate::{
+    channel_name::ChannelName,
     upstream::Feed,
-    video::{Channel, ChannelId, Kind, Thumbnail, Upload, VideoId},
+    video::{Channel, ChannelId, Kind, Thumbnail, Upload, VideoId, is_address},
 };
 
-/// An author's `uri` is the address of the channel's page: this and the channel ID.
-const CHANNEL_PAGE: &str = "youtube.com/channel/";
+/// In the address of a channel's page, on whatever host, this is before the channel ID.
+const CHANNEL_PAGE: &str = "/channel/";
 
 /// Why bytes are not a feed.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +45,9 @@ pub enum FeedError {
 
 /// Parses a feed: a channel's own, or the list of its uploads of one kind.
 ///
-/// The feed's own ID is ignored: YouTube leaves it empty, or omits its `UC`. An entry counts if its author is the channel; one without a
-/// valid video ID, or of another channel, is logged and left out. Other elements may be missing. Texts are returned as written, blanks and
-/// undefined entities included.
+/// The feed's own ID is ignored: YouTube leaves it empty, or omits its `UC`. An entry counts if its author is the channel, or the feed's if
+/// its own is not known; one without a valid video ID, or of another channel, is logged and left out. Other elements may be missing, and
+/// links may lead to a mirror. Texts are returned as written, blanks and undefined entities included.
 ///
 /// # Errors
 ///
@@ -62,13 +63,14 @@ pub fn parse(xml: &[u8], of: impl Into<Feed>) -> Result<Channel, FeedError> {
     let feed = parser().parse(xml.as_bytes())?;
 
     let its_own = is_of(&feed, channel);
+    let owner = owner(&feed).unwrap_or(channel);
     // The author's name comes first: a playlist's feed has a title of its own.
     let title = author_name(&feed, channel).unwrap_or(feed_title);
     let entries = feed.entries.len();
     let uploads: Vec<Upload> = feed
         .entries
         .into_iter()
-        .filter_map(|entry| upload(entry, &titles, of))
+        .filter_map(|entry| upload(entry, &titles, of, owner))
         .collect();
     if uploads.is_empty() && !its_own {
         return Err(FeedError::NotThisChannel);
@@ -84,13 +86,15 @@ pub fn parse(xml: &[u8], of: impl Into<Feed>) -> Result<Channel, FeedError> {
 pub fn channel(xml: &[u8]) -> Result<(ChannelId, String), FeedError> {
     let Prefiltered { xml, feed_title, .. } = prefilter(xml)?;
     let feed = parser().parse(xml.as_bytes())?;
-    let authors = feed.authors.iter().filter_map(channel_of);
-    let links = feed.links.iter().filter_map(|link| {
-        let (_, id) = link.href.split_once(CHANNEL_PAGE)?;
-        id.parse().ok()
-    });
-    let id = authors.chain(links).next().ok_or(FeedError::NotThisChannel)?;
+    let id = owner(&feed).ok_or(FeedError::NotThisChannel)?;
     Ok((id, author_name(&feed, id).unwrap_or(feed_title)))
+}
+
+/// The channel of a feed, if it says so: that of its author, or the one that it links to.
+fn owner(feed: &model::Feed) -> Option<ChannelId> {
+    let mut links = pages(&feed.links).filter_map(channel_page);
+    let mut authors = feed.authors.iter().filter_map(channel_of);
+    authors.next().or_else(|| links.next())
 }
 
 /// The channel's name, as the author of one of its entries, or of an entry that does not say whose it is. The author of a collaboration's
@@ -116,24 +120,22 @@ fn is_of(feed: &model::Feed, channel: ChannelId) -> bool {
         .any(|address| address.contains(channel.unprefixed()))
 }
 
-fn upload(entry: Entry, titles: &[String], of: Feed) -> Option<Upload> {
+fn upload(entry: Entry, titles: &[String], of: Feed, owner: ChannelId) -> Option<Upload> {
     let channel = of.channel;
+    let mut pages = iter::once(entry.id.as_str()).chain(pages(&entry.links));
     let id = entry.id.strip_prefix("yt:video:").unwrap_or(&entry.id);
-    let Ok(id) = id.parse::<VideoId>() else {
+    let id = id.parse::<VideoId>().ok();
+    let Some(id) = id.or_else(|| pages.clone().find_map(video_page)) else {
         tracing::debug!(%channel, entry.id, "left out an entry that has no valid video ID");
         return None;
     };
-    if let Some(author) = entry.authors.first().and_then(channel_of)
-        && author != channel
-    {
+    let author = entry.authors.first().and_then(channel_of).unwrap_or(owner);
+    if author != channel {
         tracing::debug!(%channel, video = %id, %author, "left out an entry of another channel");
         return None;
     }
 
-    let short = entry
-        .links
-        .iter()
-        .any(|link| link.rel.as_deref() == Some("alternate") && link.href.contains("/shorts/"));
+    let short = pages.any(|address| address.contains("/shorts/"));
     let title = entry
         .title
         .and_then(|number| number.content.parse::<usize>().ok());
@@ -150,26 +152,67 @@ fn upload(entry: Entry, titles: &[String], of: Feed) -> Option<Upload> {
             .unwrap_or_default(),
         published: entry.published.map(SystemTime::from),
         updated: entry.updated.map(SystemTime::from),
-        thumbnail: thumbnails.into_iter().next().map(|thumbnail| Thumbnail {
-            url: https(thumbnail.image.uri),
-            width: thumbnail.image.width.unwrap_or(0),
-            height: thumbnail.image.height.unwrap_or(0),
-        }),
+        thumbnail: thumbnails
+            .into_iter()
+            .next()
+            .map(|thumbnail| Thumbnail {
+                url: https(thumbnail.image.uri),
+                width: thumbnail.image.width.unwrap_or(0),
+                height: thumbnail.image.height.unwrap_or(0),
+            })
+            .filter(|thumbnail| is_address(&thumbnail.url))
+            // Every video has this one.
+            .or_else(|| {
+                Some(Thumbnail {
+                    url: format!("https://i.ytimg.com/vi/{id}/hqdefault.jpg"),
+                    width: 480,
+                    height: 360,
+                })
+            }),
         views: community.and_then(|community| community.stats_views),
     })
 }
 
-/// The channel of an author, by the address of its page.
-fn channel_of(author: &Person) -> Option<ChannelId> {
-    let uri = author.uri.as_deref()?;
-    uri.split_once(CHANNEL_PAGE)?.1.parse().ok()
+/// The addresses of the pages that links lead to.
+fn pages(links: &[model::Link]) -> impl Iterator<Item = &str> + Clone {
+    let links = links.iter();
+    links
+        .filter(|link| link.rel.as_deref() == Some("alternate"))
+        .map(|link| link.href.as_str())
 }
 
-/// Feeds before about 2017 have `http` links.
+/// The channel of an author, by the address of its page.
+fn channel_of(author: &Person) -> Option<ChannelId> {
+    channel_page(author.uri.as_deref()?)
+}
+
+/// The channel whose page `address` is, on whatever host.
+fn channel_page(address: &str) -> Option<ChannelId> {
+    address.split_once(CHANNEL_PAGE)?.1.parse().ok()
+}
+
+/// The video whose page `address` is, on whatever host: `/watch?v=ID`, `/shorts/ID` and the like, or `youtu.be/ID`.
+fn video_page(address: &str) -> Option<VideoId> {
+    let name: Result<ChannelName, _> = match address.split_once("://") {
+        Some((_, rest)) if !rest.starts_with("youtu.be/") => {
+            let (_host, path) = rest.split_once('/')?;
+            format!("https://youtube.com/{path}").parse()
+        }
+        _ => address.parse(),
+    };
+    match name {
+        Ok(ChannelName::Video(id)) => Some(id),
+        _ => None,
+    }
+}
+
+/// Feeds before about 2017 have `http` links. A host with a port, as a mirror of one's own may have it, need not have `https`.
 fn https(url: String) -> String {
     match url.strip_prefix("http://") {
-        Some(rest) => format!("https://{rest}"),
-        None => url,
+        Some(rest) if !rest.split('/').next().is_some_and(|host| host.contains(':')) => {
+            format!("https://{rest}")
+        }
+        _ => url,
     }
 }
 

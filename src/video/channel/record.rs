@@ -20,9 +20,9 @@ pub(super) struct Record {
 /// A thumbnail, stored without its URL if that can be derived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoredThumbnail {
-    /// A URL as in all feeds seen so far: `https://i3.ytimg.com/vi/VIDEO/hqdefault.jpg`.
+    /// A URL as in all feeds seen so far: `https://i3.ytimg.com/vi/VIDEO/hqdefault.jpg`, or with `i`.
     Default {
-        /// The digit in the host name.
+        /// The digit in the host name, or [`NO_DIGIT`].
         host: u8,
         width: u16,
         height: u16,
@@ -31,11 +31,17 @@ pub(super) enum StoredThumbnail {
     Other([u8; 4]),
 }
 
+/// Stands for a host name without a digit.
+const NO_DIGIT: u8 = 10;
+
 impl StoredThumbnail {
     /// The compact form of a thumbnail of the video `id`; `None` if its URL cannot be derived.
     pub(super) fn compact(thumbnail: &Thumbnail, id: VideoId) -> Option<Self> {
         let host = thumbnail.url.strip_prefix("https://i")?.chars().next()?;
-        let host = host.to_digit(10)?.try_into().ok()?;
+        let host = match host {
+            '.' => NO_DIGIT,
+            digit => digit.to_digit(10)?.try_into().ok()?,
+        };
         let width = thumbnail.width.try_into().ok()?;
         let height = thumbnail.height.try_into().ok()?;
         (Self::url(host, &id).concat() == thumbnail.url).then_some(Self::Default { host, width, height })

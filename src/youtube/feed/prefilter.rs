@@ -44,7 +44,6 @@ enum Element {
     Name,
     Uri,
     Group,
-    Content,
     Thumbnail,
     Community,
     Statistics,
@@ -54,7 +53,7 @@ impl Element {
     /// The element `name` within `parent` (`None`: at the root), if it counts there.
     fn of(name: &str, parent: Option<Self>) -> Option<Self> {
         use Element::{
-            Author, Community, Content, Entry, EntryTitle, Feed, FeedTitle, Group, Id, Link, Name, Published,
+            Author, Community, Entry, EntryTitle, Feed, FeedTitle, Group, Id, Link, Name, Published,
             Statistics, Thumbnail, Updated, Uri,
         };
         Some(match (parent, name) {
@@ -70,9 +69,9 @@ impl Element {
             (Some(Entry), "media:group") => Group,
             (Some(Author), "name") => Name,
             (Some(Author), "uri") => Uri,
-            (Some(Group), "media:content") => Content,
-            (Some(Group), "media:thumbnail") => Thumbnail,
-            (Some(Group), "media:community") => Community,
+            // Mirrors write them in either.
+            (Some(Entry | Group), "media:thumbnail") => Thumbnail,
+            (Some(Entry | Group), "media:community") => Community,
             (Some(Community), "media:statistics") => Statistics,
             _ => return None,
         })
@@ -88,10 +87,7 @@ impl Element {
     }
 
     fn has_attributes(self) -> bool {
-        matches!(
-            self,
-            Self::Link | Self::Content | Self::Thumbnail | Self::Statistics
-        )
+        matches!(self, Self::Link | Self::Thumbnail | Self::Statistics)
     }
 
     fn has_text(self) -> bool {
@@ -185,7 +181,11 @@ impl Prefiltered {
             Element::Feed => self.xml.push_str(
                 r#"<feed xmlns="http://www.w3.org/2005/Atom" xmlns:media="http://search.yahoo.com/mrss/">"#,
             ),
-            Element::FeedTitle => {}
+            Element::FeedTitle | Element::Group => {}
+            // Without a content, feed-rs ignores thumbnails and statistics.
+            Element::Entry => self
+                .xml
+                .push_str(r#"<entry><media:content url="https://www.youtube.com/"/>"#),
             _ => {
                 let name = tag.name();
                 let tag: &str = if element.has_attributes() {
@@ -205,7 +205,7 @@ impl Prefiltered {
     }
 
     fn end(&mut self, element: Element, name: &str) {
-        if element != Element::FeedTitle {
+        if !matches!(element, Element::FeedTitle | Element::Group) {
             self.xml.extend(["</", name, ">"]);
         }
     }

@@ -1,3 +1,5 @@
+mod mirrors;
+
 use std::{cmp::Reverse, collections::HashSet, time::Duration};
 
 use proptest::{
@@ -185,6 +187,15 @@ fn only(entry: &str) -> Upload {
     channel.upload(0).expect("an upload").into()
 }
 
+/// The picture of an upload whose feed has none.
+fn picture() -> Thumbnail {
+    Thumbnail {
+        url: "https://i.ytimg.com/vi/aaaaaaaaaaA/hqdefault.jpg".into(),
+        width: 480,
+        height: 360,
+    }
+}
+
 fn plain() -> String {
     entry(
         "aaaaaaaaaaA",
@@ -242,7 +253,11 @@ fn an_upload_without_media_or_dates_is_an_upload() {
         "<media:group><media:thumbnail url=\"x\"/></media:group>",
     ] {
         let upload = bare(absent);
-        assert_eq!((upload.thumbnail, upload.views), (None, None), "{absent}");
+        assert_eq!(
+            (upload.thumbnail, upload.views),
+            (Some(picture()), None),
+            "{absent}"
+        );
     }
     // A scheduled stream is announced, but was not viewed yet.
     let views = |views: &str| {
@@ -561,9 +576,12 @@ fn texts_are_cut_and_thumbnails_are_of_https() {
     for bad in [
         "javascript:alert(1)",
         "ftp://e.example/",
+        "http://192.0.2.1:3000/vi/0123456789A/mqdefault.jpg",
+        "/vi/0123456789A/mqdefault.jpg",
         "https://e.example/&#x85;a",
         "https://e.example/&#x202e;a",
     ] {
-        assert_eq!(of(bad), None, "{bad}");
+        let own = "https://i.ytimg.com/vi/0123456789A/hqdefault.jpg";
+        assert_eq!(of(bad).as_deref(), Some(own), "{bad}");
     }
 }
