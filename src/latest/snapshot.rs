@@ -16,7 +16,8 @@ const KINDS: [Kind; 2] = [Kind::Video, Kind::Short];
 /// upload of `known` and the data of common uploads went back.
 ///
 /// Neither sign alone is enough. The newest upload may have been deleted; and while it is in the feed, counts may go back: in a series of
-/// 89 real snapshots, one upload's views decreased by a few in 10 of the 88 steps, mostly while others increased.
+/// 89 real snapshots, one upload's views decreased by a few in 10 of the 88 steps, mostly while others increased. Snapshots of two sources may
+/// have no data in common to compare: then the new one is suspect if it [is behind](is_behind).
 pub(super) fn is_suspect(new: &Channel, known: &Channel) -> bool {
     let Some(newest) = known.upload(0) else {
         return false;
@@ -25,28 +26,40 @@ pub(super) fn is_suspect(new: &Channel, known: &Channel) -> bool {
     if shown.is_empty() {
         return true;
     }
-    !shown.contains_key(&newest.id()) && went_back(&shown, known)
+    !shown.contains_key(&newest.id()) && went_back(&shown, known).unwrap_or_else(|| is_behind(new, known))
 }
 
-/// Whether a common upload was changed later in `known`, or the common uploads have fewer views in total than in `known`.
-fn went_back(shown: &HashMap<VideoId, Video<'_>>, known: &Channel) -> bool {
+/// Whether `new` lacks the newest upload of `known` and has none that was published later.
+pub(super) fn is_behind(new: &Channel, known: &Channel) -> bool {
+    known.upload(0).is_some_and(|newest| {
+        let is_older = |upload: &Video<'_>| upload.moment() < newest.moment() && upload.id() != newest.id();
+        new.uploads().all(|upload| is_older(&upload))
+    })
+}
+
+/// Whether a common upload was changed later in `known`, or the common uploads have fewer views in total than in `known`. `None` if there is
+/// nothing to compare.
+fn went_back(shown: &HashMap<VideoId, Video<'_>>, known: &Channel) -> Option<bool> {
+    let mut is_comparable = false;
     // Sums of up to 15 counts.
     let (mut views, mut views_before) = (0_u128, 0_u128);
     for before in known.uploads() {
         let Some(upload) = shown.get(&before.id()) else {
             continue;
         };
-        if let (Some(is), Some(was)) = (upload.updated(), before.updated())
-            && is < was
-        {
-            return true;
+        if let (Some(is), Some(was)) = (upload.updated(), before.updated()) {
+            if is < was {
+                return Some(true);
+            }
+            is_comparable = true;
         }
         if let (Some(is), Some(was)) = (upload.views(), before.views()) {
             views += u128::from(is);
             views_before += u128::from(was);
+            is_comparable = true;
         }
     }
-    views < views_before
+    is_comparable.then_some(views < views_before)
 }
 
 /// The kinds of which `known` has uploads and `new` has none, since newer uploads of other kinds have pushed them out of the feed.

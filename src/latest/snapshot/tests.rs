@@ -114,6 +114,34 @@ fn nothing_is_suspect_while_the_newest_upload_shows() {
 }
 
 #[test]
+fn snapshots_with_nothing_in_common_to_compare_are_compared_by_their_newest_uploads() {
+    // As mirrors and the Data API have them.
+    let bare = |uploads: Vec<Upload>| -> Vec<Upload> {
+        let bare = |upload| Upload {
+            views: None,
+            updated: None,
+            ..upload
+        };
+        uploads.into_iter().map(bare).collect()
+    };
+    for (new, known) in [
+        (full(29), bare(full(30))),
+        (bare(full(29)), full(30)),
+        (bare(full(29)), bare(full(30))),
+    ] {
+        assert!(suspect(new, known));
+    }
+    for new in [full(30), full(31), full(60)] {
+        assert!(!suspect(bare(new.clone()), full(30)));
+        assert!(!suspect(new, bare(full(30))));
+    }
+    // The newest was deleted, and there is a newer one.
+    let mut newer = bare(full(31));
+    newer.remove(13);
+    assert!(!suspect(newer, full(30)));
+}
+
+#[test]
 fn counts_of_any_size_can_be_compared() {
     let huge = |day| upload(day, u64::MAX);
     let known = vec![huge(1), huge(2), huge(3)];
