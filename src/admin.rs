@@ -2,6 +2,7 @@
 
 mod busy;
 mod host;
+mod page;
 mod scrape;
 
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -9,14 +10,12 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::StatusCode,
     middleware::{Next, from_fn_with_state},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use prometheus_client::registry::Registry;
-use ring::digest::{SHA256, digest};
 use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -63,34 +62,10 @@ const LIMITS: Limits = Limits {
 /// How long connections from before the start have to read their responses. Their requests take no time.
 const HANDOVER: Duration = Duration::from_millis(100);
 
-const PAGE: &str = include_str!("admin/page.html");
-
 const NOT_FOUND: &str = "no such page; there are /, /livez, /readyz, /metrics and /busy. Answers as JSON are served by --http-listen\n";
 
 const WRONG_HOST: &str =
     "this port answers to IP addresses, to localhost, and to the names in --admin-host\n";
-
-/// The page's content security policy: it may run its own style and script, identified by their hashes, and send requests to this port. It
-/// loads nothing from elsewhere and sends nothing elsewhere.
-fn page_policy() -> String {
-    let source = |element: &str| {
-        let (open, close) = (format!("<{element}>"), format!("</{element}>"));
-        let text = PAGE
-            .split_once(&open)
-            .and_then(|(_, rest)| rest.split_once(&close));
-        let text = text.map_or("", |(text, _)| text);
-        format!(
-            "'sha256-{}'",
-            BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes()))
-        )
-    };
-    format!(
-        "default-src 'none'; script-src {}; style-src {}; img-src data:; connect-src 'self'; base-uri 'none'; \
-         form-action 'none'; frame-ancestors 'none'",
-        source("script"),
-        source("style")
-    )
-}
 
 fn router(state: AdminState) -> Router {
     let AdminState {
@@ -103,7 +78,7 @@ fn router(state: AdminState) -> Router {
     } = state;
     let scrape = Arc::new(Scrape::new(Arc::clone(&latest), registry));
     let busy = Arc::new(Busy::new(latest));
-    let page = ([(header::CONTENT_SECURITY_POLICY, page_policy())], Html(PAGE));
+    let page = page::response();
     let routes = Router::new()
         .route("/", get(|| async { page }))
         .route("/metrics", get(move || async move { scrape.metrics().await }))
