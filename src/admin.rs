@@ -30,12 +30,14 @@ use crate::{
 
 /// What the admin port shows.
 pub struct AdminState {
-    /// Flights, and the busiest channels.
+    /// The newest uploads, sources, flights, and the busiest channels.
     pub latest: Arc<Latest>,
     /// Identifies the callers of lookups.
     pub callers: Arc<Callers>,
-    /// The API as JSON, if it is served here.
+    /// Answers what the page is asked. `None` if callers need a certificate, which this port cannot see.
     pub http: Option<Arc<JsonService>>,
+    /// Whether the JSON API has a port of its own, and is not served here.
+    pub has_http_port: bool,
     /// Metrics.
     pub registry: Registry,
     /// The server's current stage.
@@ -47,7 +49,7 @@ pub struct AdminState {
 /// The most connections, which do not count as callers' connections: operators' machines are few.
 pub const CONNECTIONS: usize = 64;
 
-/// The most concurrent requests for the API. Those can take long; the other connections are for probes and metrics.
+/// The most concurrent requests for the API and of the page. Those can take long; the other connections are for probes and metrics.
 const LOOKUPS: usize = 16;
 
 const LIMITS: Limits = Limits {
@@ -71,6 +73,7 @@ fn router(state: AdminState) -> Router {
     let AdminState {
         latest,
         http,
+        has_http_port,
         registry,
         stages,
         names,
@@ -84,7 +87,14 @@ fn router(state: AdminState) -> Router {
         .route("/metrics", get(move || async move { scrape.metrics().await }))
         .route("/busy", get(move || async move { Json(busy.snapshot().await) }));
     let routes = match http {
-        Some(http) => routes.merge(Api::new(http, LOOKUPS).router()),
+        Some(http) => {
+            let api = Api::new(http, LOOKUPS);
+            let routes = routes.merge(Arc::clone(&api).ask());
+            match has_http_port {
+                true => routes,
+                false => routes.merge(api.router()),
+            }
+        }
         None => routes,
     };
     routes

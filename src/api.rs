@@ -1,6 +1,7 @@
 //! The JSON API over HTTP: its routes, its port, and the probes. Without a port of its own, the admin port serves the routes.
 
 use std::{
+    collections::HashMap,
     future::{Future, poll_fn},
     pin::pin,
     sync::Arc,
@@ -35,6 +36,12 @@ const HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 const DEFAULT_MAX_AGE: Duration = Duration::from_hours(1);
 
 const NO_SUCH_PAGE: &str = "no such page; there are /v1/channels/{channel}/latest-video?kind=&max_age=, /v1/channels/{channel}/uploads?kind=&max_age=&page_size=&page_token=, /livez and /readyz\n";
+
+/// The header of the status page's questions. A page of another site cannot send it (a browser would ask first), so it cannot cause lookups.
+const OF_PAGE: &str = "x-plaque-page";
+
+const ONLY_FOR_PAGE: &str =
+    "this is for the page at / only; others ask /v1/channels/{channel}/latest-video\n";
 
 /// The response of `/readyz`, and of pages that are not available yet, while the store is being opened.
 pub(crate) const STARTING: &str = "starting: the store is being opened\n";
@@ -71,6 +78,23 @@ impl Api {
             Ok(_permit) => answer.await,
             Err(_full) => self.http.overloaded(self.max_waiting),
         }
+    }
+
+    /// The route of the status page, which takes any form of a channel's name: `/ask?name=…`.
+    pub(crate) fn ask(self: Arc<Self>) -> Router {
+        let ask = async move |Extension(peer): Extension<Peer>,
+                              Query(mut parameters): Query<HashMap<String, String>>,
+                              headers: HeaderMap| {
+            if !headers.contains_key(OF_PAGE) {
+                let mut refused = Response::new(ONLY_FOR_PAGE.to_owned());
+                *refused.status_mut() = StatusCode::FORBIDDEN;
+                return refused;
+            }
+            let name = parameters.remove("name").unwrap_or_default();
+            let answer = self.http.latest_video(peer, &headers, name, vec![]);
+            self.limited(answer).await
+        };
+        Router::new().route("/ask", get(ask))
     }
 
     pub(crate) fn router(self: Arc<Self>) -> Router {

@@ -28,6 +28,7 @@ mod hub;
 mod list;
 mod lookup;
 mod metrics;
+mod newest;
 mod outage;
 mod policy;
 mod polling;

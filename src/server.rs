@@ -182,7 +182,8 @@ pub async fn run(
     let tls = listeners.tls.as_ref();
     let needs_certificate = tls.is_some_and(|tls| tls.requires_client_certificates());
     let shown = AdminState {
-        http: (listeners.http.is_none() && !needs_certificate).then(|| Arc::clone(&http)),
+        http: (!needs_certificate).then(|| Arc::clone(&http)),
+        has_http_port: listeners.http.is_some(),
         latest: Arc::clone(&latest),
         callers: Arc::clone(&callers),
         registry,

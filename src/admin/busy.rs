@@ -1,6 +1,10 @@
-//! What the status page shows in addition to metrics: lookups in progress, and the most requested channels.
+//! What the status page shows in addition to metrics: the newest uploads, the health of sources, lookups in progress, and the most requested
+//! channels.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, task::spawn_blocking};
@@ -10,6 +14,7 @@ use crate::{clock, latest::Latest, upstream::Feed};
 /// As many as fit on a page.
 const FLIGHTS: usize = 50;
 const CHANNELS: usize = 20;
+const UPLOADS: usize = 12;
 
 /// After a scan of the cache that took *t*, waits 20 *t*: about a 5 % duty cycle.
 const PAUSE_FACTOR: u32 = 20;
@@ -29,7 +34,44 @@ impl Busy {
     }
 
     pub(super) async fn snapshot(&self) -> Value {
-        json!({ "flights": self.flights(), "busiest": self.busiest().await })
+        json!({
+            "newest": self.newest(),
+            "sources": self.sources(),
+            "flights": self.flights(),
+            "busiest": self.busiest().await,
+        })
+    }
+
+    fn newest(&self) -> Vec<Value> {
+        let newest = self.latest.newest(UPLOADS);
+        let rows = newest.iter().filter_map(|(channel, index)| {
+            let upload = channel.upload(*index)?;
+            let mut row = feed(Feed {
+                channel: channel.id(),
+                kind: Some(upload.kind()),
+            });
+            row["channelTitle"] = channel.title().into();
+            row["title"] = upload.title().into();
+            row["videoId"] = upload.id().as_str().into();
+            row["url"] = upload.url().concat().into();
+            row["ageSeconds"] = upload.published().map(seconds_since).into();
+            Some(row)
+        });
+        rows.collect()
+    }
+
+    fn sources(&self) -> Vec<Value> {
+        let rows = self.latest.sources().into_iter().map(|source| {
+            json!({
+                "source": source.source.name(),
+                "host": source.host,
+                "failingSeconds": source.failing_since.map(seconds_since),
+                "error": source.error,
+                "unitsLeft": source.units_left,
+                "unitsADay": source.units_a_day,
+            })
+        });
+        rows.collect()
     }
 
     fn flights(&self) -> Vec<Value> {
@@ -74,6 +116,11 @@ fn channels(latest: &Latest) -> Value {
         row
     });
     rows.collect()
+}
+
+/// The seconds since a time; 0 if that is in the future.
+fn seconds_since(time: SystemTime) -> u64 {
+    time.elapsed().unwrap_or_default().as_secs()
 }
 
 fn feed(feed: Feed) -> Value {

@@ -7,6 +7,7 @@ const ANSWERS = { // from the bottom of the chart to its top
   hit: 'kept, and fresh', stale: 'kept, older than fresh', collapsed: 'waited for a lookup begun by another',
   miss: 'began a lookup', negative: 'a remembered failure',
 };
+const SOURCES = { feed: 'Feed', mirror: 'Mirror', 'data-api': 'YouTube Data API' };
 const CLASSES = { // of lookups: who has a share of the budget
   awaited_known: ['known', 'somebody waits', 'hit'], awaited_unknown: ['never found', 'somebody waits', 'negative'],
   refresh: ['refresh', 'behind a stale answer', 'stale'], poll: ['poll', 'of a watched channel', 'miss'],
@@ -33,7 +34,7 @@ const unit = units => n => {
   const [size, name] = units.findLast(([size]) => n >= size) ?? (n ? units[0] : [1, units.find(([size]) => size === 1)[1]]);
   return `${precise(n / size)}\u00a0${name}`;
 };
-const time = unit([[1e-6, 'µs'], [1e-3, 'ms'], [1, 's'], [60, 'min'], [3600, 'h'], [86400, 'd']]);
+const time = unit([[1e-6, 'µs'], [1e-3, 'ms'], [1, 's'], [60, 'min'], [3600, 'h'], [86400, 'd'], [31557600, 'y']]);
 const bytes = unit([[1, 'B'], [2 ** 10, 'KiB'], [2 ** 20, 'MiB'], [2 ** 30, 'GiB']]);
 const clock = at => new Date(at).toLocaleTimeString();
 
@@ -85,4 +86,3 @@ function quantile(buckets, share) {
   }
   return [0, '–'];
 }
-

@@ -182,12 +182,13 @@ function drawBudget() {
 }
 
 function drawChannels() {
-  const { flights, busiest } = now.busy, titles = new Map(busiest.map(({ channelId, title }) => [channelId, title]));
-  const kinds = { VIDEO_KIND_VIDEO: ', for a video', VIDEO_KIND_SHORT: ', for a Short' };
+  const { newest, sources, flights, busiest } = now.busy, titles = new Map(busiest.map(({ channelId, title }) => [channelId, title]));
+  rows('newest', newest, drawUpload);
+  bars('sources', sources.map(sourceBar));
   const shown = flights.slice(0, 8), more = Math.max(total('plaque_flights'), flights.length) - shown.length;
   bars('flights', shown.map(({ channelId, kind, ageSeconds, waiters }) => ({
     name: titles.get(channelId) || channelId, size: ageSeconds, value: time(ageSeconds), tone: 'collapsed',
-    note: plural(waiters, 'caller waits', 'callers wait') + (kinds[kind] ?? ''),
+    note: plural(waiters, 'caller waits', 'callers wait') + (kind ? `, for a ${kind}` : ''),
   })));
   say({ 'flights-note': more > 0 ? `and ${count(more)} more` : '' });
   bars('busiest', busiest.map(({ channelId, title, asked, askedPerSecond, ageSeconds, failing }) => ({
@@ -195,6 +196,42 @@ function drawChannels() {
     note: `asked ${plural(asked, 'time')}, the answer is ${time(ageSeconds)} old`,
     alert: failing && `asked ${plural(asked, 'time')}: ${failing}`,
   })));
+}
+
+/** An upload: one of the newest, or an answer. */
+function drawUpload(row, { videoId, title, url, channelTitle, channelId, kind, ageSeconds }, note = '') {
+  const [, link, channel, small] = row.children;
+  row.dataset.video = videoId;
+  drawPicture(row);
+  if (link.href !== url) link.href = url;
+  const texts = [title || videoId, channelTitle || channelId, (/short$/i.test(kind) ? 'Short' : 'Video') +
+    (ageSeconds === null ? '' : `, ${time(ageSeconds)} ago`) + note];
+  [link, channel, small].forEach((node, i) => put(node, texts[i]));
+}
+
+/** The picture of an upload, if the reader wants pictures. In place of one that cannot be loaded there is a plain area. */
+function drawPicture({ dataset, firstElementChild: frame }) {
+  const src = `https://i.ytimg.com/vi/${dataset.video}/mqdefault.jpg`;
+  if (!$('pictures').checked) return frame.replaceChildren();
+  if (frame.firstElementChild?.src === src) return;
+  const picture = new Image();
+  const hide = () => { picture.hidden = true; };
+  Object.assign(picture, { referrerPolicy: 'no-referrer', loading: 'lazy', alt: '', onerror: hide, src });
+  frame.replaceChildren(picture);
+}
+
+/** A source, and what is left of its budget. */
+function sourceBar({ source, host, failingSeconds, error, unitsLeft, unitsADay }) {
+  let value = '', share = 0, note = 'works';
+  if (source === 'feed') {
+    const sent = lately('plaque_upstream_sent_total'), limit = total('plaque_upstream_rate_limit');
+    [value, share] = [`${rate(sent)}${limit ? ` of ${rate(limit)}` : ''}`, limit && (sent ?? 0) / limit];
+  } else if (unitsADay) {
+    [value, share] = [`${count(unitsLeft)} of ${count(unitsADay)} units left`, unitsLeft / unitsADay];
+    note += `; new ones at ${clock(1000 * total('plaque_youtube_api_reset_timestamp_seconds'))}`;
+  }
+  const alert = error && `has failed for ${time(failingSeconds)}: ${error}`;
+  return { name: SOURCES[source] + (host ? `: ${host}` : ''), value, share, tone: alert ? 'bad' : 'hit', note, alert };
 }
 
 function drawRoom() {
@@ -234,6 +271,9 @@ function states() {
   if (breaker === 'closed' && failed > asked / 5) {
     notice('warn', 'Lookups fail', `${count(failed)} of ${plural(asked, 'request')} upstream ${when}.`);
   }
+  for (const { source, host, error } of now.busy.sources) {
+    if (error && source !== 'feed') notice('warn', `A fallback fails: ${SOURCES[source]}, ${host}`, error);
+  }
   const refused = minute && now.since(minute, 'plaque_upstream_refused_total');
   if (refused) {
     notice('warn', 'Overloaded: lookups get no turn', `${plural(refused, 'lookup')} ${when}. The table of the budget says which.`);
@@ -263,6 +303,56 @@ function drawAge() {
   const summary = !now ? 'no numbers yet' : age < 3 && !lost ? 'live' : `numbers of ${time(age)} ago`;
   say({ age: (document.hidden ? 'paused, ' : '') + summary });
 }
+
+// Asking
+
+let asking;
+
+function tell(told, { uploads = [], note, alert = false } = {}) {
+  rows('found', uploads, (row, upload) => drawUpload(row, upload, note));
+  say({ told });
+  $('told').classList.toggle('alert', alert);
+}
+
+/** Tells what the server's answer says: an upload, or an error with its advice. */
+function tellAnswer(headers, { video, freshness, message }) {
+  const seconds = name => Number(headers.get(name));
+  if (!video) return tell(message + (seconds('retry-after') ? ` (again in ${time(seconds('retry-after'))})` : ''), { alert: true });
+  const since = (Date.parse(headers.get('date')) - Date.parse(video.publishTime)) / 1000;
+  const ageSeconds = video.publishTime ? Math.max(0, since) : null;
+  const source = freshness.source.replace('SOURCE_', '').replace('_', '-').toLowerCase();
+  const lookedUp = seconds('age') ? `${time(seconds('age'))} ago` : 'just now';
+  const note = `. Looked up ${lookedUp}${freshness.stale ? ' (stale)' : ''}. Source: ${SOURCES[source]}`;
+  tell('', { uploads: [{ ...video, ageSeconds }], note });
+}
+
+async function askFor(name) {
+  asking?.abort();
+  const { signal } = asking = new AbortController();
+  tell('Asking …');
+  try {
+    const headers = { 'x-plaque-page': '1' };
+    const answer = await fetch(`ask?name=${encodeURIComponent(name)}`, { cache: 'no-store', headers, signal });
+    const text = await answer.text();
+    if (answer.headers.get('content-type') === 'application/json') tellAnswer(answer.headers, JSON.parse(text));
+    else if (answer.status !== 404) tell(text, { alert: true });
+    else tell('With --tls-client-ca, this port answers no questions. Use "plaque get" with a certificate.', { alert: true });
+  } catch (error) {
+    if (!signal.aborted) tell(`The server is out of reach: ${error.message}`, { alert: true });
+  }
+}
+
+$('ask').addEventListener('submit', event => {
+  event.preventDefault();
+  askFor($('name').value.trim());
+});
+
+// The choice is kept, unless the browser keeps nothing.
+try { $('pictures').checked = localStorage.getItem('pictures') === 'true'; } catch {}
+$('pictures').addEventListener('change', ({ target }) => {
+  try { localStorage.setItem('pictures', target.checked); } catch {}
+  document.querySelectorAll('.uploads li').forEach(drawPicture);
+});
 
 // Looking
 

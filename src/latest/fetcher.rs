@@ -16,6 +16,7 @@ use super::{
     health::SourceFailures,
     hub::Hubs,
     lookup::FlightRequest,
+    newest::NewestUploads,
     outage::{self, Outage},
     polling::Polling,
     remote_updates::LostMessages,
@@ -46,6 +47,7 @@ pub(super) struct Fetcher {
     pub(super) flight_limit: Duration,
     /// The watchers. The outcome of every lookup is published to them.
     hubs: Arc<Hubs>,
+    pub(super) newest: NewestUploads,
     pub(super) lost_messages: LostMessages,
 }
 
@@ -69,6 +71,7 @@ impl Fetcher {
             canary: settings.canary.map(Canary::new),
             flight_limit,
             hubs: Arc::new(Hubs::new(settings.max_watched, Polling::new(settings))),
+            newest: NewestUploads::default(),
             lost_messages: LostMessages::default(),
         }
     }
@@ -126,9 +129,12 @@ impl Fetcher {
         Arc::new(entry)
     }
 
-    /// Publishes an entry to the watchers of its channel.
+    /// Publishes an entry to the watchers of its channel, and to the status page.
     pub(super) fn publish(&self, feed: Feed, known: &FeedEntry) {
         if feed.kind.is_none() {
+            if let Some(success) = &known.success {
+                self.newest.add(&success.value);
+            }
             self.hubs
                 .publish(feed.channel, known, || self.health(feed, known));
         }

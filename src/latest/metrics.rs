@@ -1,4 +1,4 @@
-//! Metrics, and what the admin port shows: flights in progress and the busiest channels.
+//! Metrics, and what the admin port shows: flights in progress, the busiest channels and the newest uploads.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,6 +13,7 @@ use crate::{
     clock,
     metrics::{family, metric},
     upstream::Feed,
+    video::Channel,
 };
 
 /// Reads the current value of a metric.
@@ -67,6 +68,13 @@ impl Latest {
         }
         truncate_to_busiest(most, &mut busiest);
         busiest
+    }
+
+    /// The newest uploads of all channels that were looked up since the start, at most `most` and 32: a channel, and the upload's place
+    /// there.
+    #[must_use]
+    pub fn newest(&self, most: usize) -> Vec<(Arc<Channel>, usize)> {
+        self.fetcher.newest.get(most)
     }
 
     /// Runs the cache's pending maintenance, so that its counts are up to date.

@@ -921,7 +921,7 @@ def test_http_ports_answer_beside_a_hundred_who(bench, peers, own_port, note):
 def test_a_name_that_points_to_the_admin_port_reads_nothing_there(plaque, origin):
     port = urllib.parse.urlsplit(plaque.admin)
     rebound = {"host": f"evil.example:{port.port}"}
-    for path in "/", "/metrics", "/busy", json_path(KURZGESAGT):
+    for path in "/", "/metrics", "/busy", f"/ask?name={KURZGESAGT}", json_path(KURZGESAGT):
         assert status_within(port, path, 5, rebound) == 421, f"the status of {path} by another name"
     assert origin.lookups(KURZGESAGT) == 0, "the lookups"
     # As the kubelet, Prometheus and browsers ask.
@@ -935,6 +935,7 @@ def test_nothing_is_looked_up_for_who_has_no_certificate(bench, tmp_path):
     with bench.plaque_and_origin(*flags) as (plaque, origin):
         port = urllib.parse.urlsplit(plaque.admin)
         assert status_within(port, json_path(KURZGESAGT), 5) == 404, "the status of JSON"
+        assert status_within(port, f"/ask?name={KURZGESAGT}", 5, {"x-plaque-page": "1"}) == 404, "the status of a question"
         assert status_within(port, "/livez", 5) == 200, "the status of a probe"
         assert origin.lookups() == 0, "the lookups"
     with bench.plaque_and_origin(*flags, "--http-listen", "127.0.0.1:0") as (plaque, origin):

@@ -13,14 +13,19 @@ import pytest
 
 from browser_support import Visit
 from support import (
-    KURZGESAGT, REPOSITORY, SCISHOW, UNKNOWN, Answer, expect_error, expect_ok, free_port, made_up_channel,
-    wait_until,
+    KURZGESAGT, REPOSITORY, SCISHOW, UNKNOWN, Answer, expect_error, expect_ok, free_port, made_up_channel, make_certificate,
+    running_origin, wait_until,
 )
 
 PERIOD_MS = 2000
 DESKTOP, PHONE = (1280, 900), (360, 780)
 PICTURES = REPOSITORY / "target" / "screenshots"
 StatusCode = grpc.StatusCode
+
+THUMBNAILS = "https://i.ytimg.com/**"
+# Another color for each upload.
+THUMBNAIL = """<svg xmlns="http://www.w3.org/2000/svg" width="320" height="180"><rect width="320" height="180" fill="hsl({} 50% 45%)"/>
+<path d="M130 60v60l60-30z" fill="#fff"/></svg>"""
 
 # The parts of the page that are never to be seen, whatever the numbers are.
 NONSENSE = "NaN", "undefined", "Infinity", "[object"
@@ -57,12 +62,38 @@ class StatusPage(Visit):
         cells = self.page.locator("#lookups tr").all()
         return {cell.locator("b").inner_text(): cell.locator("td").last.inner_text() for cell in cells}
 
-    def expect_sane(self):
+    def ask(self, name):
+        """Asks for a channel by the keyboard, and returns what it tells."""
+        self.page.get_by_label("What did a channel upload last?").fill(name)
+        self.page.keyboard.press("Enter")
+        self.wait_for(lambda: self.text("#answer") not in ("", "Asking …"), f"the answer for {name}")
+        # The browser itself tells of answers that are errors.
+        self.complaints = [said for said in self.complaints if "the server responded with a status of" not in said]
+        return self.text("#answer")
+
+    def show_pictures(self):
+        """Ticks the box, and returns the headers of requests for pictures by their URL."""
+        asked = {}
+
+        def answer(route):
+            url = route.request.url
+            asked[url] = route.request.all_headers()
+            route.fulfill(body=THUMBNAIL.format(sum(url.encode()) * 37 % 360), content_type="image/svg+xml")
+
+        self.page.route(THUMBNAILS, answer)
+        self.page.get_by_label("Pictures").check()
+        return asked
+
+    def pictures(self):
+        """How many pictures are to be seen."""
+        return self.page.evaluate("[...document.images].filter(picture => picture.naturalWidth && !picture.hidden).length")
+
+    def expect_sane(self, *origins):
         seen = self.page.locator("body").inner_text()
         assert [word for word in NONSENSE if word in seen] == [], "nonsense in the page"
         unnamed = self.page.locator("svg[role=img]:not([aria-label])").count()
         assert unnamed == 0, "charts without a description"
-        self.expect_at_peace(self.plaque.admin)
+        self.expect_at_peace(self.plaque.admin, *origins)
 
     def expect_no_overflow(self):
         wide = self.page.evaluate("""() => [...document.querySelectorAll('body *')].filter(node =>
@@ -230,23 +261,130 @@ def test_an_idle_server_has_a_page_too(plaque, status_page):
     page.picture("idle")
 
 
+def test_the_newest_uploads_are_shown_and_their_pictures_if_wanted(plaque, status_page):
+    for channel in SCISHOW, KURZGESAGT:
+        expect_ok(plaque.ask(channel))
+    page = status_page(plaque)
+    newest = page.rows("#newest")
+    assert len(newest) == 12, "the newest uploads"
+    assert re.fullmatch(r"What is El Niño\? Kurzgesagt – In a Nutshell Short, \S+ \w+ ago", newest[0]), newest[0]
+    link = page.page.locator("#newest a").first
+    assert link.get_attribute("href") == "https://www.youtube.com/shorts/N2FOxjtv5ns", "the link"
+    assert page.page.locator("img").count() == 0, "the pictures that nobody wants"
+    page.expect_sane()
+
+    asked = page.show_pictures()
+    page.wait_for(lambda: page.pictures() >= 6, "the pictures")
+    headers = asked["https://i.ytimg.com/vi/N2FOxjtv5ns/mqdefault.jpg"]
+    assert "referer" not in headers, headers
+    page.look()
+    assert page.page.locator("#newest img").count() == 12, "the pictures after a look"
+    # A reader who wants them wants them again. Where they cannot be loaded, there are none.
+    page.page.unroute(THUMBNAILS)
+    page.page.route(THUMBNAILS, lambda route: route.abort())
+    page.page.reload()
+    page.wait_until_drawn()
+    page.wait_for(lambda: page.page.locator("img[hidden]").count() >= 6, "the pictures that cannot be loaded")
+    assert page.pictures() == 0
+    page.complaints = [said for said in page.complaints if "ERR_FAILED" not in said]
+    page.page.get_by_label("Pictures").uncheck()
+    assert page.page.locator("img").count() == 0
+    page.expect_sane("https://i.ytimg.com/")
+
+
+def test_a_channel_is_asked_for_by_any_form_of_its_name(bench, origin, status_page):
+    root = origin.url.removesuffix("/feeds/videos.xml")
+    # With a port for the JSON API, too.
+    with bench.plaque(origin.url, "--youtube-pages", root, "--http-listen", "127.0.0.1:0") as plaque:
+        page = status_page(plaque)
+        assert page.page.locator("#answer").get_attribute("aria-live") == "polite"
+        newest = "What is El Niño? Kurzgesagt – In a Nutshell Short,"
+        for name, looked_up in [
+                ("@kurzgesagt", "just now"), (KURZGESAGT, r"\d s ago"), ("https://www.youtube.com/@kurzgesagt/videos", r"\d+ s ago"),
+                ("  youtu.be/N2FOxjtv5ns ", r"\d+ s ago")]:
+            answer = page.ask(name)
+            assert re.fullmatch(rf"{re.escape(newest)} \S+ \w+ ago. Looked up {looked_up}. Source: Feed", answer), answer
+        assert origin.lookups(KURZGESAGT) == 1, "the lookups"
+        assert page.page.locator(".alert").count() == 0
+        for name, advice in [
+                ("@nobody_has_this", "was not found; check its spelling"), ("UCnonsense", "a channel ID has 24"),
+                (UNKNOWN, "404|not found|no such"), ("..", "."), ("https://vimeo.com/1", "not an address of youtube.com")]:
+            answer = page.ask(name)
+            assert re.search(advice, answer) and "Kurzgesagt" not in answer, answer
+            assert page.page.locator("#told.alert").count() == 1
+        origin.control(mode="status:429")
+        assert re.search(r"too many lookups from this address \(again in \d+ s\)", page.ask(SCISHOW)), page.text("#answer")
+        page.picture("ask-error")
+        page.expect_sane()
+
+
+def test_who_needs_a_certificate_is_told_so(bench, tmp_path, status_page):
+    certificate, key = make_certificate(tmp_path)
+    flags = "--tls-cert", certificate, "--tls-key", key, "--tls-client-ca", certificate
+    with bench.plaque_and_origin(*flags) as (plaque, origin):
+        page = status_page(plaque)
+        assert "--tls-client-ca" in page.ask(KURZGESAGT)
+        assert origin.lookups() == 0, "the lookups"
+
+
+def test_failing_sources_are_told_and_what_is_left_of_budgets(bench, origin, tmp_path, status_page):
+    key_file = tmp_path / "key"
+    key_file.write_text("test-key")
+    root = origin.url.removesuffix("/feeds/videos.xml")
+    key = "--youtube-api", f"{root}/youtube/v3", "--youtube-api-key-file", key_file, "--youtube-api-quota", "9000"
+    with running_origin() as mirror, bench.plaque(
+            origin.url, "--fallback-upstream", mirror.url, *key, "--upstream-rate", "50") as plaque:
+        page = status_page(plaque)
+        feed, copy, api = page.rows("#sources")
+        assert re.fullmatch(r"Feed: 127\.0\.0\.1\S* – of 50/s works", feed), feed
+        assert re.fullmatch(r"Mirror: 127\.0\.0\.1\S* works", copy), copy
+        assert re.fullmatch(r"YouTube Data API: 127\.0\.0\.1\S* 9,000 of 9,000 units left works; new ones at [78]:00:00.AM", api), api
+        for failing in mirror, origin:
+            failing.control(mode="status:503")
+        answer, = ask_and_count(plaque, KURZGESAGT)
+        expect_ok(answer)
+        page.look()
+        page.wait_for(lambda: "HTTP 503" in page.rows("#sources")[1], "the mirror that fails")
+        feed, copy, api = page.rows("#sources")
+        assert "▲ has failed for" in copy and "▲ has failed for" in feed, (feed, copy)
+        assert re.search(r" 8,99[78] of 9,000 units left works", api), api
+        assert "A fallback fails: Mirror" in page.text("#states"), page.text("#states")
+        assert "▲" in page.page.title(), "the title"
+        page.picture("source-fails")
+        page.expect_no_overflow()
+        page.expect_sane()
+
+
 def test_titles_are_text(plaque, status_page):
     evil = "<img src=x onerror=alert(1)>"
+    titles = [evil, "\u202emoc.elpmaxe", "مرحبا بالعالم <b>", "👩‍👩‍👧" * 1000, "W" * 1000, "Z" + "\u0301" * 1000, ""]
+    newest = [{
+        "videoId": "N2FOxjtv5ns", "channelId": KURZGESAGT, "title": title, "channelTitle": title, "kind": "Short", "ageSeconds": 5,
+        "url": "https://www.youtube.com/shorts/N2FOxjtv5ns"} for title in titles]
+    source = {"source": "mirror", "host": evil, "failingSeconds": 7, "error": evil, "unitsLeft": None, "unitsADay": None}
     channel = {"channelId": KURZGESAGT, "title": evil, "asked": 1, "askedPerSecond": 0.1, "ageSeconds": 1, "failing": evil}
-    told = json.dumps({"flights": [{"channelId": KURZGESAGT, "ageSeconds": 1, "waiters": 1}], "busiest": [channel]})
-    page = status_page(plaque)
+    told = json.dumps({
+        "flights": [{"channelId": KURZGESAGT, "ageSeconds": 1, "waiters": 1}], "busiest": [channel], "newest": newest, "sources": [source]})
+    answer = json.dumps({"video": newest[0], "freshness": {"source": "SOURCE_FEED"}})
+    page = status_page(plaque, PHONE)
+    page.page.route("**/ask?*", lambda route: route.fulfill(body=answer, content_type="application/json"))
+    assert page.ask("evil").startswith(f"{evil} {evil} Short"), page.text("#answer")
     page.page.route("**/busy", lambda route: route.fulfill(body=told, content_type="application/json"))
     page.look()
     page.wait_for(lambda: evil in page.text("#flights"), "the title")
     assert f"asked 1 time: {evil}" in page.text("#busiest"), "the busiest"
+    assert page.rows("#newest")[0].startswith(f"{evil} {evil} Short, 5 s ago"), page.rows("#newest")[0]
+    assert f"has failed for 7 s: {evil}" in page.text("#sources"), page.text("#sources")
     assert page.page.locator("img").count() == 0, "the pictures in the page"
+    page.picture("hostile")
+    page.expect_no_overflow()
     page.expect_sane()
 
 
 def test_a_strict_policy_guards_the_page(plaque, status_page):
     page = status_page(plaque)
     policy = page.answer.header_value("content-security-policy")
-    for part in "default-src 'none'", "connect-src 'self'":
+    for part in "default-src 'none'", "connect-src 'self'", "img-src data: https://i.ytimg.com;":
         assert part in (policy or ""), "the policy"
     page.expect_sane()
 
@@ -322,8 +460,11 @@ def test_it_looks_right(plaque, origin, name, size, scheme, status_page):
         wait_until(lambda: plaque.metric("plaque_waiters") >= 5, "callers wait")
         page.look()
         page.wait_for(lambda: len(page.rows("#flights")) >= 2, "the lookups in progress")
+        page.ask(made_up_channel(3))
+        page.show_pictures()
+        page.wait_for(lambda: page.pictures() >= 6, "the pictures")
         page.picture(name)
         page.expect_no_overflow()
-        page.expect_sane()
+        page.expect_sane("https://i.ytimg.com/")
         for call in hanging:
             call.cancel()

@@ -14,6 +14,7 @@ use plaque::{
     cache_entry::CacheEntry,
     clock, grpc,
     latest::{Latest, Query},
+    origin,
     proto::v1::WatchLatestVideoRequest,
     resolver::Resolver,
     upstream::UpstreamError,
@@ -305,7 +306,52 @@ async fn polls_make_no_channel_busy() {
     let mut events = watch.expect("a watch").into_inner();
     events.message().await.expect("no error").expect("an event");
     let (_, busy) = http_get(server.admin, "/busy").await;
-    assert_eq!(busy, r#"{"busiest":[],"flights":[]}"#);
+    let busy: Value = serde_json::from_str(&busy).expect("JSON");
+    assert_eq!((&busy["busiest"], &busy["flights"]), (&json!([]), &json!([])));
+}
+
+#[tokio::test]
+async fn the_newest_uploads_of_all_channels_and_the_sources_are_listed() {
+    // The newest upload of this channel is an hour newer than that of others.
+    let fake = Fake::open(|lookup| {
+        let hours = if lookup.channel == CHANNEL {
+            400_001
+        } else {
+            400_000
+        };
+        let newest = SystemTime::UNIX_EPOCH + Duration::from_hours(hours);
+        origin::feed(&lookup.channel, "A channel", &origin::uploads(newest, 15))
+    })
+    .await;
+    let server = fake.serve().await;
+    let other = "UCother6789abcdefghijklA";
+    for channel in [other, CHANNEL, other] {
+        server.client().get(channel).await.expect("an answer");
+    }
+    let (_, busy) = http_get(server.admin, "/busy").await;
+    let busy: Value = serde_json::from_str(&busy).expect("JSON");
+    let newest = busy["newest"].as_array().expect("a list");
+    assert_eq!(newest.len(), 12);
+    assert_eq!(
+        (&newest[0]["channelId"], &newest[1]["channelId"]),
+        (&json!(CHANNEL), &json!(other))
+    );
+    let ages: Vec<_> = newest.iter().map(|row| row["ageSeconds"].as_u64()).collect();
+    assert!(ages.is_sorted() && ages[0].is_some(), "{ages:?}");
+    let (_, _, answer) = ask(&server, &format!("{CHANNEL}/latest-video")).await;
+    for field in ["videoId", "title", "url", "channelTitle", "channelId"] {
+        assert_eq!(newest[0][field], answer["video"][field], "{field}");
+    }
+    assert_eq!(newest[0]["kind"], "video");
+    let feed = &busy["sources"][0];
+    let address = fake.origin.url().authority();
+    assert_eq!(
+        (&feed["source"], &feed["host"]),
+        (&json!("feed"), &json!(address))
+    );
+    for absent in ["failingSeconds", "error", "unitsLeft", "unitsADay"] {
+        assert_eq!(feed[absent], Value::Null, "{absent}");
+    }
 }
 
 #[tokio::test]
@@ -316,7 +362,8 @@ async fn the_page_may_load_nothing_from_elsewhere() {
     assert_eq!(status, 200);
     assert!(head.contains("content-type: text/html"), "{head}");
     assert!(
-        head.contains("content-security-policy: default-src 'none'"),
+        head.contains("content-security-policy: default-src 'none'")
+            && head.contains("; img-src data: https://i.ytimg.com; "),
         "{head}"
     );
     assert!(!head.contains("unsafe"), "{head}");

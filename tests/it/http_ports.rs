@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     http::error_info,
-    support::{CHANNEL, Fake, Server, feed, http_get, http_get_whole, youtube},
+    support::{CHANNEL, Fake, Server, feed, http_get, http_get_whole, http_get_with, youtube},
 };
 
 #[tokio::test]
@@ -39,6 +39,21 @@ async fn json_is_served_on_the_admin_port_until_it_has_a_port_of_its_own() {
     let youtube = Arc::new(youtube(&config));
     let without = Server::start_with(config, youtube, None, false).await;
     assert_eq!(http_get(without.admin, &path).await.0, 200);
+    // The status page asks in either case, and no page of another site.
+    let ask = format!("/ask?name=https%3A%2F%2Fwww.youtube.com%2Fchannel%2F{CHANNEL}");
+    for port in [with.admin, without.admin] {
+        let (status, _, body) = http_get_with(port, &ask, "x-plaque-page: 1\r\n").await;
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(
+            (status, &body["video"]["channelId"]),
+            (200, &CHANNEL.into()),
+            "{body}"
+        );
+        assert_eq!(http_get(port, &ask).await.0, 403);
+    }
+    let (status, _, body) = http_get_with(with.admin, "/ask", "x-plaque-page: 1\r\n").await;
+    let body: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((status, error_info(&body)), (400, ("plaque", "INVALID_QUERY")));
 }
 
 #[tokio::test]
@@ -51,6 +66,7 @@ async fn a_name_that_points_here_reads_nothing_of_the_admin_port() {
     let youtube = Arc::new(youtube(&config));
     let server = Server::start_with(config, youtube, None, false).await;
     let path = format!("/v1/channels/{CHANNEL}/latest-video");
+    let ask = format!("/ask?name={CHANNEL}");
     let status = async |path: &str, host: &str| {
         let mut stream = TcpStream::connect(server.admin).await.expect("accepted");
         let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
@@ -63,7 +79,7 @@ async fn a_name_that_points_here_reads_nothing_of_the_admin_port() {
         );
         answer[9..12].parse::<u16>().expect("a status")
     };
-    for page in ["/", "/metrics", "/busy", &path, "/nothing"] {
+    for page in ["/", "/metrics", "/busy", &ask, &path, "/nothing"] {
         assert_eq!(status(page, "evil.example").await, 421, "{page}");
     }
     assert_eq!(fake.lookups(CHANNEL), 0);
