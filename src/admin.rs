@@ -82,21 +82,17 @@ fn router(state: AdminState) -> Router {
     let scrape = Arc::new(Scrape::new(Arc::clone(&latest), registry));
     let busy = Arc::new(Busy::new(latest));
     let page = page::response();
-    let routes = Router::new()
+    let mut routes = Router::new()
         .route("/", get(|| async { page }))
         .route("/metrics", get(move || async move { scrape.metrics().await }))
         .route("/busy", get(move || async move { Json(busy.snapshot().await) }));
-    let routes = match http {
-        Some(http) => {
-            let api = Api::new(http, LOOKUPS);
-            let routes = routes.merge(Arc::clone(&api).ask());
-            match has_http_port {
-                true => routes,
-                false => routes.merge(api.router()),
-            }
+    if let Some(http) = http {
+        let api = Api::new(http, LOOKUPS);
+        routes = routes.merge(Arc::clone(&api).ask());
+        if !has_http_port {
+            routes = routes.merge(api.router());
         }
-        None => routes,
-    };
+    }
     routes
         .fallback((StatusCode::NOT_FOUND, NOT_FOUND))
         .layer(from_fn_with_state(names, require_own_host))

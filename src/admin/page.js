@@ -51,13 +51,14 @@ function rows(id, items, fill) {
 }
 const table = (id, lines) => rows(id, lines, (row, texts) => texts.forEach((text, i) => put(row.children[i], text)));
 
-/** A list of bars: each as long as its `share` of 1 says or, without one, as its `size` beside the largest. */
+/** A list of bars: each as long as its `share` of 1 says or, without one, as its `size` beside the largest; none without either. */
 function bars(id, items) {
   const most = Math.max(...items.map(({ size }) => size));
   rows(id, items, (row, { name, value, size, share = most && size / most, tone = 'miss', note = '', alert }) => {
     const [title, number, { firstElementChild: bar }, small] = row.children;
     [[title, name], [number, value], [small, alert ? `▲ ${alert}` : note]].forEach(([node, text]) => put(node, text));
     Object.assign(bar.style, { width: `${100 * Math.min(1, share)}%`, background: `var(--${tone})` });
+    bar.parentElement.hidden = Number.isNaN(share);
     small.classList.toggle('alert', Boolean(alert));
   });
 }
@@ -222,10 +223,10 @@ function drawPicture({ dataset, firstElementChild: frame }) {
 
 /** A source, and what is left of its budget. */
 function sourceBar({ source, host, failingSeconds, error, unitsLeft, unitsADay }) {
-  let value = '', share = 0, note = 'works';
+  let value = '', share, note = 'works';
   if (source === 'feed') {
     const sent = lately('plaque_upstream_sent_total'), limit = total('plaque_upstream_rate_limit');
-    [value, share] = [`${rate(sent)}${limit ? ` of ${rate(limit)}` : ''}`, limit && (sent ?? 0) / limit];
+    [value, share] = [`${rate(sent)}${limit ? ` of ${rate(limit)}` : ''}`, limit ? (sent ?? 0) / limit : undefined];
   } else if (unitsADay) {
     [value, share] = [`${count(unitsLeft)} of ${count(unitsADay)} units left`, unitsLeft / unitsADay];
     note += `; new ones at ${clock(1000 * total('plaque_youtube_api_reset_timestamp_seconds'))}`;
