@@ -26,7 +26,6 @@ use std::{
     io::{self, Write as _},
     process,
     sync::Arc,
-    thread,
     time::{Duration, SystemTime},
 };
 
@@ -126,25 +125,6 @@ impl Part {
         (TIMES / self.hits).max(pipe::AT_ONCE)
     }
 
-    /// What a child process with these arguments executes in each call, and the tool that counted it.
-    fn count(&self, child: &[&str]) -> Result<(u64, &'static str), &'static str> {
-        difference(child, self.times()).ok_or("neither perf nor valgrind counts here")
-    }
-
-    fn cost(&self) -> Result<(Cost, &'static str), &'static str> {
-        let child = ["child", self.name];
-        let (instructions, tool) = self.count(&child)?;
-        let mut syscalls = 0;
-        if self.socket {
-            syscalls = syscalls::of_a_hundred(&child, self.times()).ok_or("strace does not count here")?;
-        }
-        let cost = Cost {
-            instructions,
-            syscalls,
-        };
-        Ok((cost, tool))
-    }
-
     /// Whether the previous part differs only in the size of the answer.
     fn is_longer(&self) -> bool {
         self.name.starts_with("title") && self.name != "title-1"
@@ -198,15 +178,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut record = String::new();
     let mut shorter = Cost::default();
     let mut out = io::stdout().lock();
-    // All at once: what is counted does not depend on how long it takes.
-    let counting = thread::scope(|scope| {
-        let counting = PARTS.each_ref().map(|part| scope.spawn(|| part.cost()));
-        counting.map(|part| part.join().expect("counting does not panic"))
-    });
-    for (part, counted) in PARTS.iter().zip(counting) {
+    for part in PARTS {
         let name = part.name;
-        let (cost, tool) = counted?;
-        let instructions = cost.instructions;
+        let count =
+            |child: &[&str]| difference(child, part.times()).ok_or("neither perf nor valgrind counts here");
+        let (instructions, tool) = count(&["child", name])?;
+        let mut cost = Cost {
+            instructions,
+            syscalls: 0,
+        };
+        if part.socket {
+            cost.syscalls =
+                syscalls::of_a_hundred(&["child", name], part.times()).ok_or("strace does not count here")?;
+        }
         writeln!(record, "{name} {instructions} {}", cost.syscalls)?;
         let before = recorded.lines().find_map(|line| before(line, name));
         let beside = before.map_or("none recorded".into(), |before| {
@@ -240,11 +224,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         shorter = cost;
         if WITH_STORE.contains(&name) {
             let may_be = instructions + instructions / MAX_STORE_SHARE;
-            let (mut with, _tool) = part.count(&["child", name, "stored"])?;
+            let (mut with, _tool) = count(&["child", name, "stored"])?;
             // The store's thread works by the clock, and is counted too: on a slow machine it does more meanwhile.
             for _ in 0..2 {
                 if with > may_be {
-                    with = with.min(part.count(&["child", name, "stored"])?.0);
+                    with = with.min(count(&["child", name, "stored"])?.0);
                 }
             }
             let beside = ratio(with, instructions);
