@@ -1,7 +1,6 @@
 """What attacks are made of: a well-behaved client that calls meanwhile, an attacker's connections, and what all of it may cost."""
 
 import itertools
-import threading
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ import grpc
 
 import h2
 from h2 import END_HEADERS, END_STREAM, Kind, Setting
-from support import KURZGESAGT, SCISHOW, Stopwatch, batch_request, expect_ok, made_up_channel, request, wait_until
+from support import KURZGESAGT, SCISHOW, Background, Stopwatch, batch_request, expect_ok, made_up_channel, request, wait_until
 
 StatusCode = grpc.StatusCode
 
@@ -36,16 +35,15 @@ PING = h2.frame(Kind.PING, payload=b"flooding")
 STALLED = h2.PREFACE + h2.settings({Setting.INITIAL_WINDOW_SIZE: 0})
 
 
-class Bystander:
+class Bystander(Background):
     """A well-behaved client: it calls again and again over a connection of its own while others attack."""
 
     def __init__(self, plaque, max_age=None):
+        super().__init__(self.call_again_and_again)
         self.plaque, self.max_age = plaque, max_age
         self.channel = plaque.connect()
         self.took, self.failed = [], []
         self.connected = 0
-        self.leaving = threading.Event()
-        self.thread = threading.Thread(target=self.call_again_and_again, daemon=True)
 
     def call_again_and_again(self):
         # The pause keeps it from being the load itself.
@@ -70,12 +68,10 @@ class Bystander:
         self.channel.subscribe(self.note_state)
         # The lookup; what follows is answered from the cache.
         expect_ok(self.plaque.ask(KURZGESAGT, over=self.channel))
-        self.thread.start()
-        return self
+        return super().__enter__()
 
     def __exit__(self, *_):
-        self.leaving.set()
-        self.thread.join()
+        super().__exit__()
         self.channel.close()
 
     def __str__(self):

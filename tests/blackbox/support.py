@@ -62,6 +62,22 @@ class Stopwatch:
         return time.monotonic() - self.begun
 
 
+class Background:
+    """`work` on a thread of its own, for as long as the block lasts. It is to end when `leaving` is set."""
+
+    def __init__(self, work):
+        self.leaving = threading.Event()
+        self.thread = threading.Thread(target=work, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.leaving.set()
+        self.thread.join()
+
+
 # The client generated from the proto
 
 

@@ -13,11 +13,11 @@ import grpc
 import pytest
 
 import h2
+from attack_support import GET
 from example_clients import built
 from h2 import ErrorCode, Kind
 from support import REPOSITORY, made_up_channel, request, run, running, services, wait_until
 
-GET = b"/plaque.v1.LatestVideo/GetLatestVideo"
 SOURCES = REPOSITORY / "tests" / "blackbox" / "aged"
 # Milliseconds of the upstream; calls a second; all calls. At each moment 160 are in progress.
 LATENCY, RATE, CALLS = 800, 200, 1000

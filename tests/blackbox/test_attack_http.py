@@ -3,14 +3,13 @@
 import errno
 import http.client
 import socket
-import threading
 import urllib.parse
 from collections import Counter
 
 import pytest
 
 from attack_support import GROWTH
-from support import KURZGESAGT, SCISHOW, Stopwatch, expect_ok, make_certificate, run, wait_until
+from support import KURZGESAGT, SCISHOW, Background, Stopwatch, expect_ok, make_certificate, run, wait_until
 
 
 def asked(path):
@@ -30,15 +29,14 @@ HTTP_PEERS = {
 }
 
 
-class HttpPeers:
+class HttpPeers(Background):
     """A hundred peers of one kind. Who is sent away comes again at once."""
 
     def __init__(self, address, message, reads):
+        super().__init__(self.stay)
         self.address, self.message, self.reads = address, message, reads
         self.peers = [None] * 100
         self.connected, self.heard = 0, Counter()
-        self.leaving = threading.Event()
-        self.thread = threading.Thread(target=self.stay, daemon=True)
 
     def stay(self):
         while not self.leaving.wait(0.005):
@@ -74,13 +72,12 @@ class HttpPeers:
         return False
 
     def __enter__(self):
-        self.thread.start()
+        super().__enter__()
         wait_until(lambda: None not in self.peers, "a hundred have come")
         return self
 
     def __exit__(self, *_):
-        self.leaving.set()
-        self.thread.join()
+        super().__exit__()
         for connection, _ in self.peers:
             connection.close()
 

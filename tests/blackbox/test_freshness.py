@@ -456,12 +456,17 @@ def test_an_upload_is_told_once_and_only_the_newest_15_are_kept(plaque, origin):
 
 
 @pytest.mark.plaque(*EVERY_SECOND)
-def test_trouble_is_told_once_and_the_watch_goes_on(plaque, origin):
+def test_trouble_is_told_once_as_what_it_is_and_the_watch_goes_on(plaque, origin):
     with plaque.watch([KURZGESAGT]) as watch:
         watch.wait_for(1)
         origin.control(mode="status:404", channels=[KURZGESAGT])
         watch.wait_for(2)
         assert watch.problems()[0].channel_id == KURZGESAGT, "the channel in trouble"
+        failure = watch.problems()[0].failure
+        # CHANNEL_NOT_FOUND is for channels never seen.
+        assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE.value[0], "UPSTREAM_ERROR"), "the failure"
+        wait = failure.retry_after.ToMilliseconds() / 1000
+        assert 3.5 < wait <= 6, f"it says to ask again after {wait} s"
         before = origin.lookups()
         wait_until(lambda: origin.lookups() > before, "the trouble goes on")
         origin.publish(KURZGESAGT, upload_id(1))
@@ -470,19 +475,6 @@ def test_trouble_is_told_once_and_the_watch_goes_on(plaque, origin):
         wait_until(lambda: upload_id(1) in watch.uploads(), "the upload arrives after the trouble", seconds=15)
         assert watch.uploads() == [NEWEST, upload_id(1)], "the uploads"
         assert len(watch.problems()) == 1, "the number of problems"
-
-
-@pytest.mark.plaque(*EVERY_SECOND)
-def test_trouble_of_a_known_channel_is_told_as_what_it_is(plaque, origin):
-    with plaque.watch([KURZGESAGT]) as watch:
-        watch.wait_for(1)
-        origin.control(mode="status:404", channels=[KURZGESAGT])
-        watch.wait_for(2)
-        failure = watch.problems()[0].failure
-        # CHANNEL_NOT_FOUND is for channels never seen.
-        assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE.value[0], "UPSTREAM_ERROR"), "the failure"
-        wait = failure.retry_after.ToMilliseconds() / 1000
-        assert 3.5 < wait <= 6, f"it says to ask again after {wait} s"
 
 
 @pytest.mark.plaque(*EVERY_SECOND, "--negative-for", "1s")

@@ -12,15 +12,13 @@ from contextlib import ExitStack
 import pytest
 
 import h2
+from attack_support import BATCH, CACHED, GET
 from h2 import END_HEADERS, END_STREAM, Kind, Setting
-from support import KURZGESAGT, Stopwatch, batch_request, expect_ok, made_up_channel, request
+from support import KURZGESAGT, Stopwatch, batch_request, expect_ok, made_up_channel
 
-GET = b"/plaque.v1.LatestVideo/GetLatestVideo"
-BATCH = b"/plaque.v1.LatestVideo/BatchGetLatestVideos"
 CHECK = b"/grpc.health.v1.Health/Check"
 HEALTH_WATCH = b"/grpc.health.v1.Health/Watch"
 
-CACHED = h2.grpc_message(request(KURZGESAGT).SerializeToString())
 NOTHING = h2.grpc_message(b"")
 
 # As wide as can be: nothing but the server holds answers back.

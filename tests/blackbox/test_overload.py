@@ -23,7 +23,7 @@ from overload_support import (
     COLD, CROWD, FORBIDDEN, HEADER, KNOWN, MADE_UP, MANY, Bystander, Callers, Load, an_upload, number_of, upstream,
 )
 from store_support import Replica, wait_until_up, with_store
-from support import Answer, Stopwatch, expect_error, expect_ok, made_up_channel, services, wait_until, watch_request
+from support import Answer, Background, Stopwatch, expect_error, expect_ok, made_up_channel, services, wait_until, watch_request
 from uploaders import Uploader
 
 StatusCode = grpc.StatusCode
@@ -84,21 +84,16 @@ def test_one_forbidden_channel_closes_nothing(bench, note):
     with scene(bench, *AT_RATE, latency=0.02) as (server, plaque):
         forbidden = made_up_channel(FORBIDDEN)
         server.answer(forbidden, FORBIDDEN_ANSWER)
-        leaving, looped = threading.Event(), Counter()
+        looped = Counter()
 
         def loop():
-            while not leaving.wait(0.02):
+            while not looping.leaving.wait(0.02):
                 looped[plaque.ask(forbidden, max_age=0).reason] += 1
 
-        with plaque.connect():
-            thread = threading.Thread(target=loop, daemon=True)
-            thread.start()
-            try:
-                for number in range(40):
-                    expect_ok(plaque.ask(made_up_channel(COLD + number), timeout=5))
-            finally:
-                leaving.set()
-                thread.join()
+        looping = Background(loop)
+        with plaque.connect(), looping:
+            for number in range(40):
+                expect_ok(plaque.ask(made_up_channel(COLD + number), timeout=5))
         assert set(looped) == {"UPSTREAM_ERROR"}, "the reasons of the forbidden one"
         assert plaque.metric('plaque_upstream_breaker{state="closed"}') == 1, "the breaker"
         note(f"40 others answered beside {looped.total()} calls for it, {server.count(forbidden)} lookups")

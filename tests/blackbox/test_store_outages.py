@@ -5,7 +5,6 @@ With redis-server and redis-cli of the path. Where a check sleeps, the time that
 
 import signal
 import statistics
-import threading
 import time
 from contextlib import ExitStack
 
@@ -17,7 +16,7 @@ from store_support import (
     STORE_TIMEOUT, Replica, expect_one_lookup_for_each, key, lookups_of, refusing_server, running_cluster, running_redis,
     running_replicas, wait_until_down, wait_until_up, with_store,
 )
-from support import Stopwatch, expect_ok, made_up_channel, made_up_channels, wait_until
+from support import Background, Stopwatch, expect_ok, made_up_channel, made_up_channels, wait_until
 
 StatusCode = grpc.StatusCode
 pytestmark = pytest.mark.plaque(synthesize=True, latency_ms=0)
@@ -26,16 +25,16 @@ pytestmark = pytest.mark.plaque(synthesize=True, latency_ms=0)
 # Redis in trouble
 
 
-class Callers:
+class Callers(Background):
     """Calls for channels that nobody knows, one after another at each replica in turn, until the block ends."""
 
     def __init__(self, replicas):
-        self.replicas, self.ended = replicas, threading.Event()
+        super().__init__(self.call)
+        self.replicas = replicas
         self.failed, self.slow, self.count, self.longest = [], 0, 0, 0
-        self.thread = threading.Thread(target=self.call, daemon=True)
 
     def call(self):
-        while not self.ended.is_set():
+        while not self.leaving.is_set():
             replica, watch = self.replicas[self.count % len(self.replicas)], Stopwatch()
             answer = replica.plaque.ask(made_up_channel(10_000 + self.count))
             if answer.code is not StatusCode.OK:
@@ -43,14 +42,6 @@ class Callers:
             self.count += 1
             self.slow += watch.seconds() > STORE_TIMEOUT * 0.9
             self.longest = max(self.longest, watch.seconds())
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.ended.set()
-        self.thread.join()
 
     def expect_answered(self):
         assert not self.failed, f"{len(self.failed)} of {self.count} calls failed, such as {self.failed[:1]}"

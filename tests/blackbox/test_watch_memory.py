@@ -8,12 +8,12 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 
+from attack_support import WATCH
 from origin.feeds import days, feed
 from snapshots import SnapshotServer, response
 from h2 import PREFACE, Connection, Kind, Setting, grpc_message, settings, window_update
 from support import Stopwatch, made_up_channel, wait_until, watch_request
 
-PATH = b"/plaque.v1.LatestVideo/WatchLatestVideo"
 # As many streams as plaque allows by default.
 ON_A_CONNECTION = 200
 LARGEST_WINDOW = (1 << 31) - 1
@@ -67,7 +67,7 @@ class Watches(Connection):
         body = grpc_message(watch_request(channels).SerializeToString())
         self.wait_until(lambda: self.room >= len(body), "room for a request", PATIENCE)
         self.room -= len(body)
-        self.call(PATH, body)
+        self.call(WATCH, body)
 
     def count(self):
         return sum(self.messages.values())
