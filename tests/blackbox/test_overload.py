@@ -293,7 +293,7 @@ def test_refused_calls_touch_no_store(bench, redis, note):
                     end
                 end
                 return endless .. ' ' .. longest"""
-            # Made-up channels begin with this.
+            # The IDs of made-up channels begin with this.
             made_up = f"UC{MADE_UP:021}"[:16]
             endless, longest = map(int, redis.cli("eval", script, 0, made_up).split())
             assert endless == 0 and longest <= 900, f"{endless} keys without a TTL, the longest is {longest} s"

@@ -189,7 +189,7 @@ def test_two_hundred_thousand_channels_whose_callers_all_leave_cost_no_memory(pl
     def rest():
         """What stays when no lookup is under way. The allocator gives memory back as it is used."""
         origin.control(mode="ok")
-        # Those that hang are torn down first, which takes seconds on a busy machine; the time of a lookup passes meanwhile.
+        # Those that hang are aborted first, which takes seconds on a busy machine; the time of a lookup passes meanwhile.
         wait_until(lambda: plaque.metric("plaque_flights") == 0, "all lookups have ended", 30)
         for number in range(100):
             wait_until(lambda number=number: is_answered(number), "a lookup works again", 30)
