@@ -23,6 +23,7 @@ mod fallback;
 mod fetcher;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod health;
 mod hub;
 mod list;
 mod lookup;
@@ -66,7 +67,7 @@ pub use crate::store::FeedEntry;
 use crate::store::Store;
 use crate::{
     clock,
-    upstream::{Caller, Fallback, Feed, Purpose, UploadPages, Upstream, UpstreamError},
+    upstream::{Caller, Fallback, Feed, Purpose, SourceHealth, UploadPages, Upstream, UpstreamError},
     video::ChannelId,
 };
 
@@ -301,6 +302,12 @@ impl Latest {
     /// Ends all watches, including those that start later.
     pub fn close(&self) {
         self.closing.cancel();
+    }
+
+    /// How the sources are doing: the feed first, then the others in the order in which they are asked.
+    #[must_use]
+    pub fn sources(&self) -> Vec<SourceHealth> {
+        self.fetcher.sources()
     }
 
     /// The number of flights in progress.

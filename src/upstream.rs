@@ -2,7 +2,11 @@
 //!
 //! [`crate::youtube`] implements it; tests and the demo have implementations of their own.
 
-use std::{fmt, future, sync::Arc, time::Duration};
+use std::{
+    fmt, future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
@@ -43,8 +47,54 @@ pub trait Upstream: Send + Sync {
         None
     }
 
+    /// What the source says of itself, for metrics and the status page.
+    fn status(&self) -> SourceStatus {
+        SourceStatus::default()
+    }
+
     /// Registers the source's metrics.
     fn register(&self, _registry: &mut Registry) {}
+}
+
+/// What a source says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// Its host, with the port if it is not the scheme's.
+    pub host: String,
+    /// Its queue and its breaker; `None` if it has none.
+    pub queue: Option<QueueStatus>,
+    /// The units of the day that are left, and how many there are in a day; `None` if it has no such budget.
+    pub units: Option<(u64, u64)>,
+    /// Why it refuses every request, if it says more than [`UpstreamError`] does.
+    pub refusal: Option<String>,
+}
+
+/// A source's queue and breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueStatus {
+    /// The breaker: `closed`, `open` or `probing`.
+    pub breaker: &'static str,
+    /// Queued lookups.
+    pub queued: u64,
+    /// Requests sent since the start.
+    pub sent: u64,
+}
+
+/// How a source is doing, by the lookups that it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceHealth {
+    /// What it is.
+    pub source: Source,
+    /// Its host, with the port if it is not the scheme's.
+    pub host: String,
+    /// Since when its lookups fail; `None` if the last one was answered, or there was none.
+    pub failing_since: Option<SystemTime>,
+    /// Why the last of them failed.
+    pub error: Option<String>,
+    /// The units that are left for today, if it has such a budget.
+    pub units_left: Option<u64>,
+    /// The units of a day.
+    pub units_a_day: Option<u64>,
 }
 
 /// A source that is asked when the first one fails.

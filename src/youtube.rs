@@ -42,7 +42,10 @@ use self::{
 use crate::{
     channel_name::{ChannelName, ResolvedChannel},
     metrics::SECONDS,
-    upstream::{Failure, Feed, Lookup, LookupRequest, NameSource, Purpose, Upstream, UpstreamError},
+    upstream::{
+        Failure, Feed, Lookup, LookupRequest, NameSource, Purpose, QueueStatus, SourceStatus, Upstream,
+        UpstreamError,
+    },
     video::{Channel, Kind},
 };
 
@@ -104,13 +107,14 @@ impl YouTube {
     ///
     /// If the feeds or the proxy have an `https` address and there is no usable certificate store, or if the authorities cannot be read.
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
+        let host = client::host(&settings.feeds);
         Ok(Self {
             client: client::client(&settings)?,
             feeds: settings.feeds,
             time_limit: settings.time_limit,
             max_queue_wait: settings.pace.max_queue_wait,
             queue: Queue::new(&settings.pace),
-            guard: Arc::default(),
+            guard: Arc::new(Guard::new(host)),
             requests: Family::new_with_constructor(|| Histogram::new(SECONDS)),
         })
     }
@@ -290,6 +294,19 @@ impl Upstream for YouTube {
 
     fn room_for_polls(&self) -> Option<f64> {
         self.queue.room_for_polls()
+    }
+
+    fn status(&self) -> SourceStatus {
+        let (queued, sent) = self.queue.counts();
+        SourceStatus {
+            host: client::host(&self.feeds),
+            queue: Some(QueueStatus {
+                breaker: self.guard.state_name(),
+                queued,
+                sent,
+            }),
+            ..SourceStatus::default()
+        }
     }
 
     fn register(&self, registry: &mut Registry) {

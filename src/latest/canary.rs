@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::Mutex;
 
-use super::outage::{Outage, Verdict};
+use super::{
+    fallback::carry_out,
+    outage::{Outage, Verdict},
+};
 use crate::{
     clock,
     upstream::{LookupRequest, Purpose, Upstream, UpstreamError},
@@ -43,7 +46,8 @@ impl Canary {
             found_before: true,
             ..LookupRequest::of(Purpose::Awaited)
         };
-        let looked_up = upstream.look_up(self.channel.into(), request).await;
+        let lookup = upstream.look_up(self.channel.into(), request);
+        let looked_up = carry_out(upstream.time_limit(), lookup).await;
         let (verdict, count) = match looked_up.map_err(|failure| failure.error) {
             Ok(_channel) => (Verdict::Found, &self.found),
             Err(UpstreamError::NotFound) => (Verdict::NotFound, &self.not_found),

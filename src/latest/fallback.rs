@@ -1,28 +1,55 @@
 //! The sources that are asked when the first fails, in order: mirrors of the feed, then the Data API.
 
-use std::time::Duration;
+use std::{
+    fmt,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use futures_util::FutureExt as _;
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family},
+    encoding::EncodeMetric,
+    metrics::{
+        TypedMetric,
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::ConstGauge,
+    },
     registry::Registry,
 };
 use tokio::time::timeout;
 
+use super::health::SourceFailures;
 use crate::{
-    upstream::{Failure, Fallback, Feed, LookupRequest, UpstreamError},
+    metrics,
+    upstream::{
+        Failure, Fallback, Feed, Lookup, LookupRequest, SourceHealth, SourceStatus, Upstream, UpstreamError,
+    },
     video::{Channel, Source},
 };
 
 /// The sources after the first, and their counters.
 pub(super) struct Fallbacks {
-    sources: Vec<Fallback>,
+    sources: Arc<[Member]>,
     lookups: Family<[(&'static str, &'static str); 2], Counter>,
+}
+
+struct Member {
+    source: Source,
+    upstream: Arc<dyn Upstream>,
+    failures: SourceFailures,
 }
 
 impl Fallbacks {
     pub(super) fn new(sources: Vec<Fallback>) -> Self {
+        let members = sources.into_iter().map(|Fallback { source, upstream }| Member {
+            source,
+            upstream,
+            failures: SourceFailures::default(),
+        });
         Self {
-            sources,
+            sources: members.collect(),
             lookups: Family::default(),
         }
     }
@@ -37,15 +64,13 @@ impl Fallbacks {
             | UpstreamError::Status(_)
             | UpstreamError::Unreachable(_)
             | UpstreamError::TimedOut(_)
-            | UpstreamError::Malformed(_) => !self.sources.is_empty(),
+            | UpstreamError::Malformed(_)
+            | UpstreamError::Panicked => !self.sources.is_empty(),
             UpstreamError::NotFound => {
-                let knows_all = |source: &Fallback| source.source == Source::DataApi;
+                let knows_all = |member: &Member| member.source == Source::DataApi;
                 !has_canary && self.sources.iter().any(knows_all)
             }
-            UpstreamError::NoSuchChannel
-            | UpstreamError::Busy
-            | UpstreamError::SuspectSnapshot
-            | UpstreamError::Panicked => false,
+            UpstreamError::NoSuchChannel | UpstreamError::Busy | UpstreamError::SuspectSnapshot => false,
         }
     }
 
@@ -53,7 +78,7 @@ impl Fallbacks {
     pub(super) fn time_limit(&self) -> Duration {
         self.sources
             .iter()
-            .map(|source| source.upstream.time_limit())
+            .map(|member| member.upstream.time_limit())
             .sum()
     }
 
@@ -64,10 +89,11 @@ impl Fallbacks {
         request: &LookupRequest,
         first: Failure,
     ) -> Result<Channel, Failure> {
-        for Fallback { source, upstream } in &self.sources {
-            let limit = upstream.time_limit();
-            let looked_up = timeout(limit, upstream.look_up(feed, request.clone())).await;
-            let looked_up = looked_up.unwrap_or_else(|_elapsed| Err(UpstreamError::TimedOut(limit).into()));
+        for member in &*self.sources {
+            let Member { source, upstream, .. } = member;
+            let lookup = upstream.look_up(feed, request.clone());
+            let looked_up = carry_out(upstream.time_limit(), lookup).await;
+            let looked_up = looked_up.map(|channel| channel.with_source(*source));
             let outcome = match &looked_up {
                 Ok(_) => "found",
                 Err(failure) if failure.error == UpstreamError::NoSuchChannel => "not_found",
@@ -75,8 +101,9 @@ impl Fallbacks {
             };
             let labels = [("source", source.name()), ("outcome", outcome)];
             self.lookups.get_or_create(&labels).inc();
+            member.record(feed, request, &looked_up);
             match looked_up {
-                Ok(channel) => return Ok(channel.with_source(*source)),
+                Ok(channel) => return Ok(channel),
                 Err(failure) if failure.error == UpstreamError::NoSuchChannel => return Err(failure),
                 Err(Failure { error, .. }) => {
                     tracing::debug!(%feed, source = source.name(), %error, "a fallback failed, too");
@@ -84,6 +111,12 @@ impl Fallbacks {
             }
         }
         Err(first)
+    }
+
+    /// How each of them is doing.
+    pub(super) fn health(&self) -> impl Iterator<Item = SourceHealth> {
+        let health = |member: &Member| member.failures.health(member.source, &*member.upstream);
+        self.sources.iter().map(health)
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
@@ -95,11 +128,88 @@ impl Fallbacks {
             "Lookups at other sources after the feed failed, by source and outcome",
             self.lookups.clone(),
         );
-        for Fallback { source, upstream } in &self.sources {
+        self.register_by_source(
+            registry,
+            "fallback_failing",
+            "1 while lookups at a source other than the feed fail, else 0, by source",
+            |member, _| Some(ConstGauge::new(u64::from(member.failures.is_failing()))),
+        );
+        self.register_by_source(
+            registry,
+            "fallback_breaker_open",
+            "1 while a source other than the feed refuses this address, else 0, by source",
+            |_, status| {
+                let open = status.queue?.breaker != "closed";
+                Some(ConstGauge::new(u64::from(open)))
+            },
+        );
+        self.register_by_source(
+            registry,
+            "fallback_queue",
+            "Queued lookups at other sources than the feed, by source",
+            |_, status| Some(ConstGauge::new(status.queue?.queued)),
+        );
+        self.register_by_source(
+            registry,
+            "fallback_sent",
+            "Requests sent to other sources than the feed, by source",
+            |_, status| Some(ConstCounter::new(status.queue?.sent)),
+        );
+        for member in &*self.sources {
             // The metrics of a mirror are named as those of the first source.
-            if *source != Source::Mirror {
-                upstream.register(registry);
+            if member.source != Source::Mirror {
+                member.upstream.register(registry);
             }
         }
+    }
+
+    /// Registers a metric with one value for each source that has one. Several may have the same host, so their position in the order is a
+    /// label, too.
+    fn register_by_source<M: EncodeMetric + TypedMetric>(
+        &self,
+        registry: &mut Registry,
+        name: &'static str,
+        help: &'static str,
+        value: impl Fn(&Member, &SourceStatus) -> Option<M> + Send + Sync + 'static,
+    ) {
+        let sources = Arc::clone(&self.sources);
+        metrics::read(registry, move |mut encoder| {
+            let mut family = encoder.encode_descriptor(name, help, None, M::TYPE)?;
+            let encode = |(index, member): (usize, &Member)| -> fmt::Result {
+                let status = member.upstream.status();
+                let Some(value) = value(member, &status) else {
+                    return Ok(());
+                };
+                let labels = [
+                    ("source", member.source.name().to_owned()),
+                    ("position", (index + 1).to_string()),
+                    ("host", status.host),
+                ];
+                value.encode(family.encode_family(&labels)?)
+            };
+            sources.iter().enumerate().try_for_each(encode)
+        });
+    }
+}
+
+impl Member {
+    /// Records the outcome of a lookup. A failure counts if it was for a channel's own feed: not every mirror has lists of one kind.
+    fn record(&self, feed: Feed, request: &LookupRequest, looked_up: &Result<Channel, Failure>) {
+        let outcome = match looked_up.as_ref().map_err(|failure| &failure.error) {
+            Ok(_) => Ok(()),
+            Err(_) if feed.kind.is_some() => return,
+            Err(UpstreamError::NotFound) if request.found_before => Err(&UpstreamError::Outage),
+            Err(error) => Err(error),
+        };
+        self.failures.record(outcome, SystemTime::now());
+    }
+}
+
+/// Carries out a lookup of a source. It has failed if it panics, or takes longer than `limit`.
+pub(super) async fn carry_out(limit: Duration, lookup: Lookup<'_>) -> Result<Channel, Failure> {
+    match AssertUnwindSafe(timeout(limit, lookup)).catch_unwind().await {
+        Ok(Ok(looked_up)) => looked_up,
+        Ok(Err(_elapsed)) => Err(UpstreamError::TimedOut(limit).into()),
+        Err(_panic) => Err(UpstreamError::Panicked.into()),
     }
 }

@@ -2,6 +2,7 @@
 //! published to watchers.
 
 use std::{
+    iter,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -12,6 +13,7 @@ use super::{
     FeedEntry, LookupError, Policy, Settings,
     canary::Canary,
     fallback::Fallbacks,
+    health::SourceFailures,
     hub::Hubs,
     lookup::FlightRequest,
     outage::{self, Outage},
@@ -24,13 +26,15 @@ use crate::{
     cache_entry::{CacheEntry, Failure, HitCount, Success},
     clock,
     store::{Lease, Store},
-    upstream::{self, Feed, Purpose, Upstream, UpstreamError},
-    video::{Channel, Kind},
+    upstream::{self, Feed, Purpose, SourceHealth, Upstream, UpstreamError},
+    video::{Channel, Kind, Source},
 };
 
 /// Looks feeds up. Shared by all flights; has no state of callers.
 pub(super) struct Fetcher {
     pub(super) upstream: Arc<dyn Upstream>,
+    /// Those of `upstream`.
+    failures: SourceFailures,
     pub(super) fallbacks: Fallbacks,
     pub(super) store: Option<Arc<dyn Store>>,
     pub(super) policy: Policy,
@@ -56,6 +60,7 @@ impl Fetcher {
     ) -> Self {
         Self {
             upstream,
+            failures: SourceFailures::default(),
             fallbacks,
             store,
             policy: settings.policy,
@@ -96,11 +101,13 @@ impl Fetcher {
     ) -> Arc<FeedEntry> {
         let entry = match looked_up {
             Ok(channel) => {
+                self.failures.record(Ok(()), SystemTime::now());
                 self.note_known_good(request.feed, true, clock::now());
                 self.found(request.feed, channel, known).await
             }
             Err(failure) => {
                 let failure = self.classify(request.feed, failure, known).await;
+                self.failures.record(Err(&failure.error), SystemTime::now());
                 match self.fall_back(request, failure, known).await {
                     Ok(channel) => self.found(request.feed, channel, known).await,
                     Err(failure) => self.failure(failure, known, clock::now()),
@@ -293,6 +300,12 @@ impl Fetcher {
             streak,
         };
         CacheEntry::failed(success, failure)
+    }
+
+    /// How the sources are doing, in the order in which they are asked.
+    pub(super) fn sources(&self) -> Vec<SourceHealth> {
+        let first = self.failures.health(Source::Feed, &*self.upstream);
+        iter::once(first).chain(self.fallbacks.health()).collect()
     }
 
     /// How many polls per second the source has room for now. `None` means no limit.

@@ -14,7 +14,7 @@ use futures_util::{
 };
 use tokio::time::{timeout, timeout_at};
 
-use super::{FLIGHT_GRACE, FeedEntry, FromCache, fetcher::Fetcher};
+use super::{FLIGHT_GRACE, FeedEntry, FromCache, fallback::carry_out, fetcher::Fetcher};
 use crate::{
     clock,
     store::Lease,
@@ -119,7 +119,8 @@ impl Fetcher {
                 Err(failure) => return self.finish(&request, Err(failure), known.as_deref()).await,
             };
             let Some(store) = &self.store else {
-                return self.finish(&request, lookup.await, known.as_deref()).await;
+                let looked_up = carry_out(self.upstream.time_limit(), lookup).await;
+                return self.finish(&request, looked_up, known.as_deref()).await;
             };
             // Only after admission, so that no other replica waits for this one's queue.
             let lease = if is_patient {
@@ -145,7 +146,8 @@ impl Fetcher {
                 }
                 Lease::Uncoordinated => {}
             }
-            let found = self.finish(&request, lookup.await, known.as_deref()).await;
+            let looked_up = carry_out(self.upstream.time_limit(), lookup).await;
+            let found = self.finish(&request, looked_up, known.as_deref()).await;
             if store.save(feed, &found, lease).await {
                 return found;
             }

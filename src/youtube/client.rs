@@ -116,6 +116,13 @@ pub enum SetupError {
     Tls(reqwest::Error),
 }
 
+/// The host of `url`, with the port if it is not the scheme's.
+pub(super) fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port()
+        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
 pub(super) fn client(settings: &Settings) -> Result<Client, SetupError> {
     // Fails only if a provider is already installed, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -49,7 +49,8 @@ use super::{SetupError, body, client, list::List, response};
 use crate::{
     channel_name::{ChannelName, ResolvedChannel},
     upstream::{
-        Failure, Feed, Lookup, LookupRequest, NameSource, Page, Purpose, UploadPages, Upstream, UpstreamError,
+        Failure, Feed, Lookup, LookupRequest, NameSource, Page, Purpose, SourceStatus, UploadPages, Upstream,
+        UpstreamError,
     },
     video::{Channel, ChannelId, Kind, MAX_UPLOADS},
 };
@@ -335,6 +336,16 @@ impl Upstream for DataApi {
 
     fn time_limit(&self) -> Duration {
         self.requests.time_limit
+    }
+
+    fn status(&self) -> SourceStatus {
+        let ledger = &self.requests.ledger;
+        SourceStatus {
+            host: client::host(&self.requests.api),
+            units: Some((ledger.left(SystemTime::now()).0, ledger.quota())),
+            refusal: ledger.refusal().map(|refusal| refusal.to_string()),
+            ..SourceStatus::default()
+        }
     }
 
     fn register(&self, registry: &mut Registry) {

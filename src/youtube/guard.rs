@@ -19,6 +19,8 @@ use crate::{
 /// Stops lookups while the upstream refuses this address.
 #[derive(Default)]
 pub(super) struct Guard {
+    /// The upstream's host, for the log.
+    host: String,
     /// Locked for one decision, never across an await.
     state: Mutex<State>,
 }
@@ -56,6 +58,13 @@ impl State {
 }
 
 impl Guard {
+    pub(super) fn new(host: String) -> Self {
+        Self {
+            host,
+            ..Self::default()
+        }
+    }
+
     /// Checks whether a lookup may be queued.
     ///
     /// # Errors
@@ -135,16 +144,22 @@ impl Guard {
                 // Outside of the lookup's span: it concerns all lookups.
                 tracing::warn!(
                     parent: None,
+                    host = self.host,
                     status,
                     pause = %humantime::format_duration(pause),
                     "the upstream refuses us: no lookups for a while"
                 );
             }
             Some(Change::Closed) => {
-                tracing::info!(parent: None, refused = state.refused, "the upstream answers again");
+                tracing::info!(parent: None, host = self.host, refused = state.refused, "the upstream answers again");
             }
             None => {}
         }
+    }
+
+    /// The state of the breaker: `closed`, `open` or `probing`.
+    pub(super) fn state_name(&self) -> &'static str {
+        self.state.lock().breaker.state_name()
     }
 
     pub(super) fn register(self: &Arc<Self>, registry: &mut Registry) {
@@ -155,7 +170,7 @@ impl Guard {
             "The state of the breaker: 1 for closed if lookups are sent, for open if the upstream refuses this address, for probing during a probe",
             "state",
             move || {
-                let current = guard.state.lock().breaker.state_name();
+                let current = guard.state_name();
                 ["closed", "open", "probing"]
                     .map(|state| (state, ConstGauge::new(u64::from(state == current))))
             },

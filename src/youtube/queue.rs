@@ -265,6 +265,13 @@ impl Queue {
         busy(Some(refused.retry_after))
     }
 
+    /// The number of queued lookups, and of requests sent.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        let dispatcher = &self.state.lock().dispatcher;
+        let sent = Class::ALL.map(|class| dispatcher.counters(class).sent);
+        (dispatcher.queued().into(), sent.iter().sum())
+    }
+
     /// The rate of polls, per second, for which there is room now. `None`: the rate is not limited.
     pub(super) fn room_for_polls(&self) -> Option<f64> {
         self.state.lock().dispatcher.room_for_polls(now())

@@ -228,6 +228,12 @@ impl Budget {
         self.day
     }
 
+    /// The units of a day.
+    #[must_use]
+    pub fn quota(&self) -> u64 {
+        self.quota
+    }
+
     /// The units left of it.
     #[must_use]
     pub fn left(&self) -> u64 {

@@ -117,6 +117,18 @@ impl Ledger {
         (state.budget.left(), state.budget.day().end())
     }
 
+    /// The units of a day.
+    #[must_use]
+    pub fn quota(&self) -> u64 {
+        self.state.lock().budget.quota()
+    }
+
+    /// The last refusal, unless Google has answered since.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.state.lock().reported
+    }
+
     /// Makes the units known to whoever reads `registry`.
     pub fn register(&self, registry: &mut Registry) {
         let total = Arc::clone(&self.total);

@@ -22,7 +22,7 @@ fn seconds(failure: &Failure) -> u64 {
 
 /// A guard that knows some proven channels, numbered from 0.
 fn guard(good: usize) -> Arc<Guard> {
-    let guard = Arc::<Guard>::default();
+    let guard = Arc::new(Guard::new("feeds.example".into()));
     for number in 0..good {
         guard
             .admit(channel(number), false, 0)
@@ -80,13 +80,16 @@ async fn a_refusal_is_logged_when_it_begins_and_when_it_ends_and_of_no_lookup() 
     }
     assert_eq!(
         log.lines(),
-        ["WARN the upstream refuses us: no lookups for a while status=429 pause=30s"]
+        ["WARN the upstream refuses us: no lookups for a while host=\"feeds.example\" status=429 pause=30s"]
     );
     drop(span);
     advance(Duration::from_secs(30)).await;
     let _span = tracing::info_span!("lookup").entered();
     guard.begin_probe().expect("it is time").report(None);
-    assert_eq!(log.lines(), ["INFO the upstream answers again refused=2"]);
+    assert_eq!(
+        log.lines(),
+        ["INFO the upstream answers again host=\"feeds.example\" refused=2"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
