@@ -20,7 +20,7 @@ use prometheus_client::{
 };
 use tokio::time::timeout;
 
-use super::health::SourceFailures;
+use super::{health::SourceFailures, snapshot};
 use crate::{
     metrics,
     upstream::{
@@ -93,7 +93,9 @@ impl Fallbacks {
             let Member { source, upstream, .. } = member;
             let lookup = upstream.look_up(feed, request.clone());
             let looked_up = carry_out(upstream.time_limit(), lookup).await;
-            let looked_up = looked_up.map(|channel| channel.with_source(*source));
+            let looked_up = looked_up.and_then(|channel| {
+                accept(*source, channel, request.known.as_deref()).map_err(Failure::from)
+            });
             let outcome = match &looked_up {
                 Ok(_) => "found",
                 Err(failure) if failure.error == UpstreamError::NoSuchChannel => "not_found",
@@ -211,5 +213,27 @@ pub(super) async fn carry_out(limit: Duration, lookup: Lookup<'_>) -> Result<Cha
         Ok(Ok(looked_up)) => looked_up,
         Ok(Err(_elapsed)) => Err(UpstreamError::TimedOut(limit).into()),
         Err(_panic) => Err(UpstreamError::Panicked.into()),
+    }
+}
+
+/// What counts of a fallback's snapshot, when `known` is the last one.
+///
+/// A mirror's does not count if it is empty: it may lack what the mirror could not load, or what plaque cannot read. Nor if it lacks the newest
+/// known upload and has none that is newer, however often it is so: mirrors keep feeds for a while. Few mirrors say which uploads are Shorts, so
+/// those that are known as such remain it.
+fn accept(source: Source, channel: Channel, known: Option<&Channel>) -> Result<Channel, UpstreamError> {
+    let channel = channel.with_source(source);
+    if source != Source::Mirror {
+        return Ok(channel);
+    }
+    if channel.is_empty() {
+        return Err(UpstreamError::Malformed(
+            "it has no upload that can be read".into(),
+        ));
+    }
+    match known {
+        Some(known) if snapshot::is_behind(&channel, known) => Err(UpstreamError::SuspectSnapshot),
+        Some(known) => Ok(channel.with_shorts_of(known)),
+        None => Ok(channel),
     }
 }

@@ -142,6 +142,21 @@ impl Channel {
         self
     }
 
+    /// Makes Shorts of those uploads that are Shorts in `known`.
+    #[must_use]
+    pub fn with_shorts_of(mut self, known: &Self) -> Self {
+        let shorts = known.uploads.iter().filter(|upload| upload.kind == Kind::Short);
+        let shorts: HashSet<VideoId> = shorts.map(|upload| upload.id).collect();
+        for upload in self
+            .uploads
+            .iter_mut()
+            .filter(|upload| shorts.contains(&upload.id))
+        {
+            upload.kind = Kind::Short;
+        }
+        self
+    }
+
     /// The channel with only its uploads of `kind`.
     #[must_use]
     pub fn only(&self, kind: Kind) -> Self {

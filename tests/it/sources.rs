@@ -17,11 +17,11 @@ use plaque::{
     latest::{Event, Latest, LookupError, Query, Watch, WatchQuery},
     resolver::{ResolveError, Resolver},
     upstream::{Failure, Fallback, Feed, NameSource, Upstream, UpstreamError},
-    video::{Channel, Source},
+    video::{Channel, Kind as VideoKind, Source},
 };
 use tokio::{runtime::Handle, sync::Semaphore};
 
-use crate::stores::{Fake, anew, channel, fails, feed, found, query, settings, soon};
+use crate::stores::{Fake, anew, channel, fails, feed, found, query, settings, soon, upload};
 
 /// A first source, and others.
 fn latest(first: &Arc<Fake>, others: &[(Source, &Arc<Fake>)]) -> Arc<Latest> {
@@ -146,6 +146,26 @@ async fn if_every_source_fails_the_error_is_that_of_the_feed_and_an_old_answer_i
         };
         let error = latest.get(unknown).await.outcome.expect_err("nothing is known");
         assert_eq!(error, LookupError::Upstream(UpstreamError::Status(503)));
+    };
+    soon(test).await;
+}
+
+#[tokio::test]
+async fn a_short_remains_one_if_a_mirror_does_not_say_so() {
+    let test = async {
+        let first = Fake::open(|number, feed| match number {
+            1 => {
+                let uploads = vec![upload(1, VideoKind::Short), upload(2, VideoKind::Video)];
+                Ok(Channel::new(feed.channel, "a channel", uploads))
+            }
+            _ => fails(UpstreamError::Status(503))(number, feed),
+        });
+        let mirror = Fake::open(|_, feed| found(3, feed));
+        let latest = latest(&first, &[(Source::Mirror, &mirror)]);
+        latest.get(query()).await.outcome.expect("found");
+        let answer = latest.get(anew()).await.outcome.expect("the mirror's");
+        let kinds: Vec<_> = answer.channel().uploads().map(|upload| upload.kind()).collect();
+        assert_eq!(kinds, [VideoKind::Video, VideoKind::Video, VideoKind::Short]);
     };
     soon(test).await;
 }
