@@ -220,7 +220,9 @@ fn reserve_files_for_lookups(config: &mut Config, http: bool) {
     } else {
         0
     };
-    let others = OTHER_FILES + http + config.upstream.pace.concurrency.get();
+    // Each mirror has as many lookups as the upstream.
+    let lookups = config.upstream.pace.concurrency.get() * (1 + config.mirrors.len());
+    let others = OTHER_FILES + http + lookups;
     let left = may_be_open
         .saturating_sub(others)
         .try_into()
