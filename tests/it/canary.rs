@@ -384,7 +384,7 @@ async fn a_404_cached_before_the_outage_counts_as_part_of_it() {
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(9);
 
-/// Answers slowly, and 404.
+/// Answers slowly by the clock of tokio, which its test pauses, and 404.
 struct Slow;
 
 impl Upstream for Slow {

@@ -27,6 +27,7 @@ mod proxies;
 mod serving;
 mod snapshots;
 mod sources;
+mod sources_failing;
 mod starting;
 mod store_file;
 mod store_memory;
