@@ -67,7 +67,8 @@ def read_entry(entry):
         "kind": SHORT if is_short else VIDEO,
         "publish_time": read_time(entry.findtext(f"{ATOM}published")),
         "update_time": read_time(entry.findtext(f"{ATOM}updated")),
-        "thumbnail": thumbnail is not None and (
+        # What a hub pushes has none: every video has this one.
+        "thumbnail": (f"https://i.ytimg.com/vi/{video_id}/hqdefault.jpg", 480, 360) if thumbnail is None else (
             thumbnail.get("url"), int(thumbnail.get("width")), int(thumbnail.get("height"))),
         "view_count": None if statistics is None else int(statistics.get("views")),
     }
