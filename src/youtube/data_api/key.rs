@@ -86,7 +86,7 @@ impl KeyFile {
         let stamp = stamp(&self.path);
         if stamp != self.seen {
             self.seen = stamp;
-            match read(&self.path) {
+            match read_again(&self.path) {
                 Ok(key) => {
                     self.key = key;
                     self.generation += 1;
@@ -115,6 +115,14 @@ fn stamp(path: &Path) -> Option<Stamp> {
         changed,
         changed_nanos,
     ])
+}
+
+/// Reads a file that has changed. A FIFO or a device would block all lookups until somebody writes to it; only the start may wait for that.
+fn read_again(path: &Path) -> io::Result<ApiKey> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file any more"));
+    }
+    read(path)
 }
 
 fn read(path: &Path) -> io::Result<ApiKey> {

@@ -1,5 +1,6 @@
 use std::{
     fs,
+    process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -94,4 +95,18 @@ fn a_file_without_a_key_is_an_error_without_its_content() {
         !error.to_string().contains("secrets") && error.to_string().contains("one word"),
         "{error}"
     );
+}
+
+#[test]
+fn a_file_that_becomes_a_fifo_is_not_waited_for() {
+    let folder = Folder::new();
+    let path = folder.key("first");
+    let mut file = KeyFile::open(path.clone()).expect("a key");
+    fs::remove_file(&path).expect("removed");
+    let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+    assert!(made.success());
+
+    let (key, generation) = file.current();
+
+    assert_eq!((key.header().as_bytes(), generation), (&b"first"[..], 0));
 }
