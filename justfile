@@ -45,6 +45,11 @@ bench-server part='all' *options='':
     target/ci/python/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/blackbox/requirements.txt
     target/ci/python/bin/python benches/server.py {{part}} {{options}}
 
+# The program of a release: target/dist/plaque, optimized by a profile of calls. Two builds of all crates: ten minutes on two cores. Needs
+# `rustup component add llvm-tools`, and h2load.
+dist:
+    benches/dist
+
 # What Python packages CI installs, of what the .in files name: newer ones that these allow, and the hashes of all.
 lock-python:
     for folder in tests/blackbox examples/clients/python; do \

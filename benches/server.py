@@ -9,6 +9,7 @@ open     one cached channel in an open loop (calls at a constant rate): plaque a
 burst    10,000 concurrent callers of a channel that is not cached
 million  hits with one cached channel, and with a million
 watches  100,000 open watches: memory, and the cost of sending an upload to all of them
+training calls of many kinds to plaque alone, for `just dist`; not among `all`
 
 Tables go to standard output, progress to standard error. Needs cargo, go, h2load and the packages in
 tests/blackbox/requirements.txt; builds everything else but plaque. All parts: about half an hour, 4 GB.
@@ -21,7 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench_server import REPOSITORY, answers, burst, hits, million, open_loop, watches
+from bench_server import REPOSITORY, answers, burst, hits, million, open_loop, training, watches
 from bench_server.programs import Programs, build
 from bench_server.report import machine
 
@@ -34,7 +35,7 @@ PARTS = {"hits": hits, "answers": answers, "open": open_loop, "burst": burst, "m
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=[*PARTS, "all"])
+    parser.add_argument("part", choices=[*PARTS, "all", "training"])
     parser.add_argument("--plaque", type=Path, default=REPOSITORY / "target/release/plaque", help="default: the release build")
     parser.add_argument("--target", type=Path, default=REPOSITORY / "target/peers", help="where the peers are built")
     parser.add_argument("--into", type=Path, help="a folder for the tables, a file for each part, and a chart")
@@ -49,12 +50,16 @@ def main():
     args = arguments()
     # Raises SystemExit, so that child processes are killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    for tool, source in TOOLS.items():
+    alone = args.part == "training"
+    for tool, source in {"h2load": TOOLS["h2load"]}.items() if alone else TOOLS.items():
         if not shutil.which(tool):
             sys.exit(f"there is no {tool} in PATH: install {source}")
-    target = build(args.target.resolve())
+    target = args.target.resolve() if alone else build(args.target.resolve())
     with tempfile.TemporaryDirectory(prefix="plaque-bench-") as folder:
         programs = Programs(args.plaque.resolve(), target, Path(folder))
+        if alone:
+            print(training.run(programs, args))
+            return
         environment = machine(programs, args)
         print(environment, flush=True)
         for name in (PARTS if args.part == "all" else [args.part]):
