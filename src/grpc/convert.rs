@@ -59,6 +59,9 @@ pub(super) fn list(
     let token = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
     let token = token.map(PageToken::decode).transpose();
     let token = token.map_err(|InvalidPageToken| RequestError::InvalidPageToken)?;
+    if token.as_ref().is_some_and(|token| !token.is_of(&query)) {
+        return Err(RequestError::InvalidPageToken);
+    }
     Ok((query, size, token))
 }
 

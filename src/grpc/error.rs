@@ -73,7 +73,7 @@ pub enum RequestError {
     #[error("page_size is negative or malformed; expected 1 to 50, or 0 for the default")]
     InvalidPageSize,
     /// `page_token` is not the token of a page.
-    #[error("page_token is not the next_page_token of a page")]
+    #[error("page_token is not the next_page_token of a page of this channel and kind")]
     InvalidPageToken,
     /// `kind` has an unknown value.
     #[error(

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::{Answer, Latest, LookupError, OVERLOAD_PAUSE, Query, map_flight_error};
 use crate::{
     upstream::{Caller, Failure, Feed, Page, UploadPages},
-    video::{Channel, MAX_UPLOADS, Moment, Upload, VideoId},
+    video::{Channel, Kind, MAX_UPLOADS, Moment, VideoId},
 };
 
 /// The most pages of the source that are read for one of ours: some of its uploads may be newer than where the last page ended.
@@ -63,12 +63,13 @@ impl OlderUploads {
     }
 }
 
-/// Where the next page begins: after an upload.
+/// Where the next page of a feed begins: after an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageToken {
+    feed: Feed,
     after: VideoId,
     published: Moment,
-    /// The page of the source that has what comes next. `None`: its first.
+    /// The page of the source that has what comes next; empty for its first. `None`: the entry may have it.
     page: Option<String>,
 }
 
@@ -80,8 +81,23 @@ impl PageToken {
     /// The token as text.
     #[must_use]
     pub fn encode(&self) -> String {
-        let page = self.page.as_deref().unwrap_or_default();
-        BASE64_URL_SAFE_NO_PAD.encode(format!("{} {} {page}", self.after, self.published.to_nanos()))
+        let Self { feed, after, .. } = self;
+        let kind = match feed.kind {
+            None => "all",
+            Some(Kind::Video) => "videos",
+            Some(Kind::Short) => "shorts",
+        };
+        let mut text = format!("{} {kind} {after} {}", feed.channel, self.published.to_nanos());
+        if let Some(page) = &self.page {
+            text = format!("{text} {page}");
+        }
+        BASE64_URL_SAFE_NO_PAD.encode(text)
+    }
+
+    /// Whether it is of a list of these uploads.
+    #[must_use]
+    pub fn is_of(&self, query: &Query) -> bool {
+        (self.feed.channel, self.feed.kind) == (query.channel, query.kind)
     }
 
     /// Parses a token.
@@ -93,12 +109,20 @@ impl PageToken {
         let decoded = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
         let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
         let decoded = decoded.ok_or(InvalidPageToken)?;
-        let mut parts = decoded.splitn(3, ' ');
+        let mut parts = decoded.splitn(5, ' ');
         let mut part = || parts.next().ok_or(InvalidPageToken);
+        let channel = part()?.parse().map_err(|_| InvalidPageToken)?;
+        let kind = match part()? {
+            "all" => None,
+            "videos" => Some(Kind::Video),
+            "shorts" => Some(Kind::Short),
+            _ => return Err(InvalidPageToken),
+        };
         Ok(Self {
+            feed: Feed { channel, kind },
             after: part()?.parse().map_err(|_| InvalidPageToken)?,
             published: Moment::from_nanos(part()?.parse().map_err(|_| InvalidPageToken)?),
-            page: Some(part()?.to_owned()).filter(|page| !page.is_empty()),
+            page: parts.next().map(str::to_owned),
         })
     }
 }
@@ -161,6 +185,10 @@ impl Latest {
         let last = indices.last().and_then(|index| channel.upload(*index));
         let next = last.filter(|_| has_more || self.pages.is_some() && channel.is_full());
         let next = next.map(|last| PageToken {
+            feed: Feed {
+                channel: query.channel,
+                kind: query.kind,
+            },
             after: last.id(),
             published: last.moment(),
             page: None,
@@ -188,15 +216,16 @@ impl Latest {
             channel: query.channel,
             kind: query.kind,
         };
-        let mut page = token.page.clone();
+        let mut page = token.page.filter(|page| !page.is_empty());
         for _ in 0..MAX_PAGES {
             let loaded = source.page(feed, page.clone(), caller).await?;
             let mut uploads = loaded.uploads;
-            let is_older = |upload: &Upload| {
-                let published = Moment::new(upload.published);
-                upload.id != token.after && published <= token.published
-            };
-            uploads.retain(is_older);
+            match uploads.iter().position(|upload| upload.id == token.after) {
+                // By its place, since others may be of the same second.
+                Some(last) => drop(uploads.drain(..=last)),
+                // The upload is in the page before, or is gone.
+                None => uploads.retain(|upload| Moment::new(upload.published) <= token.published),
+            }
             let has_more = uploads.len() > size;
             uploads.truncate(size);
             if uploads.is_empty() && loaded.next.is_some() {
@@ -205,13 +234,10 @@ impl Latest {
             }
             let next = uploads.last().filter(|_| has_more || loaded.next.is_some());
             let next = next.map(|last| PageToken {
+                feed,
                 after: last.id,
                 published: Moment::new(last.published),
-                page: if has_more {
-                    page.clone()
-                } else {
-                    loaded.next.clone()
-                },
+                page: Some(if has_more { page } else { loaded.next }.unwrap_or_default()),
             });
             let channels = uploads.chunks(MAX_UPLOADS).map(|uploads| {
                 let channel = Channel::new(query.channel, &loaded.title, uploads.to_vec());

@@ -21,6 +21,7 @@ mod http;
 mod http_ports;
 mod kinds;
 mod limits;
+mod lists;
 mod metrics;
 mod overload;
 mod program;
