@@ -202,11 +202,7 @@ impl Latest {
             .await;
         match (&reply.outcome, query.kind) {
             (Err(LookupError::NoUploads { .. }), Some(_)) => {
-                let feed = Feed {
-                    channel: query.channel,
-                    kind: query.kind,
-                };
-                self.answer(query, feed, Purpose::Awaited, caller).await
+                self.answer(query, query.feed(), Purpose::Awaited, caller).await
             }
             _ => reply,
         }

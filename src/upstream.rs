@@ -158,6 +158,33 @@ pub struct Feed {
     pub kind: Option<Kind>,
 }
 
+impl Feed {
+    /// Its name in keys, messages and tokens.
+    #[must_use]
+    pub fn tag(self) -> String {
+        let kind = match self.kind {
+            None => "all",
+            Some(Kind::Video) => "video",
+            Some(Kind::Short) => "short",
+        };
+        format!("{}/{kind}", self.channel)
+    }
+
+    /// The inverse of [`tag`](Self::tag).
+    #[must_use]
+    pub fn from_tag(tag: &str) -> Option<Self> {
+        let (channel, kind) = tag.split_once('/')?;
+        let kind = match kind {
+            "all" => None,
+            "video" => Some(Kind::Video),
+            "short" => Some(Kind::Short),
+            _ => return None,
+        };
+        let channel = channel.parse().ok()?;
+        Some(Self { channel, kind })
+    }
+}
+
 impl From<ChannelId> for Feed {
     /// The channel's own feed.
     fn from(channel: ChannelId) -> Self {

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::{Answer, Latest, LookupError, OVERLOAD_PAUSE, Query, map_flight_error};
 use crate::{
     upstream::{Caller, Failure, Feed, Page, UploadPages},
-    video::{Channel, Kind, MAX_UPLOADS, Moment, VideoId},
+    video::{Channel, MAX_UPLOADS, Moment, VideoId},
 };
 
 /// The most pages of the source that are read for one of ours: some of its uploads may be newer than where the last page ended.
@@ -82,12 +82,7 @@ impl PageToken {
     #[must_use]
     pub fn encode(&self) -> String {
         let Self { feed, after, .. } = self;
-        let kind = match feed.kind {
-            None => "all",
-            Some(Kind::Video) => "videos",
-            Some(Kind::Short) => "shorts",
-        };
-        let mut text = format!("{} {kind} {after} {}", feed.channel, self.published.to_nanos());
+        let mut text = format!("{} {after} {}", feed.tag(), self.published.to_nanos());
         if let Some(page) = &self.page {
             text = format!("{text} {page}");
         }
@@ -97,7 +92,7 @@ impl PageToken {
     /// Whether it is of a list of these uploads.
     #[must_use]
     pub fn is_of(&self, query: &Query) -> bool {
-        (self.feed.channel, self.feed.kind) == (query.channel, query.kind)
+        self.feed == query.feed()
     }
 
     /// Parses a token.
@@ -109,17 +104,10 @@ impl PageToken {
         let decoded = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
         let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
         let decoded = decoded.ok_or(InvalidPageToken)?;
-        let mut parts = decoded.splitn(5, ' ');
+        let mut parts = decoded.splitn(4, ' ');
         let mut part = || parts.next().ok_or(InvalidPageToken);
-        let channel = part()?.parse().map_err(|_| InvalidPageToken)?;
-        let kind = match part()? {
-            "all" => None,
-            "videos" => Some(Kind::Video),
-            "shorts" => Some(Kind::Short),
-            _ => return Err(InvalidPageToken),
-        };
         Ok(Self {
-            feed: Feed { channel, kind },
+            feed: Feed::from_tag(part()?).ok_or(InvalidPageToken)?,
             after: part()?.parse().map_err(|_| InvalidPageToken)?,
             published: Moment::from_nanos(part()?.parse().map_err(|_| InvalidPageToken)?),
             page: parts.next().map(str::to_owned),
@@ -185,10 +173,7 @@ impl Latest {
         let last = indices.last().and_then(|index| channel.upload(*index));
         let next = last.filter(|_| has_more || self.pages.is_some() && channel.is_full());
         let next = next.map(|last| PageToken {
-            feed: Feed {
-                channel: query.channel,
-                kind: query.kind,
-            },
+            feed: query.feed(),
             after: last.id(),
             published: last.moment(),
             page: None,
@@ -212,10 +197,7 @@ impl Latest {
         let Some(source) = &self.pages else {
             return Ok(Listed::empty());
         };
-        let feed = Feed {
-            channel: query.channel,
-            kind: query.kind,
-        };
+        let feed = query.feed();
         let mut page = token.page.filter(|page| !page.is_empty());
         for _ in 0..MAX_PAGES {
             let loaded = source.page(feed, page.clone(), caller).await?;

@@ -24,6 +24,16 @@ pub struct Query {
     pub max_age: Option<Duration>,
 }
 
+impl Query {
+    /// The list of its uploads, of one kind if it asks for one.
+    pub(super) fn feed(&self) -> Feed {
+        Feed {
+            channel: self.channel,
+            kind: self.kind,
+        }
+    }
+}
+
 /// The reply to a [`Query`].
 #[derive(Clone, Debug)]
 pub struct Reply {

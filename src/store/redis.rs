@@ -137,7 +137,7 @@ impl Shared {
         let most = codec::MAX_BYTES.to_string();
         let loaded: Result<Option<Stored>, _> = self
             .sessions
-            .run(&scripts::LOAD, &scripts::tag(feed), &[most.as_bytes()])
+            .run(&scripts::LOAD, &feed.tag(), &[most.as_bytes()])
             .await;
         let entry = match loaded {
             Ok(None) => Ok(None),
@@ -156,7 +156,7 @@ impl Shared {
     }
 
     async fn lease(&self, feed: Feed) -> Lease {
-        let (began, tag) = (Instant::now(), scripts::tag(feed));
+        let (began, tag) = (Instant::now(), feed.tag());
         // Subscribe first: the message may come before the reply.
         let waiter = self.subscription.wait(feed);
         let (lasts, remembered) = lease_arguments(self.lease);
@@ -209,10 +209,7 @@ impl Shared {
             self.sessions.update_channel(),
             message.as_bytes(),
         ];
-        let saved = self
-            .sessions
-            .run(&scripts::SAVE, &scripts::tag(feed), &arguments)
-            .await;
+        let saved = self.sessions.run(&scripts::SAVE, &feed.tag(), &arguments).await;
         // Not earlier: others would find neither a lease nor an entry.
         drop(lease);
         let outcome = saved.map(|newer: bool| if newer { Outcome::Ok } else { Outcome::Miss });

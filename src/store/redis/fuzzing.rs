@@ -6,12 +6,11 @@ use futures_util::FutureExt as _;
 
 use super::{
     decode,
-    scripts::{tag, tagged},
     subscription::{Event, Subscription},
 };
 use crate::{
     store::{RemoteUpdate, codec::fuzzing::check_entry},
-    upstream::fuzzing::feed,
+    upstream::{Feed, fuzzing::feed},
 };
 
 /// Fuzzes a message of another replica or, after a zero byte, a reply of `load.lua`: the feed's number, the milliseconds since the entry
@@ -27,7 +26,7 @@ fn receive(message: &[u8]) {
     let subscription = Subscription::new();
     let mut updates = subscription.updates();
     let fields: Vec<&str> = str::from_utf8(message).unwrap_or("").split(' ').collect();
-    let about = fields.get(2).and_then(|name| tagged(name));
+    let about = fields.get(2).and_then(|name| Feed::from_tag(name));
     let mut waiter = subscription.wait(about.unwrap_or(feed(0)));
 
     subscription.receive(message);
@@ -43,7 +42,7 @@ fn receive(message: &[u8]) {
     assert_eq!(saved, expected.map(RemoteUpdate::Saved));
     assert_eq!(updates.try_recv().ok(), None, "more than one");
     if let Some(feed) = about {
-        assert_eq!(tag(feed), fields[2], "two names of one feed");
+        assert_eq!(feed.tag(), fields[2], "two names of one feed");
         let other = Subscription::new();
         let mut updates = subscription.updates();
         subscription.receive(other.message(Event::Saved, feed).as_bytes());

@@ -4,8 +4,6 @@ use std::{fmt, str::FromStr, sync::LazyLock};
 
 use redis::{Cmd, Script, cmd};
 
-use crate::{upstream::Feed, video::Kind};
-
 /// The version of the format of keys, entries and messages. Replicas with different versions share nothing, and do not disturb each other.
 const VERSION: u32 = 1;
 
@@ -102,27 +100,4 @@ impl Prefix {
     pub(super) fn channel(&self, name: &str) -> String {
         format!("{self}:{VERSION}:{name}")
     }
-}
-
-/// A feed's name in keys and messages.
-pub(super) fn tag(feed: Feed) -> String {
-    let kind = match feed.kind {
-        None => "all",
-        Some(Kind::Video) => "video",
-        Some(Kind::Short) => "short",
-    };
-    format!("{}/{kind}", feed.channel)
-}
-
-/// The inverse of [`tag`].
-pub(super) fn tagged(tag: &str) -> Option<Feed> {
-    let (channel, kind) = tag.split_once('/')?;
-    let kind = match kind {
-        "all" => None,
-        "video" => Some(Kind::Video),
-        "short" => Some(Kind::Short),
-        _ => return None,
-    };
-    let channel = channel.parse().ok()?;
-    Some(Feed { channel, kind })
 }

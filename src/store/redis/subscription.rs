@@ -12,7 +12,6 @@ use tokio::sync::{
     futures::OwnedNotified,
 };
 
-use super::scripts::{tag, tagged};
 use crate::{store::RemoteUpdate, upstream::Feed};
 
 /// Most feeds that can be waited for at once. Further waiters get no message, and ask again when the lease should have expired.
@@ -64,7 +63,7 @@ impl Subscription {
     }
 
     pub(super) fn message(&self, event: Event, feed: Feed) -> String {
-        format!("{} {} {}", event.name(), self.instance, tag(feed))
+        format!("{} {} {}", event.name(), self.instance, feed.tag())
     }
 
     /// Handles a message. Ignores malformed ones.
@@ -72,9 +71,11 @@ impl Subscription {
         let Some(mut fields) = str::from_utf8(message).ok().map(|text| text.split(' ')) else {
             return;
         };
-        let (Some(event), Some(instance), Some(feed)) =
-            (fields.next(), fields.next(), fields.next().and_then(tagged))
-        else {
+        let (Some(event), Some(instance), Some(feed)) = (
+            fields.next(),
+            fields.next(),
+            fields.next().and_then(Feed::from_tag),
+        ) else {
             return;
         };
         if event == Event::Saved.name() && instance != self.instance {
