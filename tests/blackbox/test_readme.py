@@ -13,6 +13,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from itertools import chain
+from urllib.parse import urlsplit
 
 from support import ENVIRONMENT, REPOSITORY
 
@@ -192,10 +193,21 @@ def test_links_lead_somewhere():
     assert list(chain.from_iterable(broken_links(REPOSITORY / name) for name in listed)) == []
 
 
-def test_the_book_has_every_page():
+def test_the_book_is_whole(tmp_path):
     summary = (REPOSITORY / "docs" / "SUMMARY.md").read_text()
     pages = [str(page.relative_to(REPOSITORY / "docs")) for page in (REPOSITORY / "docs").rglob("*.md")]
     assert sorted(pages) == sorted([*re.findall(r"\]\((.*?)\)", summary), "SUMMARY.md"])
+    subprocess.run(["mdbook", "build", REPOSITORY / "docs", "--dest-dir", tmp_path], check=True)
+    book = {page: page.read_text() for page in tmp_path.rglob("*.html") if page.name not in {"404.html", "print.html", "toc.html"}}
+    assert len(book) == len(pages)  # without SUMMARY, with index.html
+    for page, text in book.items():
+        for url in re.findall(r'(?:href|src)="([^"]+)"', text):
+            place = urlsplit(url)
+            target = (page.parent / place.path).resolve() if place.path else page
+            if place.scheme in {"", "file"}:
+                assert target.exists(), f"{page.name}: {url}"
+            if place.fragment and target in book:
+                assert f'id="{place.fragment}"' in book[target], f"{page.name}: {url}"
 
 
 def test_the_readme_is_short():
