@@ -55,6 +55,10 @@ release *options='':
     .ci/run
     deploy/release {{options}}
 
+# README.md's pictures, from runs of target/dist/plaque: two minutes. Needs chromium, grpcurl and jq, as `.ci/run` installs them.
+pictures:
+    PATH=$PWD/target/ci/bin:$PATH target/ci/python/bin/python docs/pictures/make.py
+
 # What Python packages CI installs, of what the .in files name: newer ones that these allow, and the hashes of all.
 lock-python:
     for folder in tests/blackbox examples/clients/python; do \
