@@ -16,6 +16,9 @@ use crate::{
     video::{Moment, Upload, VideoId},
 };
 
+/// Where the page after this one begins, and the position in each of the source's lists.
+type Next = (Place, Vec<Position>);
+
 /// What is loaded of a source's lists for one page of ours.
 pub(super) struct Scan {
     place: Place,
@@ -88,7 +91,7 @@ impl Scan {
     }
 
     /// The next `size` uploads at most, the channel's title, and where it goes on after them; `None` if there is no more.
-    pub(super) fn finish(mut self, size: usize) -> (Vec<Upload>, String, Option<(Place, Vec<Position>)>) {
+    pub(super) fn finish(mut self, size: usize) -> (Vec<Upload>, String, Option<Next>) {
         let mut uploads = self.ready();
         if uploads.is_empty() {
             // As far as can be told without more pages: so many are of one second.
