@@ -74,7 +74,7 @@ proptest! {
         let message = response(&answer);
         prop_assert_eq!(written, message.encode_to_vec());
         let json = proto::to_json("GetLatestVideoResponse", &message);
-        prop_assert_eq!(json::answer::to_json(&answer), json.expect("JSON") + "\n");
+        prop_assert_eq!(json::answer::to_json(&answer).0, (json.expect("JSON") + "\n").into_bytes());
 
         let error = LookupError::ChannelNotFound(id);
         let outcomes = [("", Err(&error)), ("one", Ok(&answer)), (&title, Err(&error))];
