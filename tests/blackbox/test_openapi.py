@@ -1,6 +1,7 @@
 """/openapi.json: valid by a public validator, and true of what the JSON API answers."""
 
 import json
+import re
 import urllib.error
 import urllib.request
 
@@ -54,7 +55,7 @@ def check(document, path, status, headers, body):
 
 def test_it_is_true_of_every_path(api):
     document, address = api
-    paths = {path for path in document["paths"]}
+    paths = set(document["paths"])
     assert paths == {"/v1/channels/{channel_id}/latest-video", "/v1/channels/{channel_id}/uploads"}
     for path in paths:
         operation = document["paths"][path]["get"]
@@ -63,6 +64,9 @@ def test_it_is_true_of_every_path(api):
             status, headers, body = get(url)
             assert status == expected, body
             check(document, path, status, headers, body)
+        pattern = next(one for one in operation["parameters"] if one["in"] == "path")["schema"]["pattern"]
+        for name, is_named in [(KURZGESAGT, True), ("@a.b", True), ("@çok", True), ("@.", False), ("@a/b", False), ("UC-", False)]:
+            assert bool(re.search(pattern, name)) == is_named, name
         queries = [parameter for parameter in operation["parameters"] if parameter["in"] == "query"]
         for query in queries:
             url = f"{address}{path.replace('{channel_id}', KURZGESAGT)}?{query['name']}={VALUES[query['name']]}"
