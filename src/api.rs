@@ -209,12 +209,13 @@ pub(crate) async fn serve(
             match channel_of_plain_path(&request).map(str::to_owned) {
                 Some(channel_id) => {
                     let api = Arc::clone(&api);
-                    Either::Left(async move {
+                    // Boxed, since it is moved several times: all that a lookup waits for is in it.
+                    Either::Left(Box::pin(async move {
                         let answer = api
                             .http
                             .latest_video(peer, request.headers(), channel_id, Vec::new());
                         api.limited(pin!(answer)).await
-                    })
+                    }))
                 }
                 None => Either::Right(handle_by_router(peer, request)),
             }

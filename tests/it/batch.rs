@@ -14,7 +14,7 @@ use plaque::{
 use prost::Message as _;
 use tokio::{runtime::Handle, time::Instant};
 use tonic::{Code, Request, Response, Status};
-use tonic_types::{RpcStatusExt as _, StatusExt as _, pb};
+use tonic_types::{ErrorDetails, RpcStatusExt as _, StatusExt as _, pb};
 
 use crate::{
     stores,
@@ -114,8 +114,8 @@ async fn a_failure_has_the_status_of_a_call_for_its_channel() {
         };
         assert_eq!(types(&own), types(&of_call));
         let details = own.get_error_details();
-        assert_eq!(details.error_info(), call.get_error_details().error_info());
-        assert_eq!(details.bad_request(), call.get_error_details().bad_request());
+        let info = |details: &ErrorDetails| format!("{:?}{:?}", details.error_info(), details.bad_request());
+        assert_eq!(info(&details), info(&call.get_error_details()));
         // How long is left differs between calls.
         let retry = details.retry_info().and_then(|retry| retry.retry_delay);
         assert_eq!(

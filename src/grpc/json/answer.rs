@@ -91,16 +91,17 @@ impl JsonWriter {
 
     /// A string, which is omitted if empty, as protobuf JSON omits default values.
     fn string(&mut self, key: &str, parts: &[&str]) {
-        // Checks all bytes, which is faster than stopping at the first match.
-        let escape = |byte| byte < b' ' || matches!(byte, b'"' | b'\\');
-        let any = |part: &&str| part.bytes().fold(false, |any, byte| any | escape(byte));
         if parts.iter().all(|part| part.is_empty()) {
             return;
         }
-        if parts.iter().any(any) {
+        let begin = self.0.len();
+        self.plain_string(key, parts);
+        // Few strings need escapes, which is seen soonest when they are in one piece.
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let end = self.0.len() - 1;
+        if needs_escapes(&self.0[end - length..end]) {
+            self.0.truncate(begin);
             self.value(key, &serde_json::Value::from(parts.concat()).to_string());
-        } else {
-            self.plain_string(key, parts);
         }
     }
 
@@ -118,19 +119,23 @@ impl JsonWriter {
             return;
         };
         let mut text = *b"0000-00-00T00:00:00.000000000";
-        let mut digits = |places: std::ops::Range<usize>, mut number: u32| {
-            for digit in text[places].iter_mut().rev() {
-                *digit = b'0' + (number % 10) as u8;
-                number /= 10;
+        let year = time.year().unsigned_abs();
+        let (date, clock) = ([year / 100, year % 100, time.month(), time.day()], time.time());
+        let clock = [clock.hour(), clock.minute(), clock.second()];
+        for (at, number) in [0, 2, 5, 8, 11, 14, 17]
+            .into_iter()
+            .zip(date.into_iter().chain(clock))
+        {
+            text[at] = b'0' + (number / 10) as u8;
+            text[at + 1] = b'0' + (number % 10) as u8;
+        }
+        let mut fraction = time.nanosecond();
+        if fraction > 0 {
+            for digit in text[20..].iter_mut().rev() {
+                *digit = b'0' + (fraction % 10) as u8;
+                fraction /= 10;
             }
-        };
-        digits(0..4, time.year().unsigned_abs());
-        digits(5..7, time.month());
-        digits(8..10, time.day());
-        digits(11..13, time.hour());
-        digits(14..16, time.minute());
-        digits(17..19, time.second());
-        digits(20..29, time.nanosecond());
+        }
         let length = match time.nanosecond() {
             0 => 19,
             nanos if nanos % 1_000_000 == 0 => 23,
@@ -149,4 +154,14 @@ impl JsonWriter {
         self.0.extend_from_slice(key.as_bytes());
         self.0.extend_from_slice(value.as_bytes());
     }
+}
+
+/// Whether a JSON string with this text has escapes. Checks all bytes, many at once, which is faster than stopping at the first match.
+fn needs_escapes(text: &[u8]) -> bool {
+    let any = |bytes: &[u8]| {
+        let escape = |byte: &u8| *byte < b' ' || matches!(byte, b'"' | b'\\');
+        bytes.iter().fold(false, |any, byte| any | escape(byte))
+    };
+    let (chunks, rest) = text.as_chunks::<16>();
+    chunks.iter().any(|chunk| any(chunk)) || any(rest)
 }
