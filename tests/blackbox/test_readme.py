@@ -169,6 +169,14 @@ def test_python_gets_an_answer_as_it_says(plaque, capsys):
     assert capsys.readouterr().out == "What is El Niño? https://www.youtube.com/shorts/N2FOxjtv5ns\n"
 
 
+def test_errors_are_those_of_the_proto():
+    proto = (REPOSITORY / "proto" / "plaque" / "v1" / "latest_video.proto").read_text()
+    stated = dict(re.findall(r"^//     ([A-Z_]+) +([A-Z_]+)  ", proto, re.M))
+    rows = re.findall(r"^\| (`[A-Z_]+`.*?) \| `([A-Z_]+)` \|", (REPOSITORY / "docs" / "errors.md").read_text(), re.M)
+    assert {reason: code for reasons, code in rows for reason in re.findall(r"[A-Z_]+", reasons)} == stated
+    assert len(stated) > 20
+
+
 def anchors(page):
     """What GitHub and mdBook let one link to: headings, in lower case, without punctuation, with hyphens for spaces."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
