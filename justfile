@@ -50,6 +50,10 @@ bench-server part='all' *options='':
 dist:
     benches/dist
 
+# README.md's pictures, from runs of target/release/plaque: two minutes. Needs chromium, grpcurl and jq, as `.ci/run` installs them.
+pictures:
+    PATH=$PWD/target/ci/bin:$PATH target/ci/python/bin/python docs/pictures/make.py
+
 # What Python packages CI installs, of what the .in files name: newer ones that these allow, and the hashes of all.
 lock-python:
     for folder in tests/blackbox examples/clients/python; do \
