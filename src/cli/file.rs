@@ -93,10 +93,9 @@ fn entry(serve: &Command, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Ent
         DeValue::Array(several) if matches!(arg.get_action(), ArgAction::Append) => {
             let values = several.iter().map(|value| scalar(value.get_ref()));
             let values: Option<Vec<_>> = values.collect();
-            (
-                values.ok_or_else(|| format!("{key}: expected texts in the array"))?,
-                true,
-            )
+            let values = values.ok_or_else(|| format!("{key}: expected texts in the array"))?;
+            let is_set = !values.is_empty();
+            (values, is_set)
         }
         value => {
             let one = scalar(value);

@@ -52,7 +52,8 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_STALE_WHILE_REVALIDATE", default_value = "10m", value_name = "DURATION", value_parser = values::duration)]
     stale_while_revalidate: Duration,
 
-    /// The memory for cached channels (about 3 KiB each); those least in demand are evicted
+    /// The memory for cached channels (about 3 KiB each); those least in demand are evicted. A sixteenth is for channels that were never
+    /// found, which cannot evict others
     #[arg(long, env = "PLAQUE_CACHE_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = values::bytes)]
     cache_bytes: u64,
 
