@@ -52,7 +52,9 @@ pub(super) fn run(args: &Args) -> Outcome {
 /// What an entry sets, if that is not the default.
 fn difference(program: &Command, entry: &file::Entry) -> Option<String> {
     let flag = program.find_subcommand("serve")?;
-    let flag = flag.get_opts().find(|arg| arg.get_long() == Some(&entry.name))?;
+    let flag = flag
+        .get_arguments()
+        .find(|arg| arg.get_long() == Some(&entry.name))?;
     if entry.arguments().is_empty() {
         return None;
     }

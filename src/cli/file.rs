@@ -76,7 +76,8 @@ fn serve() -> Command {
 
 /// The flags that a file may set.
 fn settings(serve: &Command) -> impl Iterator<Item = &Arg> {
-    serve.get_opts().filter(|arg| arg.get_long() != Some("config"))
+    let flags = serve.get_arguments().filter(|arg| !arg.is_positional());
+    flags.filter(|arg| arg.get_long() != Some("config"))
 }
 
 fn entry(serve: &Command, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Entry, String> {

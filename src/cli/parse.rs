@@ -84,7 +84,7 @@ fn from_file(program: &Command, given: &[OsString]) -> Result<Vec<String>, Strin
 
 fn is_given(program: &Command, serve: &ArgMatches, name: &str) -> bool {
     let command = program.find_subcommand("serve");
-    let flag = command.and_then(|serve| serve.get_opts().find(|arg| arg.get_long() == Some(name)));
+    let flag = command.and_then(|serve| serve.get_arguments().find(|arg| arg.get_long() == Some(name)));
     let source = flag
         .map(Arg::get_id)
         .and_then(|id| serve.value_source(id.as_str()));

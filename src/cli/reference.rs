@@ -2,16 +2,17 @@
 
 use std::fmt::Write as _;
 
-use clap::{Arg, ArgAction, Command, builder::PossibleValue};
+use clap::{Arg, ArgAction, Command, CommandFactory as _, builder::PossibleValue};
 
-use super::{flags, notes};
+use super::{Cli, flags, notes};
 
 const INTRODUCTION: &str = "# Flags
 
 Made from the texts of `plaque --help` (`PLAQUE_WRITE_FLAGS=1 cargo test --test it flags_page`); do not edit.
 
 Each flag can also be set by an environment variable, named below, and those of `plaque serve` in a file (`--config FILE`, TOML): the name \
-without the dashes, as in `fresh-for = \"30s\"`. The command line comes before the environment, the environment before the file.
+without the dashes, as in `fresh-for = \"30s\"`. The command line comes before the environment, the environment before the file. `--color auto`, `always` or `never` (`PLAQUE_COLOR`) is a flag \
+of every command.
 ";
 
 /// The page, in Markdown.
@@ -20,12 +21,16 @@ pub fn flags_page() -> String {
     let mut program = flags::program().disable_help_subcommand(true);
     program.build();
     let mut page = INTRODUCTION.to_owned();
-    let commands = program.get_subcommands().flat_map(|command| {
-        let nested = command.get_subcommands();
-        std::iter::once(command).chain(nested)
-    });
+    // As in the help: `program` has them in another order.
+    let order = Cli::command();
+    let commands = order
+        .get_subcommands()
+        .filter_map(|command| program.find_subcommand(command.get_name()));
     for command in commands {
         add_command(&mut page, command);
+        command
+            .get_subcommands()
+            .for_each(|nested| add_command(&mut page, nested));
     }
     page
 }
@@ -41,8 +46,9 @@ fn add_command(page: &mut String, command: &Command) {
         let id = id.map_or("", |id| id.as_str());
         let _ = write!(page, "\n- `{id}`: {}\n", text(&help(positional)));
     }
-    let shown = |arg: &&Arg| !matches!(arg.get_id().as_str(), "help" | "version");
-    let mut flags: Vec<&Arg> = command.get_opts().filter(shown).collect();
+    let shown = |arg: &&Arg| !matches!(arg.get_id().as_str(), "help" | "version" | "color");
+    let flags = command.get_arguments().filter(|arg| !arg.is_positional());
+    let mut flags: Vec<&Arg> = flags.filter(shown).collect();
     let mut headings: Vec<_> = vec![];
     for heading in flags.iter().map(|flag| flag.get_help_heading()) {
         if !headings.contains(&heading) {
@@ -114,6 +120,7 @@ fn help(arg: &Arg) -> String {
 
 /// A help text as Markdown: what would be taken for HTML, emphasis or a link is not.
 fn text(help: &str) -> String {
+    let help = help.replace("\n  ", "\n- ").replace(":\n- ", ":\n\n- ");
     let mut text = String::with_capacity(help.len());
     for c in help.chars() {
         if matches!(c, '<' | '*' | '_' | '[') {
