@@ -363,7 +363,8 @@ class Plaque:
     def __init__(self, program):
         self.program = program
         if {"json", "--log-format=json"} & set(program.command):
-            record = wait_until(self.listening, "the record of where plaque listens")
+            wait_until(self.listening, "the record of where plaque listens")
+            record = self.listening()
             self.address, self.admin = record["grpc"], f"http://{record['admin']}"
             self.http = f"http://{record['http']}" if "http" in record else None
         else:

@@ -24,7 +24,7 @@ CASES = {
     "refused": ({"mode": "status:429", "api_mode": "keyInvalid"}, ["get", KURZGESAGT], 75),
     "spell, with a key": (IN_A_SPELL, ["get", KURZGESAGT, "@scishow"], 0),
     "spell, with a key, not found": (IN_A_SPELL, ["get", UNKNOWN], 3),
-    "spell, with a key that is used up": (IN_A_SPELL | {"api_mode": "quotaExceeded"}, ["get", KURZGESAGT], 75),
+    "spell, with a key that is used up": (IN_A_SPELL | {"api_mode": "quotaExceeded"}, ["get", KURZGESAGT], 3),
     "hanging": ({"mode": "hang", "api_mode": "hang"}, ["get", KURZGESAGT], 75),
     "hanging for longer than wanted": ({"mode": "hang"}, ["get", "--timeout", "500ms", KURZGESAGT], 75),
     "list": ({}, ["list", KURZGESAGT, "@scishow", UNKNOWN], 3),
@@ -134,7 +134,7 @@ def test_the_units_of_a_day_are_counted_in_the_file(remembering, origin, setting
     origin.control(**IN_A_SPELL)
     asked = ["--youtube-api-quota", "2", "--max-age", "0s", *settings]
     codes = [remembering(*asked, channel).returncode for channel in (KURZGESAGT, SCISHOW)]
-    assert codes[-1] == 75 and origin.stats()["api"]["units"] <= 2, (codes, origin.stats())
+    assert codes[-1] == 3 and origin.stats()["api"]["units"] <= 2, (codes, origin.stats())
 
 
 @pytest.mark.parametrize("path, advice", [("", "is a folder"), ("no/such/folder", "cannot open the store")])
