@@ -1,6 +1,6 @@
 """Makes the pictures of README.md from real runs: the status page as Chromium shows it, and a terminal session as an SVG.
 
-    just pictures        # with the program of a release, target/release/plaque; another: docs/pictures/make.py --plaque FILE
+    just pictures        # with the program of a release, target/dist/plaque; another: docs/pictures/make.py --plaque FILE
 
 What is asked is the origin of the black-box tests, which imitates YouTube; its uploads of today are made up.
 """
@@ -197,9 +197,9 @@ def terminal(bench):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--plaque", type=Path, default=HERE.parents[1] / "target" / "release" / "plaque")
+    parser.add_argument("--plaque", type=Path, default=HERE.parents[1] / "target" / "dist" / "plaque")
     program = parser.parse_args().plaque.resolve()
-    assert program.exists(), f"no {program}: `cargo build --release`"
+    assert program.exists(), f"no {program}: `cargo build --profile dist`"
     bench = Bench(program, shutil.which("grpcurl"), None, {})
     terminal(bench)
     status_page(bench)

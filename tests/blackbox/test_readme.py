@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from support import ENVIRONMENT, REPOSITORY
 
-# What .ci/run runs by itself: it builds, and these would build again.
-RUN_BY_CI = {"cargo run --release -- demo", "cargo test"}
+# What .ci/run runs by itself, with the build that it has: these would build again.
+RUN_BY_CI = {"cargo run --release -- demo": "cargo run --profile dist -- demo", "cargo test": "cargo test"}
 
 # What CI cannot run here: containers; and what would build plaque, or install it.
 NOT_RUN = re.compile(r"docker |cargo install |sudo ")
@@ -142,7 +142,7 @@ def test_every_command_does_what_it_says(bench, tmp_path, note):
         (tmp_path / "bin" / "grpcurl").symlink_to(bench.grpcurl_program)
         for command in chain.from_iterable(map(commands, PAGES)):
             if command.text in RUN_BY_CI:
-                assert f"step {command.text}\n" in ci, ".ci/run"
+                assert f"step {RUN_BY_CI[command.text]}\n" in ci, ".ci/run"
                 continue
             if NOT_RUN.match(command.text):
                 continue
@@ -167,6 +167,14 @@ def test_python_gets_an_answer_as_it_says(plaque, capsys):
     code = re.search(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.S).group(1)
     exec(code.replace("127.0.0.1:3779", plaque.address))  # `support` has generated the modules that it imports
     assert capsys.readouterr().out == "What is El Niño? https://www.youtube.com/shorts/N2FOxjtv5ns\n"
+
+
+def test_errors_are_those_of_the_proto():
+    proto = (REPOSITORY / "proto" / "plaque" / "v1" / "latest_video.proto").read_text()
+    stated = dict(re.findall(r"^//     ([A-Z_]+) +([A-Z_]+)  ", proto, re.M))
+    rows = re.findall(r"^\| (`[A-Z_]+`.*?) \| `([A-Z_]+)` \|", (REPOSITORY / "docs" / "errors.md").read_text(), re.M)
+    assert {reason: code for reasons, code in rows for reason in re.findall(r"[A-Z_]+", reasons)} == stated
+    assert len(stated) > 20
 
 
 def anchors(page):
