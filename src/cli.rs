@@ -10,6 +10,7 @@ mod man;
 mod pem;
 mod serve;
 mod show;
+mod shown;
 mod sources;
 mod values;
 mod watch;
@@ -92,7 +93,13 @@ fn parse() -> Result<Cli, clap::Error> {
         let checked = direct::check(command, flags);
         checked.map_err(|message| command.error(ErrorKind::ArgumentConflict, message))?;
     }
-    Cli::from_arg_matches(&arguments)
+    let mut cli = Cli::from_arg_matches(&arguments)?;
+    if let (Command::Serve(args), Some((name, flags))) = (&mut cli.command, arguments.subcommand())
+        && let Some(command) = Cli::command().find_subcommand(name)
+    {
+        args.shown = shown::settings(command, flags);
+    }
+    Ok(cli)
 }
 
 /// clap repeats the given value in its errors. Removes passwords from addresses.

@@ -175,6 +175,10 @@ pub(in crate::cli) struct Args {
     /// What to log: off, error, warn, info, debug, trace, or directives such as plaque=debug,h2=warn [default: RUST_LOG, or info]
     #[arg(long, env = "PLAQUE_LOG", value_name = "FILTER", value_parser = directives)]
     pub(super) log: Option<String>,
+
+    /// What the status page shows of these flags.
+    #[arg(skip)]
+    pub(in crate::cli) shown: Vec<(String, String)>,
 }
 
 impl Args {
@@ -227,6 +231,7 @@ impl Args {
                 delay: self.drain_delay,
                 timeout: self.drain_timeout,
             },
+            shown: self.shown.clone(),
         })
     }
 
