@@ -190,11 +190,7 @@ pub async fn run(
         callers: Arc::clone(&callers),
         registry,
         calls: call_metrics,
-        about: About {
-            port: listeners.grpc.local_addr()?.port(),
-            tls: tls.is_some(),
-            settings: config.shown.clone(),
-        },
+        about: about(&listeners, config)?,
         stages: stages.clone(),
         names: config.admin_names.as_slice().into(),
     };
@@ -238,6 +234,14 @@ pub async fn run(
         admin.abort();
     }
     Ok(Drained { cut_off })
+}
+
+fn about(listeners: &Listeners, config: &Config) -> io::Result<About> {
+    Ok(About {
+        port: listeners.grpc.local_addr()?.port(),
+        tls: listeners.tls.is_some(),
+        settings: config.shown.clone(),
+    })
 }
 
 /// What calls ask, on the current runtime.

@@ -5,7 +5,7 @@ mod plain;
 use std::{fmt, sync::Arc, time::Instant};
 
 use axum::{
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use prometheus_client::{encoding::text, registry::Registry};
@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use crate::latest::Latest;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const VARY: (HeaderName, &str) = (header::VARY, "accept");
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Renders the metrics. That takes about a millisecond, which concurrent scrapes should not spend one after the other.
@@ -57,9 +58,9 @@ impl Scrape {
         match text {
             Ok(text) if !accepts_open_metrics(headers) => {
                 let text = plain::from_open_metrics(&String::from_utf8_lossy(&text));
-                ([(header::CONTENT_TYPE, PLAIN)], text).into_response()
+                ([(header::CONTENT_TYPE, PLAIN), VARY], text).into_response()
             }
-            Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+            Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS), VARY], text).into_response(),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         }
     }

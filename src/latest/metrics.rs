@@ -141,6 +141,10 @@ impl Latest {
             metric(registry, name, help, move || ConstCounter::new(read()));
         }
         self.hubs().register(registry);
+        self.register_store(registry);
+    }
+
+    fn register_store(self: &Arc<Self>, registry: &mut Registry) {
         if let Some(store) = self.fetcher.store() {
             store.register(registry);
             let latest = Arc::clone(self);

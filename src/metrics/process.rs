@@ -1,6 +1,6 @@
 //! What the system says of this process, by the names that Prometheus' client libraries use. From /proc, so only on Linux.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
@@ -63,7 +63,7 @@ impl Stat {
         // The name of the program, in parentheses, may have spaces and parentheses. The state is field 3.
         let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-        let seconds = |ticks: u64| ticks as f64 / ticks_per_second as f64;
+        let seconds = |ticks: u64| Duration::from_millis(ticks * 1000 / ticks_per_second).as_secs_f64();
         let booted = system.lines().find_map(|line| line.strip_prefix("btime "))?;
         Some(Self {
             cpu_seconds: seconds(field(14)? + field(15)?),

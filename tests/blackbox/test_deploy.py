@@ -10,11 +10,12 @@ import shlex
 import urllib.request
 from pathlib import Path
 
+import grpc
 import jsonschema
 import kubernetes_validate
 import yaml
 
-from support import KURZGESAGT, REPOSITORY, expect_ok, free_port, made_up_channel, run, running, wait_until
+from support import KURZGESAGT, REPOSITORY, expect_error, expect_ok, free_port, made_up_channel, run, running, wait_until
 
 DEPLOY = REPOSITORY / "deploy"
 # The oldest that kubernetes/plaque.yaml is for, and the newest there is a schema of.
@@ -253,14 +254,20 @@ def test_plaque_tells_what_alerts_and_dashboard_ask_for(bench, tmp_path, note):
         return sorted({lack for expression in expressions for lack in missing(without_variables(expression), names)})
 
     # One of each thing that is counted by kind, as plaque is silent of what has not happened: calls, lookups, evictions (of 500
-    # channels some 30 fit), a connection that ended.
-    flags = "--cache-bytes", "64KiB", "--log", "error", "--upstream-rate", "10000"
+    # channels some 30 fit), a connection that ended, a fallback (where nobody listens).
+    key = tmp_path / "key"
+    key.write_text("test-key")
+    nobody = f"http://127.0.0.1:{free_port()}/"
+    flags = "--cache-bytes", "64KiB", "--log", "error", "--upstream-rate", "10000", "--fallback-upstream", nobody
+    flags += "--youtube-api", nobody, "--youtube-api-key-file", key
     with bench.plaque_and_origin(*flags, "--store", f"file:{tmp_path}/store", synthesize=True) as (plaque, origin):
         origin.control(latency_ms=0)
         with plaque.connect() as other:
             expect_ok(plaque.ask(KURZGESAGT, over=other))
         for batch in range(5):
             expect_ok(plaque.batch([made_up_channel(100 * batch + n) for n in range(100)]))
+        origin.control(mode="status:503", channels=[made_up_channel(1000)])
+        expect_error(plaque.ask(made_up_channel(1000)), grpc.StatusCode.UNAVAILABLE, "UPSTREAM_ERROR")
         try:
             wait_until(lambda: not untold(), "all of it is told")
         except AssertionError:

@@ -69,12 +69,14 @@ fn families(text: &str) -> BTreeMap<String, Family> {
 }
 
 fn page(text: &str) -> String {
-    let mut page = format!("{HEAD}| metric | type | labels | what it is |\n| --- | --- | --- | --- |\n");
-    for (name, Family { help, kind, labels }) in families(text) {
-        let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
-        page += &format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", "));
-    }
-    page
+    let rows = families(text)
+        .into_iter()
+        .map(|(name, Family { help, kind, labels })| {
+            let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+            format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", "))
+        });
+    let table = ["| metric | type | labels | what it is |\n| --- | --- | --- | --- |\n".to_owned()];
+    format!("{HEAD}{}", table.into_iter().chain(rows).collect::<String>())
 }
 
 /// The metrics of a plaque that has looked a channel up: the feed fails, and a mirror answers.
