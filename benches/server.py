@@ -1,6 +1,6 @@
 """Benchmarks plaque's server and other servers in one run. `benches/REPORT.md` explains the output.
 
-    python benches/server.py all --plaque target/release/plaque
+    python benches/server.py all --plaque target/dist/plaque
 
 hits     one cached channel, by 1, 10 and 100 connections × 1, 10 and 100 streams: plaque, stock tonic, tonic on bare
          current-thread runtimes, the obvious implementation, the obvious one in Go
@@ -36,7 +36,7 @@ PARTS = {"hits": hits, "answers": answers, "open": open_loop, "burst": burst, "m
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*PARTS, "all", "training"])
-    parser.add_argument("--plaque", type=Path, default=REPOSITORY / "target/release/plaque", help="default: the release build")
+    parser.add_argument("--plaque", type=Path, default=REPOSITORY / "target/dist/plaque", help="default: the build of the profile dist")
     parser.add_argument("--target", type=Path, default=REPOSITORY / "target/peers", help="where the peers are built")
     parser.add_argument("--into", type=Path, help="a folder for the tables, a file for each part, and a chart")
     parser.add_argument("--rounds", type=int, default=5)

@@ -91,6 +91,8 @@ pub struct Failure<E> {
     pub retry_at: Instant,
     /// The number of similar failures in a row, including this one.
     pub streak: u32,
+    /// Another source was not asked: this server's budget for it had nothing left for this caller. It may have something for others.
+    pub out_of_budget: bool,
 }
 
 impl<T, E> CacheEntry<T, E> {

@@ -222,13 +222,27 @@ impl Latest {
             arrived_at,
             now: arrived_at,
         };
+        let request = || FlightRequest {
+            feed,
+            max_age: query.max_age,
+            purpose,
+            caller: caller(),
+        };
         let mut entry = self.coalescer.get(&feed).await;
         let mut miss = None;
-        // A hit takes one pass, a miss two. A third is needed if the flight was another caller's and its outcome is too old for this one.
+        // Whether a flight for this caller has ended, or two of others.
+        let mut has_asked = false;
+        // A hit takes one pass, a miss two. A third is needed if the flight was another caller's, and its outcome is too old for this one or
+        // the other had no budget.
         loop {
-            let decision = self
-                .policy
-                .decide(entry.as_deref(), query.max_age, arrived_at, attempt.now);
+            let can_ask_others = !has_asked && self.fetcher.can_ask_others(entry.as_deref(), request);
+            let decision = self.policy.decide(
+                entry.as_deref(),
+                query.max_age,
+                arrived_at,
+                attempt.now,
+                can_ask_others,
+            );
             let reason = match decision {
                 Ok(cached) => {
                     if let Some(entry) = &entry
@@ -243,16 +257,12 @@ impl Latest {
                 }
                 Err(reason) => reason,
             };
-            let request = FlightRequest {
-                feed,
-                max_age: query.max_age,
-                purpose,
-                caller: caller(),
-            };
+            let request = request();
             let lookup = self.fetcher.lookup(request, arrived_at);
             let error = match self.coalescer.join(feed, lookup) {
                 Ok(waiter) => {
                     let collapsed = waiter.collapsed();
+                    has_asked = !collapsed || miss.is_some();
                     miss.get_or_insert(Miss { reason, collapsed });
                     if collapsed {
                         self.fetcher.note_joined(&request, entry.as_deref());

@@ -99,7 +99,10 @@ impl Resolver {
             .low_priority_capacity(LOW_PRIORITY_CAPACITY)
             .retention(|_name, resolution| match &resolution.outcome {
                 Ok(_) => Retention::Keep,
-                Err(failure) if failure.error.is_local_condition() => Retention::Discard,
+                // Says nothing about the name, or not what another caller would get.
+                Err(failure) if failure.error.is_local_condition() || failure.out_of_budget => {
+                    Retention::Discard
+                }
                 Err(_) => Retention::LowPriority,
             })
             .expire_after_write(|_name, resolution| Some(resolution.keep_for))
@@ -182,6 +185,7 @@ impl NameLookup {
     async fn ask(&self, name: &ChannelName, caller: Caller) -> Result<ResolvedChannel, Failure> {
         let mut failed: Failure =
             UpstreamError::Unreachable("no source is configured for names of this form".into()).into();
+        let mut out_of_budget = false;
         for source in &self.sources {
             match source.resolve(name, caller).await {
                 None => {}
@@ -192,12 +196,16 @@ impl NameLookup {
                     }
                     _ => {
                         tracing::debug!(%name, error = %failure, "a source could not resolve the name");
+                        out_of_budget |= failure.out_of_budget;
                         failed = failure;
                     }
                 },
             }
         }
-        Err(failed)
+        Err(Failure {
+            out_of_budget,
+            ..failed
+        })
     }
 }
 

@@ -41,6 +41,11 @@ pub trait Upstream: Send + Sync {
     /// Notes that another caller waits for the lookup of `feed`, which may still be queued.
     fn joined(&self, _feed: Feed, _request: LookupRequest) {}
 
+    /// Whether this server's budget for the source has something left for such a lookup. See [`Failure::out_of_budget`].
+    fn has_budget(&self, _request: &LookupRequest) -> bool {
+        true
+    }
+
     /// The longest that a lookup takes: it has failed by then.
     fn time_limit(&self) -> Duration;
 
@@ -259,6 +264,8 @@ pub struct Failure {
     pub error: UpstreamError,
     /// When to retry, if the upstream said so.
     pub retry_after: Option<Duration>,
+    /// A source was not asked: this server's budget for it had nothing left for this caller. It may have something for others.
+    pub out_of_budget: bool,
 }
 
 impl From<UpstreamError> for Failure {
@@ -266,6 +273,7 @@ impl From<UpstreamError> for Failure {
         Self {
             error,
             retry_after: None,
+            out_of_budget: false,
         }
     }
 }

@@ -3,12 +3,13 @@
 //! An origin in this process, the real server on a real port, and real gRPC clients. All figures are counted: callers by the clients,
 //! lookups by the origin. Each act states its expected result, and the demo fails if one differs.
 
+mod acts;
 mod crowd;
 mod report;
 
 use std::{
     error::Error,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     net::SocketAddr,
     process::ExitCode,
     time::{Duration, Instant, SystemTime},
@@ -21,7 +22,7 @@ use tokio::{runtime, sync::oneshot, task::JoinHandle};
 
 use self::{
     crowd::{Clients, Counts, Crowd},
-    report::Row,
+    report::{Row, grouped},
 };
 use super::{
     Outcome,
@@ -90,14 +91,16 @@ async fn demo(args: Args) -> Outcome {
     let stage = Stage::set_up(args.listen).await?;
     writeln!(
         io::stdout(),
-        "A made-up origin that takes {} for an answer, plaque on {}, and {CALLERS} callers on {} connections.\n",
-        humantime::format_duration(LATENCY),
+        "plaque on {}, an upstream of made-up channels that takes {} for an answer, and {} callers at a time, on {} connections.\n\
+         All figures are counted. Without plaque, each caller would send a lookup of its own.\n",
         stage.address,
+        humantime::format_duration(LATENCY),
+        grouped(CALLERS),
         stage.clients.connections(),
     )?;
 
     let began = Instant::now();
-    let mut rows = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     for act in [
         stage.thundering_herd().await?,
         stage.impatient_callers().await?,
@@ -110,7 +113,7 @@ async fn demo(args: Args) -> Outcome {
     let took = began.elapsed();
 
     let mut out = io::stdout().lock();
-    writeln!(out, "\n{}", report::table(&rows))?;
+    writeln!(out, "{}", report::table(&rows))?;
     writeln!(out, "\n{}", report::histogram(&rows))?;
     let failed = rows.iter().filter(|row| !row.holds()).count();
     writeln!(
@@ -123,6 +126,17 @@ async fn demo(args: Args) -> Outcome {
             failed => format!("{failed} did NOT come out as they must"),
         }
     )?;
+    let (lookups, callers) = report::totals(&rows);
+    writeln!(
+        out,
+        "{} lookup(s) for {} callers; without plaque {}",
+        grouped(lookups),
+        grouped(callers),
+        grouped(callers)
+    )?;
+    if failed == 0 && !args.keep_serving {
+        writeln!(out, "\n{}", next_steps())?;
+    }
     drop(out);
 
     if args.keep_serving {
@@ -209,74 +223,6 @@ impl Stage {
         })
     }
 
-    async fn thundering_herd(&self) -> Result<Vec<Row>, Box<dyn Error>> {
-        let title = "all at once, never seen before";
-        let counts = self.send(title, Self::crowd(COLD)?).await?;
-        let holds = counts.lookups == 1 && counts.answered == CALLERS;
-        Ok(vec![finish_act(title, counts, holds)?])
-    }
-
-    async fn impatient_callers(&self) -> Result<Vec<Row>, Box<dyn Error>> {
-        let title = "one each ms, gives up after 40";
-        let impatient = Crowd {
-            deadline: IMPATIENCE,
-            pace: PACE,
-            ..Self::crowd(IMPATIENT)?
-        };
-        let counts = self.send(title, impatient).await?;
-        // Callers before the first answer cannot get one; all later ones do.
-        let holds = counts.lookups == 1 && counts.answered > 0 && counts.failed_after_first_answer == 0;
-        Ok(vec![finish_act(title, counts, holds)?])
-    }
-
-    async fn spell_of_404s(&self) -> Result<Vec<Row>, Box<dyn Error>> {
-        // One caller gets the channel's first answer; from the second lookup on the origin answers 404.
-        let crowd = Self::crowd(SPELL)?;
-        let one = Crowd { callers: 1, ..crowd };
-        self.send("before the spell", one).await?;
-
-        let title = "a 404 spell: refetch";
-        let refetch = Crowd {
-            max_age: Some(Duration::ZERO),
-            ..crowd
-        };
-        let counts = self.send(title, refetch).await?;
-        let holds = counts.lookups == 1 && counts.answered == CALLERS && counts.stale == 0;
-        let wanted = finish_act(title, counts, holds)?;
-
-        let title = "… and once more, in the backoff";
-        let counts = self.send(title, refetch).await?;
-        let holds = counts.lookups == 0 && counts.answered == CALLERS;
-        Ok(vec![wanted, finish_act(title, counts, holds)?])
-    }
-
-    async fn bug_in_the_lookup(&self) -> Result<Vec<Row>, Box<dyn Error>> {
-        let title = "the lookup panics";
-        let counts = self.send(title, Self::crowd(BUG)?).await?;
-        let failed = counts.failed_with("LOOKUP_PANICKED");
-        let holds = failed == CALLERS && counts.lookups == 1;
-        let panicked = finish_act(title, counts, holds)?;
-
-        let title = "… and once more, in the backoff";
-        let counts = self.send(title, Self::crowd(BUG)?).await?;
-        let holds = counts.lookups == 0 && counts.failed_with("LOOKUP_PANICKED") == CALLERS;
-        let remembered = finish_act(title, counts, holds)?;
-
-        let title = "… after it, the next is well";
-        tokio::time::sleep(BACKOFF).await;
-        let counts = self.send(title, Self::crowd(BUG)?).await?;
-        let holds = counts.lookups == 1 && counts.answered == CALLERS;
-        Ok(vec![panicked, remembered, finish_act(title, counts, holds)?])
-    }
-
-    async fn hanging_upstream(&self) -> Result<Vec<Row>, Box<dyn Error>> {
-        let title = "the upstream hangs, for 2 s";
-        let counts = self.send(title, Self::crowd(HANGING)?).await?;
-        let failed = counts.failed_with("UPSTREAM_TIMEOUT");
-        let holds = counts.lookups == 1 && failed == CALLERS;
-        Ok(vec![finish_act(title, counts, holds)?])
-    }
-
     fn crowd(channel: &str) -> Result<Crowd, Box<dyn Error>> {
         Ok(Crowd {
             channel: channel.parse()?,
@@ -303,8 +249,10 @@ impl Stage {
     async fn keep_serving(&self) -> Result<(), Box<dyn Error>> {
         let mut out = io::stdout().lock();
         writeln!(out, "\nStill serving, until Ctrl-C. Try:\n")?;
+        let get = format!("{} get --server http://{} {COLD}", program_name(), self.address);
         for (line, what) in [
-            (grpcurl(self.address, COLD), "an answer"),
+            (get, "an answer"),
+            (grpcurl(self.address, COLD), "the same, with its freshness"),
             (grpcurl(self.address, HANGING), "a timeout"),
             (grpcurl(self.address, "UC-never-heard-of-0000000"), "a bad ID"),
             (
@@ -330,10 +278,26 @@ impl Stage {
     }
 }
 
-fn finish_act(title: &'static str, counts: Counts, holds: bool) -> io::Result<Row> {
-    let row = Row::new(title, counts, holds);
-    writeln!(io::stdout(), "{}", row.verdict(io::stdout().is_terminal()))?;
-    Ok(row)
+/// What to try after the demo.
+fn next_steps() -> String {
+    let program = program_name();
+    format!(
+        "Next:\n\n  \
+         # this server and its made-up channels, until Ctrl-C, with commands to try\n  {program} demo --keep-serving\n  \
+         # the real one; its status page is http://127.0.0.1:3780/\n  {program} serve\n  \
+         # or without a server: the newest upload of a channel on YouTube\n  {program} get --direct @youtube"
+    )
+}
+
+/// How to start this program from this shell and folder.
+fn program_name() -> String {
+    let first = std::env::args().next().unwrap_or_default();
+    if !first.is_empty() && !first.contains('/') {
+        return first; // found in PATH
+    }
+    let path = std::env::current_exe().unwrap_or_else(|_| first.into());
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(&path).display().to_string()
 }
 
 async fn answer(lookup: Lookup) -> Response {

@@ -18,7 +18,7 @@ use std::{
 };
 
 use self::{
-    channel::{Callers, Channel, MAX_MISSES, NO_IMPORTANCE, Standing},
+    channel::{Callers, Channel, NO_IMPORTANCE, Standing, next_miss},
     spread::{Histogram, Spread},
 };
 use super::token_bucket::TokenBucket;
@@ -296,12 +296,18 @@ impl<K: Copy + Eq + Hash> Planner<K> {
 
     /// The current interval of a channel.
     pub fn interval(&self, key: K) -> Option<Duration> {
-        let index = self.indices.get(&key)?;
-        let channel = self.channels[*index as usize].as_ref()?;
+        let channel = self.channel(key)?;
         let interval = self.spread.interval(channel.importance);
         Some(Duration::from_secs_f64(
             interval.max(channel.back_off(self.limits.seconds())),
         ))
+    }
+
+    /// One of the callers who watch a channel.
+    #[must_use]
+    pub fn caller(&self, key: K) -> Option<u64> {
+        let mut callers = self.channel(key)?.callers.iter();
+        callers.next().map(|(caller, _watches)| caller)
     }
 
     /// The number of watched channels.
@@ -314,6 +320,10 @@ impl<K: Copy + Eq + Hash> Planner<K> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
+    }
+
+    fn channel(&self, key: K) -> Option<&Channel<K>> {
+        self.channels[*self.indices.get(&key)? as usize].as_ref()
     }
 
     fn find(&mut self, key: K) -> Option<(u32, &mut Channel<K>)> {
@@ -365,16 +375,6 @@ impl Limits {
     fn seconds(&self) -> (f64, f64) {
         let every = self.every.as_secs_f64().max(0.001);
         (every, self.at_most.as_secs_f64().max(every))
-    }
-}
-
-/// The number of misses after one more, up to the number at which the interval is the longest.
-fn next_miss(misses: u8, every: f64, at_most: f64) -> u8 {
-    let misses = (misses + 1).min(MAX_MISSES);
-    if every * f64::from(1 << (misses - 1)) < at_most {
-        misses
-    } else {
-        MAX_MISSES
     }
 }
 

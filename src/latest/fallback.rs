@@ -74,6 +74,13 @@ impl Fallbacks {
         }
     }
 
+    /// Whether one of them has budget for such a lookup, of those that have a budget.
+    pub(super) fn have_budget(&self, request: &LookupRequest) -> bool {
+        self.sources
+            .iter()
+            .any(|member| member.source == Source::DataApi && member.upstream.has_budget(request))
+    }
+
     /// The longest that all of them take.
     pub(super) fn time_limit(&self) -> Duration {
         self.sources
@@ -87,7 +94,7 @@ impl Fallbacks {
         &self,
         feed: Feed,
         request: &LookupRequest,
-        first: Failure,
+        mut first: Failure,
     ) -> Result<Channel, Failure> {
         for member in &*self.sources {
             let Member { source, upstream, .. } = member;
@@ -107,7 +114,10 @@ impl Fallbacks {
             match looked_up {
                 Ok(channel) => return Ok(channel),
                 Err(failure) if failure.error == UpstreamError::NoSuchChannel => return Err(failure),
-                Err(Failure { error, .. }) => {
+                Err(Failure {
+                    error, out_of_budget, ..
+                }) => {
+                    first.out_of_budget |= out_of_budget;
                     tracing::debug!(%feed, source = source.name(), %error, "a fallback failed, too");
                 }
             }

@@ -184,7 +184,7 @@ impl Fetcher {
     }
 
     /// The entry after a snapshot of the feed. A suspect snapshot counts as a failure the first time; the second in a row is believed.
-    async fn found(&self, feed: Feed, channel: Channel, before: Option<&FeedEntry>) -> FeedEntry {
+    pub(super) async fn found(&self, feed: Feed, channel: Channel, before: Option<&FeedEntry>) -> FeedEntry {
         let now = clock::now();
         if let Some(success) = before.and_then(|known| known.success.as_ref()) {
             let failure = before.and_then(|known| known.failure.as_ref());
@@ -312,7 +312,11 @@ impl Fetcher {
         before: Option<&FeedEntry>,
         now: Instant,
     ) -> FeedEntry {
-        let upstream::Failure { error, retry_after } = failure;
+        let upstream::Failure {
+            error,
+            retry_after,
+            out_of_budget,
+        } = failure;
         let success = before.and_then(|known| known.success.clone());
         let before = before.and_then(|known| known.failure.as_ref());
         let streak = Policy::streak(before, &error);
@@ -329,6 +333,7 @@ impl Fetcher {
             at: now,
             retry_at: now + pause,
             streak,
+            out_of_budget,
         };
         CacheEntry::failed(success, failure)
     }

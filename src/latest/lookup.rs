@@ -15,10 +15,25 @@ use super::{
     fetcher::{Fetcher, FlightRequest},
 };
 use crate::{
+    cache_entry::{CacheEntry, Failure},
     clock,
     store::Lease,
-    upstream::{Feed, Purpose, UpstreamError},
+    upstream::{self, Feed, Lookup, Purpose, UpstreamError},
 };
+
+/// What a flight does once it is admitted.
+enum AfterAdmission<'a> {
+    /// Asks the feed, and the other sources if that fails.
+    All(Lookup<'a>),
+    /// Asks the other sources, since the feed has its backoff after this failure.
+    Others(Failure<UpstreamError>),
+}
+
+/// The failure of the feed, as long as its backoff lasts.
+fn backoff(entry: Option<&FeedEntry>) -> Option<&Failure<UpstreamError>> {
+    let failure = entry?.failure.as_ref()?;
+    (clock::now() < failure.retry_at).then_some(failure)
+}
 
 impl Fetcher {
     /// The fetch of a flight that is started for `request`, by a caller that arrived at `arrived_at`.
@@ -82,22 +97,25 @@ impl Fetcher {
                 entry = Some(stored);
             }
             let admission = request.for_upstream(entry.as_deref());
-            let admitted = tokio::select! {
-                biased;
-                () = &mut unwanted => return self.not_admitted(entry.as_deref()),
-                admitted = self.upstream.admit(feed, admission) => admitted,
-            };
-            let lookup = match admitted {
-                Ok(lookup) => lookup,
-                // Another source may have an answer, which then is saved as that of a lookup.
-                Err(failure) if self.has_fallback_after(&failure.error) => {
-                    future::ready(Err(failure)).boxed()
+            let lookup = if let Some(failure) = backoff(entry.as_deref()) {
+                AfterAdmission::Others(failure.clone())
+            } else {
+                let admitted = tokio::select! {
+                    biased;
+                    () = &mut unwanted => return self.not_admitted(entry.as_deref()),
+                    admitted = self.upstream.admit(feed, admission) => admitted,
+                };
+                match admitted {
+                    Ok(lookup) => AfterAdmission::All(lookup),
+                    // Another source may have an answer, which then is saved as that of a lookup.
+                    Err(failure) if self.has_fallback_after(&failure.error) => {
+                        AfterAdmission::All(future::ready(Err(failure)).boxed())
+                    }
+                    Err(failure) => return self.finish(&request, Err(failure), entry.as_deref()).await,
                 }
-                Err(failure) => return self.finish(&request, Err(failure), entry.as_deref()).await,
             };
             let Some(store) = &self.store else {
-                let looked_up = carry_out(self.upstream.time_limit(), lookup).await;
-                return self.finish(&request, looked_up, entry.as_deref()).await;
+                return self.ask(&request, lookup, entry.as_deref()).await;
             };
             // Only after admission, so that no other replica waits for this one's queue.
             let lease = if is_patient {
@@ -123,13 +141,28 @@ impl Fetcher {
                 }
                 Lease::Uncoordinated => {}
             }
-            let looked_up = carry_out(self.upstream.time_limit(), lookup).await;
-            let found = self.finish(&request, looked_up, entry.as_deref()).await;
+            let found = self.ask(&request, lookup, entry.as_deref()).await;
             if store.save(feed, &found, lease).await {
                 return found;
             }
             // The lookup took longer than the lease, and another replica has saved a newer entry.
             return self.load(feed, entry.as_deref()).await.unwrap_or(found);
+        }
+    }
+
+    /// Asks the feed and then the other sources, or only these.
+    async fn ask(
+        &self,
+        request: &FlightRequest,
+        lookup: AfterAdmission<'_>,
+        entry: Option<&FeedEntry>,
+    ) -> Arc<FeedEntry> {
+        match lookup {
+            AfterAdmission::All(lookup) => {
+                let looked_up = carry_out(self.upstream.time_limit(), lookup).await;
+                self.finish(request, looked_up, entry).await
+            }
+            AfterAdmission::Others(failure) => self.ask_others(request, failure, entry).await,
         }
     }
 
@@ -142,9 +175,11 @@ impl Fetcher {
         arrived_at: Instant,
         from_store: bool,
     ) -> bool {
+        let can_ask_others = self.can_ask_others(Some(entry), || *request);
+        let now = clock::now();
         match self
             .policy
-            .decide(Some(entry), request.max_age, arrived_at, clock::now())
+            .decide(Some(entry), request.max_age, arrived_at, now, can_ask_others)
         {
             Ok(FromCache::Answer { revalidate, .. }) => {
                 !revalidate || from_store && request.purpose == Purpose::Awaited
@@ -152,6 +187,45 @@ impl Fetcher {
             Ok(FromCache::Fallback(..) | FromCache::Failure(_)) => true,
             Err(_reason) => false,
         }
+    }
+
+    /// Whether other sources can be asked for this caller during the backoff of the feed, since they were not asked when it failed.
+    pub(super) fn can_ask_others(
+        &self,
+        entry: Option<&FeedEntry>,
+        request: impl FnOnce() -> FlightRequest,
+    ) -> bool {
+        let failure = entry.and_then(|entry| entry.failure.as_ref());
+        failure.is_some_and(|failure| failure.out_of_budget) && {
+            let request = request();
+            request.purpose == Purpose::Awaited && self.fallbacks.have_budget(&request.for_upstream(entry))
+        }
+    }
+
+    /// Asks the other sources during the backoff of the feed, which goes on if they fail, too.
+    pub(super) async fn ask_others(
+        &self,
+        request: &FlightRequest,
+        before: Failure<UpstreamError>,
+        known: Option<&FeedEntry>,
+    ) -> Arc<FeedEntry> {
+        let lookup = request.for_upstream(known);
+        let first = before.error.clone().into();
+        let entry = match self.fallbacks.look_up(request.feed, &lookup, first).await {
+            Ok(channel) => self.found(request.feed, channel, known).await,
+            Err(failure) if failure.error == UpstreamError::NoSuchChannel => {
+                self.failure(failure, known, clock::now())
+            }
+            Err(upstream::Failure { out_of_budget, .. }) => {
+                let failure = Failure {
+                    at: clock::now(),
+                    out_of_budget,
+                    ..before
+                };
+                CacheEntry::failed(known.and_then(|known| known.success.clone()), failure)
+            }
+        };
+        self.report(request, entry)
     }
 
     /// Tells the upstream that one more caller waits for a lookup, which may still be queued there.

@@ -101,7 +101,8 @@ impl Policy {
 
     /// Decides what to reply to a caller that arrived at `arrived_at` and accepts an answer of `max_age`.
     ///
-    /// What was looked up after the caller arrived is as new as it gets, and is served whatever its age.
+    /// What was looked up after the caller arrived is as new as it gets, and is served whatever its age. A failure is not replied, and a
+    /// caller waits for a lookup, if that `can_ask_others`: sources that were not asked when it failed.
     ///
     /// # Errors
     ///
@@ -112,6 +113,7 @@ impl Policy {
         max_age: Option<Duration>,
         arrived_at: Instant,
         now: Instant,
+        can_ask_others: bool,
     ) -> Result<FromCache<'a>, MissReason> {
         let Some(entry) = entry else {
             return Err(MissReason::NotCached);
@@ -122,6 +124,7 @@ impl Policy {
             .as_ref()
             .filter(|failure| failure.at >= arrived_at || now < failure.retry_at);
         let Some(success) = &entry.success else {
+            let failure = failure.filter(|_| !can_ask_others);
             return failure.map(FromCache::Failure).ok_or(MissReason::Stale);
         };
         let age = success.age(now);
@@ -129,14 +132,17 @@ impl Policy {
         if success.at >= arrived_at || age <= max_age.unwrap_or(self.fresh_for) {
             return Ok(answer(false));
         }
-        if let Some(failure) = failure {
+        let is_served = max_age.is_none() && age <= self.served_for();
+        if let Some(failure) = failure
+            && (is_served || !can_ask_others)
+        {
             return Ok(if age <= self.usable_for() {
                 FromCache::Fallback(success, failure)
             } else {
                 FromCache::Failure(failure)
             });
         }
-        if max_age.is_none() && age <= self.served_for() {
+        if failure.is_none() && is_served {
             return Ok(answer(true));
         }
         Err(if age <= self.fresh_for {

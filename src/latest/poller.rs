@@ -111,7 +111,17 @@ impl Poll {
             max_age: Some(max_age),
         };
         let feed = self.channel.into();
-        let reply = latest.answer(query, feed, Purpose::Poll, &Caller::default).await;
+        // Channels that were never found can be made up, so they count to a caller.
+        let caller = if has_snapshot {
+            None
+        } else {
+            polling.planner.lock().caller(self.channel)
+        };
+        let caller = || Caller {
+            id: caller.unwrap_or_default(),
+            ..Caller::default()
+        };
+        let reply = latest.answer(query, feed, Purpose::Poll, &caller).await;
         let outcome = polling.in_progress.lock().get(&self.channel).copied();
         match outcome {
             Some(PollOutcome::Answered) => {

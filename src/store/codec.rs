@@ -117,6 +117,7 @@ pub fn encode(entry: &FeedEntry, now: Instant) -> Option<Vec<u8>> {
             age: duration(now.saturating_duration_since(failure.at)),
             retry_in: duration(failure.retry_at.saturating_duration_since(now)),
             streak: failure.streak,
+            out_of_budget: failure.out_of_budget,
         }),
     };
     Some(kept.encode_to_vec())
@@ -181,6 +182,7 @@ pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Fe
                 .checked_add(pause)
                 .ok_or(DecodeError::Field("failure.retry_in"))?,
             streak: failure.streak,
+            out_of_budget: failure.out_of_budget,
         })
     });
     let (success, failure) = (success.transpose()?, failure.transpose()?);

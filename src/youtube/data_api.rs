@@ -284,6 +284,12 @@ impl Upstream for DataApi {
         Box::pin(async move { Ok(self.newest(feed, request).await?) })
     }
 
+    fn has_budget(&self, request: &LookupRequest) -> bool {
+        let (_key, generation) = self.requests.key();
+        let ledger = &self.requests.ledger;
+        ledger.has_unit(Use::of(request), SystemTime::now(), generation)
+    }
+
     fn time_limit(&self) -> Duration {
         self.requests.time_limit
     }
@@ -344,6 +350,7 @@ impl From<ApiError> for Failure {
                 return Self {
                     error: UpstreamError::Busy,
                     retry_after: retry_at.duration_since(SystemTime::now()).ok(),
+                    out_of_budget: true,
                 };
             }
             ApiError::Refused(_) => UpstreamError::RateLimited(403),

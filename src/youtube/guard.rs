@@ -54,8 +54,8 @@ impl State {
     fn refusal(&mut self, refused: breaker::Refused) -> Failure {
         self.refused += 1;
         Failure {
-            error: UpstreamError::RateLimited(refused.status),
             retry_after: Some(refused.retry_after),
+            ..UpstreamError::RateLimited(refused.status).into()
         }
     }
 }

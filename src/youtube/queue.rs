@@ -373,8 +373,8 @@ pub(super) fn now() -> Instant {
 
 fn busy(retry_after: Option<Duration>) -> Failure {
     Failure {
-        error: UpstreamError::Busy,
         retry_after,
+        ..UpstreamError::Busy.into()
     }
 }
 

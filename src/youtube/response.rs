@@ -20,14 +20,15 @@ use crate::{
 
 pub(super) fn failure(response: &Response) -> Failure {
     let status = response.status();
+    let error = match status {
+        StatusCode::NOT_FOUND => UpstreamError::NotFound,
+        StatusCode::TOO_MANY_REQUESTS => UpstreamError::RateLimited(status.as_u16()),
+        _ if status.is_redirection() => redirect_error(response),
+        _ => UpstreamError::Status(status.as_u16()),
+    };
     Failure {
         retry_after: retry_after(response).and_then(|value| parse_retry_after(value, SystemTime::now())),
-        error: match status {
-            StatusCode::NOT_FOUND => UpstreamError::NotFound,
-            StatusCode::TOO_MANY_REQUESTS => UpstreamError::RateLimited(status.as_u16()),
-            _ if status.is_redirection() => redirect_error(response),
-            _ => UpstreamError::Status(status.as_u16()),
-        },
+        ..error.into()
     }
 }
 

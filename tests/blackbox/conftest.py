@@ -23,8 +23,8 @@ import pytest
 TOOLS = Path(__file__).resolve().parents[2] / "target/ci/bin"
 os.environ["PATH"] = f"{TOOLS}{os.pathsep}{os.environ['PATH']}"
 pytest.register_assert_rewrite(
-    "attack_support", "browser_support", "example_clients", "h2", "mesh_support", "overload_support", "snapshots", "store_support",
-    "stories", "support")
+    "attack_support", "browser_support", "deploy_support", "example_clients", "h2", "mesh_support", "overload_support", "snapshots",
+    "store_support", "stories", "support")
 
 from browser_support import chromium  # noqa: E402 (after the above)
 from store_support import running_redis, running_replicas  # noqa: E402
@@ -40,7 +40,7 @@ NUMBERS = {
 
 def pytest_addoption(parser):
     group = parser.getgroup("plaque")
-    group.addoption("--plaque", type=Path, default=REPOSITORY / "target/release/plaque", help="the program under test: %(default)s")
+    group.addoption("--plaque", type=Path, default=REPOSITORY / "target/dist/plaque", help="the program under test: %(default)s")
     group.addoption("--grpcurl", default=shutil.which("grpcurl"), help="default: the one in PATH")
     for name, (default, meaning) in NUMBERS.items():
         group.addoption(f"--{name}", type=int, default=default, help=f"{meaning}: %(default)s")
@@ -73,7 +73,7 @@ def bench(pytestconfig):
     """Starts plaques, origins and grpcurl: see `support.Bench`."""
     options = pytestconfig.option
     if not options.plaque.exists():
-        pytest.exit(f"no {options.plaque}: `cargo build --release`, or name another with --plaque", 4)
+        pytest.exit(f"no {options.plaque}: `cargo build --profile dist`, or name another with --plaque", 4)
     numbers = {name: getattr(options, name) for name in NUMBERS}
     captures = Path(os.environ.get("PLAQUE_SHARED", REPOSITORY.parent / "shared")) / "captures"
     return Bench(options.plaque.resolve(), options.grpcurl, captures, numbers)

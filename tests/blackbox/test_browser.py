@@ -52,6 +52,14 @@ class StatusPage(Visit):
         self.page.clock.run_for(PERIOD_MS)
         self.wait_until_drawn()
 
+    def look_for(self, condition, what):
+        """Has it look until the condition holds: a scan of the cache is shared by the looks of a time that depends on how long it took."""
+        def is_seen():
+            self.look()
+            return condition()
+
+        self.wait_for(is_seen, what)
+
     def wait_until_drawn(self):
         self.wait_for(lambda: self.page.locator("body").get_attribute("aria-busy") == "false", "the look's end")
 
@@ -277,8 +285,9 @@ def test_the_busiest_channels_are_those_of_the_last_seconds_whoever_looks(plaque
     for page in first, second:
         page.page.reload()
         page.wait_until_drawn()
+        page.look_for(lambda page=page: "asked 60 times" in page.text("#busiest"), "all that was asked")
         row, = page.rows("#busiest")
-        rates.append(float(re.search(r"([\d.]+)/s asked 60 times", row).group(1)))
+        rates.append(float(re.search(r"([\d.]+)/s", row).group(1)))
         page.expect_sane()
     # In the 20 s of the server's own clock at most.
     assert min(rates) >= 60 / 20, rates
@@ -317,8 +326,7 @@ def test_failing_channels_are_told(plaque, origin, status_page):
     origin.control(mode="status:503")
     for answer in ask_and_count(plaque, *[made_up_channel(n) for n in range(3)]):
         expect_error(answer, StatusCode.UNAVAILABLE, "UPSTREAM_ERROR")
-    page.look()
-    page.wait_for(lambda: "3 channels fail" in page.text("#states"), "the channels that fail")
+    page.look_for(lambda: "3 channels fail" in page.text("#states"), "the channels that fail")
     assert re.search(r"3 × UPSTREAM_ERROR \(.*503.*\)", page.text("#states")), page.text("#states")
     page.expect_sane()
 

@@ -364,6 +364,7 @@ async fn a_404_cached_before_the_outage_counts_as_part_of_it() {
         let unknown: Feed = channel(0).into();
         let now = plaque::clock::now();
         let failure = cache_entry::Failure {
+            out_of_budget: false,
             error: UpstreamError::NotFound,
             at: now,
             retry_at: now + Duration::from_mins(10),

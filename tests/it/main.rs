@@ -30,6 +30,7 @@ mod proxies;
 mod serving;
 mod snapshots;
 mod sources;
+mod sources_budget;
 mod sources_failing;
 mod starting;
 mod status_page;

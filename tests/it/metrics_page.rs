@@ -23,7 +23,7 @@ const HEAD: &str = "\
 # Metrics
 
 `/metrics` on the admin port (`--admin-listen`) has them in Prometheus' text format, or in OpenMetrics' if the request accepts that.
-[`deploy/`](../deploy/README.md) has alerts and a dashboard. What a metric's help says is here, too; the types of samples that a histogram has
+[operations.md](operations.md#overload) says which of these tell of an overload, and [`deploy/`](../deploy/README.md) has alerts and a dashboard. What a metric's help says is here, too; the types of samples that a histogram has
 (`_bucket`, `_sum`, `_count`) are not.
 
 Some metrics exist only with what they are about: a store, other sources than the feed, a key for the YouTube Data API, Linux (`process_…`). A

@@ -147,6 +147,7 @@ async fn a_watch_survives_refusals_by_the_queue() {
             _ => return found(number, feed),
         };
         Err(Failure {
+            out_of_budget: false,
             error,
             // Polls come again then.
             retry_after: Some(Duration::from_millis(1)),
@@ -194,6 +195,7 @@ async fn a_watch_survives_refusals_by_the_queue() {
 async fn a_first_poll_that_is_not_admitted_is_retried_when_the_queue_says_so() {
     let upstream = Upstream::open(|number, feed| match number {
         1..=3 => Err(Failure {
+            out_of_budget: false,
             error: UpstreamError::Busy,
             retry_after: Some(Duration::from_millis(1)),
         }),

@@ -91,6 +91,7 @@ fn failed(error: UpstreamError, pause: Duration) -> FeedEntry {
     CacheEntry::failed(
         None,
         Failure {
+            out_of_budget: false,
             error,
             at: now,
             retry_at: now + pause,

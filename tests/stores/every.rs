@@ -172,6 +172,7 @@ pub async fn what_happens_in_our_own_queue_says_nothing_of_the_channel<K: Kind>(
         let pause = Duration::from_secs(40);
         let upstream = Fake::open(move |number, feed| match number {
             1 | 3 | 4 => Err(Failure {
+                out_of_budget: false,
                 error: error.clone(),
                 retry_after: Some(pause),
             }),
@@ -275,7 +276,11 @@ pub async fn an_answer_is_found_that_was_kept_before_our_own_failure<K: Kind>() 
             _ => UpstreamError::Status(503),
         };
         let retry_after = Some(if number == 1 { Duration::ZERO } else { LONG });
-        Err(Failure { error, retry_after })
+        Err(Failure {
+            out_of_budget: false,
+            error,
+            retry_after,
+        })
     });
     let replica = Replica::start(&kind, &upstream).await;
     replica.get(query()).await.outcome.expect_err("nothing is known");

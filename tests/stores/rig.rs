@@ -117,6 +117,7 @@ pub fn good_channel(channel: Channel, age: Duration) -> FeedEntry {
 pub fn bad(error: UpstreamError, streak: u32, ago: Duration, pause: Duration) -> FeedEntry {
     let now = clock::now();
     let failure = cache_entry::Failure {
+        out_of_budget: false,
         error,
         at: now.checked_sub(ago).expect("the machine runs since"),
         retry_at: now + pause,
@@ -221,7 +222,11 @@ pub fn fails(error: UpstreamError) -> impl Fn(usize, Feed) -> Result<Channel, Fa
     let retry_after = Some(Duration::from_mins(1));
     move |_, _| {
         let error = error.clone();
-        Err(Failure { error, retry_after })
+        Err(Failure {
+            out_of_budget: false,
+            error,
+            retry_after,
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Counts the instructions and system calls of a hit: a cache lookup, encoding the answer, a whole call over an in-memory pipe, and calls
 //! over TCP with answers of several sizes.
 //!
-//! `cargo run --release -p call` prints the counts next to those recorded in `costs.txt` by the last intended change; with `-- --save` it
+//! `cargo run --profile dist -p call` prints the counts next to those recorded in `costs.txt` by the last intended change; with `-- --save` it
 //! records them. Unlike times, they hardly depend on the machine and the run, so that a small cost added to every call shows. It fails if a
 //! part takes a tenth more than recorded, or if an answer costs much more than the next smaller one. Needs strace, and perf or, where perf
 //! cannot count, valgrind.

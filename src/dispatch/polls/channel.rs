@@ -143,6 +143,16 @@ impl Callers {
     }
 }
 
+/// The number of misses after one more, up to the number at which the interval is the longest.
+pub(super) fn next_miss(misses: u8, every: f64, at_most: f64) -> u8 {
+    let misses = (misses + 1).min(MAX_MISSES);
+    if every * f64::from(1 << (misses - 1)) < at_most {
+        misses
+    } else {
+        MAX_MISSES
+    }
+}
+
 /// A number from 0 to 1 that differs between channels and lookups: SplitMix64 of both.
 #[expect(clippy::cast_precision_loss, reason = "of 53 bits")]
 fn chance(index: u32, looked_up: u64) -> f64 {

@@ -254,6 +254,7 @@ impl World {
             (_, failure) => CacheEntry::failed(
                 None,
                 Failure {
+                    out_of_budget: false,
                     error: UpstreamError::Status(failure.unwrap_or(500)),
                     at: now,
                     retry_at: now,

@@ -36,6 +36,7 @@ struct Case {
     fresh_for: u32,
     stale_while_revalidate: u32,
     stale_if_error: u32,
+    can_ask_others: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,19 +49,23 @@ enum Wanted {
 }
 
 /// Is there an entry? a success? was it looked up after the caller arrived? is its age at most `max_age`? is a lookup not allowed yet? is
-/// the success usable if a lookup fails? while it is revalidated? fresh?
-const TABLE: [(&str, Wanted); 11] = [
-    ("n-------", Wanted::Fetch(MissReason::NotCached)),
-    ("yn--y---", Wanted::Failure),
-    ("yn--n---", Wanted::Fetch(MissReason::Stale)),
-    ("yyy-----", Wanted::Answer),
-    ("yyny----", Wanted::Answer),
-    ("yynnyy--", Wanted::Fallback),
-    ("yynnyn--", Wanted::Failure),
-    ("yynnn-yn", Wanted::AnswerAndRevalidate),
-    ("yynnn-yy", Wanted::AnswerAndRevalidate),
-    ("yynnn-ny", Wanted::Fetch(MissReason::Requested)),
-    ("yynnn-nn", Wanted::Fetch(MissReason::Stale)),
+/// the success usable if a lookup fails? while it is revalidated? fresh? can other sources be asked?
+const TABLE: [(&str, Wanted); 15] = [
+    ("n--------", Wanted::Fetch(MissReason::NotCached)),
+    ("yn--y---n", Wanted::Failure),
+    ("yn--y---y", Wanted::Fetch(MissReason::Stale)),
+    ("yn--n----", Wanted::Fetch(MissReason::Stale)),
+    ("yyy------", Wanted::Answer),
+    ("yyny-----", Wanted::Answer),
+    ("yynnyy--n", Wanted::Fallback),
+    ("yynnyyy-y", Wanted::Fallback),
+    ("yynnyn--n", Wanted::Failure),
+    ("yynny-nyy", Wanted::Fetch(MissReason::Requested)),
+    ("yynny-nny", Wanted::Fetch(MissReason::Stale)),
+    ("yynnn-yn-", Wanted::AnswerAndRevalidate),
+    ("yynnn-yy-", Wanted::AnswerAndRevalidate),
+    ("yynnn-ny-", Wanted::Fetch(MissReason::Requested)),
+    ("yynnn-nn-", Wanted::Fetch(MissReason::Stale)),
 ];
 
 impl Case {
@@ -77,6 +82,7 @@ impl Case {
             age <= i64::from(self.stale_if_error).max(fresh + early),
             self.max_age.is_none() && age <= fresh + early,
             age <= fresh,
+            self.can_ask_others,
         ];
         let fits = |row: &str| {
             row.chars()
@@ -111,6 +117,7 @@ impl Case {
             time: SystemTime::UNIX_EPOCH,
         });
         let failure = self.failure.map(|(ago, retry_in)| Failure {
+            out_of_budget: false,
             error: UpstreamError::NotFound,
             at: moment(epoch, -ago),
             retry_at: moment(epoch, retry_in),
@@ -149,7 +156,8 @@ fn case() -> impl Strategy<Value = Case> {
         prop::option::of(duration()),
         0..30_i64,
     );
-    (known, (duration(), duration(), duration())).prop_map(|(known, policy)| Case {
+    let policy = (duration(), duration(), duration());
+    (known, policy, any::<bool>()).prop_map(|(known, policy, can_ask_others)| Case {
         success: known.0,
         failure: known.1,
         max_age: known.2,
@@ -157,6 +165,7 @@ fn case() -> impl Strategy<Value = Case> {
         fresh_for: policy.0,
         stale_while_revalidate: policy.1,
         stale_if_error: policy.2,
+        can_ask_others,
     })
 }
 
@@ -208,7 +217,7 @@ proptest! {
         let epoch = Instant::now();
         let (known, arrived_at, now) = (case.known(epoch), moment(epoch, -case.arrived), moment(epoch, 0));
         let policy = case.policy();
-        let decision = match policy.decide(known.as_ref(), case.max_age.map(secs), arrived_at, now) {
+        let decision = match policy.decide(known.as_ref(), case.max_age.map(secs), arrived_at, now, case.can_ask_others) {
             Ok(FromCache::Answer { revalidate: false, .. }) => Wanted::Answer,
             Ok(FromCache::Answer { revalidate: true, .. }) => Wanted::AnswerAndRevalidate,
             Ok(FromCache::Fallback(..)) => Wanted::Fallback,
@@ -260,6 +269,7 @@ fn a_404_is_the_first_one_however_many_other_failures_came_before() {
     let after = |error: &UpstreamError, streak, next: &UpstreamError| {
         let now = Instant::now();
         let failure = Failure {
+            out_of_budget: false,
             error: error.clone(),
             at: now,
             retry_at: now,
@@ -306,6 +316,7 @@ fn an_answer_of_an_unknown_age_is_looked_up_before_it_is_given_and_given_if_that
                 time: SystemTime::UNIX_EPOCH,
             }),
             failure: has_failed.then_some(Failure {
+                out_of_budget: false,
                 error: UpstreamError::Status(503),
                 at: now,
                 retry_at: now + minute,
@@ -313,7 +324,7 @@ fn an_answer_of_an_unknown_age_is_looked_up_before_it_is_given_and_given_if_that
             }),
             hits: HitCount::default(),
         };
-        match policy.decide(Some(&known), None, now, now) {
+        match policy.decide(Some(&known), None, now, now, false) {
             Err(MissReason::Stale) => "looked up",
             Ok(FromCache::Fallback(..)) => "given",
             Ok(FromCache::Failure(_)) => "refused",

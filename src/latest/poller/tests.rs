@@ -187,6 +187,7 @@ async fn without_a_rate_all_are_polled_at_once() {
 async fn the_pause_of_a_failure_is_heeded() {
     let upstream = Arc::new(Fake {
         fails: Some(Failure {
+            out_of_budget: false,
             error: UpstreamError::Status(503),
             retry_after: Some(Duration::from_secs(50)),
         }),
@@ -205,6 +206,7 @@ async fn a_poll_that_is_not_admitted_is_retried_when_the_queue_says_so() {
     for error in [UpstreamError::Busy, UpstreamError::RateLimited(429)] {
         let upstream = Arc::new(Fake {
             fails: Some(Failure {
+                out_of_budget: false,
                 error,
                 retry_after: Some(Duration::from_secs(7)),
             }),

@@ -42,6 +42,7 @@ fn ago(now: Instant, age: Duration) -> Instant {
 
 fn failed(error: UpstreamError, now: Instant) -> Failure<UpstreamError> {
     Failure {
+        out_of_budget: false,
         error,
         at: ago(now, SECOND * 2),
         retry_at: now + SECOND * 30,
@@ -162,6 +163,7 @@ fn what_a_later_version_adds_is_ignored() {
     let now = Instant::now();
     let encoded = |error| {
         let failure = store::Failure {
+            out_of_budget: false,
             error,
             age: duration(SECOND),
             retry_in: duration(SECOND),

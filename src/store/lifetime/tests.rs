@@ -11,6 +11,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn failed(pause: Duration, now: Instant) -> Failure<UpstreamError> {
     Failure {
+        out_of_budget: false,
         error: UpstreamError::NotFound,
         at: now,
         retry_at: now + pause,

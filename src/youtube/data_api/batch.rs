@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{ApiError, Use};
 use crate::{channel_name::ResolvedChannel, upstream::UpstreamError, video::ChannelId};
@@ -23,8 +23,9 @@ pub(super) const MAX_IDS: usize = 50;
 /// How long the first channel of a request waits for others. A request takes longer than that.
 const WINDOW: Duration = Duration::from_millis(50);
 
-/// How long it also waits for the request before, if that is in progress: so a flood of lookups sends fewer and larger requests.
-const PATIENCE: Duration = Duration::from_millis(450);
+/// How long it also waits for the request before, if that is in progress, so that a flood of lookups sends fewer and larger requests. After one
+/// for channels most of which do not exist, the next waits for as long in any case: they may be made up.
+const PATIENCE: Duration = Duration::from_millis(1200);
 
 /// Those of the channels that exist.
 type Found = Result<Vec<ResolvedChannel>, ApiError>;
@@ -40,7 +41,7 @@ type Waiters = Vec<oneshot::Sender<Result<ResolvedChannel, ApiError>>>;
 pub(super) struct Batch {
     ask: Arc<AskMany>,
     open: Arc<Mutex<Open>>,
-    /// Locked while a request is in progress that was not full.
+    /// Locked while a request is in progress that was not full, and for a while after one that found little.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -99,6 +100,7 @@ impl Batch {
     async fn send_later(self, number: u64) {
         tokio::time::sleep(WINDOW).await;
         let _turn = tokio::time::timeout(PATIENCE, self.turn.lock()).await;
+        let began = Instant::now();
         let (waiters, uses) = {
             let mut open = self.open.lock();
             if open.number != number {
@@ -106,16 +108,19 @@ impl Batch {
             }
             open.take()
         };
-        self.clone().send(waiters, uses).await;
+        if !self.clone().send(waiters, uses).await {
+            tokio::time::sleep_until(began + PATIENCE).await;
+        }
     }
 
-    /// Sends the request, for the channels that are still wanted.
-    async fn send(self, mut waiters: HashMap<ChannelId, Waiters>, uses: HashSet<Use>) {
+    /// Sends the request, for the channels that are still wanted. Returns whether half of them exist.
+    async fn send(self, mut waiters: HashMap<ChannelId, Waiters>, uses: HashSet<Use>) -> bool {
         waiters.retain(|_, waiters| waiters.iter().any(|waiter| !waiter.is_closed()));
         if waiters.is_empty() {
-            return;
+            return true;
         }
         let found = (self.ask)(waiters.keys().copied().collect(), uses).await;
+        let found_most = found.as_ref().is_ok_and(|found| found.len() * 2 >= waiters.len());
         for (channel, waiters) in waiters {
             let answer = match &found {
                 Ok(found) => found
@@ -130,5 +135,6 @@ impl Batch {
                 let _ = waiter.send(answer.clone());
             }
         }
+        found_most
     }
 }

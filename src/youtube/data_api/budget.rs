@@ -6,7 +6,7 @@
 //!   that. So callers can spend half of a day's units at once, and at least one every 17 s (of 10,000 a day).
 //! - Names and older pages ([`Use::Extra`]) have a token bucket besides, and never take most of a day.
 //! - Channels that were never found, names and older pages can be made up. So a caller may have spent on them no more than what is left for
-//!   others: one caller takes half, two take a third each.
+//!   others: one caller takes half, two take a third each. The same goes for watches of channels that were never found.
 //! - If Google refuses, no request is sent for a while.
 
 #[cfg(test)]
@@ -50,10 +50,10 @@ const ROUNDING: Duration = Duration::from_millis(1);
 /// What a unit is spent for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Use {
-    /// A lookup of a channel that was found before, or one that no caller waits for.
+    /// A lookup of a channel that was found before.
     Lookup(Purpose),
-    /// A lookup of a channel that was never found, by this caller.
-    Unknown(u64),
+    /// A lookup of a channel that was never found, for this caller.
+    Unknown(Purpose, u64),
     /// A name, or a page of older uploads, for this caller.
     Extra(u64),
 }
@@ -62,16 +62,19 @@ impl Use {
     /// What a lookup spends units for.
     #[must_use]
     pub fn of(request: &LookupRequest) -> Self {
-        match request.purpose {
-            Purpose::Awaited if !request.found_before => Self::Unknown(request.caller.id),
-            purpose => Self::Lookup(purpose),
+        if request.found_before {
+            Self::Lookup(request.purpose)
+        } else {
+            Self::Unknown(request.purpose, request.caller.id)
         }
     }
 
     fn share(self) -> f64 {
         match self {
-            Self::Lookup(Purpose::Refresh | Purpose::Poll) => 1.0,
-            Self::Lookup(Purpose::Awaited) | Self::Unknown(_) | Self::Extra(_) => AWAITED_SHARE,
+            Self::Lookup(Purpose::Awaited) | Self::Unknown(Purpose::Awaited, _) | Self::Extra(_) => {
+                AWAITED_SHARE
+            }
+            Self::Lookup(_) | Self::Unknown(..) => 1.0,
         }
     }
 }
@@ -206,6 +209,23 @@ impl Budget {
     ///
     /// If there is none for this use.
     pub fn try_spend(&mut self, spend_for: Use, now: SystemTime, key: u64) -> Result<(), ApiError> {
+        self.is_left(spend_for, now, key)?;
+        if let Use::Extra(_) = spend_for {
+            self.take_token(self.used(spend_for), now)?;
+        }
+        if let Use::Unknown(..) | Use::Extra(_) = spend_for {
+            *self.by_caller.entry(spend_for).or_default() += 1;
+        }
+        self.spent += 1;
+        Ok(())
+    }
+
+    /// Checks that a unit is left for this use, and that Google does not refuse all requests with the key of this generation.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it does.
+    pub fn is_left(&mut self, spend_for: Use, now: SystemTime, key: u64) -> Result<(), ApiError> {
         self.advance(now);
         if let Some(Closed {
             refusal,
@@ -221,7 +241,7 @@ impl Budget {
         let used = self.used(spend_for);
         let (left, even) = (units(self.left()), units(self.quota) * spend_for.share());
         let for_caller = match spend_for {
-            Use::Unknown(_) => left - used,
+            Use::Unknown(..) => left - used,
             Use::Lookup(_) | Use::Extra(_) => left,
         };
         if left == 0.0 || even * self.day.left(now) >= for_caller {
@@ -229,13 +249,6 @@ impl Budget {
             let retry_at = self.day.end() - self.day.length().mul_f64(rest) + ROUNDING;
             return Err(ApiError::OutOfUnits { retry_at });
         }
-        if let Use::Extra(_) = spend_for {
-            self.take_token(used, now)?;
-        }
-        if let Use::Unknown(_) | Use::Extra(_) = spend_for {
-            *self.by_caller.entry(spend_for).or_default() += 1;
-        }
-        self.spent += 1;
         Ok(())
     }
 

@@ -88,6 +88,11 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether a unit is left for this use and the key of this generation, as far as this replica knows.
+    pub(super) fn has_unit(&self, spend_for: Use, now: SystemTime, key: u64) -> bool {
+        self.state.lock().budget.is_left(spend_for, now, key).is_ok()
+    }
+
     /// The one of these uses for which a unit is the likeliest to be there.
     pub(super) fn likeliest(&self, uses: impl IntoIterator<Item = Use>, now: SystemTime) -> Option<Use> {
         self.state.lock().budget.likeliest(uses, now)

@@ -81,11 +81,7 @@ impl Requests {
         query: &[(&str, &str)],
         spend_for: Use,
     ) -> Result<Vec<u8>, ApiError> {
-        let (key, generation) = {
-            let mut file = self.key.lock();
-            let (key, generation) = file.current();
-            (key.header(), generation)
-        };
+        let (key, generation) = self.key();
         self.ledger
             .spend(spend_for, SystemTime::now(), generation)
             .await?;
@@ -106,6 +102,13 @@ impl Requests {
         };
         self.ledger.report(refusal, SystemTime::now(), generation).await;
         answered
+    }
+
+    /// The key, and its generation: another key has another.
+    pub(super) fn key(&self) -> (HeaderValue, u64) {
+        let mut file = self.key.lock();
+        let (key, generation) = file.current();
+        (key.header(), generation)
     }
 
     async fn send(

@@ -258,7 +258,13 @@ async fn a_caller_without_units_keeps_nobody_from_theirs() {
         world.api.newest(channel.into(), request)
     };
     let now = SystemTime::now();
-    while world.api.ledger().spend(Use::Unknown(1), now, 0).await.is_ok() {}
+    while world
+        .api
+        .ledger()
+        .spend(Use::Unknown(Purpose::Awaited, 1), now, 0)
+        .await
+        .is_ok()
+    {}
     assert!(matches!(of(1, 0).await, Err(ApiError::OutOfUnits { .. })));
     let (abuser, modest) = tokio::join!(of(1, 1), of(2, 2));
     assert_eq!(modest, Err(ApiError::NoSuchChannel), "it is asked");

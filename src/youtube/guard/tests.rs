@@ -11,6 +11,7 @@ fn channel(number: usize) -> ChannelId {
 
 fn failure(error: UpstreamError) -> Failure {
     Failure {
+        out_of_budget: false,
         error,
         retry_after: None,
     }

@@ -199,6 +199,7 @@ async fn everybody_in_line_is_told_of_a_refusal() {
     let mut waiting = Box::pin(queue.permit(feed(1), request(1)));
     assert!(waiting.as_mut().now_or_never().is_none());
     let refusal = Failure {
+        out_of_budget: false,
         error: UpstreamError::RateLimited(429),
         retry_after: Some(Duration::from_secs(30)),
     };

@@ -1,4 +1,4 @@
-"""The channels that the origin knows. Their IDs, names and newest uploads are real, and in README.md; all else is made up."""
+"""The channels that the origin knows. Their IDs, names and newest uploads are real, and in the documentation; all else is made up."""
 
 import base64
 import hashlib

@@ -20,6 +20,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 fn failure(pause: Duration) -> FeedEntry {
     let now = clock::now();
     let failure = Failure {
+        out_of_budget: false,
         error: UpstreamError::NotFound,
         at: now,
         retry_at: now + pause,

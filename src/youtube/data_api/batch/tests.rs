@@ -130,6 +130,29 @@ async fn a_request_waits_for_the_one_before_but_not_for_long() {
     assert_eq!(world.sizes(), [1, 7]);
 }
 
+/// As fast as the feed answers 404 for them at the default rate of lookups, 20 a second.
+#[tokio::test(start_paused = true)]
+async fn made_up_channels_that_come_one_by_one_are_asked_about_together() {
+    let world = Arc::new(World::new());
+    let mut lookups = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let world = Arc::clone(&world);
+        lookups.spawn(async move { world.ask(2 * number + 1..2 * number + 2).await });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    lookups.join_all().await;
+    let sizes = world.sizes();
+    assert!(sizes.len() <= 10, "{sizes:?}");
+
+    // One that exists is not kept waiting after those that exist.
+    tokio::time::sleep(PATIENCE).await;
+    for number in [2, 4, 6] {
+        let began = Instant::now();
+        world.ask(number..number + 1).await;
+        assert!(began.elapsed() < 2 * WINDOW, "{:?}", began.elapsed());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_channel_is_asked_about_once_for_all() {
     let world = World::new();

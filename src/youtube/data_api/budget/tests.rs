@@ -8,6 +8,14 @@ const HOUR: Duration = Duration::from_hours(1);
 const AWAITED: Use = Use::Lookup(Purpose::Awaited);
 const POLL: Use = Use::Lookup(Purpose::Poll);
 
+fn unknown(caller: u64) -> Use {
+    Use::Unknown(Purpose::Awaited, caller)
+}
+
+fn unknown_poll(caller: u64) -> Use {
+    Use::Unknown(Purpose::Poll, caller)
+}
+
 fn at(text: &str) -> SystemTime {
     humantime::parse_rfc3339(text).expect("a time")
 }
@@ -72,7 +80,7 @@ fn callers_get_half_of_a_day_at_once_and_polls_what_is_due() {
 
 #[test]
 fn who_gets_none_is_told_when() {
-    for spend_for in [AWAITED, POLL, Use::Unknown(1), Use::Extra(1)] {
+    for spend_for in [AWAITED, POLL, unknown(1), unknown_poll(1), Use::Extra(1)] {
         let (mut budget, mut now) = (Budget::new(100, midnight()), midnight());
         drain(&mut budget, spend_for, now);
         for _ in 0..40 {
@@ -258,23 +266,47 @@ fn an_abuser_takes_no_modest_callers_units_and_not_most_of_a_day() {
     // Channels that were made up: half at once, and half of what comes.
     for load in [0.5, 1.0, 2.0, 10.0] {
         let pace = 5_000.0 / (24.0 * 60.0);
-        let (abused, served, refused) = day_with_abusers(Use::Unknown, 1, pace * load);
+        let (abused, served, refused) = day_with_abusers(unknown, 1, pace * load);
         assert_eq!((served, refused), (96, 0), "at {load}");
         assert!(abused[0] <= 5000, "{abused:?}");
     }
     let mut budget = Budget::new(10_000, midnight());
-    assert_eq!(drain(&mut budget, Use::Unknown(1), midnight()), 2500);
-    assert_eq!(drain(&mut budget, Use::Unknown(2), midnight()), 1250);
+    assert_eq!(drain(&mut budget, unknown(1), midnight()), 2500);
+    assert_eq!(drain(&mut budget, unknown(2), midnight()), 1250);
     assert_eq!(drain(&mut budget, Use::Extra(1), midnight()), 500);
     assert_eq!(drain(&mut budget, Use::Extra(2), midnight()), 250);
-    let (one, other) = (Use::Unknown(1), Use::Unknown(3));
+    let (one, other) = (unknown(1), unknown(3));
     let likeliest = |uses: &[Use]| budget.likeliest(uses.iter().copied(), midnight());
     assert_eq!(likeliest(&[one, other, POLL]), Some(other), "who has used less");
     assert_eq!(likeliest(&[POLL, AWAITED, one]), Some(AWAITED));
     // A new day is new for all.
     let tomorrow = midnight() + HOUR * 24;
-    assert_eq!(drain(&mut budget, Use::Unknown(1), tomorrow), 2500);
+    assert_eq!(drain(&mut budget, unknown(1), tomorrow), 2500);
     assert_eq!(drain(&mut budget, Use::Extra(1), tomorrow), 500);
+}
+
+/// At noon, half of a day's units are ahead of the pace.
+#[test]
+fn watches_of_made_up_channels_leave_units_for_other_watches() {
+    let now = midnight() + HOUR * 12;
+    let mut budget = Budget::new(1000, midnight());
+    assert_eq!(
+        drain(&mut budget, unknown_poll(1), now),
+        250,
+        "half of what is ahead"
+    );
+    assert_eq!(drain(&mut budget, unknown_poll(2), now), 125);
+    assert_eq!(drain(&mut budget, POLL, now), 125, "all the rest");
+    assert_eq!(drain(&mut budget, AWAITED, now), 250);
+    // From then on, known channels get all that the pace brings.
+    let later = now + HOUR * 6;
+    assert_eq!(drain(&mut budget, unknown_poll(1), later), 0);
+    assert_eq!(
+        drain(&mut budget, POLL, later),
+        0,
+        "until the callers' part is made up for"
+    );
+    assert!(!budget.is_left(POLL, later, 0).is_ok() && budget.is_left(AWAITED, later, 0).is_ok());
 }
 
 proptest! {
@@ -284,7 +316,7 @@ proptest! {
     #[test]
     fn no_day_costs_more_than_the_quota(
         quota in 0_u64..300,
-        steps in prop::collection::vec((0_u64..7200, 0_usize..7, 1_u64..40), 0..80),
+        steps in prop::collection::vec((0_u64..7200, 0_usize..8, 1_u64..40), 0..80),
     ) {
         let (mut budget, mut now) = (Budget::new(quota, midnight()), midnight());
         let mut spent: HashMap<Day, u64> = HashMap::new();
@@ -292,13 +324,13 @@ proptest! {
         for (pause, number, times) in steps {
             now += Duration::from_secs(pause);
             let refresh = Use::Lookup(Purpose::Refresh);
-            let uses = [AWAITED, refresh, POLL, Use::Unknown(1), Use::Unknown(2), Use::Extra(1), Use::Extra(2)];
+            let uses = [AWAITED, refresh, POLL, unknown(1), unknown(2), Use::Extra(1), Use::Extra(2), unknown_poll(3)];
             let spend_for = uses[number];
             for _ in 0..times {
                 if budget.try_spend(spend_for, now, 0).is_ok() {
                     *spent.entry(Day::of(now)).or_default() += 1;
                     let due = units(quota) * Day::of(now).left(now);
-                    let share = if number == 1 || number == 2 { 1.0 } else { AWAITED_SHARE };
+                    let share = if matches!(number, 1 | 2 | 7) { 1.0 } else { AWAITED_SHARE };
                     prop_assert!(units(budget.left()) + 1.0 > due * share);
                     extra += f64::from(u8::from(matches!(spend_for, Use::Extra(_))));
                 }
