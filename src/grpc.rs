@@ -40,8 +40,8 @@ pub use self::{
     error::{CallError, RequestError},
     json::JsonService,
     method::{Ended, Method},
-    metrics::{CallMetrics, register},
-    status::{PUSHBACK, from as status},
+    metrics::{CallMetrics, CallTotals, register},
+    status::{PUSHBACK, from as status, reason},
 };
 use self::{
     codec::{AnswerCodec, BatchCodec, BatchItem, WatchCodec},

@@ -141,6 +141,7 @@ impl Fake {
                 delay: Duration::ZERO,
                 timeout: LONG,
             },
+            shown: vec![],
         }
     }
 }
