@@ -50,7 +50,7 @@ use self::{
 };
 use crate::{
     channel_name::ResolvedChannel,
-    latest::{Answer, CacheStatus, Latest, OVERLOAD_PAUSE, Reply},
+    latest::{Answer, CacheStatus, Latest, ListError, OVERLOAD_PAUSE, Reply},
     lifecycle::Stages,
     proto::{
         self,
@@ -294,7 +294,10 @@ impl Service {
         let invalid = |error: RequestError| (error.into(), None);
         let (query, size, token) = convert::list(request).map_err(invalid)?;
         let listed = self.latest.list(query, size, token, caller).await;
-        let listed = listed.map_err(|(error, retry_after)| (error.into(), retry_after))?;
+        let listed = listed.map_err(|error| match error {
+            ListError::InvalidPageToken => invalid(RequestError::InvalidPageToken),
+            ListError::Lookup(error, retry_after) => (error.into(), retry_after),
+        })?;
         Ok(convert::listed(&listed))
     }
 

@@ -49,7 +49,7 @@ use tracing::{Id, Span, field::Empty};
 
 pub use self::{
     error::LookupError,
-    list::{InvalidPageToken, Listed, PageToken},
+    list::{InvalidPageToken, ListError, Listed, PageToken},
     metrics::Demand,
     policy::{Policy, jittered},
     reply::{Answer, CacheStatus, MissReason, Query, Reply},
