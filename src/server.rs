@@ -200,7 +200,8 @@ pub async fn run(
         let (tls, drain) = (listeners.tls.clone(), config.drain.timeout);
         let port = api::port(listener.into_std()?, tls, config, draining.clone());
         // A thread of its own takes 0.85 of the CPU time: on the runtime of lookups, a request would wake one thread from another.
-        let serving = api::serve(port, http, callers, stages, drain);
+        let cors = config.http_origins.as_ref().map(api::cors);
+        let serving = api::serve(port, http, cors, callers, stages, drain);
         spawn_thread("serve-http".into(), serving)
     });
     let json = json.transpose()?;

@@ -206,7 +206,7 @@ pub(super) fn failure(status: &Status) -> LookupFailure {
             code: Code::Unavailable.into(),
             reason: "CONNECTION_LOST".into(),
             message: format!("no connection to the server: {cause}"),
-            retry_after: None,
+            ..LookupFailure::default()
         };
     }
     let details = status.get_error_details();
@@ -224,5 +224,6 @@ pub(super) fn failure(status: &Status) -> LookupFailure {
         retry_after: details
             .retry_info()
             .and_then(|info| info.retry_delay?.try_into().ok()),
+        status: None,
     }
 }

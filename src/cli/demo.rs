@@ -187,6 +187,7 @@ impl Stage {
             caller_header: None,
             connections: Connections::default(),
             http_connections: HTTP_CONNECTIONS,
+            http_origins: None,
             admin_names: vec![],
             workers: cores(),
             grpc_web: None,

@@ -24,7 +24,7 @@ const SERVE: &[Group] = &[
             ("http-listen", "The address for JSON over HTTP/1.1"),
             ("grpc-web", "Also serve gRPC-Web, for pages in browsers"),
         ],
-        &["admin-host", "grpc-web-origins"],
+        &["admin-host", "http-allow-origin", "grpc-web-origins"],
     ),
     (
         "Freshness",

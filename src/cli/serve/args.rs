@@ -45,6 +45,11 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_HTTP_MAX_CONNECTIONS", default_value_t = config::HTTP_CONNECTIONS, value_name = "COUNT", value_parser = values::count, requires = "http_listen")]
     http_max_connections: NonZeroUsize,
 
+    /// The origins of pages that may read that port's answers, such as https://app.example,http://localhost:8080, or * for all [default:
+    /// only its own]
+    #[arg(long, env = "PLAQUE_HTTP_ALLOW_ORIGIN", value_name = "ORIGINS", value_parser = config::origins, requires = "http_listen")]
+    http_allow_origin: Option<Origins>,
+
     #[command(flatten)]
     pub(super) sources: SourceArgs,
 
@@ -227,6 +232,7 @@ impl Args {
                 ..Connections::default()
             },
             http_connections: self.http_max_connections,
+            http_origins: self.http_allow_origin.clone(),
             admin_names: self.admin_host.clone(),
             grpc_web: self.grpc_web.then(|| {
                 self.grpc_web_origins
