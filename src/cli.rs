@@ -18,6 +18,7 @@ mod pem;
 mod reference;
 mod serve;
 mod show;
+mod shown;
 mod sources;
 mod values;
 mod variables;

@@ -73,6 +73,8 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// How the server stops.
     pub drain: Drain,
+    /// The names and values of settings that the status page shows: without secrets.
+    pub shown: Vec<(String, String)>,
 }
 
 /// The address of a store.

@@ -41,8 +41,8 @@ pub use self::{
     error::{CallError, RequestError},
     json::JsonService,
     method::{Ended, Method},
-    metrics::{CallMetrics, register},
-    status::{PUSHBACK, from as status},
+    metrics::{CallMetrics, CallTotals, register},
+    status::{PUSHBACK, from as status, reason},
 };
 use self::{
     codec::{AnswerCodec, BatchCodec, BatchItem, WatchCodec},
@@ -51,7 +51,7 @@ use self::{
 };
 use crate::{
     channel_name::ResolvedChannel,
-    latest::{Answer, CacheStatus, Latest, OVERLOAD_PAUSE, Reply},
+    latest::{Answer, CacheStatus, Latest, ListError, OVERLOAD_PAUSE, Reply},
     lifecycle::Stages,
     proto::{
         self,
@@ -293,7 +293,10 @@ impl Service {
         let invalid = |error: RequestError| (error.into(), None);
         let (query, size, token) = convert::list(request).map_err(invalid)?;
         let listed = self.latest.list(query, size, token, caller).await;
-        let listed = listed.map_err(|(error, retry_after)| (error.into(), retry_after))?;
+        let listed = listed.map_err(|error| match error {
+            ListError::InvalidPageToken => invalid(RequestError::InvalidPageToken),
+            ListError::Lookup(error, retry_after) => (error.into(), retry_after),
+        })?;
         Ok(convert::listed(&listed))
     }
 

@@ -49,8 +49,7 @@ use tracing::{Id, Span, field::Empty};
 
 pub use self::{
     error::LookupError,
-    list::{InvalidPageToken, Listed, PageToken},
-    metrics::Demand,
+    list::{InvalidPageToken, ListError, Listed, PageToken},
     policy::{Policy, jittered},
     reply::{Answer, CacheStatus, MissReason, Query, Reply},
     resume::{InvalidResumeToken, ResumeToken},

@@ -97,6 +97,8 @@ pub struct SourceHealth {
     pub host: String,
     /// Since when its lookups fail; `None` if the last one was answered, or there was none.
     pub failing_since: Option<SystemTime>,
+    /// When the last of them failed. A source that nobody has asked since may work again.
+    pub last_failed: Option<SystemTime>,
     /// Why the last of them failed.
     pub error: Option<String>,
     /// The units that are left for today, if it has such a budget.
@@ -116,13 +118,24 @@ pub struct Fallback {
 
 /// A source of older uploads than a feed has.
 pub trait UploadPages: Send + Sync {
-    /// Loads the page of the uploads of `feed` that `page` names; `None`: the newest.
+    /// Loads the page of a list of `feed` that `page` names; without a name the newest. `None`: there is no page of that name. A list that does
+    /// not exist is an empty page.
     fn page<'a>(
         &'a self,
         feed: Feed,
+        list: List,
         page: Option<&'a str>,
         caller: Caller,
-    ) -> BoxFuture<'a, Result<Page, Failure>>;
+    ) -> BoxFuture<'a, Result<Option<Page>, Failure>>;
+}
+
+/// A list of a feed's uploads: see [`Feed::lists`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum List {
+    /// The feed's own.
+    Own,
+    /// That of a channel's streams, which are videos too.
+    Streams,
 }
 
 /// A page of uploads.
@@ -132,6 +145,8 @@ pub struct Page {
     pub title: String,
     /// Newest first. Their kinds are known only if the feed is of one kind.
     pub uploads: Vec<Upload>,
+    /// How many there are in the whole list, if the source says so.
+    pub total: Option<u64>,
     /// The number of entries, including those that are not uploads of the channel (any more).
     pub entries: usize,
     /// The name of the page of older ones; `None` if this is the last.
@@ -164,6 +179,15 @@ pub struct Feed {
 }
 
 impl Feed {
+    /// The lists in which its uploads are: YouTube lists streams separately, but among all uploads.
+    #[must_use]
+    pub fn lists(self) -> &'static [List] {
+        match self.kind {
+            Some(Kind::Video) => &[List::Own, List::Streams],
+            None | Some(Kind::Short) => &[List::Own],
+        }
+    }
+
     /// Its name in keys, messages and tokens.
     #[must_use]
     pub fn tag(self) -> String {

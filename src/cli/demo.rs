@@ -195,6 +195,7 @@ impl Stage {
                 timeout: Duration::from_secs(1),
                 ..Drain::default()
             },
+            shown: vec![],
         };
         let sources = Sources::from(Buggy(YouTube::new(config.upstream.clone())?));
         let listeners = Listeners {

@@ -15,7 +15,7 @@ use clap::{
     parser::ValueSource,
 };
 
-use super::{Cli, direct, file, flags, show};
+use super::{Cli, direct, file, flags, show, shown};
 
 /// Why there is nothing to run.
 pub(super) enum Refused {
@@ -54,7 +54,12 @@ pub(super) fn parse(mut given: Vec<OsString>) -> Result<Cli, Refused> {
         let checked = direct::check(command, flags);
         checked.map_err(|message| command.error(ErrorKind::ArgumentConflict, message))?;
     }
-    let cli = Cli::from_arg_matches(&matches)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let (super::Command::Serve(args), Some((name, flags))) = (&mut cli.command, matches.subcommand())
+        && let Some(command) = program.find_subcommand(name)
+    {
+        args.shown = shown::settings(command, flags);
+    }
     cli.color.choice().write_global();
     Ok(cli)
 }

@@ -35,6 +35,12 @@ use crate::{
     },
 };
 
+/// The part of `--upstream-timeout` for a source that has others behind it: 2 s by default, a few times what a feed takes. Callers often wait for 5 s.
+const SHARE: u32 = 5;
+
+/// The least of that, if `--upstream-timeout` is not less itself.
+const LEAST_SHARE: Duration = Duration::from_secs(2);
+
 /// Flags of the sources and the store, and of how long what they have is used.
 #[derive(clap::Args)]
 pub(super) struct SourceArgs {
@@ -119,15 +125,18 @@ impl SourceArgs {
         upstream: &youtube::Settings,
         units: &Arc<StoredUnits>,
     ) -> Result<Sources, Box<dyn Error>> {
-        let youtube = Arc::new(YouTube::new(upstream.clone())?);
+        let (mirrors, data_api) = (self.upstream.mirrors()?, self.upstream.data_api());
+        let mut behind = mirrors.len() + usize::from(data_api.is_some());
+        let youtube = Arc::new(YouTube::new(within_share(upstream, behind))?);
         let mut names: Vec<Arc<dyn NameSource>> = vec![Arc::clone(&youtube) as _];
         let (mut fallbacks, mut pages) = (vec![], None);
-        for mirror in self.upstream.mirrors()? {
-            let upstream = Arc::new(YouTube::new(mirror)?);
+        for mirror in mirrors {
+            behind -= 1;
+            let upstream = Arc::new(YouTube::new(within_share(&mirror, behind))?);
             let source = Source::Mirror;
             fallbacks.push(Fallback { source, upstream });
         }
-        if let Some(settings) = self.upstream.data_api() {
+        if let Some(settings) = data_api {
             tell_of_wait(&settings.key_file);
             // A core dump would contain the key.
             rlimit::setrlimit(rlimit::Resource::CORE, 0, 0)?;
@@ -211,6 +220,18 @@ fn tell_of_wait(key_file: &Path) {
     }
 }
 
+/// A source with so many others `behind` it gets a part of the time, if there are any, so that callers still wait when the last one answers.
+fn within_share(settings: &youtube::Settings, behind: usize) -> youtube::Settings {
+    let time_limit = settings.time_limit;
+    youtube::Settings {
+        time_limit: match behind {
+            0 => time_limit,
+            _ => (time_limit / SHARE).max(LEAST_SHARE).min(time_limit),
+        },
+        ..settings.clone()
+    }
+}
+
 /// Reads and checks the authorities of the store: with invalid ones it would never connect.
 fn store_authorities(file: &Path) -> Result<Vec<u8>, String> {
     let pem = Pem::read("--store-ca", file)?;
@@ -220,4 +241,31 @@ fn store_authorities(file: &Path) -> Result<Vec<u8>, String> {
         added.map_err(|error| pem.missing("authority", error))?;
     }
     Ok(pem.content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_with_others_behind_it_gets_a_part_of_the_time() {
+        let of = |seconds, behind| {
+            let settings = youtube::Settings {
+                time_limit: Duration::from_secs(seconds),
+                ..youtube::Settings::new(config::upstream_url(config::YOUTUBE).expect("an address"))
+            };
+            within_share(&settings, behind).time_limit.as_secs()
+        };
+        for (limit, behind, expected) in [
+            (10, 0, 10),
+            (10, 1, 2),
+            (10, 3, 2),
+            (30, 1, 6),
+            (2, 1, 2),
+            (1, 1, 1),
+            (1, 0, 1),
+        ] {
+            assert_eq!(of(limit, behind), expected, "{limit} s, {behind} behind");
+        }
+    }
 }

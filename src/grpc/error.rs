@@ -37,7 +37,9 @@ pub enum CallError {
     )]
     TooManyHealthWatches(usize),
     /// The deadline of the call passed.
-    #[error("the deadline passed before the lookup ended; it goes on, and asking again will find its answer")]
+    #[error(
+        "the deadline passed before the lookup ended; a server completes it, so that asking again finds its answer"
+    )]
     Deadline,
     /// The watch reached its deadline, or [`Limits::watch`](super::Limits::watch).
     #[error(

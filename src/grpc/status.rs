@@ -101,6 +101,12 @@ fn classify_upstream(error: &UpstreamError) -> (Code, &'static str) {
     }
 }
 
+/// The reason in the errors of callers who get no answer because of `error`.
+#[must_use]
+pub fn reason(error: &UpstreamError) -> &'static str {
+    classify_upstream(error).1
+}
+
 /// The request field that is invalid.
 fn bad_field(error: &CallError) -> Option<&'static str> {
     let CallError::Request(error) = error else {

@@ -1,5 +1,7 @@
 //! The sources that are asked when the first fails, in order: mirrors of the feed, then the Data API.
 
+mod mirrored;
+
 use std::{
     fmt,
     panic::AssertUnwindSafe,
@@ -8,6 +10,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::EncodeMetric,
     metrics::{
@@ -20,7 +23,8 @@ use prometheus_client::{
 };
 use tokio::time::timeout;
 
-use super::{health::SourceFailures, snapshot};
+use self::mirrored::Vanished;
+use super::health::SourceFailures;
 use crate::{
     metrics,
     upstream::{
@@ -32,6 +36,8 @@ use crate::{
 /// The sources after the first, and their counters.
 pub(super) struct Fallbacks {
     sources: Arc<[Member]>,
+    /// Locked for lookups in a memory of some thousand IDs. In memory only: a restart forgets it.
+    vanished: Mutex<Vanished>,
     lookups: Family<[(&'static str, &'static str); 2], Counter>,
 }
 
@@ -50,6 +56,7 @@ impl Fallbacks {
         });
         Self {
             sources: members.collect(),
+            vanished: Mutex::default(),
             lookups: Family::default(),
         }
     }
@@ -71,6 +78,14 @@ impl Fallbacks {
                 !has_canary && self.sources.iter().any(knows_all)
             }
             UpstreamError::NoSuchChannel | UpstreamError::Busy | UpstreamError::SuspectSnapshot => false,
+        }
+    }
+
+    /// Notes what has vanished from a channel's feed since the snapshot `known`. Mirrors that are behind do not bring it back.
+    pub(super) fn note_vanished(&self, new: &Channel, known: &Channel) {
+        let has_mirrors = self.sources.iter().any(|member| member.source == Source::Mirror);
+        if has_mirrors && new.source() == Source::Feed {
+            self.vanished.lock().note(new, known);
         }
     }
 
@@ -100,8 +115,12 @@ impl Fallbacks {
             let Member { source, upstream, .. } = member;
             let lookup = upstream.look_up(feed, request.clone());
             let looked_up = carry_out(upstream.time_limit(), lookup).await;
-            let looked_up = looked_up.and_then(|channel| {
-                accept(*source, channel, request.known.as_deref()).map_err(Failure::from)
+            let looked_up = looked_up.and_then(|channel| match source {
+                Source::Mirror => {
+                    let (known, now) = (request.known.as_deref(), SystemTime::now());
+                    Ok(mirrored::accept(&channel, known, &self.vanished.lock(), now)?)
+                }
+                Source::Feed | Source::DataApi => Ok(channel.with_source(*source)),
             });
             let outcome = match &looked_up {
                 Ok(_) => "found",
@@ -137,19 +156,19 @@ impl Fallbacks {
         }
         registry.register(
             "fallback_lookups",
-            "Lookups at other sources after the feed failed, by source and outcome",
+            "Lookups at other sources (mirror, data-api) after the feed failed: found, not_found or error",
             self.lookups.clone(),
         );
         self.register_by_source(
             registry,
             "fallback_failing",
-            "1 while lookups at a source other than the feed fail, else 0, by source",
+            "1 if the last lookup at a source other than the feed failed, however long ago that was; else 0",
             |member, _| Some(ConstGauge::new(u64::from(member.failures.is_failing()))),
         );
         self.register_by_source(
             registry,
             "fallback_breaker_open",
-            "1 while a source other than the feed refuses this address, else 0, by source",
+            "1 while a mirror refuses this address, else 0",
             |_, status| {
                 let open = status.queue?.breaker != "closed";
                 Some(ConstGauge::new(u64::from(open)))
@@ -158,13 +177,13 @@ impl Fallbacks {
         self.register_by_source(
             registry,
             "fallback_queue",
-            "Queued lookups at other sources than the feed, by source",
+            "Queued lookups at a mirror",
             |_, status| Some(ConstGauge::new(status.queue?.queued)),
         );
         self.register_by_source(
             registry,
             "fallback_sent",
-            "Requests sent to other sources than the feed, by source",
+            "Requests sent to a mirror",
             |_, status| Some(ConstCounter::new(status.queue?.sent)),
         );
         for member in &*self.sources {
@@ -223,27 +242,5 @@ pub(super) async fn carry_out(limit: Duration, lookup: Lookup<'_>) -> Result<Cha
         Ok(Ok(looked_up)) => looked_up,
         Ok(Err(_elapsed)) => Err(UpstreamError::TimedOut(limit).into()),
         Err(_panic) => Err(UpstreamError::Panicked.into()),
-    }
-}
-
-/// What counts of a fallback's snapshot, when `known` is the last one.
-///
-/// A mirror's does not count if it is empty: it may lack what the mirror could not load, or what plaque cannot read. Nor if it lacks the newest
-/// known upload and has none that is newer, however often it is so: mirrors keep feeds for a while. Few mirrors say which uploads are Shorts, so
-/// those that are known as such remain it.
-fn accept(source: Source, channel: Channel, known: Option<&Channel>) -> Result<Channel, UpstreamError> {
-    let channel = channel.with_source(source);
-    if source != Source::Mirror {
-        return Ok(channel);
-    }
-    if channel.is_empty() {
-        return Err(UpstreamError::Malformed(
-            "it has no upload that can be read".into(),
-        ));
-    }
-    match known {
-        Some(known) if snapshot::is_behind(&channel, known) => Err(UpstreamError::SuspectSnapshot),
-        Some(known) => Ok(channel.with_shorts_of(known)),
-        None => Ok(channel),
     }
 }

@@ -193,6 +193,7 @@ impl Fetcher {
                 tracing::debug!(%feed, uploads = channel.len(), "the snapshot is older than the last one, or empty: rejected");
                 return self.failure(UpstreamError::SuspectSnapshot.into(), before, now);
             }
+            self.fallbacks.note_vanished(&channel, &success.value);
             if feed.kind.is_none() {
                 for kind in snapshot::pushed_out(&channel, &success.value) {
                     self.keep_pushed_out(kind, success).await;

@@ -1,41 +1,62 @@
 //! Pages of a channel's uploads: the newest from the cache entry, older ones from a source that has them.
 
+mod scan;
+mod token;
+
 use std::{sync::Arc, time::Duration};
 
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use coalesce::{Coalescer, Overloaded, Retention};
 use tokio::runtime::Handle;
 
+pub use self::token::{InvalidPageToken, PageToken};
+use self::{
+    scan::Scan,
+    token::{Place, Position},
+};
 use super::{Answer, Latest, LookupError, OVERLOAD_PAUSE, Query, map_flight_error};
 use crate::{
-    upstream::{Caller, Failure, Feed, Page, UploadPages},
-    video::{Channel, MAX_UPLOADS, Moment, VideoId},
+    upstream::{Caller, Failure, Feed, List, Page, UploadPages},
+    video::{Channel, MAX_UPLOADS, Source},
 };
 
-/// The most pages of the source that are read for one of ours: some of its uploads may be newer than where the last page ended.
-const MAX_PAGES: usize = 3;
+/// The most pages of the source that are read for one of ours: what appeared since the list began comes before what is wanted, and videos
+/// are in two lists.
+const MAX_PAGES: usize = 6;
 
 /// The pages of the source that are cached, of up to 50 uploads each.
 const CACHED_PAGES: u64 = 200;
 
-/// How long these are cached: new uploads move all others.
+/// How long these are cached. Less if another page shows that something has appeared or vanished since.
 const KEEP_PAGES_FOR: Duration = Duration::from_mins(5);
 
 /// A source of older uploads, whose pages are coalesced and cached.
 #[derive(Clone)]
 pub(super) struct OlderUploads {
     source: Arc<dyn UploadPages>,
-    pages: Coalescer<(Feed, Option<String>), Loaded>,
+    pages: Coalescer<Name, Loaded>,
 }
 
-type Loaded = Arc<Result<Page, Failure>>;
+/// A page of a list: by its name; `None`: the newest.
+type Name = (Feed, List, Option<String>);
+
+/// `None`: there is no page of that name.
+type Loaded = Arc<Result<Option<Page>, Failure>>;
+
+/// Why uploads cannot be listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListError {
+    /// The token names a page that the source does not know.
+    InvalidPageToken,
+    /// A lookup failed, and when to retry.
+    Lookup(LookupError, Option<Duration>),
+}
 
 impl OlderUploads {
     pub(super) fn new(source: Arc<dyn UploadPages>, runtime: Handle) -> Self {
         let pages = Coalescer::<_, Loaded>::builder(CACHED_PAGES)
             .retention(|_page, loaded| match **loaded {
-                Ok(_) => Retention::Keep,
-                Err(_) => Retention::Discard,
+                Ok(Some(_)) => Retention::Keep,
+                Ok(None) | Err(_) => Retention::Discard,
             })
             .time_to_live(KEEP_PAGES_FOR)
             .runtime(runtime)
@@ -43,75 +64,38 @@ impl OlderUploads {
         Self { source, pages }
     }
 
-    async fn page(
-        &self,
-        feed: Feed,
-        page: Option<String>,
-        caller: Caller,
-    ) -> Result<Page, (LookupError, Option<Duration>)> {
-        let (source, wanted) = (Arc::clone(&self.source), page.clone());
-        let load = move || async move { Arc::new(source.page(feed, wanted.as_deref(), caller).await) };
-        match self.pages.get_or_fetch((feed, page), load).await {
-            Ok(loaded) => (*loaded)
-                .clone()
-                .map_err(|failure| (LookupError::Upstream(failure.error), failure.retry_after)),
+    async fn page(&self, name: Name, caller: Caller) -> Result<Page, ListError> {
+        let (source, (feed, list, page)) = (Arc::clone(&self.source), name.clone());
+        let load = move || async move { Arc::new(source.page(feed, list, page.as_deref(), caller).await) };
+        match self.pages.get_or_fetch(name, load).await {
+            Ok(loaded) => match (*loaded).clone() {
+                Ok(page) => page.ok_or(ListError::InvalidPageToken),
+                Err(failure) => {
+                    let error = LookupError::Upstream(failure.error);
+                    Err(ListError::Lookup(error, failure.retry_after))
+                }
+            },
             Err(coalesce::Error::Overloaded(Overloaded(waiters))) => {
-                Err((LookupError::Overloaded(waiters), Some(OVERLOAD_PAUSE)))
+                let error = LookupError::Overloaded(waiters);
+                Err(ListError::Lookup(error, Some(OVERLOAD_PAUSE)))
             }
-            Err(coalesce::Error::Flight(error)) => Err((map_flight_error(error), None)),
+            Err(coalesce::Error::Flight(error)) => Err(ListError::Lookup(map_flight_error(error), None)),
         }
     }
-}
 
-/// Where the next page of a feed begins: after an upload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PageToken {
-    feed: Feed,
-    after: VideoId,
-    published: Moment,
-    /// The page of the source that has what comes next; empty for its first. `None`: the entry may have it.
-    page: Option<String>,
-}
-
-/// A text is not the token of a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidPageToken;
-
-impl PageToken {
-    /// The token as text.
-    #[must_use]
-    pub fn encode(&self) -> String {
-        let Self { feed, after, .. } = self;
-        let mut text = format!("{} {after} {}", feed.tag(), self.published.to_nanos());
-        if let Some(page) = &self.page {
-            text = format!("{text} {page}");
+    /// Loads what is needed for `size` uploads of `feed`, or as much of that as may be.
+    async fn scan(&self, feed: Feed, size: usize, scan: &mut Scan, caller: Caller) -> Result<(), ListError> {
+        for _ in 0..MAX_PAGES {
+            let Some((index, page)) = scan.wanted(size) else {
+                break;
+            };
+            let list = feed.lists()[index];
+            let loaded = self.page((feed, list, page), caller).await?;
+            for outdated in scan.add(index, loaded).unwrap_or_default() {
+                self.pages.invalidate(&(feed, list, outdated)).await;
+            }
         }
-        BASE64_URL_SAFE_NO_PAD.encode(text)
-    }
-
-    /// Whether it is of a list of these uploads.
-    #[must_use]
-    pub fn is_of(&self, query: &Query) -> bool {
-        self.feed == query.feed()
-    }
-
-    /// Parses a token.
-    ///
-    /// # Errors
-    ///
-    /// If the text is not one.
-    pub fn decode(text: &str) -> Result<Self, InvalidPageToken> {
-        let decoded = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
-        let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
-        let decoded = decoded.ok_or(InvalidPageToken)?;
-        let mut parts = decoded.splitn(4, ' ');
-        let mut part = || parts.next().ok_or(InvalidPageToken);
-        Ok(Self {
-            feed: Feed::from_tag(part()?).ok_or(InvalidPageToken)?,
-            after: part()?.parse().map_err(|_| InvalidPageToken)?,
-            published: Moment::from_nanos(part()?.parse().map_err(|_| InvalidPageToken)?),
-            page: parts.next().map(str::to_owned),
-        })
+        Ok(())
     }
 }
 
@@ -129,54 +113,59 @@ pub struct Listed {
 }
 
 impl Latest {
-    /// Lists up to `size` uploads, after those of the page that `token` is of.
+    /// Lists up to `size` uploads, after those of the page that `token` is of. A page may have fewer, even none, if it is not the last.
     ///
     /// # Errors
     ///
-    /// As for [`Self::get_for`], but a channel without uploads is an empty page.
+    /// As for [`Self::get_for`], but a channel without uploads is an empty page; and if the source does not know the token's page.
     pub async fn list(
         &self,
         query: Query,
         size: usize,
         token: Option<PageToken>,
         caller: &impl Fn() -> Caller,
-    ) -> Result<Listed, (LookupError, Option<Duration>)> {
-        // Older pages of the source need nothing of the entry.
-        if let Some(token @ PageToken { page: Some(_), .. }) = token {
-            return self.older(query, size, token, caller()).await;
+    ) -> Result<Listed, ListError> {
+        let (mut place, positions) = match token {
+            Some(token) => (token.place, token.positions),
+            None => (Place::first(), None),
+        };
+        // Older pages need nothing of the entry.
+        if let Some(positions) = positions {
+            return self
+                .older(query, size, Scan::new(place, positions), caller())
+                .await;
         }
         let reply = self.get_for(query, caller).await;
         let answer = match reply.outcome {
             Ok(answer) => answer,
             Err(LookupError::NoUploads { .. }) => return Ok(Listed::empty()),
-            Err(error) => return Err((error, reply.retry_after)),
+            Err(error) => return Err(ListError::Lookup(error, reply.retry_after)),
         };
         let channel = answer.shared_channel();
-        let of_kind = |index: &usize| {
+        let is_wanted = |index: &usize| {
             let upload = channel.upload(*index);
-            upload.is_some_and(|upload| query.kind.is_none_or(|kind| upload.kind() == kind))
+            upload.is_some_and(|upload| {
+                let is_of_kind = query.kind.is_none_or(|kind| upload.kind() == kind);
+                is_of_kind && place.precedes(upload.id(), upload.moment())
+            })
         };
-        let mut indices: Vec<usize> = (0..channel.len()).filter(of_kind).collect();
-        if let Some(token) = token {
-            let is_after = |index: &usize| {
-                channel
-                    .upload(*index)
-                    .is_some_and(|upload| upload.id() == token.after)
-            };
-            match indices.iter().position(is_after) {
-                Some(position) if position + 1 < indices.len() => drop(indices.drain(..=position)),
-                _ => return self.older(query, size, token, caller()).await,
-            }
-        }
+        let mut indices: Vec<usize> = (0..channel.len()).filter(is_wanted).collect();
         let has_more = indices.len() > size;
         indices.truncate(size);
-        let last = indices.last().and_then(|index| channel.upload(*index));
-        let next = last.filter(|_| has_more || self.pages.is_some() && channel.is_full());
-        let next = next.map(|last| PageToken {
+        for upload in indices.iter().filter_map(|index| channel.upload(*index)) {
+            place.pass(upload.id(), upload.moment());
+        }
+        // Mirrors may have fewer than a feed.
+        let has_older = self.pages.is_some() && (channel.is_full() || channel.source() == Source::Mirror);
+        if indices.is_empty() && has_older {
+            let positions = query.feed().lists().iter().map(|_| Position::First);
+            let scan = Scan::new(place, positions.collect());
+            return self.older(query, size, scan, caller()).await;
+        }
+        let next = (has_more || has_older).then(|| PageToken {
             feed: query.feed(),
-            after: last.id(),
-            published: last.moment(),
-            page: None,
+            place,
+            positions: None,
         });
         Ok(Listed {
             channels: vec![(channel, indices)],
@@ -191,49 +180,30 @@ impl Latest {
         &self,
         query: Query,
         size: usize,
-        token: PageToken,
+        mut scan: Scan,
         caller: Caller,
-    ) -> Result<Listed, (LookupError, Option<Duration>)> {
+    ) -> Result<Listed, ListError> {
         let Some(source) = &self.pages else {
             return Ok(Listed::empty());
         };
         let feed = query.feed();
-        let mut page = token.page.filter(|page| !page.is_empty());
-        for _ in 0..MAX_PAGES {
-            let loaded = source.page(feed, page.clone(), caller).await?;
-            let mut uploads = loaded.uploads;
-            match uploads.iter().position(|upload| upload.id == token.after) {
-                // By its place, since others may be of the same second.
-                Some(last) => drop(uploads.drain(..=last)),
-                // The upload is in the page before, or is gone.
-                None => uploads.retain(|upload| Moment::new(upload.published) <= token.published),
-            }
-            let has_more = uploads.len() > size;
-            uploads.truncate(size);
-            if uploads.is_empty() && loaded.next.is_some() {
-                page = loaded.next;
-                continue;
-            }
-            let next = uploads.last().filter(|_| has_more || loaded.next.is_some());
-            let next = next.map(|last| PageToken {
+        source.scan(feed, size, &mut scan, caller).await?;
+        let (uploads, title, next) = scan.finish(size);
+        let channels = uploads.chunks(MAX_UPLOADS).map(|uploads| {
+            let channel = Channel::new(query.channel, &title, uploads.to_vec());
+            let indices = (0..channel.len()).collect();
+            (Arc::new(channel), indices)
+        });
+        Ok(Listed {
+            channels: channels.collect(),
+            answer: None,
+            has_kinds: query.kind.is_some(),
+            next: next.map(|(place, positions)| PageToken {
                 feed,
-                after: last.id,
-                published: Moment::new(last.published),
-                page: Some(if has_more { page } else { loaded.next }.unwrap_or_default()),
-            });
-            let channels = uploads.chunks(MAX_UPLOADS).map(|uploads| {
-                let channel = Channel::new(query.channel, &loaded.title, uploads.to_vec());
-                let indices = (0..channel.len()).collect();
-                (Arc::new(channel), indices)
-            });
-            return Ok(Listed {
-                channels: channels.collect(),
-                answer: None,
-                has_kinds: query.kind.is_some(),
-                next,
-            });
-        }
-        Ok(Listed::empty())
+                place,
+                positions: Some(positions),
+            }),
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{FeedEntry, LookupError};
-use crate::video::{Channel, MAX_UPLOADS, Moment, VideoId};
+use crate::video::{Channel, MAX_UPLOADS, Moment, Video, VideoId};
 
 /// How many uploads are remembered: the feed's 15 and enough others to recognize one that disappears and returns. Equals the number of bits
 /// of a cursor's window.
@@ -92,8 +92,12 @@ impl Timeline {
     fn show(&mut self, channel: &Arc<Channel>) -> bool {
         let before = (self.channel.take(), self.numbers);
         self.numbers = [0; MAX_UPLOADS];
+        // Uploads without a date come last, in the order of the feed. If they follow all that were seen, nothing shows that they are newer.
+        let is_seen = |upload: Video<'_>| self.seen.iter().any(|seen| seen.id == upload.id());
+        let last_seen = channel.uploads().rposition(is_seen);
+        let is_first = self.seen.is_empty();
         // The oldest first, so that uploads that appear together are numbered in order of publication.
-        for (upload, number) in channel.uploads().zip(&mut self.numbers).rev() {
+        for ((index, upload), number) in channel.uploads().enumerate().zip(&mut self.numbers).rev() {
             let (id, published) = (upload.id(), upload.moment());
             *number = match self.seen.iter_mut().find(|seen| seen.id == id) {
                 Some(seen) => {
@@ -102,6 +106,7 @@ impl Timeline {
                     seen.number
                 }
                 None if published.is_some() && published <= self.forgotten => 0,
+                None if !published.is_some() && !is_first && last_seen.is_none_or(|last| index > last) => 0,
                 None => {
                     self.newest += 1;
                     self.seen.push(Seen {

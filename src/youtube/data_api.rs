@@ -43,8 +43,8 @@ use super::{SetupError, client, list::List};
 use crate::{
     channel_name::{ChannelName, ResolvedChannel},
     upstream::{
-        Caller, Failure, Feed, Lookup, LookupRequest, NameSource, Page, Purpose, SourceStatus, UploadPages,
-        Upstream, UpstreamError,
+        self, Caller, Failure, Feed, Lookup, LookupRequest, NameSource, Page, Purpose, SourceStatus,
+        UploadPages, Upstream, UpstreamError,
     },
     video::{Channel, ChannelId, Kind, MAX_UPLOADS},
 };
@@ -58,6 +58,9 @@ pub enum ApiError {
     /// The playlist does not exist: the channel has no uploads of that kind, or does not exist.
     #[error("there is no such list of uploads")]
     PlaylistNotFound,
+    /// The page of the playlist does not exist: its name is made up.
+    #[error("there is no such page of uploads")]
+    PageNotFound,
     /// The API does not know custom names (`/c/…`).
     #[error("the YouTube Data API cannot resolve a custom name")]
     Unsupported,
@@ -313,14 +316,20 @@ impl UploadPages for DataApi {
     fn page<'a>(
         &'a self,
         feed: Feed,
+        list: upstream::List,
         page: Option<&'a str>,
         caller: Caller,
-    ) -> BoxFuture<'a, Result<Page, Failure>> {
+    ) -> BoxFuture<'a, Result<Option<Page>, Failure>> {
         Box::pin(async move {
-            let spend_for = Use::Extra(caller.id);
-            match self.requests.uploads(List::of(feed), page, spend_for).await {
-                Err(ApiError::PlaylistNotFound) => Ok(Page::default()),
-                page => Ok(page?),
+            let list = match list {
+                upstream::List::Own => List::of(feed),
+                upstream::List::Streams => List::streams(feed),
+            };
+            match self.requests.uploads(list, page, Use::Extra(caller.id)).await {
+                Ok(page) => Ok(Some(page)),
+                Err(ApiError::PlaylistNotFound) => Ok(Some(Page::default())),
+                Err(ApiError::PageNotFound) => Ok(None),
+                Err(error) => Err(error.into()),
             }
         })
     }
@@ -345,7 +354,9 @@ impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         let error = match error {
             ApiError::NoSuchChannel => UpstreamError::NoSuchChannel,
-            ApiError::PlaylistNotFound | ApiError::Unsupported => UpstreamError::NotFound,
+            ApiError::PlaylistNotFound | ApiError::PageNotFound | ApiError::Unsupported => {
+                UpstreamError::NotFound
+            }
             ApiError::OutOfUnits { retry_at } => {
                 return Self {
                     error: UpstreamError::Busy,

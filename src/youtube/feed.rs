@@ -45,7 +45,8 @@ pub enum FeedError {
 
 /// Parses a feed: a channel's own, or the list of its uploads of one kind.
 ///
-/// The feed's own ID is ignored: YouTube leaves it empty, or omits its `UC`. An entry counts if its author is the channel, or the feed's if
+/// It has to name the channel by its ID, in the address of an author or a link; not by a handle, which may be another's. The feed's own ID is
+/// ignored: YouTube leaves it empty, or omits its `UC`. An entry counts if its author is the channel, or the feed's if
 /// its own is not known; one without a valid video ID, or of another channel, is logged and left out. Other elements may be missing, and
 /// links may lead to a mirror. Texts are returned as written, blanks and undefined entities included.
 ///
@@ -62,7 +63,7 @@ pub fn parse(xml: &[u8], of: impl Into<Feed>) -> Result<Channel, FeedError> {
     } = prefilter(xml)?;
     let feed = parser().parse(xml.as_bytes())?;
 
-    let its_own = is_of(&feed, channel);
+    let its_own = is_of(&feed, channel) || feed.entries.iter().any(|entry| is_by(entry, channel));
     let owner = owner(&feed).unwrap_or(channel);
     // The author's name comes first: a playlist's feed has a title of its own.
     let title = author_name(&feed, channel).unwrap_or(feed_title);
@@ -72,7 +73,7 @@ pub fn parse(xml: &[u8], of: impl Into<Feed>) -> Result<Channel, FeedError> {
         .into_iter()
         .filter_map(|entry| upload(entry, &titles, of, owner))
         .collect();
-    if uploads.is_empty() && !its_own {
+    if !its_own {
         return Err(FeedError::NotThisChannel);
     }
     Ok(Channel::new(channel, &title, uploads).with_entries(entries))
@@ -118,6 +119,14 @@ fn is_of(feed: &model::Feed, channel: ChannelId) -> bool {
     authors
         .chain(links)
         .any(|address| address.contains(channel.unprefixed()))
+}
+
+/// Whether an entry's author is the channel.
+fn is_by(entry: &Entry, channel: ChannelId) -> bool {
+    entry
+        .authors
+        .iter()
+        .any(|author| channel_of(author) == Some(channel))
 }
 
 fn upload(entry: Entry, titles: &[String], of: Feed, owner: ChannelId) -> Option<Upload> {

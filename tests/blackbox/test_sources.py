@@ -1,6 +1,7 @@
 """plaque with more than one source: a spell of 404s with a key, with a mirror, with both down; what a key costs, and keys that do not work;
 channels by name."""
 
+import base64
 import json
 import urllib.error
 import urllib.request
@@ -115,6 +116,15 @@ def test_a_key_that_is_replaced_is_used(sources, origin, key_file):
         wait_until(lambda: plaque.ask(SCISHOW, max_age=0).code is grpc.StatusCode.OK, "the new key is used")
 
 
+def test_a_caller_of_five_seconds_is_answered_although_the_feed_and_a_mirror_hang(sources, origin):
+    with running_origin() as mirror, sources("--fallback-upstream", mirror.url) as plaque:
+        origin.control(mode="hang")
+        mirror.control(mode="hang")
+        answer = plaque.ask(KURZGESAGT, timeout=5)
+        expect_ok(answer)
+        assert source(answer) == 3, answer
+
+
 def test_a_mirror_answers_and_its_place_for_the_channel_is_filled_in(bench, origin):
     with running_origin() as mirror, bench.plaque(
             origin.url, "--fallback-upstream", f"{mirror.url}?from=mirror&unused={{channel_id}}", "--fallback-upstream",
@@ -155,7 +165,7 @@ def test_every_form_of_a_name_is_resolved_and_kept(bench, origin, sources, with_
             call = stub.ResolveChannel.future(messages.ResolveChannelRequest(query=name), timeout=10)
             expect_error(Answer(call), code, reason)
         done = bench.run_plaque("get", "--server", f"http://{plaque.address}", "@kurzgesagt", "@nobody_has_this", KURZGESAGT)
-        assert done.returncode == 1 and done.stdout.count(KURZGESAGT) == 2, done
+        assert done.returncode == 3 and done.stdout.count(KURZGESAGT) == 2, done
         assert "@nobody_has_this" in done.stderr and "HANDLE_NOT_FOUND" in done.stderr, done
 
 
@@ -175,7 +185,9 @@ def test_uploads_are_listed_a_page_at_a_time(sources, origin):
         times = [video["publishTime"] for video in seen]
         assert times == sorted(times, reverse=True)
         assert ids[0] == plaque.ask(KURZGESAGT).response.video.video_id
-        for bad in "page_size=-1", "page_token=x", "kind=film":
+        forged = f"{KURZGESAGT}/all 0    page=made-up"
+        forged = base64.urlsafe_b64encode(forged.encode()).decode().rstrip("=")
+        for bad in "page_size=-1", "page_token=x", f"page_token={forged}", "kind=film":
             with pytest.raises(urllib.error.HTTPError) as error:
                 urllib.request.urlopen(f"{plaque.http}/v1/channels/{KURZGESAGT}/uploads?{bad}", timeout=10)
             assert error.value.code == 400, bad

@@ -1,11 +1,19 @@
 //! `get` and `list` with `--direct`: without a server the same answers, errors and exit codes.
 
+use std::{
+    fs,
+    future::pending,
+    path::Path,
+    process::{Command, Stdio},
+};
+
 use axum::{http::StatusCode, response::IntoResponse as _};
+use plaque::origin::{Lookup, Origin};
 use serde_json::Value;
 
 use crate::{
-    program::{assert_refused, plaque, run},
-    support::{CHANNEL, Fake, feed},
+    program::{assert_refused, first_line, plaque, run},
+    support::{CHANNEL, Fake, channel, feed},
 };
 
 const GONE: &str = "UCgonegonegonegonegonegA";
@@ -108,4 +116,44 @@ async fn the_environment_may_have_settings_for_both() {
         assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     }
     assert_eq!(fake.lookups(CHANNEL), 2, "one by the server, and one without");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_signal_ends_it_after_what_it_has_found_is_saved() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("direct-signal");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder");
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        // The other channel's lookup hangs.
+        let origin = Origin::start(async |lookup: Lookup| match lookup.channel.as_str() {
+            CHANNEL => feed(&lookup),
+            _ => pending().await,
+        });
+        let origin = origin.await.expect("a free port");
+        let direct = |channels: &[&str]| {
+            let mut command = plaque();
+            command.args(["list", "--direct", "--canary=none", "--count=1"]);
+            command.arg(format!("--store=file:{}", folder.join(signal).display()));
+            command.args(["--upstream", origin.url().as_str()]).args(channels);
+            command
+        };
+        let mut child = direct(&[CHANNEL, GONE])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let line = first_line(&mut child).await;
+        let killed = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status();
+        assert!(killed.expect("kill is there").success());
+        let ended = tokio::task::spawn_blocking(move || child.wait()).await;
+        assert_eq!(ended.expect("no panic").expect("it ran").code(), Some(code));
+        assert_eq!(run(direct(&[CHANNEL])).await, (Some(0), line, String::new()));
+        assert_eq!(
+            origin.lookups(channel(CHANNEL)),
+            1,
+            "the second run has it from the store"
+        );
+    }
 }

@@ -18,7 +18,7 @@ use plaque::{
     resolver::{ResolveError, Resolver},
     store::Store,
     upstream::{Caller, Failure, Fallback, Feed, NameSource, Upstream, UpstreamError},
-    video::{Channel, Kind as VideoKind, Source},
+    video::{Channel, Kind as VideoKind, MAX_UPLOADS, Source, Upload},
     youtube::Pace,
 };
 use tokio::{runtime::Handle, sync::Semaphore};
@@ -201,14 +201,7 @@ async fn a_switch_to_another_source_and_back_sends_each_upload_once() {
         let api = Fake::open(|number, feed| found([2, 2, 3][number - 1], feed));
         let latest = latest(&feed_of, &[(Source::DataApi, &api)]);
         latest.get(query()).await.outcome.expect("found");
-        let mut watch = latest
-            .watch(&WatchQuery {
-                channels: vec![feed().channel],
-                kind: None,
-                published_after: None,
-                resume_tokens: vec![],
-            })
-            .expect("room for one more");
+        let mut watch = watch(&latest);
         assert_eq!(next(&mut watch).as_deref(), Some("Upload 1"));
         for expected in [
             Some("Upload 2"),
@@ -225,6 +218,88 @@ async fn a_switch_to_another_source_and_back_sends_each_upload_once() {
             assert_eq!(next(&mut watch).as_deref(), expected);
         }
         assert_eq!(api.lookups(), 3);
+    };
+    soon(test).await;
+}
+
+fn watch(latest: &Arc<Latest>) -> Watch {
+    let query = WatchQuery {
+        channels: vec![feed().channel],
+        kind: None,
+        published_after: None,
+        resume_tokens: vec![],
+    };
+    latest.watch(&query).expect("room for one more")
+}
+
+/// Looks up until the outcome of one more lookup of `source` is known.
+async fn look_up_at(source: &Fake, latest: &Latest) {
+    let before = source.lookups();
+    while source.lookups() == before {
+        latest.get(anew()).await.outcome.expect("found");
+    }
+}
+
+/// The uploads of these numbers, with a date or without.
+fn showing(numbers: &[usize], feed: Feed, dated: bool) -> Result<Channel, Failure> {
+    let uploads = numbers.iter().map(|number| {
+        let upload = upload(*number, VideoKind::Video);
+        let published = upload.published.filter(|_| dated);
+        Upload { published, ..upload }
+    });
+    let channel = Channel::new(feed.channel, "a channel", uploads.collect());
+    Ok(channel.with_entries(MAX_UPLOADS))
+}
+
+#[tokio::test]
+async fn uploads_without_a_date_are_sent_only_if_they_stand_before_known_ones() {
+    let test = async {
+        for feed_works_first in [true, false] {
+            let first = Fake::open(move |number, feed| match number {
+                1 if feed_works_first => showing(&[9, 8, 7], feed, true),
+                _ => Err(UpstreamError::Status(503).into()),
+            });
+            let shown = [&[9, 8, 7][..], &[9, 8, 3, 2], &[10, 9, 3]];
+            let mirror = Fake::open(move |number, feed| showing(shown[(number - 1).min(2)], feed, false));
+            let latest = latest(&first, &[(Source::Mirror, &mirror)]);
+            latest.get(query()).await.outcome.expect("found");
+            let mut watch = watch(&latest);
+            assert_eq!(next(&mut watch).as_deref(), Some("Upload 9"));
+            let mut sent = vec![];
+            for _ in 0..4 {
+                look_up_at(&mirror, &latest).await;
+                sent.extend(next(&mut watch));
+            }
+            // Where others have dates, an upload without one cannot be told to be newer.
+            let expected: &[&str] = if feed_works_first { &[] } else { &["Upload 10"] };
+            assert_eq!(sent, expected, "feed first: {feed_works_first}");
+        }
+    };
+    soon(test).await;
+}
+
+#[tokio::test]
+async fn what_was_deleted_does_not_return_by_a_mirror_that_is_behind() {
+    let test = async {
+        let first = Fake::open(|number, feed| match number {
+            1 => showing(&[9, 8, 7], feed, true),
+            // The second time in a row, that is believed.
+            2 | 3 => showing(&[8, 7, 6], feed, true),
+            _ => Err(UpstreamError::Status(503).into()),
+        });
+        let mirror = Fake::open(|_, feed| showing(&[9, 8, 7], feed, true));
+        let latest = latest(&first, &[(Source::Mirror, &mirror)]);
+        latest.get(query()).await.outcome.expect("found");
+        for _ in 0..2 {
+            look_up_at(&first, &latest).await;
+        }
+        for _ in 0..2 {
+            look_up_at(&mirror, &latest).await;
+            let answer = latest.get(query()).await.outcome.expect("found");
+            assert_eq!(answer.channel().source(), Source::Mirror);
+            let newest = answer.channel().upload(0).expect("an upload");
+            assert_eq!(newest.title(), "Upload 8");
+        }
     };
     soon(test).await;
 }

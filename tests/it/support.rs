@@ -142,6 +142,7 @@ impl Fake {
                 delay: Duration::ZERO,
                 timeout: LONG,
             },
+            shown: vec![],
         }
     }
 }

@@ -90,7 +90,7 @@ pub fn anew() -> Query {
 }
 
 pub fn upload(number: usize, kind: VideoKind) -> Upload {
-    let at = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000 + number as u64);
+    let at = SystemTime::UNIX_EPOCH + Duration::from_hours(400_000 + number as u64);
     Upload {
         id: format!("upload{number:04}A").parse().expect("an ID"),
         kind,

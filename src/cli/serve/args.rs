@@ -187,6 +187,10 @@ pub(in crate::cli) struct Args {
     /// not those of libraries [default: RUST_LOG, or info]
     #[arg(long, env = "PLAQUE_LOG", value_name = "FILTER", value_parser = directives)]
     pub(super) log: Option<String>,
+
+    /// What the status page shows of these flags.
+    #[arg(skip)]
+    pub(in crate::cli) shown: Vec<(String, String)>,
 }
 
 impl Args {
@@ -240,6 +244,7 @@ impl Args {
                 delay: self.drain_delay,
                 timeout: self.drain_timeout,
             },
+            shown: self.shown.clone(),
         })
     }
 

@@ -51,7 +51,8 @@ pub(super) struct UpstreamArgs {
     #[arg(long, env = "PLAQUE_YOUTUBE_PAGES", default_value = config::YOUTUBE_PAGES, value_name = "URL", value_parser = config::upstream_url)]
     youtube_pages: Url,
 
-    /// The time limit of one lookup, without its wait in the queue: connecting, and the whole response
+    /// The time limit of one lookup, without its wait in the queue: connecting, and the whole response. A fifth of it, but at least 2s, for the
+    /// upstream and for mirrors if there is another source after them
     #[arg(long, env = "PLAQUE_UPSTREAM_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = values::time_limit)]
     upstream_timeout: Duration,
 

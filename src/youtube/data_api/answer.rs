@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The fields of a playlist's items that are requested: a quarter of what the answer has otherwise.
-pub(super) const PLAYLIST_FIELDS: &str = "nextPageToken,items(snippet(publishedAt,title,channelTitle,videoOwnerChannelId,thumbnails/high),contentDetails(videoId,videoPublishedAt))";
+pub(super) const PLAYLIST_FIELDS: &str = "nextPageToken,pageInfo/totalResults,items(snippet(publishedAt,title,channelTitle,videoOwnerChannelId,thumbnails/high),contentDetails(videoId,videoPublishedAt))";
 
 /// The fields of channels that are requested.
 pub(super) const CHANNEL_FIELDS: &str = "items(id,snippet/title)";
@@ -35,11 +35,18 @@ pub(super) fn uploads(json: &[u8], channel: ChannelId, kind: Option<Kind>) -> Re
         .iter()
         .filter_map(|item| upload(item, channel, kind))
         .collect();
+    let mut owners = items
+        .iter()
+        .filter_map(|item| item["snippet"]["videoOwnerChannelId"].as_str());
+    if uploads.is_empty() && owners.any(|owner| owner != channel.as_str()) {
+        return Err(UpstreamError::Malformed("its uploads are those of another channel".into()).into());
+    }
     // The list has the order in which uploads were added to it. A premiere, or a video that was private, was published later.
     uploads.sort_by_key(|upload| Reverse(upload.published));
     Ok(Page {
         title: text(&answer["items"][0]["snippet"]["channelTitle"]),
         uploads,
+        total: answer["pageInfo"]["totalResults"].as_u64(),
         entries: items.len(),
         next: answer["nextPageToken"].as_str().map(str::to_owned),
     })
@@ -111,6 +118,7 @@ pub(super) fn error(status: u16, json: &[u8]) -> ApiError {
     for reason in reasons.filter_map(|reason| reason["reason"].as_str()) {
         return match reason {
             "playlistNotFound" => ApiError::PlaylistNotFound,
+            "invalidPageToken" => ApiError::PageNotFound,
             "quotaExceeded" | "dailyLimitExceeded" => Refusal::QuotaExceeded.into(),
             "rateLimitExceeded" | "userRateLimitExceeded" | "RATE_LIMIT_EXCEEDED" => {
                 Refusal::RateLimited.into()

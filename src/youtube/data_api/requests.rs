@@ -95,7 +95,7 @@ impl Requests {
             "asked the YouTube Data API"
         );
         let refusal = match &answered {
-            Ok(_) | Err(ApiError::PlaylistNotFound) => None,
+            Ok(_) | Err(ApiError::PlaylistNotFound | ApiError::PageNotFound) => None,
             Err(ApiError::Refused(refusal)) => Some(*refusal),
             // Such failures do not show whether Google refuses the key.
             Err(_) => return answered,

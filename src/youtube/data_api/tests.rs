@@ -156,8 +156,9 @@ async fn older_uploads_come_in_pages() {
     for _ in 0..2 {
         let page = world
             .api
-            .page(feed, next.as_deref(), Caller::default())
+            .page(feed, upstream::List::Own, next.as_deref(), Caller::default())
             .await
+            .expect("an answer")
             .expect("a page");
         seen.extend(page.uploads.iter().map(|upload| upload.id.to_string()));
         next = page.next;

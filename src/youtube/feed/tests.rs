@@ -151,6 +151,10 @@ fn the_feed_of_another_channel_is_an_error_and_not_an_empty_channel() {
             "<feed xmlns=\"http://www.w3.org/2005/Atom\"><author><name>x</name>\
                  <uri>https://www.youtube.com/channel/{other}</uri></author></feed>"
         ),
+        // By a handle, and without anything.
+        "<feed xmlns=\"http://www.w3.org/2005/Atom\"><link rel=\"alternate\" href=\"https://www.youtube.com/@other\"/>\
+            <entry><id>yt:video:aaaaaaaaaaA</id><author><uri>https://www.youtube.com/@other</uri></author></entry></feed>",
+        "<feed xmlns=\"http://www.w3.org/2005/Atom\"><entry><id>yt:video:aaaaaaaaaaA</id></entry></feed>",
     ] {
         let parsed = parse(xml.as_bytes(), CHANNEL.parse::<ChannelId>().expect("valid"));
         assert!(

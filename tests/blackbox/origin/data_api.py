@@ -6,7 +6,7 @@ from state import PLAYLIST, of_kind
 
 REFUSALS = {
     "keyInvalid": (400, "usageLimits"), "accessNotConfigured": (403, "usageLimits"), "quotaExceeded": (403, "youtube.quota"),
-    "rateLimitExceeded": (403, "youtube.quota"), "invalidFilters": (400, "youtube.parameter"), "notFound": (404, "global"),
+    "rateLimitExceeded": (403, "youtube.quota"), "invalidFilters": (400, "youtube.parameter"), "invalidPageToken": (400, "youtube.parameter"), "notFound": (404, "global"),
     "playlistNotFound": (404, "youtube.playlistItem"),
 }
 
@@ -58,7 +58,10 @@ def playlist_items(state, query):
     uploads = of_kind(channel.uploads, playlist.group(1)) if channel else []
     if not uploads:
         return refusal("playlistNotFound")
-    first, size = int(query.get("pageToken", ["0"])[0]), min(50, int(query.get("maxResults", ["5"])[0]))
+    place = query.get("pageToken", ["0"])[0]
+    if not place.isdecimal():
+        return refusal("invalidPageToken")
+    first, size = int(place), min(50, int(query.get("maxResults", ["5"])[0]))
     items = [{
         "kind": "youtube#playlistItem", "id": base64.b64encode(upload.id.encode()).decode(),
         "snippet": snippet(channel, upload) | {

@@ -56,6 +56,19 @@ fn uploads_are_sorted_by_when_they_were_published() {
 }
 
 #[test]
+fn uploads_that_are_all_of_another_channel_are_no_answer() {
+    let json = String::from_utf8_lossy(fixture!("playlist_items")).replace(ID, "UCzzzzzzzzzzzzzzzzzzzzzA");
+    let error = uploads(json.as_bytes(), channel(), None).expect_err("no answer");
+    assert!(
+        matches!(error, ApiError::Upstream(UpstreamError::Malformed(_))),
+        "{error}"
+    );
+    // What is private or deleted has no owner.
+    let gone = br#"{"items":[{"snippet":{},"contentDetails":{"videoId":"aaaaaaaaaaa"}}]}"#;
+    assert_eq!(read(gone, None).uploads, []);
+}
+
+#[test]
 fn a_list_of_a_kind_has_uploads_of_that_kind() {
     let page = read(fixture!("playlist_items"), Some(Kind::Short));
     assert!(page.uploads.iter().all(|upload| upload.kind == Kind::Short) && !page.uploads.is_empty());
@@ -101,6 +114,10 @@ fn an_error_is_told_by_its_reason() {
         (fixture!("access_not_configured"), Refusal::NotConfigured.into()),
         (fixture!("rate_limit_exceeded"), Refusal::RateLimited.into()),
         (fixture!("backend_error"), UpstreamError::Status(403).into()),
+        (
+            br#"{"error":{"code":400,"errors":[{"reason":"invalidPageToken","location":"pageToken"}]}}"#,
+            ApiError::PageNotFound,
+        ),
         (b"<html>", UpstreamError::Status(403).into()),
         (b"", UpstreamError::Status(403).into()),
     ] {
