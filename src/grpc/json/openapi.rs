@@ -127,6 +127,10 @@ fn operation(method: &MethodDescriptor, path: &str, schemas: &mut BTreeMap<Strin
 fn parameter(field: &FieldDescriptor, path: &str) -> Value {
     let in_path = path.contains(&format!("{{{}}}", field.name()));
     let mut schema = value_schema(field);
+    // Sizes are not negative.
+    if schema["type"] == "integer" {
+        schema["minimum"] = 0.into();
+    }
     if in_path {
         schema["pattern"] = CHANNEL.into();
         schema["examples"] = json!(["UCsXVk37bltHxD1rDPwtNM8Q", "@kurzgesagt"]);
