@@ -433,7 +433,7 @@ async fn an_answer_that_the_caller_has_is_not_sent_again() {
     assert!(fake.lookups(CHANNEL) >= 9);
     // Other uploads have other tags.
     let [one, other] =
-        [CHANNEL, "UC0123456789abcdefghijkA"].map(|id| format!("/v1/channels/{id}/latest-video"));
+        [CHANNEL, "UCabcdefghijk0123456789A"].map(|id| format!("/v1/channels/{id}/latest-video"));
     let (one, other) = (
         http_get_whole(server.http, &one).await,
         http_get_whole(server.http, &other).await,
