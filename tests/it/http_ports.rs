@@ -191,7 +191,7 @@ async fn pages_of_allowed_origins_may_read_answers() {
     let without = fake.serve().await;
     let only = fake
         .serve_with(|config| {
-            config.http_origins = Some(config::origins("https://app.example").expect("an origin"))
+            config.http_origins = Some(config::origins("https://app.example").expect("an origin"));
         })
         .await;
     let any = fake

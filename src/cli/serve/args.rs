@@ -36,7 +36,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_ADMIN_HOST", value_name = "NAME", value_delimiter = ',', value_parser = config::host_name)]
     admin_host: Vec<String>,
 
-    /// The address for JSON over HTTP/1.1, with TLS and client certificates as for gRPC [default: none; until the next release on
+    /// The address for JSON over HTTP/1.1, with TLS and client certificates as for gRPC [default: none; until 0.3.0 on
     /// --admin-listen, unless there is --tls-client-ca]
     #[arg(long, env = "PLAQUE_HTTP_LISTEN", value_name = "ADDRESS", value_parser = values::socket)]
     pub(super) http_listen: Option<SocketAddr>,
