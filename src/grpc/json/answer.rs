@@ -112,7 +112,6 @@ impl JsonWriter {
     }
 
     /// A time of the years 0 to 9999 in RFC 3339, with as many groups of three digits as the fraction needs. Takes a third of chrono's time.
-    #[expect(clippy::cast_possible_truncation, reason = "of two digits and of one")]
     fn timestamp(&mut self, key: &str, time: Option<Timestamp>) {
         let time = time.and_then(|time| DateTime::from_timestamp(time.seconds, time.nanos.try_into().ok()?));
         let time = time.map(|time| time.naive_utc());
