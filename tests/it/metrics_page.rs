@@ -6,15 +6,19 @@ use std::{
     io::{BufRead as _, BufReader},
     path::Path,
     process::Stdio,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use axum::{http::StatusCode, response::IntoResponse as _};
+use axum::{
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use plaque::origin::{self, Lookup};
 use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 
 use crate::{
     program::plaque_serve,
-    support::{CHANNEL, Fake, feed, http_get, http_get_with},
+    support::{CHANNEL, Fake, http_get, http_get_with},
 };
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
@@ -79,10 +83,16 @@ fn page(text: &str) -> String {
     format!("{HEAD}{}", table.into_iter().chain(rows).collect::<String>())
 }
 
+/// A feed whose newest upload is an hour old: mirrors have none from the future.
+fn mirrored(lookup: &Lookup) -> Response {
+    let newest = SystemTime::now() - Duration::from_hours(1);
+    origin::feed(&lookup.channel, "A channel", &origin::uploads(newest, 15))
+}
+
 /// The metrics of a plaque that has looked a channel up: the feed fails, and a mirror answers.
 async fn metrics() -> String {
     let failing = Fake::open(|_| StatusCode::SERVICE_UNAVAILABLE.into_response()).await;
-    let mirror = Fake::open(feed).await;
+    let mirror = Fake::open(mirrored).await;
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("metrics-page");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("a folder");
