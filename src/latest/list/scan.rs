@@ -5,6 +5,9 @@
 //! half a page of older ones is: then one that stands in a list up to 25 places too low is still found in time. One that stands far from its
 //! place by publication is not found.
 
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Reverse;
 
 use super::token::{Place, Position};
@@ -22,7 +25,8 @@ pub(super) struct Scan {
 struct List {
     from: Position,
     pages: Vec<Page>,
-    has_restarted: bool,
+    /// How often pages were loaded again. Not for ever: a source may count differently each time.
+    reloads: u8,
 }
 
 impl Scan {
@@ -30,7 +34,7 @@ impl Scan {
         let list = |from| List {
             from,
             pages: vec![],
-            has_restarted: false,
+            reloads: 0,
         };
         let lists = positions.into_iter().map(list).collect();
         Self { place, lists }
@@ -55,16 +59,19 @@ impl Scan {
     pub(super) fn add(&mut self, index: usize, mut page: Page) -> Option<Vec<Option<String>>> {
         let list = &mut self.lists[index];
         page.uploads.retain(|upload| upload.published.is_some());
+        // A page that was loaded already is no next one.
+        page.next
+            .take_if(|next| list.names().contains(&Some(next.clone())));
         let before = list.pages.last();
-        if before.is_some_and(|before| before.total != page.total) {
+        if list.reloads < 2 && before.is_some_and(|before| before.total != page.total) {
+            list.reloads += 1;
             // Something appeared or vanished since that was loaded: what has moved from one to the other may be in none.
             let mut names = list.names();
-            if list.has_restarted {
+            if list.reloads == 1 {
+                list.pages.clear();
+            } else {
                 // Those before have been loaded just now.
                 names.drain(..names.len() - 1);
-            } else {
-                list.has_restarted = true;
-                list.pages.clear();
             }
             return Some(names);
         }
