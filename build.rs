@@ -2,9 +2,11 @@
 
 use std::{env, error::Error, fs, path::Path};
 
-const PROTOS: [&str; 2] = [
+const PROTOS: [&str; 3] = [
     "proto/plaque/v1/latest_video.proto",
     "proto/grpc/health/v1/health.proto",
+    // The types of the details of errors, so that clients such as grpcurl can show them.
+    "proto/google/rpc/error_details.proto",
 ];
 
 /// What stores keep: no part of the API, which reflection shows.
@@ -27,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // rustdoc would take the tables in the proto's comments for code to run.
         .disable_comments(["."])
+        .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(compiler.file_descriptor_set())?;
     tonic_prost_build::configure()
         .disable_comments(["."])

@@ -1,6 +1,8 @@
 //! The admin port over HTTP/1.1: a status page, probes and metrics.
 
 mod busy;
+mod demand;
+mod history;
 mod host;
 mod page;
 mod scrape;
@@ -22,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::{busy::Busy, scrape::Scrape};
 use crate::{
     api::{self, Api},
-    grpc::{Callers, JsonService},
+    grpc::{CallMetrics, Callers, JsonService},
     http1::{self, Limits, Port},
     latest::Latest,
     lifecycle::{Stage, Stages},
@@ -40,10 +42,25 @@ pub struct AdminState {
     pub has_http_port: bool,
     /// Metrics.
     pub registry: Registry,
+    /// The counters of all threads, for the last hour's charts.
+    pub calls: Vec<Arc<CallMetrics>>,
+    /// What the page says of the server.
+    pub about: About,
     /// The server's current stage.
     pub stages: Stages,
     /// Host names that the port answers to, in addition to IP addresses and `localhost`.
     pub names: Arc<[String]>,
+}
+
+/// What the page says of the server.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// The gRPC port, for commands to try.
+    pub port: u16,
+    /// Whether that port has TLS.
+    pub tls: bool,
+    /// The settings that differ from the defaults, without secrets: names and values.
+    pub settings: Vec<(String, String)>,
 }
 
 /// The most connections, which do not count as callers' connections: operators' machines are few.
@@ -64,12 +81,12 @@ const LIMITS: Limits = Limits {
 /// How long connections from before the start have to read their responses. Their requests take no time.
 const HANDOVER: Duration = Duration::from_millis(100);
 
-const NOT_FOUND: &str = "no such page; there are /, /livez, /readyz, /metrics and /busy. Answers as JSON are served by --http-listen\n";
+const NOT_FOUND: &str = "no such page; there are /, /livez, /readyz, /metrics, /busy and /history. Answers as JSON are served by --http-listen\n";
 
 const WRONG_HOST: &str =
     "this port answers to IP addresses, to localhost, and to the names in --admin-host\n";
 
-fn router(state: AdminState) -> Router {
+fn router(state: AdminState, busy: Arc<Busy>) -> Router {
     let AdminState {
         latest,
         http,
@@ -79,12 +96,16 @@ fn router(state: AdminState) -> Router {
         names,
         ..
     } = state;
-    let scrape = Arc::new(Scrape::new(Arc::clone(&latest), registry));
-    let busy = Arc::new(Busy::new(latest));
+    let scrape = Arc::new(Scrape::new(latest, registry));
+    let history = Arc::clone(&busy);
     let page = page::response();
     let mut routes = Router::new()
         .route("/", get(|| async { page }))
-        .route("/metrics", get(move || async move { scrape.metrics().await }))
+        .route(
+            "/metrics",
+            get(move |headers| async move { scrape.metrics(&headers).await }),
+        )
+        .route("/history", get(move || async move { Json(history.history()) }))
         .route("/busy", get(move || async move { Json(busy.snapshot().await) }));
     if let Some(http) = http {
         let api = Api::new(http, LOOKUPS);
@@ -117,7 +138,14 @@ pub async fn serve(listener: TcpListener, state: AdminState) {
         closing: CancellationToken::new(),
     };
     let callers = Arc::clone(&state.callers);
-    http1::serve(port, http1::router_handler(router(state)), callers).await;
+    let (latest, calls) = (Arc::clone(&state.latest), state.calls.clone());
+    let busy = Arc::new(Busy::new(latest, calls, state.about.clone()));
+    let router = router(state, Arc::clone(&busy));
+    // One task, which ends with the port.
+    tokio::select! {
+        () = http1::serve(port, http1::router_handler(router), callers) => {}
+        () = busy.sample() => {}
+    }
 }
 
 /// Serves the probes on `listener` while `work` is in progress: plaque is alive but not ready. Later connections wait for [`serve`] on the

@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -12,19 +13,22 @@ use std::{
 use axum::{
     Extension, Router,
     body::Body,
-    extract::{Path, Query},
-    http::{HeaderMap, Method, Request, Response, StatusCode},
+    extract::{Path, Query, rejection::PathRejection},
+    http::{HeaderMap, Method, Request, Response, StatusCode, header},
     response::IntoResponse as _,
     routing::get,
 };
-use futures_util::future::Either;
+use futures_util::{FutureExt as _, future::Either};
 use hyper::body::Incoming;
+use prost::bytes::Bytes;
 use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower_http::cors::CorsLayer;
 
 use crate::{
-    config::Config,
-    grpc::{Callers, JsonService, Peer},
+    config::{Config, Origins},
+    grpc::{CACHE_STATUS, Callers, JsonService, OPENAPI, Peer},
     http1::{self, Limits, Port},
     lifecycle::{Stage, Stages},
     tls::Tls,
@@ -36,7 +40,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 /// The maximum age of a connection without `--max-connection-age`, since a peer that reads nothing must not stay forever.
 const DEFAULT_MAX_AGE: Duration = Duration::from_hours(1);
 
-const NO_SUCH_PAGE: &str = "no such page; there are /v1/channels/{channel}/latest-video?kind=&max_age=, /v1/channels/{channel}/uploads?kind=&max_age=&page_size=&page_token=, /livez and /readyz\n";
+const NO_SUCH_PAGE: &str = "no such page; there are /v1/channels/{channel}/latest-video?kind=&max_age=, /v1/channels/{channel}/uploads?kind=&max_age=&page_size=&page_token=, /openapi.json, /livez and /readyz\n";
 
 /// The header of the status page's questions. A page of another site cannot send it (a browser would ask first), so it cannot cause lookups.
 const OF_PAGE: &str = "x-plaque-page";
@@ -69,15 +73,14 @@ impl Api {
     }
 
     /// Waits for `answer`, if there is room for one more request that waits.
-    async fn limited(&self, answer: impl Future<Output = Response<String>>) -> Response<String> {
-        let mut answer = pin!(answer);
+    async fn limited(&self, mut answer: Pin<&mut impl Future<Output = Response<Bytes>>>) -> Response<Body> {
         // Cached answers need no permit.
         if let Poll::Ready(answer) = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await {
-            return answer;
+            return answer.map(Body::from);
         }
         match self.waiters.try_acquire() {
-            Ok(_permit) => answer.await,
-            Err(_full) => self.http.overloaded(self.max_waiting),
+            Ok(_permit) => answer.await.map(Body::from),
+            Err(_full) => self.http.overloaded(self.max_waiting).map(Body::from),
         }
     }
 
@@ -87,12 +90,10 @@ impl Api {
                               Query(mut parameters): Query<HashMap<String, String>>,
                               headers: HeaderMap| {
             if !headers.contains_key(OF_PAGE) {
-                let mut refused = Response::new(ONLY_FOR_PAGE.to_owned());
-                *refused.status_mut() = StatusCode::FORBIDDEN;
-                return refused;
+                return (StatusCode::FORBIDDEN, ONLY_FOR_PAGE).into_response();
             }
             let name = parameters.remove("name").unwrap_or_default();
-            let answer = self.http.latest_video(peer, &headers, name, vec![]);
+            let answer = pin!(self.http.latest_video(peer, &headers, name, vec![]));
             self.limited(answer).await
         };
         Router::new().route("/ask", get(ask))
@@ -100,22 +101,24 @@ impl Api {
 
     pub(crate) fn router(self: Arc<Self>) -> Router {
         let page = async move |Extension(peer): Extension<Peer>,
-                               Path((channel, page)): Path<(String, String)>,
+                               path: Result<Path<(String, String)>, PathRejection>,
                                Query(parameters): Query<Vec<(String, String)>>,
                                headers: HeaderMap| {
-            match page.as_str() {
-                "latest-video" => {
-                    let answer = self.http.latest_video(peer, &headers, channel, parameters);
-                    self.limited(answer).await.into_response()
-                }
-                "uploads" => {
-                    let answer = self.http.uploads(peer, &headers, channel, parameters);
-                    self.limited(answer).await.into_response()
-                }
-                _ => (StatusCode::NOT_FOUND, NO_SUCH_PAGE).into_response(),
-            }
+            let (channel, page) = match path {
+                Ok(Path(path)) => path,
+                Err(error) => return JsonService::malformed(&error.body_text()).map(Body::from),
+            };
+            let answer = match page.as_str() {
+                "latest-video" => Either::Left(self.http.latest_video(peer, &headers, channel, parameters)),
+                "uploads" => Either::Right(self.http.uploads(peer, &headers, channel, parameters)),
+                _ => return (StatusCode::NOT_FOUND, NO_SUCH_PAGE).into_response(),
+            };
+            self.limited(pin!(answer)).await
         };
-        Router::new().route("/v1/channels/{channel}/{page}", get(page))
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        Router::new()
+            .route("/v1/channels/{channel}/{page}", get(page))
+            .route("/openapi.json", get(async move || (json, OPENAPI.as_str())))
     }
 }
 
@@ -138,6 +141,12 @@ pub(crate) fn probes(stages: Stages) -> Router {
     Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(move || async move { ready(&stages) }))
+}
+
+/// Lets pages of `origins` read answers and the headers that say how old they are.
+pub(crate) fn cors(origins: &Origins) -> CorsLayer {
+    let exposed = [header::AGE, CACHE_STATUS, header::ETAG, header::RETRY_AFTER];
+    origins.allow([Method::GET, Method::HEAD]).expose_headers(exposed)
 }
 
 pub(crate) fn port(
@@ -167,6 +176,7 @@ pub(crate) fn port(
 pub(crate) async fn serve(
     port: Port<std::net::TcpListener>,
     http: Arc<JsonService>,
+    cors: Option<CorsLayer>,
     callers: Arc<Callers>,
     stages: Stages,
     drain: Duration,
@@ -195,17 +205,29 @@ pub(crate) async fn serve(
     let handle_by_router = http1::router_handler(router);
     let answer = {
         let api = Arc::clone(&api);
-        move |peer, request: Request<Incoming>| match channel_of_plain_path(&request).map(str::to_owned) {
-            Some(channel_id) => {
-                let api = Arc::clone(&api);
-                Either::Left(async move {
-                    let answer = api
-                        .http
-                        .latest_video(peer, request.headers(), channel_id, Vec::new());
-                    api.limited(answer).await.map(Body::from)
-                })
+        Arc::new(move |peer, request: Request<Incoming>| {
+            match channel_of_plain_path(&request).map(str::to_owned) {
+                Some(channel_id) => {
+                    let api = Arc::clone(&api);
+                    // Boxed, since it is moved several times: all that a lookup waits for is in it.
+                    Either::Left(Box::pin(async move {
+                        let answer = api
+                            .http
+                            .latest_video(peer, request.headers(), channel_id, Vec::new());
+                        api.limited(pin!(answer)).await
+                    }))
+                }
+                None => Either::Right(handle_by_router(peer, request)),
             }
-            None => Either::Right(handle_by_router(peer, request)),
+        })
+    };
+    let answer = move |peer, request| match &cors {
+        None => Either::Left(answer(peer, request)),
+        Some(cors) => {
+            let answer = Arc::clone(&answer);
+            let answer = service_fn(move |request| answer(peer, request).map(Ok::<_, Infallible>));
+            let answer = cors.layer(answer).oneshot(request);
+            Either::Right(answer.map(|answer| answer.unwrap_or_else(|never| match never {})))
         }
     };
     let closing = port.closing.clone();

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -17,24 +17,55 @@ pub struct CacheEntry<T, E> {
     pub success: Option<Success<T>>,
     /// The lookup that failed since, if one did.
     pub failure: Option<Failure<E>>,
-    /// The number of requests since the last lookup.
+    /// The number of requests since the feed is cached, later lookups or not.
     pub hits: HitCount,
 }
 
 /// Counts the requests that an entry has served. Shares a cache line with the reference count of the entry, which every request writes
 /// anyway.
+///
+/// From time to time all counts are [marked](Self::mark), so that rates of the time since then can be told.
 #[derive(Debug, Default)]
-pub struct HitCount(AtomicU32);
+pub struct HitCount {
+    count: AtomicU64,
+    /// The lower half of the count at the last mark but one, and at the last.
+    marks: [AtomicU32; 2],
+}
 
 impl HitCount {
     /// Adds one.
     pub fn increment(&self) {
-        self.0.fetch_add(1, Relaxed);
+        self.count.fetch_add(1, Relaxed);
     }
 
     /// The count.
-    pub fn count(&self) -> u32 {
-        self.0.load(Relaxed)
+    pub fn count(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    /// Marks the present count. Only one thread may do so at a time.
+    pub fn mark(&self) {
+        let [older, newer] = &self.marks;
+        older.store(newer.load(Relaxed), Relaxed);
+        newer.store(self.lower_half(), Relaxed);
+    }
+
+    /// What was counted since the last mark but one.
+    pub fn since_mark(&self) -> u32 {
+        self.lower_half().wrapping_sub(self.marks[0].load(Relaxed))
+    }
+
+    /// Continues the count of the entry that this one replaces, which nobody has asked yet.
+    pub fn continue_from(&self, replaced: &Self) {
+        self.count.store(replaced.count(), Relaxed);
+        for (mark, replaced) in self.marks.iter().zip(&replaced.marks) {
+            mark.store(replaced.load(Relaxed), Relaxed);
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    fn lower_half(&self) -> u32 {
+        self.count() as u32
     }
 }
 
@@ -123,10 +154,12 @@ impl<T: Clone, E: Clone> CacheEntry<T, E> {
         };
         // A success supersedes earlier failures.
         let since = success.as_ref().map(|success| success.at);
+        let hits = HitCount::default();
+        hits.continue_from(&self.hits);
         Some(Self {
             success: success.clone(),
             failure: failure.clone().filter(|failure| Some(failure.at) >= since),
-            hits: HitCount::default(),
+            hits,
         })
     }
 }
@@ -136,5 +169,30 @@ impl<T> Success<T> {
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HitCount;
+
+    #[test]
+    fn counts_go_on_in_the_entry_that_replaces_another() {
+        let hits = HitCount::default();
+        let ask = |hits: &HitCount, times| (0..times).for_each(|_| hits.increment());
+        ask(&hits, 7);
+        assert_eq!((hits.count(), hits.since_mark()), (7, 7));
+        hits.mark();
+        ask(&hits, 5);
+        assert_eq!((hits.count(), hits.since_mark()), (12, 12));
+        hits.mark();
+        assert_eq!((hits.count(), hits.since_mark()), (12, 5));
+        ask(&hits, 1);
+        let next = HitCount::default();
+        next.continue_from(&hits);
+        ask(&next, 2);
+        assert_eq!((next.count(), next.since_mark()), (15, 8));
+        next.mark();
+        assert_eq!((next.count(), next.since_mark()), (15, 3));
     }
 }

@@ -2,24 +2,34 @@
 
 mod client;
 mod completions;
+mod config;
 mod demo;
 mod direct;
+mod exit;
+mod file;
+mod flags;
 mod get;
+mod health;
 mod list;
 mod man;
+mod notes;
+mod parse;
 mod pem;
+mod reference;
 mod serve;
 mod show;
+mod shown;
 mod sources;
 mod values;
+mod variables;
 mod watch;
 
-use std::{env, error::Error, io, process::ExitCode};
+use std::{error::Error, io, process::ExitCode};
 
-use clap::{
-    CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
-    error::{ContextKind, ContextValue, ErrorKind},
-};
+use anstream::ColorChoice;
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub use self::reference::flags_page;
 
 /// The result of a subcommand. At this level an error only needs a message for a person.
 type Outcome = Result<ExitCode, Box<dyn Error>>;
@@ -32,12 +42,42 @@ struct InvalidFlags(String);
 /// What did this YouTube channel upload last?
 ///
 /// A gRPC service that answers it for everybody who asks at once with one upstream lookup, and goes on answering when YouTube's
-/// feed fails. Every flag can also be set in the environment: --fresh-for is PLAQUE_FRESH_FOR.
+/// feed fails. Every flag can also be set in the environment: --fresh-for is PLAQUE_FRESH_FOR; and those of serve in a file (--config).
 #[derive(Parser)]
 #[command(name = "plaque", version, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+
+    /// When to use colors; with always, uploads are printed in the form for people into a pipe, too
+    #[arg(
+        long,
+        global = true,
+        env = "PLAQUE_COLOR",
+        default_value = "auto",
+        value_name = "WHEN"
+    )]
+    color: Color,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Everywhere
+    Always,
+    /// Nowhere
+    Never,
+}
+
+impl Color {
+    fn choice(self) -> ColorChoice {
+        match self {
+            Self::Auto => ColorChoice::Auto,
+            Self::Always => ColorChoice::Always,
+            Self::Never => ColorChoice::Never,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -46,6 +86,8 @@ enum Command {
     Get(Box<get::Args>),
     List(Box<list::Args>),
     Watch(watch::Args),
+    Health(health::Args),
+    Config(config::Args),
     Demo(demo::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -54,12 +96,20 @@ enum Command {
 /// Runs the program: parses the arguments, runs the subcommand, and returns the exit code.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = parse().unwrap_or_else(|error| without_passwords(error).exit());
+    let given = parse::arguments();
+    let is_json = parse::is_json(&given);
+    let cli = match parse::parse(given) {
+        Ok(cli) => cli,
+        Err(refused) => return parse::explain(refused, is_json),
+    };
+    let is_json = matches!(&cli.command, Command::Serve(args) if args.logs_json());
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Get(args) => client::block_on(get::run(*args)),
         Command::List(args) => client::block_on(list::run(*args)),
         Command::Watch(args) => client::block_on(watch::run(args)),
+        Command::Health(args) => client::block_on(health::run(args)),
+        Command::Config(args) => config::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
@@ -73,78 +123,27 @@ pub fn run() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         // If standard error is closed too, nothing can be done.
-        let _ = show::print_error(&format!("error: {error}"));
-        if error.is::<InvalidFlags>() {
-            ExitCode::from(2)
+        let _ = if is_json {
+            show::json_error(&error.to_string())
         } else {
-            ExitCode::FAILURE
-        }
+            show::print_error(&format!("error: {error}"))
+        };
+        exit::code(&*error)
     })
-}
-
-/// Parses the arguments, and checks what clap cannot: which flags of a client go together.
-fn parse() -> Result<Cli, clap::Error> {
-    let mut program = Cli::command();
-    let arguments = program.try_get_matches_from_mut(env::args_os())?;
-    if let Some((name, flags)) = arguments.subcommand()
-        && let Some(command) = program.find_subcommand_mut(name)
-    {
-        let checked = direct::check(command, flags);
-        checked.map_err(|message| command.error(ErrorKind::ArgumentConflict, message))?;
-    }
-    Cli::from_arg_matches(&arguments)
-}
-
-/// clap repeats the given value in its errors. Removes passwords from addresses.
-fn without_passwords(mut error: clap::Error) -> clap::Error {
-    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
-        if let Some(ContextValue::String(given)) = error.get(kind)
-            && let Some(shown) = without_password(given)
-        {
-            error.insert(kind, ContextValue::String(shown));
-        }
-    }
-    error
-}
-
-fn without_password(address: &str) -> Option<String> {
-    let (before, host) = address.rsplit_once('@')?;
-    let scheme = before.find("://").map_or(0, |end| end + "://".len());
-    let (scheme, secret) = before.split_at(scheme);
-    secret.contains(':').then(|| format!("{scheme}…@{host}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
-    use super::{Cli, without_password};
-
-    #[test]
-    fn an_address_is_shown_without_its_password() {
-        for (address, shown) in [
-            ("redsi://me:secret@cache:7000/3", Some("redsi://…@cache:7000/3")),
-            (
-                "rediss-cluster://:sec@ret@one,two",
-                Some("rediss-cluster://…@one,two"),
-            ),
-            ("me:secret@cache", Some("…@cache")),
-            ("redis://me@cache", None),
-            ("redis://cache:6379", None),
-            ("@somebody", None),
-        ] {
-            assert_eq!(without_password(address).as_deref(), shown, "{address}");
-        }
-    }
+    use super::flags::program;
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+        program().debug_assert();
     }
 
     #[test]
     fn every_flag_has_an_environment_variable_and_a_help_text() {
-        for command in Cli::command().get_subcommands() {
+        for command in program().get_subcommands() {
             for flag in command.get_opts() {
                 let name = flag.get_long().unwrap_or_default();
                 let expected = format!("PLAQUE_{}", name.to_uppercase().replace('-', "_"));

@@ -7,8 +7,9 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 use reqwest::Url;
+use tower_http::cors::{self, AllowOrigin, CorsLayer};
 
 use crate::{
     grpc, latest, store,
@@ -62,6 +63,8 @@ pub struct Config {
     pub connections: Connections,
     /// The most open connections of the port for JSON.
     pub http_connections: NonZeroUsize,
+    /// The origins of pages that may read the JSON API. `None`: only its own.
+    pub http_origins: Option<Origins>,
     /// Host names of the admin port, without a port, in addition to IP addresses and `localhost`.
     pub admin_names: Vec<String>,
     /// The origins of pages that may call over gRPC-Web. `None`: no gRPC-Web.
@@ -70,6 +73,8 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// How the server stops.
     pub drain: Drain,
+    /// The names and values of settings that the status page shows: without secrets.
+    pub shown: Vec<(String, String)>,
 }
 
 /// The address of a store.
@@ -107,6 +112,25 @@ pub enum Origins {
     /// These, in addition to the server's own, which needs no permission.
     These(Vec<HeaderValue>),
 }
+
+impl Origins {
+    /// The CORS policy that lets pages of these origins use `methods`. Any request header is allowed: clients of gRPC-Web and Connect have
+    /// their own, and callers add metadata.
+    pub(crate) fn allow<const N: usize>(&self, methods: [Method; N]) -> CorsLayer {
+        let origins = match self {
+            Self::Any => AllowOrigin::any(),
+            Self::These(origins) => AllowOrigin::list(origins.iter().cloned()),
+        };
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods(methods)
+            .allow_headers(cors::Any)
+            .max_age(PREFLIGHT_MAX_AGE)
+    }
+}
+
+/// How long browsers may cache a preflight response.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_hours(1);
 
 /// A text is not the origin of a page.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -32,6 +32,7 @@ use tonic_prost::ProstCodec;
 use tower::{BoxError, service_fn};
 use tracing::{Span, level_filters::LevelFilter};
 
+pub(crate) use self::json::openapi::OPENAPI;
 pub use self::{
     cache_status::{CACHE_STATUS, cache_status},
     caller::{Callers, Peer},
@@ -40,8 +41,8 @@ pub use self::{
     error::{CallError, RequestError},
     json::JsonService,
     method::{Ended, Method},
-    metrics::{CallMetrics, register},
-    status::{PUSHBACK, from as status},
+    metrics::{CallMetrics, CallTotals, register},
+    status::{PUSHBACK, from as status, reason},
 };
 use self::{
     codec::{AnswerCodec, BatchCodec, BatchItem, WatchCodec},
@@ -107,8 +108,6 @@ pub fn service(
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-            // The types of the error details, so that clients such as grpcurl can show them.
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let service = Arc::new(Service {
         latest,

@@ -50,7 +50,6 @@ use tracing::{Id, Span, field::Empty};
 pub use self::{
     error::LookupError,
     list::{InvalidPageToken, ListError, Listed, PageToken},
-    metrics::Demand,
     policy::{Policy, jittered},
     reply::{Answer, CacheStatus, MissReason, Query, Reply},
     resume::{InvalidResumeToken, ResumeToken},

@@ -1,5 +1,7 @@
 //! Registers metrics whose values are computed when they are read, so that they cost nothing before.
 
+pub mod process;
+
 use std::fmt::{self, Debug, Formatter};
 
 use prometheus_client::{

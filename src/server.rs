@@ -35,13 +35,14 @@ use self::{
 };
 use crate::{
     accept::accept,
-    admin::{self, AdminState},
+    admin::{self, About, AdminState},
     api,
     config::{Config, Connections},
     connection_slots::ConnectionSlots,
     grpc::{self, CallMetrics},
     latest::{Latest, Settings},
     lifecycle::Stage,
+    metrics::process,
     resolver::Resolver,
     store::Store,
     tls::Tls,
@@ -164,14 +165,14 @@ pub async fn run(
     let contexts = contexts?;
     let by_http = Arc::<CallMetrics>::default();
     let of_workers = contexts.iter().map(|context| Arc::clone(&context.call_metrics));
-    let call_metrics = of_workers.chain([Arc::clone(&by_http)]).collect();
+    let call_metrics: Vec<_> = of_workers.chain([Arc::clone(&by_http)]).collect();
     let acceptor = Acceptor {
         workers: Workers::start(contexts, Arc::clone(&metrics), draining.clone())?,
         metrics: Arc::clone(&metrics),
         max_connections: config.connections.at_once.get(),
         probes: ConnectionSlots::new(PROBE_CONNECTIONS, PROBE_GRACE),
     };
-    let registry = registry(config, call_metrics, &metrics, &latest, &*upstream);
+    let registry = registry(config, call_metrics.clone(), &metrics, &latest, &*upstream);
     let http = Arc::new(grpc::JsonService::new(
         Arc::clone(&latest),
         resolver,
@@ -188,6 +189,8 @@ pub async fn run(
         latest: Arc::clone(&latest),
         callers: Arc::clone(&callers),
         registry,
+        calls: call_metrics,
+        about: about(&listeners, config)?,
         stages: stages.clone(),
         names: config.admin_names.as_slice().into(),
     };
@@ -197,7 +200,8 @@ pub async fn run(
         let (tls, drain) = (listeners.tls.clone(), config.drain.timeout);
         let port = api::port(listener.into_std()?, tls, config, draining.clone());
         // A thread of its own takes 0.85 of the CPU time: on the runtime of lookups, a request would wake one thread from another.
-        let serving = api::serve(port, http, callers, stages, drain);
+        let cors = config.http_origins.as_ref().map(api::cors);
+        let serving = api::serve(port, http, cors, callers, stages, drain);
         spawn_thread("serve-http".into(), serving)
     });
     let json = json.transpose()?;
@@ -233,6 +237,14 @@ pub async fn run(
     Ok(Drained { cut_off })
 }
 
+fn about(listeners: &Listeners, config: &Config) -> io::Result<About> {
+    Ok(About {
+        port: listeners.grpc.local_addr()?.port(),
+        tls: listeners.tls.is_some(),
+        settings: config.shown.clone(),
+    })
+}
+
 /// What calls ask, on the current runtime.
 pub(crate) fn use_cases(sources: Sources, settings: Settings, pace: Pace) -> (Arc<Latest>, Resolver) {
     let Sources {
@@ -259,6 +271,7 @@ fn registry(
 ) -> Registry {
     let mut registry = Registry::default();
     grpc::register(call_metrics, &mut registry);
+    process::register(&mut registry);
     let own = registry.sub_registry_with_prefix("plaque");
     own.register(
         "build",

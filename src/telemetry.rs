@@ -9,13 +9,9 @@ mod export;
 mod log;
 mod throttle;
 
-use std::{
-    fmt::Write as _,
-    io::{self, IsTerminal as _},
-    panic,
-    path::Path,
-};
+use std::{fmt::Write as _, io, panic, path::Path};
 
+use anstream::{AutoStream, ColorChoice};
 use tracing::{level_filters::LevelFilter, subscriber::SetGlobalDefaultError};
 use tracing_chrome::FlushGuard;
 use tracing_error::{ErrorLayer, SpanTrace};
@@ -100,13 +96,20 @@ pub struct Telemetry {
 
 type AnyLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Parses what to log: a level, or directives such as `plaque=debug,h2=warn`.
+/// Parses what to log: a level, or directives such as `plaque=debug,h2=warn`. More than `info`, a level alone is of plaque's own code, and
+/// libraries stay at `info`.
 ///
 /// # Errors
 ///
 /// If the text is neither.
 pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::builder().parse(directives)
+    let builder = EnvFilter::builder();
+    match directives.trim().parse::<LevelFilter>() {
+        Ok(level) if level > LevelFilter::INFO => {
+            builder.parse(format!("info,plaque={level},coalesce={level}"))
+        }
+        _ => builder.parse(directives),
+    }
 }
 
 /// Installs the subscriber: logs from here on, panics included, and exports spans if configured. Call it once.
@@ -140,7 +143,8 @@ pub fn start(settings: Settings<'_>) -> Result<Telemetry, SetupError> {
 
 /// The layer of the log, which also records the spans of a panic.
 fn log(format: Format, filter: EnvFilter, repeats: RepeatFilter) -> AnyLayer {
-    let colors = io::stderr().is_terminal();
+    // What --color, NO_COLOR and similar variables say.
+    let colors = AutoStream::choice(&io::stderr()) != ColorChoice::Never;
     let log = log::layer(format, BoxMakeWriter::new(io::stderr), colors, repeats);
     log.and_then(ErrorLayer::default()).with_filter(filter).boxed()
 }

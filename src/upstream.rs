@@ -97,6 +97,8 @@ pub struct SourceHealth {
     pub host: String,
     /// Since when its lookups fail; `None` if the last one was answered, or there was none.
     pub failing_since: Option<SystemTime>,
+    /// When the last of them failed. A source that nobody has asked since may work again.
+    pub last_failed: Option<SystemTime>,
     /// Why the last of them failed.
     pub error: Option<String>,
     /// The units that are left for today, if it has such a budget.

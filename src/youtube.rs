@@ -313,7 +313,7 @@ impl Upstream for YouTube {
     fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "upstream_request_duration",
-            "Requests to the upstream, by outcome",
+            "HTTP requests to the feed: found, not_found, rate_limited, malformed, timeout or error",
             Unit::Seconds,
             self.requests.clone(),
         );

@@ -197,7 +197,7 @@ def terminal(bench):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--plaque", type=Path, default=HERE.parents[1] / "target" / "release" / "plaque")
+    parser.add_argument("--plaque", type=Path, default=HERE.parents[1] / "target" / "dist" / "plaque")
     program = parser.parse_args().plaque.resolve()
     assert program.exists(), f"no {program}: `cargo build --profile dist`"
     bench = Bench(program, shutil.which("grpcurl"), None, {})

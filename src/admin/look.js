@@ -2,7 +2,10 @@
 const PERIOD = 2000; // milliseconds between two looks at the server
 const RECENT = 10e3; // what "now" means, in milliseconds: long enough for one call in ten seconds to show
 const MINUTE = 60e3;
-const SPANS = [1, 2, 5, 10].map(minutes => minutes * MINUTE); // what the charts show: more as there is more to show
+const SPANS = [1, 2, 5, 10, 20, 40, 60].map(minutes => minutes * MINUTE); // what the charts show: more as there is more to show
+const FAILS = 60; // seconds: a source that failed longer ago may work again
+const GAP = 30e3; // how long a page may see nothing until it asks for the history again
+const EXAMPLE = 'UCsXVk37bltHxD1rDPwtNM8Q'; // Kurzgesagt
 const ANSWERS = { // from the bottom of the chart to its top
   hit: 'kept, and fresh', stale: 'kept, older than fresh', collapsed: 'waited for a lookup begun by another',
   miss: 'began a lookup', negative: 'a remembered failure',
@@ -36,6 +39,8 @@ const unit = units => n => {
 };
 const time = unit([[1e-6, 'µs'], [1e-3, 'ms'], [1, 's'], [60, 'min'], [3600, 'h'], [86400, 'd'], [31557600, 'y']]);
 const bytes = unit([[1, 'B'], [2 ** 10, 'KiB'], [2 ** 20, 'MiB'], [2 ** 30, 'GiB']]);
+/** Foreign text within a text of our own, whose direction it must not change. */
+const isolate = text => `\u2068${text}\u2069`;
 const clock = at => new Date(at).toLocaleTimeString();
 
 // What the server says
@@ -85,4 +90,13 @@ function quantile(buckets, share) {
     from = to;
   }
   return [0, '–'];
+}
+
+/** The points of the charts that the server's history has, which was read at a time. */
+function pointsOf(history, read) {
+  return history.flatMap(([[begun, ended], calls, errors, lookups]) => {
+    const [from, at] = [read - 1000 * begun, read - 1000 * ended], each = n => n / (begun - ended);
+    const rates = lookups.map(each); // in the order of ANSWERS
+    return begun - ended < 1 ? [] : [{ from, at, rates, sum: rates.reduce((a, b) => a + b), calls: each(calls), errors: each(errors) }];
+  });
 }

@@ -83,8 +83,9 @@ function shapes(id, label, width, height, kind, list) {
 }
 
 function spark(id, what, field, format) {
-  const values = points.map(point => point[field]), most = Math.max(...values, 0);
-  const line = points.map(({ at }, i) => `${across(at, 100)} ${32 - 30 * (most && values[i] / most)}`).join('L');
+  const known = points.filter(point => point[field] !== undefined);
+  const values = known.map(point => point[field]), most = Math.max(...values, 0);
+  const line = known.map(({ at }, i) => `${across(at, 100)} ${32 - 30 * (most && values[i] / most)}`).join('L');
   const summary = line && `: ${format(values.at(-1))}, at most ${format(most)} in the last ${time(span() / 1000)}`;
   shapes(id, what + summary, 100, 34, 'path', line ? [{ d: `M${line}` }] : []);
 }
@@ -120,7 +121,7 @@ function drawQuestions() {
   say({
     saved: asked ? percent(Math.max(0, 1 - requests / asked)) : '–',
     'saved-note': `${plural(asked, 'question')} cost ${plural(requests, 'request')} upstream`,
-    top: top ? rate(top) : points.length ? 'no question in this time' : 'drawn from the second look on',
+    top: top ? rate(top) : 'no question in this time',
     half: top ? rate(top / 2) : '',
     'chart-from': `${time(span() / 1000)} ago`,
   });
@@ -183,8 +184,11 @@ function drawBudget() {
 }
 
 function drawChannels() {
-  const { newest, sources, flights, busiest } = now.busy, titles = new Map(busiest.map(({ channelId, title }) => [channelId, title]));
+  const { newest, sources, flights, busiest, about } = now.busy, titles = new Map(busiest.map(({ channelId, title }) => [channelId, title]));
   rows('newest', newest, drawUpload);
+  $('try').hidden = newest.length > 0;
+  say({ commands: commands(about) });
+  table('settings', about.settings);
   bars('sources', sources.map(sourceBar));
   const shown = flights.slice(0, 8), more = Math.max(total('plaque_flights'), flights.length) - shown.length;
   bars('flights', shown.map(({ channelId, kind, ageSeconds, waiters }) => ({
@@ -197,6 +201,13 @@ function drawChannels() {
     note: `asked ${plural(asked, 'time')}, the answer is ${time(ageSeconds)} old`,
     alert: failing && `asked ${plural(asked, 'time')}: ${failing}`,
   })));
+}
+
+/** What to try first: plaque's own client, and grpcurl. */
+function commands({ grpcPort, tls }) {
+  const at = `${location.hostname}:${grpcPort}`, plain = tls ? '' : '-plaintext ';
+  return `plaque get --server ${tls ? 'https' : 'http'}://${at} @kurzgesagt
+grpcurl ${plain}-d '{"channel_id":"${EXAMPLE}"}' ${at} plaque.v1.LatestVideo/GetLatestVideo`;
 }
 
 /** An upload: one of the newest, or an answer. */
@@ -222,7 +233,7 @@ function drawPicture({ dataset, firstElementChild: frame }) {
 }
 
 /** A source, and what is left of its budget. */
-function sourceBar({ source, host, failingSeconds, error, unitsLeft, unitsADay }) {
+function sourceBar({ source, host, failingSeconds, failedSecondsAgo, error, unitsLeft, unitsADay }) {
   let value = '', share, note = 'works';
   if (source === 'feed') {
     const sent = lately('plaque_upstream_sent_total'), limit = total('plaque_upstream_rate_limit');
@@ -231,7 +242,8 @@ function sourceBar({ source, host, failingSeconds, error, unitsLeft, unitsADay }
     [value, share] = [`${count(unitsLeft)} of ${count(unitsADay)} units left`, unitsLeft / unitsADay];
     note += `; new ones at ${clock(1000 * total('plaque_youtube_api_reset_timestamp_seconds'))}`;
   }
-  const alert = error && `has failed for ${time(failingSeconds)}: ${error}`;
+  const fails = failedSecondsAgo <= FAILS ? `has failed for ${time(failingSeconds)}` : `last failed ${time(failedSecondsAgo)} ago`;
+  const alert = error && `${fails}: ${error}`;
   return { name: SOURCES[source] + (host ? `: ${host}` : ''), value, share, tone: alert ? 'bad' : 'hit', note, alert };
 }
 
@@ -272,8 +284,15 @@ function states() {
   if (breaker === 'closed' && failed > asked / 5) {
     notice('warn', 'Lookups fail', `${count(failed)} of ${plural(asked, 'request')} upstream ${when}.`);
   }
-  for (const { source, host, error } of now.busy.sources) {
-    if (error && source !== 'feed') notice('warn', `A fallback fails: ${SOURCES[source]}, ${host}`, error);
+  const { failing, sources } = now.busy, channels = failing.reduce((sum, { channels }) => sum + channels, 0);
+  if (channels) {
+    const reasons = failing.map(({ reason, channels, error }) => `${count(channels)} × ${reason} (${isolate(error)})`);
+    notice('warn', plural(channels, 'channel fails', 'channels fail'), `${reasons.join(', ')}. Those with an older answer are answered.`);
+  }
+  for (const { source, host, error, failedSecondsAgo } of sources) {
+    if (!error || failedSecondsAgo > FAILS) continue;
+    if (source !== 'feed') notice('warn', `A fallback fails: ${SOURCES[source]}, ${host}`, isolate(error));
+    else if (!channels && breaker === 'closed') notice('warn', `The feed fails: ${host}`, isolate(error));
   }
   const refused = minute && now.since(minute, 'plaque_upstream_refused_total');
   if (refused) {
@@ -295,7 +314,8 @@ function draw() {
   document.body.classList.toggle('old', Boolean(lost));
   document.title = `${notices[0][0] === 'good' ? '' : '▲ '}plaque${recent ? `, ${rate(lately(CALLS))}` : ''}`;
   if (!now) return;
-  say({ version: now.samples('plaque_build_info')[0]?.version ?? '' });
+  const version = now.samples('plaque_build_info')[0]?.version ?? '';
+  say({ version: `${version}, up ${time(now.busy.about.uptimeSeconds)}` });
   [drawQuestions, drawCalls, drawUpstream, drawBudget, drawChannels, drawRoom].forEach(part => part());
 }
 
@@ -304,49 +324,6 @@ function drawAge() {
   const summary = !now ? 'no numbers yet' : age < 3 && !lost ? 'live' : `numbers of ${time(age)} ago`;
   say({ age: (document.hidden ? 'paused, ' : '') + summary });
 }
-
-// Asking
-
-let asking;
-
-function tell(told, { uploads = [], note, alert = false } = {}) {
-  rows('found', uploads, (row, upload) => drawUpload(row, upload, note));
-  say({ told });
-  $('told').classList.toggle('alert', alert);
-}
-
-/** Tells what the server's answer says: an upload, or an error with its advice. */
-function tellAnswer(headers, { video, freshness, message }) {
-  const seconds = name => Number(headers.get(name));
-  if (!video) return tell(message + (seconds('retry-after') ? ` (again in ${time(seconds('retry-after'))})` : ''), { alert: true });
-  const since = (Date.parse(headers.get('date')) - Date.parse(video.publishTime)) / 1000;
-  const ageSeconds = video.publishTime ? Math.max(0, since) : null;
-  const source = freshness.source.replace('SOURCE_', '').replace('_', '-').toLowerCase();
-  const lookedUp = seconds('age') ? `${time(seconds('age'))} ago` : 'just now';
-  const note = `. Looked up ${lookedUp}${freshness.stale ? ' (stale)' : ''}. Source: ${SOURCES[source]}`;
-  tell('', { uploads: [{ ...video, ageSeconds }], note });
-}
-
-async function askFor(name) {
-  asking?.abort();
-  const { signal } = asking = new AbortController();
-  tell('Asking …');
-  try {
-    const headers = { 'x-plaque-page': '1' };
-    const answer = await fetch(`ask?name=${encodeURIComponent(name)}`, { cache: 'no-store', headers, signal });
-    const text = await answer.text();
-    if (answer.headers.get('content-type') === 'application/json') tellAnswer(answer.headers, JSON.parse(text));
-    else if (answer.status !== 404) tell(text, { alert: true });
-    else tell('With --tls-client-ca, this port answers no questions. Use "plaque get" with a certificate.', { alert: true });
-  } catch (error) {
-    if (!signal.aborted) tell(`The server is out of reach: ${error.message}`, { alert: true });
-  }
-}
-
-$('ask').addEventListener('submit', event => {
-  event.preventDefault();
-  askFor($('name').value.trim());
-});
 
 // The choice is kept, unless the browser keeps nothing.
 try { $('pictures').checked = localStorage.getItem('pictures') === 'true'; } catch {}
@@ -367,8 +344,11 @@ let timer;
 async function poll() {
   document.body.ariaBusy = 'true';
   try {
-    const [metrics, busy] = await Promise.all([ask('metrics'), ask('busy')]);
+    const isBehind = !(Date.now() - points.at(-1)?.at < GAP);
+    const [metrics, busy, history] = await Promise.all([ask('metrics'), ask('busy'), isBehind ? ask('history') : '[]']);
     take(new Look(metrics, JSON.parse(busy)));
+    const past = pointsOf(JSON.parse(history), now.at);
+    if (past.length) points = [...points.filter(({ at }) => at <= past[0].from), ...past];
     lost = undefined;
   } catch (error) {
     lost = { at: lost?.at ?? Date.now(), why: error.message };

@@ -9,7 +9,11 @@ use prost::bytes::Bytes;
 use ring::digest::{SHA256, digest};
 
 const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = concat!(include_str!("look.js"), include_str!("page.js"));
+const SCRIPT: &str = concat!(
+    include_str!("look.js"),
+    include_str!("page.js"),
+    include_str!("ask.js")
+);
 
 /// The page and its content security policy: it may run its own style and script, identified by their hashes, and send requests to this
 /// port. From elsewhere it may load pictures of YouTube's uploads, which it does if its reader wants them, and nothing else.

@@ -1,21 +1,31 @@
 //! What the client subcommands share: their flags, the connection, and the meaning of errors.
 
+mod channels;
 pub(super) mod retry;
 mod tls;
 
 use std::{error::Error, time::Duration};
 
 use clap::ValueEnum;
-use http::Uri;
+use http::{Uri, uri::Authority};
 use tokio::runtime;
-use tonic::{Code, Request, Status, body::Body, transport::Endpoint};
+use tonic::{
+    Code, Request, Status,
+    body::Body,
+    transport::{Channel, Endpoint},
+};
 use tonic_types::StatusExt as _;
 use tower::{
     BoxError, Service, service_fn,
     util::{BoxCloneService, MapErr},
 };
 
-use super::{Outcome, values};
+use self::channels::Channels;
+use super::{
+    InvalidFlags, Outcome,
+    exit::{Exit, Failed},
+    values,
+};
 use crate::{
     cause::innermost,
     channel_name::ChannelName,
@@ -55,24 +65,33 @@ const KEEP_ALIVE: Duration = Duration::from_mins(1);
 /// The time limit of the answer to a ping: the default of gRPC's own clients.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Flags of every client.
+/// Flags of every command that asks about channels.
 #[derive(clap::Args)]
 #[group(id = "client")]
 pub(super) struct Args {
-    /// Channels: IDs (UC and 22 more characters), handles (@name), or addresses of a channel or a video
+    /// Channels: IDs (UC and 22 more characters), handles (@name), or addresses of a channel or a video; - reads them from standard input,
+    /// one a line
     #[arg(required = true, value_name = "CHANNEL")]
-    pub(super) channels: Vec<ChannelName>,
-
-    /// The server's address: http, or https for TLS
-    #[arg(long, env = "PLAQUE_SERVER", default_value = "http://127.0.0.1:3779", value_name = "URL", value_parser = server)]
-    pub(super) server: Uri,
+    channels: Vec<Channels>,
 
     #[command(flatten)]
-    tls: tls::Args,
+    pub(super) server: ServerArgs,
 
     /// Only uploads of this kind
     #[arg(long, env = "PLAQUE_KIND", default_value = "any")]
     kind: Kind,
+}
+
+/// Flags of every client: which server, and how long to wait for it.
+#[derive(clap::Args)]
+#[group(id = "connection")]
+pub(super) struct ServerArgs {
+    /// The server's address: HOST:PORT, or an http or https URL (https for TLS)
+    #[arg(long = "server", env = "PLAQUE_SERVER", default_value = "http://127.0.0.1:3779", value_name = "ADDRESS", value_parser = server)]
+    pub(super) address: Uri,
+
+    #[command(flatten)]
+    tls: tls::Args,
 
     /// The time limit of connecting, and of each answer including retries
     #[arg(long, env = "PLAQUE_TIMEOUT", default_value = "15s", value_name = "DURATION", value_parser = values::time_limit)]
@@ -87,28 +106,66 @@ enum Kind {
 }
 
 fn server(text: &str) -> Result<Uri, String> {
-    match text.parse::<Uri>() {
-        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() => Ok(uri),
-        _ => Err("expected an address such as http://127.0.0.1:3779 or https://plaque.example.org".into()),
-    }
+    let url = if text.contains("://") {
+        text.parse::<Uri>().ok()
+    } else {
+        let host = text.parse::<Authority>().ok();
+        let host = host.filter(|host| host.port().is_some() && !host.as_str().contains('@'));
+        host.and_then(|host| format!("http://{host}").parse().ok())
+    };
+    let url = url.filter(|url| matches!(url.scheme_str(), Some("http" | "https")));
+    url.filter(|url| url.authority().is_some()).ok_or_else(|| {
+        "expected an address such as 127.0.0.1:3779, http://127.0.0.1:3779 or https://plaque.example.org"
+            .into()
+    })
 }
 
-impl Args {
+impl ServerArgs {
     /// Connects, or says what to do. If the connection is lost, the next call connects again.
-    pub(super) async fn connect(&self) -> Result<Plaque, String> {
-        let endpoint = Endpoint::from(self.server.clone())
+    pub(super) async fn connect(&self) -> Result<Plaque, Failed> {
+        Ok(call_service(self.channel().await?))
+    }
+
+    /// A connection for any service of the server.
+    pub(super) async fn channel(&self) -> Result<Channel, Failed> {
+        let endpoint = Endpoint::from(self.address.clone())
             .connect_timeout(self.timeout)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-        let connected = match self.tls.connector(&self.server)? {
+        let connector = self.tls.connector(&self.address);
+        let connector = connector.map_err(|message| Failed {
+            message,
+            exit: Exit::Failure,
+        })?;
+        let connected = match connector {
             Some(tls) => {
                 let connector = service_fn(move |_: Uri| tls.clone().connect());
                 endpoint.connect_with_connector(connector).await
             }
             None => endpoint.connect().await,
         };
-        let connection = connected.map_err(|error| self.unreachable(innermost(&error)))?;
-        Ok(call_service(connection))
+        connected.map_err(|error| self.unreachable(innermost(&error)))
+    }
+
+    /// The error that the server cannot be reached, with advice.
+    pub(super) fn unreachable(&self, cause: &(dyn Error + 'static)) -> Failed {
+        let (advice, exit) = if cause.is::<tls::Refused>() {
+            ("", Exit::Failure)
+        } else {
+            let advice = "; is `plaque serve` running there? Another server can be named with --server";
+            (advice, Exit::TryAgain)
+        };
+        Failed {
+            message: format!("cannot reach {}: {cause}{advice}", self.address),
+            exit,
+        }
+    }
+}
+
+impl Args {
+    /// The channels that are asked about; reads standard input if one of them is `-`.
+    pub(super) fn channels(&self) -> Result<Vec<ChannelName>, InvalidFlags> {
+        channels::all(&self.channels).map_err(InvalidFlags)
     }
 
     /// The ID of a channel, which the server finds unless it is in `name` itself.
@@ -117,7 +174,7 @@ impl Args {
             return Ok(id.to_string());
         }
         let query = name.to_string();
-        let resolved = retry::with_retries(self.timeout, async |left| {
+        let resolved = retry::with_retries(self.server.timeout, async |left| {
             let mut request = Request::new(ResolveChannelRequest { query: query.clone() });
             request.set_timeout(left);
             client.clone().resolve_channel(request).await
@@ -129,16 +186,6 @@ impl Args {
             )),
             Err(status) => Err(status),
         }
-    }
-
-    /// The message that the server cannot be reached, with advice.
-    pub(super) fn unreachable(&self, cause: &(dyn Error + 'static)) -> String {
-        let advice = if cause.is::<tls::Refused>() {
-            ""
-        } else {
-            "; is `plaque serve` running there? Another server can be named with --server"
-        };
-        format!("cannot reach {}: {cause}{advice}", self.server)
     }
 
     /// The requested kind in the API.
@@ -159,7 +206,7 @@ pub(super) fn failure(status: &Status) -> LookupFailure {
             code: Code::Unavailable.into(),
             reason: "CONNECTION_LOST".into(),
             message: format!("no connection to the server: {cause}"),
-            retry_after: None,
+            ..LookupFailure::default()
         };
     }
     let details = status.get_error_details();
@@ -177,5 +224,6 @@ pub(super) fn failure(status: &Status) -> LookupFailure {
         retry_after: details
             .retry_info()
             .and_then(|info| info.retry_delay?.try_into().ok()),
+        status: None,
     }
 }

@@ -5,10 +5,9 @@ use std::{
     process::ExitCode,
 };
 
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use super::{Cli, Outcome};
+use super::{Outcome, flags};
 
 /// Prints the completions for a shell
 ///
@@ -28,7 +27,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Outcome {
     // clap_complete would panic if the reader of a pipe has ended.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "plaque", &mut script);
+    clap_complete::generate(args.shell, &mut flags::program(), "plaque", &mut script);
     io::stdout().write_all(&script)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -187,6 +187,7 @@ impl Stage {
             caller_header: None,
             connections: Connections::default(),
             http_connections: HTTP_CONNECTIONS,
+            http_origins: None,
             admin_names: vec![],
             workers: cores(),
             grpc_web: None,
@@ -194,6 +195,7 @@ impl Stage {
                 timeout: Duration::from_secs(1),
                 ..Drain::default()
             },
+            shown: vec![],
         };
         let sources = Sources::from(Buggy(YouTube::new(config.upstream.clone())?));
         let listeners = Listeners {

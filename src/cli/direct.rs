@@ -49,12 +49,12 @@ impl Args {
     /// before what it has found is saved.
     pub(super) async fn run(&self, ask: impl AsyncFnOnce(Plaque) -> Outcome) -> Outcome {
         if !self.direct {
-            return ask(self.client.connect().await?).await;
+            return ask(self.client.server.connect().await?).await;
         }
         let units = Arc::default();
         let mut upstream = self.sources.upstream().map_err(InvalidFlags)?;
         // Nobody else's lookups wait.
-        upstream.pace.max_queue_wait = upstream.pace.max_queue_wait.max(self.client.timeout);
+        upstream.pace.max_queue_wait = upstream.pace.max_queue_wait.max(self.client.server.timeout);
         let sources = self.sources.open(&upstream, &units)?;
         // Nobody is there later for whom an answer could be revalidated in the background.
         let policy = self.sources.policy(Duration::ZERO);
@@ -71,7 +71,7 @@ impl Args {
         };
         let (latest, resolver) = server::use_cases(Sources { store, ..sources }, settings, upstream.pace);
         let limits = Limits {
-            deadline: self.client.timeout,
+            deadline: self.client.server.timeout,
             ..Limits::default()
         };
         let (_stage, stages) = watch::channel(Stage::Serving);
@@ -103,7 +103,7 @@ pub(super) fn check(command: &Command, flags: &ArgMatches) -> Result<(), String>
     };
     let others = "Options of --direct";
     let is_misplaced = |flag: &&Arg| match flag.get_id().as_str() {
-        "server" | "ca" | "certificate" | "key" => *direct,
+        "address" | "ca" | "certificate" | "key" => *direct,
         _ => !direct && flag.get_help_heading() == Some(others),
     };
     let is_given = |flag: &&Arg| flags.value_source(flag.get_id().as_str()) == Some(ValueSource::CommandLine);

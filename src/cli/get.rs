@@ -1,13 +1,13 @@
 //! `plaque get`: prints the newest uploads of channels.
 
-use std::process::ExitCode;
-
 use tonic::Request;
 
 use super::{
     Outcome,
     client::{Plaque, failure, retry},
-    direct, show,
+    direct,
+    exit::Exit,
+    show,
 };
 use crate::{
     channel_name::ChannelName,
@@ -22,7 +22,7 @@ const BATCH: usize = 100;
 /// Asks a running plaque for the newest uploads of channels, or with --direct YouTube, and prints them.
 ///
 /// On a terminal in a form for people, otherwise one line for each upload, with fields separated by tabs: VIDEO_ID, CHANNEL_ID,
-/// PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE. Exits with 1 if any channel failed.
+/// PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Print one plaque.v1.LookupResult a line, as protobuf's JSON
@@ -36,12 +36,13 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Outcome {
     let Args { lookup, json } = &args;
+    let channels = lookup.client.channels()?;
     let print = async |plaque: Plaque| {
-        let mut code = ExitCode::SUCCESS;
-        for names in lookup.client.channels.chunks(BATCH) {
+        let mut exit = Exit::Success;
+        for names in channels.chunks(BATCH) {
             for result in ask(&plaque, lookup, names).await? {
-                if matches!(result.outcome, Some(Found::Failure(_))) {
-                    code = ExitCode::FAILURE;
+                if let Some(Found::Failure(why)) = &result.outcome {
+                    exit = exit.max(Exit::of(why));
                 }
                 if *json {
                     let json = proto::to_json("LookupResult", &result).ok_or("cannot write JSON")?;
@@ -51,7 +52,7 @@ pub(super) async fn run(args: Args) -> Outcome {
                 }
             }
         }
-        Ok(code)
+        Ok(exit.into())
     };
     lookup.run(print).await
 }
@@ -89,7 +90,7 @@ async fn look_up(
         kind: args.client.kind(),
         max_age: args.max_age.map(TryInto::try_into).transpose()?,
     };
-    let asked = retry::with_retries(args.client.timeout, async |left| {
+    let asked = retry::with_retries(args.client.server.timeout, async |left| {
         let mut request = Request::new(batch.clone());
         request.set_timeout(left);
         plaque.clone().batch_get_latest_videos(request).await

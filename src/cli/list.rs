@@ -1,6 +1,6 @@
 //! `plaque list`: prints the newest uploads of channels.
 
-use std::{num::NonZeroUsize, process::ExitCode};
+use std::num::NonZeroUsize;
 
 use futures_util::{StreamExt as _, stream};
 use tonic::{Request, Status};
@@ -8,7 +8,9 @@ use tonic::{Request, Status};
 use super::{
     Outcome,
     client::{Plaque, failure, retry},
-    direct, show, values,
+    direct,
+    exit::Exit,
+    show, values,
 };
 use crate::{
     channel_name::ChannelName,
@@ -28,7 +30,7 @@ const AT_ONCE: usize = 8;
 ///
 /// On a terminal in a form for people, otherwise one line for each upload, with fields separated by tabs: VIDEO_ID, CHANNEL_ID,
 /// PUBLISH_TIME (- if unknown), KIND (video, short, or - if unknown), URL and TITLE. A feed has 15 uploads; older ones are listed if there
-/// is a key for the YouTube Data API. Exits with 1 if any channel failed.
+/// is a key for the YouTube Data API.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// How many uploads of each channel
@@ -45,9 +47,10 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Outcome {
+    let channels = args.lookup.client.channels()?;
     let print = async |plaque: Plaque| {
-        let mut code = ExitCode::SUCCESS;
-        let lists = args.lookup.client.channels.iter().map(async |name| {
+        let mut exit = Exit::Success;
+        let lists = channels.iter().map(async |name| {
             let mut uploads = vec![];
             let ended = list(&plaque, &args, name, &mut uploads).await;
             (name, uploads, ended)
@@ -62,11 +65,12 @@ pub(super) async fn run(args: Args) -> Outcome {
                 }
             }
             if let Err(status) = ended {
-                show::failure(&name.to_string(), &failure(&status))?;
-                code = ExitCode::FAILURE;
+                let why = failure(&status);
+                show::failure(&name.to_string(), &why)?;
+                exit = exit.max(Exit::of(&why));
             }
         }
-        Ok(code)
+        Ok(exit.into())
     };
     args.lookup.run(print).await
 }
@@ -89,7 +93,7 @@ async fn list(
     loop {
         let left = count.get().saturating_sub(uploads.len());
         list.page_size = i32::try_from(left.min(PAGE)).unwrap_or_default();
-        let page = retry::with_retries(lookup.client.timeout, async |left| {
+        let page = retry::with_retries(lookup.client.server.timeout, async |left| {
             let mut request = Request::new(list.clone());
             request.set_timeout(left);
             plaque.clone().list_uploads(request).await

@@ -25,7 +25,7 @@ pub(super) use self::{
     args::{Args, cores},
     signals::Signals,
 };
-use super::{InvalidFlags, Outcome};
+use super::{InvalidFlags, Outcome, flags, variables};
 use crate::{
     admin,
     config::Config,
@@ -56,6 +56,9 @@ const TEARDOWN_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &Args) -> Outcome {
     let telemetry = start_telemetry(args)?;
+    for unknown in variables::unknown(&flags::program()) {
+        tracing::warn!("{unknown}");
+    }
     let mut config = args.config().map_err(InvalidFlags)?;
     let files = args.tls_files();
     let tls = files.map(Tls::load).transpose();
@@ -112,7 +115,7 @@ async fn serve(
         tls,
     };
     let sources = Sources { store, ..sources };
-    announce(&listeners)?;
+    announce(&listeners, args, config.latest.cache_bytes)?;
     Ok(server::run(listeners, config, sources, shutdown).await?)
 }
 
@@ -237,10 +240,21 @@ async fn listen_for_admins(address: Option<SocketAddr>) -> Result<Option<TcpList
     }
 }
 
-/// Prints the addresses and a command to try. In one write: whoever waits for the first line finds the others.
-fn announce(listeners: &Listeners) -> io::Result<()> {
+/// Says where plaque listens and what it keeps: a record of the log, if that is JSON; otherwise lines with a command to try, in one write:
+/// whoever waits for the first line finds the others.
+fn announce(listeners: &Listeners, args: &Args, cache_bytes: u64) -> io::Result<()> {
     let address = listeners.grpc.local_addr()?;
     let version = env!("CARGO_PKG_VERSION");
+    if args.logs_json() {
+        let shown = |listener: &Option<TcpListener>| {
+            let address = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+            io::Result::Ok(address.map(|address| address.to_string()))
+        };
+        let (admin, http) = (shown(&listeners.admin)?, shown(&listeners.http)?);
+        let (tls, store) = (listeners.tls.is_some(), args.sources.store.is_some());
+        tracing::info!(version, grpc = %address, admin, http, tls, store, cache_bytes, "listening");
+        return Ok(());
+    }
     let (secured, scheme) = match listeners.tls {
         Some(_) => (" with TLS", "https"),
         None => ("", "http"),
@@ -256,6 +270,12 @@ fn announce(listeners: &Listeners) -> io::Result<()> {
         let http = http.local_addr()?;
         lines.push(format!(
             "answers as JSON: {scheme}://{http}/v1/channels/{EXAMPLE}/latest-video"
+        ));
+    }
+    if args.sources.store.is_none() {
+        let memory = bytesize::ByteSize(cache_bytes);
+        lines.push(format!(
+            "answers are kept in memory, up to {memory}; a restart forgets them, unless there is a --store"
         ));
     }
     if listeners.tls.is_none() {

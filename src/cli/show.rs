@@ -5,9 +5,10 @@
 use std::{
     fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
+use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 use http::Uri;
 use prost_types::Timestamp;
@@ -22,8 +23,14 @@ const DETAILS: Style = Style::new().dimmed();
 const LINK: Style = AnsiColor::Cyan.on_default();
 const STALE: Style = AnsiColor::Yellow.on_default();
 
+/// The longest error that is printed, in bytes: half a screen.
+const MAX_ERROR: usize = 2 << 10;
+
+/// As much of a given text as an error repeats, in bytes.
+const MAX_GIVEN: usize = 200;
+
 pub(super) fn upload(video: &Video, freshness: Option<Freshness>) -> io::Result<()> {
-    if io::stdout().is_terminal() {
+    if io::stdout().is_terminal() || ColorChoice::global() == ColorChoice::Always {
         let described = describe(video, freshness, SystemTime::now());
         // anstream leaves out colors where NO_COLOR and similar variables say so.
         writeln!(anstream::stdout(), "{described}")
@@ -32,25 +39,92 @@ pub(super) fn upload(video: &Video, freshness: Option<Freshness>) -> io::Result<
     }
 }
 
+/// Prints a line of plaque's own to standard output.
+pub(super) fn line(text: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{text}")
+}
+
 /// Prints a message as protobuf's JSON to standard output, on one line.
 pub(super) fn json(json: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{}", escape_json(json))
 }
 
 pub(super) fn failure(channel: &str, failure: &LookupFailure) -> io::Result<()> {
-    print_error(&format!("{channel}: {} ({})", failure.message, failure.reason))
+    print_error(&format!("{channel}: {}", reason(failure)))
+}
+
+/// What failed, why, and when to try again.
+pub(super) fn reason(failure: &LookupFailure) -> String {
+    let LookupFailure { message, reason, .. } = failure;
+    let pause = failure.retry_after.and_then(|pause| pause.try_into().ok());
+    let again = pause.map_or_else(String::new, |pause: Duration| {
+        // Never too early.
+        match pause.as_millis().div_ceil(1000) {
+            seconds @ ..120 => format!("; try again in {seconds} s"),
+            seconds => format!("; try again in {} min", seconds.div_ceil(60)),
+        }
+    });
+    format!("{message} ({reason}){again}")
 }
 
 /// Prints to standard error that the connection was lost and that the client reconnects.
 pub(super) fn reconnecting(server: &Uri, why: &LookupFailure) -> io::Result<()> {
     print_error(&format!(
-        "lost {server}: {} ({}); reconnecting",
-        why.message, why.reason
+        "lost {server}: {}; reconnecting",
+        reason(&LookupFailure {
+            retry_after: None,
+            ..why.clone()
+        })
     ))
 }
 
 pub(super) fn print_error(message: &str) -> io::Result<()> {
-    writeln!(io::stderr(), "{}", printable(message))
+    let shown = &message[..message.floor_char_boundary(MAX_ERROR)];
+    let cut = if shown.len() < message.len() { "…" } else { "" };
+    writeln!(io::stderr(), "{}{cut}", printable(shown))
+}
+
+/// A line of an error with such parts, as it is printed.
+pub(super) fn given_line(line: &str) -> String {
+    escaped(line, MAX_ERROR)
+}
+
+/// Whether an error can be printed as it is.
+pub(super) fn is_harmless(error: &str) -> bool {
+    error.len() <= 2 * MAX_ERROR && !error.contains(|c| c != '\n' && steers(c))
+}
+
+/// Prints an error as a line of the log in JSON, in the form of the others.
+pub(super) fn json_error(message: &str) -> io::Result<()> {
+    let message = escaped(message, 2 * MAX_ERROR);
+    let line = serde_json::json!({
+        "timestamp": humantime::format_rfc3339_micros(SystemTime::now()).to_string(),
+        "level": "ERROR",
+        "fields": { "message": message },
+        "target": module_path!(),
+    });
+    writeln!(io::stderr(), "{line}")
+}
+
+/// A part of an argument or of the input, as an error repeats it: its beginning, with escapes for characters that control the terminal.
+pub(super) fn given(text: &str) -> String {
+    escaped(text, MAX_GIVEN)
+}
+
+fn escaped(text: &str, length: usize) -> String {
+    let shown = &text[..text.floor_char_boundary(length)];
+    let mut harmless = String::with_capacity(shown.len());
+    for c in shown.chars() {
+        if steers(c) {
+            harmless.extend(c.escape_default());
+        } else {
+            harmless.push(c);
+        }
+    }
+    if shown.len() < text.len() {
+        let _ = write!(harmless, "… ({} bytes)", text.len());
+    }
+    harmless
 }
 
 pub(super) fn result(result: &LookupResult) -> io::Result<()> {
@@ -76,7 +150,7 @@ fn describe(video: &Video, freshness: Option<Freshness>, now: SystemTime) -> Str
     let published = when(video.publish_time, now);
     let views = match video.view_count {
         Some(1) => ", 1 view".into(),
-        Some(views) => format!(", {views} views"),
+        Some(views) => format!(", {} views", grouped(views)),
         None => String::new(),
     };
     let stale = match freshness {
@@ -94,6 +168,19 @@ fn describe(video: &Video, freshness: Option<Freshness>, now: SystemTime) -> Str
     format!(
         "{TITLE}{title}{TITLE:#}\n  {DETAILS}{kind} by {channel}, {published}{views}{DETAILS:#}\n{stale}  {LINK}{url}{LINK:#}"
     )
+}
+
+/// A number with its thousands separated, as in 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.char_indices() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
 }
 
 /// An upload for programs: one line of fields separated by tabs. The title comes last because it may be empty. The help of `get`, `list`
@@ -156,175 +243,4 @@ fn escape_json(json: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use anstream::adapter::strip_str;
-
-    use super::*;
-
-    const PUBLISHED: Duration = Duration::from_secs(1_782_914_435);
-
-    fn at(time: Duration) -> SystemTime {
-        SystemTime::UNIX_EPOCH + time
-    }
-
-    fn days(days: u64) -> Duration {
-        Duration::from_hours(24 * days)
-    }
-
-    fn video() -> Video {
-        Video {
-            video_id: "aaaaaaaaaaA".into(),
-            channel_id: "UC0123456789abcdefghijkA".into(),
-            channel_title: "Tide".into(),
-            title: "High water".into(),
-            url: "https://www.youtube.com/shorts/aaaaaaaaaaA".into(),
-            kind: VideoKind::Short.into(),
-            publish_time: Some(at(PUBLISHED).into()),
-            view_count: Some(7),
-            ..Video::default()
-        }
-    }
-
-    #[test]
-    fn people_see_the_title_the_age_and_the_link() {
-        let described = describe(&video(), None, at(PUBLISHED + days(130)));
-        assert_eq!(
-            strip_str(&described).to_string(),
-            "High water\n  Short by Tide, 4 months ago (2026-07-01T14:00:35Z), 7 views\n  \
-             https://www.youtube.com/shorts/aaaaaaaaaaA"
-        );
-        assert!(
-            described.starts_with("\u{1b}[1mHigh water\u{1b}[0m\n"),
-            "{described:?}"
-        );
-        for style in [TITLE, DETAILS, LINK] {
-            assert!(described.contains(&style.render().to_string()), "{described:?}");
-        }
-    }
-
-    #[test]
-    fn people_see_that_an_answer_is_old() {
-        let fetched = at(PUBLISHED + days(1) + Duration::from_millis(500));
-        let described = |stale| {
-            let freshness = Freshness {
-                fetch_time: Some(fetched.into()),
-                stale,
-                ..Freshness::default()
-            };
-            describe(&video(), Some(freshness), fetched + Duration::from_hours(3))
-        };
-        let told =
-            "\n  fetched 3 hours ago (2026-07-02T14:00:35Z): the server has no newer answer yet\n  https";
-        assert!(
-            strip_str(&described(true)).to_string().contains(told),
-            "{}",
-            described(true)
-        );
-        assert!(!described(false).contains("fetched"), "{}", described(false));
-    }
-
-    #[test]
-    fn ages_are_in_the_largest_unit() {
-        for (age, shown) in [
-            (Duration::ZERO, "now"),
-            (Duration::from_secs(1), "1 second ago"),
-            (Duration::from_secs(119), "1 minute ago"),
-            (Duration::from_hours(47), "1 day ago"),
-            (days(15), "2 weeks ago"),
-            (days(800), "2 years ago"),
-        ] {
-            let expected = format!("{shown} (2026-07-01T14:00:35Z)");
-            assert_eq!(when(Some(at(PUBLISHED).into()), at(PUBLISHED + age)), expected);
-        }
-        // By a clock that is behind.
-        assert_eq!(
-            when(Some(at(PUBLISHED).into()), SystemTime::UNIX_EPOCH),
-            "2026-07-01T14:00:35Z"
-        );
-        assert_eq!(when(None, at(PUBLISHED)), "at an unknown time");
-    }
-
-    #[test]
-    fn any_time_can_be_printed() {
-        for (seconds, shown) in [
-            (i64::MIN, "Z"),
-            (-1, "56 years ago (1969-12-31T23:59:59Z)"),
-            (253_402_300_800, "+10000-01-01T00:00:00Z"),
-            (i64::MAX, "Z"),
-        ] {
-            let publish_time = Some(Timestamp { seconds, nanos: 0 });
-            let video = Video {
-                publish_time,
-                ..video()
-            };
-            let described = describe(&video, None, at(PUBLISHED));
-            assert!(described.contains(shown), "{described}");
-            assert_eq!(fields(&video).split('\t').count(), 6, "{}", fields(&video));
-        }
-    }
-
-    #[test]
-    fn programs_get_six_fields_of_a_line() {
-        assert_eq!(
-            fields(&video()),
-            "aaaaaaaaaaA\tUC0123456789abcdefghijkA\t2026-07-01T14:00:35Z\tshort\t\
-             https://www.youtube.com/shorts/aaaaaaaaaaA\tHigh water"
-        );
-        let bare = Video {
-            title: String::new(),
-            publish_time: None,
-            kind: VideoKind::Video.into(),
-            ..video()
-        };
-        assert_eq!(
-            fields(&bare),
-            "aaaaaaaaaaA\tUC0123456789abcdefghijkA\t-\tvideo\thttps://www.youtube.com/shorts/aaaaaaaaaaA\t"
-        );
-    }
-
-    #[test]
-    fn json_steers_nothing_and_says_the_same() {
-        let title = "a\u{1b}[31mb\tc\r\nd\u{9b}2Je\u{85}f\u{2028}g\u{202e}h\u{7}i\u{200f}j\u{7f}k\u{61c}lü€✈\u{fe0f}\"\\";
-        let json = serde_json::json!({ "title": title, "number": 7 }).to_string();
-        let harmless = escape_json(&json);
-        assert!(json.contains(steers) && !harmless.contains(steers), "{harmless}");
-        assert!(harmless.contains("ü€✈"), "{harmless}");
-        let read: serde_json::Value = serde_json::from_str(&harmless).expect("JSON");
-        assert_eq!(
-            read,
-            serde_json::from_str::<serde_json::Value>(&json).expect("JSON")
-        );
-    }
-
-    #[test]
-    fn what_comes_from_the_network_steers_nothing() {
-        let evil = "a\u{1b}[31mb\tc\r\nd\u{9b}2Je\u{85}f\u{2028}g\u{202e}h\u{7}i";
-        let video = Video {
-            video_id: evil.into(),
-            channel_id: evil.into(),
-            channel_title: evil.into(),
-            title: evil.into(),
-            url: evil.into(),
-            ..video()
-        };
-        let harmless = "a [31mb c  d 2Je f g h i";
-        assert_eq!(
-            fields(&video),
-            [
-                harmless,
-                harmless,
-                "2026-07-01T14:00:35Z",
-                "short",
-                harmless,
-                harmless
-            ]
-            .join("\t")
-        );
-        assert_eq!(
-            strip_str(&describe(&video, None, at(PUBLISHED))).to_string(),
-            format!("{harmless}\n  Short by {harmless}, now (2026-07-01T14:00:35Z), 7 views\n  {harmless}")
-        );
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@ mod upstream_flags;
 use std::{
     error::Error,
     fmt::Display,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -15,7 +16,7 @@ use rustls::RootCertStore;
 use tokio::sync::oneshot;
 
 use self::upstream_flags::UpstreamArgs;
-use super::{InvalidFlags, pem::Pem, values};
+use super::{InvalidFlags, pem::Pem, show, values};
 use crate::{
     config::{self, Canary, StoreAddress},
     latest::Policy,
@@ -136,6 +137,7 @@ impl SourceArgs {
             fallbacks.push(Fallback { source, upstream });
         }
         if let Some(settings) = data_api {
+            tell_of_wait(&settings.key_file);
             // A core dump would contain the key.
             rlimit::setrlimit(rlimit::Resource::CORE, 0, 0)?;
             let shared = self
@@ -200,6 +202,21 @@ impl SourceArgs {
         };
         let _ = units.0.set(Arc::clone(&store));
         Ok(Some(store))
+    }
+}
+
+/// Says that plaque waits if the file of the key is a FIFO, which blocks until somebody writes the key to it.
+fn tell_of_wait(key_file: &Path) {
+    if fs::metadata(key_file).is_ok_and(|file| !file.is_file()) {
+        let file = key_file.display();
+        let waiting =
+            format!("--youtube-api-key-file: {file} is no regular file; waiting until it has the key");
+        if tracing::dispatcher::has_been_set() {
+            tracing::warn!("{waiting}");
+        } else {
+            // If standard error is closed, nothing can be done.
+            let _ = show::print_error(&waiting);
+        }
     }
 }
 

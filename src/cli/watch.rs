@@ -17,12 +17,13 @@ use tonic::{Code, Status};
 use super::{
     Outcome,
     client::{self, failure, retry},
+    exit::{Exit, Failed},
     show,
 };
 use crate::proto::{
     self,
     v1::{
-        WatchLatestVideoRequest, WatchLatestVideoResponse, lookup_result::Outcome as Found,
+        LookupFailure, WatchLatestVideoRequest, WatchLatestVideoResponse, lookup_result::Outcome as Found,
         watch_latest_video_response::Event,
     },
 };
@@ -45,7 +46,7 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 ///
 /// Standard error says when lookups of a channel begin to fail and when they work again, and that uploads may have been missed; the watch
 /// continues. When the server stops or the connection is lost, it reconnects and prints what was uploaded in between, as far as the feed
-/// still shows it, and nothing twice. Exits with 1 if the first connection fails, or the server refuses the watch.
+/// still shows it, and nothing twice. Exits if the first connection fails, or the server refuses the watch.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -65,11 +66,12 @@ fn time(text: &str) -> Result<SystemTime, String> {
 }
 
 pub(super) async fn run(args: Args) -> Outcome {
-    let client = args.client.connect().await?;
+    let channels = args.client.channels()?;
+    let client = args.client.server.connect().await?;
     let mut channel_ids = vec![];
-    for name in &args.client.channels {
+    for name in &channels {
         let resolved = args.client.resolve(&client, name).await;
-        channel_ids.push(resolved.map_err(|status| format!("{name}: {}", failure(&status).message))?);
+        channel_ids.push(resolved.map_err(|status| failed(&format!("{name}: "), &failure(&status)))?);
     }
     let request = WatchLatestVideoRequest {
         channel_ids,
@@ -78,7 +80,7 @@ pub(super) async fn run(args: Args) -> Outcome {
         resume_tokens: vec![],
     };
     let open = async |request| {
-        let limit = args.client.timeout;
+        let limit = args.client.server.timeout;
         let opened = timeout(limit, client.clone().watch_latest_video(request)).await;
         Ok(opened.map_err(|_| retry::deadline_exceeded(limit))??.into_inner())
     };
@@ -86,16 +88,23 @@ pub(super) async fn run(args: Args) -> Outcome {
         Output::Event(event) => print(event, args.json),
         Output::Lost(status) => {
             // If standard error is closed, nothing can be done.
-            let _ = show::reconnecting(&args.client.server, &failure(status));
+            let _ = show::reconnecting(&args.client.server.address, &failure(status));
             Ok(())
         }
     });
     let ended = ended.await?;
     if let Some(cause) = retry::connection_error(&ended) {
-        return Err(args.client.unreachable(cause).into());
+        return Err(args.client.server.unreachable(cause).into());
     }
-    let failure = failure(&ended);
-    Err(format!("{} ({})", failure.message, failure.reason).into())
+    Err(failed("", &failure(&ended)).into())
+}
+
+/// The end of a watch that is not begun again.
+fn failed(channel: &str, why: &LookupFailure) -> Failed {
+    Failed {
+        message: format!("{channel}{}", show::reason(why)),
+        exit: Exit::of(why),
+    }
 }
 
 enum Output<'a> {

@@ -80,7 +80,7 @@ pub fn json_query(bytes: &[u8]) {
         Err(error) => {
             let response = json::error_response(&error.into(), None);
             assert_eq!(response.status(), StatusCode::BAD_REQUEST);
-            let body: serde_json::Value = serde_json::from_str(response.body()).expect("JSON");
+            let body: serde_json::Value = serde_json::from_slice(response.body()).expect("JSON");
             assert_eq!(body["code"], 3, "INVALID_ARGUMENT");
             // The message quotes the input, and is repeated for the invalid field.
             assert!(response.body().len() < 2000 + 20 * text.len());

@@ -84,6 +84,46 @@ impl CallMetrics {
     }
 }
 
+/// What was counted: in all, or in a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallTotals {
+    /// Calls that have ended.
+    pub calls: u64,
+    /// Those of them whose status was not OK.
+    pub errors: u64,
+    /// Queries by the value of the label `cache_status`: hit, stale, collapsed, miss, negative.
+    pub lookups: [u64; CACHE_STATUS.len()],
+}
+
+impl CallTotals {
+    /// The sums of `threads`.
+    #[must_use]
+    pub fn of(threads: &[Arc<CallMetrics>]) -> Self {
+        let mut totals = Self::default();
+        for thread in threads {
+            for (code, durations) in thread.calls.iter().flat_map(|codes| codes.iter().enumerate()) {
+                let calls: u64 = durations.counts.iter().map(|count| count.load(Relaxed)).sum();
+                totals.calls += calls;
+                totals.errors += if code == 0 { 0 } else { calls };
+            }
+            for (sum, count) in totals.lookups.iter_mut().zip(&thread.lookups) {
+                *sum += count.load(Relaxed);
+            }
+        }
+        totals
+    }
+
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            calls: self.calls.saturating_sub(earlier.calls),
+            errors: self.errors.saturating_sub(earlier.errors),
+            lookups: array::from_fn(|status| self.lookups[status].saturating_sub(earlier.lookups[status])),
+        }
+    }
+}
+
 /// Registers the sums of `threads`: calls by OpenTelemetry's names, the rest by plaque's.
 pub fn register(threads: Vec<Arc<CallMetrics>>, registry: &mut Registry) {
     let all = threads.clone();
@@ -97,7 +137,8 @@ pub fn register(threads: Vec<Arc<CallMetrics>>, registry: &mut Registry) {
     metrics::family(
         registry,
         "plaque_lookups",
-        "Queries answered, of which a batch has several, by cache status",
+        "Queries answered, of which a batch has several: hit, stale (a hit, but stale), collapsed (joined another caller's lookup), miss \
+         (started a lookup), negative (a cached error)",
         "cache_status",
         move || {
             array::from_fn::<_, { CACHE_STATUS.len() }, _>(|status| {
@@ -110,7 +151,7 @@ pub fn register(threads: Vec<Arc<CallMetrics>>, registry: &mut Registry) {
 fn calls(threads: &[Arc<CallMetrics>], mut encoder: DescriptorEncoder) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(
         "rpc_server_call_duration",
-        "Duration of calls that have ended, by method and status code; a watch lasts until it ends",
+        "Duration of ended calls, by OpenTelemetry's names; a watch lasts until it ends",
         Some(&Unit::Seconds),
         MetricType::Histogram,
     )?;

@@ -7,8 +7,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use http::{HeaderName, Response};
+use prost::Message as _;
 use tonic::{Code, Status, body::Body, metadata::MetadataValue};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic_types::{ErrorDetails, StatusExt as _, pb};
 
 use super::{CallError, RequestError};
 use crate::{latest::LookupError, proto::v1::LookupFailure, resolver::ResolveError, upstream::UpstreamError};
@@ -98,6 +99,12 @@ fn classify_upstream(error: &UpstreamError) -> (Code, &'static str) {
         E::Malformed(_) | E::SuspectSnapshot => (Code::Unavailable, "UPSTREAM_MALFORMED"),
         E::NotFound | E::Status(_) | E::Unreachable(_) => (Code::Unavailable, "UPSTREAM_ERROR"),
     }
+}
+
+/// The reason in the errors of callers who get no answer because of `error`.
+#[must_use]
+pub fn reason(error: &UpstreamError) -> &'static str {
+    classify_upstream(error).1
 }
 
 /// The request field that is invalid.
@@ -191,11 +198,13 @@ pub(super) fn add_reason(mut response: Response<Body>) -> Response<Body> {
 
 /// The same error as a part of a successful response: one channel of a batch, or an event of a watch.
 pub(super) fn lookup_failure(error: &CallError, pause: Option<Duration>) -> LookupFailure {
-    let (code, reason) = classify(error);
+    let (_code, reason) = classify(error);
+    let (status, retry_after) = with_retry_after(error, pause);
     LookupFailure {
-        code: code.into(),
+        code: status.code().into(),
         reason: reason.into(),
-        message: error.to_string(),
-        retry_after: retry_after(code, pause).and_then(|pause| pause.try_into().ok()),
+        message: status.message().into(),
+        retry_after: retry_after.and_then(|pause| pause.try_into().ok()),
+        status: pb::Status::decode(status.details()).ok(),
     }
 }

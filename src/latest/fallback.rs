@@ -156,19 +156,19 @@ impl Fallbacks {
         }
         registry.register(
             "fallback_lookups",
-            "Lookups at other sources after the feed failed, by source and outcome",
+            "Lookups at other sources (mirror, data-api) after the feed failed: found, not_found or error",
             self.lookups.clone(),
         );
         self.register_by_source(
             registry,
             "fallback_failing",
-            "1 while lookups at a source other than the feed fail, else 0, by source",
+            "1 if the last lookup at a source other than the feed failed, however long ago that was; else 0",
             |member, _| Some(ConstGauge::new(u64::from(member.failures.is_failing()))),
         );
         self.register_by_source(
             registry,
             "fallback_breaker_open",
-            "1 while a source other than the feed refuses this address, else 0, by source",
+            "1 while a mirror refuses this address, else 0",
             |_, status| {
                 let open = status.queue?.breaker != "closed";
                 Some(ConstGauge::new(u64::from(open)))
@@ -177,13 +177,13 @@ impl Fallbacks {
         self.register_by_source(
             registry,
             "fallback_queue",
-            "Queued lookups at other sources than the feed, by source",
+            "Queued lookups at a mirror",
             |_, status| Some(ConstGauge::new(status.queue?.queued)),
         );
         self.register_by_source(
             registry,
             "fallback_sent",
-            "Requests sent to other sources than the feed, by source",
+            "Requests sent to a mirror",
             |_, status| Some(ConstCounter::new(status.queue?.sent)),
         );
         for member in &*self.sources {

@@ -13,7 +13,14 @@ use crate::{
 #[derive(Default)]
 pub(super) struct SourceFailures {
     /// Locked at the end of a lookup, and by who shows it; never by hits.
-    failing: Mutex<Option<(SystemTime, UpstreamError)>>,
+    failing: Mutex<Option<Failing>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Failing {
+    since: SystemTime,
+    last: SystemTime,
+    error: UpstreamError,
 }
 
 impl SourceFailures {
@@ -30,12 +37,17 @@ impl SourceFailures {
                 | UpstreamError::SuspectSnapshot,
             ) => {}
             Err(error) => {
-                let since = failing.as_ref().map_or(now, |(since, _)| *since);
-                *failing = Some((since, error.clone()));
+                let since = failing.as_ref().map_or(now, |failing| failing.since);
+                *failing = Some(Failing {
+                    since,
+                    last: now,
+                    error: error.clone(),
+                });
             }
         }
     }
 
+    /// Whether the last lookup failed, however long ago that was.
     pub(super) fn is_failing(&self) -> bool {
         self.failing.lock().is_some()
     }
@@ -49,8 +61,9 @@ impl SourceFailures {
         SourceHealth {
             source,
             host,
-            failing_since: failing.as_ref().map(|(since, _)| *since),
-            error: failing.map(|(_, error)| refusal.unwrap_or_else(|| error.to_string())),
+            failing_since: failing.as_ref().map(|failing| failing.since),
+            last_failed: failing.as_ref().map(|failing| failing.last),
+            error: failing.map(|failing| refusal.unwrap_or_else(|| failing.error.to_string())),
             units_left: units.map(|(left, _)| left),
             units_a_day: units.map(|(_, of)| of),
         }
@@ -80,7 +93,12 @@ mod tests {
             health.record(Err(&UpstreamError::Status(503)), at(2));
             health.record(Err(&refused), at(3));
             health.record(Err(&neutral), at(4));
-            assert_eq!(failing(), Some((at(2), refused.clone())), "{neutral}");
+            let expected = Failing {
+                since: at(2),
+                last: at(3),
+                error: refused.clone(),
+            };
+            assert_eq!(failing(), Some(expected), "{neutral}");
             health.record(Ok(()), at(5));
             assert_eq!(failing(), None);
         }

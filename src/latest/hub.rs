@@ -130,7 +130,7 @@ impl Hubs {
         self.polling.register(registry);
         registry.register_with_unit(
             "notice_delay",
-            "From an upload's publication to when it was noticed, of those that appeared while watched",
+            "From an upload's publication until plaque found it, for uploads that appeared while their channel was watched",
             Unit::Seconds,
             self.notice_delays.clone(),
         );

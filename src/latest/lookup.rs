@@ -55,14 +55,20 @@ impl Fetcher {
                 };
                 let looked_up = fetcher.look_up(request, arrived_at, cached.clone(), unwanted);
                 let looked_up = AssertUnwindSafe(timeout(fetcher.flight_limit, looked_up));
-                let error = match looked_up.catch_unwind().await {
-                    Ok(Ok(entry)) => return entry,
-                    Ok(Err(_elapsed)) => UpstreamError::TimedOut(fetcher.flight_limit),
-                    Err(_panic) => UpstreamError::Panicked,
-                };
                 // Cached like any failure, so that the next callers do not start another flight at once.
-                let entry = fetcher.failure(error.into(), cached.as_deref(), clock::now());
-                fetcher.report(&request, entry)
+                let fail = |error: UpstreamError| {
+                    let entry = fetcher.failure(error.into(), cached.as_deref(), clock::now());
+                    fetcher.report(&request, entry)
+                };
+                let landed = match looked_up.catch_unwind().await {
+                    Ok(Ok(entry)) => entry,
+                    Ok(Err(_elapsed)) => fail(UpstreamError::TimedOut(fetcher.flight_limit)),
+                    Err(_panic) => fail(UpstreamError::Panicked),
+                };
+                if let Some(cached) = cached.filter(|cached| !Arc::ptr_eq(cached, &landed)) {
+                    landed.hits.continue_from(&cached.hits);
+                }
+                landed
             })
         }
     }

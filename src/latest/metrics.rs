@@ -1,6 +1,6 @@
-//! Metrics, and what the admin port shows: flights in progress, the busiest channels and the newest uploads.
+//! Metrics, and what the admin port shows: flights in progress, cached channels and the newest uploads.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use coalesce::FlightInfo;
 use prometheus_client::{
@@ -19,19 +19,6 @@ use crate::{
 /// Reads the current value of a metric.
 type Number = fn(&Latest) -> u64;
 
-/// A cached feed and how often callers ask for it.
-#[derive(Debug)]
-pub struct Demand {
-    /// The feed.
-    pub feed: Feed,
-    /// Its cache entry.
-    pub known: Arc<FeedEntry>,
-    /// The number of requests since its last lookup.
-    pub times: u32,
-    /// Requests per second since its last lookup.
-    pub rate: f64,
-}
-
 impl Latest {
     /// The flights in progress, the oldest first.
     #[must_use]
@@ -41,33 +28,9 @@ impl Latest {
         flights
     }
 
-    /// The `most` feeds with the highest request rates, the busiest first. Scans the whole cache, which takes about a microsecond per
-    /// channel.
-    #[must_use]
-    pub fn busiest(&self, most: usize) -> Vec<Demand> {
-        let now = clock::now();
-        let asked = self.coalescer.iter().map(|(feed, known)| {
-            let times = known.hits.count();
-            let since = known
-                .last_attempt()
-                .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-            Demand {
-                feed,
-                known,
-                times,
-                // At least a second: the waiters of a flight that has just ended are not thousands of requests per second.
-                rate: f64::from(times) / since.as_secs_f64().max(1.0),
-            }
-        });
-        let mut busiest: Vec<Demand> = Vec::new();
-        for one in asked.filter(|one| one.times > 0) {
-            busiest.push(one);
-            if busiest.len() >= 2 * most {
-                truncate_to_busiest(most, &mut busiest);
-            }
-        }
-        truncate_to_busiest(most, &mut busiest);
-        busiest
+    /// The cached feeds. A scan takes about a microsecond per channel.
+    pub fn cached(&self) -> impl Iterator<Item = (Feed, Arc<FeedEntry>)> {
+        self.coalescer.iter()
     }
 
     /// The newest uploads of all channels that were looked up since the start, at most `most` and 32: a channel, and the upload's place
@@ -113,7 +76,7 @@ impl Latest {
         family(
             registry,
             "cache_evictions",
-            "Feeds removed from the cache, by cause",
+            "Feeds removed from the cache: size (the cache was full) or expired",
             "cause",
             evictions,
         );
@@ -127,7 +90,7 @@ impl Latest {
         family(
             registry,
             "canary_lookups",
-            "Lookups of the canary, by outcome",
+            "Lookups of the canary: found, not_found or error",
             "outcome",
             canary,
         );
@@ -142,18 +105,24 @@ impl Latest {
             ("cache_entries", "Cached feeds", |latest| {
                 latest.coalescer.entry_count()
             }),
-            ("cache_weight_bytes", "The memory that they take", |latest| {
-                latest.coalescer.weighted_size()
-            }),
+            (
+                "cache_weight_bytes",
+                "The memory that cached feeds take",
+                |latest| latest.coalescer.weighted_size(),
+            ),
             ("watched_channels", "Channels that are watched", |latest| {
                 latest.watched() as u64
             }),
-            ("watches", "Channels of all watches", |latest| {
-                latest.hubs().watched() as u64
-            }),
-            ("upstream_outage", "1 while 404s mean nothing, else 0", |latest| {
-                latest.fetcher.is_outage_under_way(clock::now()).into()
-            }),
+            (
+                "watches",
+                "Watched channels, counted once for each watch",
+                |latest| latest.hubs().watched() as u64,
+            ),
+            (
+                "upstream_outage",
+                "1 while a 404 means nothing, as the upstream answers it for channels that exist; else 0",
+                |latest| latest.fetcher.is_outage_under_way(clock::now()).into(),
+            ),
         ];
         for (name, help, value) in gauges {
             let read = reader(value);
@@ -172,6 +141,10 @@ impl Latest {
             metric(registry, name, help, move || ConstCounter::new(read()));
         }
         self.hubs().register(registry);
+        self.register_store(registry);
+    }
+
+    fn register_store(self: &Arc<Self>, registry: &mut Registry) {
         if let Some(store) = self.fetcher.store() {
             store.register(registry);
             let latest = Arc::clone(self);
@@ -179,14 +152,9 @@ impl Latest {
             metric(
                 registry,
                 "store_messages_lost",
-                "Messages of other replicas that were lost because there were too many",
+                "Messages of other replicas that were lost because there were too many; watched channels are loaded again",
                 lost,
             );
         }
     }
-}
-
-fn truncate_to_busiest(most: usize, busiest: &mut Vec<Demand>) {
-    busiest.sort_by(|a, b| b.rate.total_cmp(&a.rate));
-    busiest.truncate(most);
 }

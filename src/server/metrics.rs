@@ -98,7 +98,7 @@ impl ServerMetrics {
     /// Registers the configured limits as metrics.
     pub(super) fn register_limits(config: &Config, registry: &mut Registry) {
         let limits = Family::<[(&str, &str); 1], Gauge>::default();
-        registry.register("limit", "Configured limits", limits.clone());
+        registry.register("limit", "Configured limits, by what they are of", limits.clone());
         for (of, limit) in [
             ("connections", config.connections.at_once.get()),
             ("calls", config.calls.at_once.get()),

@@ -1,6 +1,6 @@
 //! gRPC-Web: calls from pages in browsers, over HTTP/1.1 or HTTP/2, with trailers in the response body.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use http::{HeaderName, Method, Request, Response};
 use hyper::service::Service;
@@ -8,16 +8,13 @@ use hyper_util::service::TowerToHyperService;
 use tonic::{Status, body::Body};
 use tonic_web::GrpcWebLayer;
 use tower::{ServiceBuilder, service_fn};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::CorsLayer;
 
 use super::calls::{CallService, ResponseBody};
 use crate::{
     config::Origins,
     grpc::{CACHE_STATUS, PUSHBACK},
 };
-
-/// How long browsers may cache a preflight response.
-const PREFLIGHT_MAX_AGE: Duration = Duration::from_hours(1);
 
 /// Response headers that pages may read.
 const EXPOSED_HEADERS: [HeaderName; 5] = [
@@ -28,19 +25,9 @@ const EXPOSED_HEADERS: [HeaderName; 5] = [
     HeaderName::from_static(PUSHBACK),
 ];
 
-/// The CORS policy for pages of `origins`. Any request header is allowed: clients of gRPC-Web and Connect have their own, and callers add
-/// metadata.
+/// The CORS policy for pages of `origins`.
 pub(super) fn cors(origins: &Origins) -> CorsLayer {
-    let origins = match origins {
-        Origins::Any => AllowOrigin::any(),
-        Origins::These(origins) => AllowOrigin::list(origins.iter().cloned()),
-    };
-    CorsLayer::new()
-        .allow_origin(origins)
-        .allow_methods([Method::POST])
-        .allow_headers(tower_http::cors::Any)
-        .expose_headers(EXPOSED_HEADERS)
-        .max_age(PREFLIGHT_MAX_AGE)
+    origins.allow([Method::POST]).expose_headers(EXPOSED_HEADERS)
 }
 
 /// Adds CORS and gRPC-Web to `calls`. Other calls pass through unchanged.

@@ -54,14 +54,15 @@ impl OperationMetrics {
     pub(super) fn register(&self, registry: &mut Registry, up: impl Fn() -> bool + Send + Sync + 'static) {
         registry.register_with_unit(
             "store_operation_duration",
-            "Operations of the store, by operation and outcome",
+            "Operations of the store (load, lease, save): hit or ok; miss (no entry, a lease held elsewhere, or something newer was saved); error; skipped (the store \
+             fails, or its queue is full)",
             Unit::Seconds,
             self.0.clone(),
         );
         metric(
             registry,
             "store_up",
-            "1 if the store works, 0 if it fails",
+            "1 while the store is in use, 0 while it fails",
             move || ConstGauge::new(i64::from(up())),
         );
     }

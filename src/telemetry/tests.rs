@@ -28,3 +28,23 @@ fn a_panic_tells_in_which_spans_it_happened() {
         });
     }
 }
+
+#[test]
+fn a_level_alone_is_for_plaques_own_code() {
+    for (given, filter) in [
+        ("debug", "coalesce=debug,plaque=debug,info"),
+        (" TRACE ", "coalesce=trace,plaque=trace,info"),
+        ("info", "info"),
+        ("off", "off"),
+        ("debug,h2=warn", "h2=warn,debug"),
+        ("plaque=debug", "plaque=debug"),
+    ] {
+        let shown = super::filter(given).expect("a filter").to_string();
+        let sorted = |text: &str| {
+            let mut parts: Vec<_> = text.split(',').map(str::to_owned).collect();
+            parts.sort_unstable();
+            parts
+        };
+        assert_eq!(sorted(&shown), sorted(filter), "{given}");
+    }
+}

@@ -183,7 +183,7 @@ impl Guard {
         family(
             registry,
             "upstream_breaker",
-            "The state of the breaker: 1 for closed if lookups are sent, for open if the upstream refuses this address, for probing during a probe",
+            "1 for the state of the breaker: closed, open (the upstream refuses this address) or probing",
             "state",
             move || {
                 let current = guard.state_name();

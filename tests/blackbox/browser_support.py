@@ -33,8 +33,9 @@ class Visit:
         page.on("console", lambda said: said.type in ("error", "warning") and self.complaints.append(said.text))
 
     def text(self, selector):
-        """What is to be read there, with a space for each line break or gap."""
-        return " ".join(self.page.locator(selector).inner_text().replace("\u200b", "").split())
+        """What is to be read there, with a space for each line break or gap, and without marks that are not to be seen."""
+        seen = self.page.locator(selector).inner_text()
+        return " ".join(seen.translate(dict.fromkeys(map(ord, "\u200b\u2068\u2069"))).split())
 
     def wait_for(self, condition, what, seconds=10):
         """As support.wait_until, but lets the browser's events in meanwhile."""

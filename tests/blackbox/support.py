@@ -268,10 +268,11 @@ class Program:
 
     def __init__(self, command, folder):
         self.name = Path(command[0]).name
+        self.command = [str(word) for word in command]
         self.out, self.err = folder / "stdout", folder / "stderr"
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
-                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=ENVIRONMENT)
+                self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=ENVIRONMENT)
 
     def first_line(self):
         """What it prints once it is ready."""
@@ -361,14 +362,26 @@ class Plaque:
 
     def __init__(self, program):
         self.program = program
-        said = program.first_line()
-        found = re.fullmatch(r"plaque \S+ serves gRPC on (127\.0\.0\.1:\d+)(?: with TLS)?", said)
-        assert found, f"plaque's first line is {said!r}"
-        self.address = found.group(1)
-        self.admin = re.search(r"^admin: (http://\S+)/metrics", program.out.read_text(), re.M).group(1)
-        http = re.search(r"^answers as JSON: (https?://[^/]+)/v1/", program.out.read_text(), re.M)
-        self.http = http and http.group(1)
+        if {"json", "--log-format=json"} & set(program.command):
+            wait_until(self.listening, "the record of where plaque listens")
+            record = self.listening()
+            self.address, self.admin = record["grpc"], f"http://{record['admin']}"
+            self.http = f"http://{record['http']}" if "http" in record else None
+        else:
+            said = program.first_line()
+            found = re.fullmatch(r"plaque \S+ serves gRPC on (127\.0\.0\.1:\d+)(?: with TLS)?", said)
+            assert found, f"plaque's first line is {said!r}"
+            self.address = found.group(1)
+            self.admin = re.search(r"^admin: (http://\S+)/metrics", program.out.read_text(), re.M).group(1)
+            http = re.search(r"^answers as JSON: (https?://[^/]+)/v1/", program.out.read_text(), re.M)
+            self.http = http and http.group(1)
         self.channel = self.connect()
+
+    def listening(self):
+        """The fields of the record that says where plaque listens, of a log in JSON."""
+        whole = [line for line in self.program.err.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        records = [json.loads(line)["fields"] for line in whole]
+        return next((record for record in records if record["message"] == "listening"), None)
 
     def connect(self, *options):
         """A connection of its own."""

@@ -5,6 +5,7 @@ The page's clock is the check's: it looks at the server when it is told to. Leav
 
 import json
 import re
+import shlex
 import urllib.request
 from contextlib import ExitStack
 
@@ -13,12 +14,12 @@ import pytest
 
 from browser_support import Visit
 from support import (
-    KURZGESAGT, REPOSITORY, SCISHOW, UNKNOWN, Answer, expect_error, expect_ok, free_port, made_up_channel, make_certificate,
+    KURZGESAGT, REPOSITORY, SCISHOW, UNKNOWN, Answer, expect_error, expect_ok, free_port, made_up_channel, make_certificate, run,
     running_origin, wait_until,
 )
 
 PERIOD_MS = 2000
-DESKTOP, PHONE = (1280, 900), (360, 780)
+DESKTOP, PHONE = (1280, 900), (320, 640)
 PICTURES = REPOSITORY / "target" / "screenshots"
 StatusCode = grpc.StatusCode
 
@@ -50,6 +51,14 @@ class StatusPage(Visit):
         """Has the page look at the server once more."""
         self.page.clock.run_for(PERIOD_MS)
         self.wait_until_drawn()
+
+    def look_for(self, condition, what):
+        """Has it look until the condition holds: a scan of the cache is shared by the looks of a time that depends on how long it took."""
+        def is_seen():
+            self.look()
+            return condition()
+
+        self.wait_for(is_seen, what)
 
     def wait_until_drawn(self):
         self.wait_for(lambda: self.page.locator("body").get_attribute("aria-busy") == "false", "the look's end")
@@ -94,6 +103,19 @@ class StatusPage(Visit):
         unnamed = self.page.locator("svg[role=img]:not([aria-label])").count()
         assert unnamed == 0, "charts without a description"
         self.expect_at_peace(self.plaque.admin, *origins)
+
+    def runs_rightwards(self, selector, words):
+        """Whether words in the first text there that has them are laid out from left to right."""
+        return self.page.evaluate("""([selector, words]) => {
+            const text = [...document.querySelectorAll(selector)].map(({ firstChild }) => firstChild).find(node => node?.data.includes(words));
+            const [first, last] = [0, words.length - 1].map(place => {
+                const range = document.createRange(), at = text.data.indexOf(words) + place;
+                range.setStart(text, at);
+                range.setEnd(text, at + 1);
+                return range.getBoundingClientRect();
+            });
+            return first.top === last.top && first.left < last.left;
+        }""", [selector, words])
 
     def expect_no_overflow(self):
         wide = self.page.evaluate("""() => [...document.querySelectorAll('body *')].filter(node =>
@@ -251,6 +273,105 @@ def test_a_store_in_trouble_is_told(bench, status_page):
         assert "The store is in trouble" in page.text("#states"), "the state"
 
 
+# Each is looked up several times meanwhile.
+@pytest.mark.plaque("--fresh-for", "200ms")
+def test_the_busiest_channels_are_those_of_the_last_seconds_whoever_looks(plaque, status_page):
+    first, second = status_page(plaque), status_page(plaque)
+    for _ in range(3):
+        ask_and_count(plaque, *[KURZGESAGT] * 20)
+        for page in first, second:
+            page.look()
+    rates = []
+    for page in first, second:
+        page.page.reload()
+        page.wait_until_drawn()
+        page.look_for(lambda page=page: "asked 60 times" in page.text("#busiest"), "all that was asked")
+        row, = page.rows("#busiest")
+        rates.append(float(re.search(r"([\d.]+)/s", row).group(1)))
+        page.expect_sane()
+    # In the 20 s of the server's own clock at most.
+    assert min(rates) >= 60 / 20, rates
+
+
+def test_the_charts_survive_a_reload(plaque, status_page):
+    known_traffic(plaque)
+
+    def history():
+        with urllib.request.urlopen(f"{plaque.admin}/history", timeout=10) as answer:
+            return json.load(answer)
+
+    # What took less than a second is not drawn.
+    wait_until(lambda: history()[0][0][0] > 1, "a second has passed")
+    page = status_page(plaque)
+    for _ in range(2):
+        label = page.page.locator("#calls-spark").get_attribute("aria-label")
+        assert re.fullmatch(r"Calls a second: \S+/s, at most \S+/s in the last \d+\smin", label), label
+        assert page.page.locator("#chart path").count() == 5, "the layers of the chart"
+        page.page.reload()
+        page.wait_until_drawn()
+    # As it is after an hour.
+    spans = [[[3600 - 10 * n, 3590 - 10 * n], n % 60, n % 7, [n, n // 3, n // 9, 5, 2]] for n in range(360)]
+    page.page.route("**/history", lambda route: route.fulfill(body=json.dumps(spans), content_type="application/json"))
+    page.page.reload()
+    page.wait_until_drawn()
+    assert page.text("#chart-from") == "1 h ago", "the chart's beginning"
+    assert "5.9/s" in page.page.locator("#calls-spark").get_attribute("aria-label")
+    page.picture("hour")
+    page.expect_sane()
+
+
+@pytest.mark.plaque("--negative-for", "10m", synthesize=True)
+def test_failing_channels_are_told(plaque, origin, status_page):
+    page = status_page(plaque)
+    origin.control(mode="status:503")
+    for answer in ask_and_count(plaque, *[made_up_channel(n) for n in range(3)]):
+        expect_error(answer, StatusCode.UNAVAILABLE, "UPSTREAM_ERROR")
+    page.look_for(lambda: "3 channels fail" in page.text("#states"), "the channels that fail")
+    assert re.search(r"3 × UPSTREAM_ERROR \(.*503.*\)", page.text("#states")), page.text("#states")
+    page.expect_sane()
+
+
+def test_a_server_that_nobody_asked_says_what_to_try(bench, plaque, status_page):
+    page = status_page(plaque)
+    plaque_get, grpcurl = page.page.locator("#commands").inner_text().splitlines()
+    page.picture("empty")
+    answer = json.loads(run(*shlex.split(grpcurl)).stdout)
+    assert answer["video"]["channelId"] == KURZGESAGT
+    _, *words = shlex.split(plaque_get.replace("@kurzgesagt", KURZGESAGT))
+    told = run(bench.program, *words).stdout
+    assert "El Niño" in told, told
+    page.look()
+    page.wait_for(lambda: not page.page.locator("#try").is_visible(), "the commands are gone")
+    page.expect_sane()
+
+
+@pytest.mark.plaque("--fresh-for", "5m", "--upstream-user-agent", "me/1.0")
+def test_the_server_tells_its_settings_and_since_when_it_runs(plaque, status_page):
+    page = status_page(plaque)
+    assert "--fresh-for 5m" in page.rows("#settings"), page.rows("#settings")
+    assert "--upstream-user-agent me/1.0" in page.rows("#settings"), page.rows("#settings")
+    assert re.fullmatch(r"\d+\.\d+\.\d+, up \S+ m?s", page.text("#version")), page.text("#version")
+    page.expect_sane()
+
+
+@pytest.mark.plaque(synthesize=True)
+def test_a_phone_shows_errors_before_lists(plaque, status_page):
+    # Of more channels than the page has room for.
+    for batch in range(2):
+        expect_ok(plaque.batch([made_up_channel(100 * batch + n) for n in range(100)]))
+    ask_and_count(plaque, *[made_up_channel(1)] * 3, "nonsense")
+    for name, size, scheme in ("many", DESKTOP, "light"), ("many-phone", PHONE, "dark"):
+        page = status_page(plaque, size, scheme)
+        page.look()
+        assert (len(page.rows("#busiest")), len(page.rows("#newest"))) == (20, 12), "the lists"
+        assert "200 channels" in page.rows("#room")[0], "the room"
+        page.picture(name)
+        page.expect_no_overflow()
+        page.expect_sane()
+    top = {name: page.page.locator(name).bounding_box()["y"] for name in ("#states", "#ask", "#errors", "#newest", "#busiest")}
+    assert list(top) == sorted(top, key=top.get), top
+
+
 def test_an_idle_server_has_a_page_too(plaque, status_page):
     page = status_page(plaque)
     for _ in range(2):
@@ -349,8 +470,17 @@ def test_failing_sources_are_told_and_what_is_left_of_budgets(bench, origin, tmp
         assert "▲ has failed for" in copy and "▲ has failed for" in feed, (feed, copy)
         assert re.search(r" 8,99[78] of 9,000 units left works", api), api
         assert "A fallback fails: Mirror" in page.text("#states"), page.text("#states")
+        assert "The feed fails: 127.0.0.1" in page.text("#states"), page.text("#states")
         assert "▲" in page.page.title(), "the title"
         page.picture("source-fails")
+        # Nobody has asked the mirror since.
+        with urllib.request.urlopen(f"{plaque.admin}/busy", timeout=10) as told:
+            busy = json.load(told)
+        busy["sources"][1] |= {"failingSeconds": 7200, "failedSecondsAgo": 180}
+        page.page.route("**/busy", lambda route: route.fulfill(body=json.dumps(busy), content_type="application/json"))
+        page.look()
+        page.wait_for(lambda: re.search("▲ last failed 3 min ago: .*HTTP 503", page.rows("#sources")[1]), "that it was a while ago")
+        assert "A fallback fails" not in page.text("#states"), page.text("#states")
         page.expect_no_overflow()
         page.expect_sane()
 
@@ -361,10 +491,15 @@ def test_titles_are_text(plaque, status_page):
     newest = [{
         "videoId": "N2FOxjtv5ns", "channelId": KURZGESAGT, "title": title, "channelTitle": title, "kind": "Short", "ageSeconds": 5,
         "url": "https://www.youtube.com/shorts/N2FOxjtv5ns"} for title in titles]
-    source = {"source": "mirror", "host": evil, "failingSeconds": 7, "error": evil, "unitsLeft": None, "unitsADay": None}
+    source = {
+        "source": "mirror", "host": evil, "failingSeconds": 7, "failedSecondsAgo": 7, "error": evil, "unitsLeft": None, "unitsADay": None}
+    turned = "\u202edenrut"
     channel = {"channelId": KURZGESAGT, "title": evil, "asked": 1, "askedPerSecond": 0.1, "ageSeconds": 1, "failing": evil}
+    failing = {"reason": "UPSTREAM_ERROR", "channels": 2, "error": turned}
+    about = {"uptimeSeconds": 5, "grpcPort": 1, "tls": False, "settings": [["--log", evil]]}
     told = json.dumps({
-        "flights": [{"channelId": KURZGESAGT, "ageSeconds": 1, "waiters": 1}], "busiest": [channel], "newest": newest, "sources": [source]})
+        "flights": [{"channelId": KURZGESAGT, "ageSeconds": 1, "waiters": 1}], "busiest": [channel], "newest": newest, "sources": [source],
+        "failing": [failing], "about": about})
     answer = json.dumps({"video": newest[0], "freshness": {"source": "SOURCE_FEED"}})
     page = status_page(plaque, PHONE)
     page.page.route("**/ask?*", lambda route: route.fulfill(body=answer, content_type="application/json"))
@@ -376,6 +511,7 @@ def test_titles_are_text(plaque, status_page):
     assert page.rows("#newest")[0].startswith(f"{evil} {evil} Short, 5 s ago"), page.rows("#newest")[0]
     assert f"has failed for 7 s: {evil}" in page.text("#sources"), page.text("#sources")
     assert page.page.locator("img").count() == 0, "the pictures in the page"
+    assert page.runs_rightwards("#states small", "Those with"), "what comes after a text that turns"
     page.picture("hostile")
     page.expect_no_overflow()
     page.expect_sane()

@@ -132,6 +132,9 @@ def test_it_serves_from_a_root_that_is_read_only_and_drains(bench, origin, note)
         expect_ok(answer)
         with urllib.request.urlopen(f"{plaque.admin}/livez", timeout=10) as alive:
             assert alive.status == 200, "/livez"
+        words = json.loads(re.search(r"^HEALTHCHECK .*CMD (\[.*\])$", DOCKERFILE, re.M).group(1))
+        health = run(bench.program, *words[1:], "--server", plaque.address)
+        assert (health.returncode, health.stdout) == (0, "SERVING\n"), health
         slow = plaque.start_watch([KURZGESAGT])
         next(iter(slow))
         plaque.program.terminate()

@@ -487,7 +487,7 @@ def test_plaque_get_prints_an_upload_as_fields(bench, plaque):
 
 def test_plaque_get_prints_the_others_where_one_channel_fails(bench, plaque):
     done = plaque_get(bench, plaque, UNKNOWN, KURZGESAGT)
-    assert done.returncode == 1, "the exit code"
+    assert done.returncode == 3, "the exit code"
     assert "\tWhat is El Niño?\n" in done.stdout, "the output"
     for part in UNKNOWN, "CHANNEL_NOT_FOUND":
         assert part in done.stderr, "the error"
@@ -495,7 +495,7 @@ def test_plaque_get_prints_the_others_where_one_channel_fails(bench, plaque):
 
 def test_plaque_get_prints_json(bench, plaque):
     done = plaque_get(bench, plaque, "--json", KURZGESAGT, UNKNOWN)
-    assert done.returncode == 1, "the exit code"
+    assert done.returncode == 3, "the exit code"
     good, bad = map(json.loads, done.stdout.splitlines())
     assert (good["channelId"], bad["channelId"]) == (KURZGESAGT, UNKNOWN), "the channels"
     assert good["found"]["video"]["videoId"] == "N2FOxjtv5ns", "the video"

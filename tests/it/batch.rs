@@ -11,8 +11,10 @@ use plaque::{
     },
     upstream::Upstream,
 };
+use prost::Message as _;
 use tokio::{runtime::Handle, time::Instant};
 use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, RpcStatusExt as _, StatusExt as _, pb};
 
 use crate::{
     stores,
@@ -73,6 +75,57 @@ async fn every_channel_has_its_result_in_the_order_asked() {
     let again = batch(&server.client(), &[CHANNEL]).await.expect("it succeeds");
     let cache_status = cache_status(again.metadata());
     assert_eq!(cache_status, "plaque; hit; detail=\"hit=1 fwd=0\"");
+}
+
+#[tokio::test]
+async fn a_failure_has_the_status_of_a_call_for_its_channel() {
+    const FAILS: &str = "UC0123456789abcdefghijkA";
+    let fake = Fake::open(|lookup| match lookup.channel.as_str() {
+        GONE => StatusCode::NOT_FOUND.into_response(),
+        _ => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    })
+    .await;
+    let server = fake.serve().await;
+    let client = server.client();
+    for (id, has_retry) in [(GONE, false), (FAILS, true), ("nonsense", false)] {
+        let call = client.0.clone().get_latest_video(request(id)).await;
+        let call = call.expect_err("it fails");
+        let results = batch(&client, &[id])
+            .await
+            .expect("it succeeds")
+            .into_inner()
+            .results;
+        let Some(Outcome::Failure(failure)) = &results[0].outcome else {
+            panic!("{results:?}");
+        };
+        let status = failure.status.clone().expect("always set");
+        assert_eq!(
+            (status.code, &*status.message),
+            (call.code().into(), call.message())
+        );
+        assert_eq!((status.code, &status.message), (failure.code, &failure.message));
+        let [own, of_call] = [status, pb::Status::decode(call.details()).expect("a status")];
+        let types = |status: &pb::Status| -> Vec<_> {
+            status
+                .details
+                .iter()
+                .map(|detail| detail.type_url.clone())
+                .collect()
+        };
+        assert_eq!(types(&own), types(&of_call));
+        let details = own.get_error_details();
+        let info = |details: &ErrorDetails| format!("{:?}{:?}", details.error_info(), details.bad_request());
+        assert_eq!(info(&details), info(&call.get_error_details()));
+        // How long is left differs between calls.
+        let retry = details.retry_info().and_then(|retry| retry.retry_delay);
+        assert_eq!(
+            retry,
+            failure
+                .retry_after
+                .map(|pause| pause.try_into().expect("positive"))
+        );
+        assert_eq!(retry.is_some(), has_retry);
+    }
 }
 
 #[tokio::test]

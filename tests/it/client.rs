@@ -344,7 +344,7 @@ async fn a_watch_that_is_refused_ends() {
     let mut command = plaque();
     command.args(["watch", "--server", &format!("http://{}", server.address)]);
     command.args((0..101).map(|number| format!("UC{number:021}A")));
-    assert_refused(command, 1, &["1 to 100", "TOO_MANY_CHANNELS"]).await;
+    assert_refused(command, 2, &["1 to 100", "TOO_MANY_CHANNELS"]).await;
 }
 
 #[tokio::test]

@@ -50,9 +50,9 @@ async fn without_a_server_the_output_and_the_exit_code_are_the_same() {
     let fake = origin().await;
     for (arguments, code) in [
         (&["get", CHANNEL][..], 0),
-        (&["get", GONE, CHANNEL, "--kind", "short"], 1),
+        (&["get", GONE, CHANNEL, "--kind", "short"], 3),
         (&["list", CHANNEL], 0),
-        (&["list", GONE, CHANNEL, "-n", "3"], 1),
+        (&["list", GONE, CHANNEL, "-n", "3"], 3),
         (&["list", CHANNEL, "--json"], 0),
     ] {
         let [served, direct] = both(&fake, arguments).await;
@@ -61,7 +61,7 @@ async fn without_a_server_the_output_and_the_exit_code_are_the_same() {
     }
     let json = both(&fake, &["get", GONE, CHANNEL, "--json"]).await;
     let [served, direct] = json.map(|(code, out, err)| {
-        assert_eq!((code, err.as_str()), (Some(1), ""));
+        assert_eq!((code, err.as_str()), (Some(3), ""));
         let mut lines: Vec<Value> = out
             .lines()
             .map(|line| serde_json::from_str(line).expect("JSON"))

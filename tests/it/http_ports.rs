@@ -3,7 +3,10 @@
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use plaque::server::Drained;
+use plaque::{
+    config::{self, Origins},
+    server::Drained,
+};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -177,4 +180,63 @@ async fn a_request_for_json_is_answered_before_the_server_stops() {
     assert_eq!(asked.await.expect("no panic").0, 200);
     assert_eq!(stopping.ended().await, Drained { cut_off: 0 });
     drop(idle);
+}
+
+#[tokio::test]
+async fn pages_of_allowed_origins_may_read_answers() {
+    let fake = Fake::open(feed).await;
+    let plain = format!("/v1/channels/{CHANNEL}/latest-video");
+    let routed = format!("/v1/channels/{CHANNEL}/uploads");
+    let from = |origin: &str| format!("origin: {origin}\r\n");
+    let without = fake.serve().await;
+    let only = fake
+        .serve_with(|config| {
+            config.http_origins = Some(config::origins("https://app.example").expect("an origin"));
+        })
+        .await;
+    let any = fake
+        .serve_with(|config| config.http_origins = Some(Origins::Any))
+        .await;
+    for path in [&plain, &routed] {
+        for (server, origin, allowed) in [
+            (&without, "https://app.example", None),
+            (&only, "https://app.example", Some("https://app.example")),
+            (&only, "https://other.example", None),
+            (&any, "https://other.example", Some("*")),
+        ] {
+            let (status, head, _) = http_get_with(server.http, path, &from(origin)).await;
+            assert_eq!(status, 200);
+            let header = head
+                .lines()
+                .find_map(|line| line.strip_prefix("access-control-allow-origin: "));
+            assert_eq!(header, allowed, "{origin}: {head}");
+            // Shared caches keep the answers for different origins apart.
+            let is_only = server.http == only.http;
+            assert_eq!(
+                head.contains("\r\nvary: origin"),
+                is_only || server.http == any.http,
+                "{head}"
+            );
+            assert_eq!(
+                head.contains("expose-headers: age,cache-status,etag,retry-after"),
+                is_only || server.http == any.http
+            );
+        }
+    }
+    // A browser asks before it sends a header of its own.
+    let mut stream = TcpStream::connect(only.http).await.expect("accepted");
+    let asked = format!(
+        "OPTIONS {plain} HTTP/1.1\r\nhost: a\r\nconnection: close\r\norigin: https://app.example\r\naccess-control-request-method: GET\r\naccess-control-request-headers: if-none-match\r\n\r\n"
+    );
+    stream.write_all(asked.as_bytes()).await.expect("sent");
+    let mut head = String::new();
+    stream.read_to_string(&mut head).await.expect("an answer");
+    for line in [
+        "HTTP/1.1 200",
+        "access-control-allow-origin: https://app.example",
+        "access-control-allow-methods: GET,HEAD",
+        "access-control-allow-headers: *",
+    ] {
+        assert!(head.contains(line), "{line}: {head}");
+    }
 }

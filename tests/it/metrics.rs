@@ -1,6 +1,10 @@
 //! `/metrics`: each value compared with what the test did.
 
-use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::NonZeroUsize,
+    time::{Duration, SystemTime},
+};
 
 use axum::{http::StatusCode, response::IntoResponse as _};
 use plaque::proto::v1::{
@@ -9,7 +13,7 @@ use plaque::proto::v1::{
 };
 use tonic::Request;
 
-use crate::support::{CHANNEL, Fake, LONG, Server, feed, http_get, request};
+use crate::support::{CHANNEL, Fake, LONG, Server, feed, http_get, http_get_with, request};
 
 /// Channels that the fake does not know.
 const GONE: &str = "UCgone5678901234567890AA";
@@ -329,26 +333,56 @@ async fn the_build_is_exposed() {
 }
 
 #[tokio::test]
-async fn every_metric_is_in_the_documentation() {
-    let fake = Fake::open(most).await;
-    let server = fake
-        .serve_with(|config| config.upstream.pace.rate = Some(20.0))
-        .await;
-    server.client().get(CHANNEL).await.expect("an answer");
-    let page = include_str!("../../docs/metrics.md");
-    let Metrics(text) = metrics(&server).await;
-    let families: Vec<_> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE "))
-        .collect();
-    assert!(families.len() > 20, "{families:?}");
-    for family in families {
-        let (name, kind) = family.split_once(' ').expect("a name and a type");
-        let name = match kind {
-            "counter" => format!("`{name}_total`"),
-            "info" => format!("`{name}_info`"),
-            _ => format!("`{name}`"),
-        };
-        assert!(page.contains(&name), "{name} is not in docs/metrics.md");
+async fn the_format_is_the_one_that_is_asked_for() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let ask = async |accept: &str| {
+        let (_, head, body) = http_get_with(server.admin, "/metrics", accept).await;
+        (head, body)
+    };
+    let (head, body) = ask("accept: application/openmetrics-text; version=1.0.0\r\n").await;
+    assert!(
+        head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"),
+        "{head}"
+    );
+    assert!(
+        body.contains("# TYPE plaque_polls counter\nplaque_polls_total 0\n"),
+        "{body}"
+    );
+    assert!(body.ends_with("# EOF\n"), "{body}");
+    for accept in ["", "accept: text/plain;version=0.0.4\r\n"] {
+        let (head, body) = ask(accept).await;
+        assert!(
+            head.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"),
+            "{head}"
+        );
+        assert!(
+            body.contains("# TYPE plaque_polls_total counter\nplaque_polls_total 0\n"),
+            "{body}"
+        );
+        assert!(
+            body.contains("# TYPE plaque_build_info gauge\nplaque_build_info{"),
+            "{body}"
+        );
+        assert!(!body.contains("EOF") && !body.contains("# UNIT"), "{body}");
     }
+}
+
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn the_process_is_measured() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let told = metrics(&server).await;
+    assert!(told.seconds("process_cpu_seconds_total") > 0.0);
+    // This test is the process.
+    let memory = told.get("process_resident_memory_bytes");
+    assert!((1 << 20..1 << 33).contains(&memory), "{memory}");
+    let (open, most) = (told.get("process_open_fds"), told.get("process_max_fds"));
+    assert!((3..most).contains(&open), "{open} of {most}");
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("after 1970");
+    let age = now.as_secs_f64() - told.seconds("process_start_time_seconds");
+    assert!((-2.0..86_400.0).contains(&age), "{age}");
 }

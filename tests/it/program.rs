@@ -173,7 +173,7 @@ async fn an_error_for_a_missing_server_says_what_to_do() {
     for subcommand in ["get", "watch"] {
         let mut command = plaque();
         command.args([subcommand, CHANNEL, "--server", &address]);
-        assert_refused(command, 1, &[&address, "plaque serve", "--server"]).await;
+        assert_refused(command, 75, &[&address, "plaque serve", "--server"]).await;
     }
 }
 
@@ -221,7 +221,7 @@ async fn get_prints_lines_of_fields_and_json_into_a_pipe() {
     let mut command = plaque();
     command.args(["get", GONE, CHANNEL, "--server", &address, "--kind", "short"]);
     let (code, out, err) = run(command).await;
-    assert_eq!(code, Some(1), "one of them failed");
+    assert_eq!(code, Some(3), "one of them was not found");
     assert_eq!(
         out,
         format!(
@@ -237,7 +237,7 @@ async fn get_prints_lines_of_fields_and_json_into_a_pipe() {
     let mut command = plaque();
     command.args(["get", GONE, CHANNEL, "--server", &address, "--json"]);
     let (code, out, err) = run(command).await;
-    assert_eq!((code, err.as_str()), (Some(1), ""));
+    assert_eq!((code, err.as_str()), (Some(3), ""));
     let lines: Vec<serde_json::Value> = out
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
@@ -343,8 +343,11 @@ async fn there_is_a_manual_page_for_each_subcommand() {
     let pages: BTreeSet<_> = files.map(|file| file.expect("a file").file_name()).collect();
     let subcommands = [
         "-completions",
+        "-config",
+        "-config-check",
         "-demo",
         "-get",
+        "-health",
         "-list",
         "-man",
         "-serve",

@@ -134,6 +134,7 @@ impl Fake {
             caller_header: None,
             connections: Connections::default(),
             http_connections: HTTP_CONNECTIONS,
+            http_origins: None,
             admin_names: vec![],
             workers: NonZeroUsize::MIN.saturating_add(1),
             grpc_web: None,
@@ -141,6 +142,7 @@ impl Fake {
                 delay: Duration::ZERO,
                 timeout: LONG,
             },
+            shown: vec![],
         }
     }
 }

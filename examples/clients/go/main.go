@@ -24,7 +24,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"plaque-client/plaquev1"
+	plaquev1 "plaque-client/plaque/v1"
 )
 
 // Without a deadline, a call waits until the server's limit.

@@ -17,6 +17,11 @@ use crate::{
 /// Serves plaque.v1.LatestVideo over gRPC (HTTP/2, with TLS if given a certificate), until SIGTERM or Ctrl-C.
 #[derive(clap::Args)]
 pub(in crate::cli) struct Args {
+    /// A file with settings, in TOML: the names of flags without the dashes, such as fresh-for = "30s"; a flag that may be repeated takes an
+    /// array. What is given as a flag or in the environment comes first
+    #[arg(long, env = "PLAQUE_CONFIG", value_name = "FILE")]
+    pub(in crate::cli) config: Option<PathBuf>,
+
     /// The address for gRPC: an IP address and a port; port 0 takes a free one
     #[arg(long, env = "PLAQUE_LISTEN", default_value = "127.0.0.1:3779", value_name = "ADDRESS", value_parser = values::socket)]
     listen: SocketAddr,
@@ -31,7 +36,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_ADMIN_HOST", value_name = "NAME", value_delimiter = ',', value_parser = config::host_name)]
     admin_host: Vec<String>,
 
-    /// The address for JSON over HTTP/1.1, with TLS and client certificates as for gRPC [default: none; until the next release on
+    /// The address for JSON over HTTP/1.1, with TLS and client certificates as for gRPC [default: none; until 0.3.0 on
     /// --admin-listen, unless there is --tls-client-ca]
     #[arg(long, env = "PLAQUE_HTTP_LISTEN", value_name = "ADDRESS", value_parser = values::socket)]
     pub(super) http_listen: Option<SocketAddr>,
@@ -40,6 +45,11 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_HTTP_MAX_CONNECTIONS", default_value_t = config::HTTP_CONNECTIONS, value_name = "COUNT", value_parser = values::count, requires = "http_listen")]
     http_max_connections: NonZeroUsize,
 
+    /// The origins of pages that may read that port's answers, such as https://app.example,http://localhost:8080, or * for all [default:
+    /// only its own]
+    #[arg(long, env = "PLAQUE_HTTP_ALLOW_ORIGIN", value_name = "ORIGINS", value_parser = config::origins, requires = "http_listen")]
+    http_allow_origin: Option<Origins>,
+
     #[command(flatten)]
     pub(super) sources: SourceArgs,
 
@@ -47,7 +57,8 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_STALE_WHILE_REVALIDATE", default_value = "10m", value_name = "DURATION", value_parser = values::duration)]
     stale_while_revalidate: Duration,
 
-    /// The memory for cached channels (about 3 KiB each); those least in demand are evicted
+    /// The memory for cached channels (about 3 KiB each); those least in demand are evicted. A sixteenth is for channels that were never
+    /// found, which cannot evict others
     #[arg(long, env = "PLAQUE_CACHE_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = values::bytes)]
     cache_bytes: u64,
 
@@ -172,9 +183,14 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_TRACE_CHROME", value_name = "FILE")]
     pub(super) trace_chrome: Option<PathBuf>,
 
-    /// What to log: off, error, warn, info, debug, trace, or directives such as plaque=debug,h2=warn [default: RUST_LOG, or info]
+    /// What to log: off, error, warn, info, debug, trace, or directives such as info,h2=debug; debug and trace alone are plaque's own,
+    /// not those of libraries [default: RUST_LOG, or info]
     #[arg(long, env = "PLAQUE_LOG", value_name = "FILTER", value_parser = directives)]
     pub(super) log: Option<String>,
+
+    /// What the status page shows of these flags.
+    #[arg(skip)]
+    pub(in crate::cli) shown: Vec<(String, String)>,
 }
 
 impl Args {
@@ -216,6 +232,7 @@ impl Args {
                 ..Connections::default()
             },
             http_connections: self.http_max_connections,
+            http_origins: self.http_allow_origin.clone(),
             admin_names: self.admin_host.clone(),
             grpc_web: self.grpc_web.then(|| {
                 self.grpc_web_origins
@@ -227,7 +244,18 @@ impl Args {
                 delay: self.drain_delay,
                 timeout: self.drain_timeout,
             },
+            shown: self.shown.clone(),
         })
+    }
+
+    /// Checks what depends on more than one flag. Reads no file that a flag names.
+    pub(in crate::cli) fn check(&self) -> Result<(), String> {
+        self.config().map(|_| ())
+    }
+
+    /// Whether everything that is printed is JSON.
+    pub(in crate::cli) fn logs_json(&self) -> bool {
+        matches!(self.log_format, LogFormat::Json)
     }
 
     /// The files of the certificate, if there is to be TLS.

@@ -13,9 +13,11 @@ use crate::{
     video::{Channel, Kind, Thumbnail, Upload as Listed},
 };
 
-/// Within 292 years before and after 1970, to the nanosecond.
+/// Within 292 years before and after 1970, to the second, or a thousandth, millionth or billionth of it.
 fn time() -> impl Strategy<Value = SystemTime> {
-    any::<i64>().prop_map(|nanos| {
+    (any::<i64>(), 0..=3_u32).prop_map(|(nanos, places)| {
+        let unit = 1000_i64.pow(places);
+        let nanos = nanos / unit * unit;
         let apart = Duration::from_nanos(nanos.unsigned_abs());
         match nanos {
             0.. => SystemTime::UNIX_EPOCH + apart,
@@ -65,16 +67,25 @@ proptest! {
         title in ".{0,300}",
         upload in upload(),
         fetched in time(),
+        later in time(),
         stale: bool,
     ) {
         let id = "UC0123456789abcdefghijkA".parse().expect("a channel ID");
-        let answer = Answer::made_up(Channel::new(id, &title, vec![upload]), fetched, stale);
+        let answer = Answer::made_up(Channel::new(id, &title, vec![upload.clone()]), fetched, stale);
         let mut written = vec![];
         encode(&answer, &mut written);
         let message = response(&answer);
         prop_assert_eq!(written, message.encode_to_vec());
         let json = proto::to_json("GetLatestVideoResponse", &message);
-        prop_assert_eq!(json::answer::to_json(&answer), json.expect("JSON") + "\n");
+        let (written, tag) = json::answer::to_json(&answer);
+        prop_assert_eq!(written, (json.expect("JSON") + "\n").into_bytes());
+        // The time of the lookup is not part of the tag; all else is.
+        let with = |fetched, stale| {
+            let channel = Channel::new(id, &title, vec![upload.clone()]);
+            json::answer::to_json(&Answer::made_up(channel, fetched, stale)).1
+        };
+        prop_assert_eq!(&with(later, stale), &tag);
+        prop_assert_ne!(&with(fetched, !stale), &tag);
 
         let error = LookupError::ChannelNotFound(id);
         let outcomes = [("", Err(&error)), ("one", Ok(&answer)), (&title, Err(&error))];

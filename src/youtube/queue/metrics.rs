@@ -47,7 +47,7 @@ impl Queue {
         });
         registry.register_with_unit(
             "upstream_queue_wait",
-            "Time in the queue of started lookups, by class",
+            "How long sent lookups were queued, by class",
             Unit::Seconds,
             self.waits.0.clone(),
         );
@@ -63,7 +63,7 @@ impl Queue {
             metric(
                 registry,
                 "upstream_rate_limit",
-                "The configured limit of requests a second",
+                "The limit of requests a second (--upstream-rate); absent without one",
                 move || ConstGauge::new(rate),
             );
         }
@@ -73,7 +73,7 @@ impl Queue {
         self.register_by_class(
             registry,
             "upstream_queued",
-            "Queued lookups, by class",
+            "Queued lookups by class: awaited_known (a caller waits for a channel that was found before), awaited_unknown, refresh, poll",
             |dispatcher, class| ConstGauge::new(u64::from(dispatcher.counters(class).queued)),
         );
         let counters: [(_, _, Count); 4] = [
@@ -84,7 +84,7 @@ impl Queue {
             ),
             (
                 "upstream_refused",
-                "Lookups refused on arrival since they would have waited too long, by class; their callers get OVERLOADED",
+                "Lookups rejected because they would have been sent too late, by class; their callers get OVERLOADED",
                 |counters| counters.refused,
             ),
             (

@@ -306,7 +306,7 @@ fn watches_of_made_up_channels_leave_units_for_other_watches() {
         0,
         "until the callers' part is made up for"
     );
-    assert!(!budget.is_left(POLL, later, 0).is_ok() && budget.is_left(AWAITED, later, 0).is_ok());
+    assert!(budget.is_left(POLL, later, 0).is_err() && budget.is_left(AWAITED, later, 0).is_ok());
 }
 
 proptest! {

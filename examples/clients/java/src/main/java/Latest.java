@@ -21,14 +21,14 @@ import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.atomic.AtomicReference;
+import plaque.v1.BatchGetLatestVideosRequest;
+import plaque.v1.GetLatestVideoRequest;
 import plaque.v1.LatestVideoGrpc;
 import plaque.v1.LatestVideoGrpc.LatestVideoBlockingStub;
-import plaque.v1.LatestVideoOuterClass.BatchGetLatestVideosRequest;
-import plaque.v1.LatestVideoOuterClass.GetLatestVideoRequest;
-import plaque.v1.LatestVideoOuterClass.LookupResult;
-import plaque.v1.LatestVideoOuterClass.WatchLatestVideoRequest;
-import plaque.v1.LatestVideoOuterClass.WatchLatestVideoResponse;
-import plaque.v1.LatestVideoOuterClass.WatchLatestVideoResponse.EventCase;
+import plaque.v1.LookupResult;
+import plaque.v1.WatchLatestVideoRequest;
+import plaque.v1.WatchLatestVideoResponse;
+import plaque.v1.WatchLatestVideoResponse.EventCase;
 
 /** Gets the newest upload of a channel, then of several in a batch, and then watches them. */
 public final class Latest {

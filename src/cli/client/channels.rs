@@ -1,0 +1,83 @@
+//! The channels that a command asks about: arguments, and the lines of standard input.
+
+use std::{
+    io::{self, BufRead as _},
+    str::FromStr,
+};
+
+use crate::{
+    channel_name::{ChannelName, InvalidName},
+    cli::show,
+};
+
+/// One argument.
+#[derive(Clone)]
+pub(super) enum Channels {
+    /// A channel.
+    Named(ChannelName),
+    /// `-`: those that standard input names.
+    Input,
+}
+
+impl FromStr for Channels {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        match text {
+            "-" => Ok(Self::Input),
+            name => name.parse().map(Self::Named),
+        }
+    }
+}
+
+/// The channels of all arguments, in their order.
+pub(super) fn all(arguments: &[Channels]) -> Result<Vec<ChannelName>, String> {
+    let mut names = vec![];
+    for argument in arguments {
+        match argument {
+            Channels::Named(name) => names.push(name.clone()),
+            Channels::Input => read(io::stdin().lock().lines(), &mut names)?,
+        }
+    }
+    Ok(names)
+}
+
+/// Adds the channels of `lines`, each on one of its own. Blank lines and those that begin with # are skipped.
+fn read(lines: impl Iterator<Item = io::Result<String>>, names: &mut Vec<ChannelName>) -> Result<(), String> {
+    for (number, line) in lines.enumerate() {
+        let number = number + 1;
+        let line = line.map_err(|error| format!("line {number} of standard input: {error}"))?;
+        let text = line.trim();
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        let name = text.parse().map_err(|error: InvalidName| {
+            let given = show::given(text);
+            format!("line {number} of standard input: invalid value '{given}': {error}")
+        });
+        names.push(name?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_standard_input_names_a_channel() {
+        let read = |text: &str| {
+            let mut names = vec![];
+            read(text.lines().map(|line| Ok(line.to_owned())), &mut names).map(|()| names)
+        };
+        let names =
+            read("# mine\n\n  @kurzgesagt \r\nhttps://www.youtube.com/c/scishow#about\n").expect("names");
+        let shown: Vec<_> = names.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["@kurzgesagt", "c/scishow"]);
+        let error = read("@kurzgesagt\n\nhttps://vimeo.com/x").expect_err("not YouTube's");
+        assert!(
+            error.starts_with("line 3 of standard input: invalid value 'https://vimeo.com/x'"),
+            "{error}"
+        );
+    }
+}

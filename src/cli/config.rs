@@ -1,0 +1,77 @@
+//! `plaque config`: checks a file of settings.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{ArgAction, Command, FromArgMatches as _, Subcommand};
+
+use super::{Cli, InvalidFlags, Outcome, file, flags, parse, show};
+
+/// Checks a file with settings for `plaque serve --config`
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Says what is wrong in a file, with lines and keys; or that it is valid, and what it sets other than the defaults
+    ///
+    /// Only the file is read: neither the environment, nor the files that it names. Exits with 2 if something is wrong.
+    Check {
+        /// The file
+        #[arg(env = "PLAQUE_CONFIG", required = true)]
+        file: PathBuf,
+    },
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    let Action::Check { file } = &args.action;
+    let entries = file::read(file).map_err(InvalidFlags)?;
+    let program =
+        flags::program().mut_subcommand("serve", |serve| serve.mut_args(flags::without_environment));
+    let arguments = ["plaque", "serve"].into_iter().map(str::to_owned);
+    let arguments = arguments.chain(entries.iter().flat_map(file::Entry::arguments));
+    let name = file.display();
+    let wrong = |what: String| InvalidFlags(format!("{name}: {what}"));
+    let matches = program.clone().try_get_matches_from(arguments);
+    let parsed = matches.and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed = parsed.map_err(|error| wrong(parse::first_part(&parse::harmless(error))))?;
+    if let super::Command::Serve(args) = parsed.command {
+        args.check().map_err(wrong)?;
+    }
+    show::line(&format!("{name}: ok"))?;
+    for entry in &entries {
+        if let Some(line) = difference(&program, entry) {
+            show::line(&format!("  {line}"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What an entry sets, if that is not the default.
+fn difference(program: &Command, entry: &file::Entry) -> Option<String> {
+    let flag = program.find_subcommand("serve")?;
+    let flag = flag
+        .get_arguments()
+        .find(|arg| arg.get_long() == Some(&entry.name))?;
+    if entry.arguments().is_empty() {
+        return None;
+    }
+    let default: Vec<_> = flag
+        .get_default_values()
+        .iter()
+        .map(|value| value.to_string_lossy())
+        .collect();
+    let default = default.join(", ");
+    let set = match flag.get_action() {
+        ArgAction::SetTrue => "true".to_owned(),
+        // An address with a password.
+        _ if flag.is_hide_env_values_set() => "(not shown)".into(),
+        _ => show::given(&entry.values.join(", ")),
+    };
+    (set != default).then(|| match (default.as_str(), flag.get_action()) {
+        ("" | "false", _) => format!("{} = {set}", entry.name),
+        _ => format!("{} = {set} (default: {default})", entry.name),
+    })
+}

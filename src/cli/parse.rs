@@ -1,0 +1,210 @@
+//! From arguments, environment and file to a command; and what is printed if there is none.
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anstream::ColorChoice;
+use clap::{
+    Arg, ArgMatches, Command, FromArgMatches as _,
+    error::{ContextKind, ContextValue, ErrorKind},
+    parser::ValueSource,
+};
+
+use super::{Cli, direct, file, flags, show, shown};
+
+/// Why there is nothing to run.
+pub(super) enum Refused {
+    /// The command line is wrong, or asks for help.
+    Arguments(clap::Error),
+    /// The file of --config is wrong: one mistake a line.
+    File(String),
+}
+
+impl From<clap::Error> for Refused {
+    fn from(error: clap::Error) -> Self {
+        Self::Arguments(error)
+    }
+}
+
+/// The arguments of this process.
+pub(super) fn arguments() -> Vec<OsString> {
+    env::args_os().collect()
+}
+
+/// Parses `given`, with the settings of a file behind it, and checks what clap cannot: which flags of a client go together.
+pub(super) fn parse(mut given: Vec<OsString>) -> Result<Cli, Refused> {
+    if let Some(color) = value_of(&given, "--color").and_then(|color| color_choice(&color)) {
+        color.write_global();
+    }
+    let mut program = flags::program();
+    if given.iter().any(|argument| argument == "-h") {
+        program = flags::briefly(program);
+    }
+    let from_file = from_file(&program, &given).map_err(Refused::File)?;
+    given.extend(from_file.into_iter().map(OsString::from));
+    let matches = program.try_get_matches_from_mut(given)?;
+    if let Some((name, flags)) = matches.subcommand()
+        && let Some(command) = program.find_subcommand_mut(name)
+    {
+        let checked = direct::check(command, flags);
+        checked.map_err(|message| command.error(ErrorKind::ArgumentConflict, message))?;
+    }
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let (super::Command::Serve(args), Some((name, flags))) = (&mut cli.command, matches.subcommand())
+        && let Some(command) = program.find_subcommand(name)
+    {
+        args.shown = shown::settings(command, flags);
+    }
+    cli.color.choice().write_global();
+    Ok(cli)
+}
+
+/// The arguments that the file of --config stands for, without those that are given by flags or variables.
+fn from_file(program: &Command, given: &[OsString]) -> Result<Vec<String>, String> {
+    if !given.iter().any(|argument| argument == "serve") {
+        return Ok(vec![]);
+    }
+    // Mistakes are told later, with the rest.
+    let tolerant = program.clone().ignore_errors(true).try_get_matches_from(given);
+    let Ok(matches) = tolerant else {
+        return Ok(vec![]);
+    };
+    let Some(("serve", serve)) = matches.subcommand() else {
+        return Ok(vec![]);
+    };
+    let Ok(Some(path)) = serve.try_get_one::<PathBuf>("config") else {
+        return Ok(vec![]);
+    };
+    let entries = file::read(path)?;
+    let left = entries
+        .iter()
+        .filter(|entry| !is_given(program, serve, &entry.name));
+    Ok(left.flat_map(file::Entry::arguments).collect())
+}
+
+fn is_given(program: &Command, serve: &ArgMatches, name: &str) -> bool {
+    let command = program.find_subcommand("serve");
+    let flag = command.and_then(|serve| serve.get_arguments().find(|arg| arg.get_long() == Some(name)));
+    let source = flag
+        .map(Arg::get_id)
+        .and_then(|id| serve.value_source(id.as_str()));
+    matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+}
+
+/// The value of a flag, before anything is parsed.
+fn value_of(given: &[OsString], flag: &str) -> Option<String> {
+    let mut given = given.iter().map(|argument| argument.to_string_lossy());
+    given
+        .find_map(|argument| Some(argument.strip_prefix(flag)?.to_owned()))
+        .and_then(|rest| match rest.strip_prefix('=') {
+            Some(value) => Some(value.to_owned()),
+            None if rest.is_empty() => given.next().map(Into::into),
+            None => None,
+        })
+}
+
+fn color_choice(text: &str) -> Option<ColorChoice> {
+    let color = <super::Color as clap::ValueEnum>::from_str(text, false);
+    Some(color.ok()?.choice())
+}
+
+/// Whether the log of the command is to be JSON, and so its errors: also if it cannot be parsed.
+pub(super) fn is_json(given: &[OsString]) -> bool {
+    let variable = || env::var("PLAQUE_LOG_FORMAT").ok();
+    given.get(1).is_some_and(|command| command == "serve")
+        && value_of(given, "--log-format").or_else(variable).as_deref() == Some("json")
+}
+
+/// Prints why there is nothing to run, or the help that was asked for. Returns the exit code.
+pub(super) fn explain(refused: Refused, json: bool) -> ExitCode {
+    let (text, code) = match refused {
+        Refused::File(mistakes) if json => (mistakes, 2),
+        Refused::File(mistakes) => (format!("error: {mistakes}"), 2),
+        Refused::Arguments(error) if !error.use_stderr() => error.exit(),
+        Refused::Arguments(error) if json => (first_part(&harmless(error)), 2),
+        Refused::Arguments(error) => {
+            let error = harmless(error);
+            let text = error.render().to_string();
+            if show::is_harmless(&text) {
+                error.exit();
+            }
+            (text, 2)
+        }
+    };
+    // If standard error is closed, nothing can be done.
+    let _ = if json {
+        show::json_error(&text)
+    } else {
+        let lines: Vec<_> = text.lines().map(show::given_line).collect();
+        writeln!(io::stderr(), "{}", lines.join("\n"))
+    };
+    code.into()
+}
+
+/// clap repeats the given value in its errors. Removes passwords from addresses, escapes what would control the terminal, and cuts the rest.
+pub(super) fn harmless(mut error: clap::Error) -> clap::Error {
+    for kind in [
+        ContextKind::InvalidValue,
+        ContextKind::InvalidArg,
+        ContextKind::InvalidSubcommand,
+    ] {
+        if let Some(ContextValue::String(given)) = error.get(kind) {
+            let shown = without_password(given);
+            let shown = show::given(shown.as_deref().unwrap_or(given));
+            error.insert(kind, ContextValue::String(shown));
+        }
+    }
+    error
+}
+
+/// The message of an error, without the advice after it.
+pub(super) fn first_part(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let part = text.split("\n\n").next().unwrap_or_default();
+    show::given_line(&part.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn without_password(address: &str) -> Option<String> {
+    let (before, host) = address.rsplit_once('@')?;
+    let scheme = before.find("://").map_or(0, |end| end + "://".len());
+    let (scheme, secret) = before.split_at(scheme);
+    secret.contains(':').then(|| format!("{scheme}…@{host}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_password() {
+        for (address, shown) in [
+            ("redsi://me:secret@cache:7000/3", Some("redsi://…@cache:7000/3")),
+            (
+                "rediss-cluster://:sec@ret@one,two",
+                Some("rediss-cluster://…@one,two"),
+            ),
+            ("me:secret@cache", Some("…@cache")),
+            ("redis://me@cache", None),
+            ("redis://cache:6379", None),
+            ("@somebody", None),
+        ] {
+            assert_eq!(without_password(address).as_deref(), shown, "{address}");
+        }
+    }
+
+    #[test]
+    fn the_format_of_the_log_is_known_without_parsing() {
+        let is_json = |words: &str| is_json(&words.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert!(is_json("plaque serve --log-format json"));
+        assert!(is_json("plaque serve --oops --log-format=json --log"));
+        assert!(!is_json("plaque serve --log-format pretty"));
+        assert!(!is_json("plaque get --log-format json"));
+        assert!(!is_json("plaque serve --log-format"));
+    }
+}
