@@ -29,6 +29,9 @@ struct List {
     reloads: u8,
 }
 
+/// Where a list goes on: after which upload, and at which pages of the lists it is read from.
+pub(super) type Continuation = (Place, Vec<Position>);
+
 impl Scan {
     pub(super) fn new(place: Place, positions: Vec<Position>) -> Self {
         let list = |from| List {
@@ -88,7 +91,7 @@ impl Scan {
     }
 
     /// The next `size` uploads at most, the channel's title, and where it goes on after them; `None` if there is no more.
-    pub(super) fn finish(mut self, size: usize) -> (Vec<Upload>, String, Option<(Place, Vec<Position>)>) {
+    pub(super) fn finish(mut self, size: usize) -> (Vec<Upload>, String, Option<Continuation>) {
         let mut uploads = self.ready();
         if uploads.is_empty() {
             // As far as can be told without more pages: so many are of one second.
