@@ -241,14 +241,13 @@ async fn look_up_at(source: &Fake, latest: &Latest) {
 }
 
 /// The uploads of these numbers, with a date or without.
-fn showing(numbers: &[usize], feed: Feed, dated: bool) -> Result<Channel, Failure> {
+fn showing(numbers: &[usize], feed: Feed, dated: bool) -> Channel {
     let uploads = numbers.iter().map(|number| {
         let upload = upload(*number, VideoKind::Video);
         let published = upload.published.filter(|_| dated);
         Upload { published, ..upload }
     });
-    let channel = Channel::new(feed.channel, "a channel", uploads.collect());
-    Ok(channel.with_entries(MAX_UPLOADS))
+    Channel::new(feed.channel, "a channel", uploads.collect()).with_entries(MAX_UPLOADS)
 }
 
 #[tokio::test]
@@ -256,11 +255,11 @@ async fn uploads_without_a_date_are_sent_only_if_they_stand_before_known_ones() 
     let test = async {
         for feed_works_first in [true, false] {
             let first = Fake::open(move |number, feed| match number {
-                1 if feed_works_first => showing(&[9, 8, 7], feed, true),
+                1 if feed_works_first => Ok(showing(&[9, 8, 7], feed, true)),
                 _ => Err(UpstreamError::Status(503).into()),
             });
             let shown = [&[9, 8, 7][..], &[9, 8, 3, 2], &[10, 9, 3]];
-            let mirror = Fake::open(move |number, feed| showing(shown[(number - 1).min(2)], feed, false));
+            let mirror = Fake::open(move |number, feed| Ok(showing(shown[(number - 1).min(2)], feed, false)));
             let latest = latest(&first, &[(Source::Mirror, &mirror)]);
             latest.get(query()).await.outcome.expect("found");
             let mut watch = watch(&latest);
@@ -282,12 +281,12 @@ async fn uploads_without_a_date_are_sent_only_if_they_stand_before_known_ones() 
 async fn what_was_deleted_does_not_return_by_a_mirror_that_is_behind() {
     let test = async {
         let first = Fake::open(|number, feed| match number {
-            1 => showing(&[9, 8, 7], feed, true),
+            1 => Ok(showing(&[9, 8, 7], feed, true)),
             // The second time in a row, that is believed.
-            2 | 3 => showing(&[8, 7, 6], feed, true),
+            2 | 3 => Ok(showing(&[8, 7, 6], feed, true)),
             _ => Err(UpstreamError::Status(503).into()),
         });
-        let mirror = Fake::open(|_, feed| showing(&[9, 8, 7], feed, true));
+        let mirror = Fake::open(|_, feed| Ok(showing(&[9, 8, 7], feed, true)));
         let latest = latest(&first, &[(Source::Mirror, &mirror)]);
         latest.get(query()).await.outcome.expect("found");
         for _ in 0..2 {

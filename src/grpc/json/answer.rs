@@ -126,7 +126,7 @@ impl JsonWriter {
             .into_iter()
             .zip(date.into_iter().chain(clock))
         {
-            text[at] = b'0' + (number / 10) as u8;
+            text[at] = b'0' + (number / 10 % 10) as u8;
             text[at + 1] = b'0' + (number % 10) as u8;
         }
         let mut fraction = time.nanosecond();

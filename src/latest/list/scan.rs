@@ -16,9 +16,6 @@ use crate::{
     video::{Moment, Upload, VideoId},
 };
 
-/// Where the page after this one begins, and the position in each of the source's lists.
-type Next = (Place, Vec<Position>);
-
 /// What is loaded of a source's lists for one page of ours.
 pub(super) struct Scan {
     place: Place,
@@ -31,6 +28,9 @@ struct List {
     /// How often pages were loaded again. Not for ever: a source may count differently each time.
     reloads: u8,
 }
+
+/// Where a list goes on: after which upload, and at which pages of the lists it is read from.
+pub(super) type Continuation = (Place, Vec<Position>);
 
 impl Scan {
     pub(super) fn new(place: Place, positions: Vec<Position>) -> Self {
@@ -91,7 +91,7 @@ impl Scan {
     }
 
     /// The next `size` uploads at most, the channel's title, and where it goes on after them; `None` if there is no more.
-    pub(super) fn finish(mut self, size: usize) -> (Vec<Upload>, String, Option<Next>) {
+    pub(super) fn finish(mut self, size: usize) -> (Vec<Upload>, String, Option<Continuation>) {
         let mut uploads = self.ready();
         if uploads.is_empty() {
             // As far as can be told without more pages: so many are of one second.
