@@ -370,7 +370,7 @@ fn settings() -> Settings {
             min_refetch: Duration::ZERO,
         },
         cache_bytes: 1 << 20,
-        max_waiters: 1,
+        max_waiters: 1000,
         watch_every: long,
         watch_at_most: long,
         max_watched: 100_000,
