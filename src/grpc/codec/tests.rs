@@ -79,13 +79,13 @@ proptest! {
         let json = proto::to_json("GetLatestVideoResponse", &message);
         let (written, tag) = json::answer::to_json(&answer);
         prop_assert_eq!(written, (json.expect("JSON") + "\n").into_bytes());
-        // The time of the lookup is not part of the tag; all else is.
-        let with = |fetched, stale| {
-            let channel = Channel::new(id, &title, vec![upload.clone()]);
+        // How fresh it is is not part of the tag; the rest is.
+        let with = |title, fetched, stale| {
+            let channel = Channel::new(id, title, vec![upload.clone()]);
             json::answer::to_json(&Answer::made_up(channel, fetched, stale)).1
         };
-        prop_assert_eq!(&with(later, stale), &tag);
-        prop_assert_ne!(&with(fetched, !stale), &tag);
+        prop_assert_eq!(&with(&title, later, !stale), &tag);
+        prop_assert_ne!(&with("another title", fetched, stale), &tag);
 
         let error = LookupError::ChannelNotFound(id);
         let outcomes = [("", Err(&error)), ("one", Ok(&answer)), (&title, Err(&error))];

@@ -38,11 +38,9 @@ pub(in crate::grpc) fn to_json(answer: &Answer) -> (Vec<u8>, HeaderValue) {
             json.plain_string(r#""viewCount":"#, &[itoa::Buffer::new().format(views)]);
         }
     });
-    let mut fetch_time = 0..0;
+    let tag = entity_tag(&[&json.0]);
     json.object(r#""freshness":"#, |json| {
-        let begin = json.0.len();
         json.timestamp(r#""fetchTime":"#, Some(answer.fetched.into()));
-        fetch_time = begin..json.0.len();
         if answer.stale {
             json.value(r#""stale":"#, "true");
         }
@@ -50,13 +48,12 @@ pub(in crate::grpc) fn to_json(answer: &Answer) -> (Vec<u8>, HeaderValue) {
         json.plain_string(r#""source":"#, &[source]);
     });
     json.0.extend_from_slice(b"}\n");
-    let tag = entity_tag([&json.0[..fetch_time.start], &json.0[fetch_time.end..]]);
     (json.0, tag)
 }
 
-/// The `ETag` of a body in two parts, between which is the time of the lookup. It is weak, since answers that differ only in this time have
-/// the same tag: `Age` tells it, too. All replicas make the same tags.
-pub(super) fn entity_tag(body: [&[u8]; 2]) -> HeaderValue {
+/// The `ETag` of a body, of which these are the parts without its `freshness`. It is weak, since answers that differ only in that have the same
+/// tag: `Age` and `Cache-Status` tell it, too. All replicas make the same tags.
+pub(super) fn entity_tag(body: &[&[u8]]) -> HeaderValue {
     use std::hash::{BuildHasher as _, Hasher as _};
     let mut hasher = FixedState::default().build_hasher();
     for part in body {

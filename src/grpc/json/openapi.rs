@@ -103,7 +103,7 @@ fn operation(method: &MethodDescriptor, path: &str, schemas: &mut BTreeMap<Strin
         "Age": header("The age of the answer in seconds. Not in lists.", "integer"),
         "Cache-Control": header("How long the answer may be used. Not in lists.", "string"),
         "Cache-Status": header("How the answer was obtained: RFC 9211. Not in lists.", "string"),
-        "ETag": header("Changes with all but the time of the lookup.", "string"),
+        "ETag": header("Changes with all but `freshness`.", "string"),
     });
     let mut responses = Map::new();
     let content = json!({ "application/json": { "schema": reference(method.output().full_name()) } });
