@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout};
 use tonic::Code;
 
 use super::{
-    CallError, CallMetrics, Callers, Limits, Peer, RequestError, Service, cache_status, convert, status,
+    CallError, CallMetrics, Callers, Ended, Limits, Method, Peer, RequestError, Service, cache_status,
+    convert, status,
 };
 use crate::{
     latest::{Answer, Latest, OVERLOAD_PAUSE, Policy},
@@ -80,22 +81,31 @@ impl JsonService {
         channel: String,
         parameters: Vec<(String, String)>,
     ) -> Response<Bytes> {
-        let caller = self.caller(peer, headers);
+        let began = Instant::now();
+        let caller = self.caller(peer, headers, began);
         let reply = self.within_deadline(async {
             let request = request(self.channel_id(channel, &caller).await?, parameters)?;
             Ok(self.service.get(&request, &caller).await?)
         });
-        let reply = match reply.await {
-            Ok(reply) => reply,
-            Err(error) => return error_response(&error, Some(error.retry_after())),
+        let response = match reply.await {
+            Ok(reply) => {
+                let (cache_status, source) = (reply.cache_status, reply.source());
+                let mut response = match reply.outcome {
+                    Ok(answer) => self.success(&answer, headers),
+                    Err(error) => error_response(&error.into(), reply.retry_after),
+                };
+                cache_status::set(cache_status, source, response.headers_mut());
+                response
+            }
+            Err(error) => error_response(&error, Some(error.retry_after())),
         };
-        let (cache_status, source) = (reply.cache_status, reply.source());
-        let mut response = match reply.outcome {
-            Ok(answer) => self.success(&answer, headers),
-            Err(error) => error_response(&error.into(), reply.retry_after),
-        };
-        cache_status::set(cache_status, source, response.headers_mut());
+        self.record(Method::LatestVideoAsJson, &response, began);
         response
+    }
+
+    fn record(&self, method: Method, response: &Response<Bytes>, began: Instant) {
+        let code = Ended::of(grpc_code(response.status()));
+        self.service.metrics.record_call(method, code, began.elapsed());
     }
 
     /// Returns a page of a channel's uploads. `parameters` are the other fields of a `ListUploadsRequest`.
@@ -106,12 +116,13 @@ impl JsonService {
         channel: String,
         parameters: Vec<(String, String)>,
     ) -> Response<Bytes> {
-        let caller = self.caller(peer, headers);
+        let began = Instant::now();
+        let caller = self.caller(peer, headers, began);
         let page = self.within_deadline(async {
             let request = list_request(self.channel_id(channel, &caller).await?, parameters)?;
             Ok(self.service.list(&request, &caller).await)
         });
-        match page.await {
+        let response = match page.await {
             Ok(Ok(page)) => match proto::to_json("ListUploadsResponse", &page) {
                 Some(json) => {
                     let tag = answer::entity_tag(&around_freshness(&json));
@@ -122,12 +133,14 @@ impl JsonService {
             },
             Ok(Err((error, retry_after))) => error_response(&error, retry_after),
             Err(error) => error_response(&error, Some(error.retry_after())),
-        }
+        };
+        self.record(Method::UploadsAsJson, &response, began);
+        response
     }
 
-    /// Identifies the caller of a lookup, whose deadline begins now.
-    fn caller<'a>(&'a self, peer: Peer, headers: &'a HeaderMap) -> impl Fn() -> Caller + 'a {
-        let deadline = Instant::now().checked_add(self.deadline);
+    /// Identifies the caller of a lookup in a request that `began` then.
+    fn caller<'a>(&'a self, peer: Peer, headers: &'a HeaderMap, began: Instant) -> impl Fn() -> Caller + 'a {
+        let deadline = began.checked_add(self.deadline);
         move || self.service.callers.caller(peer, headers, deadline)
     }
 
@@ -270,6 +283,19 @@ fn http_status(code: Code) -> StatusCode {
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The code that [`http_status`] stands for.
+fn grpc_code(status: StatusCode) -> Code {
+    match status {
+        StatusCode::OK | StatusCode::NOT_MODIFIED => Code::Ok,
+        StatusCode::BAD_REQUEST => Code::InvalidArgument,
+        StatusCode::NOT_FOUND => Code::NotFound,
+        StatusCode::TOO_MANY_REQUESTS => Code::ResourceExhausted,
+        StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
+        StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
+        _ => Code::Internal,
     }
 }
 

@@ -17,12 +17,14 @@ pub enum Method {
     HealthWatch,
     Reflection,
     ReflectionAlpha,
+    LatestVideoAsJson,
+    UploadsAsJson,
     Other,
 }
 
 impl Method {
     /// All methods in declaration order, with their paths. The most frequent comes first.
-    const ALL: [(Self, &'static str); 11] = [
+    const ALL: [(Self, &'static str); 13] = [
         (Self::GetLatestVideo, "/plaque.v1.LatestVideo/GetLatestVideo"),
         (
             Self::BatchGetLatestVideos,
@@ -42,6 +44,8 @@ impl Method {
             Self::ReflectionAlpha,
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         ),
+        (Self::LatestVideoAsJson, "/v1/channels/{channel}/latest-video"),
+        (Self::UploadsAsJson, "/v1/channels/{channel}/uploads"),
         // OpenTelemetry's name for unknown methods, of which callers can make up any number.
         (Self::Other, "/_OTHER"),
     ];
@@ -60,6 +64,14 @@ impl Method {
     #[must_use]
     pub fn name(self) -> &'static str {
         &Self::ALL[self as usize].1[1..]
+    }
+
+    /// How it is called, by OpenTelemetry's names.
+    pub(super) fn system(self) -> &'static str {
+        match self {
+            Self::LatestVideoAsJson | Self::UploadsAsJson => "http",
+            _ => "grpc",
+        }
     }
 
     /// Whether its responses are streams.
@@ -120,6 +132,10 @@ impl Ended {
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let status = headers.get(Status::GRPC_STATUS)?;
         Some(Self(Code::from_bytes(status.as_bytes())))
+    }
+
+    pub(super) fn of(code: Code) -> Self {
+        Self(code)
     }
 
     /// The name of the code, such as `NOT_FOUND`.

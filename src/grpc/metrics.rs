@@ -151,7 +151,7 @@ pub fn register(threads: Vec<Arc<CallMetrics>>, registry: &mut Registry) {
 fn calls(threads: &[Arc<CallMetrics>], mut encoder: DescriptorEncoder) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(
         "rpc_server_call_duration",
-        "Duration of ended calls, by OpenTelemetry's names; a watch lasts until it ends",
+        "Duration of ended calls, by OpenTelemetry's names, and of requests for JSON; a watch lasts until it ends",
         Some(&Unit::Seconds),
         MetricType::Histogram,
     )?;
@@ -174,7 +174,7 @@ fn calls(threads: &[Arc<CallMetrics>], mut encoder: DescriptorEncoder) -> fmt::R
             let bounds = SECONDS.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(counts).collect();
             let labels = [
-                ("rpc_system_name", "grpc"),
+                ("rpc_system_name", method.system()),
                 ("rpc_method", method.name()),
                 ("rpc_response_status_code", ended.name()),
             ];

@@ -449,4 +449,16 @@ async fn an_answer_that_the_caller_has_is_not_sent_again() {
     .await;
     assert_eq!(status, 400);
     assert!(!head.contains("etag"), "{head}");
+    // All of them are calls in the metrics.
+    let (_, metrics) = http_get(server.admin, "/metrics").await;
+    for (path, code, count) in [
+        ("latest-video", "OK", 12),
+        ("latest-video", "INVALID_ARGUMENT", 1),
+        ("uploads", "OK", 5),
+    ] {
+        let line = format!(
+            "rpc_server_call_duration_seconds_count{{rpc_system_name=\"http\",rpc_method=\"v1/channels/{{channel}}/{path}\",rpc_response_status_code=\"{code}\"}} {count}\n"
+        );
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
 }
