@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{ArgAction, Command, FromArgMatches as _, Subcommand};
 
-use super::{Cli, InvalidFlags, Outcome, file, flags, parse, show};
+use super::{Cli, InvalidFlags, Outcome, file, flags, parse, show, shown};
 
 /// Checks a file with settings for `plaque serve --config`
 #[derive(clap::Args)]
@@ -27,7 +27,10 @@ enum Action {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let Action::Check { file } = &args.action;
-    let entries = file::read(file).map_err(InvalidFlags)?;
+    let entries = match file::read(file) {
+        Ok(entries) => entries,
+        Err(mistakes) => return Ok(parse::explain(parse::Refused::File(mistakes), false)),
+    };
     let program =
         flags::program().mut_subcommand("serve", |serve| serve.mut_args(flags::without_environment));
     let arguments = ["plaque", "serve"].into_iter().map(str::to_owned);
@@ -68,7 +71,10 @@ fn difference(program: &Command, entry: &file::Entry) -> Option<String> {
         ArgAction::SetTrue => "true".to_owned(),
         // An address with a password.
         _ if flag.is_hide_env_values_set() => "(not shown)".into(),
-        _ => show::given(&entry.values.join(", ")),
+        _ => {
+            let values = entry.values.iter().map(|value| shown::without_secrets(value));
+            show::given(&values.collect::<Vec<_>>().join(", "))
+        }
     };
     (set != default).then(|| match (default.as_str(), flag.get_action()) {
         ("" | "false", _) => format!("{} = {set}", entry.name),

@@ -4,7 +4,11 @@
 #[cfg(test)]
 mod tests;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::Path,
+};
 
 use clap::{Arg, ArgAction, Command, error::ErrorKind};
 use toml::{
@@ -13,6 +17,9 @@ use toml::{
 };
 
 use super::{flags, parse, variables};
+
+/// The longest file that is read.
+const MAX_BYTES: u64 = 256 << 10;
 
 /// A setting of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +46,22 @@ impl Entry {
 /// Reads the settings of a file, or says what is wrong with each of them, one a line.
 pub(super) fn read(file: &Path) -> Result<Vec<Entry>, String> {
     let name = file.display();
-    let text = fs::read_to_string(file).map_err(|error| format!("cannot read {name}: {error}"))?;
+    let text = read_bounded(file).map_err(|error| format!("cannot read {name}: {error}"))?;
     entries(&text).map_err(|wrong| {
         let lines = wrong.iter().map(|(line, what)| format!("{name}:{line}: {what}"));
         lines.collect::<Vec<_>>().join("\n")
     })
+}
+
+fn read_bounded(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(file)?
+        .take(MAX_BYTES + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other("it has more than 256 KiB"));
+    }
+    Ok(text)
 }
 
 /// The settings in `text`, or what is wrong in which lines.

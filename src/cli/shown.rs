@@ -1,4 +1,4 @@
-//! The settings that the status page shows.
+//! Settings as they are shown to people: without secrets.
 
 use clap::{ArgMatches, Command};
 
@@ -23,7 +23,7 @@ pub(super) fn settings(command: &Command, flags: &ArgMatches) -> Vec<(String, St
 }
 
 /// An address may have a user, a password and, in its query, a key. Hides what can be one of these, and rather too much.
-fn without_secrets(value: &str) -> String {
+pub(super) fn without_secrets(value: &str) -> String {
     let start = value.find("://").map_or(0, |end| end + "://".len());
     let (scheme, rest) = value.split_at(start);
     let rest = match rest.rsplit_once('@') {

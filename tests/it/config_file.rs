@@ -99,6 +99,10 @@ async fn a_mistake_in_the_file_is_named_by_serve_and_by_config_check() {
     command = plaque();
     command.args(["config", "check"]).arg(&bad);
     assert_refused(command, 2, &parts).await;
+    let (_, _, err) = check(&bad).await;
+    assert_eq!(err.lines().count(), 2, "{err}");
+    let (code, _, err) = check(&file("long", &"# too long\n".repeat(30_000))).await;
+    assert!(code == Some(2) && err.contains("256 KiB"), "{err}");
     command = serve(Path::new("/no/such/file.toml"));
     assert_refused(command, 2, &["/no/such/file.toml", "No such file"]).await;
     // Each is right, and together they are not.
@@ -108,7 +112,8 @@ async fn a_mistake_in_the_file_is_named_by_serve_and_by_config_check() {
 
 #[tokio::test]
 async fn config_check_tells_what_differs_and_no_password() {
-    let text = "fresh-for = \"30s\"\nlisten = \"127.0.0.1:3779\"\nstore = \"redis://me:secret@cache\"\ngrpc-web = true\n";
+    let text = "fresh-for = \"30s\"\nlisten = \"127.0.0.1:3779\"\nstore = \"redis://me:secret@cache\"\ngrpc-web = true\n\
+                upstream = \"http://me:secret@up/feed?key=secret\"\n";
     let good = file("good", text);
     let mut command = plaque();
     // Another source could hide a mistake.
@@ -121,7 +126,11 @@ async fn config_check_tells_what_differs_and_no_password() {
     let name = good.display();
     let expected =
         format!("{name}: ok\n  fresh-for = 30s (default: 60s)\n  store = (not shown)\n  grpc-web = true\n");
-    assert_eq!(out, expected);
+    assert!(
+        out.starts_with(&expected) && out.contains("upstream = http://…@up/feed?… ("),
+        "{out}"
+    );
+    assert!(!out.contains("secret"), "{out}");
 }
 
 #[tokio::test]

@@ -161,7 +161,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_DRAIN_DELAY", default_value = "0s", value_name = "DURATION", value_parser = values::duration)]
     drain_delay: Duration,
 
-    /// How long calls in progress may take after that; a second signal ends at once
+    /// How long calls in progress may take after --drain-delay; a second signal ends at once
     #[arg(long, env = "PLAQUE_DRAIN_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = values::duration)]
     drain_timeout: Duration,
 
