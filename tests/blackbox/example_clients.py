@@ -120,8 +120,9 @@ def expect_to_resume_by_tokens(lines, server):
 
 def copy_the_sources():
     """Only what git does not ignore, with its times: what was built from it stays good."""
+    used = "proto", "examples/clients", "deploy/service-config.json"
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "proto", "examples/clients"],
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *used],
         cwd=REPOSITORY, capture_output=True, text=True, check=True)
     for name in filter(None, listed.stdout.split("\0")):
         (COPY / name).parent.mkdir(parents=True, exist_ok=True)

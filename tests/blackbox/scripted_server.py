@@ -91,6 +91,8 @@ class ScriptedServer(services.LatestVideoServicer):
         if len(self.requests) > len(self.script):
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "the script is over")
         stream = self.script[len(self.requests) - 1]
+        # As plaque does. A call that has begun is not retried by a service config.
+        context.send_initial_metadata(())
         yield from stream.messages
         self.ended.append(time.monotonic())
         stream.end(context)
@@ -150,6 +152,9 @@ class WebCall(BaseHTTPRequestHandler):
 
     def write(self, flags, frame):
         self.wfile.write(struct.pack(">BI", flags, len(frame)) + frame)
+
+    def send_initial_metadata(self, _):
+        """It is sent."""
 
     def set_trailing_metadata(self, metadata):
         self.trailers |= {name: base64.b64encode(value).decode() for name, value in metadata}

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	_ "google.golang.org/grpc/health" // does what healthCheckConfig says
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -27,7 +28,8 @@ import (
 	plaquev1 "plaque-client/plaque/v1"
 )
 
-// Without a deadline, a call waits until the server's limit.
+// Of a call and its retries. The service config says which errors are retried, after which backoff (or the pause that the
+// server asks for), and that calls wait for a server that restarts.
 const deadline = 10 * time.Second
 
 // The pause before a watch is resumed. Doubles until an event arrives.
@@ -172,13 +174,18 @@ func run() error {
 	server := flag.String("server", "127.0.0.1:3779", "")
 	events := flag.Int("events", 10, "stop the watch after this many events")
 	seconds := flag.Int("seconds", 60, "or after this many seconds")
+	serviceConfig := flag.String("service-config", "../../../deploy/service-config.json", "of retries")
 	flag.Parse()
 	channels := flag.Args()
 	if len(channels) == 0 {
 		channels = []string{"UCsXVk37bltHxD1rDPwtNM8Q"}
 	}
-	connection, err := grpc.NewClient(*server,
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithKeepaliveParams(pings))
+	config, err := os.ReadFile(*serviceConfig)
+	if err != nil {
+		return err
+	}
+	connection, err := grpc.NewClient(*server, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithKeepaliveParams(pings), grpc.WithDefaultServiceConfig(string(config)))
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,5 @@
 // Gets the newest upload of a channel, then of several in a batch, and then watches them.
+import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -7,8 +8,11 @@ import grpc from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
 import { getProtoPath } from 'google-proto-files';
 
-// In milliseconds. Without a deadline, a call waits until the server's limit.
+// In milliseconds, for a call and its retries. The service config says which errors are retried, and after which backoff (or the
+// pause that the server asks for). grpc-js ignores its waitForReady: each call says that it waits for a server that restarts.
 const DEADLINE = 10_000;
+const SERVICE_CONFIG = fileURLToPath(new URL('../../../deploy/service-config.json', import.meta.url));
+const waiting = () => new grpc.Metadata({ waitForReady: true });
 
 // Pings the connection, so that a watch detects that the server's machine is gone.
 const KEEPALIVE = { 'grpc.keepalive_time_ms': 60_000 };
@@ -32,16 +36,19 @@ const { values: args, positionals } = parseArgs({
     server: { type: 'string', default: '127.0.0.1:3779' },
     events: { type: 'string', default: '10' }, // stop the watch after this many
     seconds: { type: 'string', default: '60' }, // or after this many seconds
+    'service-config': { type: 'string', default: SERVICE_CONFIG },
   },
 });
 const channelIds = positionals.length ? positionals : ['UCsXVk37bltHxD1rDPwtNM8Q'];
-const client = new LatestVideo(args.server, grpc.credentials.createInsecure(), KEEPALIVE);
+const client = new LatestVideo(args.server, grpc.credentials.createInsecure(), {
+  ...KEEPALIVE, 'grpc.service_config': readFileSync(args['service-config'], 'utf8'),
+});
 
 // Makes a call. The promise resolves to the answer and the headers.
 function call(method, request) {
   return new Promise((resolve, reject) => {
     let headers;
-    client[method](request, { deadline: Date.now() + DEADLINE }, (error, answer) => {
+    client[method](request, waiting(), { deadline: Date.now() + DEADLINE }, (error, answer) => {
       if (error) reject(error);
       else resolve({ answer, headers });
     }).on('metadata', (metadata) => { headers = metadata; });
@@ -74,7 +81,7 @@ async function* events(end) {
   const tokens = new Map();
   let backoff = MIN_BACKOFF;
   while (Date.now() < end) {
-    const call = client.WatchLatestVideo({ channelIds, resumeTokens: [...tokens.values()] }, { deadline: end });
+    const call = client.WatchLatestVideo({ channelIds, resumeTokens: [...tokens.values()] }, waiting(), { deadline: end });
     let delay = 0;
     try {
       for await (const event of call) {

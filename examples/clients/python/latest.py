@@ -5,6 +5,7 @@ import random
 import sys
 import time
 from itertools import islice
+from pathlib import Path
 
 import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
@@ -13,8 +14,10 @@ from grpc_status import rpc_status
 from plaque.v1 import latest_video_pb2 as plaque
 from plaque.v1.latest_video_pb2_grpc import LatestVideoStub
 
-# In seconds. Without a deadline, a call waits until the server's limit.
+# In seconds, for a call and its retries. The service config says which errors are retried, after which backoff (or the pause
+# that the server asks for), and that calls wait for a server that restarts.
 DEADLINE = 10
+SERVICE_CONFIG = Path(__file__).parent / "../../../deploy/service-config.json"
 
 # Pings the connection, so that a watch detects that the server's machine is gone.
 KEEPALIVE = [("grpc.keepalive_time_ms", 60_000), ("grpc.http2.max_pings_without_data", 0)]
@@ -112,11 +115,13 @@ def detail(error, kind):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server", default="127.0.0.1:3779")
+    parser.add_argument("--service-config", type=Path, default=SERVICE_CONFIG, help="of retries, in JSON (default: deploy's)")
     parser.add_argument("--events", type=int, default=10, help="stop the watch after this many events (default 10)")
     parser.add_argument("--seconds", type=int, default=60, help="or after this many seconds (default 60)")
     parser.add_argument("channels", nargs="*", default=["UCsXVk37bltHxD1rDPwtNM8Q"], metavar="CHANNEL_ID")
     args = parser.parse_args()
-    with grpc.insecure_channel(args.server, options=KEEPALIVE) as connection:
+    options = [*KEEPALIVE, ("grpc.service_config", args.service_config.read_text())]
+    with grpc.insecure_channel(args.server, options) as connection:
         client = LatestVideoStub(connection)
         try:
             get(client, args.channels[0])

@@ -6,7 +6,7 @@ import { CodeSchema } from './gen/google/rpc/code_pb.js';
 import { ErrorInfoSchema, RetryInfoSchema } from './gen/google/rpc/error_details_pb.js';
 import { LatestVideo, VideoKindSchema } from './gen/plaque/v1/latest_video_pb.js';
 
-// In milliseconds. Without a deadline, a call waits until the server's limit.
+// In milliseconds. Connect has no service config: a call that fails is told, with when to retry, and its user decides.
 const DEADLINE = 10_000;
 
 // A watch is resumed after these. Unknown: the browser lost the connection. Proxies answer Internal when they lose the server.

@@ -7,8 +7,8 @@ import io.grpc.stub.StreamObserver;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.locks.LockSupport;
 import plaque.v1.LatestVideoGrpc;
-import plaque.v1.LatestVideoOuterClass.GetLatestVideoRequest;
-import plaque.v1.LatestVideoOuterClass.GetLatestVideoResponse;
+import plaque.v1.GetLatestVideoRequest;
+import plaque.v1.GetLatestVideoResponse;
 
 /** Makes many calls over one connection, and prints how they ended: {@code Aged ADDRESS CALLS RATE}. */
 public final class Aged {

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
-	"plaque-client/plaquev1"
+	plaquev1 "plaque-client/plaque/v1"
 )
 
 func main() {

@@ -23,7 +23,7 @@ mod plaque {
 
 type Client = LatestVideoClient<Channel>;
 
-/// Without a deadline, a call waits until the server's limit.
+/// Of each attempt. tonic has no service config: `retry` repeats calls that lose their connection, at once; other errors are told.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How often a call is attempted when its connection is lost.

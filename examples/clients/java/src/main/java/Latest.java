@@ -2,6 +2,7 @@ import static java.util.concurrent.TimeUnit.MILLISECONDS;
 import static java.util.concurrent.TimeUnit.NANOSECONDS;
 import static java.util.concurrent.TimeUnit.SECONDS;
 
+import com.google.gson.Gson;
 import com.google.protobuf.ByteString;
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.rpc.ErrorInfo;
@@ -14,6 +15,8 @@ import io.grpc.Status.Code;
 import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.StatusProto;
 import io.grpc.stub.MetadataUtils;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
@@ -32,7 +35,10 @@ import plaque.v1.WatchLatestVideoResponse.EventCase;
 
 /** Gets the newest upload of a channel, then of several in a batch, and then watches them. */
 public final class Latest {
-    /** In seconds. Without a deadline, a call waits until the server's limit. */
+    /**
+     * In seconds, for a call and its retries. The service config says which errors are retried, after which backoff (or the
+     * pause that the server asks for), and that calls wait for a server that restarts.
+     */
     private static final int DEADLINE = 10;
 
     /** In milliseconds, the pause before a watch is resumed. Doubles until an event arrives. */
@@ -151,8 +157,15 @@ public final class Latest {
         return 0;
     }
 
+    /** Of retries, which grpc-java makes unless told not to. Numbers are doubles, as it wants them. */
+    @SuppressWarnings("unchecked")
+    static Map<String, ?> serviceConfig(Path file) throws Exception {
+        return new Gson().fromJson(Files.readString(file), Map.class);
+    }
+
     public static void main(String[] args) throws Exception {
-        var flags = new HashMap<>(Map.of("--server", "127.0.0.1:3779", "--events", "10", "--seconds", "60"));
+        var flags = new HashMap<>(Map.of("--server", "127.0.0.1:3779", "--events", "10", "--seconds", "60",
+            "--service-config", "../../../deploy/service-config.json"));
         var channels = new ArrayList<String>();
         for (var rest = List.of(args).iterator(); rest.hasNext(); ) {
             var arg = rest.next();
@@ -168,6 +181,7 @@ public final class Latest {
         var connection = Grpc.newChannelBuilder(flags.get("--server"), InsecureChannelCredentials.create())
             // Pings the connection, so that a watch detects that the server's machine is gone.
             .keepAliveTime(60, SECONDS)
+            .defaultServiceConfig(serviceConfig(Path.of(flags.get("--service-config"))))
             .build();
         var client = LatestVideoGrpc.newBlockingStub(connection);
         try {
