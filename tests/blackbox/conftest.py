@@ -23,7 +23,7 @@ import pytest
 TOOLS = Path(__file__).resolve().parents[2] / "target/ci/bin"
 os.environ["PATH"] = f"{TOOLS}{os.pathsep}{os.environ['PATH']}"
 pytest.register_assert_rewrite(
-    "attack_support", "browser_support", "callers", "deploy_support", "example_clients", "h2", "mesh_support", "overload_support", "snapshots",
+    "attack_support", "browser_support", "deploy_support", "example_clients", "h2", "mesh_support", "overload_support", "snapshots",
     "store_support", "stories", "support")
 
 from browser_support import chromium  # noqa: E402 (after the above)

@@ -3,16 +3,22 @@
 The clients are gRPC's of Go, Java, Node.js and Python, with no retries but their own. Those of examples/clients bring their libraries.
 """
 
+import re
+import shutil
+import time
+from collections import Counter
 from contextlib import contextmanager
 
+import grpc
 import pytest
 
 import h2
 from attack_support import GET
-from callers import LANGUAGES, caller, java, outcomes
+from example_clients import built
 from h2 import ErrorCode, Kind
-from support import made_up_channel, request, running, wait_until
+from support import REPOSITORY, made_up_channel, request, run, running, services, wait_until
 
+SOURCES = REPOSITORY / "tests" / "blackbox" / "aged"
 # Milliseconds of the upstream; calls a second; all calls. At each moment 160 are in progress.
 LATENCY, RATE, CALLS = 800, 200, 1000
 
@@ -70,6 +76,36 @@ def test_a_call_that_was_begun_before_the_goaway_is_served_and_ends_no_other(ben
 # Clients as they are
 
 
+def go(client):
+    folder = client.folder / "aged"
+    folder.mkdir(exist_ok=True)
+    shutil.copy2(SOURCES / "main.go", folder)
+    build(client, "go", "build", "-o", "aged/aged", "./aged")
+    return [folder / "aged"]
+
+
+def java(client):
+    path = f"{client.folder}/target/classes:{client.folder}/target/lib/*"
+    build(client, "javac", "-cp", path, "-d", "target/classes", SOURCES / "Aged.java")
+    return ["java", "-cp", path, "Aged"]
+
+
+def node(client):
+    shutil.copy2(SOURCES / "aged.mjs", client.folder)
+    return ["node", client.folder / "aged.mjs"]
+
+
+def build(client, *command):
+    done = run("env", "-C", client.folder, *command, within=200)
+    assert done.returncode == 0, f"`{command[0]}` ended with {done.returncode}: {done.stderr[-2000:]}"
+
+
+def outcomes(lines):
+    """How many calls ended how. Addresses and durations are none of it."""
+    counts = Counter(re.sub(r"[\d.]{3,}\S*", "…", line.strip()) for line in lines)
+    return ", ".join(f"{count} × {how}" for how, count in counts.most_common(6))
+
+
 def expect_no_failure(plaque, lines):
     assert outcomes(lines) == f"{CALLS} × OK", "the calls"
     made = plaque.metric("plaque_connections_accepted_total")
@@ -78,11 +114,23 @@ def expect_no_failure(plaque, lines):
 
 
 @pytest.mark.timeout(500)
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", [go, java, node])
 def test_aging_costs_no_call(bench, language, note):
-    command = caller(language)
+    command = language(built(language.__name__))
     # Fewer streams than calls in progress: grpc-java keeps the others.
     flags = ("--max-streams", "100") if language is java else ()
     with aged(bench, *flags) as plaque, running([*command, plaque.address, CALLS, RATE]) as program:
         assert program.exit_code(within=40) == 0, "the exit code"
         note(expect_no_failure(plaque, program.out.read_text().splitlines()))
+
+
+def test_python_aging_costs_no_call(bench, note):
+    with aged(bench) as plaque:
+        client, calls, began = services.LatestVideoStub(plaque.channel), [], time.monotonic()
+        for number in range(CALLS):
+            time.sleep(max(0, began + number / RATE - time.monotonic()))
+            calls.append(client.GetLatestVideo.future(request(made_up_channel(number)), timeout=10))
+        codes = [call.code() for call in calls]
+        lines = [code.name if code is grpc.StatusCode.OK else f"{code.name} {call.details()}"
+                 for code, call in zip(codes, calls, strict=True)]
+        note(expect_no_failure(plaque, lines))

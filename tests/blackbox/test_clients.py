@@ -6,18 +6,15 @@ Needs what the READMEs name.
 import json
 import re
 import signal
-from contextlib import ExitStack, contextmanager
 
 import grpc
 import pytest
 
-from callers import LANGUAGES, caller, outcomes
 from example_clients import (
     BROKEN_WATCH, NEW, WATCH_GOES_ON, built, expect_begun, expect_refused, expect_to_resume_by_tokens, expect_to_survive_a_restart,
 )
-from relay import Relay
 from scripted_server import scripted_server
-from support import KURZGESAGT, REPOSITORY, SCISHOW, UNKNOWN, free_port, run, running, upload_id, wait_until
+from support import KURZGESAGT, SCISHOW, UNKNOWN, run, running, wait_until
 
 SERVICE = "plaque.v1.LatestVideo"
 EVERY_SECOND = pytest.mark.plaque("--watch-every", "1s")
@@ -66,63 +63,6 @@ def test_its_watch_survives_a_restart(bench, client):
 def test_its_watch_resumes_with_the_last_token_of_each_channel(client, note):
     with scripted_server(BROKEN_WATCH) as server, client.started(server, KURZGESAGT, SCISHOW) as started:
         note(expect_to_resume_by_tokens(started.end(code=1, within=40), server))
-
-
-# Restarts in turn
-
-
-def test_restarts_in_turn_cost_no_call_and_each_upload_comes_once(bench, note):
-    """Two plaques behind a balancer of TCP; connections age within 1 s. The languages all at once, each with calls and a watch."""
-    callers, watchers = [caller(language) for language in LANGUAGES], [built(language.__name__) for language in LANGUAGES]
-    with ExitStack() as stack:
-        origin = stack.enter_context(bench.origin(synthesize=True))
-        # Both always at the same ports.
-        flags = [("--max-connection-age", "1s", "--watch-every", "1s", "--listen", f"127.0.0.1:{free_port()}") for _ in range(2)]
-        plaques = [stack.enter_context(ExitStack()) for _ in flags]
-        plaque_at = [slot.enter_context(bench.plaque(origin.url, *own)) for slot, own in zip(plaques, flags, strict=True)]
-        balancer = stack.enter_context(Relay(port_of(plaque_at[0])))
-        watches = [stack.enter_context(client.started(balancer, "--events", "99", KURZGESAGT)) for client in watchers]
-        for watch in watches:
-            assert len(watch.wait_for_lines(4)) == 4, watch.program.err.read_text()
-        uploads, out = [], 0
-        with running_callers(callers, balancer) as calls:
-            while any(call.process.poll() is None for call in calls):
-                # New connections go to the other; those there are are this one's to end.
-                balancer.target = port_of(plaque_at[1 - out])
-                # One drains; the other dies with its calls, which service configs have made again.
-                program = plaque_at[out].program
-                (program.kill if out else program.terminate)()
-                uploads.append(upload_id(len(uploads)))
-                origin.publish(KURZGESAGT, uploads[-1])
-                assert program.exit_code(within=10) == (-signal.SIGKILL if out else 0), "the exit code of a plaque"
-                plaques[out].close()
-                plaque_at[out] = plaques[out].enter_context(bench.plaque(origin.url, *flags[out]))
-                for watch in watches:
-                    wait_until(lambda watch=watch: f"{uploads[-1]} new" in watch.program.out.read_text(), "a watch goes on", 20)
-                out = 1 - out
-            ended = {language.__name__: outcomes(call.out.read_text().splitlines())
-                     for language, call in zip(LANGUAGES, calls, strict=True)}
-        assert ended == {language.__name__: f"{CALLS} × OK" for language in LANGUAGES}, "the calls"
-        for language, watch in zip(LANGUAGES, watches, strict=True):
-            told = [line.split()[2] for line in watch.lines()[4:]]
-            assert told == uploads, f"the uploads that the watch of {language.__name__} prints"
-    assert len(uploads) >= 3, f"only {len(uploads)} restarts: this check shows nothing"
-    note(f"{len(uploads)} restarts, {len(LANGUAGES) * CALLS} calls")
-
-
-# Of each language; and a second.
-CALLS, RATE = 500, 40
-
-
-@contextmanager
-def running_callers(commands, server):
-    config = REPOSITORY / "deploy/service-config.json"
-    with ExitStack() as stack:
-        yield [stack.enter_context(running([*command, server.address, CALLS, RATE, config])) for command in commands]
-
-
-def port_of(plaque):
-    return int(plaque.address.rpartition(":")[2])
 
 
 # grpcurl, whose JSON is put into the clients' words

@@ -1,20 +1,16 @@
 import static java.util.concurrent.TimeUnit.SECONDS;
 
-import com.google.gson.Gson;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.Status;
 import io.grpc.stub.StreamObserver;
-import java.nio.file.Files;
-import java.nio.file.Path;
-import java.util.Map;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.locks.LockSupport;
 import plaque.v1.LatestVideoGrpc;
 import plaque.v1.GetLatestVideoRequest;
 import plaque.v1.GetLatestVideoResponse;
 
-/** Makes many calls over one connection, and prints how they ended: {@code Aged ADDRESS CALLS RATE [SERVICE_CONFIG]}. */
+/** Makes many calls over one connection, and prints how they ended: {@code Aged ADDRESS CALLS RATE}. */
 public final class Aged {
     private record Ending(CountDownLatch left) implements StreamObserver<GetLatestVideoResponse> {
         @Override public void onNext(GetLatestVideoResponse answer) {}
@@ -37,11 +33,7 @@ public final class Aged {
 
     public static void main(String[] arguments) throws Exception {
         int calls = Integer.parseInt(arguments[1]), rate = Integer.parseInt(arguments[2]);
-        var builder = Grpc.newChannelBuilder(arguments[0], InsecureChannelCredentials.create());
-        if (arguments.length > 3) {
-            builder.defaultServiceConfig(new Gson().fromJson(Files.readString(Path.of(arguments[3])), Map.class));
-        }
-        var channel = builder.build();
+        var channel = Grpc.newChannelBuilder(arguments[0], InsecureChannelCredentials.create()).build();
         var client = LatestVideoGrpc.newStub(channel);
         var ending = new Ending(new CountDownLatch(calls));
         long began = System.nanoTime();

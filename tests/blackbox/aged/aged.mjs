@@ -1,5 +1,4 @@
-// Makes many calls over one connection, and prints how they ended: aged.mjs ADDRESS CALLS RATE [SERVICE_CONFIG].
-import { readFileSync } from 'node:fs';
+// Makes many calls over one connection, and prints how they ended: aged.mjs ADDRESS CALLS RATE.
 import { fileURLToPath } from 'node:url';
 
 import grpc from '@grpc/grpc-js';
@@ -9,18 +8,15 @@ import { getProtoPath } from 'google-proto-files';
 const includeDirs = [fileURLToPath(new URL('../../../proto', import.meta.url)), getProtoPath('..')];
 const { LatestVideo } = grpc.loadPackageDefinition(loadSync('plaque/v1/latest_video.proto', { includeDirs })).plaque.v1;
 
-const [address, calls, rate, config] = process.argv.slice(2);
-const options = config ? { 'grpc.service_config': readFileSync(config, 'utf8') } : {};
-const client = new LatestVideo(address, grpc.credentials.createInsecure(), options);
-// grpc-js does not take it from a service config.
-const waiting = () => new grpc.Metadata({ waitForReady: Boolean(config) });
+const [address, calls, rate] = process.argv.slice(2);
+const client = new LatestVideo(address, grpc.credentials.createInsecure());
 const began = performance.now();
 let [begun, ended] = [0, 0];
 
 function beginThoseDue() {
   for (; begun < calls && performance.now() >= began + begun * 1000 / rate; begun += 1) {
     const request = { channelId: `UC${String(begun).padStart(21, '0')}A` };
-    client.GetLatestVideo(request, waiting(), { deadline: Date.now() + 10_000 }, (error) => {
+    client.GetLatestVideo(request, { deadline: Date.now() + 10_000 }, (error) => {
       console.log(error ? `${grpc.status[error.code]} ${error.details}` : 'OK');
       ended += 1;
       if (ended === +calls) client.close();

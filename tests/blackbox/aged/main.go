@@ -1,4 +1,4 @@
-// Command aged makes many calls over one connection, and prints how they ended: `aged ADDRESS CALLS RATE [SERVICE_CONFIG]`.
+// Command aged makes many calls over one connection, and prints how they ended: `aged ADDRESS CALLS RATE`.
 package main
 
 import (
@@ -11,7 +11,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	_ "google.golang.org/grpc/health"
 	"google.golang.org/grpc/status"
 
 	plaquev1 "plaque-client/plaque/v1"
@@ -20,15 +19,7 @@ import (
 func main() {
 	calls, _ := strconv.Atoi(os.Args[2])
 	rate, _ := strconv.Atoi(os.Args[3])
-	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
-	if len(os.Args) > 4 {
-		config, err := os.ReadFile(os.Args[4])
-		if err != nil {
-			panic(err)
-		}
-		options = append(options, grpc.WithDefaultServiceConfig(string(config)))
-	}
-	connection, err := grpc.NewClient(os.Args[1], options...)
+	connection, err := grpc.NewClient(os.Args[1], grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		panic(err)
 	}
