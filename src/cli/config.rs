@@ -54,19 +54,11 @@ pub(super) fn run(args: &Args) -> Outcome {
 
 /// What an entry sets, if that is not the default.
 fn difference(program: &Command, entry: &file::Entry) -> Option<String> {
-    let flag = program.find_subcommand("serve")?;
-    let flag = flag
-        .get_arguments()
-        .find(|arg| arg.get_long() == Some(&entry.name))?;
+    let flag = flags::named(program.find_subcommand("serve")?, &entry.name)?;
     if entry.arguments().is_empty() {
         return None;
     }
-    let default: Vec<_> = flag
-        .get_default_values()
-        .iter()
-        .map(|value| value.to_string_lossy())
-        .collect();
-    let default = default.join(", ");
+    let default = flags::default_of(flag);
     let set = match flag.get_action() {
         ArgAction::SetTrue => "true".to_owned(),
         // An address with a password.

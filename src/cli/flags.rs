@@ -178,6 +178,20 @@ pub(super) fn briefly(program: Command) -> Command {
         .mut_subcommands(|command| command.mut_args(brief))
 }
 
+/// The flag of a command that has this name.
+pub(super) fn named<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
+    command.get_arguments().find(|arg| arg.get_long() == Some(name))
+}
+
+/// The default of a flag as it would be given; empty if it has none.
+pub(super) fn default_of(flag: &Arg) -> String {
+    let values = flag.get_default_values().iter();
+    values
+        .map(|value| value.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
 /// A flag that reads no environment variable.
 pub(super) fn without_environment(arg: Arg) -> Arg {
     arg.env(Resettable::Reset)

@@ -15,7 +15,7 @@ use clap::{
     parser::ValueSource,
 };
 
-use super::{Cli, direct, file, flags, show, shown};
+use super::{Cli, direct, exit::Exit, file, flags, show, shown};
 
 /// Why there is nothing to run.
 pub(super) enum Refused {
@@ -89,7 +89,7 @@ fn from_file(program: &Command, given: &[OsString]) -> Result<Vec<String>, Strin
 
 fn is_given(program: &Command, serve: &ArgMatches, name: &str) -> bool {
     let command = program.find_subcommand("serve");
-    let flag = command.and_then(|serve| serve.get_arguments().find(|arg| arg.get_long() == Some(name)));
+    let flag = command.and_then(|serve| flags::named(serve, name));
     let source = flag
         .map(Arg::get_id)
         .and_then(|id| serve.value_source(id.as_str()));
@@ -122,18 +122,18 @@ pub(super) fn is_json(given: &[OsString]) -> bool {
 
 /// Prints why there is nothing to run, or the help that was asked for. Returns the exit code.
 pub(super) fn explain(refused: Refused, json: bool) -> ExitCode {
-    let (text, code) = match refused {
-        Refused::File(mistakes) if json => (mistakes, 2),
-        Refused::File(mistakes) => (format!("error: {mistakes}"), 2),
+    let text = match refused {
+        Refused::File(mistakes) if json => mistakes,
+        Refused::File(mistakes) => format!("error: {mistakes}"),
         Refused::Arguments(error) if !error.use_stderr() => error.exit(),
-        Refused::Arguments(error) if json => (first_part(&harmless(error)), 2),
+        Refused::Arguments(error) if json => first_part(&harmless(error)),
         Refused::Arguments(error) => {
             let error = harmless(error);
             let text = error.render().to_string();
             if show::is_harmless(&text) {
                 error.exit();
             }
-            (text, 2)
+            text
         }
     };
     // If standard error is closed, nothing can be done.
@@ -143,7 +143,7 @@ pub(super) fn explain(refused: Refused, json: bool) -> ExitCode {
         let lines: Vec<_> = text.lines().map(show::given_line).collect();
         writeln!(io::stderr(), "{}", lines.join("\n"))
     };
-    code.into()
+    Exit::Usage.into()
 }
 
 /// clap repeats the given value in its errors. Removes passwords from addresses, escapes what would control the terminal, and cuts the rest.

@@ -90,12 +90,7 @@ fn add_flag(page: &mut String, flag: &Arg) {
     let takes_value = !matches!(flag.get_action(), ArgAction::SetTrue);
     let names = flag.get_value_names().filter(|_| takes_value).unwrap_or_default();
     let value = names.first().map_or_else(String::new, |name| format!(" {name}"));
-    let default: Vec<_> = flag
-        .get_default_values()
-        .iter()
-        .filter_map(|value| value.to_str())
-        .collect();
-    let default = match default.join(",") {
+    let default = match flags::default_of(flag) {
         none if none.is_empty() || !takes_value => String::new(),
         default => format!("`{default}`"),
     };

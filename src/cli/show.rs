@@ -15,7 +15,7 @@ use prost_types::Timestamp;
 
 use crate::{
     proto::v1::{Freshness, LookupFailure, LookupResult, Video, VideoKind, lookup_result::Outcome},
-    video::steers,
+    video::{escape, steers},
 };
 
 const TITLE: Style = Style::new().bold();
@@ -113,14 +113,7 @@ pub(super) fn given(text: &str) -> String {
 
 fn escaped(text: &str, length: usize) -> String {
     let shown = &text[..text.floor_char_boundary(length)];
-    let mut harmless = String::with_capacity(shown.len());
-    for c in shown.chars() {
-        if steers(c) {
-            harmless.extend(c.escape_default());
-        } else {
-            harmless.push(c);
-        }
-    }
+    let mut harmless = escape(shown).into_owned();
     if shown.len() < text.len() {
         let _ = write!(harmless, "… ({} bytes)", text.len());
     }

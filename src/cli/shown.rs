@@ -2,19 +2,15 @@
 
 use clap::{ArgMatches, Command};
 
+use super::flags;
+
 /// The names and values of the flags of `command` that differ from the defaults, wherever they were set. Without what can be secret.
 pub(super) fn settings(command: &Command, flags: &ArgMatches) -> Vec<(String, String)> {
     let settings = command.get_arguments().filter_map(|flag| {
         let name = flag.get_long()?;
         let given = flags.try_get_raw(flag.get_id().as_str()).ok()??;
-        let join = |values: Vec<_>| values.join(",");
-        let given = join(given.map(|value| value.to_string_lossy().into_owned()).collect());
-        let defaults = flag.get_default_values().iter();
-        let default = join(
-            defaults
-                .map(|value| value.to_string_lossy().into_owned())
-                .collect(),
-        );
+        let given = given.map(|value| value.to_string_lossy());
+        let (given, default) = (given.collect::<Vec<_>>().join(","), flags::default_of(flag));
         // A flag without a value, as clap counts it.
         let is_default = given == default || default.is_empty() && given == "false";
         (!is_default).then(|| (format!("--{name}"), without_secrets(&given)))

@@ -5,7 +5,6 @@
 //! tracing-tree escapes nothing.
 
 use std::{
-    borrow::Cow,
     error::Error,
     fmt::{self, Write as _},
 };
@@ -15,7 +14,7 @@ use tracing::{
     field::{self, Field, ValueSet, Visit},
 };
 
-use crate::video::steers;
+use crate::video::{escape, steers};
 
 /// The most fields of an event or span that the macros create.
 const MAX_FIELDS: usize = 32;
@@ -59,22 +58,6 @@ impl Shown {
             format!("{text}… ({} bytes)", self.length)
         }
     }
-}
-
-/// Replaces control and direction characters by escapes such as `\n`, `\u{1b}` or `\u{202e}`.
-fn escape(text: &str) -> Cow<'_, str> {
-    if !text.contains(steers) {
-        return Cow::Borrowed(text);
-    }
-    let mut escaped = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if steers(c) {
-            escaped.extend(c.escape_default());
-        } else {
-            escaped.push(c);
-        }
-    }
-    Cow::Owned(escaped)
 }
 
 /// The escaped values of an event or span. `None`, usually, if there is nothing to escape.

@@ -1,6 +1,8 @@
 //! Bounds for data from outside, whether from a feed or from a store. [`Channel::new`](super::Channel::new) applies them, so that no
 //! channel exceeds them.
 
+use std::borrow::Cow;
+
 /// The longest title or name, in bytes. YouTube's have 100 characters.
 pub const MAX_TEXT: usize = 1 << 10;
 
@@ -34,6 +36,22 @@ pub(crate) fn message(text: &str) -> Box<str> {
 pub(crate) fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Replaces characters that [`steers`] names by escapes such as `\n`, `\u{1b}` or `\u{202e}`.
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if steers(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 #[cfg(test)]
