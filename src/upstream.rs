@@ -41,9 +41,9 @@ pub trait Upstream: Send + Sync {
     /// Notes that another caller waits for the lookup of `feed`, which may still be queued.
     fn joined(&self, _feed: Feed, _request: LookupRequest) {}
 
-    /// Whether this server's budget for the source has something left for such a lookup. See [`Failure::out_of_budget`].
+    /// Whether this server has a budget for the source, with something left for such a lookup. See [`Failure::out_of_budget`].
     fn has_budget(&self, _request: &LookupRequest) -> bool {
-        true
+        false
     }
 
     /// The longest that a lookup takes: it has failed by then.

@@ -21,6 +21,16 @@ use crate::{
     upstream::Caller,
 };
 
+/// The codes of its errors.
+const ERRORS: [Code; 6] = [
+    Code::InvalidArgument,
+    Code::NotFound,
+    Code::ResourceExhausted,
+    Code::Internal,
+    Code::Unavailable,
+    Code::DeadlineExceeded,
+];
+
 /// The service behind the JSON API.
 pub struct JsonService {
     service: Service,
@@ -286,17 +296,13 @@ fn http_status(code: Code) -> StatusCode {
     }
 }
 
-/// The code that [`http_status`] stands for.
+/// The code of a response: the inverse of [`http_status`].
 fn grpc_code(status: StatusCode) -> Code {
-    match status {
-        StatusCode::OK | StatusCode::NOT_MODIFIED => Code::Ok,
-        StatusCode::BAD_REQUEST => Code::InvalidArgument,
-        StatusCode::NOT_FOUND => Code::NotFound,
-        StatusCode::TOO_MANY_REQUESTS => Code::ResourceExhausted,
-        StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
-        StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
-        _ => Code::Internal,
+    if matches!(status, StatusCode::OK | StatusCode::NOT_MODIFIED) {
+        return Code::Ok;
     }
+    let found = ERRORS.into_iter().find(|code| http_status(*code) == status);
+    found.unwrap_or(Code::Internal)
 }
 
 fn json_response(status: StatusCode, body: Vec<u8>) -> Response<Bytes> {

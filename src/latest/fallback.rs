@@ -89,11 +89,11 @@ impl Fallbacks {
         }
     }
 
-    /// Whether one of them has budget for such a lookup, of those that have a budget.
+    /// Whether one of them has budget for such a lookup.
     pub(super) fn have_budget(&self, request: &LookupRequest) -> bool {
         self.sources
             .iter()
-            .any(|member| member.source == Source::DataApi && member.upstream.has_budget(request))
+            .any(|member| member.upstream.has_budget(request))
     }
 
     /// The longest that all of them take.

@@ -21,7 +21,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
-    io, iter,
+    io,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -192,9 +192,8 @@ impl DataApi {
             title = Some(self.batch.find(feed.channel, spend_for).await?.title);
         }
         let mut found: Option<Channel> = None;
-        let streams = (feed.kind == Some(Kind::Video)).then(|| List::streams(feed));
-        for list in iter::once(List::of(feed)).chain(streams) {
-            let Some(mut page) = self.list(list, spend_for).await? else {
+        for list in feed.lists() {
+            let Some(mut page) = self.list(List::one(feed, *list), spend_for).await? else {
                 continue;
             };
             if feed.kind.is_none() {
@@ -321,10 +320,7 @@ impl UploadPages for DataApi {
         caller: Caller,
     ) -> BoxFuture<'a, Result<Option<Page>, Failure>> {
         Box::pin(async move {
-            let list = match list {
-                upstream::List::Own => List::of(feed),
-                upstream::List::Streams => List::streams(feed),
-            };
+            let list = List::one(feed, list);
             match self.requests.uploads(list, page, Use::Extra(caller.id)).await {
                 Ok(page) => Ok(Some(page)),
                 Err(ApiError::PlaylistNotFound) => Ok(Some(Page::default())),

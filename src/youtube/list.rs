@@ -2,7 +2,10 @@
 
 use reqwest::Url;
 
-use crate::{upstream::Feed, video::Kind};
+use crate::{
+    upstream::{self, Feed},
+    video::Kind,
+};
 
 /// The prefixes of the IDs of YouTube's lists, which end with the channel's 22 characters.
 const VIDEOS: &str = "UULF";
@@ -34,6 +37,14 @@ impl List {
     pub(super) fn streams(feed: Feed) -> Self {
         let prefix = Some(STREAMS);
         Self { feed, prefix }
+    }
+
+    /// One of the lists of `feed`.
+    pub(super) fn one(feed: Feed, list: upstream::List) -> Self {
+        match list {
+            upstream::List::Own => Self::of(feed),
+            upstream::List::Streams => Self::streams(feed),
+        }
     }
 
     /// Its address at `feeds`: the place of the channel's ID is filled in, or the query appended. `None`: a mirror with such a place has only

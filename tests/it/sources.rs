@@ -37,7 +37,7 @@ fn latest(first: &Arc<Fake>, others: &[(Source, &Arc<Fake>)]) -> Arc<Latest> {
     Arc::new(latest)
 }
 
-fn answers(error: Option<UpstreamError>) -> impl Fn(usize, Feed) -> Result<Channel, Failure> {
+pub fn answers(error: Option<UpstreamError>) -> impl Fn(usize, Feed) -> Result<Channel, Failure> {
     move |number, feed| match &error {
         None => found(number, feed),
         Some(error) => Err(error.clone().into()),

@@ -17,15 +17,9 @@ use plaque::{
 };
 use tokio::runtime::Handle;
 
+use crate::sources::answers;
 use crate::store_memory::Memory;
 use crate::stores::{Fake, Kind as _, found, query, settings, soon};
-
-fn answers(error: Option<UpstreamError>) -> impl Fn(usize, Feed) -> Result<Channel, Failure> {
-    move |number, feed| match &error {
-        None => found(number, feed),
-        Some(error) => Err(error.clone().into()),
-    }
-}
 
 /// A Data API whose budget has something left for one caller, and for no other; or for nobody.
 struct Budgeted {

@@ -8,19 +8,8 @@ use prost_reflect::{
     MessageDescriptor, MethodDescriptor, Value as Dynamic,
 };
 use serde_json::{Map, Value, json};
-use tonic::Code;
 
 use crate::proto;
-
-/// The codes of errors of the JSON API.
-const CODES: [Code; 6] = [
-    Code::InvalidArgument,
-    Code::NotFound,
-    Code::ResourceExhausted,
-    Code::Internal,
-    Code::Unavailable,
-    Code::DeadlineExceeded,
-];
 
 /// `REQUIRED` and `OUTPUT_ONLY` of `google.api.FieldBehavior`.
 const REQUIRED: i32 = 2;
@@ -111,7 +100,7 @@ fn operation(method: &MethodDescriptor, path: &str, schemas: &mut BTreeMap<Strin
     responses.insert("200".into(), found);
     let same = json!({ "description": "The caller has this answer.", "headers": headers });
     responses.insert("304".into(), same);
-    for code in CODES {
+    for code in super::ERRORS {
         let error = json!({ "$ref": "#/components/responses/Error" });
         responses.insert(super::http_status(code).as_str().into(), error);
     }
