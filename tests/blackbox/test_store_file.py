@@ -169,7 +169,8 @@ class Life:
         self.chance = chance
         self.command = [
             bench.program, "serve", "--upstream", origin.url, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
-            "--upstream-rate", 0, "--store", f"file:{path}", "--fresh-for", "1h"]
+            # A disk that stalls for longer than the usual 250 ms is told of in the log, where nothing should be.
+            "--upstream-rate", 0, "--store", f"file:{path}", "--store-timeout", "10s", "--fresh-for", "1h"]
         self.path = path
         # What was found in this life, in order: when a channel was answered, which, and when that was fetched.
         self.found = []
