@@ -8,7 +8,7 @@ use super::{Cli, flags, notes};
 
 const INTRODUCTION: &str = "# Flags
 
-Made from the texts of `plaque --help` (`PLAQUE_WRITE_FLAGS=1 cargo test --test it flags_page`); do not edit.
+Generated from the texts of `plaque --help` (`PLAQUE_WRITE_FLAGS=1 cargo test --test it flags_page`); do not edit.
 
 Each flag can also be set by an environment variable, named below, and those of `plaque serve` in a file (`--config FILE`, TOML): the name \
 without the dashes, as in `fresh-for = \"30s\"`. The command line comes before the environment, the environment before the file. `--color auto`, `always` or `never` (`PLAQUE_COLOR`) is a flag \

@@ -51,7 +51,7 @@ const EXAMPLE: &str = "UCsXVk37bltHxD1rDPwtNM8Q";
 /// Lookups mostly wait; a second thread keeps one that parses from delaying the others' timers.
 pub(super) const UPSTREAM_THREADS: usize = 2;
 
-/// How long to wait for lookups to be torn down. A thread may be parsing a feed, or blocked in the system's resolver.
+/// How long to wait for aborted lookups to end. A thread may be parsing a feed, or blocked in the system's resolver.
 const TEARDOWN_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &Args) -> Outcome {

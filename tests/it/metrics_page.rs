@@ -33,7 +33,7 @@ const HEAD: &str = "\
 Some metrics exist only with what they are about: a store, other sources than the feed, a key for the YouTube Data API, Linux (`process_…`). A
 sample with labels exists once it was counted.
 
-<!-- Made from a running plaque. To make it anew: UPDATE_DOCS=1 cargo test --test it metrics_page -->
+<!-- Generated from a running plaque. To update it: UPDATE_DOCS=1 cargo test --test it metrics_page -->
 
 ";
 

@@ -58,7 +58,7 @@ async fn while_the_upstream_refuses_us_nobody_asks_and_then_one_asks_for_a_good_
     assert!(probe.is_probe() && probe.channel() < channel(3));
     assert!(guard.begin_probe().is_none(), "one at a time");
     guard.check().expect_err("others wait for it");
-    // The probe is lost, or its task was torn down: the same pause again.
+    // The probe is lost, or its task was aborted: the same pause again.
     drop(probe);
     assert_eq!(seconds(&guard.check().expect_err("refused")), 30);
 

@@ -167,7 +167,7 @@ async fn a_permit_that_was_not_used_is_free_for_the_next() {
     drop(unused);
     let mut used = second.await.expect("a turn");
     assert_eq!(now() - start, NOBODY);
-    // A retry takes one more token, which is not there; the slot of a lookup that was torn down is free again.
+    // A retry takes one more token, which is not there; the slot of an aborted lookup is free again.
     used.begin();
     assert!(!used.try_retry());
     drop(used);
