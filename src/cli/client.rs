@@ -135,7 +135,7 @@ impl ServerArgs {
         let connector = self.tls.connector(&self.address);
         let connector = connector.map_err(|message| Failed {
             message,
-            exit: Exit::Failure,
+            exit: Exit::Usage,
         })?;
         let connected = match connector {
             Some(tls) => {

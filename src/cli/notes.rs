@@ -15,7 +15,10 @@ pub(super) struct Notes {
 const CLIENT_EXIT: &[(&str, &str)] = &[
     ("0", "every channel was answered"),
     ("1", "another failure, such as a lookup that panicked"),
-    ("2", "the command line, a channel or a request is invalid"),
+    (
+        "2",
+        "the command line, a file that it names, a channel or a request is invalid",
+    ),
     ("3", "a channel was not found, or has no uploads of this kind"),
     (
         "75",
@@ -89,7 +92,7 @@ const HEALTH: Notes = Notes {
     exit: &[
         ("0", "the service is serving"),
         ("1", "it is not, or it cannot be asked"),
-        ("2", "the command line is invalid"),
+        ("2", "the command line is invalid, or a file that it names"),
     ],
     environment: &[],
     examples: &[
@@ -108,7 +111,7 @@ const SERVE: Notes = Notes {
             "1",
             "it cannot start, or calls were cut off after --drain-timeout",
         ),
-        ("2", "a setting is invalid"),
+        ("2", "a setting is invalid, or a file that it names"),
     ],
     environment: &[("RUST_LOG", "what to log, if neither --log nor PLAQUE_LOG says")],
     examples: &[

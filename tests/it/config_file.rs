@@ -80,7 +80,7 @@ async fn what_a_flag_requires_may_be_in_the_file_and_the_other_way_round() {
     let key = file("key", "tls-key = \"/no/such/key\"\n");
     let mut command = serve(&key);
     command.args(["--tls-cert", "/no/such/cert"]);
-    assert_refused(command, 1, &["--tls-cert", "/no/such/cert", "No such file"]).await;
+    assert_refused(command, 2, &["--tls-cert", "/no/such/cert", "No such file"]).await;
     assert_refused(serve(&key), 2, &["--tls-cert"]).await;
 }
 
