@@ -88,6 +88,18 @@ async fn channels_are_read_from_standard_input() {
 }
 
 #[tokio::test]
+#[tokio::test]
+async fn a_list_says_that_a_key_is_missing_for_older_uploads() {
+    let (_fake, server) = server().await;
+    for (count, is_short) in [("100", true), ("16", true), ("15", false), ("3", false)] {
+        let (code, out, err) = run(asks(&server, &["list", "-n", count, CHANNEL])).await;
+        let printed = count.parse().unwrap_or(0).min(15);
+        assert_eq!((code, out.lines().count()), (Some(0), printed), "{err}");
+        assert_eq!(err.contains("--youtube-api-key-file"), is_short, "{count}: {err}");
+        assert_eq!(err.lines().count(), usize::from(is_short), "{count}: {err}");
+    }
+}
+
 async fn a_server_is_named_by_host_and_port_or_by_url() {
     for (address, shown) in [
         ("127.0.0.1:1", "http://127.0.0.1:1"),
