@@ -212,7 +212,7 @@ fn decoded(text: &str) -> String {
 }
 
 /// Whether `host`, perhaps with a port, is one of YouTube's, which may begin with `www.`, `m.` or `music.`.
-fn is_youtube(host: &str) -> bool {
+pub(crate) fn is_youtube(host: &str) -> bool {
     let host = host.split(':').next().unwrap_or_default().to_ascii_lowercase();
     let host = host.trim_end_matches('.');
     let site = ["www.", "m.", "music."]
