@@ -49,7 +49,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// When to use colors; with always, uploads are printed in the form for people into a pipe, too
+    /// When to use colors
     #[arg(
         long,
         global = true,

@@ -29,9 +29,9 @@ const AT_ONCE: usize = 8;
 
 /// Lists the newest uploads of channels, newest first.
 ///
-/// On a terminal in a form for people, otherwise one line for each upload, with fields separated by tabs: VIDEO_ID, CHANNEL_ID,
-/// PUBLISH_TIME (- if unknown), KIND (video, short, or - if unknown), URL and TITLE. A feed has 15 uploads; older ones are listed if there
-/// is a key for the YouTube Data API.
+/// On a terminal, or with --color always, in a form for people; otherwise one line for each upload, with fields separated by tabs: VIDEO_ID,
+/// CHANNEL_ID, PUBLISH_TIME (- if unknown), KIND (video, short, or - if unknown), URL and TITLE. A feed has 15 uploads; older ones are listed if
+/// there is a key for the YouTube Data API.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// How many uploads of each channel

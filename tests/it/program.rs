@@ -338,6 +338,10 @@ async fn completions_know_subcommands_and_flags() {
     let mut command = plaque();
     command.args(["completions", "tcsh"]);
     assert_refused(command, 2, &["tcsh", "bash, elvish, fish, powershell, zsh"]).await;
+    command = plaque();
+    command.args(["completions", "-h"]);
+    let (_, help, _) = run(command).await;
+    assert!(help.contains("powershell"), "{help}");
 }
 
 #[tokio::test]
