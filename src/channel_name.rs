@@ -13,7 +13,7 @@ use std::{fmt, str::FromStr};
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
 
-use crate::video::{ChannelId, InvalidChannelId, VideoId, steers};
+use crate::video::{ChannelId, InvalidChannelId, VideoId, is_base64url, steers};
 
 /// The longest text that is parsed, in bytes. Addresses from YouTube's share buttons have less than 200.
 pub const MAX_QUERY: usize = 2 << 10;
@@ -71,6 +71,12 @@ pub enum InvalidName {
     /// A channel ID with a mistake in it.
     #[error("the channel ID is not valid: {0}")]
     Id(#[from] InvalidChannelId),
+    /// A text that begins like a channel ID and is shorter or longer.
+    #[error(
+        "it looks like a channel ID with {0} characters instead of {len}; copy the ID again, or give a handle with its @",
+        len = ChannelId::LEN
+    )]
+    IdLength(usize),
     /// A video ID with a mistake in it.
     #[error("a video ID has 11 characters of A-Z, a-z, 0-9, - and _; copy the video's address again")]
     Video,
@@ -159,7 +165,10 @@ fn bare(text: &str) -> Result<ChannelName, InvalidName> {
     let handle = text.strip_prefix('@');
     match text.parse() {
         Ok(id) => return Ok(ChannelName::Id(id)),
-        // It has the length and the prefix of an ID: rather an ID with a mistake than a handle.
+        // It begins like an ID, and has the length of one or only its characters: rather an ID with a mistake than a handle.
+        Err(InvalidChannelId::Length(length)) if text.starts_with("UC") && text.bytes().all(is_base64url) => {
+            return Err(InvalidName::IdLength(length));
+        }
         Err(mistake) if text.len() == ChannelId::LEN && text.starts_with("UC") => return Err(mistake.into()),
         Err(_) if handle.is_some() => {}
         Err(_) => {
@@ -203,7 +212,7 @@ fn decoded(text: &str) -> String {
 }
 
 /// Whether `host`, perhaps with a port, is one of YouTube's, which may begin with `www.`, `m.` or `music.`.
-fn is_youtube(host: &str) -> bool {
+pub(crate) fn is_youtube(host: &str) -> bool {
     let host = host.split(':').next().unwrap_or_default().to_ascii_lowercase();
     let host = host.trim_end_matches('.');
     let site = ["www.", "m.", "music."]

@@ -49,7 +49,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// When to use colors; with always, uploads are printed in the form for people into a pipe, too
+    /// When to use colors
     #[arg(
         long,
         global = true,
@@ -96,11 +96,10 @@ enum Command {
 /// Runs the program: parses the arguments, runs the subcommand, and returns the exit code.
 #[must_use]
 pub fn run() -> ExitCode {
-    let given = parse::arguments();
-    let is_json = parse::is_json(&given);
-    let cli = match parse::parse(given) {
+    let mut given = parse::arguments();
+    let cli = match parse::parse(&mut given) {
         Ok(cli) => cli,
-        Err(refused) => return parse::explain(refused, is_json),
+        Err(refused) => return parse::explain(refused, parse::is_json(&given)),
     };
     let is_json = matches!(&cli.command, Command::Serve(args) if args.logs_json());
     let outcome = match cli.command {

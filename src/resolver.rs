@@ -43,9 +43,9 @@ pub enum ResolveError {
     /// There is no such channel.
     #[error("{0} was not found; check its spelling, or give the channel's ID")]
     NotFound(ChannelName),
-    /// No source knows, and the last one that was asked failed.
-    #[error("{0}")]
-    Upstream(Failure),
+    /// No source knows, and the last one that was asked failed; its host, if callers may learn it.
+    #[error("{at}{0}", at = .1.as_ref().map_or_else(String::new, |host| format!("names are looked up at {host}: ")))]
+    Upstream(Failure, Option<Box<str>>),
     /// Too many callers wait already.
     #[error("the server is overloaded: {0} callers wait for names already")]
     Overloaded(usize),
@@ -59,15 +59,18 @@ impl ResolveError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Upstream(failure) => failure.retry_after,
+            Self::Upstream(failure, _) => failure.retry_after,
             Self::NotFound(_) | Self::Overloaded(_) | Self::ShuttingDown => None,
         }
     }
 }
 
+/// A failure, and the host that it is of, if callers may learn it.
+type Unresolved = (Failure, Option<Box<str>>);
+
 /// The outcome of a flight, and for how long it may be cached.
 struct Resolution {
-    outcome: Result<ResolvedChannel, Failure>,
+    outcome: Result<ResolvedChannel, Unresolved>,
     keep_for: Duration,
 }
 
@@ -100,7 +103,7 @@ impl Resolver {
             .retention(|_name, resolution| match &resolution.outcome {
                 Ok(_) => Retention::Keep,
                 // Says nothing about the name, or not what another caller would get.
-                Err(failure) if failure.error.is_local_condition() || failure.out_of_budget => {
+                Err((failure, _)) if failure.error.is_local_condition() || failure.out_of_budget => {
                     Retention::Discard
                 }
                 Err(_) => Retention::LowPriority,
@@ -140,8 +143,10 @@ impl Resolver {
         let resolution = self.names.get_or_fetch(name.clone(), fetch).await;
         match &resolution.map_err(map_error)?.outcome {
             Ok(channel) => Ok(channel.clone()),
-            Err(failure) if failure.error == UpstreamError::NotFound => Err(ResolveError::NotFound(name)),
-            Err(failure) => Err(ResolveError::Upstream(failure.clone())),
+            Err((failure, _)) if failure.error == UpstreamError::NotFound => {
+                Err(ResolveError::NotFound(name))
+            }
+            Err((failure, host)) => Err(ResolveError::Upstream(failure.clone(), host.clone())),
         }
     }
 }
@@ -160,21 +165,22 @@ impl NameLookup {
         }
         let keep_for = match &outcome {
             Ok(_) => NAME_LIFETIME,
-            Err(failure) if failure.error == UpstreamError::NotFound => NOT_FOUND_FOR,
+            Err((failure, _)) if failure.error == UpstreamError::NotFound => NOT_FOUND_FOR,
             Err(_) => FAILED_FOR,
         };
         Resolution { outcome, keep_for }
     }
 
     /// Asks the sources, once there is a permit.
-    async fn admit(&self, name: &ChannelName, caller: Caller) -> Result<ResolvedChannel, Failure> {
+    async fn admit(&self, name: &ChannelName, caller: Caller) -> Result<ResolvedChannel, Unresolved> {
         // Others with later deadlines may join the flight.
         let deadline = None;
         let request = LookupRequest {
             caller: Caller { deadline, ..caller },
             ..LookupRequest::of(Purpose::Awaited)
         };
-        let mut permit = self.queue.permit(None, request).await?;
+        let permit = self.queue.permit(None, request).await;
+        let mut permit = permit.map_err(|failure| (failure, None))?;
         permit.begin();
         let resolved = self.ask(name, caller).await;
         permit.complete();
@@ -182,30 +188,32 @@ impl NameLookup {
     }
 
     /// The answer of the first source that knows; if none does, the failure of the last.
-    async fn ask(&self, name: &ChannelName, caller: Caller) -> Result<ResolvedChannel, Failure> {
+    async fn ask(&self, name: &ChannelName, caller: Caller) -> Result<ResolvedChannel, Unresolved> {
         let mut failed: Failure =
             UpstreamError::Unreachable("no source is configured for names of this form".into()).into();
-        let mut out_of_budget = false;
+        let (mut host, mut out_of_budget) = (None, false);
         for source in &self.sources {
             match source.resolve(name, caller).await {
                 None => {}
                 Some(Ok(channel)) => return Ok(channel),
                 Some(Err(failure)) => match failure.error {
                     UpstreamError::NoSuchChannel | UpstreamError::NotFound => {
-                        return Err(UpstreamError::NotFound.into());
+                        return Err((UpstreamError::NotFound.into(), None));
                     }
                     _ => {
                         tracing::debug!(%name, error = %failure, "a source could not resolve the name");
                         out_of_budget |= failure.out_of_budget;
                         failed = failure;
+                        host = source.host().map(Into::into);
                     }
                 },
             }
         }
-        Err(Failure {
+        let failure = Failure {
             out_of_budget,
             ..failed
-        })
+        };
+        Err((failure, host))
     }
 }
 
@@ -214,10 +222,10 @@ fn map_error(error: coalesce::Error) -> ResolveError {
         coalesce::Error::Overloaded(Overloaded(waiters)) => ResolveError::Overloaded(waiters),
         coalesce::Error::Flight(FlightError::Aborted) => ResolveError::ShuttingDown,
         coalesce::Error::Flight(FlightError::Panicked) => {
-            ResolveError::Upstream(UpstreamError::Panicked.into())
+            ResolveError::Upstream(UpstreamError::Panicked.into(), None)
         }
         coalesce::Error::Flight(FlightError::TimedOut(limit)) => {
-            ResolveError::Upstream(UpstreamError::TimedOut(limit).into())
+            ResolveError::Upstream(UpstreamError::TimedOut(limit).into(), None)
         }
     }
 }

@@ -164,6 +164,11 @@ pub trait NameSource: Send + Sync {
         name: &'a ChannelName,
         caller: Caller,
     ) -> BoxFuture<'a, Option<Result<ResolvedChannel, Failure>>>;
+
+    /// The host that is asked, for errors; `None` if callers should not learn it.
+    fn host(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// A lookup. Nothing is sent before it is polled, so dropping it before costs nothing.

@@ -209,7 +209,7 @@ pub struct Thumbnail {
     pub height: u32,
 }
 
-fn is_base64url(byte: u8) -> bool {
+pub(crate) fn is_base64url(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 

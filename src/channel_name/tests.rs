@@ -87,11 +87,11 @@ fn handles_come_in_many_forms() {
     }
     // It has eleven characters, as a video ID has; an address says which is meant.
     assert_eq!(parsed("veritasium1"), Ok(handle("veritasium1")));
-    // With its @ it is a handle, whatever it looks like.
-    assert_eq!(
-        parsed("@UCsXVk37bltHxD1rDPwtNM8R"),
-        Ok(handle("ucsxvk37blthxd1rdpwtnm8r"))
-    );
+    // With its @ it is a handle, whatever it looks like; and so is what has other characters than an ID.
+    for name in ["@UCsXVk37bltHxD1rDPwtNM8R", "@UCLA", "UC.Berkeley", "UCé"] {
+        let expected = name.trim_start_matches('@').to_ascii_lowercase();
+        assert_eq!(parsed(name), Ok(handle(&expected)), "{name}");
+    }
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_video_stands_for_its_channel() {
 
 #[test]
 fn what_names_no_channel_is_answered_with_advice() {
-    use InvalidName::{Id, Length, Name, NoChannel, NotYouTube, Playlist, Video};
+    use InvalidName::{Id, IdLength, Length, Name, NoChannel, NotYouTube, Playlist, Video};
     for (text, expected) in [
         ("", Length),
         (" \n", Length),
@@ -172,6 +172,9 @@ fn what_names_no_channel_is_answered_with_advice() {
             "UCsXVk37bltHxD1rDPwtNM8R",
             Id(InvalidChannelId::LastCharacter('R')),
         ),
+        ("UCsXVk37bltHxD1rDPwtNM8", IdLength(23)),
+        (" UCsXVk37bltHxD1rDPwtNM8Qx", IdLength(25)),
+        ("UC", IdLength(2)),
         ("youtube.com/channel/UCsXVk", Id(InvalidChannelId::Length(6))),
         ("youtube.com/channel/@kurzgesagt", Id(InvalidChannelId::Handle)),
     ] {

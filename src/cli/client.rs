@@ -70,7 +70,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 #[group(id = "client")]
 pub(super) struct Args {
     /// Channels: IDs (UC and 22 more characters), handles (@name), or addresses of a channel or a video; - reads them from standard input,
-    /// one a line
+    /// one a line, without blank lines and those that begin with #
     #[arg(required = true, value_name = "CHANNEL")]
     channels: Vec<Channels>,
 
@@ -135,7 +135,7 @@ impl ServerArgs {
         let connector = self.tls.connector(&self.address);
         let connector = connector.map_err(|message| Failed {
             message,
-            exit: Exit::Failure,
+            exit: Exit::Usage,
         })?;
         let connected = match connector {
             Some(tls) => {

@@ -27,10 +27,10 @@ enum Action {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let Action::Check { file } = &args.action;
-    let entries = match file::read(file) {
-        Ok(entries) => entries,
-        Err(mistakes) => return Ok(parse::explain(parse::Refused::File(mistakes), false)),
-    };
+    let (entries, mistakes) = file::read(file);
+    if !mistakes.is_empty() {
+        return Ok(parse::explain(parse::Refused::File(mistakes), false));
+    }
     let program =
         flags::program().mut_subcommand("serve", |serve| serve.mut_args(flags::without_environment));
     let arguments = ["plaque", "serve"].into_iter().map(str::to_owned);

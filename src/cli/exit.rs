@@ -4,7 +4,11 @@ use std::{error::Error, process::ExitCode};
 
 use tonic::Code;
 
-use crate::proto::v1::LookupFailure;
+use crate::{
+    proto::v1::LookupFailure,
+    telemetry,
+    youtube::{self, data_api},
+};
 
 /// How a command ended. In ascending order: of several channels, the greatest is the exit code, since it needs a person's attention most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,10 +61,21 @@ pub(super) struct Failed {
 pub(super) fn code(error: &(dyn Error + 'static)) -> ExitCode {
     let exit = match error.downcast_ref::<Failed>() {
         Some(failed) => failed.exit,
-        None if error.is::<super::InvalidFlags>() => Exit::Usage,
+        None if is_invalid_flag(error) => Exit::Usage,
         None => Exit::Failure,
     };
     exit.into()
+}
+
+/// Whether a flag, or the file that it names, has to be changed.
+fn is_invalid_flag(error: &(dyn Error + 'static)) -> bool {
+    use telemetry::SetupError::{Chrome, Export};
+    use youtube::SetupError::{Authorities, Proxy};
+
+    error.is::<super::InvalidFlags>()
+        || matches!(error.downcast_ref(), Some(data_api::OpenError::Key { .. }))
+        || matches!(error.downcast_ref(), Some(Authorities(_) | Proxy(_)))
+        || matches!(error.downcast_ref(), Some(Chrome(..) | Export(_)))
 }
 
 #[cfg(test)]

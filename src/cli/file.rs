@@ -43,14 +43,17 @@ impl Entry {
     }
 }
 
-/// Reads the settings of a file, or says what is wrong with each of them, one a line.
-pub(super) fn read(file: &Path) -> Result<Vec<Entry>, String> {
+/// Reads the valid settings of a file, and says what is wrong with each of the others.
+pub(super) fn read(file: &Path) -> (Vec<Entry>, Vec<String>) {
     let name = file.display();
-    let text = read_bounded(file).map_err(|error| format!("cannot read {name}: {error}"))?;
-    entries(&text).map_err(|wrong| {
-        let lines = wrong.iter().map(|(line, what)| format!("{name}:{line}: {what}"));
-        lines.collect::<Vec<_>>().join("\n")
-    })
+    match read_bounded(file) {
+        Ok(text) => {
+            let (entries, wrong) = entries(&text);
+            let wrong = wrong.iter().map(|(line, what)| format!("{name}:{line}: {what}"));
+            (entries, wrong.collect())
+        }
+        Err(error) => (vec![], vec![format!("cannot read {name}: {error}")]),
+    }
 }
 
 fn read_bounded(file: &Path) -> io::Result<String> {
@@ -64,14 +67,10 @@ fn read_bounded(file: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// The settings in `text`, or what is wrong in which lines.
-fn entries(text: &str) -> Result<Vec<Entry>, Vec<(usize, String)>> {
+/// The valid settings in `text`, and what is wrong in which lines. Of mistakes in the syntax only the first, since others may follow from it.
+fn entries(text: &str) -> (Vec<Entry>, Vec<(usize, String)>) {
     let line = |start: usize| 1 + text[..start].matches('\n').count();
-    let table = DeTable::parse(text).map_err(|error| {
-        // Its own text would show the line, which may have a password.
-        let start = error.span().map_or(0, |span| span.start.min(text.len()));
-        vec![(line(text.floor_char_boundary(start)), error.message().to_owned())]
-    })?;
+    let (table, errors) = DeTable::parse_recoverable(text);
     let serve = serve();
     let mut found: Vec<_> = table.get_ref().iter().collect();
     found.sort_by_key(|(key, _)| key.span().start);
@@ -82,7 +81,12 @@ fn entries(text: &str) -> Result<Vec<Entry>, Vec<(usize, String)>> {
             Err(what) => wrong.push((line(key.span().start), what)),
         }
     }
-    if wrong.is_empty() { Ok(entries) } else { Err(wrong) }
+    if let Some(error) = errors.first() {
+        // Its own text would show the line, which may have a password.
+        let start = error.span().map_or(0, |span| span.start.min(text.len()));
+        wrong = vec![(line(text.floor_char_boundary(start)), error.message().to_owned())];
+    }
+    (entries, wrong)
 }
 
 /// The command whose flags the file may set, without what the environment says.

@@ -21,8 +21,8 @@ const BATCH: usize = 100;
 
 /// Asks a running plaque for the newest uploads of channels, or with --direct YouTube, and prints them.
 ///
-/// On a terminal in a form for people, otherwise one line for each upload, with fields separated by tabs: VIDEO_ID, CHANNEL_ID,
-/// PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE.
+/// On a terminal, or with --color always, in a form for people; otherwise one line for each upload, with fields separated by tabs: VIDEO_ID,
+/// CHANNEL_ID, PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Print one plaque.v1.LookupResult a line, as protobuf's JSON

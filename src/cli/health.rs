@@ -39,7 +39,10 @@ pub(super) async fn run(args: Args) -> Outcome {
     let limit = args.server.timeout;
     let asked = timeout(limit, async {
         let channel = args.server.channel().await;
-        let channel = channel.map_err(|failed| unhealthy(failed.message))?;
+        let channel = channel.map_err(|failed| Failed {
+            exit: failed.exit.max(Exit::Failure),
+            ..failed
+        })?;
         let service = args.service.clone();
         let request = Request::new(HealthCheckRequest { service });
         let checked = HealthClient::new(channel).check(request).await;

@@ -18,6 +18,7 @@ use crate::{
         self,
         v1::{Freshness, ListUploadsRequest, Video},
     },
+    video::MAX_UPLOADS,
 };
 
 /// The largest page.
@@ -28,9 +29,9 @@ const AT_ONCE: usize = 8;
 
 /// Lists the newest uploads of channels, newest first.
 ///
-/// On a terminal in a form for people, otherwise one line for each upload, with fields separated by tabs: VIDEO_ID, CHANNEL_ID,
-/// PUBLISH_TIME (- if unknown), KIND (video, short, or - if unknown), URL and TITLE. A feed has 15 uploads; older ones are listed if there
-/// is a key for the YouTube Data API.
+/// On a terminal, or with --color always, in a form for people; otherwise one line for each upload, with fields separated by tabs: VIDEO_ID,
+/// CHANNEL_ID, PUBLISH_TIME (- if unknown), KIND (video, short, or - if unknown), URL and TITLE. A feed has 15 uploads; older ones are listed if
+/// there is a key for the YouTube Data API.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// How many uploads of each channel
@@ -64,10 +65,16 @@ pub(super) async fn run(args: Args) -> Outcome {
                     show::upload(&video, freshness)?;
                 }
             }
-            if let Err(status) = ended {
-                let why = failure(&status);
-                show::failure(&name.to_string(), &why)?;
-                exit = exit.max(Exit::of(&why));
+            match ended {
+                Ok(needs_key) if needs_key => show::print_error(&format!(
+                    "{name}: the feed has {MAX_UPLOADS} uploads; any older ones need --youtube-api-key-file, of plaque serve or here with --direct"
+                ))?,
+                Ok(_) => {}
+                Err(status) => {
+                    let why = failure(&status);
+                    show::failure(&name.to_string(), &why)?;
+                    exit = exit.max(Exit::of(&why));
+                }
             }
         }
         Ok(exit.into())
@@ -75,13 +82,14 @@ pub(super) async fn run(args: Args) -> Outcome {
     args.lookup.run(print).await
 }
 
-/// Adds the uploads of a channel to `uploads`, the first with the age of the answer.
+/// Adds the uploads of a channel to `uploads`, the first with the age of the answer. Returns whether older ones were wanted and the server has
+/// no key to list them: then a full feed is the whole list.
 async fn list(
     plaque: &Plaque,
     args: &Args,
     name: &ChannelName,
     uploads: &mut Vec<(Video, Option<Freshness>)>,
-) -> Result<(), Status> {
+) -> Result<bool, Status> {
     let Args { lookup, count, .. } = args;
     let max_age = lookup.max_age.map(TryInto::try_into).transpose();
     let mut list = ListUploadsRequest {
@@ -106,7 +114,8 @@ async fn list(
                 .map(|video| (video, page.freshness.take())),
         );
         if is_last {
-            return Ok(());
+            let is_full_feed = list.page_token.is_empty() && uploads.len() == MAX_UPLOADS;
+            return Ok(is_full_feed && left > MAX_UPLOADS);
         }
         list.page_token = page.next_page_token;
     }

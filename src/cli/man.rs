@@ -14,7 +14,7 @@ use clap_mangen::{
     roff::{Roff, bold, roman},
 };
 
-use super::{Outcome, flags, notes};
+use super::{InvalidFlags, Outcome, flags, notes};
 
 /// Prints the manual page plaque(1), or writes all of them into a folder
 ///
@@ -40,9 +40,9 @@ pub(super) fn run(args: &Args) -> Outcome {
             let (name, page) = page(command)?;
             fs::write(folder.join(name), page).map_err(|error| {
                 let folder = folder.display();
-                format!(
+                InvalidFlags(format!(
                     "cannot write manual pages into {folder}: {error}; name a folder that exists and is yours"
-                )
+                ))
             })?;
         }
     } else {

@@ -15,7 +15,10 @@ pub(super) struct Notes {
 const CLIENT_EXIT: &[(&str, &str)] = &[
     ("0", "every channel was answered"),
     ("1", "another failure, such as a lookup that panicked"),
-    ("2", "the command line, a channel or a request is invalid"),
+    (
+        "2",
+        "the command line, a file that it names, a channel or a request is invalid",
+    ),
     ("3", "a channel was not found, or has no uploads of this kind"),
     (
         "75",
@@ -27,17 +30,17 @@ const CLIENT_EXIT: &[(&str, &str)] = &[
     ),
 ];
 
-const COLORS: &[(&str, &str)] = &[
-    ("NO_COLOR", "not empty: no colors, unless --color says so"),
+const VARIABLES: &[(&str, &str)] = &[
     (
-        "CLICOLOR_FORCE",
-        "not 0: colors into a pipe, too, unless --color says no",
+        "PLAQUE_…",
+        "every flag: --server is PLAQUE_SERVER; a flag on the command line comes first",
     ),
+    ("NO_COLOR", "not empty: no colors, unless --color says so"),
 ];
 
 const GET: Notes = Notes {
     exit: CLIENT_EXIT,
-    environment: COLORS,
+    environment: VARIABLES,
     examples: &[
         ("the newest upload of a channel", "plaque get @kurzgesagt"),
         (
@@ -57,7 +60,7 @@ const GET: Notes = Notes {
 
 const LIST: Notes = Notes {
     exit: CLIENT_EXIT,
-    environment: COLORS,
+    environment: VARIABLES,
     examples: &[
         ("the newest three uploads", "plaque list -n 3 @kurzgesagt"),
         (
@@ -72,7 +75,7 @@ const WATCH: Notes = Notes {
         "1, 2, 3, 75",
         "as of plaque get: a watch ends only if it cannot begin, or if the server refuses it",
     )],
-    environment: COLORS,
+    environment: VARIABLES,
     examples: &[
         (
             "print uploads as they appear",
@@ -89,7 +92,7 @@ const HEALTH: Notes = Notes {
     exit: &[
         ("0", "the service is serving"),
         ("1", "it is not, or it cannot be asked"),
-        ("2", "the command line is invalid"),
+        ("2", "the command line is invalid, or a file that it names"),
     ],
     environment: &[],
     examples: &[
@@ -108,7 +111,7 @@ const SERVE: Notes = Notes {
             "1",
             "it cannot start, or calls were cut off after --drain-timeout",
         ),
-        ("2", "a setting is invalid"),
+        ("2", "a setting is invalid, or a file that it names"),
     ],
     environment: &[("RUST_LOG", "what to log, if neither --log nor PLAQUE_LOG says")],
     examples: &[
@@ -126,14 +129,7 @@ const SERVE: Notes = Notes {
 
 const PROGRAM: Notes = Notes {
     exit: &[],
-    environment: &[
-        (
-            "PLAQUE_…",
-            "every flag: --fresh-for is PLAQUE_FRESH_FOR; a flag on the command line comes first",
-        ),
-        COLORS[0],
-        COLORS[1],
-    ],
+    environment: VARIABLES,
     examples: &[
         ("see what it does, without a network", "plaque demo"),
         ("serve, and ask", "plaque serve & plaque get @kurzgesagt"),

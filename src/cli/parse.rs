@@ -21,8 +21,8 @@ use super::{Cli, direct, exit::Exit, file, flags, show, shown};
 pub(super) enum Refused {
     /// The command line is wrong, or asks for help.
     Arguments(clap::Error),
-    /// The file of --config is wrong: one mistake a line.
-    File(String),
+    /// The file of --config is wrong: its mistakes.
+    File(Vec<String>),
 }
 
 impl From<clap::Error> for Refused {
@@ -36,18 +36,21 @@ pub(super) fn arguments() -> Vec<OsString> {
     env::args_os().collect()
 }
 
-/// Parses `given`, with the settings of a file behind it, and checks what clap cannot: which flags of a client go together.
-pub(super) fn parse(mut given: Vec<OsString>) -> Result<Cli, Refused> {
-    if let Some(color) = value_of(&given, "--color").and_then(|color| color_choice(&color)) {
+/// Parses `given`, to which it adds the settings of a file, and checks what clap cannot: which flags of a client go together.
+pub(super) fn parse(given: &mut Vec<OsString>) -> Result<Cli, Refused> {
+    if let Some(color) = value_of(given, "--color").and_then(|color| color_choice(&color)) {
         color.write_global();
     }
     let mut program = flags::program();
     if given.iter().any(|argument| argument == "-h") {
         program = flags::briefly(program);
     }
-    let from_file = from_file(&program, &given).map_err(Refused::File)?;
+    let (from_file, mistakes) = from_file(&program, given);
     given.extend(from_file.into_iter().map(OsString::from));
-    let matches = program.try_get_matches_from_mut(given)?;
+    if !mistakes.is_empty() {
+        return Err(Refused::File(mistakes));
+    }
+    let matches = program.try_get_matches_from_mut(&*given)?;
     if let Some((name, flags)) = matches.subcommand()
         && let Some(command) = program.find_subcommand_mut(name)
     {
@@ -64,27 +67,27 @@ pub(super) fn parse(mut given: Vec<OsString>) -> Result<Cli, Refused> {
     Ok(cli)
 }
 
-/// The arguments that the file of --config stands for, without those that are given by flags or variables.
-fn from_file(program: &Command, given: &[OsString]) -> Result<Vec<String>, String> {
+/// The arguments that the file of --config stands for, without those that are given by flags or variables; and its mistakes.
+fn from_file(program: &Command, given: &[OsString]) -> (Vec<String>, Vec<String>) {
     if !given.iter().any(|argument| argument == "serve") {
-        return Ok(vec![]);
+        return Default::default();
     }
     // Mistakes are told later, with the rest.
     let tolerant = program.clone().ignore_errors(true).try_get_matches_from(given);
     let Ok(matches) = tolerant else {
-        return Ok(vec![]);
+        return Default::default();
     };
     let Some(("serve", serve)) = matches.subcommand() else {
-        return Ok(vec![]);
+        return Default::default();
     };
     let Ok(Some(path)) = serve.try_get_one::<PathBuf>("config") else {
-        return Ok(vec![]);
+        return Default::default();
     };
-    let entries = file::read(path)?;
+    let (entries, mistakes) = file::read(path);
     let left = entries
         .iter()
         .filter(|entry| !is_given(program, serve, &entry.name));
-    Ok(left.flat_map(file::Entry::arguments).collect())
+    (left.flat_map(file::Entry::arguments).collect(), mistakes)
 }
 
 fn is_given(program: &Command, serve: &ArgMatches, name: &str) -> bool {
@@ -113,7 +116,7 @@ fn color_choice(text: &str) -> Option<ColorChoice> {
     Some(color.ok()?.choice())
 }
 
-/// Whether the log of the command is to be JSON, and so its errors: also if it cannot be parsed.
+/// Whether the log of the command is to be JSON, and so its errors: also if it cannot be parsed. `given` has the settings of the file.
 pub(super) fn is_json(given: &[OsString]) -> bool {
     let variable = || env::var("PLAQUE_LOG_FORMAT").ok();
     given.get(1).is_some_and(|command| command == "serve")
@@ -122,27 +125,29 @@ pub(super) fn is_json(given: &[OsString]) -> bool {
 
 /// Prints why there is nothing to run, or the help that was asked for. Returns the exit code.
 pub(super) fn explain(refused: Refused, json: bool) -> ExitCode {
-    let text = match refused {
+    let mistakes = match refused {
         Refused::File(mistakes) if json => mistakes,
-        Refused::File(mistakes) => format!("error: {mistakes}"),
+        Refused::File(mistakes) => vec![format!("error: {}", mistakes.join("\n"))],
         Refused::Arguments(error) if !error.use_stderr() => error.exit(),
-        Refused::Arguments(error) if json => first_part(&harmless(error)),
+        Refused::Arguments(error) if json => vec![first_part(&harmless(error))],
         Refused::Arguments(error) => {
             let error = harmless(error);
             let text = error.render().to_string();
             if show::is_harmless(&text) {
                 error.exit();
             }
-            text
+            vec![text]
         }
     };
-    // If standard error is closed, nothing can be done.
-    let _ = if json {
-        show::json_error(&text)
-    } else {
-        let lines: Vec<_> = text.lines().map(show::given_line).collect();
-        writeln!(io::stderr(), "{}", lines.join("\n"))
-    };
+    for text in mistakes {
+        // If standard error is closed, nothing can be done.
+        let _ = if json {
+            show::json_error(&text)
+        } else {
+            let lines: Vec<_> = text.lines().map(show::given_line).collect();
+            writeln!(io::stderr(), "{}", lines.join("\n"))
+        };
+    }
     Exit::Usage.into()
 }
 

@@ -62,7 +62,8 @@ pub(super) fn run(args: &Args) -> Outcome {
     let mut config = args.config().map_err(InvalidFlags)?;
     let files = args.tls_files();
     let tls = files.map(Tls::load).transpose();
-    let tls = tls.map_err(|error| format!("--tls-cert, --tls-key, --tls-client-ca: {error}"))?;
+    let tls =
+        tls.map_err(|error| InvalidFlags(format!("--tls-cert, --tls-key, --tls-client-ca: {error}")))?;
     reserve_files_for_lookups(&mut config, args);
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(UPSTREAM_THREADS)
@@ -294,14 +295,15 @@ pub(super) fn grpcurl(mut address: SocketAddr, channel: &str) -> String {
     )
 }
 
-fn start_telemetry(args: &Args) -> Result<Telemetry, String> {
+fn start_telemetry(args: &Args) -> Result<Telemetry, Box<dyn std::error::Error>> {
     let variable = env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let filter = match (args.log.as_deref(), variable) {
         (Some(flag), _) => telemetry::filter(flag).map_err(|error| error.to_string()),
         (None, Some(variable)) => telemetry::filter(&variable)
             .map_err(|error| format!("invalid value {variable:?} of RUST_LOG: {error}")),
         (None, None) => telemetry::filter("info").map_err(|error| error.to_string()),
-    }?;
+    };
+    let filter = filter.map_err(InvalidFlags)?;
     let settings = telemetry::Settings {
         format: match args.log_format {
             LogFormat::Pretty => Format::Pretty,
@@ -312,5 +314,5 @@ fn start_telemetry(args: &Args) -> Result<Telemetry, String> {
         otlp_endpoint: args.otlp_endpoint.as_deref(),
         chrome: args.trace_chrome.as_deref(),
     };
-    telemetry::start(settings).map_err(|error| error.to_string())
+    Ok(telemetry::start(settings)?)
 }

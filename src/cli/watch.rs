@@ -41,8 +41,8 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 
 /// Prints uploads of channels as they appear, until Ctrl-C: first each channel's newest upload, then each new one.
 ///
-/// On a terminal in a form for people, otherwise one line for each upload, with fields separated by tabs: VIDEO_ID, CHANNEL_ID,
-/// PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE.
+/// On a terminal, or with --color always, in a form for people; otherwise one line for each upload, with fields separated by tabs: VIDEO_ID,
+/// CHANNEL_ID, PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE.
 ///
 /// Standard error says when lookups of a channel begin to fail and when they work again, and that uploads may have been missed; the watch
 /// continues. When the server stops or the connection is lost, it reconnects and prints what was uploaded in between, as far as the feed

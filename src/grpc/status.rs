@@ -70,7 +70,7 @@ fn classify_request(error: &RequestError) -> (Code, &'static str) {
 fn classify_resolve(error: &ResolveError) -> (Code, &'static str) {
     match error {
         ResolveError::NotFound(_) => (Code::NotFound, "HANDLE_NOT_FOUND"),
-        ResolveError::Upstream(failure) => classify_upstream(&failure.error),
+        ResolveError::Upstream(failure, _) => classify_upstream(&failure.error),
         ResolveError::Overloaded(_) => (Code::ResourceExhausted, "OVERLOADED"),
         ResolveError::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
     }

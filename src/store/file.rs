@@ -378,9 +378,11 @@ impl Drop for File {
 
 /// Whether retrying would not help until somebody changes something.
 fn is_permanent(error: &io::Error) -> bool {
-    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    use io::ErrorKind::{
+        InvalidFilename, IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+    };
     matches!(
         error.kind(),
-        NotFound | PermissionDenied | IsADirectory | NotADirectory | ReadOnlyFilesystem
+        InvalidFilename | IsADirectory | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem
     )
 }

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use self::page::Page;
 use super::{SetupError, body, client, guard::Guard, response};
 use crate::{
-    channel_name::{ChannelName, ResolvedChannel},
+    channel_name::{ChannelName, ResolvedChannel, is_youtube},
     upstream::{Caller, Failure, NameSource, UpstreamError},
     video::{self, VideoId},
 };
@@ -58,6 +58,11 @@ impl NameSource for Pages {
             let resolved = Pages::resolve(self, name);
             Some(self.guard.request_by_name(caller.id, resolved).await)
         })
+    }
+
+    fn host(&self) -> Option<&str> {
+        // Another host may be known inside only.
+        self.base.host_str().filter(|host| is_youtube(host))
     }
 }
 

@@ -141,7 +141,7 @@ def test_plaque_takes_the_flags_of_the_chart(bench, origin, rendered):
 
 
 def test_values_that_nobody_reads_are_refused():
-    for setting, said in [("replicas=3", "replicas"), ("flags.listen=0.0.0.0:1", "/flags/listen"), ("store.url=http://a", "/store/url"), ("tls.clientCertificates=true", "/tls/existingSecret")]:
+    for setting, said in [("replicas=3", "replicas"), ("flags.listen=0.0.0.0:1", "/flags/listen"), ("flags.freshfor=5m", "freshfor"), ("store.url=http://a", "/store/url"), ("tls.clientCertificates=true", "/tls/existingSecret")]:
         done = helm("template one", CHART, "--kube-version", KUBERNETES[0], "--set", setting)
         assert done.returncode != 0 and said in done.stderr, f"of {setting} helm said {done.stderr!r}"
     named = set(json.loads((CHART / "values.schema.json").read_text())["properties"]) - {"global"}

@@ -1,6 +1,7 @@
 //! What the commands take and how they end: exit codes, channels from standard input, addresses, colors, health, odd arguments.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write as _,
     path::Path,
@@ -85,6 +86,18 @@ async fn channels_are_read_from_standard_input() {
     let mut command = asks(&server, &["get", "-"]);
     command.stdin(input(""));
     assert_eq!(run(command).await, (Some(0), String::new(), String::new()));
+}
+
+#[tokio::test]
+async fn a_list_says_that_a_key_is_missing_for_older_uploads() {
+    let (_fake, server) = server().await;
+    for (count, is_short) in [("100", true), ("16", true), ("15", false), ("3", false)] {
+        let (code, out, err) = run(asks(&server, &["list", "-n", count, CHANNEL])).await;
+        let printed = count.parse().unwrap_or(0).min(15);
+        assert_eq!((code, out.lines().count()), (Some(0), printed), "{err}");
+        assert_eq!(err.contains("--youtube-api-key-file"), is_short, "{count}: {err}");
+        assert_eq!(err.lines().count(), usize::from(is_short), "{count}: {err}");
+    }
 }
 
 #[tokio::test]
@@ -216,6 +229,27 @@ fn the_flags_page_is_that_of_the_program() {
     assert!(
         kept == page,
         "docs/flags.md differs from line {line} on; PLAQUE_WRITE_FLAGS=1 cargo test --test it flags_page writes it"
+    );
+}
+
+#[test]
+fn the_chart_takes_the_flags_of_serve_and_no_others() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/helm/plaque/values.schema.json");
+    let schema = fs::read_to_string(path).expect("a schema");
+    let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
+    let names = schema["properties"]["flags"]["properties"]
+        .as_object()
+        .expect("names");
+    let names: BTreeSet<_> = names.keys().map(String::as_str).collect();
+    let page = plaque::cli::flags_page();
+    let (_, serve) = page.split_once("\n## plaque serve\n").expect("a command");
+    let (serve, _) = serve.split_once("\n## ").expect("another");
+    let rows = serve.lines().filter_map(|line| line.strip_prefix("| `--"));
+    let flags: BTreeSet<_> = rows.filter_map(|row| row.split(['`', ' ']).next()).collect();
+    let differ: Vec<_> = names.symmetric_difference(&flags).collect();
+    assert!(
+        differ.is_empty() && flags.len() > 50,
+        "values.schema.json or the flags lack {differ:?}"
     );
 }
 

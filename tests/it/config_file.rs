@@ -80,7 +80,7 @@ async fn what_a_flag_requires_may_be_in_the_file_and_the_other_way_round() {
     let key = file("key", "tls-key = \"/no/such/key\"\n");
     let mut command = serve(&key);
     command.args(["--tls-cert", "/no/such/cert"]);
-    assert_refused(command, 1, &["--tls-cert", "/no/such/cert", "No such file"]).await;
+    assert_refused(command, 2, &["--tls-cert", "/no/such/cert", "No such file"]).await;
     assert_refused(serve(&key), 2, &["--tls-cert"]).await;
 }
 
@@ -201,6 +201,41 @@ async fn errors_of_a_start_are_json_as_well() {
             "{arguments:?}: {err}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_file_that_asks_for_json_gets_its_mistakes_in_json_one_a_record() {
+    let mistakes = "freshfor = \"60s\"\nworkers = \"none\"\n";
+    let messages = |err: &str| {
+        let records = err
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect(line));
+        let texts = records.map(|record| record["fields"]["message"].as_str().map(str::to_owned));
+        texts.map(Option::unwrap_or_default).collect::<Vec<_>>()
+    };
+    let twice = file("twice", &format!("log-format = \"json\"\n{mistakes}"));
+    let (code, out, err) = run(serve(&twice)).await;
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    let told = messages(&err);
+    assert!(
+        told.len() == 2 && told[0].contains(":2: freshfor") && told[1].contains(":3: workers"),
+        "{err}"
+    );
+    // A mistake in the syntax, before and behind; a flag that goes with the file.
+    for (text, flag) in [
+        ("fresh-for = 60s\nlog-format = \"json\"\n", None),
+        ("log-format = \"json\"\nfresh-for = \"60s\n", None),
+        ("log-format = \"json\"\n", Some("--no-such-flag")),
+    ] {
+        let mut command = serve(&file("syntax", text));
+        command.args(flag);
+        let (code, _, err) = run(command).await;
+        assert_eq!((code, messages(&err).len()), (Some(2), 1), "{err}");
+    }
+    // What is said elsewhere comes first.
+    let mut command = serve(&twice);
+    command.env("PLAQUE_LOG_FORMAT", "pretty");
+    assert_refused(command, 2, &["error: ", "\n"]).await;
 }
 
 #[tokio::test]

@@ -145,7 +145,7 @@ async fn polls_cannot_be_at_most_as_far_apart_as_less_than_they_are_at_least() {
 async fn a_bad_filter_in_rust_log_is_named() {
     let mut command = plaque();
     command.arg("serve").env("RUST_LOG", "plaque=loud");
-    assert_refused(command, 1, &["RUST_LOG", "plaque=loud"]).await;
+    assert_refused(command, 2, &["RUST_LOG", "plaque=loud"]).await;
 }
 
 #[tokio::test]
@@ -188,10 +188,38 @@ async fn a_key_that_cannot_be_read_is_named_before_the_store_is_opened() {
     ]);
     assert_refused(
         command,
-        1,
+        2,
         &["--youtube-api-key-file", "/no/such/key", "No such file"],
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_missing_is_exit_code_2_whatever_flag_names_it() {
+    let serve = ["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"];
+    let remote = [CHANNEL, "--server=https://127.0.0.1:1"];
+    for (command, flags) in [
+        (&serve[..], "--config=/no/file"),
+        (&serve, "--tls-cert=/no/file --tls-key=/no/file"),
+        (&serve, "--youtube-api-key-file=/no/file"),
+        (&serve, "--store=redis://127.0.0.1:1 --store-ca=/no/file"),
+        (&serve, "--upstream-ca=/no/file"),
+        (&serve, "--trace-chrome=/no/file"),
+        (&serve, "--store=file:/no/file"),
+        (&["get", remote[0], remote[1]], "--tls-ca=/no/file"),
+        (
+            &["list", remote[0], remote[1]],
+            "--tls-client-cert=/no/file --tls-client-key=/no/file",
+        ),
+        (&["watch", remote[0], remote[1]], "--tls-ca=/no/file"),
+        (&["health", remote[1]], "--tls-ca=/no/file"),
+        (&["get", CHANNEL, "--direct"], "--youtube-api-key-file=/no/file"),
+        (&["config", "check"], "/no/file"),
+    ] {
+        let mut program = plaque();
+        program.args(command).args(flags.split(' '));
+        assert_refused(program, 2, &["/no/file: No such file"]).await;
+    }
 }
 
 #[tokio::test]
@@ -310,6 +338,10 @@ async fn completions_know_subcommands_and_flags() {
     let mut command = plaque();
     command.args(["completions", "tcsh"]);
     assert_refused(command, 2, &["tcsh", "bash, elvish, fish, powershell, zsh"]).await;
+    command = plaque();
+    command.args(["completions", "-h"]);
+    let (_, help, _) = run(command).await;
+    assert!(help.contains("powershell"), "{help}");
 }
 
 #[tokio::test]
@@ -333,7 +365,7 @@ async fn there_is_a_manual_page_for_each_subcommand() {
     let _ = fs::remove_dir_all(&folder);
     let mut command = plaque();
     command.arg("man").arg(&folder);
-    assert_refused(command, 1, &["cannot write", "man", "No such file"]).await;
+    assert_refused(command, 2, &["cannot write", "man", "No such file"]).await;
 
     fs::create_dir_all(&folder).expect("a folder");
     let mut command = plaque();

@@ -336,6 +336,10 @@ impl NameSource for Names {
             Some(resolved.map_err(Failure::from))
         })
     }
+
+    fn host(&self) -> Option<&str> {
+        Some("names.example")
+    }
 }
 
 fn resolver(sources: &[&Arc<Names>]) -> Resolver {
@@ -411,10 +415,17 @@ async fn the_first_source_that_can_tell_resolves_a_name() {
         let (first, second) = (Names::new(refused, true), Names::new(None, true));
         let error = resolver(&[&first, &second])
             .resolve(name("@somebody"), Caller::default())
-            .await;
+            .await
+            .expect_err("refused");
+        let failure = UpstreamError::RateLimited(403).into();
         assert_eq!(
             error,
-            Err(ResolveError::Upstream(UpstreamError::RateLimited(403).into()))
+            ResolveError::Upstream(failure, Some("names.example".into()))
+        );
+        let message = error.to_string();
+        assert!(
+            message.starts_with("names are looked up at names.example: the upstream refuses"),
+            "{message}"
         );
     };
     soon(test).await;
@@ -485,7 +496,7 @@ async fn made_up_names_keep_their_rate_and_keep_nobody_out() {
         assert!(asked <= 4 * (60 + 1 + 5), "{asked} at {load}");
         let mut refused = 0;
         for outcome in outcomes {
-            if let Err(ResolveError::Upstream(failure)) = outcome.expect("no panic") {
+            if let Err(ResolveError::Upstream(failure, _)) = outcome.expect("no panic") {
                 assert_eq!(failure.error, UpstreamError::Busy);
                 assert!(failure.retry_after.is_some_and(|pause| !pause.is_zero()));
                 refused += 1;

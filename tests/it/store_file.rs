@@ -354,7 +354,8 @@ async fn one_file_is_for_one_plaque() {
 #[test]
 fn a_file_that_cannot_be_is_an_error() {
     let folder = folder("nowhere");
-    for path in [folder.clone(), folder.join("nothing").join("store")] {
+    let too_long = folder.join("a".repeat(256));
+    for path in [folder.clone(), folder.join("nothing").join("store"), too_long] {
         let error = File::open(&path, MIN_BYTES, LIMIT, Ages::new(UNKNOWN))
             .err()
             .expect("no file");

@@ -326,12 +326,12 @@ async fn certificates_that_cannot_be_used_are_named() {
     let folder = Folder::new(&Authority::new().issue("localhost"), None);
     assert_refused(
         folder.serve("nothing", "key"),
-        1,
+        2,
         &["--tls-cert", "nothing", "cannot read"],
     )
     .await;
-    assert_refused(folder.serve("key", "key"), 1, &["key", "holds no certificate"]).await;
-    assert_refused(folder.serve("cert", "cert"), 1, &["cert", "holds no private key"]).await;
+    assert_refused(folder.serve("key", "key"), 2, &["key", "holds no certificate"]).await;
+    assert_refused(folder.serve("cert", "cert"), 2, &["cert", "holds no private key"]).await;
     let mut without_key = plaque();
     without_key.args(["serve", "--tls-cert", "cert"]);
     assert_refused(without_key, 2, &["--tls-key"]).await;

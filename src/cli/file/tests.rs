@@ -1,7 +1,8 @@
 use super::*;
 
 fn arguments(text: &str) -> Vec<String> {
-    let entries = entries(text).expect("settings");
+    let (entries, wrong) = entries(text);
+    assert_eq!(wrong, []);
     entries.iter().flat_map(Entry::arguments).collect()
 }
 
@@ -31,7 +32,7 @@ fn each_setting_becomes_a_flag() {
 fn all_mistakes_are_told_with_line_and_key() {
     let text = "fresh-for = 60\n\nfreshfor = \"60s\"\nworkers = true\ngrpc-web = \"yes\"\nconfig = \"x\"\n\
                 listen = [\"127.0.0.1:1\"]\nlog-format = \"xml\"\n[table]\n";
-    let wrong = entries(text).expect_err("mistakes");
+    let (_, wrong) = entries(text);
     let expected = [
         (1, "fresh-for: invalid value '60'"),
         (3, "freshfor: no such setting; is it fresh-for?"),
@@ -63,7 +64,31 @@ fn no_mistake_tells_a_password() {
         "store = redis://me:secret@cache",
         "store = [\"redis://me:secret@cache\"]",
     ] {
-        let wrong = entries(text).expect_err(text);
-        assert!(wrong[0].0 == 1 && !wrong[0].1.contains("secret"), "{wrong:?}");
+        let (_, wrong) = entries(text);
+        assert!(
+            wrong.len() == 1 && wrong[0].0 == 1 && !wrong[0].1.contains("secret"),
+            "{wrong:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_right_is_known_also_if_there_are_mistakes() {
+    for mistake in ["freshfor = 1", "fresh-for = 60s", "fresh-for = \"60s", "= 1", "["] {
+        for text in [
+            format!("log-format = \"json\"\n{mistake}\n"),
+            format!("{mistake}\nlog-format = \"json\"\n"),
+        ] {
+            let (entries, wrong) = entries(&text);
+            assert_eq!(wrong.len(), 1, "{text}: {wrong:?}");
+            // After a [ it would belong to a table.
+            if !text.starts_with('[') {
+                let mut arguments = entries.iter().flat_map(Entry::arguments);
+                assert!(
+                    arguments.any(|argument| argument == "--log-format=json"),
+                    "{text}"
+                );
+            }
+        }
     }
 }

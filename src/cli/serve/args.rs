@@ -41,12 +41,12 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_HTTP_LISTEN", value_name = "ADDRESS", value_parser = values::socket)]
     pub(super) http_listen: Option<SocketAddr>,
 
-    /// The most open connections of that port; one more closes the one that was idle longest
+    /// The most open connections of --http-listen; one more closes the one that was idle longest
     #[arg(long, env = "PLAQUE_HTTP_MAX_CONNECTIONS", default_value_t = config::HTTP_CONNECTIONS, value_name = "COUNT", value_parser = values::count, requires = "http_listen")]
     http_max_connections: NonZeroUsize,
 
-    /// The origins of pages that may read that port's answers, such as https://app.example,http://localhost:8080, or * for all [default:
-    /// only its own]
+    /// The origins of pages that may read the answers of --http-listen, such as https://app.example,http://localhost:8080, or * for all
+    /// [default: only its own]
     #[arg(long, env = "PLAQUE_HTTP_ALLOW_ORIGIN", value_name = "ORIGINS", value_parser = config::origins, requires = "http_listen")]
     http_allow_origin: Option<Origins>,
 

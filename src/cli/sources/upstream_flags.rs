@@ -26,7 +26,7 @@ enum Ip {
 
 #[derive(clap::Args)]
 pub(super) struct UpstreamArgs {
-    /// The address of the feeds; channel_id=… or playlist_id=… is appended
+    /// The address of the feeds; channel_id=… or playlist_id=… is appended. Handles and other names are looked up at --youtube-pages
     #[arg(long, env = "PLAQUE_UPSTREAM", default_value = config::YOUTUBE, value_name = "URL", value_parser = config::upstream_url)]
     upstream: Url,
 

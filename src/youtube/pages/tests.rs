@@ -141,6 +141,18 @@ async fn serve(answer: Answer) -> (Pages, Url) {
     (Pages::new(client, base.clone(), Duration::from_secs(10)), base)
 }
 
+#[test]
+fn errors_name_youtube_and_no_other_host() {
+    let host = |base: &str| {
+        let base: Url = base.parse().expect("a URL");
+        let client = client::client(&Settings::new(base.clone())).expect("a client");
+        let pages = Pages::new(client, base, Duration::from_secs(10));
+        pages.host().map(str::to_owned)
+    };
+    assert_eq!(host("http://www.youtube.com").as_deref(), Some("www.youtube.com"));
+    assert_eq!(host("http://pages.internal"), None);
+}
+
 async fn resolve(answer: Answer, name: &str) -> Result<ResolvedChannel, UpstreamError> {
     let (pages, _) = serve(answer).await;
     let name = name.parse().expect("a name");

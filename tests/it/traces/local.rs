@@ -90,7 +90,7 @@ async fn a_file_for_perfetto_that_cannot_be_written_is_named() {
     command.args(["serve", "--trace-chrome", "/no/such/folder/trace.json"]);
     assert_refused(
         command,
-        1,
+        2,
         &["--trace-chrome", "/no/such/folder/trace.json", "No such file"],
     )
     .await;
