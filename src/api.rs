@@ -28,7 +28,7 @@ use tower_http::cors::CorsLayer;
 
 use crate::{
     config::{Config, Origins},
-    grpc::{CACHE_STATUS, Callers, JsonService, OPENAPI, Peer},
+    grpc::{CACHE_STATUS, Callers, JsonService, OPENAPI, Peer, RequestError},
     http1::{self, Limits, Port},
     lifecycle::{Stage, Stages},
     tls::Tls,
@@ -39,8 +39,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The maximum age of a connection without `--max-connection-age`, since a peer that reads nothing must not stay forever.
 const DEFAULT_MAX_AGE: Duration = Duration::from_hours(1);
-
-const NO_SUCH_PAGE: &str = "no such page; there are /v1/channels/{channel}/latest-video?kind=&max_age=, /v1/channels/{channel}/uploads?kind=&max_age=&page_size=&page_token=, /openapi.json, /livez and /readyz\n";
 
 /// The header of the status page's questions. A page of another site cannot send it (a browser would ask first), so it cannot cause lookups.
 const OF_PAGE: &str = "x-plaque-page";
@@ -106,12 +104,12 @@ impl Api {
                                headers: HeaderMap| {
             let (channel, page) = match path {
                 Ok(Path(path)) => path,
-                Err(error) => return JsonService::malformed(&error.body_text()).map(Body::from),
+                Err(error) => return refused(RequestError::MalformedMessage(error.body_text().into())),
             };
             let answer = match page.as_str() {
                 "latest-video" => Either::Left(self.http.latest_video(peer, &headers, channel, parameters)),
                 "uploads" => Either::Right(self.http.uploads(peer, &headers, channel, parameters)),
-                _ => return (StatusCode::NOT_FOUND, NO_SUCH_PAGE).into_response(),
+                _ => return refused(RequestError::NoSuchPage),
             };
             self.limited(pin!(answer)).await
         };
@@ -119,7 +117,17 @@ impl Api {
         Router::new()
             .route("/v1/channels/{channel}/{page}", get(page))
             .route("/openapi.json", get(async move || (json, OPENAPI.as_str())))
+            .method_not_allowed_fallback(method_not_allowed)
     }
+}
+
+fn refused(error: RequestError) -> Response<Body> {
+    JsonService::refused(error).map(Body::from)
+}
+
+/// The router adds `Allow`.
+async fn method_not_allowed() -> Response<Body> {
+    refused(RequestError::MethodNotAllowed)
 }
 
 /// The channel ID of a request for a latest video that has no parameters and no escapes. For these requests the router and its extractors
@@ -201,7 +209,8 @@ pub(crate) async fn serve(
     let router = Arc::clone(&api)
         .router()
         .merge(probes(stages))
-        .fallback((StatusCode::NOT_FOUND, NO_SUCH_PAGE));
+        .fallback(async || refused(RequestError::NoSuchPage))
+        .method_not_allowed_fallback(method_not_allowed);
     let handle_by_router = http1::router_handler(router);
     let answer = {
         let api = Arc::clone(&api);

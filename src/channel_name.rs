@@ -165,8 +165,8 @@ fn bare(text: &str) -> Result<ChannelName, InvalidName> {
     let handle = text.strip_prefix('@');
     match text.parse() {
         Ok(id) => return Ok(ChannelName::Id(id)),
-        // It begins like an ID, and has the length of one or only its characters: rather an ID with a mistake than a handle.
-        Err(InvalidChannelId::Length(length)) if text.starts_with("UC") && text.bytes().all(is_base64url) => {
+        // It begins like an ID, and has about the length of one: rather an ID with a mistake than a handle.
+        Err(InvalidChannelId::Length(length)) if is_nearly_id(text) => {
             return Err(InvalidName::IdLength(length));
         }
         Err(mistake) if text.len() == ChannelId::LEN && text.starts_with("UC") => return Err(mistake.into()),
@@ -209,6 +209,11 @@ fn checked(name: &str) -> Result<Box<str>, InvalidName> {
 
 fn decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+/// Whether a text has the characters of a channel ID, and nearly its length. Few handles are that long.
+fn is_nearly_id(text: &str) -> bool {
+    text.starts_with("UC") && text.len().abs_diff(ChannelId::LEN) <= 3 && text.bytes().all(is_base64url)
 }
 
 /// Whether `host`, perhaps with a port, is one of YouTube's, which may begin with `www.`, `m.` or `music.`.

@@ -51,7 +51,7 @@ use self::{
 };
 use crate::{
     channel_name::ResolvedChannel,
-    latest::{Answer, CacheStatus, Latest, ListError, OVERLOAD_PAUSE, Reply},
+    latest::{Answer, CacheStatus, Latest, ListError, Listed, OVERLOAD_PAUSE, Reply},
     lifecycle::Stages,
     proto::{
         self,
@@ -227,7 +227,7 @@ where
                     let caller = || service.callers.of_call(peer, metadata, longest);
                     let listed = service.list(request.get_ref(), &caller).await;
                     let listed = listed.map_err(|(error, retry_after)| status::from(error, retry_after))?;
-                    Ok(Response::new(listed))
+                    Ok(Response::new(convert::listed(&listed)))
                 });
                 Ok(status::add_reason(grpc.unary(list, request).await))
             });
@@ -289,15 +289,14 @@ impl Service {
         &self,
         request: &ListUploadsRequest,
         caller: &impl Fn() -> Caller,
-    ) -> Result<ListUploadsResponse, (CallError, Option<Duration>)> {
+    ) -> Result<Listed, (CallError, Option<Duration>)> {
         let invalid = |error: RequestError| (error.into(), None);
         let (query, size, token) = convert::list(request).map_err(invalid)?;
         let listed = self.latest.list(query, size, token, caller).await;
-        let listed = listed.map_err(|error| match error {
+        listed.map_err(|error| match error {
             ListError::InvalidPageToken => invalid(RequestError::InvalidPageToken),
             ListError::Lookup(error, retry_after) => (error.into(), retry_after),
-        })?;
-        Ok(convert::listed(&listed))
+        })
     }
 
     /// The channel that `query` stands for.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use axum::{Router, body::Body};
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -215,6 +215,10 @@ impl<H: Handler> Context<H> {
             answered_one.store(true, Relaxed);
         }
         let mut response = (self.handler)(peer, request).await;
+        // It would have to be that of the 200 response (RFC 9110, section 8.6); the router sets 0 for HEAD.
+        if response.status() == StatusCode::NOT_MODIFIED {
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
         // Browsers must not guess another content type.
         let nosniff = HeaderValue::from_static("nosniff");
         response

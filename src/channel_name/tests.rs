@@ -87,8 +87,8 @@ fn handles_come_in_many_forms() {
     }
     // It has eleven characters, as a video ID has; an address says which is meant.
     assert_eq!(parsed("veritasium1"), Ok(handle("veritasium1")));
-    // With its @ it is a handle, whatever it looks like; and so is what has other characters than an ID.
-    for name in ["@UCsXVk37bltHxD1rDPwtNM8R", "@UCLA", "UC.Berkeley", "UCé"] {
+    // With its @ it is a handle, whatever it looks like; and so is what has other characters than an ID, or far fewer.
+    for name in ["@UCsXVk37bltHxD1rDPwtNM8R", "@UCLA", "UCLA", "UCsXVk37bltHxD1rDPwt", "UC.Berkeley", "UCé"] {
         let expected = name.trim_start_matches('@').to_ascii_lowercase();
         assert_eq!(parsed(name), Ok(handle(&expected)), "{name}");
     }
@@ -174,7 +174,8 @@ fn what_names_no_channel_is_answered_with_advice() {
         ),
         ("UCsXVk37bltHxD1rDPwtNM8", IdLength(23)),
         (" UCsXVk37bltHxD1rDPwtNM8Qx", IdLength(25)),
-        ("UC", IdLength(2)),
+        ("UCsXVk37bltHxD1rDPwtN", IdLength(21)),
+        ("UCsXVk37bltHxD1rDPwtNM8Qxyz", IdLength(27)),
         ("youtube.com/channel/UCsXVk", Id(InvalidChannelId::Length(6))),
         ("youtube.com/channel/@kurzgesagt", Id(InvalidChannelId::Handle)),
     ] {

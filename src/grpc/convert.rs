@@ -148,10 +148,10 @@ fn count(channels: &[String]) -> Result<(), RequestError> {
     }
 }
 
-/// Parses a kind: its name or number as in protobuf JSON, or the name without `VIDEO_KIND_`.
+/// Parses a kind: its name or number as in protobuf JSON, or the name without `VIDEO_KIND_`, in any case. `openapi.rs` describes these.
 pub(super) fn kind_named(text: &str) -> Result<i32, RequestError> {
     let named = |name: &str| v1::VideoKind::from_str_name(name).map(i32::from);
-    let short = || named(&format!("VIDEO_KIND_{}", text.to_uppercase()));
+    let short = || named(&format!("VIDEO_KIND_{}", text.to_ascii_uppercase()));
     let number = || text.parse().ok();
     let kind = named(text).or_else(short).or_else(number);
     kind.ok_or_else(|| RequestError::InvalidKind(text.into()))

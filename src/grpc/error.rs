@@ -72,7 +72,7 @@ pub enum RequestError {
     #[error("query names no channel: {0}")]
     InvalidQuery(#[from] InvalidName),
     /// `page_size` is negative.
-    #[error("page_size is negative or malformed; expected 1 to 50, or 0 for the default")]
+    #[error("page_size is negative or malformed; expected 1 to 50 (more count as 50), or 0 for the default")]
     InvalidPageSize,
     /// `page_token` is not the token of a page.
     #[error("page_token is not the next_page_token of a page of this channel and kind")]
@@ -105,8 +105,16 @@ pub enum RequestError {
     #[error("the message is compressed (grpc-encoding), which is not supported; send it as it is")]
     Compressed,
     /// The query string of a JSON request has an unknown parameter.
-    #[error("there is no parameter {0:?}; expected kind or max_age")]
+    #[error("there is no parameter {0:?}; /openapi.json has those of each path")]
     UnknownParameter(Box<str>),
+    /// The path of a JSON request leads nowhere.
+    #[error(
+        "no such page; there are /v1/channels/{{channel}}/latest-video?kind=&max_age=, /v1/channels/{{channel}}/uploads?kind=&max_age=&page_size=&page_token=, /openapi.json, /livez and /readyz"
+    )]
+    NoSuchPage,
+    /// The method of a JSON request is neither GET nor HEAD.
+    #[error("the method is not allowed; expected GET or HEAD")]
+    MethodNotAllowed,
     /// `channel_ids` is empty.
     #[error("channel_ids is empty; expected 1 to {0} channel IDs")]
     NoChannels(usize),

@@ -63,6 +63,8 @@ fn classify_request(error: &RequestError) -> (Code, &'static str) {
         E::NoChannels(_) => "NO_CHANNELS",
         E::TooManyChannels { .. } => "TOO_MANY_CHANNELS",
         E::Compressed => return (Code::Unimplemented, "COMPRESSED_MESSAGE"),
+        E::NoSuchPage => return (Code::NotFound, "NO_SUCH_PAGE"),
+        E::MethodNotAllowed => return (Code::Unimplemented, "METHOD_NOT_ALLOWED"),
     };
     (Code::InvalidArgument, reason)
 }

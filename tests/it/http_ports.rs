@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     http::error_info,
-    support::{CHANNEL, Fake, Server, feed, http_get, http_get_whole, http_get_with, youtube},
+    support::{CHANNEL, Fake, Server, feed, http_ask, http_get, http_get_whole, http_get_with, youtube},
 };
 
 #[tokio::test]
@@ -42,6 +42,11 @@ async fn json_is_served_on_the_admin_port_until_it_has_a_port_of_its_own() {
     let youtube = Arc::new(youtube(&config));
     let without = Server::start_with(config, youtube, None, false).await;
     assert_eq!(http_get(without.admin, &path).await.0, 200);
+    for (method, path, status) in [("POST", &path, 405), ("GET", &path.replace("video", "film"), 404)] {
+        let (got, head, _) = http_ask(without.admin, method, path, "").await;
+        assert_eq!(got, status);
+        assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{head}");
+    }
     // The status page asks in either case, and no page of another site.
     let ask = format!("/ask?name=https%3A%2F%2Fwww.youtube.com%2Fchannel%2F{CHANNEL}");
     for port in [with.admin, without.admin] {
@@ -57,6 +62,35 @@ async fn json_is_served_on_the_admin_port_until_it_has_a_port_of_its_own() {
     let (status, _, body) = http_get_with(with.admin, "/ask", "x-plaque-page: 1\r\n").await;
     let body: Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!((status, error_info(&body)), (400, ("plaque", "INVALID_QUERY")));
+}
+
+#[tokio::test]
+async fn no_such_page_and_no_such_method_are_errors_like_others() {
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let video = format!("/v1/channels/{CHANNEL}/latest-video");
+    let other = format!("/v1/channels/{CHANNEL}/other");
+    for (method, path, status, code, reason) in [
+        ("GET", "/nothing", 404, 5, "NO_SUCH_PAGE"),
+        ("GET", &other, 404, 5, "NO_SUCH_PAGE"),
+        ("DELETE", "/nothing", 404, 5, "NO_SUCH_PAGE"),
+        ("POST", &video, 405, 12, "METHOD_NOT_ALLOWED"),
+        ("OPTIONS", &video, 405, 12, "METHOD_NOT_ALLOWED"),
+        ("PUT", "/openapi.json", 405, 12, "METHOD_NOT_ALLOWED"),
+        ("POST", "/livez", 405, 12, "METHOD_NOT_ALLOWED"),
+    ] {
+        let (got, head, body) = http_ask(server.http, method, path, "").await;
+        assert_eq!(got, status, "{method} {path}");
+        assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{head}");
+        assert!(head.contains("\r\ncache-control: no-store\r\n"), "{head}");
+        assert_eq!(head.contains("\r\nallow: get,head\r\n"), status == 405, "{head}");
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(
+            (&body["code"], error_info(&body)),
+            (&code.into(), ("plaque", reason))
+        );
+    }
+    assert_eq!(fake.lookups(CHANNEL), 0);
 }
 
 #[tokio::test]
@@ -224,17 +258,12 @@ async fn pages_of_allowed_origins_may_read_answers() {
         }
     }
     // A browser asks before it sends a header of its own.
-    let mut stream = TcpStream::connect(only.http).await.expect("accepted");
-    let asked = format!(
-        "OPTIONS {plain} HTTP/1.1\r\nhost: a\r\nconnection: close\r\norigin: https://app.example\r\naccess-control-request-method: GET\r\naccess-control-request-headers: if-none-match\r\n\r\n"
-    );
-    stream.write_all(asked.as_bytes()).await.expect("sent");
-    let mut head = String::new();
-    stream.read_to_string(&mut head).await.expect("an answer");
+    let asked = "origin: https://app.example\r\naccess-control-request-method: GET\r\naccess-control-request-headers: if-none-match\r\n";
+    let (status, head, _) = http_ask(only.http, "OPTIONS", &plain, asked).await;
+    assert_eq!(status, 200);
     for line in [
-        "HTTP/1.1 200",
         "access-control-allow-origin: https://app.example",
-        "access-control-allow-methods: GET,HEAD",
+        "access-control-allow-methods: get,head",
         "access-control-allow-headers: *",
     ] {
         assert!(head.contains(line), "{line}: {head}");

@@ -343,8 +343,14 @@ pub async fn http_get_whole(address: SocketAddr, path: &str) -> (u16, String, St
 
 /// The same, with `headers` of its own, each with its line's end.
 pub async fn http_get_with(address: SocketAddr, path: &str, headers: &str) -> (u16, String, String) {
+    http_ask(address, "GET", path, headers).await
+}
+
+/// The same, with a method.
+pub async fn http_ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).await.expect("accepted");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut text = String::new();
     stream.read_to_string(&mut text).await.expect("an answer");
