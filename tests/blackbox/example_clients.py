@@ -159,13 +159,18 @@ def copy_the_sources():
 
 
 class Client:
-    """One of examples/clients. Its README's last command starts it, for one channel; those before build it."""
+    """One of examples/clients, by its README: commands that end with a channel or a port start it, those before build it.
 
-    def __init__(self, language):
+    `program` is in the command of one of several.
+    """
+
+    def __init__(self, language, program=""):
         self.folder = COPY / "examples" / "clients" / language
         source = REPOSITORY / "examples" / "clients" / language / "README.md"
-        *self.build, start = re.findall(r"^\$ (.+)$", source.read_text(), re.M)
-        *self.command, _channel = shlex.split(start)
+        commands = re.findall(r"^\$ (.+)$", source.read_text(), re.M)
+        starts = [command for command in commands if re.search(r" (UC[\w-]{22}|\d+)$", command)]
+        self.build = [command for command in commands if command not in starts]
+        *self.command, _last = shlex.split(next(command for command in starts if program in command))
 
     @contextmanager
     def started(self, server, *channels, **options):
@@ -202,10 +207,10 @@ class Started:
 
 
 @functools.cache
-def built(language):
-    """The client, built as its README says."""
+def built(*names):
+    """The Client of these names, built as its README says."""
     copy_the_sources()
-    client = Client(language)
+    client = Client(*names)
     for command in client.build:
         # With the settings of whoever runs this: it may take a proxy to reach a registry.
         done = subprocess.run(

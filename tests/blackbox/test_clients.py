@@ -18,12 +18,13 @@ from support import KURZGESAGT, UNKNOWN, run, running, wait_until
 
 SERVICE = "plaque.v1.LatestVideo"
 EVERY_SECOND = pytest.mark.plaque("--watch-every", "1s")
+CLIENTS = {"python": ("python", "latest.py"), "asyncio": ("python", "latest_aio.py"), **{name: (name,) for name in ("go", "node", "java", "rust")}}
 
 
 # The first test of each builds it.
-@pytest.fixture(scope="module", params=["python", "go", "node", "java", "rust"])
+@pytest.fixture(scope="module", params=CLIENTS)
 def start(request):
-    return built(request.param).started
+    return built(*CLIENTS[request.param]).started
 
 
 # A Rust build, and its downloads.
