@@ -1,4 +1,7 @@
-"""The clients in examples/clients: how they are built and started, what they print, and what is asked of them all.
+"""The clients in examples/clients: how they are built and started, what they print, and what is expected of them all.
+
+A client that runs has `wait_for_lines`, `ended` and `end`, which returns all its lines. What starts one is a context,
+`start(server, *channels, **options)`.
 
 They are built in a copy, target/clients, where the next run finds what this one built.
 """
@@ -8,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 from contextlib import ExitStack, contextmanager
@@ -22,7 +26,7 @@ COPY = REPOSITORY / "target" / "clients"
 PATIENCE = 400
 
 
-# What any client prints
+# What any client prints and does
 
 
 ANSWERS = [
@@ -44,6 +48,22 @@ def expect_begun(lines):
     assert (set(lines[4:]), len(lines)) == (WATCH_BEGINS, 6), "what it prints as the watch begins"
 
 
+def expect_a_new_upload(client, origin):
+    """Of a client that was started for 3 events of KURZGESAGT and UNKNOWN."""
+    expect_begun(client.wait_for_lines(6))
+    origin.publish(KURZGESAGT, NEW)
+    assert client.end()[6:] == WATCH_GOES_ON, "what it prints then"
+
+
+def expect_to_explain_errors(start, plaque, origin):
+    with start(plaque, UNKNOWN) as client:
+        told = plaque.ask(UNKNOWN)
+        assert client.end() == [f"error: NOT_FOUND CHANNEL_NOT_FOUND: {told.message}"], "the lines"
+    origin.control(mode="status:429", retry_after=90)
+    with start(plaque, KURZGESAGT) as client:
+        expect_refused(client.end(), plaque)
+
+
 def expect_refused(lines, plaque):
     """The error of an upstream that wants to be left alone; `plaque` has told another client the same, before."""
     told = plaque.ask(KURZGESAGT)
@@ -56,18 +76,25 @@ def expect_refused(lines, plaque):
     assert left - 0.1 <= float(hint.group(1)) <= left + 20, f"{lines[1]!r} when {left} s were left"
 
 
-def expect_to_survive_a_restart(bench, start, *flags):
-    """A watch goes on when plaque is killed, and an upload is published before it is there again; nothing is sent twice.
+def expect_to_end_at_its_deadline(start, plaque):
+    """Though plaque is frozen."""
+    with start(plaque, KURZGESAGT, seconds=3) as client:
+        begun = client.wait_for_lines(4)
+        assert begun[3:] == [f"watch: {KURZGESAGT} N2FOxjtv5ns initial"], "the fourth line"
+        assert not client.ended(), "it ended at once"
+        plaque.program.process.send_signal(signal.SIGSTOP)
+        assert client.end() == begun, "the lines"
 
-    `start`, given a plaque, is the context of a client that watches KURZGESAGT and SCISHOW for 4 events.
-    """
+
+def expect_to_survive_a_restart(bench, start, *flags):
+    """A watch goes on when plaque is killed, and an upload is published before it is there again; nothing is sent twice."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="plaque-store-"))
         origin = stack.enter_context(bench.origin())
         listen = f"127.0.0.1:{free_port()}"
         command = origin.url, "--store", f"file:{folder}/store", "--listen", listen, "--watch-every", "1s", *flags
         with bench.plaque(*command) as plaque:
-            client = stack.enter_context(start(plaque))
+            client = stack.enter_context(start(plaque, KURZGESAGT, SCISHOW, events=4))
             begun = client.wait_for_lines(6)
             assert sorted(line.split()[1::2] for line in begun[4:]) == sorted([channel, "initial"] for channel in (KURZGESAGT, SCISHOW)), (
                 "the events")
@@ -97,8 +124,10 @@ BROKEN_WATCH = [
 LEAST_PAUSES = [1, 1, 1, 2.5, 2]
 
 
-def expect_to_resume_by_tokens(lines, server):
-    """What a client prints of BROKEN_WATCH, which `server` followed, and what it sends."""
+def expect_to_resume_by_tokens(start, server):
+    """Whose script is BROKEN_WATCH: what a client prints of it, and what it sends."""
+    with start(server, KURZGESAGT, SCISHOW) as client:
+        lines = client.end(within=40)
     assert lines[4:] == [
         f"watch: {KURZGESAGT} a initial",
         f"watch: {SCISHOW} UPSTREAM_ERROR",
@@ -130,19 +159,25 @@ def copy_the_sources():
 
 
 class Client:
-    """One of examples/clients. Its README's last command starts it, for one channel; those before build it."""
+    """One of examples/clients, by its README: commands that end with a channel or a port start it, those before build it.
 
-    def __init__(self, language):
+    `program` is in the command of one of several.
+    """
+
+    def __init__(self, language, program=""):
         self.folder = COPY / "examples" / "clients" / language
         source = REPOSITORY / "examples" / "clients" / language / "README.md"
-        *self.build, start = re.findall(r"^\$ (.+)$", source.read_text(), re.M)
-        *self.command, _channel = shlex.split(start)
+        commands = re.findall(r"^\$ (.+)$", source.read_text(), re.M)
+        starts = [command for command in commands if re.search(r" (UC[\w-]{22}|\d+)$", command)]
+        self.build = [command for command in commands if command not in starts]
+        *self.command, _last = shlex.split(next(command for command in starts if program in command))
 
     @contextmanager
-    def started(self, plaque, *arguments):
+    def started(self, server, *channels, **options):
         # In UTF-8, as a terminal would be: Java writes in the locale's encoding.
         where = "env", "-C", self.folder, "LC_ALL=C.UTF-8"
-        with running([*where, *self.command, "--server", plaque.address, *arguments]) as program:
+        flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+        with running([*where, *self.command, "--server", server.address, *flags, *channels]) as program:
             yield Started(program)
 
 
@@ -163,18 +198,19 @@ class Started:
         wait_until(lambda: len(self.lines()) >= count or self.ended(), f"{count} lines of the client", 20)
         return self.lines()
 
-    def end(self, code=0, within=20):
-        """Waits for its end with this exit code. Returns all its lines."""
-        ended = self.program.exit_code(within)
-        assert ended == code, f"it ended with {ended}, expected {code}: {self.lines()} {self.program.err.read_text()}"
-        return self.lines()
+    def end(self, within=20):
+        """Waits for its end, with code 1 if it has printed an error. Returns all its lines."""
+        ended, lines = self.program.exit_code(within), self.lines()
+        code = int(any(line.startswith("error: ") for line in lines))
+        assert ended == code, f"it ended with {ended}, expected {code}: {lines} {self.program.err.read_text()}"
+        return lines
 
 
 @functools.cache
-def built(language):
-    """The client, built as its README says."""
+def built(*names):
+    """The Client of these names, built as its README says."""
     copy_the_sources()
-    client = Client(language)
+    client = Client(*names)
     for command in client.build:
         # With the settings of whoever runs this: it may take a proxy to reach a registry.
         done = subprocess.run(

@@ -5,25 +5,26 @@ Needs what the READMEs name.
 
 import json
 import re
-import signal
 
 import grpc
 import pytest
 
 from example_clients import (
-    BROKEN_WATCH, NEW, WATCH_GOES_ON, built, expect_begun, expect_refused, expect_to_resume_by_tokens, expect_to_survive_a_restart,
+    BROKEN_WATCH, NEW, WATCH_GOES_ON, built, expect_a_new_upload, expect_begun, expect_refused, expect_to_end_at_its_deadline,
+    expect_to_explain_errors, expect_to_resume_by_tokens, expect_to_survive_a_restart,
 )
 from scripted_server import scripted_server
-from support import KURZGESAGT, SCISHOW, UNKNOWN, run, running, wait_until
+from support import KURZGESAGT, UNKNOWN, run, running, wait_until
 
 SERVICE = "plaque.v1.LatestVideo"
 EVERY_SECOND = pytest.mark.plaque("--watch-every", "1s")
+CLIENTS = {"python": ("python", "latest.py"), "asyncio": ("python", "latest_aio.py"), **{name: (name,) for name in ("go", "node", "java", "rust")}}
 
 
 # The first test of each builds it.
-@pytest.fixture(scope="module", params=["python", "go", "node", "java", "rust"])
-def client(request):
-    return built(request.param)
+@pytest.fixture(scope="module", params=CLIENTS)
+def start(request):
+    return built(*CLIENTS[request.param]).started
 
 
 # A Rust build, and its downloads.
@@ -31,38 +32,26 @@ pytestmark = pytest.mark.timeout(500)
 
 
 @EVERY_SECOND
-def test_it_prints_the_answers_and_a_new_upload(client, plaque, origin):
-    with client.started(plaque, "--events", "3", KURZGESAGT, UNKNOWN) as started:
-        expect_begun(started.wait_for_lines(6))
-        origin.publish(KURZGESAGT, NEW)
-        assert started.end(code=0)[6:] == WATCH_GOES_ON, "what it prints then"
+def test_it_prints_the_answers_and_a_new_upload(start, plaque, origin):
+    with start(plaque, KURZGESAGT, UNKNOWN, events=3) as client:
+        expect_a_new_upload(client, origin)
 
 
-def test_it_tells_why_a_call_failed_and_when_to_retry(client, plaque, origin):
-    with client.started(plaque, UNKNOWN) as started:
-        told = plaque.ask(UNKNOWN)
-        assert started.end(code=1) == [f"error: NOT_FOUND CHANNEL_NOT_FOUND: {told.message}"], "the lines"
-    origin.control(mode="status:429", retry_after=90)
-    with client.started(plaque, KURZGESAGT) as started:
-        expect_refused(started.end(code=1), plaque)
+def test_it_tells_why_a_call_failed_and_when_to_retry(start, plaque, origin):
+    expect_to_explain_errors(start, plaque, origin)
 
 
-def test_its_watch_ends_at_its_deadline_though_the_server_is_frozen(client, plaque):
-    with client.started(plaque, "--seconds", "3", KURZGESAGT) as started:
-        begun = started.wait_for_lines(4)
-        assert begun[3:] == [f"watch: {KURZGESAGT} N2FOxjtv5ns initial"], "the fourth line"
-        assert not started.ended(), "it ended at once"
-        plaque.program.process.send_signal(signal.SIGSTOP)
-        assert started.end(code=0) == begun, "the lines"
+def test_its_watch_ends_at_its_deadline_though_the_server_is_frozen(start, plaque):
+    expect_to_end_at_its_deadline(start, plaque)
 
 
-def test_its_watch_survives_a_restart(bench, client):
-    expect_to_survive_a_restart(bench, lambda plaque: client.started(plaque, "--events", "4", KURZGESAGT, SCISHOW))
+def test_its_watch_survives_a_restart(bench, start):
+    expect_to_survive_a_restart(bench, start)
 
 
-def test_its_watch_resumes_with_the_last_token_of_each_channel(client, note):
-    with scripted_server(BROKEN_WATCH) as server, client.started(server, KURZGESAGT, SCISHOW) as started:
-        note(expect_to_resume_by_tokens(started.end(code=1, within=40), server))
+def test_its_watch_resumes_with_the_last_token_of_each_channel(start, note):
+    with scripted_server(BROKEN_WATCH) as server:
+        note(expect_to_resume_by_tokens(start, server))
 
 
 # grpcurl, whose JSON is put into the clients' words
@@ -91,7 +80,7 @@ def event_line(event):
     return f"watch: {event['video']['channelId']} {event['video']['videoId']} {'initial' if event.get('initial') else 'new'}"
 
 
-@pytest.mark.plaque("--watch-every", "1s")
+@EVERY_SECOND
 def test_grpcurl_is_told_the_same_answers_and_the_same_new_upload(bench, plaque, origin):
     both = [KURZGESAGT, UNKNOWN]
     got = run(*grpcurl(bench, plaque, "-v", "GetLatestVideo", channel_id=KURZGESAGT)).stdout

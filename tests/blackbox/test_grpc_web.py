@@ -4,7 +4,6 @@ Needs what the README names, chromium and openssl.
 """
 
 import re
-import signal
 from contextlib import contextmanager
 from urllib.parse import urlencode
 
@@ -12,10 +11,11 @@ import pytest
 from playwright.sync_api import TimeoutError as TooLate
 
 from example_clients import (
-    BROKEN_WATCH, NEW, WATCH_GOES_ON, built, expect_begun, expect_refused, expect_to_resume_by_tokens, expect_to_survive_a_restart,
+    BROKEN_WATCH, built, expect_a_new_upload, expect_to_end_at_its_deadline, expect_to_explain_errors, expect_to_resume_by_tokens,
+    expect_to_survive_a_restart,
 )
 from scripted_server import scripted_web_server
-from support import KURZGESAGT, SCISHOW, UNKNOWN, make_certificate, running, wait_until
+from support import KURZGESAGT, UNKNOWN, make_certificate, running, wait_until
 
 # Nobody vouches for the certificate of a test. Besides 127.0.0.1, see browser_support.OFFLINE, there is loopback's name.
 CHROMIUM_FLAGS = "--ignore-certificate-errors", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
@@ -39,25 +39,32 @@ def flags(flags, page_origin):
 
 
 @pytest.fixture
-def opened(browser, page_origin):
-    """Opens the page, for the channels; `server` is plaque's URL."""
+def complaints():
+    """What the browser complains about."""
+    return []
+
+
+@pytest.fixture
+def start(browser, page_origin, complaints):
+    """Opens the page, for the channels."""
 
     @contextmanager
-    def open_page(server, *channels, of=page_origin, **options):
+    def open_page(server, *channels, scheme="http", of=page_origin, **options):
         with browser.new_page() as tab:
-            page = Page(tab, server)
-            tab.goto(f"{of}/?{urlencode({'server': server, 'channel': channels, **options}, doseq=True)}")
+            url = f"{scheme}://{server.address}"
+            page = Page(tab, url, complaints)
+            tab.goto(f"{of}/?{urlencode({'server': url, 'channel': channels, **options}, doseq=True)}")
             yield page
     return open_page
 
 
 class Page:
-    """The page in a tab, and what the browser had to say of it."""
+    """The page in a tab."""
 
-    def __init__(self, tab, server):
-        self.tab, self.complaints, self.answers = tab, [], []
-        tab.on("console", lambda said: self.complaints.append(said.text))
-        tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+    def __init__(self, tab, server, complaints):
+        self.tab, self.complaints, self.answers = tab, complaints, []
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("response", lambda answer: answer.url.startswith(server) and self.answers.append(answer))
 
     def lines(self):
@@ -92,61 +99,48 @@ class Page:
 
 
 @pytest.mark.parametrize("scheme, http_version", [("http", "HTTP/1.1"), ("https", "HTTP/2.0")])
-def test_a_page_prints_the_answers_and_a_new_upload(bench, origin, flags, opened, tmp_path, scheme, http_version):
+def test_a_page_prints_the_answers_and_a_new_upload(bench, origin, flags, start, complaints, tmp_path, scheme, http_version):
     certificate, key = make_certificate(tmp_path)
     tls = ("--tls-cert", certificate, "--tls-key", key) if scheme == "https" else ()
     with bench.plaque(origin.url, *flags, "--watch-every", "1s", *tls) as plaque:
-        with opened(f"{scheme}://{plaque.address}", KURZGESAGT, UNKNOWN, events=3) as page:
-            expect_begun(page.wait_for_lines(6))
-            origin.publish(KURZGESAGT, NEW)
-            assert page.end()[6:] == WATCH_GOES_ON, "what it prints then"
+        with start(plaque, KURZGESAGT, UNKNOWN, scheme=scheme, events=3) as page:
+            expect_a_new_upload(page, origin)
             assert page.versions() == {http_version}, "the versions of HTTP"
-            assert page.complaints == [], "what the browser complains about"
+    assert complaints == [], "what the browser complains about"
 
 
-def test_a_page_tells_why_a_call_failed_and_when_to_retry(plaque, origin, opened):
-    with opened(f"http://{plaque.address}", UNKNOWN) as page:
-        told = plaque.ask(UNKNOWN)
-        assert page.end() == [f"error: NOT_FOUND CHANNEL_NOT_FOUND: {told.message}"], "the lines"
-        assert page.complaints == [], "what the browser complains about"
-    origin.control(mode="status:429", retry_after=90)
-    with opened(f"http://{plaque.address}", KURZGESAGT) as page:
-        expect_refused(page.end(), plaque)
-        assert page.complaints == [], "what the browser complains about"
+def test_a_page_tells_why_a_call_failed_and_when_to_retry(plaque, origin, start, complaints):
+    expect_to_explain_errors(start, plaque, origin)
+    assert complaints == [], "what the browser complains about"
 
 
-def test_a_watch_of_a_page_ends_at_its_deadline_though_the_server_is_frozen(plaque, opened):
-    with opened(f"http://{plaque.address}", KURZGESAGT, seconds=3) as page:
-        begun = page.wait_for_lines(4)
-        assert begun[3:] == [f"watch: {KURZGESAGT} N2FOxjtv5ns initial"], "the fourth line"
-        assert not page.ended(), "it ended at once"
-        plaque.program.process.send_signal(signal.SIGSTOP)
-        assert page.end() == begun, "the lines"
+def test_a_watch_of_a_page_ends_at_its_deadline_though_the_server_is_frozen(plaque, start):
+    expect_to_end_at_its_deadline(start, plaque)
 
 
-def test_a_watch_of_a_page_survives_a_restart(bench, flags, opened):
-    expect_to_survive_a_restart(bench, lambda plaque: opened(f"http://{plaque.address}", KURZGESAGT, SCISHOW, events=4), *flags)
+def test_a_watch_of_a_page_survives_a_restart(bench, flags, start):
+    expect_to_survive_a_restart(bench, start, *flags)
 
 
-def test_a_watch_of_a_page_resumes_with_the_last_token_of_each_channel(opened, note):
-    with scripted_web_server(BROKEN_WATCH) as server, opened(f"http://{server.address}", KURZGESAGT, SCISHOW) as page:
-        note(expect_to_resume_by_tokens(page.end(within=40), server))
+def test_a_watch_of_a_page_resumes_with_the_last_token_of_each_channel(start, note):
+    with scripted_web_server(BROKEN_WATCH) as server:
+        note(expect_to_resume_by_tokens(start, server))
 
 
-def test_a_closed_page_watches_nothing(plaque, opened):
-    with opened(f"http://{plaque.address}", KURZGESAGT) as page:
+def test_a_closed_page_watches_nothing(plaque, start):
+    with start(plaque, KURZGESAGT) as page:
         page.wait_for_lines(4)
         assert plaque.metric("plaque_watches") == 1, "the watches"
         page.tab.close()
         wait_until(lambda: plaque.metric("plaque_watches") == 0, "the watch ends")
 
 
-def test_a_page_of_another_origin_is_told_nothing_and_nothing_is_looked_up(plaque, origin, page_origin, opened):
+def test_a_page_of_another_origin_is_told_nothing_and_nothing_is_looked_up(plaque, origin, page_origin, start, complaints):
     # The same page under another name: to a browser, another origin.
     elsewhere = page_origin.replace("127.0.0.1", "localhost")
-    with opened(f"http://{plaque.address}", KURZGESAGT, of=elsewhere) as page:
+    with start(plaque, KURZGESAGT, of=elsewhere) as page:
         assert page.end() == ["error: UNKNOWN -: Failed to fetch"], "the lines"
-        blocked, *others = page.complaints
+        blocked, *others = complaints
         assert "has been blocked by CORS policy" in blocked, "the browser's first complaint"
         assert others == ["Failed to load resource: net::ERR_FAILED"], "its other complaints"
     assert origin.lookups() == 0, "the lookups"
