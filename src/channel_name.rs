@@ -166,7 +166,7 @@ fn bare(text: &str) -> Result<ChannelName, InvalidName> {
     match text.parse() {
         Ok(id) => return Ok(ChannelName::Id(id)),
         // It begins like an ID, and has about the length of one: rather an ID with a mistake than a handle.
-        Err(InvalidChannelId::Length(length)) if is_nearly_id(text) => {
+        Err(InvalidChannelId::Length(length)) if is_nearly_id(&text) => {
             return Err(InvalidName::IdLength(length));
         }
         Err(mistake) if text.len() == ChannelId::LEN && text.starts_with("UC") => return Err(mistake.into()),

@@ -88,7 +88,14 @@ fn handles_come_in_many_forms() {
     // It has eleven characters, as a video ID has; an address says which is meant.
     assert_eq!(parsed("veritasium1"), Ok(handle("veritasium1")));
     // With its @ it is a handle, whatever it looks like; and so is what has other characters than an ID, or far fewer.
-    for name in ["@UCsXVk37bltHxD1rDPwtNM8R", "@UCLA", "UCLA", "UCsXVk37bltHxD1rDPwt", "UC.Berkeley", "UCé"] {
+    for name in [
+        "@UCsXVk37bltHxD1rDPwtNM8R",
+        "@UCLA",
+        "UCLA",
+        "UCsXVk37bltHxD1rDPwt",
+        "UC.Berkeley",
+        "UCé",
+    ] {
         let expected = name.trim_start_matches('@').to_ascii_lowercase();
         assert_eq!(parsed(name), Ok(handle(&expected)), "{name}");
     }
