@@ -1,4 +1,4 @@
-// Makes many calls over one connection, and prints how they ended: aged.mjs ADDRESS CALLS RATE.
+// Makes many calls, and prints how they ended: aged.mjs ADDRESS,… CALLS RATE SERVICE_CONFIG.
 import { fileURLToPath } from 'node:url';
 
 import grpc from '@grpc/grpc-js';
@@ -8,8 +8,8 @@ import { getProtoPath } from 'google-proto-files';
 const includeDirs = [fileURLToPath(new URL('../../../proto', import.meta.url)), getProtoPath('..')];
 const { LatestVideo } = grpc.loadPackageDefinition(loadSync('plaque/v1/latest_video.proto', { includeDirs })).plaque.v1;
 
-const [address, calls, rate] = process.argv.slice(2);
-const client = new LatestVideo(address, grpc.credentials.createInsecure());
+const [addresses, calls, rate, config] = process.argv.slice(2);
+const client = new LatestVideo(`ipv4:${addresses}`, grpc.credentials.createInsecure(), { 'grpc.service_config': config });
 const began = performance.now();
 let [begun, ended] = [0, 0];
 

@@ -1,4 +1,4 @@
-// Command aged makes many calls over one connection, and prints how they ended: `aged ADDRESS CALLS RATE`.
+// Command aged makes many calls, and prints how they ended: `aged ADDRESS,… CALLS RATE SERVICE_CONFIG`.
 package main
 
 import (
@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	_ "google.golang.org/grpc/health" // does what healthCheckConfig says
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/grpc/status"
 
 	plaquev1 "plaque-client/plaque/v1"
@@ -19,7 +23,14 @@ import (
 func main() {
 	calls, _ := strconv.Atoi(os.Args[2])
 	rate, _ := strconv.Atoi(os.Args[3])
-	connection, err := grpc.NewClient(os.Args[1], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	addresses := manual.NewBuilderWithScheme("static")
+	var state resolver.State
+	for _, address := range strings.Split(os.Args[1], ",") {
+		state.Addresses = append(state.Addresses, resolver.Address{Addr: address})
+	}
+	addresses.InitialState(state)
+	connection, err := grpc.NewClient("static:///plaque", grpc.WithResolvers(addresses), grpc.WithDefaultServiceConfig(os.Args[4]),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		panic(err)
 	}
