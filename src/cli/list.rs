@@ -66,10 +66,10 @@ pub(super) async fn run(args: Args) -> Outcome {
                 }
             }
             match ended {
-                Ok(needs_key) if needs_key => show::print_error(&format!(
+                Ok(true) => show::print_error(&format!(
                     "{name}: the feed has {MAX_UPLOADS} uploads; any older ones need --youtube-api-key-file, of plaque serve or here with --direct"
                 ))?,
-                Ok(_) => {}
+                Ok(false) => {}
                 Err(status) => {
                     let why = failure(&status);
                     show::failure(&name.to_string(), &why)?;
