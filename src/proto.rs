@@ -45,8 +45,8 @@ pub fn to_json(name: &str, message: &impl prost::Message) -> Option<String> {
 }
 
 /// The canonical protobuf JSON of an encoded `google.rpc.Status`, on one line.
-#[must_use]
-pub fn status_to_json(encoded: &[u8]) -> Option<String> {
+#[cfg(test)]
+pub(crate) fn status_to_json(encoded: &[u8]) -> Option<String> {
     encoded_to_json("google.rpc.Status", encoded)
 }
 

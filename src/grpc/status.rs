@@ -14,9 +14,6 @@ use tonic_types::{ErrorDetails, StatusExt as _, pb};
 use super::{CallError, RequestError};
 use crate::{latest::LookupError, proto::v1::LookupFailure, resolver::ResolveError, upstream::UpstreamError};
 
-/// The domain of every `google.rpc.ErrorInfo`.
-const DOMAIN: &str = "plaque";
-
 /// gRPC's header for "retry after", which clients with a retry policy obey (gRFC A6).
 pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
@@ -135,26 +132,51 @@ fn retry_after(code: Code, pause: Option<Duration>) -> Option<Duration> {
     pause.filter(|pause| is_transient && !pause.is_zero())
 }
 
-/// The status of a failed call, and how long its caller should wait before a retry.
-pub(super) fn with_retry_after(error: &CallError, pause: Option<Duration>) -> (Status, Option<Duration>) {
-    let (code, reason) = classify(error);
-    let message = error.to_string();
-    let retry_after = retry_after(code, pause);
+/// What callers learn of an error.
+#[derive(Clone)]
+pub(super) struct Report {
+    pub(super) code: Code,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+    /// The request field that is invalid.
+    pub(super) field: Option<&'static str>,
+    /// How long to wait before a retry.
+    pub(super) retry_after: Option<Duration>,
+}
 
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    if let Some(field) = bad_field(error) {
-        details.add_bad_request_violation(field, &message);
+impl Report {
+    /// The domain of every `google.rpc.ErrorInfo`.
+    pub(super) const DOMAIN: &str = "plaque";
+
+    pub(super) fn new(error: &CallError, pause: Option<Duration>) -> Self {
+        let (code, reason) = classify(error);
+        Self {
+            code,
+            reason,
+            message: error.to_string(),
+            field: bad_field(error),
+            retry_after: retry_after(code, pause),
+        }
     }
-    if retry_after.is_some() {
-        details.set_retry_info(retry_after);
+
+    pub(super) fn into_status(self) -> Status {
+        let mut details = ErrorDetails::with_error_info(self.reason, Self::DOMAIN, HashMap::new());
+        if let Some(field) = self.field {
+            details.add_bad_request_violation(field, &self.message);
+        }
+        if self.retry_after.is_some() {
+            details.set_retry_info(self.retry_after);
+        }
+        Status::with_error_details(self.code, self.message, details)
     }
-    (Status::with_error_details(code, message, details), retry_after)
 }
 
 /// The status of a failed call, with the pushback that tells clients how long to wait before a retry.
 #[must_use]
 pub fn from(error: impl Into<CallError>, pause: Option<Duration>) -> Status {
-    let (mut status, retry_after) = with_retry_after(&error.into(), pause);
+    let report = Report::new(&error.into(), pause);
+    let retry_after = report.retry_after;
+    let mut status = report.into_status();
     if let Some(retry_after) = retry_after {
         let milliseconds = i32::try_from(retry_after.as_millis()).unwrap_or(i32::MAX);
         status
@@ -200,13 +222,12 @@ pub(super) fn add_reason(mut response: Response<Body>) -> Response<Body> {
 
 /// The same error as a part of a successful response: one channel of a batch, or an event of a watch.
 pub(super) fn lookup_failure(error: &CallError, pause: Option<Duration>) -> LookupFailure {
-    let (_code, reason) = classify(error);
-    let (status, retry_after) = with_retry_after(error, pause);
+    let report = Report::new(error, pause);
     LookupFailure {
-        code: status.code().into(),
-        reason: reason.into(),
-        message: status.message().into(),
-        retry_after: retry_after.and_then(|pause| pause.try_into().ok()),
-        status: pb::Status::decode(status.details()).ok(),
+        code: report.code.into(),
+        reason: report.reason.into(),
+        message: report.message.clone(),
+        retry_after: report.retry_after.and_then(|pause| pause.try_into().ok()),
+        status: pb::Status::decode(report.into_status().details()).ok(),
     }
 }
