@@ -23,6 +23,7 @@ mod fallback;
 mod fetcher;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod hang;
 mod health;
 mod hub;
 mod list;

@@ -24,14 +24,21 @@ use prometheus_client::{
 use tokio::time::timeout;
 
 use self::mirrored::Vanished;
-use super::health::SourceFailures;
+use super::{
+    hang::{Change, HangBreaker},
+    health::SourceFailures,
+};
 use crate::{
-    metrics,
+    clock, metrics,
     upstream::{
-        Failure, Fallback, Feed, Lookup, LookupRequest, SourceHealth, SourceStatus, Upstream, UpstreamError,
+        Failure, Fallback, Feed, Lookup, LookupRequest, Purpose, SourceHealth, SourceStatus, Upstream,
+        UpstreamError,
     },
     video::{Channel, Source},
 };
+
+/// Callers who can be given the last success wait no longer for one of these sources.
+const PATIENCE_WITH_SUCCESS: Duration = Duration::from_secs(2);
 
 /// The sources after the first, and their counters.
 pub(super) struct Fallbacks {
@@ -45,6 +52,7 @@ struct Member {
     source: Source,
     upstream: Arc<dyn Upstream>,
     failures: SourceFailures,
+    hang: HangBreaker,
 }
 
 impl Fallbacks {
@@ -53,6 +61,7 @@ impl Fallbacks {
             source,
             upstream,
             failures: SourceFailures::default(),
+            hang: HangBreaker::default(),
         });
         Self {
             sources: members.collect(),
@@ -89,6 +98,10 @@ impl Fallbacks {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.sources.is_empty()
+    }
+
     /// Whether one of them has budget for such a lookup.
     pub(super) fn have_budget(&self, request: &LookupRequest) -> bool {
         self.sources
@@ -112,16 +125,17 @@ impl Fallbacks {
         mut first: Failure,
     ) -> Result<Channel, Failure> {
         for member in &*self.sources {
-            let Member { source, upstream, .. } = member;
-            let lookup = upstream.look_up(feed, request.clone());
-            let looked_up = carry_out(upstream.time_limit(), lookup).await;
-            let looked_up = looked_up.and_then(|channel| match source {
-                Source::Mirror => {
-                    let (known, now) = (request.known.as_deref(), SystemTime::now());
-                    Ok(mirrored::accept(&channel, known, &self.vanished.lock(), now)?)
-                }
-                Source::Feed | Source::DataApi => Ok(channel.with_source(*source)),
-            });
+            let source = &member.source;
+            let looked_up = member
+                .look_up(feed, request)
+                .await
+                .and_then(|channel| match source {
+                    Source::Mirror => {
+                        let (known, now) = (request.known.as_deref(), SystemTime::now());
+                        Ok(mirrored::accept(&channel, known, &self.vanished.lock(), now)?)
+                    }
+                    Source::Feed | Source::DataApi => Ok(channel.with_source(*source)),
+                });
             let outcome = match &looked_up {
                 Ok(_) => "found",
                 Err(failure) if failure.error == UpstreamError::NoSuchChannel => "not_found",
@@ -151,7 +165,7 @@ impl Fallbacks {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        if self.sources.is_empty() {
+        if self.is_empty() {
             return;
         }
         registry.register(
@@ -168,10 +182,10 @@ impl Fallbacks {
         self.register_by_source(
             registry,
             "fallback_breaker_open",
-            "1 while a mirror refuses this address, else 0",
-            |_, status| {
-                let open = status.queue?.breaker != "closed";
-                Some(ConstGauge::new(u64::from(open)))
+            "1 while a source other than the feed is skipped, since it hangs or refuses this address, else 0",
+            |member, status| {
+                let refuses = status.queue.is_some_and(|queue| queue.breaker != "closed");
+                Some(ConstGauge::new(u64::from(refuses || member.hang.is_open())))
             },
         );
         self.register_by_source(
@@ -224,15 +238,47 @@ impl Fallbacks {
 }
 
 impl Member {
+    async fn look_up(&self, feed: Feed, request: &LookupRequest) -> Result<Channel, Failure> {
+        let limit = self.upstream.time_limit();
+        let is_probe = self.hang.admit(limit, clock::now())?;
+        let is_awaited = request.purpose == Purpose::Awaited && request.known.is_some();
+        let limit = if is_awaited && !is_probe {
+            limit.min(PATIENCE_WITH_SUCCESS)
+        } else {
+            limit
+        };
+        carry_out(limit, self.upstream.look_up(feed, request.clone())).await
+    }
+
     /// Records the outcome of a lookup. A failure counts if it was for a channel's own feed: not every mirror has lists of one kind.
     fn record(&self, feed: Feed, request: &LookupRequest, looked_up: &Result<Channel, Failure>) {
-        let outcome = match looked_up.as_ref().map_err(|failure| &failure.error) {
-            Ok(_) => Ok(()),
+        let outcome = looked_up.as_ref().map(|_| ()).map_err(|failure| &failure.error);
+        let host = || self.upstream.status().host;
+        log(self.hang.record(feed, outcome, clock::now()), self.source, host);
+        let outcome = match outcome {
+            Ok(()) => Ok(()),
             Err(_) if feed.kind.is_some() => return,
             Err(UpstreamError::NotFound) if request.found_before => Err(&UpstreamError::Outage),
             Err(error) => Err(error),
         };
         self.failures.record(outcome, SystemTime::now());
+    }
+}
+
+/// Logs that a source hangs, or answers again.
+pub(super) fn log(change: Option<Change>, source: Source, host: impl FnOnce() -> String) {
+    match change {
+        None => {}
+        Some(Change::Hangs) => {
+            tracing::warn!(
+                source = source.name(),
+                host = host(),
+                "a source does not answer: it is skipped, except for a lookup now and then"
+            );
+        }
+        Some(Change::Answers) => {
+            tracing::info!(source = source.name(), host = host(), "a source answers again");
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use coalesce::Coalescer;
 use super::{
     FeedEntry, LookupError, Policy, Settings,
     canary::Canary,
-    fallback::Fallbacks,
+    fallback::{self, Fallbacks},
+    hang::HangBreaker,
     health::SourceFailures,
     hub::Hubs,
     newest::NewestUploads,
@@ -35,6 +36,7 @@ pub(super) struct Fetcher {
     pub(super) upstream: Arc<dyn Upstream>,
     /// Those of `upstream`.
     failures: SourceFailures,
+    pub(super) hang: HangBreaker,
     pub(super) fallbacks: Fallbacks,
     pub(super) store: Option<Arc<dyn Store>>,
     pub(super) policy: Policy,
@@ -86,6 +88,7 @@ impl Fetcher {
         Self {
             upstream,
             failures: SourceFailures::default(),
+            hang: HangBreaker::default(),
             fallbacks,
             store,
             policy: settings.policy,
@@ -125,6 +128,9 @@ impl Fetcher {
         looked_up: Result<Channel, upstream::Failure>,
         known: Option<&FeedEntry>,
     ) -> Arc<FeedEntry> {
+        let outcome = looked_up.as_ref().map(|_| ()).map_err(|failure| &failure.error);
+        let change = self.hang.record(request.feed, outcome, clock::now());
+        fallback::log(change, Source::Feed, || self.upstream.status().host);
         let entry = match looked_up {
             Ok(channel) => {
                 self.failures.record(Ok(()), SystemTime::now());

@@ -100,10 +100,14 @@ impl Fetcher {
             let lookup = if let Some(failure) = backoff(entry.as_deref()) {
                 AfterAdmission::Others(failure.clone())
             } else {
+                let admitted = async {
+                    self.skip_if_it_hangs()?;
+                    self.upstream.admit(feed, admission).await
+                };
                 let admitted = tokio::select! {
                     biased;
                     () = &mut unwanted => return self.not_admitted(entry.as_deref()),
-                    admitted = self.upstream.admit(feed, admission) => admitted,
+                    admitted = admitted => admitted,
                 };
                 match admitted {
                     Ok(lookup) => AfterAdmission::All(lookup),
@@ -148,6 +152,16 @@ impl Fetcher {
             // The lookup took longer than the lease, and another replica has saved a newer entry.
             return self.load(feed, entry.as_deref()).await.unwrap_or(found);
         }
+    }
+
+    /// Fails while the feed hangs. Not without other sources: then a wait is the only way to an answer.
+    fn skip_if_it_hangs(&self) -> Result<(), upstream::Failure> {
+        if self.fallbacks.is_empty() {
+            return Ok(());
+        }
+        self.hang
+            .admit(self.upstream.time_limit(), clock::now())
+            .map(|_is_probe| ())
     }
 
     /// Asks the feed and then the other sources, or only these.

@@ -95,7 +95,7 @@ impl Latest {
             canary,
         );
 
-        let gauges: [(_, _, Number); 7] = [
+        let gauges: [(_, _, Number); 8] = [
             ("flights", "Lookups in progress, queued included", |latest| {
                 latest.flights() as u64
             }),
@@ -122,6 +122,11 @@ impl Latest {
                 "upstream_outage",
                 "1 while a 404 means nothing, as the upstream answers it for channels that exist; else 0",
                 |latest| latest.fetcher.is_outage_under_way(clock::now()).into(),
+            ),
+            (
+                "upstream_hanging",
+                "1 while the feed is skipped, as it hangs and there are other sources; else 0",
+                |latest| latest.fetcher.hang.is_open().into(),
             ),
         ];
         for (name, help, value) in gauges {

@@ -125,6 +125,48 @@ def test_a_caller_of_five_seconds_is_answered_although_the_feed_and_a_mirror_han
         assert source(answer) == 3, answer
 
 
+@pytest.mark.plaque(synthesize=True)
+def test_a_feed_that_hangs_is_skipped_until_it_answers(sources, origin):
+    with sources("--upstream-timeout", "1s") as plaque:
+        origin.control(mode="hang")
+        asked = [plaque.start(made_up_channel(number)) for number in range(3)]
+        assert [source(Answer(call)) for call in asked] == [3, 3, 3]
+        assert plaque.metric("plaque_upstream_hanging") == 1
+        sent = origin.lookups()
+        # As many as would take longer than the pause before the first probe, if each waited for the feed.
+        answers = [plaque.ask(made_up_channel(number)) for number in range(3, 13)]
+        assert [source(answer) for answer in answers] == [3] * 10
+        assert origin.lookups() - sent <= 1, "the feed is asked although it hangs"
+        origin.control(mode="ok")
+        wait_until(lambda: source(plaque.ask(KURZGESAGT, max_age=0)) == 1, "the feed answers again", 20)
+        assert plaque.metric("plaque_upstream_hanging") == 0
+        assert plaque.program.err.read_text().count("a source does not answer") == 1
+
+
+@pytest.mark.plaque(synthesize=True)
+def test_beside_an_api_that_hangs_the_last_success_is_served_in_time(sources, origin):
+    known = [made_up_channel(number) for number in range(4)]
+    is_open = f'plaque_fallback_breaker_open{{source="data-api",position="1",host="127.0.0.1:{origin.port}"}}'
+    with sources("--upstream-timeout", "20s", "--min-refetch", "100ms") as plaque:
+        for channel in known:
+            expect_ok(plaque.ask(channel))
+        origin.control(**FEEDS_FAIL, api_mode="hang")
+        assert plaque.metric(is_open) == 0
+        asked = [plaque.start(channel, max_age=0, timeout=5) for channel in known]
+        for answer in map(Answer, asked):
+            expect_ok(answer)
+            assert source(answer) == 1, answer.response
+        assert plaque.metric(is_open) == 1
+        # One of them may be a probe, which takes its time.
+        asked = [plaque.start(made_up_channel(number), timeout=5) for number in range(10, 20)]
+        codes = [Answer(call).code for call in asked]
+        assert codes.count(grpc.StatusCode.DEADLINE_EXCEEDED) <= 1, codes
+        origin.control(api_mode="ok")
+        answered = lambda: plaque.ask(made_up_channel(30)).code is grpc.StatusCode.OK  # noqa: E731
+        wait_until(answered, "the API is asked again", 60)
+        assert plaque.metric(is_open) == 0
+
+
 def test_a_mirror_answers_and_its_place_for_the_channel_is_filled_in(bench, origin):
     with running_origin() as mirror, bench.plaque(
             origin.url, "--fallback-upstream", f"{mirror.url}?from=mirror&unused={{channel_id}}", "--fallback-upstream",

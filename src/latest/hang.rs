@@ -1,0 +1,192 @@
+//! Skips a source that hangs. Pure: time is a parameter.
+//!
+//! A source hangs when lookups of [`TIMEOUTS`] feeds in a row get no answer: one slow feed is not enough. From then on its lookups fail at
+//! once, so that the next source is asked, or the last success is returned, without a wait. Now and then one lookup is sent as a probe. Any
+//! answer ends it, even an error.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::upstream::{Failure, Feed, UpstreamError};
+
+/// How many feeds in a row have to time out.
+const TIMEOUTS: u32 = 3;
+
+/// The pause before the first probe. Doubles with each probe that gets no answer.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+
+const MAX_PAUSE: Duration = Duration::from_mins(1);
+
+/// The circuit breaker of one source.
+#[derive(Default)]
+pub(super) struct HangBreaker(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    timeouts: u32,
+    /// The feed of the last timeout.
+    last: Option<Feed>,
+    skip: Option<Skip>,
+}
+
+/// Until when lookups are skipped. The first one after that is a probe.
+struct Skip {
+    until: Instant,
+    pause: Duration,
+}
+
+/// Whether the source hangs from now on, or answers again.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Hangs,
+    Answers,
+}
+
+impl HangBreaker {
+    /// Requests permission for a lookup that takes no longer than `limit`. Returns whether it is a probe, which needs all of that.
+    ///
+    /// # Errors
+    ///
+    /// If the source hangs: as the lookups that have timed out.
+    pub(super) fn admit(&self, limit: Duration, now: Instant) -> Result<bool, Failure> {
+        let mut state = self.0.lock();
+        match &mut state.skip {
+            None => Ok(false),
+            Some(Skip { until, .. }) if now < *until => Err(Failure {
+                retry_after: Some(*until - now),
+                ..UpstreamError::TimedOut(limit).into()
+            }),
+            Some(skip) => {
+                skip.until = now + limit;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Records the outcome of a lookup. Timeouts of lookups that were skipped, or sent before others were, change nothing.
+    pub(super) fn record(
+        &self,
+        feed: Feed,
+        outcome: Result<(), &UpstreamError>,
+        now: Instant,
+    ) -> Option<Change> {
+        let mut state = self.0.lock();
+        match (outcome, &mut state.skip) {
+            // Not sent.
+            (Err(UpstreamError::Busy), _) => None,
+            (Err(UpstreamError::TimedOut(_)), Some(skip)) => {
+                if skip.until <= now {
+                    skip.pause = MAX_PAUSE.min(2 * skip.pause);
+                    skip.until = now + skip.pause;
+                }
+                None
+            }
+            (Err(UpstreamError::TimedOut(_)), None) => {
+                state.timeouts += u32::from(state.last != Some(feed));
+                state.last = Some(feed);
+                (state.timeouts >= TIMEOUTS).then(|| {
+                    state.skip = Some(Skip {
+                        until: now + FIRST_PAUSE,
+                        pause: FIRST_PAUSE,
+                    });
+                    Change::Hangs
+                })
+            }
+            _ => std::mem::take(&mut *state).skip.map(|_| Change::Answers),
+        }
+    }
+
+    /// Whether lookups are skipped.
+    pub(super) fn is_open(&self) -> bool {
+        self.0.lock().skip.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+    const TIMED_OUT: Result<(), &UpstreamError> = Err(&UpstreamError::TimedOut(LIMIT));
+
+    fn feed(letter: char) -> Feed {
+        let id = format!("UC0123456789abcdefghijk{letter}");
+        id.parse::<crate::video::ChannelId>()
+            .expect("a channel ID")
+            .into()
+    }
+
+    /// One that hangs since `now`.
+    fn hanging(now: Instant) -> HangBreaker {
+        let breaker = HangBreaker::default();
+        for letter in ['A', 'Q', 'g'] {
+            assert_eq!(breaker.admit(LIMIT, now), Ok(false));
+            let change = breaker.record(feed(letter), TIMED_OUT, now);
+            assert_eq!(change, (letter == 'g').then_some(Change::Hangs), "{letter}");
+        }
+        breaker
+    }
+
+    #[test]
+    fn lookups_are_skipped_until_a_probe_is_answered() {
+        let begin = Instant::now();
+        let breaker = hanging(begin);
+        let mut now = begin;
+        for pause in [5, 10, 20, 40, 60, 60] {
+            // Sent before the others were skipped.
+            assert_eq!(breaker.record(feed('w'), TIMED_OUT, now), None);
+            now += Duration::from_secs(pause);
+            let skipped = breaker
+                .admit(LIMIT, now - Duration::from_millis(1))
+                .expect_err("it hangs");
+            assert_eq!(skipped.error, UpstreamError::TimedOut(LIMIT));
+            assert_eq!(skipped.retry_after, Some(Duration::from_millis(1)));
+            assert_eq!(breaker.admit(LIMIT, now), Ok(true), "after {pause} s");
+            assert!(breaker.admit(LIMIT, now).is_err(), "one probe at a time");
+            now += LIMIT;
+            assert_eq!(breaker.record(feed('A'), TIMED_OUT, now), None);
+        }
+        assert!(breaker.is_open());
+        let answered = breaker.record(feed('A'), Err(&UpstreamError::Status(503)), now);
+        assert_eq!(answered, Some(Change::Answers));
+        assert_eq!(breaker.admit(LIMIT, now), Ok(false));
+        assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn a_probe_that_never_ends_is_followed_by_another() {
+        let begin = Instant::now();
+        let breaker = hanging(begin);
+        let probe = begin + FIRST_PAUSE;
+        assert_eq!(breaker.admit(LIMIT, probe), Ok(true));
+        assert!(
+            breaker
+                .admit(LIMIT, probe + LIMIT - Duration::from_millis(1))
+                .is_err()
+        );
+        assert_eq!(breaker.admit(LIMIT, probe + LIMIT), Ok(true));
+    }
+
+    #[test]
+    fn one_feed_or_timeouts_among_answers_are_not_enough() {
+        let (breaker, now) = (HangBreaker::default(), Instant::now());
+        for _ in 0..10 {
+            assert_eq!(breaker.record(feed('A'), TIMED_OUT, now), None);
+        }
+        for letter in ['A', 'Q', 'g', 'w'] {
+            assert_eq!(breaker.record(feed(letter), TIMED_OUT, now), None);
+            assert_eq!(
+                breaker.record(feed('A'), Err(&UpstreamError::Busy), now),
+                None,
+                "not sent"
+            );
+            assert_eq!(
+                breaker.record(feed('A'), Err(&UpstreamError::NotFound), now),
+                None,
+                "an answer"
+            );
+        }
+        assert_eq!(breaker.admit(LIMIT, now), Ok(false));
+    }
+}
