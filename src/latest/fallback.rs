@@ -254,7 +254,11 @@ impl Member {
     fn record(&self, feed: Feed, request: &LookupRequest, looked_up: &Result<Channel, Failure>) {
         let outcome = looked_up.as_ref().map(|_| ()).map_err(|failure| &failure.error);
         let host = || self.upstream.status().host;
-        log(self.hang.record(feed, outcome, clock::now()), self.source, host);
+        log(
+            self.hang.record(feed, outcome, clock::now()).as_ref(),
+            self.source,
+            host,
+        );
         let outcome = match outcome {
             Ok(()) => Ok(()),
             Err(_) if feed.kind.is_some() => return,
@@ -266,7 +270,7 @@ impl Member {
 }
 
 /// Logs that a source hangs, or answers again.
-pub(super) fn log(change: Option<Change>, source: Source, host: impl FnOnce() -> String) {
+pub(super) fn log(change: Option<&Change>, source: Source, host: impl FnOnce() -> String) {
     match change {
         None => {}
         Some(Change::Hangs) => {

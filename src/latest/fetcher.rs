@@ -130,7 +130,7 @@ impl Fetcher {
     ) -> Arc<FeedEntry> {
         let outcome = looked_up.as_ref().map(|_| ()).map_err(|failure| &failure.error);
         let change = self.hang.record(request.feed, outcome, clock::now());
-        fallback::log(change, Source::Feed, || self.upstream.status().host);
+        fallback::log(change.as_ref(), Source::Feed, || self.upstream.status().host);
         let entry = match looked_up {
             Ok(channel) => {
                 self.failures.record(Ok(()), SystemTime::now());

@@ -12,36 +12,36 @@ pub(in crate::grpc) fn to_json(answer: &Answer) -> (Vec<u8>, HeaderValue) {
     let (channel, video) = (answer.channel(), answer.video());
     let mut json = JsonWriter::default();
     json.0.push(b'{');
-    json.object(r#""video":"#, |json| {
-        json.plain_string(r#""videoId":"#, &[video.id().as_str()]);
-        json.plain_string(r#""channelId":"#, &[channel.id().as_str()]);
-        json.string(r#""channelTitle":"#, &[channel.title()]);
-        json.string(r#""title":"#, &[video.title()]);
-        json.plain_string(r#""url":"#, &video.url());
+    json.object(r#""video":{"#, |json| {
+        json.plain_string(r#""videoId":""#, &[video.id().as_str()]);
+        json.plain_string(r#""channelId":""#, &[channel.id().as_str()]);
+        json.string(r#""channelTitle":""#, &[channel.title()]);
+        json.string(r#""title":""#, &[video.title()]);
+        json.plain_string(r#""url":""#, &video.url());
         let kind = convert::video_kind(video.kind()).as_str_name();
-        json.plain_string(r#""kind":"#, &[kind]);
-        json.timestamp(r#""publishTime":"#, convert::timestamp(video.moment()));
-        json.timestamp(r#""updateTime":"#, convert::timestamp(video.updated_moment()));
+        json.plain_string(r#""kind":""#, &[kind]);
+        json.timestamp(r#""publishTime":""#, convert::timestamp(video.moment()));
+        json.timestamp(r#""updateTime":""#, convert::timestamp(video.updated_moment()));
         if let Some(picture) = video.picture() {
-            json.object(r#""thumbnail":"#, |json| {
-                json.string(r#""url":"#, &picture.url);
+            json.object(r#""thumbnail":{"#, |json| {
+                json.string(r#""url":""#, &picture.url);
                 json.number(r#""width":"#, picture.width);
                 json.number(r#""height":"#, picture.height);
             });
         }
         if let Some(views) = video.views() {
             // A string, since JavaScript's numbers are not exact for 64 bits.
-            json.plain_string(r#""viewCount":"#, &[itoa::Buffer::new().format(views)]);
+            json.plain_string(r#""viewCount":""#, &[itoa::Buffer::new().format(views)]);
         }
     });
     let tag = entity_tag(&[&json.0]);
-    json.object(r#""freshness":"#, |json| {
-        json.timestamp(r#""fetchTime":"#, Some(answer.fetched.into()));
+    json.object(r#""freshness":{"#, |json| {
+        json.timestamp(r#""fetchTime":""#, Some(answer.fetched.into()));
         if answer.stale {
             json.value(r#""stale":"#, "true");
         }
         let source = convert::source(channel.source()).as_str_name();
-        json.plain_string(r#""source":"#, &[source]);
+        json.plain_string(r#""source":""#, &[source]);
     });
     json.0.extend_from_slice(b"}\n");
     (json.0, tag)

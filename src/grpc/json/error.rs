@@ -8,23 +8,23 @@ pub(super) fn to_json(report: &Report) -> Vec<u8> {
     let mut json = JsonWriter::default();
     json.0.push(b'{');
     json.value(r#""code":"#, itoa::Buffer::new().format(i32::from(report.code)));
-    json.string(r#""message":"#, &[&report.message]);
-    json.value(r#""details":"#, "[");
+    json.string(r#""message":""#, &[&report.message]);
+    json.value(r#""details":["#, "");
     if let Some(Ok(delay)) = report.retry_after.map(prost_types::Duration::try_from) {
         detail(&mut json, "google.rpc.RetryInfo", |json| {
-            json.plain_string(r#""retryDelay":"#, &[&delay.to_string()]);
+            json.plain_string(r#""retryDelay":""#, &[&delay.to_string()]);
         });
     }
     detail(&mut json, "google.rpc.ErrorInfo", |json| {
-        json.plain_string(r#""reason":"#, &[report.reason]);
-        json.plain_string(r#""domain":"#, &[Report::DOMAIN]);
+        json.plain_string(r#""reason":""#, &[report.reason]);
+        json.plain_string(r#""domain":""#, &[Report::DOMAIN]);
     });
     if let Some(field) = report.field {
         detail(&mut json, "google.rpc.BadRequest", |json| {
-            json.value(r#""fieldViolations":"#, "[");
-            json.object("", |json| {
-                json.plain_string(r#""field":"#, &[field]);
-                json.string(r#""description":"#, &[&report.message]);
+            json.value(r#""fieldViolations":["#, "");
+            json.object("{", |json| {
+                json.plain_string(r#""field":""#, &[field]);
+                json.string(r#""description":""#, &[&report.message]);
             });
             json.0.push(b']');
         });
@@ -35,8 +35,8 @@ pub(super) fn to_json(report: &Report) -> Vec<u8> {
 
 /// A `google.protobuf.Any` with a message of this type.
 fn detail(json: &mut JsonWriter, name: &str, fields: impl FnOnce(&mut JsonWriter)) {
-    json.object("", |json| {
-        json.plain_string(r#""@type":"#, &["type.googleapis.com/", name]);
+    json.object("{", |json| {
+        json.plain_string(r#""@type":""#, &["type.googleapis.com/", name]);
         fields(json);
     });
 }
