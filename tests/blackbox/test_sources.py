@@ -107,6 +107,14 @@ def test_a_key_that_does_not_work_changes_nothing_but_that(sources, origin, mode
         expect_ok(plaque.ask(SCISHOW, max_age=0))
 
 
+def test_an_answer_that_is_no_list_does_not_mean_that_a_channel_does_not_exist(sources, origin):
+    with sources("--canary", SCISHOW) as plaque:
+        origin.control(**FEEDS_FAIL, api_mode="empty")
+        expect_error(plaque.ask(KURZGESAGT), grpc.StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE")
+        origin.control(api_mode="ok")
+        wait_until(lambda: plaque.ask(KURZGESAGT, max_age=0).code is grpc.StatusCode.OK, "the API answers")
+
+
 def test_a_key_that_is_replaced_is_used(sources, origin, key_file):
     key_file.write_text("not-the-key")
     with sources() as plaque:
