@@ -112,7 +112,11 @@ pub(super) fn error(status: u16, json: &[u8]) -> ApiError {
     // Newer errors also have details of google.rpc, which are more specific.
     let lists = [&answer["error"]["errors"], &answer["error"]["details"]];
     let reasons = lists.into_iter().filter_map(Value::as_array).flatten();
-    for reason in reasons.filter_map(|reason| reason["reason"].as_str()) {
+    let reasons = reasons.filter_map(|reason| reason["reason"].as_str());
+    if status == 404 && reasons.clone().all(|reason| reason == "notFound") {
+        return Refusal::NoApi.into();
+    }
+    for reason in reasons {
         return match reason {
             "playlistNotFound" => ApiError::PlaylistNotFound,
             "invalidPageToken" => ApiError::PageNotFound,

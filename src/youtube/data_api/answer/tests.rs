@@ -124,6 +124,20 @@ fn an_error_is_told_by_its_reason() {
     ] {
         assert_eq!(error(403, json), expected, "{}", String::from_utf8_lossy(json));
     }
+    for (json, expected) in [
+        (&b"<html>"[..], Refusal::NoApi.into()),
+        (
+            br#"{"error":{"errors":[{"reason":"notFound"}]}}"#,
+            Refusal::NoApi.into(),
+        ),
+        (
+            br#"{"error":{"errors":[{"reason":"channelNotFound"}]}}"#,
+            UpstreamError::Status(404).into(),
+        ),
+        (fixture!("playlist_not_found"), ApiError::PlaylistNotFound),
+    ] {
+        assert_eq!(error(404, json), expected, "{}", String::from_utf8_lossy(json));
+    }
 }
 
 #[test]
