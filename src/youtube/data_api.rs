@@ -189,7 +189,7 @@ impl DataApi {
         let spend_for = Use::of(&request);
         let mut title = None;
         if !request.found_before {
-            title = Some(self.batch.find(feed.channel, spend_for).await?.title);
+            title = Some(self.find(feed.channel, spend_for).await?.title);
         }
         let mut found: Option<Channel> = None;
         for list in feed.lists() {
@@ -208,7 +208,7 @@ impl DataApi {
         }
         let title = match title {
             Some(title) => title,
-            None => self.batch.find(feed.channel, spend_for).await?.title,
+            None => self.find(feed.channel, spend_for).await?.title,
         };
         Ok(Channel::new(feed.channel, &title, vec![]))
     }
@@ -220,7 +220,7 @@ impl DataApi {
     /// [`ApiError::NoSuchChannel`] if there is none, and [`ApiError::Unsupported`] for a custom name.
     async fn channel(&self, name: &ChannelName, spend_for: Use) -> Result<ResolvedChannel, ApiError> {
         let (filter, name) = match name {
-            ChannelName::Id(id) => return self.batch.find(*id, spend_for).await,
+            ChannelName::Id(id) => return self.find(*id, spend_for).await,
             ChannelName::Custom(_) => return Err(ApiError::Unsupported),
             ChannelName::Video(id) => {
                 let query = [
@@ -242,6 +242,17 @@ impl DataApi {
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.requests.ledger
+    }
+
+    /// The channel with this ID, in one request with others. Fails at once if none can be sent now.
+    async fn find(&self, channel: ChannelId, spend_for: Use) -> Result<ResolvedChannel, ApiError> {
+        self.check(spend_for)?;
+        self.batch.find(channel, spend_for).await
+    }
+
+    fn check(&self, spend_for: Use) -> Result<(), ApiError> {
+        let (_key, generation) = self.requests.key();
+        self.ledger().check(spend_for, SystemTime::now(), generation)
     }
 
     /// The newest page of a list; `None` if there is no such list.
@@ -287,9 +298,7 @@ impl Upstream for DataApi {
     }
 
     fn has_budget(&self, request: &LookupRequest) -> bool {
-        let (_key, generation) = self.requests.key();
-        let ledger = &self.requests.ledger;
-        ledger.has_unit(Use::of(request), SystemTime::now(), generation)
+        self.check(Use::of(request)).is_ok()
     }
 
     fn time_limit(&self) -> Duration {
@@ -360,6 +369,7 @@ impl From<ApiError> for Failure {
                     out_of_budget: true,
                 };
             }
+            ApiError::Refused(Refusal::NoApi) => UpstreamError::Malformed("it is not the API's".into()),
             ApiError::Refused(_) => UpstreamError::RateLimited(403),
             ApiError::Upstream(error) => error,
         };

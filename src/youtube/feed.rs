@@ -101,7 +101,8 @@ fn owner(feed: &model::Feed) -> Option<ChannelId> {
 /// The channel's name, as the author of one of its entries, or of an entry that does not say whose it is. The author of a collaboration's
 /// entry may be another channel.
 fn author_name(feed: &model::Feed, channel: ChannelId) -> Option<String> {
-    let mut authors = feed.entries.iter().filter_map(|entry| entry.authors.first());
+    let authors = feed.entries.iter().filter_map(|entry| entry.authors.first());
+    let mut authors = authors.filter(|author| author.name.is_some());
     let mut its_own = authors
         .clone()
         .filter(|author| channel_of(author) == Some(channel));

@@ -3,6 +3,7 @@ channels by name."""
 
 import base64
 import json
+import time
 import urllib.error
 import urllib.request
 
@@ -94,17 +95,41 @@ def test_a_key_that_does_not_work_changes_nothing_but_that(sources, origin, mode
         expect_ok(plaque.ask(SCISHOW, max_age=0))
         answer = plaque.ask(KURZGESAGT)
         assert answer.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE), answer
-        before = units(origin)
+        before, began = units(origin), time.monotonic()
         for number in range(20):
             plaque.ask(made_up_channel(number))
         if mode in ("quotaExceeded", "keyInvalid", "accessNotConfigured"):
             assert units(origin) <= before, "it is asked again although it refuses"
+            assert time.monotonic() - began < 10, "nobody waits for a request that is not sent"
         log = plaque.program.err.read_text()
+        if mode == "quotaExceeded":
+            assert plaque.metric("plaque_youtube_api_units_left") == 0
+            assert "retry_at=" in log, log
         assert KEY not in log
         assert log.count("YouTube Data API") <= 2, log
         # The feed works as before.
         origin.control(mode="ok")
         expect_ok(plaque.ask(SCISHOW, max_age=0))
+
+
+def test_a_wrong_address_of_the_api_is_a_failure_with_one_warning(bench, origin, key_file):
+    root = origin.url.removesuffix("/feeds/videos.xml")
+    with bench.plaque(origin.url, "--youtube-api", f"{root}/youtube/v4", "--youtube-api-key-file", key_file) as plaque:
+        origin.control(**FEEDS_FAIL)
+        for number in range(5):
+            plaque.ask(made_up_channel(number))
+        host = root.removeprefix("http://")
+        assert plaque.metric(f'plaque_fallback_failing{{source="data-api",position="1",host="{host}"}}') == 1
+        log = plaque.program.err.read_text()
+        assert log.count("--youtube-api") == log.count("WARN there is no YouTube Data API") == 1, log
+
+
+def test_an_answer_that_is_no_list_does_not_mean_that_a_channel_does_not_exist(sources, origin):
+    with sources("--canary", SCISHOW) as plaque:
+        origin.control(**FEEDS_FAIL, api_mode="empty")
+        expect_error(plaque.ask(KURZGESAGT), grpc.StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE")
+        origin.control(api_mode="ok")
+        wait_until(lambda: plaque.ask(KURZGESAGT, max_age=0).code is grpc.StatusCode.OK, "the API answers")
 
 
 def test_a_key_that_is_replaced_is_used(sources, origin, key_file):

@@ -18,18 +18,18 @@ use crate::{
 };
 
 /// The fields of a playlist's items that are requested: a quarter of what the answer has otherwise.
-pub(super) const PLAYLIST_FIELDS: &str = "nextPageToken,pageInfo/totalResults,items(snippet(publishedAt,title,channelTitle,videoOwnerChannelId,thumbnails/high),contentDetails(videoId,videoPublishedAt))";
+pub(super) const PLAYLIST_FIELDS: &str = "kind,nextPageToken,pageInfo/totalResults,items(snippet(publishedAt,title,channelTitle,videoOwnerChannelId,thumbnails/high),contentDetails(videoId,videoPublishedAt))";
 
 /// The fields of channels that are requested.
-pub(super) const CHANNEL_FIELDS: &str = "items(id,snippet/title)";
+pub(super) const CHANNEL_FIELDS: &str = "kind,items(id,snippet/title)";
 
 /// The fields of a video that are requested.
-pub(super) const VIDEO_FIELDS: &str = "items/snippet(channelId,channelTitle)";
+pub(super) const VIDEO_FIELDS: &str = "kind,items/snippet(channelId,channelTitle)";
 
 /// Parses an answer of `playlistItems`: a page of the uploads of `channel`, all of this `kind` if there is one. Otherwise they get
 /// [`Kind::Video`], since the list of all uploads does not say their kinds.
 pub(super) fn uploads(json: &[u8], channel: ChannelId, kind: Option<Kind>) -> Result<Page, ApiError> {
-    let answer = parse(json)?;
+    let answer = parse(json, "youtube#playlistItemListResponse")?;
     let items = items(&answer);
     let mut uploads: Vec<Upload> = items
         .iter()
@@ -87,18 +87,15 @@ fn upload(item: &Value, channel: ChannelId, kind: Option<Kind>) -> Option<Upload
 
 /// Parses an answer of `channels`.
 pub(super) fn channels(json: &[u8]) -> Result<Vec<ResolvedChannel>, ApiError> {
-    let answer = parse(json)?;
-    let found = items(&answer).iter();
-    Ok(found
-        .filter_map(|item| resolved(&item["id"], &item["snippet"]["title"]))
-        .collect())
+    let answer = parse(json, "youtube#channelListResponse")?;
+    found(&answer, |item| resolved(&item["id"], &item["snippet"]["title"]))
 }
 
 /// Parses an answer of `videos`: the uploader of the first one.
 pub(super) fn uploader(json: &[u8]) -> Result<Option<ResolvedChannel>, ApiError> {
-    let answer = parse(json)?;
-    let video = &answer["items"][0]["snippet"];
-    Ok(resolved(&video["channelId"], &video["channelTitle"]))
+    let answer = parse(json, "youtube#videoListResponse")?;
+    let uploader = |item: &Value| resolved(&item["snippet"]["channelId"], &item["snippet"]["channelTitle"]);
+    Ok(found(&answer, uploader)?.into_iter().next())
 }
 
 fn resolved(id: &Value, title: &Value) -> Option<ResolvedChannel> {
@@ -115,7 +112,11 @@ pub(super) fn error(status: u16, json: &[u8]) -> ApiError {
     // Newer errors also have details of google.rpc, which are more specific.
     let lists = [&answer["error"]["errors"], &answer["error"]["details"]];
     let reasons = lists.into_iter().filter_map(Value::as_array).flatten();
-    for reason in reasons.filter_map(|reason| reason["reason"].as_str()) {
+    let reasons = reasons.filter_map(|reason| reason["reason"].as_str());
+    if status == 404 && reasons.clone().all(|reason| reason == "notFound") {
+        return Refusal::NoApi.into();
+    }
+    for reason in reasons {
         return match reason {
             "playlistNotFound" => ApiError::PlaylistNotFound,
             "invalidPageToken" => ApiError::PageNotFound,
@@ -139,12 +140,26 @@ pub(super) fn error(status: u16, json: &[u8]) -> ApiError {
     UpstreamError::Status(status).into()
 }
 
-fn parse(json: &[u8]) -> Result<Value, ApiError> {
-    match serde_json::from_slice(json) {
-        Ok(answer @ Value::Object(_)) => Ok(answer),
-        Ok(_) => Err(UpstreamError::Malformed("it is no JSON object".into()).into()),
+/// Parses a list of this kind. Only such an answer can say that something does not exist.
+fn parse(json: &[u8], kind: &str) -> Result<Value, ApiError> {
+    match serde_json::from_slice::<Value>(json) {
+        Ok(answer) if answer["kind"] == kind => Ok(answer),
+        Ok(_) => Err(UpstreamError::Malformed("it is not the list that was requested".into()).into()),
         Err(error) => Err(UpstreamError::Malformed(video::message(&error.to_string())).into()),
     }
+}
+
+/// Those of the items that can be read. If none of them can, that does not mean that nothing was found.
+fn found(
+    answer: &Value,
+    read: impl Fn(&Value) -> Option<ResolvedChannel>,
+) -> Result<Vec<ResolvedChannel>, ApiError> {
+    let items = items(answer);
+    let found: Vec<ResolvedChannel> = items.iter().filter_map(read).collect();
+    if found.is_empty() && !items.is_empty() {
+        return Err(UpstreamError::Malformed("none of its items can be read".into()).into());
+    }
+    Ok(found)
 }
 
 /// An answer has no items if nothing was found.

@@ -23,9 +23,12 @@ pub(super) const MAX_IDS: usize = 50;
 /// How long the first channel of a request waits for others. A request takes longer than that.
 const WINDOW: Duration = Duration::from_millis(50);
 
-/// How long it also waits for the request before, if that is in progress, so that a flood of lookups sends fewer and larger requests. After one
-/// for channels most of which do not exist, the next waits for as long in any case: they may be made up.
+/// The longest that it also waits for the request before, if that is in progress, so that a flood of lookups sends fewer and larger requests.
 const PATIENCE: Duration = Duration::from_millis(1200);
+
+/// After a request for channels most of which were not found, the next waits for so long for each of them, and at most [`PATIENCE`]: they
+/// may be made up. Somebody who mistypes one channel does not keep the next one waiting for more than a second.
+const PAUSE_PER_CHANNEL: Duration = Duration::from_millis(500);
 
 /// Those of the channels that exist.
 type Found = Result<Vec<ResolvedChannel>, ApiError>;
@@ -108,8 +111,10 @@ impl Batch {
             }
             open.take()
         };
+        let count = waiters.len();
         if !self.clone().send(waiters, uses).await {
-            tokio::time::sleep_until(began + PATIENCE).await;
+            let pause = PAUSE_PER_CHANNEL * u32::try_from(count).unwrap_or(u32::MAX);
+            tokio::time::sleep_until(began + pause.min(PATIENCE)).await;
         }
     }
 

@@ -41,8 +41,8 @@ const EARLY_PAUSE: Duration = Duration::from_mins(15);
 /// The pause for a key that may not use the API: somebody may be about to enable it.
 const NOT_CONFIGURED_PAUSE: Duration = Duration::from_hours(1);
 
-/// The pause after too many requests. Google's limits are by the minute.
-const RATE_PAUSE: Duration = Duration::from_mins(1);
+/// The pause after too many requests, whose limits are by the minute, and after an answer that is not the API's.
+const SHORT_PAUSE: Duration = Duration::from_mins(1);
 
 /// Added to a time of a retry, so that rounding does not make it too early.
 const ROUNDING: Duration = Duration::from_millis(1);
@@ -163,6 +163,9 @@ pub enum Refusal {
     /// Too many requests at once.
     #[error("too many requests to the YouTube Data API at once")]
     RateLimited,
+    /// A plain 404, which the API does not answer: it is another server, or another path.
+    #[error("there is no YouTube Data API at this address (HTTP 404); check --youtube-api")]
+    NoApi,
 }
 
 /// No request may be sent: until a time, if there is one, and as long as the key is this one, if there is one.
@@ -220,6 +223,12 @@ impl Budget {
         Ok(())
     }
 
+    /// When requests may be sent again, if they may not now and time changes that.
+    #[must_use]
+    pub fn reopens_at(&self) -> Option<SystemTime> {
+        self.closed.and_then(|closed| closed.until)
+    }
+
     /// Checks that a unit is left for this use, and that Google does not refuse all requests with the key of this generation.
     ///
     /// # Errors
@@ -227,14 +236,9 @@ impl Budget {
     /// If there is none, or it does.
     pub fn is_left(&mut self, spend_for: Use, now: SystemTime, key: u64) -> Result<(), ApiError> {
         self.advance(now);
-        if let Some(Closed {
-            refusal,
-            until,
-            key: refused,
-        }) = self.closed
-        {
-            if until.is_none_or(|until| now < until) && refused.is_none_or(|refused| refused == key) {
-                return Err(refusal.into());
+        if let Some(closed) = self.closed {
+            if closed.key.is_none_or(|refused| refused == key) {
+                return Err(closed.refusal.into());
             }
             self.closed = None;
         }
@@ -317,10 +321,10 @@ impl Budget {
         let is_early = now.duration_since(self.day.start()).is_ok_and(|age| age < EARLY);
         let (until, key, lost) = match refusal {
             Refusal::QuotaExceeded if is_early => (Some(now + EARLY_PAUSE), None, 0),
-            Refusal::QuotaExceeded => (Some(self.day.end()), None, self.left()),
+            Refusal::QuotaExceeded => (Some(self.day.end()), None, self.unspent()),
             Refusal::KeyInvalid => (None, Some(key), 0),
             Refusal::NotConfigured => (Some(now + NOT_CONFIGURED_PAUSE), Some(key), 0),
-            Refusal::RateLimited => (Some(now + RATE_PAUSE), None, 0),
+            Refusal::RateLimited | Refusal::NoApi => (Some(now + SHORT_PAUSE), None, 0),
         };
         self.spent += lost;
         self.closed = Some(Closed { refusal, until, key });
@@ -339,19 +343,31 @@ impl Budget {
         self.quota
     }
 
-    /// The units that are left of it.
+    /// The units that are left of it: none while Google says so.
     #[must_use]
     pub fn left(&self) -> u64 {
+        let is_used_up = |closed: Closed| closed.refusal == Refusal::QuotaExceeded;
+        if self.closed.is_some_and(is_used_up) {
+            0
+        } else {
+            self.unspent()
+        }
+    }
+
+    fn unspent(&self) -> u64 {
         self.quota.saturating_sub(self.spent)
     }
 
-    /// Begins a new day, if it is one, and fills the bucket. A clock that is set back does not bring a day back.
+    /// Begins a new day, if it is one, ends a pause that is over, and fills the bucket. A clock that is set back does not bring a day back.
     pub fn advance(&mut self, now: SystemTime) {
         let day = Day::of(now);
         if day > self.day {
             self.day = day;
             self.spent = 0;
             self.by_caller.clear();
+        }
+        if self.reopens_at().is_some_and(|until| until <= now) {
+            self.closed = None;
         }
         if let Ok(passed) = now.duration_since(self.extra.1) {
             let new = units(self.quota) * EXTRA_SHARE * passed.div_duration_f64(self.day.length());

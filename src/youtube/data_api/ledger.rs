@@ -88,9 +88,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether a unit is left for this use and the key of this generation, as far as this replica knows.
-    pub(super) fn has_unit(&self, spend_for: Use, now: SystemTime, key: u64) -> bool {
-        self.state.lock().budget.is_left(spend_for, now, key).is_ok()
+    /// Checks that a unit is left for this use and the key of this generation, as far as this replica knows.
+    pub(super) fn check(&self, spend_for: Use, now: SystemTime, key: u64) -> Result<(), ApiError> {
+        self.state.lock().budget.is_left(spend_for, now, key)
     }
 
     /// The one of these uses for which a unit is the likeliest to be there.
@@ -106,8 +106,10 @@ impl Ledger {
             if state.reported != refusal {
                 state.reported = refusal;
                 if let Some(refusal) = refusal {
-                    let reset = humantime::format_rfc3339_seconds(state.budget.day().end());
-                    tracing::warn!(%reset, "{refusal}");
+                    let time = |at| tracing::field::display(humantime::format_rfc3339_seconds(at));
+                    let reset = time(state.budget.day().end());
+                    let retry_at = state.budget.reopens_at().map(time);
+                    tracing::warn!(reset, retry_at, "{refusal}");
                 } else {
                     tracing::info!("the YouTube Data API answers again");
                 }

@@ -182,6 +182,8 @@ impl Prefiltered {
                 r#"<feed xmlns="http://www.w3.org/2005/Atom" xmlns:media="http://search.yahoo.com/mrss/">"#,
             ),
             Element::FeedTitle | Element::Group => {}
+            // feed-rs ignores authors that have neither a name nor an email address.
+            Element::Author => self.xml.push_str("<author><email>?</email>"),
             // Without a content, feed-rs ignores thumbnails and statistics.
             Element::Entry => self
                 .xml

@@ -16,7 +16,7 @@ POST /control              orders, any of them at once:
   {"publish": {"channel", "video_id", "title", "short", "stream", "views"}}    a new upload, or a new title of one
   {"snapshots": {"channel", "uploads": [[{"id", "published", "title", …}, …], …]}}    what its next requests see, one by one
   {"gone": ["UC…"]}                   channels that exist nowhere any more
-  {"api_mode": "ok" | "status:NNN" | "hang" | "keyInvalid" | "quotaExceeded" | "accessNotConfigured" | "rateLimitExceeded"}
+  {"api_mode": "ok" | "status:NNN" | "hang" | "empty" | "keyInvalid" | "quotaExceeded" | "accessNotConfigured" | "rateLimitExceeded"}
   {"page_mode": "ok" | "status:NNN" | "hang" | "consent"}    consent: who sends no cookie SOCS is redirected to a consent page
   {"handle": {"name", "channel"}}
 

@@ -25,6 +25,8 @@ def answer(state, method, query, key):
     state.ids += len(ids)
     if state.api_mode.startswith("status:"):
         return refusal("backendError", int(state.api_mode.removeprefix("status:")))
+    if state.api_mode == "empty":
+        return 200, {}
     if key != state.api_key:
         return refusal("keyInvalid")
     if state.api_mode != "ok":

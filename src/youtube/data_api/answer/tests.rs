@@ -64,7 +64,7 @@ fn uploads_that_are_all_of_another_channel_are_no_answer() {
         "{error}"
     );
     // What is private or deleted has no owner.
-    let gone = br#"{"items":[{"snippet":{},"contentDetails":{"videoId":"aaaaaaaaaaa"}}]}"#;
+    let gone = br#"{"kind":"youtube#playlistItemListResponse","items":[{"snippet":{},"contentDetails":{"videoId":"aaaaaaaaaaa"}}]}"#;
     assert_eq!(read(gone, None).uploads, []);
 }
 
@@ -92,13 +92,14 @@ fn channels_and_uploaders_are_read() {
     assert_eq!(found, std::slice::from_ref(&expected));
     assert_eq!(channels(fixture!("no_channels")), Ok(vec![]));
     assert_eq!(uploader(fixture!("videos")), Ok(Some(expected)));
-    assert_eq!(uploader(fixture!("no_channels")), Ok(None));
+    let no_videos = br#"{"kind":"youtube#videoListResponse"}"#;
+    assert_eq!(uploader(no_videos), Ok(None));
 }
 
 #[test]
 fn an_odd_item_does_not_spoil_the_others() {
-    let json =
-        br#"{"items":[7,{"id":"nobody"},{},{"id":"UC_x5XG1OV2P6uZZ5FSM9Ttw","snippet":{"title":"a\nb"}}]}"#;
+    let json = br#"{"kind":"youtube#channelListResponse",
+        "items":[7,{"id":"nobody"},{},{"id":"UC_x5XG1OV2P6uZZ5FSM9Ttw","snippet":{"title":"a\nb"}}]}"#;
     let found = channels(json).expect("an answer");
     assert_eq!(found.len(), 1);
     assert_eq!(&*found[0].title, "a\u{fffd}b");
@@ -123,6 +124,20 @@ fn an_error_is_told_by_its_reason() {
     ] {
         assert_eq!(error(403, json), expected, "{}", String::from_utf8_lossy(json));
     }
+    for (json, expected) in [
+        (&b"<html>"[..], Refusal::NoApi.into()),
+        (
+            br#"{"error":{"errors":[{"reason":"notFound"}]}}"#,
+            Refusal::NoApi.into(),
+        ),
+        (
+            br#"{"error":{"errors":[{"reason":"channelNotFound"}]}}"#,
+            UpstreamError::Status(404).into(),
+        ),
+        (fixture!("playlist_not_found"), ApiError::PlaylistNotFound),
+    ] {
+        assert_eq!(error(404, json), expected, "{}", String::from_utf8_lossy(json));
+    }
 }
 
 #[test]
@@ -134,13 +149,24 @@ fn what_is_no_answer_is_malformed() {
         b"<html>",
         br#"{"items":["#,
         &"[".repeat(10_000).into_bytes(),
+        b"{}",
+        br#"{"items":[]}"#,
+        br#"{"error":{"code":403,"errors":[{"reason":"quotaExceeded"}]}}"#,
+        fixture!("key_invalid"),
+        br#"{"kind":"youtube#searchListResponse","items":[]}"#,
     ] {
-        let error = uploads(json, channel(), None).expect_err("no answer");
-        assert!(
-            matches!(error, ApiError::Upstream(UpstreamError::Malformed(_))),
-            "{error}"
-        );
+        let of_uploads = uploads(json, channel(), None).map(|_| ());
+        let answers = [of_uploads, channels(json).map(|_| ()), uploader(json).map(|_| ())];
+        assert!(answers.iter().all(is_malformed), "{answers:?}");
     }
+    let unread = channels(br#"{"kind":"youtube#channelListResponse","items":["a",{"id":1}]}"#);
+    assert!(is_malformed(&unread.map(|_| ())), "it may be the channel");
+    let unread = uploader(br#"{"kind":"youtube#videoListResponse","items":[{}]}"#);
+    assert!(is_malformed(&unread.map(|_| ())));
+}
+
+fn is_malformed(answer: &Result<(), ApiError>) -> bool {
+    matches!(answer, Err(ApiError::Upstream(UpstreamError::Malformed(_))))
 }
 
 #[test]

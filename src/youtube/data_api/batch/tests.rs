@@ -154,6 +154,18 @@ async fn made_up_channels_that_come_one_by_one_are_asked_about_together() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_does_not_exist_keeps_the_next_waiting_for_less_than_a_second() {
+    let world = World::new();
+    for number in [1, 3, 2] {
+        let began = Instant::now();
+        world.ask(number..number + 1).await;
+        let most = WINDOW + PAUSE_PER_CHANNEL;
+        assert!(began.elapsed() <= most, "{:?}", began.elapsed());
+    }
+    assert_eq!(world.sizes(), [1, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_channel_is_asked_about_once_for_all() {
     let world = World::new();
     let same = iter::repeat_with(|| world.batch.find(channel(2), POLL)).take(60);

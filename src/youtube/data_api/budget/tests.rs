@@ -126,11 +126,14 @@ fn soon_after_a_reset_it_is_tried_again() {
     let mut budget = Budget::new(100, midnight());
     let now = midnight() + Duration::from_mins(1);
     assert_eq!(budget.close(Refusal::QuotaExceeded, now, 0), 0);
+    assert_eq!((budget.left(), budget.reopens_at()), (0, Some(now + EARLY_PAUSE)));
     assert!(
         budget
             .try_spend(AWAITED, now + EARLY_PAUSE - Duration::from_secs(1), 0)
             .is_err()
     );
+    budget.advance(now + EARLY_PAUSE);
+    assert_eq!((budget.left(), budget.reopens_at()), (100, None));
     assert_eq!(budget.try_spend(AWAITED, now + EARLY_PAUSE, 0), Ok(()));
 }
 

@@ -111,6 +111,22 @@ async fn a_refusal_is_logged_when_it_begins_and_when_it_ends() {
     let log = log.lines().join("\n");
     assert_eq!(log.matches("is not valid").count(), 1, "{log}");
     assert_eq!(log.matches("answers again").count(), 1, "{log}");
+    assert!(
+        !log.contains("retry_at"),
+        "that is when there is another key: {log}"
+    );
+}
+
+#[tokio::test]
+async fn units_that_google_says_are_used_up_are_not_left() {
+    let log = CapturedLog::begin();
+    let now = Day::of(noon()).start() + Duration::from_hours(1);
+    let ledger = Ledger::new(100, None, now);
+    ledger.report(Some(Refusal::QuotaExceeded), now, 0).await;
+    assert_eq!(ledger.left(now).0, 0);
+    let log = log.lines().join("\n");
+    assert!(log.contains("retry_at=2026-11-26T09:15:00Z"), "{log}");
+    assert_eq!(ledger.left(now + Duration::from_mins(15)).0, 100, "perhaps");
 }
 
 #[tokio::test]

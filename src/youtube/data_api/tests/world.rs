@@ -148,7 +148,7 @@ impl State {
             _ => {}
         }
         let exists = |channel: &str| json!({"id": channel, "snippet": {"title": "A channel"}});
-        let answer = match method.as_str() {
+        let mut answer = match method.as_str() {
             "playlistItems" => match self.items(&query) {
                 Some(answer) => answer,
                 None => return refuse(404, "playlistNotFound"),
@@ -167,6 +167,8 @@ impl State {
             }
             _ => json!({"pageInfo": {"totalResults": 0}}),
         };
+        let kind = method.trim_end_matches('s');
+        answer["kind"] = json!(format!("youtube#{kind}ListResponse"));
         let mut encoder = GzEncoder::new(vec![], Compression::fast());
         encoder
             .write_all(answer.to_string().as_bytes())

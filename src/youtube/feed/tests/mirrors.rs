@@ -140,3 +140,27 @@ fn another_channels_feed_is_not_this_ones_whatever_it_was_asked_for() {
     let mixed = mixed.replace(&format!("{one}{CHANNEL}"), &format!("{one}{OTHER}"));
     assert_eq!(read(&mixed).expect("a feed").len(), 1);
 }
+
+#[test]
+fn an_author_needs_no_name() {
+    let author = format!("<author><uri>https://mirror.example/channel/{CHANNEL}</uri></author>");
+    let named = "<author><name>Tide</name></author>";
+    for (of_feed, of_first, of_second, title) in [
+        (&*author, "", "", "A feed"),
+        ("", &*author, &*author, "A feed"),
+        (&*author, &*author, named, "Tide"),
+    ] {
+        let channel = read(&format!(
+            "<feed><title>A feed</title>{of_feed}<entry>{of_first}<id>yt:video:aaaaaaaaaaA</id></entry>\
+             <entry>{of_second}<id>yt:video:bbbbbbbbbbA</id></entry></feed>"
+        ));
+        let channel = channel.expect("the feed of the channel");
+        assert_eq!(channel.title(), title);
+        assert_eq!(channel.len(), 2);
+    }
+    let other = author.replace(CHANNEL, OTHER);
+    let other = read(&format!(
+        "<feed>{author}<entry>{other}<id>yt:video:aaaaaaaaaaA</id></entry></feed>"
+    ));
+    assert!(other.expect("a feed").is_empty(), "it is of another channel");
+}
