@@ -78,6 +78,8 @@ pub struct Success<T> {
     pub at: Instant,
     /// When the lookup ended by the wall clock. For display only, never for computations.
     pub time: SystemTime,
+    /// When another source first reported what is newest in the answer. `None` if the first source has listed it, or if that is not known.
+    pub unlisted_since: Option<Instant>,
 }
 
 /// A failed lookup.
@@ -99,10 +101,24 @@ impl<T, E> CacheEntry<T, E> {
     /// The entry after a lookup that succeeded at `now`. Drops earlier failures.
     pub fn succeeded(value: T, now: Instant, time: SystemTime) -> Self {
         Self {
-            success: Some(Success { value, at: now, time }),
+            success: Some(Success {
+                value,
+                at: now,
+                time,
+                unlisted_since: None,
+            }),
             failure: None,
             hits: HitCount::default(),
         }
+    }
+
+    /// Sets [`Success::unlisted_since`].
+    #[must_use]
+    pub fn with_unlisted_since(mut self, since: Option<Instant>) -> Self {
+        if let Some(success) = &mut self.success {
+            success.unlisted_since = since;
+        }
+        self
     }
 
     /// The entry after a lookup that failed. The last success stays.

@@ -338,7 +338,7 @@ pub enum UpstreamError {
     #[error("the upstream's answer is no feed: {0}")]
     Malformed(Box<str>),
     /// A feed that lacks the newest upload and, by its counts, is older than the last success; or an empty one after one that was not. The
-    /// last success stays until a second lookup in a row brings such a feed.
+    /// last success stays until a second lookup in a row brings such a feed, or for longer if the feed may lag behind another source.
     #[error(
         "the upstream shows an older or an empty feed than before; it is asked again before that is believed"
     )]

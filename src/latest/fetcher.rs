@@ -189,13 +189,16 @@ impl Fetcher {
         }
     }
 
-    /// The entry after a snapshot of the feed. A suspect snapshot counts as a failure the first time; the second in a row is believed.
+    /// The entry after a snapshot of the feed. A suspect snapshot counts as a failure the first time; the second in a row is believed, unless
+    /// the feed [lags](snapshot::lags).
     pub(super) async fn found(&self, feed: Feed, channel: Channel, before: Option<&FeedEntry>) -> FeedEntry {
         let now = clock::now();
-        if let Some(success) = before.and_then(|known| known.success.as_ref()) {
+        let last = before.and_then(|known| known.success.as_ref());
+        if let Some(success) = last {
+            let lags = snapshot::lags(&channel, success, self.policy.usable_for(), now);
             let failure = before.and_then(|known| known.failure.as_ref());
             let is_confirmed = failure.is_some_and(|failure| failure.error == UpstreamError::SuspectSnapshot);
-            if !is_confirmed && snapshot::is_suspect(&channel, &success.value) {
+            if lags || !is_confirmed && snapshot::is_suspect(&channel, &success.value) {
                 tracing::debug!(%feed, uploads = channel.len(), "the snapshot is older than the last one, or empty: rejected");
                 return self.failure(UpstreamError::SuspectSnapshot.into(), before, now);
             }
@@ -206,7 +209,8 @@ impl Fetcher {
                 }
             }
         }
-        CacheEntry::succeeded(Arc::new(channel), now, SystemTime::now())
+        let unlisted_since = snapshot::unlisted_since(&channel, last, now);
+        CacheEntry::succeeded(Arc::new(channel), now, SystemTime::now()).with_unlisted_since(unlisted_since)
     }
 
     /// Makes the uploads of a kind that have left the channel's own feed the entry of the kind's feed, as a fallback if that cannot be

@@ -174,7 +174,8 @@ impl Policy {
     pub(super) fn streak(before: Option<&Failure<UpstreamError>>, error: &UpstreamError) -> u32 {
         use UpstreamError::{NoSuchChannel, NotFound, Outage, SuspectSnapshot};
         let is_similar = |before: &UpstreamError| match (before, error) {
-            (NotFound | NoSuchChannel | Outage, NotFound | NoSuchChannel | Outage) => true,
+            (NotFound | NoSuchChannel | Outage, NotFound | NoSuchChannel | Outage)
+            | (SuspectSnapshot, SuspectSnapshot) => true,
             (NotFound | NoSuchChannel | SuspectSnapshot, _)
             | (_, NotFound | NoSuchChannel | SuspectSnapshot) => false,
             _ => true,

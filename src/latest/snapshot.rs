@@ -5,12 +5,22 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use crate::video::{Channel, Kind, Video, VideoId};
+use crate::{
+    cache_entry::Success,
+    video::{Channel, Kind, Source, Video, VideoId},
+};
 
 /// All kinds of uploads.
 const KINDS: [Kind; 2] = [Kind::Video, Kind::Short];
+
+/// How late the feed lists an upload: YouTube's caches keep it for so long.
+const FEED_LAG: Duration = Duration::from_mins(15);
 
 /// Whether `new` may be wrong or older than `known`, although it was fetched later: it is empty and `known` is not, or it lacks the newest
 /// upload of `known` and the data of common uploads went back.
@@ -35,6 +45,32 @@ pub(super) fn is_behind(new: &Channel, known: &Channel) -> bool {
         let is_older = |upload: &Video<'_>| upload.moment() < newest.moment() && upload.id() != newest.id();
         new.uploads().all(|upload| is_older(&upload))
     })
+}
+
+/// When another source first reported the newest upload of `new`, which was looked up `now`. `None` if the feed has listed it.
+pub(super) fn unlisted_since(
+    new: &Channel,
+    known: Option<&Success<Arc<Channel>>>,
+    now: Instant,
+) -> Option<Instant> {
+    let newest = new.upload(0).filter(|_| new.source() != Source::Feed)?;
+    let is_known = |known: &Channel| known.uploads().any(|upload| upload.id() == newest.id());
+    match known.filter(|known| is_known(&known.value)) {
+        Some(known) => known.unlisted_since,
+        None => Some(now),
+    }
+}
+
+/// Whether the feed may lack the newest upload of `known` because it lags: only other sources have listed it so far. Such a snapshot is not
+/// believed, however often it is so, while `known` is far from the age `usable_for`, at which it is no answer any more.
+pub(super) fn lags(new: &Channel, known: &Success<Arc<Channel>>, usable_for: Duration, now: Instant) -> bool {
+    // The pauses between lookups double. Up to this age, `known` is usable until the next one.
+    let can_wait = known.age(now) <= usable_for / 2;
+    let is_unlisted = |since| now.saturating_duration_since(since) < FEED_LAG;
+    can_wait
+        && new.source() == Source::Feed
+        && known.unlisted_since.is_some_and(is_unlisted)
+        && is_behind(new, &known.value)
 }
 
 /// Whether a common upload was changed later in `known`, or the common uploads have fewer views in total than in `known`. `None` if there is

@@ -14,7 +14,7 @@ use prost::Message as _;
 
 use super::{FeedEntry, lifetime::MAX_FAILURE_LIFETIME};
 use crate::{
-    cache_entry::{CacheEntry, Failure, Success},
+    cache_entry::{CacheEntry, Failure, HitCount, Success},
     channel_name::{ChannelName, ResolvedChannel},
     proto::store::{self, failure::Error},
     upstream::{Feed, UpstreamError},
@@ -119,6 +119,10 @@ pub fn encode(entry: &FeedEntry, now: Instant) -> Option<Vec<u8>> {
             streak: failure.streak,
             out_of_budget: failure.out_of_budget,
         }),
+        unlisted_for: entry
+            .success
+            .as_ref()
+            .and_then(|success| duration(now.saturating_duration_since(success.unlisted_since?))),
     };
     Some(kept.encode_to_vec())
 }
@@ -165,6 +169,10 @@ pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Fe
             value: Arc::new(known_channel(channel, feed)?),
             at: ago(kept.age, "age")?,
             time: time(kept.fetch_time).ok_or(DecodeError::Field("fetch_time"))?,
+            unlisted_since: kept
+                .unlisted_for
+                .map(|age| ago(Some(age), "unlisted_for"))
+                .transpose()?,
         })
     });
     let failure = kept
@@ -186,12 +194,14 @@ pub fn decode(bytes: &[u8], feed: Feed, since: Since, now: Instant) -> Result<Fe
         })
     });
     let (success, failure) = (success.transpose()?, failure.transpose()?);
-    match failure {
-        None => success
-            .map(|success| CacheEntry::succeeded(success.value, success.at, success.time))
-            .ok_or(DecodeError::Field("channel")),
-        Some(failure) => Ok(CacheEntry::failed(success, failure)),
+    if success.is_none() && failure.is_none() {
+        return Err(DecodeError::Field("channel"));
     }
+    Ok(CacheEntry {
+        success,
+        failure,
+        hits: HitCount::default(),
+    })
 }
 
 fn channel(channel: &Channel) -> store::Channel {

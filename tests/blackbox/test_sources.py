@@ -87,6 +87,38 @@ def test_a_watch_gets_each_upload_once_across_the_switch(sources, origin):
             assert not watch.problems(), watch.history()
 
 
+def test_an_answer_does_not_go_back_after_a_spell_while_the_feed_lags(bench, origin, key_file, tmp_path):
+    api = origin.url.removesuffix("/feeds/videos.xml") + "/youtube/v3"
+    with running_origin() as feeds:
+        flags = "--youtube-api", api, "--youtube-api-key-file", key_file, "--store", f"file:{tmp_path / 'store'}"
+
+        def newest(plaque):
+            answer = plaque.ask(KURZGESAGT, max_age=0)
+            expect_ok(answer)
+            return answer.response.video.video_id
+
+        with bench.plaque(feeds.url, *flags) as plaque:
+            assert newest(plaque) != "newinspell1"
+            feeds.control(**FEEDS_FAIL)
+            origin.publish(KURZGESAGT, "newinspell1", "A new upload in a spell")
+            assert newest(plaque) == "newinspell1"
+            plaque.program.terminate()
+            assert plaque.program.exit_code(within=10) == 0
+        # It lacks the upload.
+        feeds.control(mode="ok")
+        with bench.plaque(feeds.url, *flags) as plaque, plaque.watch([KURZGESAGT]) as watch:
+            seen, before = set(), feeds.lookups(KURZGESAGT)
+
+            def ask():
+                asked = feeds.lookups(KURZGESAGT)
+                seen.add(newest(plaque))
+                return asked >= before + 3
+
+            wait_until(ask, "three lookups and an answer after them", 40)
+            assert seen == {"newinspell1"}
+            assert watch.history() == ["newinspell1"], watch.history()
+
+
 @pytest.mark.parametrize("mode", ["quotaExceeded", "keyInvalid", "accessNotConfigured", "status:503", "hang"])
 def test_a_key_that_does_not_work_changes_nothing_but_that(sources, origin, mode):
     with sources("--upstream-timeout", "1s") as plaque:

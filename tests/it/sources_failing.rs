@@ -224,9 +224,18 @@ impl World {
     }
 
     /// Tells the sources what to do.
-    fn arrange(&self, step: Step, case: &Case, all: usize, is_suspicious: bool) -> Vec<(Source, Behavior)> {
+    fn arrange(
+        &self,
+        step: Step,
+        case: &Case,
+        all: usize,
+        is_suspicious: bool,
+        is_unlisted: bool,
+    ) -> Vec<(Source, Behavior)> {
         let behavior = |(source, index): &(Source, usize)| {
             let behavior = match step.behaviors[*index] {
+                // It may lag for longer than a case takes.
+                behavior @ (Behind | Empty) if is_unlisted && *source == Source::Feed => behavior,
                 // The second suspect snapshot would be believed, and the answer older.
                 Behind | Empty if is_suspicious && *source != Source::Mirror => Current,
                 NoSuchChannel if *source != Source::DataApi => NotFound,
@@ -252,6 +261,8 @@ async fn run(case: Case) {
     let mut latest = world.start();
     let (mut all, mut known) = (1, None);
     let mut is_suspicious = false;
+    // Only other sources than the feed have shown the newest upload that is known.
+    let mut is_unlisted = false;
     // The reply, if the pause of the last failure has to be over first.
     let mut pauses: Option<String> = None;
     let mut failing = vec![false; case.sources.len()];
@@ -263,7 +274,7 @@ async fn run(case: Case) {
             pauses = None;
             failing.fill(false);
         }
-        let behaviors = world.arrange(step, &case, all, is_suspicious);
+        let behaviors = world.arrange(step, &case, all, is_suspicious, is_unlisted);
         let (before, began) = (world.lookups(), Instant::now());
         let got = replied(&latest.get(anew()).await);
         let (asked, took) = (world.lookups() - before, began.elapsed());
@@ -295,8 +306,13 @@ async fn run(case: Case) {
             .collect();
         assert_eq!(shown, failing, "{behaviors:?}");
         match outcome {
-            Outcome::Found(shown, _) => {
+            Outcome::Found(shown, source) => {
                 assert!(known <= Some(shown), "an older answer");
+                is_unlisted = match source {
+                    Source::Feed => false,
+                    Source::Mirror | Source::DataApi if known < Some(shown) => shown > 0,
+                    Source::Mirror | Source::DataApi => is_unlisted,
+                };
                 (known, is_suspicious) = (Some(shown), false);
             }
             Outcome::Failed(error) => {

@@ -115,6 +115,7 @@ impl Case {
             )),
             at: moment(epoch, -ago),
             time: SystemTime::UNIX_EPOCH,
+            unlisted_since: None,
         });
         let failure = self.failure.map(|(ago, retry_in)| Failure {
             out_of_budget: false,
@@ -287,6 +288,11 @@ fn a_404_is_the_first_one_however_many_other_failures_came_before() {
     assert_eq!(after(&UpstreamError::Outage, 6, &UpstreamError::NotFound), 7);
     assert_eq!(after(&other, 6, &UpstreamError::Outage), 7);
     assert_eq!(after(&other, u32::MAX, &other), u32::MAX);
+    // One is confirmed at once. There are more if the feed lags.
+    let suspect = UpstreamError::SuspectSnapshot;
+    assert_eq!(after(&other, 6, &suspect), 1);
+    assert_eq!(after(&suspect, 6, &suspect), 7);
+    assert_eq!(after(&suspect, 6, &other), 1);
 }
 
 #[test]
@@ -314,6 +320,7 @@ fn an_answer_of_an_unknown_age_is_looked_up_before_it_is_given_and_given_if_that
                 )),
                 at,
                 time: SystemTime::UNIX_EPOCH,
+                unlisted_since: None,
             }),
             failure: has_failed.then_some(Failure {
                 out_of_budget: false,

@@ -182,3 +182,73 @@ fn the_newest_of_a_kind_makes_way_for_an_older_one() {
     // The newest video was deleted. The one that is left is the newest.
     assert_eq!(out(vec![upload(1, 1), short(9)], known), []);
 }
+
+const MINUTE: Duration = Duration::from_mins(1);
+const WEEK: Duration = Duration::from_hours(7 * 24);
+
+fn success(uploads: Vec<Upload>, source: Source, unlisted_since: Option<Instant>) -> Success<Arc<Channel>> {
+    Success {
+        value: Arc::new(channel(uploads).with_source(source)),
+        at: Instant::now(),
+        time: SystemTime::UNIX_EPOCH,
+        unlisted_since,
+    }
+}
+
+#[test]
+fn an_upload_that_only_other_sources_list_is_not_deleted_while_the_feed_lags() {
+    let now = Instant::now();
+    let lags = |new: Vec<Upload>, source, since, after| {
+        let known = success(full(30), Source::DataApi, since);
+        lags(&channel(new).with_source(source), &known, WEEK, now + after)
+    };
+    let (since, last) = (Some(now), Duration::from_secs(15 * 60 - 1));
+    for new in [full(29), viewed(full(29)), vec![]] {
+        for after in [Duration::ZERO, MINUTE, last] {
+            assert!(lags(new.clone(), Source::Feed, since, after));
+        }
+        assert!(!lags(new.clone(), Source::Feed, since, MINUTE * 15));
+        // The feed had listed it, or a version found it that did not note that.
+        assert!(!lags(new.clone(), Source::Feed, None, MINUTE));
+        // Others do not lag.
+        assert!(!lags(new.clone(), Source::DataApi, since, MINUTE));
+        assert!(!lags(new, Source::Mirror, since, MINUTE));
+    }
+    for new in [full(30), full(31)] {
+        assert!(!lags(new, Source::Feed, since, MINUTE));
+    }
+}
+
+#[test]
+fn a_feed_that_lags_is_believed_before_the_last_answer_is_too_old() {
+    let known = success(full(30), Source::DataApi, Some(Instant::now()));
+    let lags_at = |age| lags(&channel(full(29)), &known, MINUTE * 2, known.at + age);
+    assert!(lags_at(MINUTE));
+    assert!(!lags_at(MINUTE + Duration::from_nanos(1)));
+}
+
+#[test]
+fn an_upload_is_unlisted_from_its_first_report_until_the_feed_lists_it() {
+    let (first, now) = (Instant::now(), Instant::now() + MINUTE);
+    let sources = [Source::Mirror, Source::DataApi];
+    for source in sources {
+        let new = channel(full(30)).with_source(source);
+        assert_eq!(unlisted_since(&new, None, now), Some(now));
+        let known_of = |newest, before, since| Some(success(full(newest), before, since));
+        for (known, expected) in [
+            (known_of(29, Source::Feed, None), Some(now)),
+            (known_of(30, Source::Feed, None), None),
+            (known_of(29, Source::DataApi, Some(first)), Some(now)),
+            (known_of(30, Source::DataApi, Some(first)), Some(first)),
+            (known_of(30, Source::Mirror, Some(first)), Some(first)),
+            (known_of(30, Source::Mirror, None), None),
+        ] {
+            assert_eq!(unlisted_since(&new, known.as_ref(), now), expected);
+        }
+        let empty = channel(vec![]).with_source(source);
+        assert_eq!(unlisted_since(&empty, None, now), None);
+        // What the feed lists is listed.
+        let known = success(full(30), source, Some(first));
+        assert_eq!(unlisted_since(&channel(full(30)), Some(&known), now), None);
+    }
+}

@@ -44,6 +44,7 @@ pub(crate) fn check_entry(entry: &FeedEntry, feed: Feed, now: Instant) {
     assert!(entry.success.is_some() || entry.failure.is_some());
     if let Some(success) = &entry.success {
         assert!(success.at <= now, "from the future");
+        assert!(success.unlisted_since <= Some(now), "from the future");
         check_channel(&success.value, feed);
     }
     if let Some(failure) = &entry.failure {

@@ -33,6 +33,7 @@ fn success(now: Instant) -> Success<Arc<Channel>> {
         value: Arc::new(Channel::new(id, "A channel", uploads)),
         at: ago(now, SECOND * 10),
         time: SystemTime::UNIX_EPOCH + SECOND * 1_800_000_000,
+        unlisted_since: Some(ago(now, SECOND * 20)),
     }
 }
 
@@ -71,6 +72,7 @@ fn what_is_kept_comes_back_older_by_what_has_passed() {
             back.success.expect("a success"),
         );
         assert_eq!((is.value, is.at, is.time), (was.value, was.at, was.time));
+        assert_eq!(is.unlisted_since, was.unlisted_since);
         let is = back.failure.expect("a failure");
         assert_eq!((is.error, is.streak), (error, 3));
         assert_eq!((is.at, is.retry_at), (ago(now, SECOND * 2), now + SECOND * 30));
@@ -175,12 +177,14 @@ fn what_a_later_version_adds_is_ignored() {
             fetch_time: Some(success.time.into()),
             age: duration(SECOND),
             failure: Some(failure),
+            unlisted_for: None,
         };
         // A field with the number 100, of one byte.
         [&kept.encode_to_vec()[..], b"\xa2\x06\x01x"].concat()
     };
     let back = decode(&encoded(Some(Error::Status(503))), feed(), AT_ONCE, now).expect("readable");
-    assert!(back.success.is_some() && back.failure.is_some());
+    assert_eq!(back.success.expect("a success").unlisted_since, None);
+    assert!(back.failure.is_some());
     let back = decode(&encoded(None), feed(), AT_ONCE, now).expect("readable");
     assert!(back.success.is_some() && back.failure.is_none());
 }

@@ -44,6 +44,7 @@ fn a_good_answer_is_not_bounded_by_its_failure() {
         value: Arc::new(Channel::new(id, "A channel", vec![])),
         at: now,
         time: SystemTime::UNIX_EPOCH,
+        unlisted_since: None,
     };
     let entry = CacheEntry::failed(Some(success), failed(SECOND, now));
     assert_eq!(failure_lifetime(&entry, now), None);
