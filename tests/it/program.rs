@@ -107,6 +107,8 @@ async fn a_bad_flag_names_the_flag_the_value_and_what_is_expected() {
         ("--drain-timeout", "soon", "a duration with its unit"),
         ("--log-format", "xml", "pretty, tree, json"),
         ("--log", "plaque=loud", "a level such as info"),
+        ("--log", "warning", "off, error, warn, info, debug or trace"),
+        ("--log", "plaque=debug, inof", "inof is not a level"),
         (
             "--otlp-endpoint",
             "127.0.0.1:4317",
