@@ -44,8 +44,9 @@ pub(super) async fn run(args: Args) -> Outcome {
     let print = async |plaque: Plaque| {
         let mut exit = Exit::Success;
         for names in channels.chunks(BATCH) {
-            for result in ask(&plaque, lookup, names).await? {
-                if let Some(Found::Failure(why)) = &result.outcome {
+            for mut result in ask(&plaque, lookup, names).await? {
+                if let Some(Found::Failure(why)) = &mut result.outcome {
+                    lookup.explain(why);
                     exit = exit.max(Exit::of(why));
                 }
                 if *json {

@@ -75,6 +75,27 @@ async fn without_a_server_the_output_and_the_exit_code_are_the_same() {
 }
 
 #[tokio::test]
+async fn after_the_time_limit_it_says_what_to_do_without_a_server() {
+    let origin = Origin::start(async |_: Lookup| pending().await);
+    let origin = origin.await.expect("a free port");
+    for arguments in [&["get"][..], &["get", "--json"], &["list"]] {
+        let mut command = plaque();
+        command
+            .args(arguments)
+            .args([CHANNEL, "--direct", "--timeout=100ms", "--canary=none"]);
+        command.args(["--upstream", origin.url().as_str()]);
+        let (code, out, err) = run(command).await;
+        let said = out + &err;
+        assert_eq!(code, Some(75), "{said}");
+        assert!(
+            said.contains("no answer within 100ms; ask again, or with a longer --timeout"),
+            "{said}"
+        );
+        assert!(!said.contains("a server completes it"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn list_prints_as_many_as_wanted_newest_first() {
     let fake = origin().await;
     for (count, expected) in [("1", 1), ("3", 3), ("15", 15), ("1000", 15)] {
