@@ -96,6 +96,30 @@ async fn after_the_time_limit_it_says_what_to_do_without_a_server() {
 }
 
 #[tokio::test]
+async fn a_switch_is_set_by_the_usual_words_in_the_environment() {
+    for (value, code) in [
+        ("1", 0),
+        ("Yes", 0),
+        ("on", 0),
+        ("true", 0),
+        ("0", 75),
+        ("no", 75),
+        ("off", 75),
+        ("false", 75),
+        ("maybe", 2),
+    ] {
+        let mut command = plaque();
+        command.args(["get", "-"]).stdin(Stdio::null());
+        // Without --direct, there is no server.
+        command
+            .env("PLAQUE_DIRECT", value)
+            .env("PLAQUE_SERVER", "http://127.0.0.1:1");
+        let (actual, _, err) = run(command).await;
+        assert_eq!(actual, Some(code), "{value}: {err}");
+    }
+}
+
+#[tokio::test]
 async fn list_prints_as_many_as_wanted_newest_first() {
     let fake = origin().await;
     for (count, expected) in [("1", 1), ("3", 3), ("15", 15), ("1000", 15)] {
