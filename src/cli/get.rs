@@ -117,7 +117,10 @@ async fn look_up(
                 let pause = why.retry_after.and_then(|pause| Duration::try_from(pause).ok());
                 later.push((index, pause.map(|pause| now + pause)));
             }
-            results[index] = Some(result);
+            // The time limit would hide why the first attempt failed.
+            if results[index].is_none() || !is_late(&result) {
+                results[index] = Some(result);
+            }
         }
         pending = later;
         let Some(next) = pending.iter().map(|(_, at)| *at).min() else {
@@ -132,6 +135,10 @@ async fn look_up(
     Ok(each
         .filter_map(|(result, id)| result.or_else(|| Some(failed(id, unanswered.clone()?))))
         .collect())
+}
+
+fn is_late(result: &LookupResult) -> bool {
+    matches!(&result.outcome, Some(Found::Failure(why)) if why.code == i32::from(Code::DeadlineExceeded))
 }
 
 fn failed(channel_id: String, why: LookupFailure) -> LookupResult {
