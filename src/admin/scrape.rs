@@ -66,23 +66,33 @@ impl Scrape {
     }
 }
 
-/// Whether a request accepts OpenMetrics 1.0.0. Prometheus lists what it accepts in the order of its preference and with weights in the same
-/// order, so other weights than zero need no comparison.
+/// Whether a request accepts OpenMetrics 1.0.0, and does not prefer the older format.
 fn accepts_open_metrics(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).into_iter();
-    let mut formats = accepted
+    let formats = accepted
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','));
-    formats.any(|format| {
+    let (mut open_metrics, mut plain) = (0.0_f32, 0.0_f32);
+    for format in formats {
         let mut parts = format.split(';').map(|part| part.trim().to_ascii_lowercase());
-        let is_open_metrics = parts.next().as_deref() == Some("application/openmetrics-text");
-        let is_ruled_out = |part: String| match part.split_once('=') {
-            Some(("q", weight)) => weight.parse::<f32>().is_ok_and(|weight| weight <= 0.0),
-            Some(("version", version)) => version.trim_matches('"') != "1.0.0",
-            _ => false,
-        };
-        is_open_metrics && !parts.any(is_ruled_out)
-    })
+        let name = parts.next();
+        let (mut weight, mut version) = (1.0, None);
+        for part in parts {
+            match part.split_once('=') {
+                Some(("q", text)) => weight = text.parse().unwrap_or(weight),
+                Some(("version", text)) => version = Some(text.trim_matches('"').to_owned()),
+                _ => {}
+            }
+        }
+        match name.as_deref() {
+            Some("application/openmetrics-text") if version.is_none_or(|version| version == "1.0.0") => {
+                open_metrics = open_metrics.max(weight);
+            }
+            Some("text/plain") => plain = plain.max(weight),
+            _ => {}
+        }
+    }
+    open_metrics > 0.0 && open_metrics >= plain
 }
 
 #[cfg(test)]
@@ -99,6 +109,7 @@ mod tests {
             "application/openmetrics-text; version=1.0.0",
             // Prometheus 2.42 and 3.
             "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "text/plain, application/openmetrics-text",
             "text/plain;q=0.5,Application/OpenMetrics-Text; charset=utf-8; q=0.8",
         ] {
             assert!(accepts(accept), "{accept}");
@@ -109,6 +120,7 @@ mod tests {
             "text/plain;version=0.0.4",
             "application/openmetrics-text;version=0.0.1",
             "application/openmetrics-text;q=0, text/plain",
+            "text/plain,application/openmetrics-text;q=0.1",
             "application/openmetrics-textual",
         ] {
             assert!(!accepts(accept), "{accept}");

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use clap::{Arg, ArgMatches, Command, parser::ValueSource};
 use tokio::sync::watch;
+use tonic::Code;
 
 use super::{
     InvalidFlags, Outcome,
@@ -18,6 +19,7 @@ use crate::{
     grpc::{self, Callers, Limits},
     latest::Settings,
     lifecycle::Stage,
+    proto::v1::LookupFailure,
     server::{self, Sources},
 };
 
@@ -92,6 +94,17 @@ impl Args {
         };
         latest.close_store(server::STORE_CLOSE_TIMEOUT).await;
         outcome
+    }
+
+    /// Says what to do after the time limit: with `--direct`, no server completes the lookup.
+    pub(super) fn explain(&self, why: &mut LookupFailure) {
+        if self.direct && why.code == i32::from(Code::DeadlineExceeded) {
+            let limit = humantime::format_duration(self.client.server.timeout);
+            why.message = format!("no answer within {limit}; ask again, or with a longer --timeout");
+            if let Some(status) = &mut why.status {
+                status.message.clone_from(&why.message);
+            }
+        }
     }
 }
 

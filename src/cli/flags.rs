@@ -1,6 +1,9 @@
 //! What the fields of the subcommands do not say themselves: headings, the short help, and the notes at the end of the help.
 
-use clap::{Arg, Command, CommandFactory as _, builder::Resettable};
+use clap::{
+    Arg, ArgAction, Command, CommandFactory as _,
+    builder::{BoolishValueParser, Resettable},
+};
 
 use super::{Cli, notes};
 
@@ -130,6 +133,13 @@ pub(super) fn program() -> Command {
         serve.mut_args(|arg| match arg.get_long().and_then(place) {
             Some((place, heading, short)) => under(arg, heading, short).display_order(place),
             None => arg,
+        })
+    });
+    // The environment sets switches, too, and others write such values than true and false.
+    program = program.mut_subcommands(|command| {
+        command.mut_args(|arg| match arg.get_action() {
+            ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+            _ => arg,
         })
     });
     for name in ["get", "list", "watch", "health"] {

@@ -1,6 +1,10 @@
 //! `plaque get`: prints the newest uploads of channels.
 
-use tonic::Request;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::{Code, Request, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{
     Outcome,
@@ -40,8 +44,9 @@ pub(super) async fn run(args: Args) -> Outcome {
     let print = async |plaque: Plaque| {
         let mut exit = Exit::Success;
         for names in channels.chunks(BATCH) {
-            for result in ask(&plaque, lookup, names).await? {
-                if let Some(Found::Failure(why)) = &result.outcome {
+            for mut result in ask(&plaque, lookup, names).await? {
+                if let Some(Found::Failure(why)) = &mut result.outcome {
+                    lookup.explain(why);
                     exit = exit.max(Exit::of(why));
                 }
                 if *json {
@@ -57,7 +62,7 @@ pub(super) async fn run(args: Args) -> Outcome {
     lookup.run(print).await
 }
 
-/// Looks up a batch of channels. If the call fails, so has each of them.
+/// Looks up a batch of channels. If the call fails, so has each of them without an answer.
 async fn ask(
     plaque: &Plaque,
     args: &direct::Args,
@@ -77,6 +82,8 @@ async fn ask(
     Ok(in_order.collect())
 }
 
+/// Looks up channels with one call, and then those whose failure may be temporary with further calls, each after the time that the server
+/// asks for.
 async fn look_up(
     plaque: &Plaque,
     args: &direct::Args,
@@ -85,22 +92,53 @@ async fn look_up(
     if channel_ids.is_empty() {
         return Ok(vec![]);
     }
-    let batch = BatchGetLatestVideosRequest {
-        channel_ids,
-        kind: args.client.kind(),
-        max_age: args.max_age.map(TryInto::try_into).transpose()?,
-    };
-    let asked = retry::with_retries(args.client.server.timeout, async |left| {
-        let mut request = Request::new(batch.clone());
+    let kind = args.client.kind();
+    let max_age = args.max_age.map(TryInto::try_into).transpose()?;
+    let mut results: Vec<Option<LookupResult>> = vec![None; channel_ids.len()];
+    // The channels still to be looked up, each with the time that the server asks for.
+    let mut pending: Vec<(usize, Option<Instant>)> =
+        (0..channel_ids.len()).map(|index| (index, None)).collect();
+    let answered = retry::with_retries(args.client.server.timeout, async |left| {
+        let now = Instant::now();
+        let (due, mut later): (Vec<_>, Vec<_>) =
+            pending.iter().partition(|(_, at)| at.is_none_or(|at| at <= now));
+        let mut request = Request::new(BatchGetLatestVideosRequest {
+            channel_ids: due.iter().map(|(index, _)| channel_ids[*index].clone()).collect(),
+            kind,
+            max_age,
+        });
         request.set_timeout(left);
-        plaque.clone().batch_get_latest_videos(request).await
+        let answer = plaque.clone().batch_get_latest_videos(request).await?;
+        let now = Instant::now();
+        for ((index, _), result) in due.into_iter().zip(answer.into_inner().results) {
+            if let Some(Found::Failure(why)) = &result.outcome
+                && retry::is_transient_failure(why)
+            {
+                let pause = why.retry_after.and_then(|pause| Duration::try_from(pause).ok());
+                later.push((index, pause.map(|pause| now + pause)));
+            }
+            // The time limit would hide why the first attempt failed.
+            if results[index].is_none() || !is_late(&result) {
+                results[index] = Some(result);
+            }
+        }
+        pending = later;
+        let Some(next) = pending.iter().map(|(_, at)| *at).min() else {
+            return Ok(());
+        };
+        let pause = next.map(|at| at.saturating_duration_since(now));
+        let details = ErrorDetails::with_retry_info(pause);
+        Err(Status::with_error_details(Code::Unavailable, "", details))
     });
-    let why = match asked.await {
-        Ok(response) => return Ok(response.into_inner().results),
-        Err(status) => failure(&status),
-    };
-    let each = batch.channel_ids.into_iter().map(|id| failed(id, why.clone()));
-    Ok(each.collect())
+    let unanswered = answered.await.err().map(|status| failure(&status));
+    let each = results.into_iter().zip(channel_ids);
+    Ok(each
+        .filter_map(|(result, id)| result.or_else(|| Some(failed(id, unanswered.clone()?))))
+        .collect())
+}
+
+fn is_late(result: &LookupResult) -> bool {
+    matches!(&result.outcome, Some(Found::Failure(why)) if why.code == i32::from(Code::DeadlineExceeded))
 }
 
 fn failed(channel_id: String, why: LookupFailure) -> LookupResult {

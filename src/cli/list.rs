@@ -71,7 +71,8 @@ pub(super) async fn run(args: Args) -> Outcome {
                 ))?,
                 Ok(false) => {}
                 Err(status) => {
-                    let why = failure(&status);
+                    let mut why = failure(&status);
+                    args.lookup.explain(&mut why);
                     show::failure(&name.to_string(), &why)?;
                     exit = exit.max(Exit::of(&why));
                 }

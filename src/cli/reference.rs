@@ -11,7 +11,8 @@ const INTRODUCTION: &str = "# Flags
 Generated from the texts of `plaque --help` (`PLAQUE_WRITE_FLAGS=1 cargo test --test it flags_page`); do not edit.
 
 Each flag can also be set by an environment variable, named below, and those of `plaque serve` in a file (`--config FILE`, TOML): the name \
-without the dashes, as in `fresh-for = \"30s\"`. The command line comes before the environment, the environment before the file. `--color auto`, `always` or `never` (`PLAQUE_COLOR`) is a flag \
+without the dashes, as in `fresh-for = \"30s\"`. The command line comes before the environment, the environment before the file. In \
+the environment, a flag without a value takes `true` or `false`, also as `yes` and `no`, `on` and `off`, or `1` and `0`. `--color auto`, `always` or `never` (`PLAQUE_COLOR`) is a flag \
 of every command.
 ";
 

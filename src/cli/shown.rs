@@ -1,16 +1,24 @@
 //! Settings as they are shown to people: without secrets.
 
-use clap::{ArgMatches, Command};
+use clap::{ArgAction, ArgMatches, Command};
 
 use super::flags;
 
 /// The names and values of the flags of `command` that differ from the defaults, wherever they were set. Without what can be secret.
 pub(super) fn settings(command: &Command, flags: &ArgMatches) -> Vec<(String, String)> {
     let settings = command.get_arguments().filter_map(|flag| {
-        let name = flag.get_long()?;
-        let given = flags.try_get_raw(flag.get_id().as_str()).ok()??;
-        let given = given.map(|value| value.to_string_lossy());
-        let (given, default) = (given.collect::<Vec<_>>().join(","), flags::default_of(flag));
+        let (name, id) = (flag.get_long()?, flag.get_id().as_str());
+        let given = if matches!(flag.get_action(), ArgAction::SetTrue) {
+            // In the environment it may be another word.
+            flags.get_flag(id).to_string()
+        } else {
+            let given = flags.try_get_raw(id).ok()??;
+            given
+                .map(|value| value.to_string_lossy())
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        let default = flags::default_of(flag);
         // A flag without a value, as clap counts it.
         let is_default = given == default || default.is_empty() && given == "false";
         (!is_default).then(|| (format!("--{name}"), without_secrets(&given)))

@@ -8,6 +8,9 @@ use http::{HeaderName, HeaderValue};
 /// Longer than any sensible setting, and short enough to be added to any time without overflow.
 const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
+/// More than the cores of nearly all machines. So many take half a GiB, even if they are idle.
+const MAX_THREADS: usize = 1024;
+
 /// A duration such as `60s`, `1m 30s` or `7d`, from 0 to a year.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
@@ -77,6 +80,14 @@ pub(super) fn small_size(text: &str) -> Result<u32, String> {
 pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
     text.parse()
         .map_err(|_| "expected a whole number of at least 1".into())
+}
+
+/// A number of threads.
+pub(super) fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    match text.parse::<NonZeroUsize>() {
+        Ok(threads) if threads.get() <= MAX_THREADS => Ok(threads),
+        _ => Err(format!("expected a whole number from 1 to {MAX_THREADS}")),
+    }
 }
 
 /// A number a second; 0 means no limit.

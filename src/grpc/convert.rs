@@ -148,10 +148,14 @@ fn count(channels: &[String]) -> Result<(), RequestError> {
     }
 }
 
-/// Parses a kind: its name or number as in protobuf JSON, or the name without `VIDEO_KIND_`, in any case. `openapi.rs` describes these.
+/// Parses a kind: its name or number as in protobuf JSON, or in any case the name without `VIDEO_KIND_`, or `any` as in the command line.
+/// `openapi.rs` describes these.
 pub(super) fn kind_named(text: &str) -> Result<i32, RequestError> {
     let named = |name: &str| v1::VideoKind::from_str_name(name).map(i32::from);
-    let short = || named(&format!("VIDEO_KIND_{}", text.to_ascii_uppercase()));
+    let short = || match text.to_ascii_uppercase().as_str() {
+        "ANY" => Some(v1::VideoKind::Unspecified.into()),
+        name => named(&format!("VIDEO_KIND_{name}")),
+    };
     let number = || text.parse().ok();
     let kind = named(text).or_else(short).or_else(number);
     kind.ok_or_else(|| RequestError::InvalidKind(text.into()))

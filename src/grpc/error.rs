@@ -71,19 +71,23 @@ pub enum RequestError {
     /// `query` does not name a channel.
     #[error("query names no channel: {0}")]
     InvalidQuery(#[from] InvalidName),
-    /// `page_size` is negative.
-    #[error("page_size is negative or malformed; expected 1 to 50 (more count as 50), or 0 for the default")]
+    /// `page_size` is negative or not an `int32`.
+    #[error(
+        "page_size is negative or not a 32-bit integer; expected 1 to 50 (more count as 50), or 0 for the default"
+    )]
     InvalidPageSize,
     /// `page_token` is not the token of a page.
     #[error("page_token is not the next_page_token of a page of this channel and kind")]
     InvalidPageToken,
     /// `kind` has an unknown value.
     #[error(
-        "kind has the unknown value {0}; expected VIDEO_KIND_UNSPECIFIED (0), VIDEO_KIND_VIDEO (1) or VIDEO_KIND_SHORT (2)"
+        "kind has the unknown value {0}; expected VIDEO_KIND_UNSPECIFIED (0), VIDEO_KIND_VIDEO (1) or VIDEO_KIND_SHORT (2); in a URL also any, video or short"
     )]
     InvalidKind(Box<str>),
     /// `max_age` is negative or malformed.
-    #[error("max_age is negative or malformed; expected a duration of 0 or more, such as 60s")]
+    #[error(
+        "max_age is negative or malformed; expected a duration of 0 or more, in JSON as seconds, such as 3600s"
+    )]
     InvalidMaxAge,
     /// `published_after` is out of range or malformed.
     #[error(

@@ -25,7 +25,7 @@ CASES = {
     "spell, with a key": (IN_A_SPELL, ["get", KURZGESAGT, "@scishow"], 0),
     "spell, with a key, not found": (IN_A_SPELL, ["get", UNKNOWN], 3),
     "spell, with a key that is used up": (IN_A_SPELL | {"api_mode": "quotaExceeded"}, ["get", KURZGESAGT], 3),
-    "hanging": ({"mode": "hang", "api_mode": "hang"}, ["get", KURZGESAGT], 75),
+    "hanging": ({"mode": "hang", "api_mode": "hang"}, ["get", "--timeout", "4s", KURZGESAGT], 75),
     "hanging for longer than wanted": ({"mode": "hang"}, ["get", "--timeout", "500ms", KURZGESAGT], 75),
     "list": ({}, ["list", KURZGESAGT, "@scishow", UNKNOWN], 3),
     "list of three": ({}, ["list", "-n", "3", "--kind", "short", KURZGESAGT], 0),
@@ -126,7 +126,7 @@ def test_a_file_remembers_answers_for_the_next_run(remembering, origin):
     last = remembering("--fresh-for", "0s", KURZGESAGT)
     assert (last.returncode, last.stdout) == (0, first.stdout), last
     assert origin.lookups() > 2
-    unseen = remembering(SCISHOW)
+    unseen = remembering("--timeout", "2s", SCISHOW)
     assert unseen.returncode == 75 and "UPSTREAM_ERROR" in unseen.stderr, unseen
 
 

@@ -6,26 +6,12 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use hyper::server::conn::http2;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    service::TowerToHyperService,
-};
 use plaque::{
     origin::{self, Lookup},
-    proto::v1::{
-        BatchGetLatestVideosRequest, BatchGetLatestVideosResponse, GetLatestVideoRequest,
-        GetLatestVideoResponse, ListUploadsRequest, ListUploadsResponse, ResolveChannelRequest,
-        ResolveChannelResponse, WatchLatestVideoRequest, WatchLatestVideoResponse,
-        latest_video_server::{LatestVideo, LatestVideoServer},
-    },
     server::Drained,
 };
 use rustls::{ServerConfig, crypto::ring, server::WebPkiClientVerifier};
@@ -36,8 +22,6 @@ use tokio::{
     task::spawn_blocking,
 };
 use tokio_rustls::TlsAcceptor;
-use tonic::{Request, Response, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     pki::{Authority, Identity},
@@ -361,77 +345,4 @@ async fn get_retries_at_a_replacement_of_a_broken_server() {
     assert_eq!((code, err.as_str()), (Some(0), ""));
     assert!(out.ends_with("\tUpload <15> & more\n"), "{out}");
     server.stop().ended().await;
-}
-
-/// A server that refuses the first batch.
-#[derive(Default)]
-struct Busy {
-    asked: AtomicUsize,
-}
-
-#[tonic::async_trait]
-impl LatestVideo for Busy {
-    async fn batch_get_latest_videos(
-        &self,
-        _: Request<BatchGetLatestVideosRequest>,
-    ) -> Result<Response<BatchGetLatestVideosResponse>, Status> {
-        if self.asked.fetch_add(1, SeqCst) > 0 {
-            return Ok(Response::new(BatchGetLatestVideosResponse::default()));
-        }
-        let details = ErrorDetails::with_error_info("OVERLOADED", "plaque", []);
-        let mut status = Status::with_error_details(tonic::Code::ResourceExhausted, "busy", details);
-        status.metadata_mut().insert("grpc-retry-pushback-ms", 1.into());
-        Err(status)
-    }
-
-    async fn get_latest_video(
-        &self,
-        _: Request<GetLatestVideoRequest>,
-    ) -> Result<Response<GetLatestVideoResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn list_uploads(
-        &self,
-        _: Request<ListUploadsRequest>,
-    ) -> Result<Response<ListUploadsResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn resolve_channel(
-        &self,
-        _: Request<ResolveChannelRequest>,
-    ) -> Result<Response<ResolveChannelResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    type WatchLatestVideoStream = tokio_stream::Empty<Result<WatchLatestVideoResponse, Status>>;
-
-    async fn watch_latest_video(
-        &self,
-        _: Request<WatchLatestVideoRequest>,
-    ) -> Result<Response<Self::WatchLatestVideoStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-}
-
-#[tokio::test]
-async fn get_retries_when_the_server_says_so() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = format!("http://{}", listener.local_addr().expect("bound"));
-    let busy = Arc::new(Busy::default());
-    let service = LatestVideoServer::from_arc(Arc::clone(&busy));
-    // Ends with the test's runtime.
-    tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.expect("a connection");
-        let serve = http2::Builder::new(TokioExecutor::new());
-        serve
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-            .await
-    });
-    let mut command = plaque();
-    command.args(["get", CHANNEL, "--server", &address]);
-    let (code, _, err) = run(command).await;
-    assert_eq!((code, err.as_str()), (Some(0), ""));
-    assert_eq!(busy.asked.load(SeqCst), 2);
 }

@@ -75,6 +75,51 @@ async fn without_a_server_the_output_and_the_exit_code_are_the_same() {
 }
 
 #[tokio::test]
+async fn after_the_time_limit_it_says_what_to_do_without_a_server() {
+    let origin = Origin::start(async |_: Lookup| pending().await);
+    let origin = origin.await.expect("a free port");
+    for arguments in [&["get"][..], &["get", "--json"], &["list"]] {
+        let mut command = plaque();
+        command
+            .args(arguments)
+            .args([CHANNEL, "--direct", "--timeout=100ms", "--canary=none"]);
+        command.args(["--upstream", origin.url().as_str()]);
+        let (code, out, err) = run(command).await;
+        let said = out + &err;
+        assert_eq!(code, Some(75), "{said}");
+        assert!(
+            said.contains("no answer within 100ms; ask again, or with a longer --timeout"),
+            "{said}"
+        );
+        assert!(!said.contains("a server completes it"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_switch_is_set_by_the_usual_words_in_the_environment() {
+    for (value, code) in [
+        ("1", 0),
+        ("Yes", 0),
+        ("on", 0),
+        ("true", 0),
+        ("0", 75),
+        ("no", 75),
+        ("off", 75),
+        ("false", 75),
+        ("maybe", 2),
+    ] {
+        let mut command = plaque();
+        command.args(["get", "-"]).stdin(Stdio::null());
+        // Without --direct, there is no server.
+        command
+            .env("PLAQUE_DIRECT", value)
+            .env("PLAQUE_SERVER", "http://127.0.0.1:1");
+        let (actual, _, err) = run(command).await;
+        assert_eq!(actual, Some(code), "{value}: {err}");
+    }
+}
+
+#[tokio::test]
 async fn list_prints_as_many_as_wanted_newest_first() {
     let fake = origin().await;
     for (count, expected) in [("1", 1), ("3", 3), ("15", 15), ("1000", 15)] {

@@ -193,6 +193,7 @@ async fn the_other_fields_are_parameters() {
         ("?kind=VIDEO_KIND_VIDEO", 200),
         ("?kind=video&max_age=3600s", 200),
         ("?kind=1", 200),
+        ("?kind=Any", 200),
         ("?maxAge=0.5s", 200),
     ] {
         let (status, _, body) = ask(&server, &format!("{CHANNEL}/latest-video{parameters}")).await;

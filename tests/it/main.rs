@@ -9,6 +9,7 @@ mod support;
 mod batch;
 mod canary;
 mod client;
+mod client_retries;
 mod coalescing;
 mod commands;
 mod compressed;

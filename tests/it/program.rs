@@ -91,7 +91,8 @@ async fn a_bad_flag_names_the_flag_the_value_and_what_is_expected() {
         ("--fresh-for", "60", "a duration with its unit"),
         ("--negative-for", "1000d", "at most 365d"),
         ("--cache-bytes", "lots", "a size with its unit"),
-        ("--workers", "-1", "at least 1"),
+        ("--workers", "-1", "from 1 to 1024"),
+        ("--workers", "1025", "from 1 to 1024"),
         ("--stale-while-revalidate", "x", "a duration with its unit"),
         ("--stale-if-error", "x", "a duration with its unit"),
         ("--max-waiters", "0", "at least 1"),
@@ -106,6 +107,8 @@ async fn a_bad_flag_names_the_flag_the_value_and_what_is_expected() {
         ("--drain-timeout", "soon", "a duration with its unit"),
         ("--log-format", "xml", "pretty, tree, json"),
         ("--log", "plaque=loud", "a level such as info"),
+        ("--log", "warning", "off, error, warn, info, debug or trace"),
+        ("--log", "plaque=debug, inof", "inof is not a level"),
         (
             "--otlp-endpoint",
             "127.0.0.1:4317",

@@ -1,7 +1,7 @@
 //! The channels that a command asks about: arguments, and the lines of standard input.
 
 use std::{
-    io::{self, BufRead as _},
+    io::{self, BufRead, Read as _},
     str::FromStr,
 };
 
@@ -9,6 +9,9 @@ use crate::{
     channel_name::{ChannelName, InvalidName},
     cli::show,
 };
+
+/// The longest input that is read, in bytes: 160,000 IDs.
+const MAX_INPUT: u64 = 4 << 20;
 
 /// One argument.
 #[derive(Clone)]
@@ -36,14 +39,26 @@ pub(super) fn all(arguments: &[Channels]) -> Result<Vec<ChannelName>, String> {
     for argument in arguments {
         match argument {
             Channels::Named(name) => names.push(name.clone()),
-            Channels::Input => read(io::stdin().lock().lines(), &mut names)?,
+            Channels::Input => read(io::stdin().lock(), &mut names)?,
         }
     }
     Ok(names)
 }
 
-/// Adds the channels of `lines`, each on one of its own. Blank lines and those that begin with # are skipped.
-fn read(lines: impl Iterator<Item = io::Result<String>>, names: &mut Vec<ChannelName>) -> Result<(), String> {
+/// Adds the channels of `input`, one a line. Blank lines and those that begin with # are skipped.
+fn read(input: impl BufRead, names: &mut Vec<ChannelName>) -> Result<(), String> {
+    let mut input = input.take(MAX_INPUT + 1);
+    let outcome = read_lines(input.by_ref().lines(), names);
+    if input.limit() == 0 {
+        return Err("standard input has more than 4 MiB; ask about fewer channels at a time".into());
+    }
+    outcome
+}
+
+fn read_lines(
+    lines: impl Iterator<Item = io::Result<String>>,
+    names: &mut Vec<ChannelName>,
+) -> Result<(), String> {
     for (number, line) in lines.enumerate() {
         let number = number + 1;
         let line = line.map_err(|error| format!("line {number} of standard input: {error}"))?;
@@ -68,7 +83,7 @@ mod tests {
     fn a_line_of_standard_input_names_a_channel() {
         let read = |text: &str| {
             let mut names = vec![];
-            read(text.lines().map(|line| Ok(line.to_owned())), &mut names).map(|()| names)
+            read(text.as_bytes(), &mut names).map(|()| names)
         };
         let names =
             read("# mine\n\n  @kurzgesagt \r\nhttps://www.youtube.com/c/scishow#about\n").expect("names");
@@ -79,5 +94,14 @@ mod tests {
             error.starts_with("line 3 of standard input: invalid value 'https://vimeo.com/x'"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn standard_input_has_a_limit() {
+        let input = |length| io::repeat(b'#').take(length);
+        let read = |length| read(io::BufReader::new(input(length)), &mut vec![]);
+        assert_eq!(read(MAX_INPUT), Ok(()));
+        let error = read(MAX_INPUT + 1).expect_err("too long");
+        assert!(error.contains("more than 4 MiB"), "{error}");
     }
 }

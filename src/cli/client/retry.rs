@@ -8,7 +8,7 @@ use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt as _;
 
 use super::tls;
-use crate::{cause::innermost, grpc::PUSHBACK};
+use crate::{cause::innermost, grpc::PUSHBACK, proto::v1::LookupFailure};
 
 /// The pauses between attempts. Jitter adds up to as much again.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
@@ -23,7 +23,7 @@ const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// Makes a call, with retries, until it succeeds, fails permanently, or `limit` is over. Each attempt gets the remaining time.
 pub(in crate::cli) async fn with_retries<T>(
     limit: Duration,
-    call: impl AsyncFn(Duration) -> Result<T, Status>,
+    mut call: impl AsyncFnMut(Duration) -> Result<T, Status>,
 ) -> Result<T, Status> {
     let deadline = Instant::now() + limit;
     let mut pauses = PAUSES.build();
@@ -47,6 +47,11 @@ pub(in crate::cli) async fn with_retries<T>(
 pub(in crate::cli) fn deadline_exceeded(limit: Duration) -> Status {
     let limit = humantime::format_duration(limit);
     Status::deadline_exceeded(format!("no answer within {limit}"))
+}
+
+/// Whether the failure of one channel of a batch may be temporary.
+pub(in crate::cli) fn is_transient_failure(failure: &LookupFailure) -> bool {
+    is_transient(failure.code.into(), failure.retry_after.is_some())
 }
 
 /// Whether a failure may be temporary; `asked`: the server says when to retry.

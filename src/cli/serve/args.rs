@@ -78,8 +78,8 @@ pub(in crate::cli) struct Args {
     #[arg(long, env = "PLAQUE_MAX_WATCHED", default_value = "100000", value_name = "COUNT", value_parser = values::count)]
     max_watched: NonZeroUsize,
 
-    /// Serving threads [default: the number of cores]
-    #[arg(long, env = "PLAQUE_WORKERS", value_name = "COUNT", value_parser = values::count)]
+    /// Serving threads, from 1 to 1024 [default: the number of cores]
+    #[arg(long, env = "PLAQUE_WORKERS", value_name = "COUNT", value_parser = values::threads)]
     workers: Option<NonZeroUsize>,
 
     /// The time limit of a call, whatever its deadline; watches have --max-watch

@@ -141,7 +141,8 @@ fn parameter(field: &FieldDescriptor, path: &str) -> Value {
         }
         Kind::Enum(kind) => {
             schema = spellings(&kind);
-            about += "\n\nAlso without `VIDEO_KIND_`, then in any case (`video`, `short`), or as a number.";
+            about +=
+                "\n\nAlso in any case without `VIDEO_KIND_` (`video`, `short`), as `any`, or as a number.";
         }
         Kind::Message(_) => schema["pattern"] = MAX_AGE.into(),
         Kind::Int32 => {
@@ -168,12 +169,13 @@ fn spellings(kind: &EnumDescriptor) -> Value {
     let in_any_case = |letter: char| format!("[{letter}{}]", letter.to_ascii_lowercase());
     let short = names.iter().filter_map(|name| name.strip_prefix("VIDEO_KIND_"));
     let short: Vec<String> = short
+        .chain(["ANY"])
         .map(|name| name.chars().map(in_any_case).collect())
         .collect();
     let numbers: Vec<i32> = kind.values().map(|value| value.number()).collect();
     json!({ "anyOf": [
         { "type": "string", "enum": names },
-        { "type": "string", "pattern": format!("^({})$", short.join("|")), "examples": ["video", "short"] },
+        { "type": "string", "pattern": format!("^({})$", short.join("|")), "examples": ["any", "video", "short"] },
         { "type": "integer", "enum": numbers },
     ] })
 }
