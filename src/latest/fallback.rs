@@ -240,7 +240,7 @@ impl Fallbacks {
 impl Member {
     async fn look_up(&self, feed: Feed, request: &LookupRequest) -> Result<Channel, Failure> {
         let limit = self.upstream.time_limit();
-        let is_probe = self.hang.admit(limit, clock::now())?;
+        let is_probe = self.hang.admit(feed, limit, clock::now())?;
         let is_awaited = request.purpose == Purpose::Awaited && request.known.is_some();
         let limit = if is_awaited && !is_probe {
             limit.min(PATIENCE_WITH_SUCCESS)

@@ -34,6 +34,8 @@ struct State {
 struct Skip {
     until: Instant,
     pause: Duration,
+    /// The feed of the probe in progress, or of one that has never ended.
+    probe: Option<Feed>,
 }
 
 /// Whether the source hangs from now on, or answers again.
@@ -44,12 +46,12 @@ pub(super) enum Change {
 }
 
 impl HangBreaker {
-    /// Requests permission for a lookup that takes no longer than `limit`. Returns whether it is a probe, which needs all of that.
+    /// Requests permission for a lookup of `feed` that takes no longer than `limit`. Returns whether it is a probe, which needs all of that.
     ///
     /// # Errors
     ///
     /// If the source hangs: as the lookups that have timed out.
-    pub(super) fn admit(&self, limit: Duration, now: Instant) -> Result<bool, Failure> {
+    pub(super) fn admit(&self, feed: Feed, limit: Duration, now: Instant) -> Result<bool, Failure> {
         let mut state = self.0.lock();
         match &mut state.skip {
             None => Ok(false),
@@ -58,7 +60,7 @@ impl HangBreaker {
                 ..UpstreamError::TimedOut(limit).into()
             }),
             Some(skip) => {
-                skip.until = now + limit;
+                (skip.until, skip.probe) = (now + limit, Some(feed));
                 Ok(true)
             }
         }
@@ -76,7 +78,7 @@ impl HangBreaker {
             // Not sent.
             (Err(UpstreamError::Busy), _) => None,
             (Err(UpstreamError::TimedOut(_)), Some(skip)) => {
-                if skip.until <= now {
+                if skip.probe.take_if(|probe| *probe == feed).is_some() {
                     skip.pause = MAX_PAUSE.min(2 * skip.pause);
                     skip.until = now + skip.pause;
                 }
@@ -89,6 +91,7 @@ impl HangBreaker {
                     state.skip = Some(Skip {
                         until: now + FIRST_PAUSE,
                         pause: FIRST_PAUSE,
+                        probe: None,
                     });
                     Change::Hangs
                 })
@@ -121,7 +124,7 @@ mod tests {
     fn hanging(now: Instant) -> HangBreaker {
         let breaker = HangBreaker::default();
         for letter in ['A', 'Q', 'g'] {
-            assert_eq!(breaker.admit(LIMIT, now), Ok(false));
+            assert_eq!(breaker.admit(feed(letter), LIMIT, now), Ok(false));
             let change = breaker.record(feed(letter), TIMED_OUT, now);
             assert_eq!(change, (letter == 'g').then_some(Change::Hangs), "{letter}");
         }
@@ -137,19 +140,26 @@ mod tests {
             // Sent before the others were skipped.
             assert_eq!(breaker.record(feed('w'), TIMED_OUT, now), None);
             let pause = Duration::from_secs(pause);
-            let skipped = breaker.admit(LIMIT, now + pause / 2).expect_err("it hangs");
+            let skipped = breaker
+                .admit(feed('A'), LIMIT, now + pause / 2)
+                .expect_err("it hangs");
             assert_eq!(skipped.error, UpstreamError::TimedOut(LIMIT));
             assert_eq!(skipped.retry_after, Some(pause / 2));
             now += pause;
-            assert_eq!(breaker.admit(LIMIT, now), Ok(true), "after {pause:?}");
-            assert!(breaker.admit(LIMIT, now).is_err(), "one probe at a time");
-            now += LIMIT;
+            assert_eq!(breaker.admit(feed('A'), LIMIT, now), Ok(true), "after {pause:?}");
+            assert!(
+                breaker.admit(feed('A'), LIMIT, now).is_err(),
+                "one probe at a time"
+            );
+            assert_eq!(breaker.record(feed('Q'), TIMED_OUT, now), None, "skipped");
+            // Sooner than its limit, which includes the wait for a permit.
+            now += LIMIT / 2;
             assert_eq!(breaker.record(feed('A'), TIMED_OUT, now), None);
         }
         assert!(breaker.is_open());
         let answered = breaker.record(feed('A'), Err(&UpstreamError::Status(503)), now);
         assert_eq!(answered, Some(Change::Answers));
-        assert_eq!(breaker.admit(LIMIT, now), Ok(false));
+        assert_eq!(breaker.admit(feed('A'), LIMIT, now), Ok(false));
         assert!(!breaker.is_open());
     }
 
@@ -158,9 +168,9 @@ mod tests {
         let begin = Instant::now();
         let breaker = hanging(begin);
         let probe = begin + FIRST_PAUSE;
-        assert_eq!(breaker.admit(LIMIT, probe), Ok(true));
-        assert!(breaker.admit(LIMIT, probe + LIMIT / 2).is_err());
-        assert_eq!(breaker.admit(LIMIT, probe + LIMIT), Ok(true));
+        assert_eq!(breaker.admit(feed('A'), LIMIT, probe), Ok(true));
+        assert!(breaker.admit(feed('A'), LIMIT, probe + LIMIT / 2).is_err());
+        assert_eq!(breaker.admit(feed('A'), LIMIT, probe + LIMIT), Ok(true));
     }
 
     #[test]
@@ -182,6 +192,6 @@ mod tests {
                 "an answer"
             );
         }
-        assert_eq!(breaker.admit(LIMIT, now), Ok(false));
+        assert_eq!(breaker.admit(feed('A'), LIMIT, now), Ok(false));
     }
 }

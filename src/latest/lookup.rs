@@ -101,7 +101,7 @@ impl Fetcher {
                 AfterAdmission::Others(failure.clone())
             } else {
                 let admitted = async {
-                    self.skip_if_it_hangs()?;
+                    self.skip_if_it_hangs(feed)?;
                     self.upstream.admit(feed, admission).await
                 };
                 let admitted = tokio::select! {
@@ -155,12 +155,12 @@ impl Fetcher {
     }
 
     /// Fails while the feed hangs. Not without other sources: then a wait is the only way to an answer.
-    fn skip_if_it_hangs(&self) -> Result<(), upstream::Failure> {
+    fn skip_if_it_hangs(&self, feed: Feed) -> Result<(), upstream::Failure> {
         if self.fallbacks.is_empty() {
             return Ok(());
         }
         self.hang
-            .admit(self.upstream.time_limit(), clock::now())
+            .admit(feed, self.upstream.time_limit(), clock::now())
             .map(|_is_probe| ())
     }
 
