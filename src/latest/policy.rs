@@ -159,10 +159,17 @@ impl Policy {
             let doublings = streak.saturating_sub(1).min(16);
             first.saturating_mul(1 << doublings).min(longest.max(first))
         };
-        if matches!(error, UpstreamError::NotFound | UpstreamError::NoSuchChannel) && !was_found {
-            double(self.negative_for, LONGEST_NEGATIVE)
-        } else {
-            jittered(double(FIRST_PAUSE, LONGEST_PAUSE), JITTER, chance)
+        match error {
+            UpstreamError::NotFound | UpstreamError::NoSuchChannel if !was_found => {
+                double(self.negative_for, LONGEST_NEGATIVE)
+            }
+            // The source works: what it lists next should not be found later than otherwise.
+            UpstreamError::SuspectSnapshot => jittered(
+                double(FIRST_PAUSE, LONGEST_PAUSE.min(self.fresh_for)),
+                JITTER,
+                chance,
+            ),
+            _ => jittered(double(FIRST_PAUSE, LONGEST_PAUSE), JITTER, chance),
         }
     }
 

@@ -265,6 +265,19 @@ proptest! {
 }
 
 #[test]
+fn a_feed_that_lags_is_looked_up_as_often_as_its_answer_is_fresh() {
+    for (fresh_for, longest) in [(1, 5), (60, 60), (3600, 300)] {
+        let policy = Policy {
+            fresh_for: secs(fresh_for),
+            ..policy(secs(60))
+        };
+        let pause = |chance| policy.pause(&UpstreamError::SuspectSnapshot, true, 20, chance);
+        let (shortest, longest) = (secs(longest) * 8 / 10, secs(longest) * 12 / 10);
+        assert_eq!((pause(0.0), pause(1.0)), (shortest, longest), "{fresh_for}");
+    }
+}
+
+#[test]
 fn a_404_is_the_first_one_however_many_other_failures_came_before() {
     let other = UpstreamError::TimedOut(Duration::from_secs(10));
     let after = |error: &UpstreamError, streak, next: &UpstreamError| {
