@@ -24,10 +24,7 @@ use prometheus_client::{
 use tokio::time::timeout;
 
 use self::mirrored::Vanished;
-use super::{
-    hang::{Change, HangBreaker},
-    health::SourceFailures,
-};
+use super::{hang::HangBreaker, health::SourceFailures};
 use crate::{
     clock, metrics,
     upstream::{
@@ -253,12 +250,7 @@ impl Member {
     /// Records the outcome of a lookup. A failure counts if it was for a channel's own feed: not every mirror has lists of one kind.
     fn record(&self, feed: Feed, request: &LookupRequest, looked_up: &Result<Channel, Failure>) {
         let outcome = looked_up.as_ref().map(|_| ()).map_err(|failure| &failure.error);
-        let host = || self.upstream.status().host;
-        log(
-            self.hang.record(feed, outcome, clock::now()).as_ref(),
-            self.source,
-            host,
-        );
+        self.hang.report(self.source, &*self.upstream, feed, outcome);
         let outcome = match outcome {
             Ok(()) => Ok(()),
             Err(_) if feed.kind.is_some() => return,
@@ -266,23 +258,6 @@ impl Member {
             Err(error) => Err(error),
         };
         self.failures.record(outcome, SystemTime::now());
-    }
-}
-
-/// Logs that a source hangs, or answers again.
-pub(super) fn log(change: Option<&Change>, source: Source, host: impl FnOnce() -> String) {
-    match change {
-        None => {}
-        Some(Change::Hangs) => {
-            tracing::warn!(
-                source = source.name(),
-                host = host(),
-                "a source does not answer: it is skipped, except for a lookup now and then"
-            );
-        }
-        Some(Change::Answers) => {
-            tracing::info!(source = source.name(), host = host(), "a source answers again");
-        }
     }
 }
 

@@ -12,7 +12,7 @@ use coalesce::Coalescer;
 use super::{
     FeedEntry, LookupError, Policy, Settings,
     canary::Canary,
-    fallback::{self, Fallbacks},
+    fallback::Fallbacks,
     hang::HangBreaker,
     health::SourceFailures,
     hub::Hubs,
@@ -129,8 +129,8 @@ impl Fetcher {
         known: Option<&FeedEntry>,
     ) -> Arc<FeedEntry> {
         let outcome = looked_up.as_ref().map(|_| ()).map_err(|failure| &failure.error);
-        let change = self.hang.record(request.feed, outcome, clock::now());
-        fallback::log(change.as_ref(), Source::Feed, || self.upstream.status().host);
+        self.hang
+            .report(Source::Feed, &*self.upstream, request.feed, outcome);
         let entry = match looked_up {
             Ok(channel) => {
                 self.failures.record(Ok(()), SystemTime::now());

@@ -1,4 +1,4 @@
-//! Skips a source that hangs. Pure: time is a parameter.
+//! Skips a source that hangs. What decides is pure: time is a parameter.
 //!
 //! A source hangs when lookups of [`TIMEOUTS`] feeds in a row get no answer: one slow feed is not enough. From then on its lookups fail at
 //! once, so that the next source is asked, or the last success is returned, without a wait. Now and then one lookup is sent as a probe. Any
@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::upstream::{Failure, Feed, UpstreamError};
+use crate::{
+    clock,
+    upstream::{Failure, Feed, Upstream, UpstreamError},
+    video::Source,
+};
 
 /// How many feeds in a row have to time out.
 const TIMEOUTS: u32 = 3;
@@ -40,7 +44,7 @@ struct Skip {
 
 /// Whether the source hangs from now on, or answers again.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Change {
+enum Change {
     Hangs,
     Answers,
 }
@@ -66,13 +70,28 @@ impl HangBreaker {
         }
     }
 
-    /// Records the outcome of a lookup. Timeouts of lookups that were skipped, or sent before others were, change nothing.
-    pub(super) fn record(
+    /// Records the outcome of a lookup that has ended now, and logs that `upstream` hangs, or answers again.
+    pub(super) fn report(
         &self,
+        source: Source,
+        upstream: &dyn Upstream,
         feed: Feed,
         outcome: Result<(), &UpstreamError>,
-        now: Instant,
-    ) -> Option<Change> {
+    ) {
+        let (source, host) = (source.name(), || upstream.status().host);
+        match self.record(feed, outcome, clock::now()) {
+            None => {}
+            Some(Change::Hangs) => tracing::warn!(
+                source,
+                host = host(),
+                "a source does not answer: it is skipped, except for a lookup now and then"
+            ),
+            Some(Change::Answers) => tracing::info!(source, host = host(), "a source answers again"),
+        }
+    }
+
+    /// Records the outcome of a lookup. Timeouts of lookups that were skipped, or sent before others were, change nothing.
+    fn record(&self, feed: Feed, outcome: Result<(), &UpstreamError>, now: Instant) -> Option<Change> {
         let mut state = self.0.lock();
         match (outcome, &mut state.skip) {
             // Not sent.

@@ -159,18 +159,15 @@ impl Policy {
             let doublings = streak.saturating_sub(1).min(16);
             first.saturating_mul(1 << doublings).min(longest.max(first))
         };
-        match error {
+        let longest = match error {
             UpstreamError::NotFound | UpstreamError::NoSuchChannel if !was_found => {
-                double(self.negative_for, LONGEST_NEGATIVE)
+                return double(self.negative_for, LONGEST_NEGATIVE);
             }
             // The source works: what it lists next should not be found later than otherwise.
-            UpstreamError::SuspectSnapshot => jittered(
-                double(FIRST_PAUSE, LONGEST_PAUSE.min(self.fresh_for)),
-                JITTER,
-                chance,
-            ),
-            _ => jittered(double(FIRST_PAUSE, LONGEST_PAUSE), JITTER, chance),
-        }
+            UpstreamError::SuspectSnapshot => LONGEST_PAUSE.min(self.fresh_for),
+            _ => LONGEST_PAUSE,
+        };
+        jittered(double(FIRST_PAUSE, longest), JITTER, chance)
     }
 
     /// The number of similar failures in a row: `error`, and those up to `before`, the previous failure.
