@@ -93,7 +93,7 @@ pub(super) struct ServerArgs {
     #[command(flatten)]
     tls: tls::Args,
 
-    /// The time limit of connecting, and of each answer including retries
+    /// The time limit of connecting, and of each answer including retries; not of the whole command
     #[arg(long, env = "PLAQUE_TIMEOUT", default_value = "15s", value_name = "DURATION", value_parser = values::time_limit)]
     pub(super) timeout: Duration,
 }
