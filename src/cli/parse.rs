@@ -41,7 +41,7 @@ pub(super) fn parse(given: &mut Vec<OsString>) -> Result<Cli, Refused> {
     if let Some(color) = value_of(given, "--color").and_then(|color| color_choice(&color)) {
         color.write_global();
     }
-    let mut program = flags::program();
+    let mut program = flags::without_empty_variables(flags::program());
     if given.iter().any(|argument| argument == "-h") {
         program = flags::briefly(program);
     }
