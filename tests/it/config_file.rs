@@ -105,6 +105,24 @@ async fn a_variable_that_is_empty_is_none() {
 }
 
 #[tokio::test]
+async fn clients_warn_of_a_variable_that_is_no_setting() {
+    for (command, warns) in [
+        (["get", CHANNEL], true),
+        (["list", CHANNEL], true),
+        (["watch", CHANNEL], true),
+        (["health", "--timeout=1s"], false),
+    ] {
+        let mut program = plaque();
+        program.args(command).args(["--server", "127.0.0.1:1"]);
+        program.env("PLAQUE_TIMEOUTS", "1s");
+        let (_, _, err) = run(program).await;
+        let warning = "warning: the environment has PLAQUE_TIMEOUTS, which is no setting of plaque; is it PLAQUE_TIMEOUT?\n";
+        assert_eq!(err.starts_with(warning), warns, "{err}");
+        assert!(err.contains("cannot reach"), "{err}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_flag_requires_may_be_in_the_file_and_the_other_way_round() {
     let key = file("key", "tls-key = \"/no/such/key\"\n");
     let mut command = serve(&key);
