@@ -9,7 +9,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{
     Outcome,
-    client::{Plaque, failure, retry},
+    client::{Plaque, retry},
     direct,
     exit::Exit,
     show,
@@ -86,7 +86,7 @@ async fn ask(
         .zip(names)
         .filter_map(|(resolved, name)| match resolved {
             Ok(_) => results.next(),
-            Err(status) => Some(failed(name.to_string(), failure(status))),
+            Err(status) => Some(failed(name.to_string(), args.client.server.failure(status))),
         });
     Ok(in_order.collect())
 }
@@ -139,7 +139,10 @@ async fn look_up(
         let details = ErrorDetails::with_retry_info(pause);
         Err(Status::with_error_details(Code::Unavailable, "", details))
     });
-    let unanswered = answered.await.err().map(|status| failure(&status));
+    let unanswered = answered
+        .await
+        .err()
+        .map(|status| args.client.server.failure(&status));
     let each = results.into_iter().zip(channel_ids);
     Ok(each
         .filter_map(|(result, id)| result.or_else(|| Some(failed(id, unanswered.clone()?))))
