@@ -80,10 +80,12 @@ fn from_file(program: &Command, given: &[OsString]) -> (Vec<String>, Vec<String>
     let Some(("serve", serve)) = matches.subcommand() else {
         return Default::default();
     };
-    let Ok(Some(path)) = serve.try_get_one::<PathBuf>("config") else {
+    // A wrong flag ends the parsing: the file may follow it, and says in which form it is told.
+    let named = serve.try_get_one::<PathBuf>("config").ok().flatten().cloned();
+    let Some(path) = named.or_else(|| value_of(given, "--config").map(PathBuf::from)) else {
         return Default::default();
     };
-    let (entries, mistakes) = file::read(path);
+    let (entries, mistakes) = file::read(&path);
     let left = entries
         .iter()
         .filter(|entry| !is_given(program, serve, &entry.name));

@@ -220,6 +220,20 @@ async fn a_log_in_json_is_alone_and_says_where_plaque_listens() {
 }
 
 #[tokio::test]
+async fn a_wrong_flag_is_told_as_the_file_after_it_says() {
+    let file = file("json-after", "log-format = \"json\"\n");
+    let mut command = plaque();
+    command.args(["serve", "--no-such-flag", "--config"]).arg(&file);
+    let (code, _, err) = run(command).await;
+    let record: Value = serde_json::from_str(&err).expect(&err);
+    let message = record["fields"]["message"].as_str().unwrap_or_default();
+    assert!(
+        code == Some(2) && message.contains("unexpected argument"),
+        "{err}"
+    );
+}
+
+#[tokio::test]
 async fn errors_of_a_start_are_json_as_well() {
     for (arguments, code, part) in [
         (&["--listen=192.0.2.1:1"][..], 1, "cannot listen on 192.0.2.1:1"),
