@@ -66,7 +66,15 @@ impl Api {
         })
     }
 
-    fn waiting(&self) -> usize {
+    /// The API of the port for JSON.
+    pub(crate) fn of_port(http: Arc<JsonService>, config: &Config) -> Arc<Self> {
+        // An eighth of the connections is reserved for requests that do not wait: probes, cached answers and rejections.
+        let connections = config.http_connections.get();
+        Self::new(http, (connections - connections.div_ceil(8)).max(1))
+    }
+
+    /// Requests that wait for a lookup.
+    pub(crate) fn waiting(&self) -> usize {
         self.max_waiting - self.waiters.available_permits()
     }
 
@@ -183,7 +191,7 @@ pub(crate) fn port(
 /// Serves the API and the probes. Once `port` is closing, connections have `drain` to finish. Returns how many requests were cut off then.
 pub(crate) async fn serve(
     port: Port<std::net::TcpListener>,
-    http: Arc<JsonService>,
+    api: Arc<Api>,
     cors: Option<CorsLayer>,
     callers: Arc<Callers>,
     stages: Stages,
@@ -202,10 +210,6 @@ pub(crate) async fn serve(
         limits: port.limits,
         closing: port.closing,
     };
-    // An eighth of the connections is reserved for requests that do not wait: probes, cached answers and rejections.
-    let connections = port.limits.connections;
-    let max_waiting = (connections - connections.div_ceil(8)).max(1);
-    let api = Api::new(http, max_waiting);
     let router = Arc::clone(&api)
         .router()
         .merge(probes(stages))

@@ -102,6 +102,16 @@ pub fn run() -> ExitCode {
         Err(refused) => return parse::explain(refused, parse::is_json(&given)),
     };
     let is_json = matches!(&cli.command, Command::Serve(args) if args.logs_json());
+    // `serve` logs them. Probes run `health` often, and the others have no settings.
+    if matches!(
+        &cli.command,
+        Command::Get(_) | Command::List(_) | Command::Watch(_)
+    ) {
+        for unknown in variables::unknown(&flags::program()) {
+            // If standard error is closed, nothing can be done.
+            let _ = show::print_error(&format!("warning: {unknown}"));
+        }
+    }
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Get(args) => client::block_on(get::run(*args)),

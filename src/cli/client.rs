@@ -4,7 +4,7 @@ mod channels;
 pub(super) mod retry;
 mod tls;
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, io, time::Duration};
 
 use clap::ValueEnum;
 use http::{Uri, uri::Authority};
@@ -62,6 +62,9 @@ pub(super) fn block_on(client: impl Future<Output = Outcome>) -> Outcome {
 /// A watch may be silent for days: pings show whether the server is still there.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
 
+/// The advice if the server ends a connection over http before an answer.
+const NEEDS_TLS: &str = "; does that port expect TLS? Then name it with https:// in --server";
+
 /// The time limit of the answer to a ping: the default of gRPC's own clients.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -93,7 +96,7 @@ pub(super) struct ServerArgs {
     #[command(flatten)]
     tls: tls::Args,
 
-    /// The time limit of connecting, and of each answer including retries
+    /// The time limit of connecting, and of each answer including retries; not of the whole command
     #[arg(long, env = "PLAQUE_TIMEOUT", default_value = "15s", value_name = "DURATION", value_parser = values::time_limit)]
     pub(super) timeout: Duration,
 }
@@ -151,6 +154,8 @@ impl ServerArgs {
     pub(super) fn unreachable(&self, cause: &(dyn Error + 'static)) -> Failed {
         let (advice, exit) = if cause.is::<tls::Refused>() {
             ("", Exit::Failure)
+        } else if self.may_need_tls(cause) {
+            (NEEDS_TLS, Exit::TryAgain)
         } else {
             let advice = "; is `plaque serve` running there? Another server can be named with --server";
             (advice, Exit::TryAgain)
@@ -159,6 +164,24 @@ impl ServerArgs {
             message: format!("cannot reach {}: {cause}{advice}", self.address),
             exit,
         }
+    }
+
+    /// The failure of a call on a connection that may have had no answer, with advice.
+    pub(super) fn failure(&self, status: &Status) -> LookupFailure {
+        let mut why = failure(status);
+        if retry::connection_error(status).is_some_and(|cause| self.may_need_tls(cause)) {
+            why.message += NEEDS_TLS;
+        }
+        why
+    }
+
+    /// Whether a connection was made over http, and then lost.
+    fn may_need_tls(&self, cause: &(dyn Error + 'static)) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        let was_made = cause
+            .downcast_ref::<io::Error>()
+            .is_none_or(|error| matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof));
+        self.address.scheme_str() == Some("http") && was_made
     }
 }
 

@@ -31,8 +31,9 @@ pub(super) fn run(args: &Args) -> Outcome {
     if !mistakes.is_empty() {
         return Ok(parse::explain(parse::Refused::File(mistakes), false));
     }
-    let program =
-        flags::program().mut_subcommand("serve", |serve| serve.mut_args(flags::without_environment));
+    let program = flags::program()
+        .mut_args(flags::without_environment)
+        .mut_subcommand("serve", |serve| serve.mut_args(flags::without_environment));
     let arguments = ["plaque", "serve"].into_iter().map(str::to_owned);
     let arguments = arguments.chain(entries.iter().flat_map(file::Entry::arguments));
     let name = file.display();

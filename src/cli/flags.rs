@@ -1,5 +1,7 @@
 //! What the fields of the subcommands do not say themselves: headings, the short help, and the notes at the end of the help.
 
+use std::{env, ffi::OsStr};
+
 use clap::{
     Arg, ArgAction, Command, CommandFactory as _,
     builder::{BoolishValueParser, Resettable},
@@ -200,6 +202,17 @@ pub(super) fn default_of(flag: &Arg) -> String {
         .map(|value| value.to_string_lossy())
         .collect::<Vec<_>>()
         .join(",")
+}
+
+/// Makes flags whose variable is empty read none: Docker Compose sets such variables for `${X:-}`, which means that they are not set.
+pub(super) fn without_empty_variables(program: Command) -> Command {
+    let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
+    program
+        .mut_args(|arg| match arg.get_env() {
+            Some(name) if is_empty(name) => without_environment(arg),
+            _ => arg,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// A flag that reads no environment variable.

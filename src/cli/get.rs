@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{
     Outcome,
-    client::{Plaque, failure, retry},
+    client::{Plaque, retry},
     direct,
     exit::Exit,
     show,
@@ -21,9 +22,14 @@ use crate::{
     },
 };
 
-const BATCH: usize = 100;
+/// Calls in progress. Up to as many channels are looked up with a call each, so that no answer waits for another channel's.
+const AT_ONCE: usize = 10;
 
-/// Asks a running plaque for the newest uploads of channels, or with --direct YouTube, and prints them.
+/// The most channels of a call. With [`AT_ONCE`], these are as many lookups as a server with the default `--upstream-rate` starts in half
+/// of `--max-queue-wait`.
+const BATCH: usize = 5;
+
+/// Asks a running plaque for the newest uploads of channels, or with --direct YouTube, and prints them in the order of the channels.
 ///
 /// On a terminal, or with --color always, in a form for people; otherwise one line for each upload, with fields separated by tabs: VIDEO_ID,
 /// CHANNEL_ID, PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE.
@@ -43,8 +49,11 @@ pub(super) async fn run(args: Args) -> Outcome {
     let channels = lookup.client.channels()?;
     let print = async |plaque: Plaque| {
         let mut exit = Exit::Success;
-        for names in channels.chunks(BATCH) {
-            for mut result in ask(&plaque, lookup, names).await? {
+        let size = channels.len().div_ceil(AT_ONCE).clamp(1, BATCH);
+        let batches = channels.chunks(size).map(|names| ask(&plaque, lookup, names));
+        let mut batches = stream::iter(batches).buffered(AT_ONCE);
+        while let Some(results) = batches.next().await {
+            for mut result in results? {
                 if let Some(Found::Failure(why)) = &mut result.outcome {
                     lookup.explain(why);
                     exit = exit.max(Exit::of(why));
@@ -77,7 +86,7 @@ async fn ask(
         .zip(names)
         .filter_map(|(resolved, name)| match resolved {
             Ok(_) => results.next(),
-            Err(status) => Some(failed(name.to_string(), failure(status))),
+            Err(status) => Some(failed(name.to_string(), args.client.server.failure(status))),
         });
     Ok(in_order.collect())
 }
@@ -130,7 +139,10 @@ async fn look_up(
         let details = ErrorDetails::with_retry_info(pause);
         Err(Status::with_error_details(Code::Unavailable, "", details))
     });
-    let unanswered = answered.await.err().map(|status| failure(&status));
+    let unanswered = answered
+        .await
+        .err()
+        .map(|status| args.client.server.failure(&status));
     let each = results.into_iter().zip(channel_ids);
     Ok(each
         .filter_map(|(result, id)| result.or_else(|| Some(failed(id, unanswered.clone()?))))

@@ -7,7 +7,7 @@ use tonic::{Request, Status};
 
 use super::{
     Outcome,
-    client::{Plaque, failure, retry},
+    client::{Plaque, retry},
     direct,
     exit::Exit,
     show, values,
@@ -71,7 +71,7 @@ pub(super) async fn run(args: Args) -> Outcome {
                 ))?,
                 Ok(false) => {}
                 Err(status) => {
-                    let mut why = failure(&status);
+                    let mut why = args.lookup.client.server.failure(&status);
                     args.lookup.explain(&mut why);
                     show::failure(&name.to_string(), &why)?;
                     exit = exit.max(Exit::of(&why));

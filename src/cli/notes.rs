@@ -33,7 +33,7 @@ const CLIENT_EXIT: &[(&str, &str)] = &[
 const VARIABLES: &[(&str, &str)] = &[
     (
         "PLAQUE_…",
-        "every flag: --server is PLAQUE_SERVER; a flag on the command line comes first",
+        "every flag: --server is PLAQUE_SERVER; a flag on the command line comes first; an empty variable counts as not set",
     ),
     ("NO_COLOR", "not empty: no colors, unless --color says so"),
 ];

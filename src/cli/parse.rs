@@ -41,7 +41,7 @@ pub(super) fn parse(given: &mut Vec<OsString>) -> Result<Cli, Refused> {
     if let Some(color) = value_of(given, "--color").and_then(|color| color_choice(&color)) {
         color.write_global();
     }
-    let mut program = flags::program();
+    let mut program = flags::without_empty_variables(flags::program());
     if given.iter().any(|argument| argument == "-h") {
         program = flags::briefly(program);
     }
@@ -80,10 +80,12 @@ fn from_file(program: &Command, given: &[OsString]) -> (Vec<String>, Vec<String>
     let Some(("serve", serve)) = matches.subcommand() else {
         return Default::default();
     };
-    let Ok(Some(path)) = serve.try_get_one::<PathBuf>("config") else {
+    // A wrong flag ends the parsing: the file may follow it, and says in which form it is told.
+    let named = serve.try_get_one::<PathBuf>("config").ok().flatten().cloned();
+    let Some(path) = named.or_else(|| value_of(given, "--config").map(PathBuf::from)) else {
         return Default::default();
     };
-    let (entries, mistakes) = file::read(path);
+    let (entries, mistakes) = file::read(&path);
     let left = entries
         .iter()
         .filter(|entry| !is_given(program, serve, &entry.name));

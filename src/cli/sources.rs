@@ -51,7 +51,8 @@ pub(super) struct SourceArgs {
     #[arg(long, env = "PLAQUE_FRESH_FOR", default_value = "60s", value_name = "DURATION", value_parser = values::duration)]
     fresh_for: Duration,
 
-    /// The maximum age of an answer that is given when lookups fail
+    /// The maximum age of an answer that is given when lookups fail. May be less than --fresh-for, even 0s: an answer that needs no lookup is given
+    /// in any case
     #[arg(long, env = "PLAQUE_STALE_IF_ERROR", default_value = "7d", value_name = "DURATION", value_parser = values::duration)]
     stale_if_error: Duration,
 

@@ -173,6 +173,36 @@ async fn a_wrong_server_is_reported() {
 }
 
 #[tokio::test]
+async fn a_client_without_tls_is_told_that_the_port_may_expect_it() {
+    let authority = Filed::new("tls-missing");
+    let fake = Fake::open(feed).await;
+    let server = fake.serve().await;
+    let address = terminate(server.address, tls(&authority, "127.0.0.1", None)).await;
+    let closes = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let closing = format!("http://{}", closes.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = closes.accept().await {
+            drop(stream);
+        }
+    });
+    for address in [address.replace("https", "http"), closing] {
+        for (arguments, code) in [
+            (["get", CHANNEL], 75),
+            (["list", CHANNEL], 75),
+            (["get", "@someone"], 75),
+            (["watch", CHANNEL], 75),
+            (["health", "--service="], 1),
+        ] {
+            let mut command = plaque();
+            command
+                .args(arguments)
+                .args(["--timeout=500ms", "--server", &address]);
+            assert_refused(command, code, &["expect TLS? Then name it with https://"]).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_server_may_demand_a_certificate_of_its_clients() {
     let (authority, clients) = (Filed::new("mtls-server"), Filed::new("mtls-clients"));
     let fake = Fake::open(feed).await;

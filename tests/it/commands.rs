@@ -11,7 +11,7 @@ use std::{
 use axum::{http::StatusCode, response::IntoResponse as _};
 
 use crate::{
-    program::{assert_refused, plaque, plaque_serve, run},
+    program::{assert_refused, first_line, plaque, plaque_serve, run},
     support::{CHANNEL, Fake, Server, feed},
 };
 
@@ -86,6 +86,21 @@ async fn channels_are_read_from_standard_input() {
     let mut command = asks(&server, &["get", "-"]);
     command.stdin(input(""));
     assert_eq!(run(command).await, (Some(0), String::new(), String::new()));
+}
+
+#[tokio::test]
+async fn each_answer_is_printed_as_it_comes_whatever_the_others_take() {
+    let fake = Fake::gated(feed).await;
+    let server = fake.serve().await;
+    fake.release();
+    server.client().get(CHANNEL).await.expect("an upload");
+    let mut command = asks(&server, &["get", CHANNEL, GONE]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+    let line = first_line(&mut child).await;
+    assert!(line.contains(CHANNEL), "{line}");
+    fake.release();
+    let ended = tokio::task::spawn_blocking(move || child.wait()).await;
+    assert_eq!(ended.expect("no panic").expect("it ran").code(), Some(0));
 }
 
 #[tokio::test]

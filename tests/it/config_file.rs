@@ -1,6 +1,7 @@
 //! Settings: the file of --config, the order of sources, and variables that are none. And the log in JSON, alone on its stream.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -9,7 +10,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::program::{assert_refused, plaque, run};
+use crate::{
+    program::{assert_refused, plaque, run},
+    support::CHANNEL,
+};
 
 /// A file with `text`, which is `name`'s alone.
 fn file(name: &str, text: &str) -> PathBuf {
@@ -73,6 +77,49 @@ async fn a_flag_comes_before_the_environment_before_the_file_before_the_default(
     let mut command = plaque();
     command.arg("serve").env("PLAQUE_CONFIG", &file);
     assert_refused(command, 1, &[&listen("203.0.113.3")]).await;
+}
+
+#[tokio::test]
+async fn a_variable_that_is_empty_is_none() {
+    let page = plaque::cli::flags_page();
+    let variables: BTreeSet<_> = page
+        .split('`')
+        .filter(|part| part.starts_with("PLAQUE_") && part.is_ascii() && !part.contains(' '))
+        .collect();
+    assert!(variables.len() > 70, "{variables:?}");
+    let without = |mut command: Command| {
+        command.envs(variables.iter().map(|name| (name, "")));
+        command
+    };
+    let file = file("empty", "listen = \"203.0.113.3:1\"\n");
+    let listen = "cannot listen on 203.0.113.3:1";
+    assert_refused(without(serve(&file)), 1, &[listen]).await;
+    for arguments in [["get", "-"], ["list", "-"], ["watch", CHANNEL]] {
+        let mut command = plaque();
+        command.args(arguments).args(["--server", "127.0.0.1:1"]);
+        assert_refused(without(command), 75, &["cannot reach http://127.0.0.1:1"]).await;
+    }
+    let mut command = plaque();
+    command.args(["config", "check"]).arg(&file);
+    assert_eq!(run(without(command)).await.0, Some(0));
+}
+
+#[tokio::test]
+async fn clients_warn_of_a_variable_that_is_no_setting() {
+    for (command, warns) in [
+        (["get", CHANNEL], true),
+        (["list", CHANNEL], true),
+        (["watch", CHANNEL], true),
+        (["health", "--timeout=1s"], false),
+    ] {
+        let mut program = plaque();
+        program.args(command).args(["--server", "127.0.0.1:1"]);
+        program.env("PLAQUE_TIMEOUTS", "1s");
+        let (_, _, err) = run(program).await;
+        let warning = "warning: the environment has PLAQUE_TIMEOUTS, which is no setting of plaque; is it PLAQUE_TIMEOUT?\n";
+        assert_eq!(err.starts_with(warning), warns, "{err}");
+        assert!(err.contains("cannot reach"), "{err}");
+    }
 }
 
 #[tokio::test]
@@ -170,6 +217,20 @@ async fn a_log_in_json_is_alone_and_says_where_plaque_listens() {
     );
     fields("PLAQUE_FRESHFOR, which is no setting of plaque; is it PLAQUE_FRESH_FOR?");
     fields("stopped");
+}
+
+#[tokio::test]
+async fn a_wrong_flag_is_told_as_the_file_after_it_says() {
+    let file = file("json-after", "log-format = \"json\"\n");
+    let mut command = plaque();
+    command.args(["serve", "--no-such-flag", "--config"]).arg(&file);
+    let (code, _, err) = run(command).await;
+    let record: Value = serde_json::from_str(&err).expect(&err);
+    let message = record["fields"]["message"].as_str().unwrap_or_default();
+    assert!(
+        code == Some(2) && message.contains("unexpected argument"),
+        "{err}"
+    );
 }
 
 #[tokio::test]

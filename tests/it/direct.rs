@@ -169,7 +169,8 @@ async fn a_signal_ends_it_after_what_it_has_found_is_saved() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("direct-signal");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("a folder");
-    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+    let [list, get] = [&["list", "--count=1"][..], &["get"]];
+    for (signal, code, subcommand) in [("-INT", 130, list), ("-TERM", 143, list), ("-INT", 130, get)] {
         // The other channel's lookup hangs.
         let origin = Origin::start(async |lookup: Lookup| match lookup.channel.as_str() {
             CHANNEL => feed(&lookup),
@@ -178,8 +179,9 @@ async fn a_signal_ends_it_after_what_it_has_found_is_saved() {
         let origin = origin.await.expect("a free port");
         let direct = |channels: &[&str]| {
             let mut command = plaque();
-            command.args(["list", "--direct", "--canary=none", "--count=1"]);
-            command.arg(format!("--store=file:{}", folder.join(signal).display()));
+            command.args(subcommand).args(["--direct", "--canary=none"]);
+            let store = folder.join(format!("{}{signal}", subcommand[0]));
+            command.arg(format!("--store=file:{}", store.display()));
             command.args(["--upstream", origin.url().as_str()]).args(channels);
             command
         };

@@ -1,6 +1,10 @@
 //! Graceful shutdown: calls in progress finish, and nothing else delays it.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use plaque::{
     proto::{
@@ -9,9 +13,11 @@ use plaque::{
     },
     server::Drained,
 };
-use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use serde_json::Value;
+use tokio::{io::AsyncReadExt as _, net::TcpStream, task::spawn_blocking};
 
 use crate::{
+    program::plaque_serve,
     raw::Raw,
     support::{CHANNEL, Fake, LONG, feed, http_get, request},
 };
@@ -119,4 +125,36 @@ async fn a_watcher_that_does_not_read_does_not_keep_the_server_up() {
     let _unread = peer.call("plaque.v1.LatestVideo/WatchLatestVideo", &watch).await;
     // Whether the watch counts as cut off depends on how much of it was ready to be sent.
     server.stop().ended().await;
+}
+
+#[tokio::test]
+async fn the_record_of_a_drain_counts_requests_for_json_too() {
+    let fake = Fake::gated(feed).await;
+    let mut command = plaque_serve();
+    command.args(["--http-listen=127.0.0.1:0", "--log-format=json"]);
+    command.args(["--canary=none", "--upstream", fake.origin.url().as_str()]);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut records = BufReader::new(child.stderr.take().expect("piped")).lines();
+    // The fields of the next record with this message.
+    let mut next = move |message: &str| loop {
+        let line = records.next().expect("a record").expect("text");
+        let record: Value = serde_json::from_str(&line).expect("JSON");
+        if record["fields"]["message"] == message {
+            return record["fields"].clone();
+        }
+    };
+    let listening = spawn_blocking(move || (next("listening"), next));
+    let (listening, mut next) = listening.await.expect("no panic");
+    let http = listening["http"].as_str().and_then(|http| http.parse().ok());
+    let path = format!("/v1/channels/{CHANNEL}/latest-video");
+    let asked = tokio::spawn(async move { http_get(http.expect("an address"), &path).await });
+    fake.arrival().await;
+    let sent = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(sent.expect("kill is there").success());
+    let draining = spawn_blocking(move || next("draining")).await;
+    assert_eq!(draining.expect("no panic")["calls"], 1);
+    fake.release();
+    assert_eq!(asked.await.expect("no panic").0, 200);
+    let ended = spawn_blocking(move || child.wait()).await;
+    assert_eq!(ended.expect("no panic").expect("it ran").code(), Some(0));
 }

@@ -124,6 +124,10 @@ async fn a_bad_flag_names_the_flag_the_value_and_what_is_expected() {
         command.args(["serve", &format!("{flag}={value}")]);
         assert_refused(command, 2, &[flag, value, expected]).await;
 
+        // An empty variable is none.
+        if value.is_empty() {
+            continue;
+        }
         let mut command = plaque();
         let variable = format!("PLAQUE_{}", flag[2..].to_uppercase().replace('-', "_"));
         command.arg("serve").env(variable, value);
