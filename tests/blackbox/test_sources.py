@@ -174,6 +174,18 @@ def test_a_key_that_is_replaced_is_used(sources, origin, key_file):
         wait_until(lambda: plaque.ask(SCISHOW, max_age=0).code is grpc.StatusCode.OK, "the new key is used")
 
 
+def test_a_key_of_another_project_has_units_when_those_of_the_last_are_used_up(sources, origin, key_file):
+    with sources() as plaque:
+        origin.control(**FEEDS_FAIL, api_mode="quotaExceeded")
+        assert plaque.ask(KURZGESAGT).code is not grpc.StatusCode.OK
+        assert plaque.metric("plaque_youtube_api_units_left") == 0
+        origin.control(api_mode="ok")
+        assert plaque.ask(made_up_channel(1)).code is not grpc.StatusCode.OK, "the key is the same"
+        key_file.write_text(KEY)
+        expect_ok(plaque.ask(SCISHOW))
+        assert plaque.metric("plaque_youtube_api_units_left") > 9900
+
+
 def test_a_caller_of_five_seconds_is_answered_although_the_feed_and_a_mirror_hang(sources, origin):
     with running_origin() as mirror, sources("--fallback-upstream", mirror.url) as plaque:
         origin.control(mode="hang")
