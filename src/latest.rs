@@ -44,7 +44,7 @@ mod watch;
 use std::{sync::Arc, time::Duration};
 
 use coalesce::{Coalescer, FlightError, Overloaded, Retention};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Id, Span, field::Empty};
 
@@ -268,7 +268,15 @@ impl Latest {
                     if collapsed {
                         self.fetcher.note_joined(&request, entry.as_deref());
                     }
-                    match waiter.outcome().await {
+                    let outcome = waiter.outcome();
+                    let outcome = match self.give_up_at(entry.as_deref(), arrived_at, request.caller) {
+                        // The caller gets the last success, and not this error.
+                        Some(at) => timeout_at(at, outcome)
+                            .await
+                            .unwrap_or(Err(FlightError::TimedOut(Duration::ZERO))),
+                        None => outcome.await,
+                    };
+                    match outcome {
                         Ok(landed) => {
                             entry = Some(landed);
                             attempt.now = clock::now();

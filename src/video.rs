@@ -14,7 +14,7 @@ pub use self::{
     moment::Moment,
 };
 
-pub(crate) use self::bounds::{escape, is_address, message, steers};
+pub(crate) use self::bounds::{escape, is_address, is_ahead, message, steers};
 
 /// The first two characters of every channel ID; those of the channel's playlists differ.
 const CHANNEL_PREFIX: &str = "UC";

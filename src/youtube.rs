@@ -226,14 +226,7 @@ impl YouTube {
         fetched: Result<Channel, Failure>,
     ) -> Result<Channel, Failure> {
         admission.report(fetched.as_ref().err());
-        let refusal = matches!(
-            fetched,
-            Err(Failure {
-                error: UpstreamError::RateLimited(_) | UpstreamError::Status(403),
-                ..
-            })
-        );
-        if refusal && let Err(refused) = self.guard.check() {
+        if let Err(refused) = self.guard.check_after(fetched.as_ref().err()) {
             self.queue.drain(&refused);
             return Err(refused);
         }

@@ -8,13 +8,14 @@ use std::{error::Error, io, time::Duration};
 
 use clap::ValueEnum;
 use http::{Uri, uri::Authority};
+use prost::Message as _;
 use tokio::runtime;
 use tonic::{
     Code, Request, Status,
     body::Body,
     transport::{Channel, Endpoint},
 };
-use tonic_types::StatusExt as _;
+use tonic_types::{StatusExt as _, pb};
 use tower::{
     BoxError, Service, service_fn,
     util::{BoxCloneService, MapErr},
@@ -224,29 +225,30 @@ impl Args {
 
 /// A status as a message of the API.
 pub(super) fn failure(status: &Status) -> LookupFailure {
-    if let Some(cause) = retry::connection_error(status) {
-        return LookupFailure {
-            code: Code::Unavailable.into(),
-            reason: "CONNECTION_LOST".into(),
-            message: format!("no connection to the server: {cause}"),
-            ..LookupFailure::default()
-        };
-    }
     let details = status.get_error_details();
     // tonic's client reports its own time-out as CANCELLED, possibly before the server's status arrives.
     let gave_up = matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded);
-    let (code, reason) = match details.error_info() {
-        Some(info) => (status.code(), info.reason.clone()),
-        None if gave_up => (Code::DeadlineExceeded, "DEADLINE".into()),
-        None => (status.code(), status.code().description().into()),
+    let (code, reason, message) = match (retry::connection_error(status), details.error_info()) {
+        (Some(cause), _) => {
+            let message = format!("no connection to the server: {cause}");
+            (Code::Unavailable, "CONNECTION_LOST", message)
+        }
+        (None, Some(info)) => (status.code(), info.reason.as_str(), status.message().into()),
+        (None, None) if gave_up => (Code::DeadlineExceeded, "DEADLINE", status.message().into()),
+        (None, None) => (
+            status.code(),
+            status.code().description(),
+            status.message().into(),
+        ),
     };
     LookupFailure {
         code: code.into(),
-        reason,
-        message: status.message().to_owned(),
+        reason: reason.into(),
+        message: message.clone(),
         retry_after: details
             .retry_info()
             .and_then(|info| info.retry_delay?.try_into().ok()),
-        status: None,
+        // Not the status as it is: a proxy's may have details that cannot be written as JSON.
+        status: pb::Status::decode(Status::with_error_details(code, message, details).details()).ok(),
     }
 }

@@ -21,7 +21,7 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use self::mirrored::Vanished;
 use super::{hang::HangBreaker, health::SourceFailures};
@@ -34,12 +34,12 @@ use crate::{
     video::{Channel, Source},
 };
 
-/// Callers who can be given the last success wait no longer for one of these sources.
+/// Callers who can be given the last success wait no longer for all of these sources together.
 const PATIENCE_WITH_SUCCESS: Duration = Duration::from_secs(2);
 
 /// The sources after the first, and their counters.
 pub(super) struct Fallbacks {
-    sources: Arc<[Member]>,
+    sources: Arc<[Arc<Member>]>,
     /// Locked for lookups in a memory of some thousand IDs. In memory only: a restart forgets it.
     vanished: Mutex<Vanished>,
     lookups: Family<[(&'static str, &'static str); 2], Counter>,
@@ -54,14 +54,14 @@ struct Member {
 
 impl Fallbacks {
     pub(super) fn new(sources: Vec<Fallback>) -> Self {
-        let members = sources.into_iter().map(|Fallback { source, upstream }| Member {
+        let member = |Fallback { source, upstream }| Member {
             source,
             upstream,
             failures: SourceFailures::default(),
             hang: HangBreaker::default(),
-        });
+        };
         Self {
-            sources: members.collect(),
+            sources: sources.into_iter().map(member).map(Arc::new).collect(),
             vanished: Mutex::default(),
             lookups: Family::default(),
         }
@@ -80,7 +80,7 @@ impl Fallbacks {
             | UpstreamError::Malformed(_)
             | UpstreamError::Panicked => !self.sources.is_empty(),
             UpstreamError::NotFound => {
-                let knows_all = |member: &Member| member.source == Source::DataApi;
+                let knows_all = |member: &Arc<Member>| member.source == Source::DataApi;
                 !has_canary && self.sources.iter().any(knows_all)
             }
             UpstreamError::NoSuchChannel | UpstreamError::Busy | UpstreamError::SuspectSnapshot => false,
@@ -121,10 +121,15 @@ impl Fallbacks {
         request: &LookupRequest,
         mut first: Failure,
     ) -> Result<Channel, Failure> {
-        for member in &*self.sources {
+        let has_success = request.purpose == Purpose::Awaited && request.known.is_some();
+        let until = Instant::now() + PATIENCE_WITH_SUCCESS;
+        for (member, left) in self.sources.iter().zip((1..=self.sources.len()).rev()) {
             let source = &member.source;
+            // Those behind it may have the answer, so each gets an equal part of what is left.
+            let parts = u32::try_from(left).unwrap_or(u32::MAX);
+            let part = until.saturating_duration_since(Instant::now()) / parts;
             let looked_up = member
-                .look_up(feed, request)
+                .look_up(feed, request, has_success.then_some(part))
                 .await
                 .and_then(|channel| match source {
                     Source::Mirror => {
@@ -157,7 +162,7 @@ impl Fallbacks {
 
     /// How each of them is doing.
     pub(super) fn health(&self) -> impl Iterator<Item = SourceHealth> {
-        let health = |member: &Member| member.failures.health(member.source, &*member.upstream);
+        let health = |member: &Arc<Member>| member.failures.health(member.source, &*member.upstream);
         self.sources.iter().map(health)
     }
 
@@ -217,7 +222,7 @@ impl Fallbacks {
         let sources = Arc::clone(&self.sources);
         metrics::read(registry, move |mut encoder| {
             let mut family = encoder.encode_descriptor(name, help, None, M::TYPE)?;
-            let encode = |(index, member): (usize, &Member)| -> fmt::Result {
+            let encode = |(index, member): (usize, &Arc<Member>)| -> fmt::Result {
                 let status = member.upstream.status();
                 let Some(value) = value(member, &status) else {
                     return Ok(());
@@ -235,15 +240,25 @@ impl Fallbacks {
 }
 
 impl Member {
-    async fn look_up(&self, feed: Feed, request: &LookupRequest) -> Result<Channel, Failure> {
+    /// Looks `feed` up, for a caller who waits no longer than `patience`.
+    async fn look_up(
+        self: &Arc<Self>,
+        feed: Feed,
+        request: &LookupRequest,
+        patience: Option<Duration>,
+    ) -> Result<Channel, Failure> {
         let limit = self.upstream.time_limit();
         let is_probe = self.hang.admit(feed, limit, clock::now())?;
-        let is_awaited = request.purpose == Purpose::Awaited && request.known.is_some();
-        let limit = if is_awaited && !is_probe {
-            limit.min(PATIENCE_WITH_SUCCESS)
-        } else {
-            limit
-        };
+        if is_probe && patience.is_some() {
+            let (member, request) = (Arc::clone(self), request.clone());
+            // Ends within its limit. Its outcome is for the breaker only.
+            tokio::spawn(async move {
+                let looked_up = carry_out(limit, member.upstream.look_up(feed, request.clone())).await;
+                member.record(feed, &request, &looked_up);
+            });
+            return Err(UpstreamError::Busy.into());
+        }
+        let limit = patience.map_or(limit, |patience| patience.min(limit));
         carry_out(limit, self.upstream.look_up(feed, request.clone())).await
     }
 

@@ -9,9 +9,12 @@ use super::{FeedEntry, Latest, LookupError, OVERLOAD_PAUSE, policy::FromCache, s
 use crate::{
     cache_entry::{Failure, Success},
     clock,
-    upstream::{Feed, UpstreamError},
+    upstream::{Caller, Feed, UpstreamError},
     video::{Channel, ChannelId, Kind, Source, Video},
 };
+
+/// How long before its deadline a caller is given the last success: enough for most responses to arrive in time.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
 
 /// A query for a channel's newest upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -152,6 +155,29 @@ pub(super) struct Attempt {
 }
 
 impl Latest {
+    /// When `caller` stops to wait for a flight, if it can be given the last success then: shortly before its deadline.
+    pub(super) fn give_up_at(
+        &self,
+        entry: Option<&FeedEntry>,
+        arrived_at: Instant,
+        caller: Caller,
+    ) -> Option<tokio::time::Instant> {
+        self.usable(entry, arrived_at)?;
+        let deadline = caller.deadline?;
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        Some(deadline - DEADLINE_MARGIN.min(left / 2))
+    }
+
+    /// The last success, if a caller who arrived then can be given it without a lookup.
+    fn usable<'a>(
+        &self,
+        entry: Option<&'a FeedEntry>,
+        arrived_at: Instant,
+    ) -> Option<&'a Success<Arc<Channel>>> {
+        let success = entry?.success.as_ref()?;
+        (success.age(arrived_at) <= self.policy.usable_for()).then_some(success)
+    }
+
     /// The reply from a cache entry. A `miss` counts only if its flight brought what the reply is made of.
     pub(super) fn reply(&self, cached: &FromCache<'_>, attempt: Attempt, miss: Option<Miss>) -> Reply {
         let Attempt { arrived_at, now, .. } = attempt;
@@ -226,12 +252,12 @@ impl Latest {
         error: LookupError,
     ) -> Reply {
         let status = cache_status(Some(miss), 0, None);
-        match entry.and_then(|entry| entry.success.as_ref()) {
-            Some(success) if success.age(attempt.arrived_at) <= self.policy.usable_for() => {
+        match self.usable(entry, attempt.arrived_at) {
+            Some(success) => {
                 attempt.now = clock::now();
                 self.reply_from(success, attempt, status)
             }
-            _ => Reply {
+            None => Reply {
                 retry_after: matches!(error, LookupError::Overloaded(_)).then_some(OVERLOAD_PAUSE),
                 outcome: Err(error),
                 cache_status: status,

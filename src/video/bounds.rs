@@ -1,13 +1,24 @@
 //! Bounds for data from outside, whether from a feed or from a store. [`Channel::new`](super::Channel::new) applies them, so that no
 //! channel exceeds them.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 /// The longest title or name, in bytes. YouTube's have 100 characters.
 pub const MAX_TEXT: usize = 1 << 10;
 
 /// The longest URL of a thumbnail, in bytes. YouTube's have less than 200.
 const MAX_ADDRESS: usize = 2 << 10;
+
+/// How far ahead of this machine's clock uploads of sources other than the feed may be dated.
+const MAX_AHEAD: Duration = Duration::from_hours(1);
+
+/// Whether an upload of another source than the feed does not count because of its date: it would be the newest until then.
+pub(crate) fn is_ahead(published: SystemTime, now: SystemTime) -> bool {
+    published > now + MAX_AHEAD
+}
 
 /// Cuts a title or a name after at most [`MAX_TEXT`] bytes, at the end of a character.
 pub(super) fn cut(text: &str) -> &str {

@@ -79,6 +79,18 @@ impl Guard {
         checked.map_err(|refused| state.refusal(refused))
     }
 
+    /// Checks whether the breaker is open after an outcome that was reported.
+    ///
+    /// # Errors
+    ///
+    /// If `failure` is a refusal and the breaker is open: as lookups fail from now on, with the remaining time.
+    pub(super) fn check_after(&self, failure: Option<&Failure>) -> Result<(), Failure> {
+        match failure.map(|failure| &failure.error) {
+            Some(UpstreamError::RateLimited(_) | UpstreamError::Status(403)) => self.check(),
+            _ => Ok(()),
+        }
+    }
+
     /// Requests permission to look up `channel` for `caller`.
     ///
     /// # Errors
@@ -114,6 +126,7 @@ impl Guard {
         let admission = self.admit(NO_CHANNEL.parse().expect("an ID"), false, caller)?;
         let answered = request.await;
         admission.report(answered.as_ref().err());
+        self.check_after(answered.as_ref().err())?;
         answered
     }
 

@@ -2,6 +2,7 @@
 channels by name."""
 
 import base64
+import itertools
 import json
 import time
 import urllib.error
@@ -173,6 +174,18 @@ def test_a_key_that_is_replaced_is_used(sources, origin, key_file):
         wait_until(lambda: plaque.ask(SCISHOW, max_age=0).code is grpc.StatusCode.OK, "the new key is used")
 
 
+def test_a_key_of_another_project_has_units_when_those_of_the_last_are_used_up(sources, origin, key_file):
+    with sources() as plaque:
+        origin.control(**FEEDS_FAIL, api_mode="quotaExceeded")
+        assert plaque.ask(KURZGESAGT).code is not grpc.StatusCode.OK
+        assert plaque.metric("plaque_youtube_api_units_left") == 0
+        origin.control(api_mode="ok")
+        assert plaque.ask(made_up_channel(1)).code is not grpc.StatusCode.OK, "the key is the same"
+        key_file.write_text(KEY)
+        expect_ok(plaque.ask(SCISHOW))
+        assert plaque.metric("plaque_youtube_api_units_left") > 9900
+
+
 def test_a_caller_of_five_seconds_is_answered_although_the_feed_and_a_mirror_hang(sources, origin):
     with running_origin() as mirror, sources("--fallback-upstream", mirror.url) as plaque:
         origin.control(mode="hang")
@@ -222,6 +235,31 @@ def test_beside_an_api_that_hangs_the_last_success_is_served_in_time(sources, or
         answered = lambda: plaque.ask(made_up_channel(30)).code is grpc.StatusCode.OK  # noqa: E731
         wait_until(answered, "the API is asked again", 60)
         assert plaque.metric(is_open) == 0
+
+
+@pytest.mark.plaque(synthesize=True)
+def test_whatever_hangs_the_last_success_is_served_in_time(sources, origin):
+    with running_origin(synthesize=True) as mirror, sources(
+            "--fallback-upstream", mirror.url, "--min-refetch", "100ms") as plaque:
+        known = [made_up_channel(number) for number in range(20)]
+        for channel in known:
+            expect_ok(plaque.ask(channel))
+        for of in (origin, mirror):
+            of.control(mode="hang", api_mode="hang")
+
+        def ask(channel, timeout):
+            began = time.monotonic()
+            answer = plaque.ask(channel, max_age=0, timeout=timeout)
+            expect_ok(answer)
+            assert source(answer) == 1, answer.response
+            assert time.monotonic() - began < 5.5
+            return mirror.lookups()
+
+        for channel, timeout in zip(known, (1, 3, 5, 20)):
+            ask(channel, timeout)
+        # By now they are skipped. Nobody waits for their probes, which take up to 15 s.
+        asked, channels = mirror.lookups(), itertools.cycle(known)
+        wait_until(lambda: ask(next(channels), 20) > asked, "a probe of the mirror", 30)
 
 
 def test_a_mirror_answers_and_its_place_for_the_channel_is_filled_in(bench, origin):

@@ -310,3 +310,21 @@ async fn a_key_file_that_is_a_fifo_is_told_before_it_is_waited_for() {
     child.wait().expect("it has ended");
     fs::remove_file(&fifo).expect("removed");
 }
+
+#[tokio::test]
+async fn a_name_that_cannot_be_resolved_has_the_status_of_its_call_as_a_channel_has() {
+    let (_fake, server) = server().await;
+    let (_, out, err) = run(asks(&server, &["get", "@name", GONE, "--json", "--timeout=2s"])).await;
+    assert_eq!(out.lines().count(), 2, "{out}{err}");
+    for line in out.lines() {
+        let result: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let (failure, status) = (&result["failure"], &result["failure"]["status"]);
+        assert!(status["code"].is_u64(), "{line}");
+        for field in ["code", "message"] {
+            assert_eq!(status[field], failure[field], "{line}");
+        }
+        let details = status["details"].as_array().expect("as of a call");
+        let has_reason = details.iter().any(|detail| detail["reason"] == failure["reason"]);
+        assert!(has_reason, "{line}");
+    }
+}

@@ -35,6 +35,7 @@ mod snapshots;
 mod sources;
 mod sources_budget;
 mod sources_failing;
+mod sources_hanging;
 mod starting;
 mod status_page;
 mod store_file;

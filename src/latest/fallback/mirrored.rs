@@ -3,19 +3,13 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, SystemTime},
-};
+use std::{collections::VecDeque, time::SystemTime};
 
 use crate::{
     latest::snapshot,
     upstream::UpstreamError,
-    video::{Channel, MAX_UPLOADS, Source, Upload, VideoId},
+    video::{self, Channel, MAX_UPLOADS, Source, Upload, VideoId},
 };
-
-/// How far ahead of this machine's clock uploads may be dated.
-const AHEAD: Duration = Duration::from_hours(1);
 
 /// The most [`Vanished`] uploads: 45 KB.
 const REMEMBERED: usize = 4096;
@@ -66,7 +60,7 @@ pub(super) fn accept(
         let before = known_as(upload.id());
         let is_ahead = upload
             .published()
-            .is_some_and(|published| published > now + AHEAD);
+            .is_some_and(|published| video::is_ahead(published, now));
         if is_ahead || before.is_none() && vanished.0.contains(&upload.id()) {
             return None;
         }

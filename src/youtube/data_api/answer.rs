@@ -28,18 +28,23 @@ pub(super) const VIDEO_FIELDS: &str = "kind,items/snippet(channelId,channelTitle
 
 /// Parses an answer of `playlistItems`: a page of the uploads of `channel`, all of this `kind` if there is one. Otherwise they get
 /// [`Kind::Video`], since the list of all uploads does not say their kinds.
-pub(super) fn uploads(json: &[u8], channel: ChannelId, kind: Option<Kind>) -> Result<Page, ApiError> {
+pub(super) fn uploads(
+    json: &[u8],
+    channel: ChannelId,
+    kind: Option<Kind>,
+    now: SystemTime,
+) -> Result<Page, ApiError> {
     let answer = parse(json, "youtube#playlistItemListResponse")?;
     let items = items(&answer);
     let mut uploads: Vec<Upload> = items
         .iter()
-        .filter_map(|item| upload(item, channel, kind))
+        .filter(|item| !is_gone(item))
+        .filter_map(|item| upload(item, channel, kind, now))
         .collect();
-    let mut owners = items
-        .iter()
-        .filter_map(|item| item["snippet"]["videoOwnerChannelId"].as_str());
-    if uploads.is_empty() && owners.any(|owner| owner != channel.as_str()) {
-        return Err(UpstreamError::Malformed("its uploads are those of another channel".into()).into());
+    if uploads.is_empty() && !items.iter().all(is_gone) {
+        return Err(
+            UpstreamError::Malformed("it has no upload of the channel that can be read".into()).into(),
+        );
     }
     // The list has the order in which uploads were added to it. A premiere, or a video that was private, was published later.
     uploads.sort_by_key(|upload| Reverse(upload.published));
@@ -52,7 +57,14 @@ pub(super) fn uploads(json: &[u8], channel: ChannelId, kind: Option<Kind>) -> Re
     })
 }
 
-fn upload(item: &Value, channel: ChannelId, kind: Option<Kind>) -> Option<Upload> {
+/// Whether it is a private or deleted video, which has no date.
+fn is_gone(item: &Value) -> bool {
+    let details = &item["contentDetails"];
+    details.is_object() && details.get("videoPublishedAt").is_none()
+}
+
+/// The upload, if it is the channel's and has a date that can be.
+fn upload(item: &Value, channel: ChannelId, kind: Option<Kind>, now: SystemTime) -> Option<Upload> {
     let (snippet, details) = (&item["snippet"], &item["contentDetails"]);
     let owner = snippet["videoOwnerChannelId"].as_str();
     if owner.is_some_and(|owner| owner != channel.as_str()) {
@@ -63,10 +75,9 @@ fn upload(item: &Value, channel: ChannelId, kind: Option<Kind>) -> Option<Upload
     let (video, published) = if details.is_null() {
         (&snippet["resourceId"]["videoId"], &snippet["publishedAt"])
     } else {
-        // A private or deleted video has no date.
-        details.get("videoPublishedAt")?;
         (&details["videoId"], &details["videoPublishedAt"])
     };
+    let published = time(published.as_str()?).filter(|published| !video::is_ahead(*published, now))?;
     // The same picture as in feeds, of 480 × 360 pixels.
     let picture = &snippet["thumbnails"]["high"];
     let pixels = |side| picture[side].as_u64().and_then(|pixels| pixels.try_into().ok());
@@ -74,7 +85,7 @@ fn upload(item: &Value, channel: ChannelId, kind: Option<Kind>) -> Option<Upload
         id: video.as_str()?.parse::<VideoId>().ok()?,
         kind: kind.unwrap_or(Kind::Video),
         title: text(&snippet["title"]),
-        published: published.as_str().and_then(time),
+        published: Some(published),
         updated: None,
         thumbnail: picture["url"].as_str().map(|url| Thumbnail {
             url: url.to_owned(),

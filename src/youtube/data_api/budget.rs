@@ -168,12 +168,11 @@ pub enum Refusal {
     NoApi,
 }
 
-/// No request may be sent: until a time, if there is one, and as long as the key is this one, if there is one.
+/// No request may be sent: until a time, if there is one, or until there is another key.
 #[derive(Clone, Copy, Debug)]
 struct Closed {
     refusal: Refusal,
     until: Option<SystemTime>,
-    key: Option<u64>,
 }
 
 /// The units of a day.
@@ -183,6 +182,10 @@ pub struct Budget {
     day: Day,
     /// Spent by all replicas, as far as is known.
     spent: u64,
+    /// How many of these were spent when the last one was gone and the key was replaced.
+    spent_before: u64,
+    /// The generation of the key.
+    key: u64,
     /// Spent here today, by use with a caller. Each entry has cost a unit.
     by_caller: HashMap<Use, u64>,
     /// The bucket for [`Use::Extra`]: its tokens, and when they were counted. It starts full, also after a restart.
@@ -198,6 +201,8 @@ impl Budget {
             quota,
             day: Day::of(now),
             spent: 0,
+            spent_before: 0,
+            key: 0,
             by_caller: HashMap::new(),
             extra: (0.0, now),
             closed: None,
@@ -236,12 +241,8 @@ impl Budget {
     /// If there is none, or it does.
     pub fn is_left(&mut self, spend_for: Use, now: SystemTime, key: u64) -> Result<(), ApiError> {
         self.advance(now);
-        if let Some(closed) = self.closed {
-            if closed.key.is_none_or(|refused| refused == key) {
-                return Err(closed.refusal.into());
-            }
-            self.closed = None;
-        }
+        self.replace_key(key);
+        self.closed.map_or(Ok(()), |closed| Err(closed.refusal))?;
         let used = self.used(spend_for);
         let (left, even) = (units(self.left()), units(self.quota) * spend_for.share());
         let for_caller = match spend_for {
@@ -254,6 +255,17 @@ impl Budget {
             return Err(ApiError::OutOfUnits { retry_at });
         }
         Ok(())
+    }
+
+    /// Notes which key is used. A new one ends what Google said of the last one, and may be of another project, with units of its own.
+    fn replace_key(&mut self, key: u64) {
+        if key > self.key {
+            if self.left() == 0 {
+                self.spent_before = self.spent;
+                self.by_caller.clear();
+            }
+            (self.key, self.closed) = (key, None);
+        }
     }
 
     /// Takes a token of the bucket, for a caller who has `used` some today and must leave as many.
@@ -300,7 +312,7 @@ impl Budget {
     /// If it is not.
     pub fn check(&self) -> Result<(), ApiError> {
         let retry_at = self.day.end();
-        if self.spent > self.quota {
+        if self.spent - self.spent_before > self.quota {
             Err(ApiError::OutOfUnits { retry_at })
         } else {
             Ok(())
@@ -318,16 +330,21 @@ impl Budget {
     /// left, if Google says that there are none.
     pub fn close(&mut self, refusal: Refusal, now: SystemTime, key: u64) -> u64 {
         self.advance(now);
+        self.replace_key(key);
+        if key < self.key {
+            // Of a request that was sent before the key was replaced.
+            return 0;
+        }
         let is_early = now.duration_since(self.day.start()).is_ok_and(|age| age < EARLY);
-        let (until, key, lost) = match refusal {
-            Refusal::QuotaExceeded if is_early => (Some(now + EARLY_PAUSE), None, 0),
-            Refusal::QuotaExceeded => (Some(self.day.end()), None, self.unspent()),
-            Refusal::KeyInvalid => (None, Some(key), 0),
-            Refusal::NotConfigured => (Some(now + NOT_CONFIGURED_PAUSE), Some(key), 0),
-            Refusal::RateLimited | Refusal::NoApi => (Some(now + SHORT_PAUSE), None, 0),
+        let (until, lost) = match refusal {
+            Refusal::QuotaExceeded if is_early => (Some(now + EARLY_PAUSE), 0),
+            Refusal::QuotaExceeded => (Some(self.day.end()), self.unspent()),
+            Refusal::KeyInvalid => (None, 0),
+            Refusal::NotConfigured => (Some(now + NOT_CONFIGURED_PAUSE), 0),
+            Refusal::RateLimited | Refusal::NoApi => (Some(now + SHORT_PAUSE), 0),
         };
         self.spent += lost;
-        self.closed = Some(Closed { refusal, until, key });
+        self.closed = Some(Closed { refusal, until });
         lost
     }
 
@@ -355,7 +372,7 @@ impl Budget {
     }
 
     fn unspent(&self) -> u64 {
-        self.quota.saturating_sub(self.spent)
+        self.quota.saturating_sub(self.spent - self.spent_before)
     }
 
     /// Begins a new day, if it is one, ends a pause that is over, and fills the bucket. A clock that is set back does not bring a day back.
@@ -363,7 +380,7 @@ impl Budget {
         let day = Day::of(now);
         if day > self.day {
             self.day = day;
-            self.spent = 0;
+            (self.spent, self.spent_before) = (0, 0);
             self.by_caller.clear();
         }
         if self.reopens_at().is_some_and(|until| until <= now) {

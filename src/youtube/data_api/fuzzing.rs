@@ -2,6 +2,8 @@
 
 #![expect(clippy::missing_panics_doc, reason = "it is how they find something")]
 
+use std::time::SystemTime;
+
 use super::{ApiError, answer};
 use crate::{
     upstream::fuzzing::feed,
@@ -14,7 +16,7 @@ pub fn data_api_answer(bytes: &[u8]) {
         return;
     };
     let feed = feed(*number);
-    if let Ok(page) = answer::uploads(json, feed.channel, feed.kind) {
+    if let Ok(page) = answer::uploads(json, feed.channel, feed.kind, SystemTime::now()) {
         assert!(page.uploads.len() <= page.entries);
         assert!(
             page.uploads

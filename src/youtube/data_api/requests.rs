@@ -55,6 +55,7 @@ impl Requests {
             &self.get("playlistItems", &query, spend_for).await?,
             channel,
             kind,
+            SystemTime::now(),
         )
     }
 

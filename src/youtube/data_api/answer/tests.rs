@@ -15,8 +15,13 @@ fn channel() -> ChannelId {
     ID.parse().expect("an ID")
 }
 
+/// Later than all dates of the fixtures.
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000)
+}
+
 fn read(json: &[u8], kind: Option<Kind>) -> Page {
-    uploads(json, channel(), kind).expect("an answer")
+    uploads(json, channel(), kind, now()).expect("an answer")
 }
 
 fn seconds(upload: &Upload) -> u64 {
@@ -58,7 +63,7 @@ fn uploads_are_sorted_by_when_they_were_published() {
 #[test]
 fn uploads_that_are_all_of_another_channel_are_no_answer() {
     let json = String::from_utf8_lossy(fixture!("playlist_items")).replace(ID, "UCzzzzzzzzzzzzzzzzzzzzzA");
-    let error = uploads(json.as_bytes(), channel(), None).expect_err("no answer");
+    let error = uploads(json.as_bytes(), channel(), None, now()).expect_err("no answer");
     assert!(
         matches!(error, ApiError::Upstream(UpstreamError::Malformed(_))),
         "{error}"
@@ -66,6 +71,27 @@ fn uploads_that_are_all_of_another_channel_are_no_answer() {
     // What is private or deleted has no owner.
     let gone = br#"{"kind":"youtube#playlistItemListResponse","items":[{"snippet":{},"contentDetails":{"videoId":"aaaaaaaaaaa"}}]}"#;
     assert_eq!(read(gone, None).uploads, []);
+}
+
+#[test]
+fn uploads_without_a_date_that_can_be_are_left_out_or_are_no_answer() {
+    let item = |video, date| {
+        let details = serde_json::json!({"videoId": video, "videoPublishedAt": date});
+        serde_json::json!({"snippet": {"videoOwnerChannelId": ID}, "contentDetails": details})
+    };
+    let list = |items: &[Value]| {
+        let list = serde_json::json!({"kind": "youtube#playlistItemListResponse", "items": items});
+        uploads(list.to_string().as_bytes(), channel(), None, now())
+    };
+    // Two hours ahead of 2033-05-18T03:33:20Z, and half an hour.
+    let odd = ["", "yesterday", "2033-05-18T05:33:20Z"].map(|date| item("aaaaaaaaaaa", date));
+    let good = item("bbbbbbbbbbb", "2033-05-18T04:03:20Z");
+    for odd in odd {
+        assert!(list(std::slice::from_ref(&odd)).is_err(), "{odd}");
+        let found = list(&[odd, good.clone()]).expect("an answer").uploads;
+        let ids: Vec<&str> = found.iter().map(|upload| upload.id.as_str()).collect();
+        assert_eq!(ids, ["bbbbbbbbbbb"]);
+    }
 }
 
 #[test]
@@ -155,7 +181,7 @@ fn what_is_no_answer_is_malformed() {
         fixture!("key_invalid"),
         br#"{"kind":"youtube#searchListResponse","items":[]}"#,
     ] {
-        let of_uploads = uploads(json, channel(), None).map(|_| ());
+        let of_uploads = uploads(json, channel(), None, now()).map(|_| ());
         let answers = [of_uploads, channels(json).map(|_| ()), uploader(json).map(|_| ())];
         assert!(answers.iter().all(is_malformed), "{answers:?}");
     }

@@ -115,10 +115,43 @@ fn a_used_up_quota_closes_until_the_reset() {
     assert_eq!(budget.left(), 0);
     let refused = Err(Refusal::QuotaExceeded.into());
     assert_eq!(
-        budget.try_spend(AWAITED, noon + HOUR * 12 - Duration::from_secs(1), 1),
+        budget.try_spend(AWAITED, noon + HOUR * 12 - Duration::from_secs(1), 0),
         refused
     );
     assert_eq!(budget.try_spend(AWAITED, noon + HOUR * 12, 0), Ok(()));
+}
+
+#[test]
+fn another_key_has_units_of_its_own_if_those_of_the_last_one_are_used_up() {
+    let (noon, caller) = (midnight() + HOUR * 12, Use::Unknown(Purpose::Awaited, 1));
+    // As Google says, here and, by the count of all, at another replica.
+    let [mut budget, mut replica] = [(); 2].map(|()| Budget::new(100, midnight()));
+    for _ in 0..10 {
+        assert_eq!(budget.try_spend(caller, noon, 0), Ok(()));
+    }
+    assert_eq!(budget.close(Refusal::QuotaExceeded, noon, 0), 90);
+    replica.learn(replica.day(), 100);
+    for budget in [&mut budget, &mut replica] {
+        assert_eq!(budget.left(), 0);
+        assert!(budget.is_left(AWAITED, noon, 0).is_err());
+        assert_eq!(budget.is_left(caller, noon, 1), Ok(()));
+        assert_eq!((budget.left(), budget.reopens_at()), (100, None));
+        assert_eq!(
+            budget.close(Refusal::QuotaExceeded, noon, 0),
+            0,
+            "of the last key"
+        );
+        for number in 1..=20 {
+            assert_eq!(budget.try_spend(AWAITED, noon, 1), Ok(()));
+            budget.learn(budget.day(), 100 + number);
+            assert_eq!((budget.check(), budget.left()), (Ok(()), 100 - number));
+        }
+        // A key that is replaced before that changes nothing.
+        assert_eq!(budget.is_left(AWAITED, noon, 2), Ok(()));
+        assert_eq!(budget.left(), 80);
+        budget.advance(noon + HOUR * 12);
+        assert_eq!(budget.left(), 100);
+    }
 }
 
 #[test]
