@@ -1,4 +1,4 @@
-//! The sources that are asked when the first fails, in order: mirrors of the feed, then the Data API.
+//! The sources that are asked when the first fails or lags, in order: mirrors of the feed, then the Data API.
 
 mod mirrored;
 

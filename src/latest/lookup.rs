@@ -13,12 +13,14 @@ use super::{
     FLIGHT_GRACE, FeedEntry, FromCache,
     fallback::carry_out,
     fetcher::{Fetcher, FlightRequest},
+    snapshot,
 };
 use crate::{
     cache_entry::{CacheEntry, Failure},
     clock,
     store::Lease,
     upstream::{self, Feed, Lookup, Purpose, UpstreamError},
+    video::Channel,
 };
 
 /// What a flight does once it is admitted.
@@ -173,11 +175,31 @@ impl Fetcher {
     ) -> Arc<FeedEntry> {
         match lookup {
             AfterAdmission::All(lookup) => {
-                let looked_up = carry_out(self.upstream.time_limit(), lookup).await;
+                let looked_up = match carry_out(self.upstream.time_limit(), lookup).await {
+                    Ok(channel) => Ok(self.unless_it_lags(request, channel, entry).await),
+                    failed @ Err(_) => failed,
+                };
                 self.finish(request, looked_up, entry).await
             }
             AfterAdmission::Others(failure) => self.ask_others(request, failure, entry).await,
         }
+    }
+
+    /// The snapshot of another source if the feed lags and one has it, or else that of the feed.
+    async fn unless_it_lags(
+        &self,
+        request: &FlightRequest,
+        channel: Channel,
+        known: Option<&FeedEntry>,
+    ) -> Channel {
+        let success = known.and_then(|known| known.success.as_ref());
+        let (usable_for, now) = (self.policy.usable_for(), clock::now());
+        if !success.is_some_and(|success| snapshot::lags(&channel, success, usable_for, now)) {
+            return channel;
+        }
+        let (lookup, lags) = (request.for_upstream(known), UpstreamError::SuspectSnapshot);
+        let others = self.fallbacks.look_up(request.feed, &lookup, lags.into());
+        others.await.unwrap_or(channel)
     }
 
     /// Whether `entry` makes the lookup unnecessary. A stale answer that may be served while it is revalidated is sufficient if it is

@@ -283,7 +283,7 @@ async fn run(case: Case) {
             assert_eq!((&got, asked), (expected, 0));
             continue;
         }
-        let (outcome, should_ask) = rules(&behaviors, all, known);
+        let (outcome, should_ask) = rules(&behaviors, all, known, is_unlisted);
         let expected = reply(&outcome, known);
         assert_eq!((&got, asked), (&expected, should_ask), "{behaviors:?}");
         let asked = &behaviors[..asked];

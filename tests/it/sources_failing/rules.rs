@@ -67,19 +67,31 @@ pub enum Outcome {
 }
 
 /// What a lookup by `behaviors` ends with, and how many of them are asked, if `known` uploads were believed
-/// before.
-pub fn rules(behaviors: &[(Source, Behavior)], all: usize, known: Option<usize>) -> (Outcome, usize) {
+/// before, the newest of which the feed may not list yet.
+pub fn rules(
+    behaviors: &[(Source, Behavior)],
+    all: usize,
+    known: Option<usize>,
+    is_unlisted: bool,
+) -> (Outcome, usize) {
     // An older snapshot is not believed at first.
     let believed = |shown, source| match known {
         Some(known) if shown < known => Outcome::Failed(UpstreamError::SuspectSnapshot),
         _ => Outcome::Found(shown, source),
     };
     let (_, first) = behaviors[0];
-    if let Some(shown) = first.shows(all) {
+    let lags = is_unlisted && first.shows(all) < known;
+    if let Some(shown) = first.shows(all)
+        && !lags
+    {
         return (believed(shown, Source::Feed), 1);
     }
     let has_api = behaviors.iter().any(|(source, _)| *source == Source::DataApi);
-    let error = match first.error() {
+    let error = match first {
+        Behind | Empty => UpstreamError::SuspectSnapshot,
+        first => first.error(),
+    };
+    let error = match error {
         // One channel is no spell.
         UpstreamError::NotFound if known.is_some() => UpstreamError::Status(404),
         error => error,
@@ -97,6 +109,8 @@ pub fn rules(behaviors: &[(Source, Behavior)], all: usize, known: Option<usize>)
             (Source::Mirror, _, Some(shown)) if shown > 0 && Some(shown) >= known => {
                 Outcome::Found(shown, Source::Mirror)
             }
+            // The failure is that of the feed.
+            (Source::DataApi, NoSuchChannel, _) if lags => continue,
             (Source::DataApi, _, Some(shown)) => believed(shown, Source::DataApi),
             (Source::DataApi, NoSuchChannel, _) => Outcome::Failed(UpstreamError::NoSuchChannel),
             _ => continue,
