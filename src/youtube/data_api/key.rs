@@ -87,10 +87,12 @@ impl KeyFile {
         if stamp != self.seen {
             self.seen = stamp;
             match read_again(&self.path) {
+                // Orchestrators replace the file also when another secret has changed. The same key has no new units.
+                Ok(key) if key == self.key => {}
                 Ok(key) => {
                     self.key = key;
                     self.generation += 1;
-                    tracing::info!("the file of the API key has changed; it is used from now on");
+                    tracing::info!("the file has another API key; it is used from now on");
                 }
                 Err(error) => {
                     tracing::warn!(path = %self.path.display(), %error, "the last API key is used still");

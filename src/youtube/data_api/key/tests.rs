@@ -77,6 +77,9 @@ fn a_replaced_file_is_read_again() {
     fs::rename(folder.0.join("new"), &path).expect("renamed");
     assert_eq!(current(), ("secnd".into(), 1));
     assert_eq!(current(), ("secnd".into(), 1));
+    fs::write(folder.0.join("new"), "secnd\n").expect("written");
+    fs::rename(folder.0.join("new"), &path).expect("renamed");
+    assert_eq!(current(), ("secnd".into(), 1), "the same key");
 
     folder.key("two words");
     assert_eq!(current(), ("secnd".into(), 1), "the last key that was one");
