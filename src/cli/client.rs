@@ -63,8 +63,11 @@ pub(super) fn block_on(client: impl Future<Output = Outcome>) -> Outcome {
 /// A watch may be silent for days: pings show whether the server is still there.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
 
+/// The reason of a failure without a connection to the server.
+pub(super) const CONNECTION_LOST: &str = "CONNECTION_LOST";
+
 /// The advice if the server ends a connection over http before an answer.
-const NEEDS_TLS: &str = "; does that port expect TLS? Then name it with https:// in --server";
+const NEEDS_TLS: &str = "; is that the port for gRPC (3779 by default), and does it expect TLS? Then name it with https:// in --server";
 
 /// The time limit of the answer to a ping: the default of gRPC's own clients.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -231,7 +234,7 @@ pub(super) fn failure(status: &Status) -> LookupFailure {
     let (code, reason, message) = match (retry::connection_error(status), details.error_info()) {
         (Some(cause), _) => {
             let message = format!("no connection to the server: {cause}");
-            (Code::Unavailable, "CONNECTION_LOST", message)
+            (Code::Unavailable, CONNECTION_LOST, message)
         }
         (None, Some(info)) => (status.code(), info.reason.as_str(), status.message().into()),
         (None, None) if gave_up => (Code::DeadlineExceeded, "DEADLINE", status.message().into()),

@@ -1,6 +1,6 @@
 //! What the fields of the subcommands do not say themselves: headings, the short help, and the notes at the end of the help.
 
-use std::{env, ffi::OsStr};
+use std::env;
 
 use clap::{
     Arg, ArgAction, Command, CommandFactory as _,
@@ -195,6 +195,12 @@ pub(super) fn named<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|arg| arg.get_long() == Some(name))
 }
 
+/// The flags of the program and of its subcommands.
+pub(super) fn all(program: &Command) -> impl Iterator<Item = &Arg> {
+    let flags = program.get_subcommands().flat_map(Command::get_arguments);
+    program.get_arguments().chain(flags)
+}
+
 /// The default of a flag as it would be given; empty if it has none.
 pub(super) fn default_of(flag: &Arg) -> String {
     let values = flag.get_default_values().iter();
@@ -206,10 +212,9 @@ pub(super) fn default_of(flag: &Arg) -> String {
 
 /// Makes flags whose variable is empty read none: Docker Compose sets such variables for `${X:-}`, which means that they are not set.
 pub(super) fn without_empty_variables(program: Command) -> Command {
-    let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
     program
         .mut_args(|arg| match arg.get_env() {
-            Some(name) if is_empty(name) => without_environment(arg),
+            Some(name) if env::var_os(name).is_some_and(|value| value.is_empty()) => without_environment(arg),
             _ => arg,
         })
         .mut_subcommands(without_empty_variables)

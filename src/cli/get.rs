@@ -9,9 +9,9 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{
     Outcome,
-    client::{Plaque, retry},
+    client::{CONNECTION_LOST, Plaque, retry},
     direct,
-    exit::Exit,
+    exit::{Exit, Failed},
     show,
 };
 use crate::{
@@ -52,8 +52,12 @@ pub(super) async fn run(args: Args) -> Outcome {
         let size = channels.len().div_ceil(AT_ONCE).clamp(1, BATCH);
         let batches = channels.chunks(size).map(|names| ask(&plaque, lookup, names));
         let mut batches = stream::iter(batches).buffered(AT_ONCE);
+        let mut left = channels.len();
         while let Some(results) = batches.next().await {
-            for mut result in results? {
+            let results = results?;
+            left -= results.len();
+            let has_server = results.iter().any(|result| !is_lost(result));
+            for mut result in results {
                 if let Some(Found::Failure(why)) = &mut result.outcome {
                     lookup.explain(why);
                     exit = exit.max(Exit::of(why));
@@ -64,6 +68,12 @@ pub(super) async fn run(args: Args) -> Outcome {
                 } else {
                     show::result(&result)?;
                 }
+            }
+            if !has_server && left > 0 {
+                let message =
+                    format!("{left} more channels were not looked up; is `plaque serve` running there?");
+                let exit = Exit::TryAgain;
+                return Err(Failed { message, exit }.into());
             }
         }
         Ok(exit.into())
@@ -147,6 +157,11 @@ async fn look_up(
     Ok(each
         .filter_map(|(result, id)| result.or_else(|| Some(failed(id, unanswered.clone()?))))
         .collect())
+}
+
+/// Whether there was no connection to the server within the time limit.
+fn is_lost(result: &LookupResult) -> bool {
+    matches!(&result.outcome, Some(Found::Failure(why)) if why.reason == CONNECTION_LOST)
 }
 
 fn is_late(result: &LookupResult) -> bool {

@@ -15,7 +15,7 @@ use clap::{
     parser::ValueSource,
 };
 
-use super::{Cli, direct, exit::Exit, file, flags, show, shown};
+use super::{Cli, direct, exit::Exit, file, flags, show, shown, variables};
 
 /// Why there is nothing to run.
 pub(super) enum Refused {
@@ -50,7 +50,9 @@ pub(super) fn parse(given: &mut Vec<OsString>) -> Result<Cli, Refused> {
     if !mistakes.is_empty() {
         return Err(Refused::File(mistakes));
     }
-    let matches = program.try_get_matches_from_mut(&*given)?;
+    let matches = program
+        .try_get_matches_from_mut(&*given)
+        .map_err(|error| of_variable(error, &program, given))?;
     if let Some((name, flags)) = matches.subcommand()
         && let Some(command) = program.find_subcommand_mut(name)
     {
@@ -82,7 +84,10 @@ fn from_file(program: &Command, given: &[OsString]) -> (Vec<String>, Vec<String>
     };
     // A wrong flag ends the parsing: the file may follow it, and says in which form it is told.
     let named = serve.try_get_one::<PathBuf>("config").ok().flatten().cloned();
-    let Some(path) = named.or_else(|| value_of(given, "--config").map(PathBuf::from)) else {
+    let Some(path) = named
+        .or_else(|| value_of(given, "--config").map(PathBuf::from))
+        .or_else(|| variables::value("PLAQUE_CONFIG").map(PathBuf::from))
+    else {
         return Default::default();
     };
     let (entries, mistakes) = file::read(&path);
@@ -99,6 +104,28 @@ fn is_given(program: &Command, serve: &ArgMatches, name: &str) -> bool {
         .map(Arg::get_id)
         .and_then(|id| serve.value_source(id.as_str()));
     matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+}
+
+/// Names the variable beside its flag, if that has the wrong value.
+fn of_variable(mut error: clap::Error, program: &Command, given: &[OsString]) -> clap::Error {
+    let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    let is_given = |flag: &str| {
+        let mut words = given.iter().filter_map(|word| word.to_str()?.strip_prefix(flag));
+        words.any(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    // As in `--timeout <DURATION>`.
+    let long = wrong.split(' ').next().unwrap_or_default();
+    let variable = flags::all(program).find_map(|flag| {
+        let is_it = long.strip_prefix("--") == Some(flag.get_long()?) && !is_given(long);
+        let name = flag.get_env()?.to_str()?;
+        (is_it && variables::value(name).is_some()).then(|| format!("{wrong}, set by {name}"))
+    });
+    if let Some(variable) = variable {
+        error.insert(ContextKind::InvalidArg, ContextValue::String(variable));
+    }
+    error
 }
 
 /// The value of a flag, before anything is parsed.

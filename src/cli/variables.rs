@@ -1,34 +1,52 @@
 //! Environment variables that look like settings and are none.
 
-use std::env;
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+};
 
 use clap::Command;
+
+use super::flags;
+
+const PREFIX: &str = "PLAQUE_";
 
 /// Below this, two names have nothing to do with each other: clap's own limit for suggestions.
 const SIMILAR: f64 = 0.7;
 
+/// The value of a variable. One that is empty counts as not set.
+pub(super) fn value(name: impl AsRef<OsStr>) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
 /// What to say of the variables of this process that are no settings of `program`.
 pub(super) fn unknown(program: &Command) -> Vec<String> {
     let known = known(program);
-    let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let names = env::vars_os().filter(|(_, value)| !value.is_empty());
+    let names = names.filter_map(|(name, _)| name.into_string().ok());
     names.filter_map(|name| complaint(&name, &known)).collect()
 }
 
 /// All variables that plaque reads, those of other subcommands, too: an environment is often that of all.
 fn known(program: &Command) -> Vec<String> {
-    let args = program.get_subcommands().flat_map(Command::get_arguments);
-    let all = program.get_arguments().chain(args);
+    let all = flags::all(program);
     all.filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned()))
         .collect()
 }
 
 fn complaint(name: &str, known: &[String]) -> Option<String> {
-    if !name.starts_with("PLAQUE_") || known.iter().any(|known| known == name) || is_service_link(name) {
+    if !name.starts_with(PREFIX) || known.iter().any(|known| known == name) || is_service_link(name) {
         return None;
     }
     let name = super::show::given(name);
-    Some(match closest(&name, known.iter().map(String::as_str)) {
-        Some(close) => format!("the environment has {name}, which is no setting of plaque; is it {close}?"),
+    let close = closest(
+        &name[PREFIX.len()..],
+        known.iter().filter_map(|known| known.strip_prefix(PREFIX)),
+    );
+    Some(match close {
+        Some(close) => {
+            format!("the environment has {name}, which is no setting of plaque; is it {PREFIX}{close}?")
+        }
         None => format!("the environment has {name}, which is no setting of plaque"),
     })
 }
@@ -63,6 +81,10 @@ mod tests {
             said.contains("PLAQUE_FRESHFOR") && said.ends_with("is it PLAQUE_FRESH_FOR?"),
             "{said}"
         );
+        for strange in ["PLAQUE_plaque", "PLAQUE_"] {
+            let said = complaint(strange, &known).expect("no setting");
+            assert!(said.ends_with("no setting of plaque"), "{said}");
+        }
         for fine in [
             "PATH",
             "PLAQUE",

@@ -412,6 +412,17 @@ def test_sigterm_lets_a_call_in_progress_finish(plaque, origin):
     assert plaque.program.exit_code(within=5) == 0, "the exit code"
 
 
+def test_a_sigterm_that_a_wrapper_sends_twice_is_one(plaque, origin):
+    origin.control(latency_ms=1000)
+    call = plaque.start(KURZGESAGT)
+    wait_until(lambda: origin.lookups() == 1, "the lookup begins")
+    plaque.program.terminate()
+    wait_until(lambda: "draining" in plaque.program.err.read_text(), "it drains")
+    plaque.program.terminate()
+    expect_ok(Answer(call))
+    assert plaque.program.exit_code(within=5) == 0, "the exit code"
+
+
 def test_sighup_ends_nothing(plaque):
     plaque.program.process.send_signal(signal.SIGHUP)
     wait_until(lambda: "SIGHUP" in plaque.program.err.read_text(), "the log tells of it")

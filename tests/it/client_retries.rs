@@ -124,3 +124,21 @@ async fn get_retries_when_the_server_says_so() {
         assert_eq!(attempts, [batch, batch, &batch[..1]]);
     }
 }
+
+#[tokio::test]
+async fn get_ends_when_there_is_no_server_any_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    // Ends the only connection, and takes no other.
+    tokio::spawn(async move { listener.accept().await.map(drop) });
+    let channels: Vec<_> = (0..60).map(|number| format!("UC{number:021}A")).collect();
+    let mut command = plaque();
+    command
+        .arg("get")
+        .args(&channels)
+        .args(["--server", &address, "--timeout", "300ms"]);
+    let (code, out, err) = run(command).await;
+    assert_eq!((code, out.as_str()), (Some(75), ""));
+    assert_eq!(err.matches("(CONNECTION_LOST)").count(), 5, "{err}");
+    assert!(err.contains("55 more channels were not looked up"), "{err}");
+}

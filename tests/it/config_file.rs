@@ -105,6 +105,26 @@ async fn a_variable_that_is_empty_is_none() {
 }
 
 #[tokio::test]
+async fn a_wrong_value_is_told_with_the_variable_that_has_it() {
+    let named = |arguments: &[&str], name: &str| {
+        let mut command = plaque();
+        command
+            .args(arguments)
+            .envs([("PLAQUE_TIMEOUT", "soon"), ("PLAQUE_FRESH_FOR", "soon")]);
+        let told = format!("invalid value 'soon' for '{name}'");
+        async move { assert_refused(command, 2, &[&told]).await }
+    };
+    named(&["get", CHANNEL], "--timeout <DURATION>, set by PLAQUE_TIMEOUT").await;
+    named(&["get", CHANNEL, "--timeout=soon"], "--timeout <DURATION>").await;
+    named(&["get", CHANNEL, "--timeout", "soon"], "--timeout <DURATION>").await;
+    named(
+        &["serve", "--log", "info"],
+        "--fresh-for <DURATION>, set by PLAQUE_FRESH_FOR",
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn clients_warn_of_a_variable_that_is_no_setting() {
     for (command, warns) in [
         (["get", CHANNEL], true),
@@ -222,15 +242,22 @@ async fn a_log_in_json_is_alone_and_says_where_plaque_listens() {
 #[tokio::test]
 async fn a_wrong_flag_is_told_as_the_file_after_it_says() {
     let file = file("json-after", "log-format = \"json\"\n");
-    let mut command = plaque();
-    command.args(["serve", "--no-such-flag", "--config"]).arg(&file);
-    let (code, _, err) = run(command).await;
-    let record: Value = serde_json::from_str(&err).expect(&err);
-    let message = record["fields"]["message"].as_str().unwrap_or_default();
-    assert!(
-        code == Some(2) && message.contains("unexpected argument"),
-        "{err}"
-    );
+    for by_variable in [false, true] {
+        let mut command = plaque();
+        command.args(["serve", "--no-such-flag"]);
+        if by_variable {
+            command.env("PLAQUE_CONFIG", &file);
+        } else {
+            command.arg("--config").arg(&file);
+        }
+        let (code, _, err) = run(command).await;
+        let record: Value = serde_json::from_str(&err).expect(&err);
+        let message = record["fields"]["message"].as_str().unwrap_or_default();
+        assert!(
+            code == Some(2) && message.contains("unexpected argument"),
+            "{err}"
+        );
+    }
 }
 
 #[tokio::test]

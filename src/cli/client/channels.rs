@@ -62,7 +62,8 @@ fn read_lines(
     for (number, line) in lines.enumerate() {
         let number = number + 1;
         let line = line.map_err(|error| format!("line {number} of standard input: {error}"))?;
-        let text = line.trim();
+        // A byte order mark is no blank; Windows' editors write one.
+        let text = line.trim_start_matches('\u{feff}').trim();
         if text.is_empty() || text.starts_with('#') {
             continue;
         }
@@ -85,8 +86,8 @@ mod tests {
             let mut names = vec![];
             read(text.as_bytes(), &mut names).map(|()| names)
         };
-        let names =
-            read("# mine\n\n  @kurzgesagt \r\nhttps://www.youtube.com/c/scishow#about\n").expect("names");
+        let names = read("\u{feff}# mine\n\n  @kurzgesagt \r\nhttps://www.youtube.com/c/scishow#about\n")
+            .expect("names");
         let shown: Vec<_> = names.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["@kurzgesagt", "c/scishow"]);
         let error = read("@kurzgesagt\n\nhttps://vimeo.com/x").expect_err("not YouTube's");

@@ -32,6 +32,8 @@ pub(in crate::cli) async fn with_retries<T>(
         // tonic's own limit does not include the time to reconnect.
         let failed = match timeout_at(deadline, call(left)).await {
             Ok(Ok(answer)) => return Ok(answer),
+            // tonic's own limit may be over before this one.
+            Ok(Err(status)) if is_late(&status) => return Err(deadline_exceeded(limit)),
             Ok(Err(status)) => status,
             Err(_elapsed) => return Err(deadline_exceeded(limit)),
         };
@@ -41,6 +43,12 @@ pub(in crate::cli) async fn with_retries<T>(
             _ => return Err(failed),
         }
     }
+}
+
+fn is_late(status: &Status) -> bool {
+    status
+        .source()
+        .is_some_and(|source| innermost(source).is::<TimeoutExpired>())
 }
 
 /// The status of a call without an answer within `limit`.

@@ -1,20 +1,30 @@
 //! Signals of `plaque serve`: SIGTERM and Ctrl-C start the drain, SIGHUP reloads certificates.
 
-use std::{io, process, sync::Arc};
+use std::{io, process, sync::Arc, time::Duration};
 
+use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 #[cfg(unix)]
 use tokio_stream::wrappers::SignalStream;
 
 use crate::tls::Tls;
 
-/// Completes at the first SIGTERM or Ctrl-C. The second one ends the process at once.
+/// A second signal within this time after the first is the same one: timeout(1) and others send it to the process, and then to its group.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
+
+/// Completes at the first SIGTERM or Ctrl-C. The next one, after [`SAME_SIGNAL`], ends the process at once.
 pub(super) fn shutdown() -> io::Result<impl Future<Output = ()>> {
     let mut signals = Signals::new()?;
     Ok(async move {
         let name = signals.next().await;
         tracing::info!("{name}: stopping");
         tokio::spawn(async move {
+            let ignored = async {
+                loop {
+                    signals.next().await;
+                }
+            };
+            let _: Result<(), _> = timeout(SAME_SIGNAL, ignored).await;
             let name = signals.next().await;
             tracing::warn!("{name} again: ending at once");
             #[expect(clippy::disallowed_methods, reason = "a second signal asks for no drain")]

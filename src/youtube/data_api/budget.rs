@@ -184,8 +184,9 @@ pub struct Budget {
     spent: u64,
     /// How many of these were spent when the last one was gone and the key was replaced.
     spent_before: u64,
-    /// The generation of the key.
+    /// The generation of the key, and whether nothing is known yet of what replicas have spent since it came.
     key: u64,
+    is_new_key: bool,
     /// Spent here today, by use with a caller. Each entry has cost a unit.
     by_caller: HashMap<Use, u64>,
     /// The bucket for [`Use::Extra`]: its tokens, and when they were counted. It starts full, also after a restart.
@@ -203,6 +204,7 @@ impl Budget {
             spent: 0,
             spent_before: 0,
             key: 0,
+            is_new_key: false,
             by_caller: HashMap::new(),
             extra: (0.0, now),
             closed: None,
@@ -260,12 +262,23 @@ impl Budget {
     /// Notes which key is used. A new one ends what Google said of the last one, and may be of another project, with units of its own.
     fn replace_key(&mut self, key: u64) {
         if key > self.key {
-            if self.left() == 0 {
-                self.spent_before = self.spent;
-                self.by_caller.clear();
-            }
-            (self.key, self.closed) = (key, None);
+            self.begin_anew_if_none_is_left(0);
+            (self.key, self.is_new_key, self.closed) = (key, true, None);
         }
+    }
+
+    /// Counts no unit of before, but the last `spent_since`, if none is left.
+    fn begin_anew_if_none_is_left(&mut self, spent_since: u64) {
+        if self.left() == 0 {
+            self.spent_before = self.spent - spent_since;
+            self.by_caller.clear();
+        }
+    }
+
+    /// Whether there is a newer key than this one.
+    #[must_use]
+    pub fn is_replaced(&self, key: u64) -> bool {
+        key < self.key
     }
 
     /// Takes a token of the bucket, for a caller who has `used` some today and must leave as many.
@@ -323,6 +336,10 @@ impl Budget {
     pub fn learn(&mut self, day: Day, spent: u64) {
         if day == self.day {
             self.spent = self.spent.max(spent);
+            // Other replicas may have used up the last key's.
+            if std::mem::take(&mut self.is_new_key) {
+                self.begin_anew_if_none_is_left(1);
+            }
         }
     }
 
@@ -331,7 +348,7 @@ impl Budget {
     pub fn close(&mut self, refusal: Refusal, now: SystemTime, key: u64) -> u64 {
         self.advance(now);
         self.replace_key(key);
-        if key < self.key {
+        if self.is_replaced(key) {
             // Of a request that was sent before the key was replaced.
             return 0;
         }

@@ -102,6 +102,9 @@ impl Ledger {
     pub async fn report(&self, refusal: Option<Refusal>, now: SystemTime, key: u64) {
         let lost = {
             let mut state = self.state.lock();
+            if state.budget.is_replaced(key) {
+                return;
+            }
             let lost = refusal.map_or(0, |refusal| state.budget.close(refusal, now, key));
             if state.reported != refusal {
                 state.reported = refusal;

@@ -17,6 +17,7 @@ POST /control              orders, any of them at once:
   {"snapshots": {"channel", "uploads": [[{"id", "published", "title", …}, …], …]}}    what its next requests see, one by one
   {"gone": ["UC…"]}                   channels that exist nowhere any more
   {"api_mode": "ok" | "status:NNN" | "hang" | "empty" | "keyInvalid" | "quotaExceeded" | "accessNotConfigured" | "rateLimitExceeded"}
+  {"api_key": the one that is valid from now on}
   {"page_mode": "ok" | "status:NNN" | "hang" | "consent"}    consent: who sends no cookie SOCS is redirected to a consent page
   {"handle": {"name", "channel"}}
 

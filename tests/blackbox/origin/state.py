@@ -41,7 +41,7 @@ class State:
 
     def channel(self, channel_id):
         """None if it exists nowhere."""
-        if channel_id in self.gone:
+        if not channel_id or channel_id in self.gone:
             return None
         return self.channels.get(channel_id) or (synthesize(channel_id) if self.synthesizes else None)
 
@@ -82,6 +82,7 @@ class State:
             else:
                 self.modes = {None: order["mode"]}
         self.api_mode = order.get("api_mode", self.api_mode)
+        self.api_key = order.get("api_key", self.api_key)
         self.page_mode = order.get("page_mode", self.page_mode)
         self.gone.update(order.get("gone", ()))
         if "handle" in order:

@@ -155,6 +155,20 @@ fn another_key_has_units_of_its_own_if_those_of_the_last_one_are_used_up() {
 }
 
 #[test]
+fn another_key_has_units_of_its_own_also_where_it_is_not_known_yet_that_the_last_one_has_none() {
+    let noon = midnight() + HOUR * 12;
+    let mut replica = Budget::new(100, midnight());
+    assert_eq!(replica.try_spend(AWAITED, noon, 0), Ok(()));
+    // All of the last key's 100, one of the new key's by another replica, and this one.
+    assert_eq!(replica.try_spend(AWAITED, noon, 1), Ok(()));
+    replica.learn(replica.day(), 102);
+    assert_eq!((replica.check(), replica.left()), (Ok(()), 99));
+    // With the same key, the count goes on.
+    replica.learn(replica.day(), 202);
+    assert!(replica.check().is_err());
+}
+
+#[test]
 fn soon_after_a_reset_it_is_tried_again() {
     let mut budget = Budget::new(100, midnight());
     let now = midnight() + Duration::from_mins(1);
