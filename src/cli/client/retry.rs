@@ -27,21 +27,22 @@ pub(in crate::cli) async fn with_retries<T>(
 ) -> Result<T, Status> {
     let deadline = Instant::now() + limit;
     let mut pauses = PAUSES.build();
+    let mut before = None;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         // tonic's own limit does not include the time to reconnect.
         let failed = match timeout_at(deadline, call(left)).await {
             Ok(Ok(answer)) => return Ok(answer),
-            // tonic's own limit may be over before this one.
-            Ok(Err(status)) if is_late(&status) => return Err(deadline_exceeded(limit)),
-            Ok(Err(status)) => status,
-            Err(_elapsed) => return Err(deadline_exceeded(limit)),
+            Ok(Err(status)) if !is_late(&status) => status,
+            // It would hide why the attempt before failed. tonic's own limit may be over before this one.
+            Ok(Err(_)) | Err(_) => return Err(before.unwrap_or_else(|| deadline_exceeded(limit))),
         };
         let left = deadline.saturating_duration_since(Instant::now());
         match pause(&failed, &mut pauses, is_transient) {
             Some(pause) if pause < left => sleep(pause).await,
             _ => return Err(failed),
         }
+        before = Some(failed);
     }
 }
 
@@ -114,7 +115,11 @@ pub(in crate::cli) fn connection_error(status: &Status) -> Option<&(dyn Error + 
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, future::pending, io};
+    use std::{
+        cell::{Cell, RefCell},
+        future::pending,
+        io,
+    };
 
     use tonic::metadata::MetadataValue;
     use tonic_types::ErrorDetails;
@@ -217,5 +222,16 @@ mod tests {
             (Code::DeadlineExceeded, "no answer within 15s")
         );
         assert_eq!(began.elapsed(), LIMIT);
+
+        // A later attempt that gets no answer does not hide why the first one failed.
+        let first = Cell::new(true);
+        let outcome: Result<(), _> = with_retries(LIMIT, async |_| {
+            if first.take() {
+                return Err(Status::unavailable("first"));
+            }
+            pending().await
+        })
+        .await;
+        assert_eq!(outcome.expect_err("too late").message(), "first");
     }
 }
