@@ -234,7 +234,7 @@ impl Latest {
         // Whether a flight for this caller has ended, or two of others.
         let mut has_asked = false;
         // A hit takes one pass, a miss two. A third is needed if the flight was another caller's, and its outcome is too old for this one or
-        // the other had no budget.
+        // the other had no budget. One more is needed if the first flight ends with the entry of the store.
         loop {
             let can_ask_others = !has_asked && self.fetcher.can_ask_others(entry.as_deref(), request);
             let decision = self.policy.decide(
@@ -252,24 +252,25 @@ impl Latest {
                         entry.hits.increment();
                     }
                     if let FromCache::Answer { revalidate: true, .. } = cached {
-                        self.revalidate(attempt, caller());
+                        self.revalidate(attempt, caller(), entry.clone());
                     }
                     return self.reply(&cached, attempt, miss);
                 }
                 Err(reason) => reason,
             };
             let request = request();
-            let lookup = self.fetcher.lookup(request, arrived_at);
+            let lookup = self.fetcher.lookup(request, arrived_at, entry.clone());
             let error = match self.coalescer.join(feed, lookup) {
                 Ok(waiter) => {
                     let collapsed = waiter.collapsed();
-                    has_asked = !collapsed || miss.is_some();
+                    // Without an entry, a flight may end with that of the store.
+                    has_asked = entry.is_some() && (!collapsed || miss.is_some());
                     miss.get_or_insert(Miss { reason, collapsed });
                     if collapsed {
                         self.fetcher.note_joined(&request, entry.as_deref());
                     }
                     let outcome = waiter.outcome();
-                    let outcome = match self.give_up_at(entry.as_deref(), arrived_at, request.caller) {
+                    let outcome = match self.give_up_at(entry.as_deref(), arrived_at, &request) {
                         // The caller gets the last success, and not this error.
                         Some(at) => timeout_at(at, outcome)
                             .await
@@ -294,7 +295,7 @@ impl Latest {
     }
 
     /// Starts a flight without waiters, unless there is one already.
-    fn revalidate(&self, attempt: Attempt, caller: Caller) {
+    fn revalidate(&self, attempt: Attempt, caller: Caller, seen: Option<Arc<FeedEntry>>) {
         let request = FlightRequest {
             feed: attempt.feed,
             max_age: attempt.query.max_age,
@@ -304,7 +305,7 @@ impl Latest {
                 ..caller
             },
         };
-        let lookup = self.fetcher.lookup(request, attempt.now);
+        let lookup = self.fetcher.lookup(request, attempt.now, seen);
         self.coalescer.refresh(attempt.feed, lookup);
     }
 

@@ -21,25 +21,24 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use self::mirrored::Vanished;
 use super::{hang::HangBreaker, health::SourceFailures};
 use crate::{
     clock, metrics,
     upstream::{
-        Failure, Fallback, Feed, Lookup, LookupRequest, Purpose, SourceHealth, SourceStatus, Upstream,
-        UpstreamError,
+        Failure, Fallback, Feed, Lookup, LookupRequest, SourceHealth, SourceStatus, Upstream, UpstreamError,
     },
     video::{Channel, Source},
 };
 
-/// Callers who can be given the last success wait no longer for all of these sources together.
-const PATIENCE_WITH_SUCCESS: Duration = Duration::from_secs(2);
+/// How much longer than for the first source callers wait for all of these together, if they can be given the last success.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The sources after the first, and their counters.
 pub(super) struct Fallbacks {
-    sources: Arc<[Arc<Member>]>,
+    sources: Arc<[Member]>,
     /// Locked for lookups in a memory of some thousand IDs. In memory only: a restart forgets it.
     vanished: Mutex<Vanished>,
     lookups: Family<[(&'static str, &'static str); 2], Counter>,
@@ -54,14 +53,14 @@ struct Member {
 
 impl Fallbacks {
     pub(super) fn new(sources: Vec<Fallback>) -> Self {
-        let member = |Fallback { source, upstream }| Member {
+        let members = sources.into_iter().map(|Fallback { source, upstream }| Member {
             source,
             upstream,
             failures: SourceFailures::default(),
             hang: HangBreaker::default(),
-        };
+        });
         Self {
-            sources: sources.into_iter().map(member).map(Arc::new).collect(),
+            sources: members.collect(),
             vanished: Mutex::default(),
             lookups: Family::default(),
         }
@@ -80,7 +79,7 @@ impl Fallbacks {
             | UpstreamError::Malformed(_)
             | UpstreamError::Panicked => !self.sources.is_empty(),
             UpstreamError::NotFound => {
-                let knows_all = |member: &Arc<Member>| member.source == Source::DataApi;
+                let knows_all = |member: &Member| member.source == Source::DataApi;
                 !has_canary && self.sources.iter().any(knows_all)
             }
             UpstreamError::NoSuchChannel | UpstreamError::Busy | UpstreamError::SuspectSnapshot => false,
@@ -114,6 +113,11 @@ impl Fallbacks {
             .sum()
     }
 
+    /// How long callers who can be given the last success wait for a lookup. Without such sources, until their deadline.
+    pub(super) fn patience(&self, first: &dyn Upstream) -> Option<Duration> {
+        (!self.sources.is_empty()).then(|| first.time_limit() + PATIENCE)
+    }
+
     /// The first answer: a snapshot, or that there is no such channel. If there is none, the failure of the first source.
     pub(super) async fn look_up(
         &self,
@@ -121,15 +125,10 @@ impl Fallbacks {
         request: &LookupRequest,
         mut first: Failure,
     ) -> Result<Channel, Failure> {
-        let has_success = request.purpose == Purpose::Awaited && request.known.is_some();
-        let until = Instant::now() + PATIENCE_WITH_SUCCESS;
-        for (member, left) in self.sources.iter().zip((1..=self.sources.len()).rev()) {
+        for member in &*self.sources {
             let source = &member.source;
-            // Those behind it may have the answer, so each gets an equal part of what is left.
-            let parts = u32::try_from(left).unwrap_or(u32::MAX);
-            let part = until.saturating_duration_since(Instant::now()) / parts;
             let looked_up = member
-                .look_up(feed, request, has_success.then_some(part))
+                .look_up(feed, request)
                 .await
                 .and_then(|channel| match source {
                     Source::Mirror => {
@@ -162,7 +161,7 @@ impl Fallbacks {
 
     /// How each of them is doing.
     pub(super) fn health(&self) -> impl Iterator<Item = SourceHealth> {
-        let health = |member: &Arc<Member>| member.failures.health(member.source, &*member.upstream);
+        let health = |member: &Member| member.failures.health(member.source, &*member.upstream);
         self.sources.iter().map(health)
     }
 
@@ -222,7 +221,7 @@ impl Fallbacks {
         let sources = Arc::clone(&self.sources);
         metrics::read(registry, move |mut encoder| {
             let mut family = encoder.encode_descriptor(name, help, None, M::TYPE)?;
-            let encode = |(index, member): (usize, &Arc<Member>)| -> fmt::Result {
+            let encode = |(index, member): (usize, &Member)| -> fmt::Result {
                 let status = member.upstream.status();
                 let Some(value) = value(member, &status) else {
                     return Ok(());
@@ -240,25 +239,9 @@ impl Fallbacks {
 }
 
 impl Member {
-    /// Looks `feed` up, for a caller who waits no longer than `patience`.
-    async fn look_up(
-        self: &Arc<Self>,
-        feed: Feed,
-        request: &LookupRequest,
-        patience: Option<Duration>,
-    ) -> Result<Channel, Failure> {
+    async fn look_up(&self, feed: Feed, request: &LookupRequest) -> Result<Channel, Failure> {
         let limit = self.upstream.time_limit();
-        let is_probe = self.hang.admit(feed, limit, clock::now())?;
-        if is_probe && patience.is_some() {
-            let (member, request) = (Arc::clone(self), request.clone());
-            // Ends within its limit. Its outcome is for the breaker only.
-            tokio::spawn(async move {
-                let looked_up = carry_out(limit, member.upstream.look_up(feed, request.clone())).await;
-                member.record(feed, &request, &looked_up);
-            });
-            return Err(UpstreamError::Busy.into());
-        }
-        let limit = patience.map_or(limit, |patience| patience.min(limit));
+        self.hang.admit(feed, limit, clock::now())?;
         carry_out(limit, self.upstream.look_up(feed, request.clone())).await
     }
 

@@ -50,22 +50,22 @@ enum Change {
 }
 
 impl HangBreaker {
-    /// Requests permission for a lookup of `feed` that takes no longer than `limit`. Returns whether it is a probe, which needs all of that.
+    /// Requests permission for a lookup of `feed` that takes no longer than `limit`.
     ///
     /// # Errors
     ///
     /// If the source hangs: as the lookups that have timed out.
-    pub(super) fn admit(&self, feed: Feed, limit: Duration, now: Instant) -> Result<bool, Failure> {
+    pub(super) fn admit(&self, feed: Feed, limit: Duration, now: Instant) -> Result<(), Failure> {
         let mut state = self.0.lock();
         match &mut state.skip {
-            None => Ok(false),
+            None => Ok(()),
             Some(Skip { until, .. }) if now < *until => Err(Failure {
                 retry_after: Some(*until - now),
                 ..UpstreamError::TimedOut(limit).into()
             }),
             Some(skip) => {
                 (skip.until, skip.probe) = (now + limit, Some(feed));
-                Ok(true)
+                Ok(())
             }
         }
     }
@@ -143,7 +143,7 @@ mod tests {
     fn hanging(now: Instant) -> HangBreaker {
         let breaker = HangBreaker::default();
         for letter in ['A', 'Q', 'g'] {
-            assert_eq!(breaker.admit(feed(letter), LIMIT, now), Ok(false));
+            assert_eq!(breaker.admit(feed(letter), LIMIT, now), Ok(()));
             let change = breaker.record(feed(letter), TIMED_OUT, now);
             assert_eq!(change, (letter == 'g').then_some(Change::Hangs), "{letter}");
         }
@@ -165,7 +165,7 @@ mod tests {
             assert_eq!(skipped.error, UpstreamError::TimedOut(LIMIT));
             assert_eq!(skipped.retry_after, Some(pause / 2));
             now += pause;
-            assert_eq!(breaker.admit(feed('A'), LIMIT, now), Ok(true), "after {pause:?}");
+            assert_eq!(breaker.admit(feed('A'), LIMIT, now), Ok(()), "after {pause:?}");
             assert!(
                 breaker.admit(feed('A'), LIMIT, now).is_err(),
                 "one probe at a time"
@@ -178,7 +178,7 @@ mod tests {
         assert!(breaker.is_open());
         let answered = breaker.record(feed('A'), Err(&UpstreamError::Status(503)), now);
         assert_eq!(answered, Some(Change::Answers));
-        assert_eq!(breaker.admit(feed('A'), LIMIT, now), Ok(false));
+        assert_eq!(breaker.admit(feed('A'), LIMIT, now), Ok(()));
         assert!(!breaker.is_open());
     }
 
@@ -187,9 +187,9 @@ mod tests {
         let begin = Instant::now();
         let breaker = hanging(begin);
         let probe = begin + FIRST_PAUSE;
-        assert_eq!(breaker.admit(feed('A'), LIMIT, probe), Ok(true));
+        assert_eq!(breaker.admit(feed('A'), LIMIT, probe), Ok(()));
         assert!(breaker.admit(feed('A'), LIMIT, probe + LIMIT / 2).is_err());
-        assert_eq!(breaker.admit(feed('A'), LIMIT, probe + LIMIT), Ok(true));
+        assert_eq!(breaker.admit(feed('A'), LIMIT, probe + LIMIT), Ok(()));
     }
 
     #[test]
@@ -211,6 +211,6 @@ mod tests {
                 "an answer"
             );
         }
-        assert_eq!(breaker.admit(feed('A'), LIMIT, now), Ok(false));
+        assert_eq!(breaker.admit(feed('A'), LIMIT, now), Ok(()));
     }
 }

@@ -38,16 +38,19 @@ fn backoff(entry: Option<&FeedEntry>) -> Option<&Failure<UpstreamError>> {
 }
 
 impl Fetcher {
-    /// The fetch of a flight that is started for `request`, by a caller that arrived at `arrived_at`.
+    /// The fetch of a flight that is started for `request`, by a caller that arrived at `arrived_at` and was given the cached entry `seen`.
     pub(super) fn lookup(
         self: &Arc<Self>,
         request: FlightRequest,
         arrived_at: Instant,
+        seen: Option<Arc<FeedEntry>>,
     ) -> impl FnOnce(FetchContext<Feed, Arc<FeedEntry>>) -> BoxFuture<'static, Arc<FeedEntry>> + Send + 'static
     {
         let fetcher = Arc::clone(self);
         move |FetchContext { cached, waiters, .. }| {
             Box::pin(async move {
+                // The cache may have no room for it.
+                let cached = cached.or(seen);
                 let unwanted = async {
                     match request.purpose {
                         Purpose::Awaited => waiters.all_left().await,
@@ -93,7 +96,9 @@ impl Fetcher {
         let mut is_patient = true;
         loop {
             if let Some(stored) = self.load(feed, entry.as_deref()).await {
-                if self.is_sufficient(&stored, &request, arrived_at, true) {
+                // Its callers start another flight for the lookup, for whose end they need not wait now that they have the last success.
+                let is_news = entry.is_none() && stored.success.is_some();
+                if is_news || self.is_sufficient(&stored, &request, arrived_at, true) {
                     return stored;
                 }
                 entry = Some(stored);
@@ -161,9 +166,7 @@ impl Fetcher {
         if self.fallbacks.is_empty() {
             return Ok(());
         }
-        self.hang
-            .admit(feed, self.upstream.time_limit(), clock::now())
-            .map(|_is_probe| ())
+        self.hang.admit(feed, self.upstream.time_limit(), clock::now())
     }
 
     /// Asks the feed and then the other sources, or only these.

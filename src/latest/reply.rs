@@ -5,11 +5,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{FeedEntry, Latest, LookupError, OVERLOAD_PAUSE, policy::FromCache, seconds};
+use super::{
+    FeedEntry, Latest, LookupError, OVERLOAD_PAUSE, fetcher::FlightRequest, policy::FromCache, seconds,
+};
 use crate::{
     cache_entry::{Failure, Success},
     clock,
-    upstream::{Caller, Feed, UpstreamError},
+    upstream::{Feed, Purpose, UpstreamError},
     video::{Channel, ChannelId, Kind, Source, Video},
 };
 
@@ -155,17 +157,26 @@ pub(super) struct Attempt {
 }
 
 impl Latest {
-    /// When `caller` stops to wait for a flight, if it can be given the last success then: shortly before its deadline.
+    /// When the caller of `request` stops waiting for a flight, if it can be given the last success then: shortly before its deadline, and
+    /// earlier if the flight may have to ask several sources. A poll waits for its outcome.
     pub(super) fn give_up_at(
         &self,
         entry: Option<&FeedEntry>,
         arrived_at: Instant,
-        caller: Caller,
+        request: &FlightRequest,
     ) -> Option<tokio::time::Instant> {
         self.usable(entry, arrived_at)?;
-        let deadline = caller.deadline?;
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        Some(deadline - DEADLINE_MARGIN.min(left / 2))
+        let now = tokio::time::Instant::now();
+        let before = |deadline: tokio::time::Instant| {
+            deadline - DEADLINE_MARGIN.min(deadline.saturating_duration_since(now) / 2)
+        };
+        let patience = self.fetcher.fallbacks.patience(&*self.fetcher.upstream);
+        let patience = patience.filter(|_| request.purpose == Purpose::Awaited);
+        let ends = [
+            request.caller.deadline.map(before),
+            patience.map(|patience| now + patience),
+        ];
+        ends.into_iter().flatten().min()
     }
 
     /// The last success, if a caller who arrived then can be given it without a lookup.

@@ -7,9 +7,15 @@ use plaque::{
     upstream::{Caller, Fallback, Upstream},
     video::Source,
 };
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep},
+};
 
-use crate::stores::{Fake, anew, found, settings};
+use crate::{
+    store_memory::Memory,
+    stores::{Fake, Kind as _, anew, found, settings},
+};
 
 /// The limit of a source that has others behind it.
 const FEED: Duration = Duration::from_secs(2);
@@ -21,36 +27,59 @@ fn hangs(after: usize, limit: Duration) -> Arc<Fake> {
     Arc::new(Fake::with(found, after, limit))
 }
 
-/// What a caller with this deadline gets of a known channel while all of the sources hang, and when.
-async fn answer(others: &[Arc<Fake>], feed: Duration, deadline: Duration) -> Duration {
-    let fallbacks = others.iter().map(|fake| Fallback {
-        source: Source::Mirror,
-        upstream: Arc::clone(fake) as Arc<dyn Upstream>,
-    });
+/// What a caller with this deadline gets of a known channel, and when.
+struct Given {
+    title: String,
+    after: Duration,
+}
+
+/// The channel is known since lookup 1 of the feed, which has hung since; after a restart only the store knows it.
+async fn answer(others: &[Arc<Fake>], feed: Duration, deadline: Duration, restarts: bool) -> Given {
+    let fallbacks = || {
+        let fallback = |fake: &Arc<Fake>| Fallback {
+            source: Source::Mirror,
+            upstream: Arc::clone(fake) as Arc<dyn Upstream>,
+        };
+        others.iter().map(fallback).collect()
+    };
     let feed = hangs(1, feed);
-    let (fallbacks, runtime) = (fallbacks.collect(), Handle::current());
-    let latest = Latest::with_fallbacks(feed, fallbacks, None, settings(), runtime);
+    let store = Memory::new().open().await;
+    let start = || {
+        let (feed, store) = (Arc::clone(&feed), Arc::clone(&store));
+        Latest::with_fallbacks(feed, fallbacks(), Some(store), settings(), Handle::current())
+    };
+    let mut latest = start();
     assert!(latest.get(anew()).await.outcome.is_ok());
+    if restarts {
+        latest = start();
+    }
     let began = Instant::now();
     let caller = || Caller {
         deadline: Some(began + deadline),
         ..Caller::default()
     };
     let reply = latest.get_for(anew(), &caller).await;
-    assert_eq!(
-        reply.outcome.expect("the last success").channel().title(),
-        "lookup 1"
-    );
-    began.elapsed()
+    let after = began.elapsed();
+    // The lookup goes on without its caller.
+    while latest.flights() > 0 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    let title = reply.outcome.expect("an answer").channel().title().to_owned();
+    Given { title, after }
 }
 
 #[tokio::test(start_paused = true)]
 async fn all_other_sources_together_are_waited_for_as_long_as_one() {
-    for count in 1..=5 {
+    for (count, restarts) in (1..=5).flat_map(|count| [(count, false), (count, true)]) {
         let others = [(); 5].map(|()| hangs(0, Duration::from_secs(10)));
-        let took = answer(&others[..count], FEED, Duration::from_secs(30)).await;
+        let given = answer(&others[..count], FEED, Duration::from_secs(30), restarts).await;
+        assert_eq!(given.title, "lookup 1");
         let expected = Duration::from_secs(4)..Duration::from_millis(4_100);
-        assert!(expected.contains(&took), "{took:?} {count}");
+        assert!(
+            expected.contains(&given.after),
+            "{:?} {count} {restarts}",
+            given.after
+        );
         for (index, other) in others.iter().enumerate() {
             assert_eq!(
                 other.lookups(),
@@ -62,15 +91,44 @@ async fn all_other_sources_together_are_waited_for_as_long_as_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_answer_of_a_slow_source_behind_one_that_hangs_is_given_in_time() {
+    for (takes, is_in_time) in [(100, true), (1_400, true), (1_900, false)] {
+        let newer = |_, feed| found(2, feed);
+        let slow = Arc::new(Fake::with(newer, 0, Duration::from_secs(10)));
+        let others = [hangs(0, Duration::from_millis(500)), Arc::clone(&slow)];
+        tokio::spawn(async move {
+            slow.arrival().await;
+            sleep(Duration::from_millis(takes)).await;
+            slow.release();
+        });
+        let given = answer(&others, FEED, Duration::from_secs(5), false).await;
+        let takes = Duration::from_millis(2_500 + takes).min(Duration::from_secs(4));
+        assert!(
+            (takes..takes + MARGIN).contains(&given.after),
+            "{:?}",
+            given.after
+        );
+        assert_eq!(given.title == "lookup 2", is_in_time, "{} {takes:?}", given.title);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_success_is_given_before_the_deadline_of_the_caller() {
     for (limit, deadline) in
         [(2, 5), (2, 3), (2, 1), (60, 5)].map(|pair| (pair.0, Duration::from_secs(pair.1)))
     {
         let others = [(); 2].map(|()| hangs(0, Duration::from_secs(10)));
-        let took = answer(&others, Duration::from_secs(limit), deadline).await;
-        assert!(took + MARGIN <= deadline, "{took:?} of {deadline:?}");
+        for restarts in [false, true] {
+            let given = answer(&others, Duration::from_secs(limit), deadline, restarts).await;
+            assert_eq!(given.title, "lookup 1");
+            assert!(
+                given.after + MARGIN <= deadline,
+                "{:?} of {deadline:?}",
+                given.after
+            );
+        }
     }
     // Also without other sources.
-    let took = answer(&[], Duration::from_mins(1), Duration::from_secs(5)).await;
-    assert_eq!(took + MARGIN, Duration::from_secs(5));
+    let given = answer(&[], Duration::from_mins(1), Duration::from_secs(5), false).await;
+    assert_eq!(given.after + MARGIN, Duration::from_secs(5));
 }

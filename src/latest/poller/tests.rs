@@ -15,14 +15,15 @@ use crate::{
     cache_entry::CacheEntry,
     latest::{Policy, Settings, Watch, WatchQuery},
     store::{Lease, RemoteUpdate, Store},
-    upstream::{Failure, Feed, LookupRequest, Upstream, UpstreamError},
-    video::Channel,
+    upstream::{Failure, Fallback, Feed, LookupRequest, Upstream, UpstreamError},
+    video::{Channel, Source},
 };
 
 /// An upstream that records its lookups.
 struct Fake {
     room: Option<f64>,
     fails: Option<Failure>,
+    takes: Duration,
     lookups: Mutex<Vec<(ChannelId, Duration)>>,
     begun: Instant,
 }
@@ -32,6 +33,7 @@ impl Fake {
         Self {
             room,
             fails: None,
+            takes: Duration::ZERO,
             lookups: Mutex::default(),
             begun: now(),
         }
@@ -50,7 +52,10 @@ impl Upstream for Fake {
             Some(failure) => Err(failure.clone()),
             None => Ok(Channel::new(feed.channel, "found", Vec::new())),
         };
-        Box::pin(async move { found })
+        Box::pin(async move {
+            sleep(self.takes).await;
+            found
+        })
     }
 
     fn time_limit(&self) -> Duration {
@@ -62,13 +67,14 @@ impl Upstream for Fake {
     }
 }
 
-/// A store in which every channel is, looked up just now by another.
-struct Full;
+/// A store in which every channel is, looked up that long ago by another.
+struct Full(Duration);
 
 impl Store for Full {
     fn load(&self, feed: Feed) -> BoxFuture<'_, Option<FeedEntry>> {
         let channel = Channel::new(feed.channel, "another's", Vec::new());
-        let known = CacheEntry::succeeded(Arc::new(channel), clock::now(), SystemTime::now());
+        let at = clock::now().checked_sub(self.0).expect("the machine runs since");
+        let known = CacheEntry::succeeded(Arc::new(channel), at, SystemTime::now() - self.0);
         Box::pin(async move { Some(known) })
     }
 
@@ -265,7 +271,7 @@ async fn a_watch_gets_the_cached_entry_at_once_without_a_poll() {
 #[tokio::test(start_paused = true)]
 async fn a_poll_that_finds_an_entry_of_another_replica_gives_its_permit_back() {
     let upstream = Arc::new(Fake::new(Some(1.0)));
-    let latest = latest(&upstream, Some(Arc::new(Full)), 60);
+    let latest = latest(&upstream, Some(Arc::new(Full(Duration::ZERO))), 60);
     let watches = six_hundred(&latest);
     // At one a second it would take ten minutes.
     sleep(Duration::from_secs(2)).await;
@@ -273,6 +279,28 @@ async fn a_poll_that_finds_an_entry_of_another_replica_gives_its_permit_back() {
     assert_eq!(upstream.lookups().len(), 0);
     drop(watches);
     assert_nothing_is_left(&latest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_waits_for_its_outcome_when_callers_would_not() {
+    let slow = |takes| {
+        Arc::new(Fake {
+            takes: Duration::from_secs(takes),
+            ..Fake::new(None)
+        })
+    };
+    let (feed, mirror) = (slow(11), slow(9));
+    let fallback = Fallback {
+        source: Source::Mirror,
+        upstream: Arc::clone(&mirror) as _,
+    };
+    let store = Arc::new(Full(Duration::from_mins(30)));
+    let (settings, runtime) = (settings(60), Handle::current());
+    let latest = Latest::with_fallbacks(feed, vec![fallback], Some(store), settings, runtime);
+    let latest = Arc::new(latest);
+    let _watch = watch(&latest, [1], 1);
+    sleep(Duration::from_secs(50)).await;
+    assert_eq!((mirror.lookups().len(), polls(&latest)), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
