@@ -70,7 +70,7 @@ def answer_of(feeds, plaque, fresh, size):
 
 
 def others(programs, args, feeds, plaque, port):
-    """Errors, batches and JSON, which no peer has."""
+    """Errors, batches and JSON, which no peer has; beside JSON, a file of the same bytes."""
     channels = [made_up_channel(number) for number in range(max(BATCHES))]
     for channel in channels:
         feeds.show(channel, [upload(1, title=TITLE)])
@@ -87,9 +87,12 @@ def others(programs, args, feeds, plaque, port):
     by_http.address = f"127.0.0.1:{port}"
     path = f"/v1/channels/{channels[0]}/latest-video"
     with urllib.request.urlopen(f"http://{by_http.address}{path}", timeout=20) as response:
-        body = len(response.read())
-    jobs.append((by_http, Work(path, ("--h1",), body), "JSON over HTTP/1.1"))
-    cpu = measure(args, "other answers", jobs)
+        answer = response.read()
+    jobs.append((by_http, Work(path, ("--h1",), len(answer)), "JSON over HTTP/1.1"))
+    # The file has a prefix of its own.
+    with floor.h2o(programs, answer[FRAME:]) as h2o:
+        jobs.append((h2o, Work(floor.PATH, ("--h1",), len(answer)), "a file of this size over HTTP/1.1, by h2o"))
+        cpu = measure(args, "other answers", jobs)
     rows = []
     for name, values in cpu.items():
         channels_each = int(name.split()[-1]) if name.startswith("a batch") else 1
@@ -105,7 +108,7 @@ def measure(args, what, jobs):
         server, work, name = job
         # HTTP/1.1 has one call at a time on a connection.
         streams = 1 if "--h1" in work.options else STREAMS
-        return name, h2load(server, work, CONNECTIONS, streams, *how_long)
+        return name, h2load(server, work, CONNECTIONS, streams, *how_long, log_calls=False)
 
     for job in jobs:
         load(job, *WARM_UP)
