@@ -46,8 +46,13 @@ pub trait Upstream: Send + Sync {
         false
     }
 
-    /// The longest that a lookup takes: it has failed by then.
+    /// The longest that a lookup takes, with the wait for a permit: it has failed by then.
     fn time_limit(&self) -> Duration;
+
+    /// The longest that a lookup takes once it has its permit.
+    fn admitted_limit(&self) -> Duration {
+        self.time_limit()
+    }
 
     /// The rate of polls, per second, for which there is room now beside other lookups: a positive number. `None`: unlimited. Called about
     /// once a second.

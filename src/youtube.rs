@@ -286,6 +286,10 @@ impl Upstream for YouTube {
         self.max_duration()
     }
 
+    fn admitted_limit(&self) -> Duration {
+        self.time_limit
+    }
+
     fn room_for_polls(&self) -> Option<f64> {
         self.queue.room_for_polls()
     }

@@ -33,7 +33,7 @@ use crate::{
     video::{Channel, Source},
 };
 
-/// How much longer than for the first source callers wait for all of these together, if they can be given the last success.
+/// How much longer than for a lookup at the first source callers wait for all of these together, if they can be given the last success.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The sources after the first, and their counters.
@@ -115,7 +115,7 @@ impl Fallbacks {
 
     /// How long callers who can be given the last success wait for a lookup. Without such sources, until their deadline.
     pub(super) fn patience(&self, first: &dyn Upstream) -> Option<Duration> {
-        (!self.sources.is_empty()).then(|| first.time_limit() + PATIENCE)
+        (!self.sources.is_empty()).then(|| first.admitted_limit() + PATIENCE)
     }
 
     /// The first answer: a snapshot, or that there is no such channel. If there is none, the failure of the first source.
