@@ -294,7 +294,15 @@ impl DataApi {
 
 impl Upstream for DataApi {
     fn look_up(&self, feed: Feed, request: LookupRequest) -> Lookup<'_> {
-        Box::pin(async move { Ok(self.newest(feed, request).await?) })
+        Box::pin(async move {
+            self.newest(feed, request).await.map_err(|error| {
+                let is_refused = matches!(error, ApiError::Refused(_));
+                let mut failure = Failure::from(error);
+                // Until requests may be sent again, `has_budget` is false. Then nobody has to wait for the end of the feed's backoff.
+                failure.out_of_budget |= is_refused;
+                failure
+            })
+        })
     }
 
     fn has_budget(&self, request: &LookupRequest) -> bool {

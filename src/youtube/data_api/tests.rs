@@ -196,8 +196,11 @@ async fn another_key_counts_as_soon_as_it_is_in_its_file() {
             text.contains(&format!("youtube_api_units_left {left}\n"))
         });
         world.api.register(&mut registry);
-        let refused = world.api.look_up(channel().into(), request.clone()).await;
-        assert!(refused.is_err());
+        let failure = world.api.look_up(channel().into(), request.clone()).await;
+        assert!(
+            failure.expect_err("refused").out_of_budget,
+            "callers need not wait for the feed's backoff"
+        );
         assert!(!world.api.has_budget(&request));
         assert!(is_left(&registry, left), "{reason}");
         fs::write(&world.key_file, "second-key").expect("written");
