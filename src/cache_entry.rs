@@ -93,7 +93,7 @@ pub struct Failure<E> {
     pub retry_at: Instant,
     /// The number of similar failures in a row, including this one.
     pub streak: u32,
-    /// Another source was not asked: this server's budget for it had nothing left for this caller. It may have something for others.
+    /// Another source had no budget left for this caller, or refused all requests. It may be asked before `retry_at` if it has some then.
     pub out_of_budget: bool,
 }
 

@@ -32,9 +32,9 @@ use crate::{
 pub struct StoredUnits(pub OnceLock<Arc<dyn Store>>);
 
 impl SharedUnits for StoredUnits {
-    fn add(&self, day: Day, units: u64) -> BoxFuture<'_, Option<u64>> {
+    fn add(&self, day: Day, key: u16, units: u64) -> BoxFuture<'_, Option<u64>> {
         match self.0.get() {
-            Some(store) => store.add_units(day.number(), units),
+            Some(store) => store.add_units(day.number(), key, units),
             None => Box::pin(future::ready(None)),
         }
     }
@@ -65,9 +65,10 @@ pub trait Store: Send + Sync {
     /// under a newer lease is there; that one stays. A stored success keeps its lifetime, also if `entry` is only a failure.
     fn save<'a>(&'a self, feed: Feed, entry: &'a FeedEntry, lease: Lease) -> BoxFuture<'a, bool>;
 
-    /// Adds `units` to the counter of the day with this number, which all replicas share and a restart does not reset, and returns its new
-    /// value. `None` if the store does not answer.
-    fn add_units(&self, _day: u32, _units: u64) -> BoxFuture<'_, Option<u64>> {
+    /// Adds `units` to the counter of a key of the Data API, by its fingerprint, for the day with this number, and returns its new value. All
+    /// replicas share it, and a restart does not reset it. Units that versions without such counters have added count for the next key.
+    /// `None` if the store does not answer.
+    fn add_units(&self, _day: u32, _key: u16, _units: u64) -> BoxFuture<'_, Option<u64>> {
         Box::pin(future::ready(None))
     }
 

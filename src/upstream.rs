@@ -41,7 +41,8 @@ pub trait Upstream: Send + Sync {
     /// Notes that another caller waits for the lookup of `feed`, which may still be queued.
     fn joined(&self, _feed: Feed, _request: LookupRequest) {}
 
-    /// Whether this server has a budget for the source, with something left for such a lookup. See [`Failure::out_of_budget`].
+    /// Whether this server has a budget for the source, with something left for such a lookup, and the source does not refuse all requests.
+    /// See [`Failure::out_of_budget`].
     fn has_budget(&self, _request: &LookupRequest) -> bool {
         false
     }
@@ -296,7 +297,8 @@ pub struct Failure {
     pub error: UpstreamError,
     /// When to retry, if the upstream said so.
     pub retry_after: Option<Duration>,
-    /// A source was not asked: this server's budget for it had nothing left for this caller. It may have something for others.
+    /// A source was not asked, since this server's budget for it had nothing left for this caller, or it refuses all requests for now. Whether
+    /// it can be asked is for [`Upstream::has_budget`] to say, whatever the backoff after this failure.
     pub out_of_budget: bool,
 }
 

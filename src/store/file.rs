@@ -57,7 +57,7 @@ pub use self::{
     format::{FORMAT, MIN_BYTES, SPACE_FACTOR},
 };
 use self::{
-    engine::{Engine, Stored},
+    engine::{Engine, Stored, Units},
     format::Key,
     health::{Health, Part},
     refused::Refused,
@@ -148,7 +148,7 @@ impl File {
                 None
             }
         };
-        let units = engine.as_ref().map_or((0, 0), Engine::units);
+        let units = engine.as_ref().map_or_else(Units::default, Engine::units);
         let shared = Arc::new(Shared {
             units: Mutex::new(units),
             path: path.into(),
@@ -305,8 +305,8 @@ impl Store for File {
         future::ready(true).boxed()
     }
 
-    fn add_units(&self, day: u32, units: u64) -> BoxFuture<'_, Option<u64>> {
-        future::ready(Some(self.shared.add_units(day, units))).boxed()
+    fn add_units(&self, day: u32, key: u16, units: u64) -> BoxFuture<'_, Option<u64>> {
+        future::ready(Some(self.shared.add_units(day, key, units))).boxed()
     }
 
     fn load_name<'a>(&'a self, name: &'a ChannelName) -> BoxFuture<'a, Option<(ResolvedChannel, Duration)>> {

@@ -217,12 +217,12 @@ impl Shared {
         outcome != Ok(Outcome::Miss)
     }
 
-    async fn add_units(&self, day: u32, units: u64) -> Option<u64> {
-        let (began, units) = (Instant::now(), units.to_string());
+    async fn add_units(&self, day: u32, key: u16, units: u64) -> Option<u64> {
+        let (began, units, key) = (Instant::now(), units.to_string(), format!("{key:04x}"));
         let tag = format!("units/{day}");
         let sum = self
             .sessions
-            .run(&scripts::UNITS, &tag, &[units.as_bytes()])
+            .run(&scripts::UNITS, &tag, &[units.as_bytes(), key.as_bytes()])
             .await;
         self.observe("units", sum.map(|_: u64| Outcome::Ok), began);
         sum.ok()
@@ -311,8 +311,8 @@ impl Store for Redis {
         Box::pin(self.0.save(feed, entry, lease))
     }
 
-    fn add_units(&self, day: u32, units: u64) -> BoxFuture<'_, Option<u64>> {
-        Box::pin(self.0.add_units(day, units))
+    fn add_units(&self, day: u32, key: u16, units: u64) -> BoxFuture<'_, Option<u64>> {
+        Box::pin(self.0.add_units(day, key, units))
     }
 
     fn load_name<'a>(&'a self, name: &'a ChannelName) -> BoxFuture<'a, Option<(ResolvedChannel, Duration)>> {

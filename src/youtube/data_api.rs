@@ -36,7 +36,7 @@ use reqwest::{Client, Url};
 use self::{batch::Batch, requests::Requests};
 pub use self::{
     budget::{Budget, Day, Refusal, Use},
-    key::{ApiKey, KeyFile},
+    key::{ApiKey, KeyFile, KeyId},
     ledger::{Ledger, SharedUnits},
 };
 use super::{SetupError, client, list::List};
@@ -251,8 +251,8 @@ impl DataApi {
     }
 
     fn check(&self, spend_for: Use) -> Result<(), ApiError> {
-        let (_key, generation) = self.requests.key();
-        self.ledger().check(spend_for, SystemTime::now(), generation)
+        self.ledger()
+            .check(spend_for, SystemTime::now(), self.requests.key_id())
     }
 
     /// The newest page of a list; `None` if there is no such list.
@@ -294,7 +294,15 @@ impl DataApi {
 
 impl Upstream for DataApi {
     fn look_up(&self, feed: Feed, request: LookupRequest) -> Lookup<'_> {
-        Box::pin(async move { Ok(self.newest(feed, request).await?) })
+        Box::pin(async move {
+            self.newest(feed, request).await.map_err(|error| {
+                let is_refused = matches!(error, ApiError::Refused(_));
+                let mut failure = Failure::from(error);
+                // Until requests may be sent again, `has_budget` is false. Then nobody has to wait for the end of the feed's backoff.
+                failure.out_of_budget |= is_refused;
+                failure
+            })
+        })
     }
 
     fn has_budget(&self, request: &LookupRequest) -> bool {
@@ -307,16 +315,18 @@ impl Upstream for DataApi {
 
     fn status(&self) -> SourceStatus {
         let ledger = &self.requests.ledger;
+        let (left, _reset) = ledger.left(SystemTime::now(), self.requests.key_id());
         SourceStatus {
             host: client::host(&self.requests.api),
-            units: Some((ledger.left(SystemTime::now()).0, ledger.quota())),
+            units: Some((left, ledger.quota())),
             refusal: ledger.refusal().map(|refusal| refusal.to_string()),
             ..SourceStatus::default()
         }
     }
 
     fn register(&self, registry: &mut Registry) {
-        self.requests.ledger.register(registry);
+        let requests = Arc::clone(&self.requests);
+        self.requests.ledger.register(registry, move || requests.key_id());
     }
 }
 

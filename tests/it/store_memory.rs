@@ -45,7 +45,7 @@ pub struct Memory(Arc<Inside>);
 
 struct Inside {
     feeds: Mutex<HashMap<Feed, Place>>,
-    units: Mutex<HashMap<u32, u64>>,
+    units: Mutex<HashMap<(u32, u16), u64>>,
     names: Mutex<HashMap<ChannelName, ResolvedChannel>>,
     /// Who has saved something, and of what.
     saved: broadcast::Sender<(u64, Feed)>,
@@ -187,9 +187,9 @@ impl Store for Port {
         future::ready(is_newer.unwrap_or(true)).boxed()
     }
 
-    fn add_units(&self, day: u32, units: u64) -> BoxFuture<'_, Option<u64>> {
+    fn add_units(&self, day: u32, key: u16, units: u64) -> BoxFuture<'_, Option<u64>> {
         let mut all = self.memory.0.units.lock();
-        let sum = all.entry(day).or_default();
+        let sum = all.entry((day, key)).or_default();
         *sum += units;
         future::ready(Some(*sum)).boxed()
     }

@@ -113,3 +113,44 @@ async fn stored_entries_from_the_future_are_looked_up_and_are_a_fallback() {
         assert_eq!(upstream.lookups(), 1);
     }
 }
+
+#[tokio::test]
+async fn units_that_an_earlier_version_has_counted_are_those_of_the_next_key() {
+    const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+    // As that version does it, which knows a day and its units.
+    let count = |file: &InFile, day, add| {
+        let database = Database::open(file.path()).expect("a database");
+        let write = database.begin_write().expect("a transaction");
+        let sum = {
+            let mut meta = write.open_table(META).expect("a table");
+            let total = |of| meta.get(of).expect("readable").map_or(0, |total| total.value());
+            let sum = add
+                + if total("units_day") == day {
+                    total("units")
+                } else {
+                    0
+                };
+            meta.insert("units_day", day).expect("written");
+            meta.insert("units", sum).expect("written");
+            sum
+        };
+        write.commit().expect("written");
+        sum
+    };
+    let file = InFile::new();
+    file.open().await.close(LONG).await;
+    assert_eq!(count(&file, 1, 5), 5);
+    let store = file.open().await;
+    assert_eq!(store.add_units(1, 7, 1).await, Some(6));
+    assert_eq!(store.add_units(1, 8, 2).await, Some(2));
+    store.close(LONG).await;
+    drop(store);
+    assert_eq!(count(&file, 1, 10), 18, "of all keys");
+    let store = file.open().await;
+    assert_eq!(store.add_units(1, 7, 0).await, Some(16));
+    assert_eq!(store.add_units(1, 8, 1).await, Some(3));
+    store.close(LONG).await;
+    drop(store);
+    assert_eq!(count(&file, 2, 1), 1, "another day");
+    assert_eq!(file.open().await.add_units(2, 8, 0).await, Some(1));
+}

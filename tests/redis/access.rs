@@ -151,8 +151,8 @@ async fn a_user_needs_few_rights_and_may_lose_them() {
     let mut updates = other.remote_updates();
     is_back(&store).await;
     assert_eq!(soon(updates.next()).await, Some(RemoteUpdate::Saved(feed())));
-    assert_eq!(store.add_units(1, 2).await, Some(2));
-    assert_eq!(other.add_units(1, 3).await, Some(5));
+    assert_eq!(store.add_units(1, 7, 2).await, Some(2));
+    assert_eq!(other.add_units(1, 7, 3).await, Some(5));
     let name: ChannelName = "@name".parse().expect("a name");
     let channel = ResolvedChannel {
         id: feed().channel,

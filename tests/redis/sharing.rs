@@ -251,3 +251,25 @@ async fn garbage_counts_as_absent_and_is_replaced() {
         assert_eq!(loaded(&store).await.as_deref(), Some("here"), "{commands:?}");
     }
 }
+
+#[tokio::test]
+async fn units_that_a_replica_of_an_earlier_version_counts_are_those_of_the_next_key() {
+    // What such a replica runs.
+    const ADD: &str = "local sum = (tonumber(redis.call('GET', KEYS[1]) or '') or 0) + tonumber(ARGV[1]) \
+                       redis.call('SET', KEYS[1], string.format('%.0f', sum), 'PX', 172800000) return sum";
+    let server = Server::start(&[]);
+    let store = store(&server.url()).await;
+    let earlier = |units: &str| server.command::<u64>(&["EVAL", ADD, "1", "plaque:1:{units/1}", units]);
+    assert_eq!(earlier("5"), 5);
+    assert_eq!(store.add_units(1, 7, 1).await, Some(6));
+    assert_eq!(store.add_units(1, 8, 2).await, Some(2));
+    assert_eq!(earlier("10"), 18, "of all keys");
+    assert_eq!(store.add_units(1, 7, 0).await, Some(16));
+    assert_eq!(store.add_units(1, 8, 1).await, Some(3));
+    assert_eq!(earlier("0"), 19);
+    // All of it ends.
+    for key in ["plaque:1:{units/1}", "plaque:1:{units/1}:lease"] {
+        let left: i64 = server.command(&["PTTL", key]);
+        assert!((1..=172_800_000).contains(&left), "{key}: {left}");
+    }
+}

@@ -335,17 +335,21 @@ pub async fn what_cannot_be_read_counts_as_absent_and_is_replaced<K: Kind>() {
     assert_eq!(upstream.lookups(), 1);
 }
 
-pub async fn the_units_of_a_day_are_added_up_and_outlive_a_restart<K: Kind>() {
+pub async fn the_units_of_a_day_are_added_up_by_key_and_outlive_a_restart<K: Kind>() {
+    const A: u16 = 0;
+    const B: u16 = u16::MAX;
     let kind = K::new();
     let store = kind.open().await;
-    assert_eq!(store.add_units(1, 0).await, Some(0));
-    assert_eq!(store.add_units(1, 3).await, Some(3));
-    assert_eq!(store.add_units(1, 2).await, Some(5));
+    assert_eq!(store.add_units(1, A, 0).await, Some(0));
+    assert_eq!(store.add_units(1, A, 3).await, Some(3));
+    assert_eq!(store.add_units(1, A, 2).await, Some(5));
+    assert_eq!(store.add_units(1, B, 1).await, Some(1), "another key");
     store.close(LONG).await;
     drop(store);
     let store = kind.open().await;
-    assert_eq!(store.add_units(1, 0).await, Some(5));
-    assert_eq!(store.add_units(2, 1).await, Some(1), "another day");
+    assert_eq!(store.add_units(1, A, 0).await, Some(5));
+    assert_eq!(store.add_units(1, B, 2).await, Some(3));
+    assert_eq!(store.add_units(2, A, 1).await, Some(1), "another day");
     store.close(LONG).await;
 }
 

@@ -27,7 +27,7 @@ macro_rules! every_store {
             an_answer_is_found_that_was_kept_before_our_own_failure
             kinds_are_kept_apart
             what_cannot_be_read_counts_as_absent_and_is_replaced
-            the_units_of_a_day_are_added_up_and_outlive_a_restart
+            the_units_of_a_day_are_added_up_by_key_and_outlive_a_restart
             names_outlive_a_restart_and_each_is_of_one_channel
         }
     };

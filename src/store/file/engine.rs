@@ -1,6 +1,10 @@
 //! The redb database: its tables, transactions and eviction, and the replacement of a file that cannot be read.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::Path,
+};
 
 use parking_lot::Mutex;
 use redb::{
@@ -11,7 +15,10 @@ use redb::{
 use super::{
     by_time::{BY_TIME, Rows, Stale},
     failures::{self, FAILURE_SHARE, Failure},
-    format::{BYTES, ENTRIES, ENTRY_OVERHEAD, FORMAT, Key, META, SPACE_FACTOR, UNITS, UNITS_DAY, total},
+    format::{
+        BYTES, ENTRIES, ENTRY_OVERHEAD, FORMAT, Key, META, SPACE_FACTOR, UNITS, UNITS_BY_KEY, UNITS_DAY,
+        total,
+    },
     location::{self, Identity},
     refused::{Refused, catch_panic, run},
 };
@@ -25,8 +32,34 @@ const CACHE_BYTES: usize = 4 << 20;
 pub(super) struct Changes {
     pub(super) entries: HashMap<Key, Change>,
     pub(super) failures: HashMap<Key, Failure>,
-    /// A day and its units.
-    pub(super) units: Option<(u32, u64)>,
+    pub(super) units: Option<Units>,
+}
+
+/// The units of a day.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Units {
+    day: u32,
+    /// Those of all keys, and those that versions without `by_key` have added.
+    all: u64,
+    /// By fingerprint of the key.
+    by_key: BTreeMap<u16, u64>,
+}
+
+impl Units {
+    /// Adds to those of a key, and returns their sum. Those that belong to no key are counted for this one.
+    pub(super) fn add(&mut self, day: u32, key: u16, units: u64) -> u64 {
+        if self.day != day {
+            *self = Self {
+                day,
+                ..Self::default()
+            };
+        }
+        self.all = self.all.saturating_add(units);
+        let others = self.by_key.iter().filter(|(other, _)| **other != key);
+        let sum = self.all.saturating_sub(others.map(|(_, units)| units).sum());
+        self.by_key.insert(key, sum);
+        sum
+    }
 }
 
 impl Changes {
@@ -142,14 +175,24 @@ impl Engine {
         catch_panic(count).map_or(0, Result::unwrap_or_default)
     }
 
-    /// The last day whose units were written, and these.
-    pub(super) fn units(&self) -> (u32, u64) {
-        let read = || -> Result<(u64, u64), redb::Error> {
-            let meta = self.database.begin_read()?.open_table(META)?;
-            Ok((total(&meta, UNITS_DAY)?, total(&meta, UNITS)?))
+    /// The units of the last day of which some were written.
+    pub(super) fn units(&self) -> Units {
+        let read = || -> Result<Units, redb::Error> {
+            let read = self.database.begin_read()?;
+            let meta = read.open_table(META)?;
+            let day = total(&meta, UNITS_DAY)?.try_into().unwrap_or(0);
+            let rows = read.open_table(UNITS_BY_KEY)?;
+            let by_key = rows.range((day, 0)..=(day, u16::MAX))?.map(|row| {
+                let (key, units) = row?;
+                Ok((key.value().1, units.value()))
+            });
+            Ok(Units {
+                day,
+                all: total(&meta, UNITS)?,
+                by_key: by_key.collect::<Result<_, redb::Error>>()?,
+            })
         };
-        let (day, units) = catch_panic(read).map_or((0, 0), Result::unwrap_or_default);
-        (day.try_into().unwrap_or(0), units)
+        catch_panic(read).map_or_else(|_panic| Units::default(), Result::unwrap_or_default)
     }
 
     pub(super) fn get(&self, key: &Key) -> Result<Stored, String> {
@@ -225,6 +268,7 @@ fn create_tables(write: &WriteTransaction) -> Result<(), Refused> {
     // Tables have to exist to be read.
     write.open_table(ENTRIES).map_err(redb::Error::from)?;
     write.open_table(BY_TIME).map_err(redb::Error::from)?;
+    write.open_table(UNITS_BY_KEY).map_err(redb::Error::from)?;
     drop(meta);
     Ok(failures::create_tables(write)?)
 }
@@ -274,9 +318,14 @@ fn change(write: &WriteTransaction, changes: &Changes, stale: &mut Stale) -> Res
     }
     failures.close(&mut meta)?;
     meta.insert(BYTES, total)?;
-    if let Some((day, units)) = changes.units {
-        meta.insert(UNITS_DAY, u64::from(day))?;
-        meta.insert(UNITS, units)?;
+    if let Some(Units { day, all, by_key }) = &changes.units {
+        meta.insert(UNITS_DAY, u64::from(*day))?;
+        meta.insert(UNITS, all)?;
+        let mut rows = write.open_table(UNITS_BY_KEY)?;
+        rows.retain(|(of, _key), _units| of == *day)?;
+        for (key, units) in by_key {
+            rows.insert((*day, *key), units)?;
+        }
     }
     Ok(by_time.tidy(entries.len()?)?)
 }

@@ -31,6 +31,9 @@ pub(super) const BYTES: &str = "bytes";
 pub(super) const UNITS_DAY: &str = "units_day";
 pub(super) const UNITS: &str = "units";
 
+/// Units by day and by fingerprint of the key. Versions without this table only know the sum, in [`META`].
+pub(super) const UNITS_BY_KEY: TableDefinition<(u32, u16), u64> = TableDefinition::new("units");
+
 /// The key of a feed.
 pub(super) fn key(feed: Feed) -> Key {
     let mut key = [0; _];

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{
     ages::Ages,
-    engine::{self, Change, Changes, Engine, Stored},
+    engine::{self, Change, Changes, Engine, Stored, Units},
     failures::{FAILURE_SHARE, Failure},
     format::Key,
     health::{Health, Part},
@@ -43,8 +43,7 @@ pub(super) struct Shared {
     /// Notified after each batch; true after the last one.
     pub(super) batches: watch::Sender<bool>,
     pub(super) health: Health,
-    /// A day, and the units that were spent in it.
-    pub(super) units: Mutex<(u32, u64)>,
+    pub(super) units: Mutex<Units>,
 }
 
 #[derive(Default)]
@@ -122,18 +121,15 @@ impl Shared {
         true
     }
 
-    /// Adds to the units of a day, and queues their sum.
-    pub(super) fn add_units(&self, day: u32, units: u64) -> u64 {
+    /// Adds to the units of a day and a key, and queues the day's units.
+    pub(super) fn add_units(&self, day: u32, key: u16, units: u64) -> u64 {
         let mut spent = self.units.lock();
-        if spent.0 != day {
-            *spent = (day, 0);
-        }
-        spent.1 = spent.1.saturating_add(units);
+        let sum = spent.add(day, key, units);
         if units > 0 {
-            self.queue.lock().waiting.units = Some(*spent);
+            self.queue.lock().waiting.units = Some(spent.clone());
             self.wake.notify_one();
         }
-        spent.1
+        sum
     }
 
     /// Queues the removal of the entry that was saved at `saved`, unless another one replaces it.
@@ -280,7 +276,7 @@ impl Queue {
     /// Puts a batch that was not committed back into the queue, except for what was replaced since.
     pub(super) fn requeue(&mut self) {
         let not_written = mem::take(&mut self.writing);
-        self.waiting.units = self.waiting.units.or(not_written.units);
+        self.waiting.units = self.waiting.units.take().or_else(|| not_written.units.clone());
         for (key, failure) in &not_written.failures {
             if !matches!(self.waiting.entries.get(key), Some(Change::Put { .. })) {
                 let waiting = self.waiting.failures.entry(*key);

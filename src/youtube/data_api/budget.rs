@@ -19,7 +19,7 @@ use std::{
 };
 
 pub use self::day::Day;
-use super::ApiError;
+use super::{ApiError, KeyId};
 use crate::upstream::{LookupRequest, Purpose};
 
 /// The part of an even pace that must be left after a unit for a caller who waits.
@@ -112,13 +112,10 @@ struct Closed {
 pub struct Budget {
     quota: u64,
     day: Day,
-    /// Spent by all replicas, as far as is known.
+    /// The newest key.
+    key: KeyId,
+    /// Spent with it by all replicas, as far as is known.
     spent: u64,
-    /// How many of these were spent when the last one was gone and the key was replaced.
-    spent_before: u64,
-    /// The generation of the key, and whether nothing is known yet of what replicas have spent since it came.
-    key: u64,
-    is_new_key: bool,
     /// Spent here today, by use with a caller. Each entry has cost a unit.
     by_caller: HashMap<Use, u64>,
     /// The bucket for [`Use::Extra`]: its tokens, and when they were counted. It starts full, also after a restart.
@@ -133,10 +130,8 @@ impl Budget {
         let mut budget = Self {
             quota,
             day: Day::of(now),
+            key: KeyId::default(),
             spent: 0,
-            spent_before: 0,
-            key: 0,
-            is_new_key: false,
             by_caller: HashMap::new(),
             extra: (0.0, now),
             closed: None,
@@ -145,12 +140,12 @@ impl Budget {
         budget
     }
 
-    /// Spends a unit, for a request with the key of this generation.
+    /// Spends a unit, for a request with this key.
     ///
     /// # Errors
     ///
     /// If there is none for this use.
-    pub fn try_spend(&mut self, spend_for: Use, now: SystemTime, key: u64) -> Result<(), ApiError> {
+    pub fn try_spend(&mut self, spend_for: Use, now: SystemTime, key: KeyId) -> Result<(), ApiError> {
         self.is_left(spend_for, now, key)?;
         if let Use::Extra(_) = spend_for {
             self.take_token(self.used(spend_for), now)?;
@@ -168,14 +163,13 @@ impl Budget {
         self.closed.and_then(|closed| closed.until)
     }
 
-    /// Checks that a unit is left for this use, and that Google does not refuse all requests with the key of this generation.
+    /// Checks that a unit is left for this use, and that Google does not refuse all requests with this key.
     ///
     /// # Errors
     ///
     /// If there is none, or it does.
-    pub fn is_left(&mut self, spend_for: Use, now: SystemTime, key: u64) -> Result<(), ApiError> {
-        self.advance(now);
-        self.replace_key(key);
+    pub fn is_left(&mut self, spend_for: Use, now: SystemTime, key: KeyId) -> Result<(), ApiError> {
+        self.advance(now, key);
         self.closed.map_or(Ok(()), |closed| Err(closed.refusal))?;
         let used = self.used(spend_for);
         let (left, even) = (units(self.left()), units(self.quota) * spend_for.share());
@@ -191,25 +185,9 @@ impl Budget {
         Ok(())
     }
 
-    /// Notes which key is used. A new one ends what Google said of the last one, and may be of another project, with units of its own.
-    fn replace_key(&mut self, key: u64) {
-        if key > self.key {
-            self.begin_anew_if_none_is_left(0);
-            (self.key, self.is_new_key, self.closed) = (key, true, None);
-        }
-    }
-
-    /// Counts no unit of before, but the last `spent_since`, if none is left.
-    fn begin_anew_if_none_is_left(&mut self, spent_since: u64) {
-        if self.left() == 0 {
-            self.spent_before = self.spent - spent_since;
-            self.by_caller.clear();
-        }
-    }
-
     /// Whether there is a newer key than this one.
     #[must_use]
-    pub fn is_replaced(&self, key: u64) -> bool {
+    pub fn is_replaced(&self, key: KeyId) -> bool {
         key < self.key
     }
 
@@ -257,29 +235,24 @@ impl Budget {
     /// If it is not.
     pub fn check(&self) -> Result<(), ApiError> {
         let retry_at = self.day.end();
-        if self.spent - self.spent_before > self.quota {
+        if self.spent > self.quota {
             Err(ApiError::OutOfUnits { retry_at })
         } else {
             Ok(())
         }
     }
 
-    /// Notes what all replicas have spent on `day`. Never lowers what is known, since requests of this replica may be in progress.
-    pub fn learn(&mut self, day: Day, spent: u64) {
-        if day == self.day {
+    /// Notes what all replicas have spent with `key` on `day`. Never lowers what is known, since requests of this replica may be in progress.
+    pub fn learn(&mut self, day: Day, key: KeyId, spent: u64) {
+        if (day, key) == (self.day, self.key) {
             self.spent = self.spent.max(spent);
-            // Other replicas may have used up the last key's.
-            if std::mem::take(&mut self.is_new_key) {
-                self.begin_anew_if_none_is_left(1);
-            }
         }
     }
 
-    /// Notes that Google refused a request with the key of this generation. Returns the units that are lost to all replicas: those that were
-    /// left, if Google says that there are none.
-    pub fn close(&mut self, refusal: Refusal, now: SystemTime, key: u64) -> u64 {
-        self.advance(now);
-        self.replace_key(key);
+    /// Notes that Google refused a request with this key. Returns the units that are lost to all replicas: those that were left, if Google
+    /// says that there are none.
+    pub fn close(&mut self, refusal: Refusal, now: SystemTime, key: KeyId) -> u64 {
+        self.advance(now, key);
         if self.is_replaced(key) {
             // Of a request that was sent before the key was replaced.
             return 0;
@@ -321,16 +294,20 @@ impl Budget {
     }
 
     fn unspent(&self) -> u64 {
-        self.quota.saturating_sub(self.spent - self.spent_before)
+        self.quota.saturating_sub(self.spent)
     }
 
     /// Begins a new day, if it is one, ends a pause that is over, and fills the bucket. A clock that is set back does not bring a day back.
-    pub fn advance(&mut self, now: SystemTime) {
+    /// A new key may be of another project: it has units of its own, and ends what Google said of the last one.
+    pub fn advance(&mut self, now: SystemTime, key: KeyId) {
         let day = Day::of(now);
-        if day > self.day {
-            self.day = day;
-            (self.spent, self.spent_before) = (0, 0);
+        if day > self.day || key > self.key {
+            self.day = self.day.max(day);
+            self.spent = 0;
             self.by_caller.clear();
+        }
+        if key > self.key {
+            (self.key, self.closed) = (key, None);
         }
         if self.reopens_at().is_some_and(|until| until <= now) {
             self.closed = None;

@@ -1,7 +1,8 @@
 //! The API key, from a file that may be replaced while the program runs.
 //!
 //! The key is in no log, span, error or metric: the `Debug` of [`ApiKey`] omits it, and the header with it is marked as sensitive. Its memory is
-//! overwritten when it is dropped. Copies in buffers of HTTP and TLS are not, so core dumps have to be disabled.
+//! overwritten when it is dropped. Copies in buffers of HTTP and TLS are not, so core dumps have to be disabled. A store
+//! has a fingerprint of 16 bits.
 
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use std::{
 };
 
 use http::HeaderValue;
+use ring::digest::{Context, SHA256};
 use zeroize::Zeroizing;
 
 /// The bytes of a file that are read. Google's keys have 39 characters.
@@ -44,6 +46,25 @@ impl ApiKey {
         value.set_sensitive(true);
         value
     }
+
+    /// The first 16 bits of a hash, by which a store counts the key's units. Too few to identify a key: thousands of Google's share them. Two
+    /// keys of one operator that do, one pair in 65,536, are counted as one.
+    fn fingerprint(&self) -> u16 {
+        let mut hash = Context::new(&SHA256);
+        hash.update(b"plaque: the key whose units are counted\0");
+        hash.update(&self.0);
+        let hash = hash.finish();
+        u16::from_be_bytes([hash.as_ref()[0], hash.as_ref()[1]])
+    }
+}
+
+/// Which key it is, without the key. Of two, the one that was read later is greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyId {
+    /// Increases with each new key: 1 is the first.
+    pub generation: u64,
+    /// The same for the same key at all replicas, and after a restart.
+    pub fingerprint: u16,
 }
 
 /// Device, inode, length, and the times of the last changes of content and metadata. They differ for another file, also if it has the same length
@@ -58,8 +79,7 @@ pub struct KeyFile {
     seen: Option<Stamp>,
     /// The last key that could be read. It stays in use while the file is missing or half written.
     key: ApiKey,
-    /// Increases with each new key.
-    generation: u64,
+    id: KeyId,
 }
 
 impl KeyFile {
@@ -71,17 +91,16 @@ impl KeyFile {
     pub fn open(path: PathBuf) -> io::Result<Self> {
         let seen = stamp(&path);
         let key = read(&path)?;
-        Ok(Self {
-            path,
-            seen,
-            key,
-            generation: 0,
-        })
+        let id = KeyId {
+            generation: 1,
+            fingerprint: key.fingerprint(),
+        };
+        Ok(Self { path, seen, key, id })
     }
 
-    /// The key, and its generation. Makes a system call, and reads the file if it has changed. If it has no key then, that is logged once.
+    /// The key, and which it is. Makes a system call, and reads the file if it has changed. If it has no key then, that is logged once.
     #[must_use]
-    pub fn current(&mut self) -> (&ApiKey, u64) {
+    pub fn current(&mut self) -> (&ApiKey, KeyId) {
         // Before the file is read, so that a change meanwhile is noticed.
         let stamp = stamp(&self.path);
         if stamp != self.seen {
@@ -90,8 +109,9 @@ impl KeyFile {
                 // Orchestrators replace the file also when another secret has changed. The same key has no new units.
                 Ok(key) if key == self.key => {}
                 Ok(key) => {
+                    self.id.fingerprint = key.fingerprint();
+                    self.id.generation += 1;
                     self.key = key;
-                    self.generation += 1;
                     tracing::info!("the file has another API key; it is used from now on");
                 }
                 Err(error) => {
@@ -99,7 +119,7 @@ impl KeyFile {
                 }
             }
         }
-        (&self.key, self.generation)
+        (&self.key, self.id)
     }
 }
 

@@ -20,16 +20,17 @@ use prometheus_client::{
 };
 
 use super::{
-    ApiError,
+    ApiError, KeyId,
     budget::{Budget, Day, Refusal, Use},
 };
 use crate::metrics;
 
 /// A store that counts the units of all replicas, and those from before a restart.
 pub trait SharedUnits: Send + Sync {
-    /// Adds `units`, which may be 0, to those of `day`, and returns their sum. `None` if the store cannot be reached: the units are added
-    /// later. Must end within a fraction of a lookup's time. A day need not be kept for more than two days.
-    fn add(&self, day: Day, units: u64) -> BoxFuture<'_, Option<u64>>;
+    /// Adds `units`, which may be 0, to those that were spent on `day` with the key of this fingerprint, and returns their sum. `None` if the
+    /// store cannot be reached: the units are added later. Must end within a fraction of a lookup's time. A day need not be kept for more
+    /// than two days.
+    fn add(&self, day: Day, key: u16, units: u64) -> BoxFuture<'_, Option<u64>>;
 }
 
 /// Grants units. Clones share everything.
@@ -44,10 +45,10 @@ pub struct Ledger {
 
 struct State {
     budget: Budget,
-    /// The day whose sum was loaded from the store.
-    loaded: Option<Day>,
-    /// A day, and its units that were not added in the store.
-    unsaved: (Day, u64),
+    /// The day and the key whose sum was loaded from the store.
+    loaded: Option<(Day, KeyId)>,
+    /// A day, a key, and their units that were not added in the store.
+    unsaved: (Day, KeyId, u64),
     /// The refusal that was logged.
     reported: Option<Refusal>,
 }
@@ -59,7 +60,7 @@ impl Ledger {
         let budget = Budget::new(quota, now);
         let state = State {
             loaded: None,
-            unsaved: (budget.day(), 0),
+            unsaved: (budget.day(), KeyId::default(), 0),
             reported: None,
             budget,
         };
@@ -70,26 +71,31 @@ impl Ledger {
         }
     }
 
-    /// Spends a unit for a request with the key of this generation.
+    /// Spends a unit for a request with this key.
     ///
     /// # Errors
     ///
     /// If there is none for this use.
-    pub async fn spend(&self, spend_for: Use, now: SystemTime, key: u64) -> Result<(), ApiError> {
+    pub async fn spend(&self, spend_for: Use, now: SystemTime, key: KeyId) -> Result<(), ApiError> {
         let day = Day::of(now);
-        if self.state.lock().loaded != Some(day) {
-            self.save(day, 0).await;
+        let is_loaded = {
+            let mut state = self.state.lock();
+            state.budget.advance(now, key);
+            state.loaded == Some((day, key))
+        };
+        if !is_loaded {
+            self.save(day, key, 0).await;
         }
         self.state.lock().budget.try_spend(spend_for, now, key)?;
-        self.save(day, 1).await;
+        self.save(day, key, 1).await;
         // Another replica may have spent the last one.
         self.state.lock().budget.check()?;
         self.total.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Checks that a unit is left for this use and the key of this generation, as far as this replica knows.
-    pub(super) fn check(&self, spend_for: Use, now: SystemTime, key: u64) -> Result<(), ApiError> {
+    /// Checks that a unit is left for this use and this key, as far as this replica knows.
+    pub(super) fn check(&self, spend_for: Use, now: SystemTime, key: KeyId) -> Result<(), ApiError> {
         self.state.lock().budget.is_left(spend_for, now, key)
     }
 
@@ -98,8 +104,8 @@ impl Ledger {
         self.state.lock().budget.likeliest(uses, now)
     }
 
-    /// Notes that Google answered a request with the key of this generation, with this refusal if there was one.
-    pub async fn report(&self, refusal: Option<Refusal>, now: SystemTime, key: u64) {
+    /// Notes that Google answered a request with this key, with this refusal if there was one.
+    pub async fn report(&self, refusal: Option<Refusal>, now: SystemTime, key: KeyId) {
         let lost = {
             let mut state = self.state.lock();
             if state.budget.is_replaced(key) {
@@ -120,15 +126,15 @@ impl Ledger {
             lost
         };
         if lost > 0 {
-            self.save(Day::of(now), lost).await;
+            self.save(Day::of(now), key, lost).await;
         }
     }
 
-    /// The units that are left for today, as far as is known, and when there are new ones.
+    /// The units of this key that are left for today, as far as is known, and when there are new ones.
     #[must_use]
-    pub fn left(&self, now: SystemTime) -> (u64, SystemTime) {
+    pub fn left(&self, now: SystemTime, key: KeyId) -> (u64, SystemTime) {
         let mut state = self.state.lock();
-        state.budget.advance(now);
+        state.budget.advance(now, key);
         (state.budget.left(), state.budget.day().end())
     }
 
@@ -144,8 +150,8 @@ impl Ledger {
         self.state.lock().reported
     }
 
-    /// Registers the metrics of units.
-    pub fn register(&self, registry: &mut Registry) {
+    /// Registers the metrics of units, for the key that `key` returns.
+    pub fn register(&self, registry: &mut Registry, key: impl Fn() -> KeyId + Send + Sync + 'static) {
         let total = Arc::clone(&self.total);
         metrics::metric(
             registry,
@@ -153,12 +159,13 @@ impl Ledger {
             "Units of the YouTube Data API that this replica has spent",
             move || ConstCounter::new(total.load(Ordering::Relaxed)),
         );
-        let ledger = self.clone();
+        let key = Arc::new(key);
+        let (ledger, current) = (self.clone(), Arc::clone(&key));
         metrics::metric(
             registry,
             "youtube_api_units_left",
-            "Units of the YouTube Data API that are left for today, for all replicas that share a store",
-            move || ConstGauge::new(ledger.left(SystemTime::now()).0),
+            "Units of the YouTube Data API that the key in the file has left for today, for all replicas that share a store",
+            move || ConstGauge::new(ledger.left(SystemTime::now(), current()).0),
         );
         let ledger = self.clone();
         metrics::metric(
@@ -166,7 +173,7 @@ impl Ledger {
             "youtube_api_reset_timestamp_seconds",
             "When there are new units of the YouTube Data API",
             move || {
-                let (_, reset) = ledger.left(SystemTime::now());
+                let (_, reset) = ledger.left(SystemTime::now(), key());
                 let since = reset.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 ConstGauge::new(since.as_secs())
             },
@@ -175,24 +182,24 @@ impl Ledger {
 
     /// Adds units in the store, and learns from it what others spend. If this future is dropped, the store may count units that were not
     /// spent, but never too few.
-    async fn save(&self, day: Day, units: u64) {
+    async fn save(&self, day: Day, key: KeyId, units: u64) {
         let Some(shared) = &self.shared else {
             return;
         };
         let units = {
             let mut state = self.state.lock();
-            let (of, unsaved) = state.unsaved;
-            state.unsaved = (day, 0);
-            units + if of == day { unsaved } else { 0 }
+            let (of, with, unsaved) = state.unsaved;
+            state.unsaved = (day, key, 0);
+            units + if (of, with) == (day, key) { unsaved } else { 0 }
         };
-        let sum = shared.add(day, units).await;
+        let sum = shared.add(day, key.fingerprint, units).await;
         let mut state = self.state.lock();
         match sum {
             Some(sum) => {
-                state.budget.learn(day, sum);
-                state.loaded = Some(day);
+                state.budget.learn(day, key, sum);
+                state.loaded = Some((day, key));
             }
-            None if state.unsaved.0 == day => state.unsaved.1 += units,
+            None if (state.unsaved.0, state.unsaved.1) == (day, key) => state.unsaved.2 += units,
             None => {}
         }
     }

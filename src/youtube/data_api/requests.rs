@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use reqwest::{Client, StatusCode, Url};
 use tokio::time::timeout;
 
-use super::{ApiError, KeyFile, Ledger, Use, answer};
+use super::{ApiError, KeyFile, KeyId, Ledger, Use, answer};
 use crate::{
     channel_name::ResolvedChannel,
     upstream::{Feed, Page, UpstreamError},
@@ -82,10 +82,8 @@ impl Requests {
         query: &[(&str, &str)],
         spend_for: Use,
     ) -> Result<Vec<u8>, ApiError> {
-        let (key, generation) = self.key();
-        self.ledger
-            .spend(spend_for, SystemTime::now(), generation)
-            .await?;
+        let (key, id) = self.key();
+        self.ledger.spend(spend_for, SystemTime::now(), id).await?;
         let answered = timeout(self.time_limit, self.send(method, query, key));
         let answered = answered
             .await
@@ -101,15 +99,19 @@ impl Requests {
             // Such failures do not show whether Google refuses the key.
             Err(_) => return answered,
         };
-        self.ledger.report(refusal, SystemTime::now(), generation).await;
+        self.ledger.report(refusal, SystemTime::now(), id).await;
         answered
     }
 
-    /// The key, and its generation: another key has another.
-    pub(super) fn key(&self) -> (HeaderValue, u64) {
+    /// Which key the file has now.
+    pub(super) fn key_id(&self) -> KeyId {
+        self.key.lock().current().1
+    }
+
+    fn key(&self) -> (HeaderValue, KeyId) {
         let mut file = self.key.lock();
-        let (key, generation) = file.current();
-        (key.header(), generation)
+        let (key, id) = file.current();
+        (key.header(), id)
     }
 
     async fn send(

@@ -35,7 +35,7 @@ async fn a_channel_never_seen_is_asked_about_first() {
         format!("playlistItems playlistId=UUSH{own}"),
     ];
     assert_eq!(world.asked(), expected);
-    assert_eq!(world.api.ledger().left(SystemTime::now()).0, 9_997);
+    assert_eq!(world.api.status().units, Some((9_997, 10_000)));
 }
 
 #[tokio::test]
@@ -185,6 +185,32 @@ async fn a_bad_key_is_not_sent_again_until_its_file_changes() {
 }
 
 #[tokio::test]
+async fn another_key_counts_as_soon_as_it_is_in_its_file() {
+    for (status, reason, left) in [(403, "quotaExceeded", 0), (400, "keyInvalid", 9_999)] {
+        let world = World::new().await;
+        world.state.lock().refusal = Some((status, reason));
+        let request = LookupRequest::of(Purpose::Awaited);
+        let (mut registry, is_left) = (Registry::default(), |registry: &_, left| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, registry).expect("in memory");
+            text.contains(&format!("youtube_api_units_left {left}\n"))
+        });
+        world.api.register(&mut registry);
+        let failure = world.api.look_up(channel().into(), request.clone()).await;
+        assert!(
+            failure.expect_err("refused").out_of_budget,
+            "callers need not wait for the feed's backoff"
+        );
+        assert!(!world.api.has_budget(&request));
+        assert!(is_left(&registry, left), "{reason}");
+        fs::write(&world.key_file, "second-key").expect("written");
+        assert!(is_left(&registry, 10_000), "{reason}");
+        assert_eq!(world.api.status().units, Some((10_000, 10_000)));
+        assert!(world.api.has_budget(&request));
+    }
+}
+
+#[tokio::test]
 async fn while_google_refuses_nobody_waits_for_a_request() {
     for (status, reason, refusal) in [
         (403, "quotaExceeded", Refusal::QuotaExceeded),
@@ -278,7 +304,11 @@ async fn a_caller_without_units_keeps_nobody_from_theirs() {
     while world
         .api
         .ledger()
-        .spend(Use::Unknown(Purpose::Awaited, 1), now, 0)
+        .spend(
+            Use::Unknown(Purpose::Awaited, 1),
+            now,
+            world.api.requests.key_id(),
+        )
         .await
         .is_ok()
     {}

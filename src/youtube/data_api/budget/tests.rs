@@ -6,6 +6,14 @@ use super::*;
 
 const HOUR: Duration = Duration::from_hours(1);
 const AWAITED: Use = Use::Lookup(Purpose::Awaited);
+/// A key, and the one that comes after as many others.
+const KEY: KeyId = key(0);
+const fn key(generation: u64) -> KeyId {
+    KeyId {
+        generation,
+        fingerprint: 0,
+    }
+}
 const POLL: Use = Use::Lookup(Purpose::Poll);
 
 fn unknown(caller: u64) -> Use {
@@ -58,7 +66,7 @@ fn a_day_begins_at_midnight_in_california() {
 /// Spends for as long as there are units, and says how many there were.
 fn drain(budget: &mut Budget, spend_for: Use, now: SystemTime) -> usize {
     (0..20_000)
-        .take_while(|_| budget.try_spend(spend_for, now, 0).is_ok())
+        .take_while(|_| budget.try_spend(spend_for, now, KEY).is_ok())
         .count()
 }
 
@@ -84,24 +92,24 @@ fn who_gets_none_is_told_when() {
         let (mut budget, mut now) = (Budget::new(100, midnight()), midnight());
         drain(&mut budget, spend_for, now);
         for _ in 0..40 {
-            let Err(ApiError::OutOfUnits { retry_at }) = budget.try_spend(spend_for, now, 0) else {
+            let Err(ApiError::OutOfUnits { retry_at }) = budget.try_spend(spend_for, now, KEY) else {
                 panic!("there is one");
             };
             assert!(retry_at > now, "later");
             let before = retry_at - Duration::from_millis(2);
             assert!(
-                budget.try_spend(spend_for, before, 0).is_err(),
+                budget.try_spend(spend_for, before, KEY).is_err(),
                 "sooner than said"
             );
             now = retry_at;
-            assert_eq!(budget.try_spend(spend_for, now, 0), Ok(()), "{spend_for:?}");
+            assert_eq!(budget.try_spend(spend_for, now, KEY), Ok(()), "{spend_for:?}");
             // At a reset there are more.
             drain(&mut budget, spend_for, now);
         }
     }
     // Not even one a day.
     let mut none = Budget::new(0, midnight());
-    let denied = none.try_spend(AWAITED, midnight(), 0);
+    let denied = none.try_spend(AWAITED, midnight(), KEY);
     let retry_at = midnight() + HOUR * 24 + Duration::from_millis(1);
     assert_eq!(denied, Err(ApiError::OutOfUnits { retry_at }));
 }
@@ -110,108 +118,89 @@ fn who_gets_none_is_told_when() {
 fn a_used_up_quota_closes_until_the_reset() {
     let noon = midnight() + HOUR * 12;
     let mut budget = Budget::new(100, midnight());
-    assert_eq!(budget.try_spend(AWAITED, noon, 0), Ok(()));
-    assert_eq!(budget.close(Refusal::QuotaExceeded, noon, 0), 99, "for all");
+    assert_eq!(budget.try_spend(AWAITED, noon, KEY), Ok(()));
+    assert_eq!(budget.close(Refusal::QuotaExceeded, noon, KEY), 99, "for all");
     assert_eq!(budget.left(), 0);
     let refused = Err(Refusal::QuotaExceeded.into());
     assert_eq!(
-        budget.try_spend(AWAITED, noon + HOUR * 12 - Duration::from_secs(1), 0),
+        budget.try_spend(AWAITED, noon + HOUR * 12 - Duration::from_secs(1), KEY),
         refused
     );
-    assert_eq!(budget.try_spend(AWAITED, noon + HOUR * 12, 0), Ok(()));
+    assert_eq!(budget.try_spend(AWAITED, noon + HOUR * 12, KEY), Ok(()));
 }
 
 #[test]
-fn another_key_has_units_of_its_own_if_those_of_the_last_one_are_used_up() {
+fn another_key_has_units_of_its_own() {
     let (noon, caller) = (midnight() + HOUR * 12, Use::Unknown(Purpose::Awaited, 1));
-    // As Google says, here and, by the count of all, at another replica.
-    let [mut budget, mut replica] = [(); 2].map(|()| Budget::new(100, midnight()));
+    let mut budget = Budget::new(100, midnight());
     for _ in 0..10 {
-        assert_eq!(budget.try_spend(caller, noon, 0), Ok(()));
+        assert_eq!(budget.try_spend(caller, noon, KEY), Ok(()));
     }
-    assert_eq!(budget.close(Refusal::QuotaExceeded, noon, 0), 90);
-    replica.learn(replica.day(), 100);
-    for budget in [&mut budget, &mut replica] {
-        assert_eq!(budget.left(), 0);
-        assert!(budget.is_left(AWAITED, noon, 0).is_err());
-        assert_eq!(budget.is_left(caller, noon, 1), Ok(()));
+    // With some of the last key's left, and with none.
+    for generation in 1..=2 {
+        let (last, new) = (key(generation - 1), key(generation));
+        assert_eq!(budget.is_left(caller, noon, new), Ok(()));
         assert_eq!((budget.left(), budget.reopens_at()), (100, None));
         assert_eq!(
-            budget.close(Refusal::QuotaExceeded, noon, 0),
+            budget.close(Refusal::QuotaExceeded, noon, last),
             0,
             "of the last key"
         );
-        for number in 1..=20 {
-            assert_eq!(budget.try_spend(AWAITED, noon, 1), Ok(()));
-            budget.learn(budget.day(), 100 + number);
-            assert_eq!((budget.check(), budget.left()), (Ok(()), 100 - number));
-        }
-        // A key that is replaced before that changes nothing.
-        assert_eq!(budget.is_left(AWAITED, noon, 2), Ok(()));
-        assert_eq!(budget.left(), 80);
-        budget.advance(noon + HOUR * 12);
-        assert_eq!(budget.left(), 100);
+        budget.learn(budget.day(), last, 100);
+        assert_eq!(budget.left(), 100, "of the last key");
+        assert_eq!(budget.try_spend(AWAITED, noon, new), Ok(()));
+        budget.learn(budget.day(), new, 21);
+        assert_eq!((budget.check(), budget.left()), (Ok(()), 79));
+        assert_eq!(budget.close(Refusal::QuotaExceeded, noon, new), 79);
     }
-}
-
-#[test]
-fn another_key_has_units_of_its_own_also_where_it_is_not_known_yet_that_the_last_one_has_none() {
-    let noon = midnight() + HOUR * 12;
-    let mut replica = Budget::new(100, midnight());
-    assert_eq!(replica.try_spend(AWAITED, noon, 0), Ok(()));
-    // All of the last key's 100, one of the new key's by another replica, and this one.
-    assert_eq!(replica.try_spend(AWAITED, noon, 1), Ok(()));
-    replica.learn(replica.day(), 102);
-    assert_eq!((replica.check(), replica.left()), (Ok(()), 99));
-    // With the same key, the count goes on.
-    replica.learn(replica.day(), 202);
-    assert!(replica.check().is_err());
+    budget.advance(noon + HOUR * 12, key(2));
+    assert_eq!(budget.left(), 100);
 }
 
 #[test]
 fn soon_after_a_reset_it_is_tried_again() {
     let mut budget = Budget::new(100, midnight());
     let now = midnight() + Duration::from_mins(1);
-    assert_eq!(budget.close(Refusal::QuotaExceeded, now, 0), 0);
+    assert_eq!(budget.close(Refusal::QuotaExceeded, now, KEY), 0);
     assert_eq!((budget.left(), budget.reopens_at()), (0, Some(now + EARLY_PAUSE)));
     assert!(
         budget
-            .try_spend(AWAITED, now + EARLY_PAUSE - Duration::from_secs(1), 0)
+            .try_spend(AWAITED, now + EARLY_PAUSE - Duration::from_secs(1), KEY)
             .is_err()
     );
-    budget.advance(now + EARLY_PAUSE);
+    budget.advance(now + EARLY_PAUSE, KEY);
     assert_eq!((budget.left(), budget.reopens_at()), (100, None));
-    assert_eq!(budget.try_spend(AWAITED, now + EARLY_PAUSE, 0), Ok(()));
+    assert_eq!(budget.try_spend(AWAITED, now + EARLY_PAUSE, KEY), Ok(()));
 }
 
 #[test]
 fn a_bad_key_closes_until_there_is_another() {
     let now = midnight();
     let mut budget = Budget::new(100, now);
-    budget.close(Refusal::KeyInvalid, now, 3);
+    budget.close(Refusal::KeyInvalid, now, key(3));
     let days_later = now + HOUR * 240;
     assert_eq!(
-        budget.try_spend(AWAITED, days_later, 3),
+        budget.try_spend(AWAITED, days_later, key(3)),
         Err(Refusal::KeyInvalid.into())
     );
-    assert_eq!(budget.try_spend(AWAITED, days_later, 4), Ok(()));
+    assert_eq!(budget.try_spend(AWAITED, days_later, key(4)), Ok(()));
 
-    budget.close(Refusal::NotConfigured, days_later, 4);
-    assert!(budget.try_spend(AWAITED, days_later + HOUR / 2, 4).is_err());
+    budget.close(Refusal::NotConfigured, days_later, key(4));
+    assert!(budget.try_spend(AWAITED, days_later + HOUR / 2, key(4)).is_err());
     assert_eq!(
-        budget.try_spend(AWAITED, days_later + HOUR, 4),
+        budget.try_spend(AWAITED, days_later + HOUR, key(4)),
         Ok(()),
         "it may have been enabled"
     );
-    budget.close(Refusal::NotConfigured, days_later + HOUR, 4);
-    assert_eq!(budget.try_spend(AWAITED, days_later + HOUR, 5), Ok(()));
+    budget.close(Refusal::NotConfigured, days_later + HOUR, key(4));
+    assert_eq!(budget.try_spend(AWAITED, days_later + HOUR, key(5)), Ok(()));
 }
 
 #[test]
 fn a_clock_that_is_set_back_brings_no_units_back() {
     let mut budget = Budget::new(100, midnight());
-    budget.try_spend(AWAITED, midnight() + HOUR, 0).expect("a unit");
-    budget.try_spend(AWAITED, midnight() - HOUR, 0).expect("a unit");
+    budget.try_spend(AWAITED, midnight() + HOUR, KEY).expect("a unit");
+    budget.try_spend(AWAITED, midnight() - HOUR, KEY).expect("a unit");
     assert_eq!(budget.left(), 98);
     assert_eq!(budget.day(), Day::of(midnight()));
 }
@@ -230,15 +219,15 @@ fn replicas_keep_within_a_day_and_callers_are_always_served() {
         let day = Day::of(now);
         if minute == 5 * 60 {
             replicas[1] = Budget::new(QUOTA, now);
-            replicas[1].learn(day, sums[&day]);
+            replicas[1].learn(day, KEY, sums[&day]);
         }
         for (number, replica) in (0..).zip(&mut replicas) {
             let mut try_spend = |spend_for| {
-                let spent = replica.try_spend(spend_for, now, 0).is_ok();
+                let spent = replica.try_spend(spend_for, now, KEY).is_ok();
                 if spent {
                     let sum = sums.entry(day).or_default();
                     *sum += 1;
-                    replica.learn(day, *sum);
+                    replica.learn(day, KEY, *sum);
                 }
                 spent
             };
@@ -283,12 +272,12 @@ fn day_with_abusers(of: impl Fn(u64) -> Use, abusers: u64, per_minute: f64) -> (
         while due >= 1.0 {
             due -= 1.0;
             for (abuser, got) in (100..).zip(&mut abused) {
-                *got += u64::from(budget.try_spend(of(abuser), now, 0).is_ok());
+                *got += u64::from(budget.try_spend(of(abuser), now, KEY).is_ok());
             }
         }
         // Two modest ones, each every half hour.
         if minute % 15 == 14 {
-            match budget.try_spend(of(minute % 2), now, 0) {
+            match budget.try_spend(of(minute % 2), now, KEY) {
                 Ok(()) => served += 1,
                 Err(_) => refused += 1,
             }
@@ -356,7 +345,7 @@ fn watches_of_made_up_channels_leave_units_for_other_watches() {
         0,
         "until the callers' part is made up for"
     );
-    assert!(budget.is_left(POLL, later, 0).is_err() && budget.is_left(AWAITED, later, 0).is_ok());
+    assert!(budget.is_left(POLL, later, KEY).is_err() && budget.is_left(AWAITED, later, KEY).is_ok());
 }
 
 proptest! {
@@ -377,7 +366,7 @@ proptest! {
             let uses = [AWAITED, refresh, POLL, unknown(1), unknown(2), Use::Extra(1), Use::Extra(2), unknown_poll(3)];
             let spend_for = uses[number];
             for _ in 0..times {
-                if budget.try_spend(spend_for, now, 0).is_ok() {
+                if budget.try_spend(spend_for, now, KEY).is_ok() {
                     *spent.entry(Day::of(now)).or_default() += 1;
                     let due = units(quota) * Day::of(now).left(now);
                     let share = if matches!(number, 1 | 2 | 7) { 1.0 } else { AWAITED_SHARE };

@@ -60,33 +60,42 @@ fn a_key_is_one_word_and_shows_nothing() {
 }
 
 #[test]
+fn a_fingerprint_is_that_of_one_key_in_all_versions() {
+    let fingerprint = |key: &str| ApiKey::new(key.as_bytes()).expect("a key").fingerprint();
+    assert_eq!(fingerprint("AIza-secret_1"), 9365);
+    assert_eq!(fingerprint("AIza-secret_1\n"), fingerprint("AIza-secret_1"));
+    assert_ne!(fingerprint("AIza-secret_2"), fingerprint("AIza-secret_1"));
+}
+
+#[test]
 fn a_replaced_file_is_read_again() {
     let folder = Folder::new();
     let path = folder.key("first");
     let mut file = KeyFile::open(path.clone()).expect("a key");
     assert!(!format!("{file:?}").contains("first"));
     let mut current = || {
-        let (key, generation) = file.current();
-        (String::from_utf8_lossy(&key.0).into_owned(), generation)
+        let (key, id) = file.current();
+        assert_eq!(id.fingerprint, key.fingerprint());
+        (String::from_utf8_lossy(&key.0).into_owned(), id.generation)
     };
-    assert_eq!(current(), ("first".into(), 0));
-    assert_eq!(current(), ("first".into(), 0));
+    assert_eq!(current(), ("first".into(), 1));
+    assert_eq!(current(), ("first".into(), 1));
 
     // Another file of the same length in its place, as orchestrators do it.
     fs::write(folder.0.join("new"), "secnd").expect("written");
     fs::rename(folder.0.join("new"), &path).expect("renamed");
-    assert_eq!(current(), ("secnd".into(), 1));
-    assert_eq!(current(), ("secnd".into(), 1));
+    assert_eq!(current(), ("secnd".into(), 2));
+    assert_eq!(current(), ("secnd".into(), 2));
     fs::write(folder.0.join("new"), "secnd\n").expect("written");
     fs::rename(folder.0.join("new"), &path).expect("renamed");
-    assert_eq!(current(), ("secnd".into(), 1), "the same key");
+    assert_eq!(current(), ("secnd".into(), 2), "the same key");
 
     folder.key("two words");
-    assert_eq!(current(), ("secnd".into(), 1), "the last key that was one");
+    assert_eq!(current(), ("secnd".into(), 2), "the last key that was one");
     fs::remove_file(&path).expect("removed");
-    assert_eq!(current(), ("secnd".into(), 1));
+    assert_eq!(current(), ("secnd".into(), 2));
     folder.key("third");
-    assert_eq!(current(), ("third".into(), 2));
+    assert_eq!(current(), ("third".into(), 3));
 }
 
 #[test]
@@ -109,7 +118,7 @@ fn a_file_that_becomes_a_fifo_is_not_waited_for() {
     let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo");
     assert!(made.success());
 
-    let (key, generation) = file.current();
+    let (key, id) = file.current();
 
-    assert_eq!((key.header().as_bytes(), generation), (&b"first"[..], 0));
+    assert_eq!((key.header().as_bytes(), id.generation), (&b"first"[..], 1));
 }

@@ -6,17 +6,21 @@ use prometheus_client::encoding::text::encode;
 use super::*;
 use crate::{captured_log::CapturedLog, upstream::Purpose};
 
+const KEY: KeyId = KeyId {
+    generation: 1,
+    fingerprint: 7,
+};
 const AWAITED: Use = Use::Lookup(Purpose::Awaited);
 
 /// A store that can be out of reach.
 #[derive(Default)]
 struct Store {
-    sums: Mutex<HashMap<Day, u64>>,
+    sums: Mutex<HashMap<(Day, u16), u64>>,
     is_down: Mutex<bool>,
 }
 
 impl SharedUnits for Store {
-    fn add(&self, day: Day, units: u64) -> BoxFuture<'_, Option<u64>> {
+    fn add(&self, day: Day, key: u16, units: u64) -> BoxFuture<'_, Option<u64>> {
         async move {
             // Others come in between.
             tokio::task::yield_now().await;
@@ -24,7 +28,7 @@ impl SharedUnits for Store {
                 return None;
             }
             let mut sums = self.sums.lock();
-            let sum = sums.entry(day).or_default();
+            let sum = sums.entry((day, key)).or_default();
             *sum += units;
             Some(*sum)
         }
@@ -41,7 +45,7 @@ fn replica(store: &Arc<Store>) -> Ledger {
 }
 
 async fn spend(ledger: &Ledger) -> Result<(), ApiError> {
-    ledger.spend(AWAITED, noon(), 0).await
+    ledger.spend(AWAITED, noon(), KEY).await
 }
 
 fn last_minute() -> SystemTime {
@@ -54,15 +58,15 @@ async fn replicas_share_a_day_and_a_restart_forgets_nothing() {
     let replicas = [replica(&store), replica(&store), replica(&store)];
     // At the end of the day, all of it may be spent.
     let attempts = replicas.iter().cycle().take(300);
-    let spent = join_all(attempts.map(|ledger| ledger.spend(AWAITED, last_minute(), 0))).await;
+    let spent = join_all(attempts.map(|ledger| ledger.spend(AWAITED, last_minute(), KEY))).await;
     assert_eq!(spent.iter().filter(|spent| spent.is_ok()).count(), 100);
     let restarted = replica(&store);
-    assert!(restarted.spend(AWAITED, last_minute(), 0).await.is_err());
-    assert_eq!(restarted.left(last_minute()).0, 0);
+    assert!(restarted.spend(AWAITED, last_minute(), KEY).await.is_err());
+    assert_eq!(restarted.left(last_minute(), KEY).0, 0);
     let tomorrow = Day::of(noon()).end();
-    assert_eq!(restarted.spend(AWAITED, tomorrow, 0).await, Ok(()));
-    assert_eq!(store.sums.lock()[&Day::of(tomorrow)], 1);
-    assert_eq!(restarted.left(tomorrow), (99, Day::of(tomorrow).end()));
+    assert_eq!(restarted.spend(AWAITED, tomorrow, KEY).await, Ok(()));
+    assert_eq!(store.sums.lock()[&(Day::of(tomorrow), KEY.fingerprint)], 1);
+    assert_eq!(restarted.left(tomorrow, KEY), (99, Day::of(tomorrow).end()));
 }
 
 #[tokio::test]
@@ -73,11 +77,11 @@ async fn a_store_that_is_down_is_told_later() {
     for _ in 0..5 {
         assert_eq!(spend(&ledger).await, Ok(()), "units are counted here");
     }
-    assert_eq!(ledger.left(noon()).0, 95);
+    assert_eq!(ledger.left(noon(), KEY).0, 95);
     *store.is_down.lock() = false;
     assert_eq!(spend(&ledger).await, Ok(()));
-    assert_eq!(store.sums.lock()[&Day::of(noon())], 6);
-    assert_eq!(ledger.left(noon()).0, 94);
+    assert_eq!(store.sums.lock()[&(Day::of(noon()), KEY.fingerprint)], 6);
+    assert_eq!(ledger.left(noon(), KEY).0, 94);
 }
 
 #[tokio::test]
@@ -85,14 +89,51 @@ async fn a_used_up_quota_is_so_for_all_replicas() {
     let store = Arc::new(Store::default());
     let (one, other) = (replica(&store), replica(&store));
     assert_eq!(spend(&one).await, Ok(()));
-    one.report(Some(Refusal::QuotaExceeded), noon(), 0).await;
+    one.report(Some(Refusal::QuotaExceeded), noon(), KEY).await;
     assert_eq!(spend(&one).await, Err(Refusal::QuotaExceeded.into()));
     assert!(matches!(spend(&other).await, Err(ApiError::OutOfUnits { .. })));
     assert_eq!(
-        store.sums.lock()[&Day::of(noon())],
+        store.sums.lock()[&(Day::of(noon()), KEY.fingerprint)],
         100,
         "and not more than there were"
     );
+}
+
+#[tokio::test]
+async fn another_key_has_units_of_its_own_also_after_a_restart_and_at_another_replica() {
+    let store = Arc::new(Store::default());
+    let (one, other) = (replica(&store), replica(&store));
+    assert_eq!(spend(&one).await, Ok(()));
+    one.report(Some(Refusal::QuotaExceeded), noon(), KEY).await;
+    let new = |generation| KeyId {
+        generation,
+        fingerprint: 8,
+    };
+    assert_eq!(other.spend(AWAITED, noon(), new(1)).await, Ok(()));
+    assert_eq!(one.spend(AWAITED, noon(), new(2)).await, Ok(()));
+    assert_eq!(
+        (other.left(noon(), new(1)).0, one.left(noon(), new(2)).0),
+        (99, 98)
+    );
+    let restarted = replica(&store);
+    assert_eq!(restarted.spend(AWAITED, noon(), new(1)).await, Ok(()));
+    assert_eq!(restarted.left(noon(), new(1)).0, 97);
+    // With the last key again, all of its units are spent.
+    let back = KeyId { generation: 3, ..KEY };
+    assert!(one.spend(AWAITED, noon(), back).await.is_err());
+    assert_eq!(one.left(noon(), back).0, 0);
+    assert!(spend(&replica(&store)).await.is_err());
+}
+
+#[tokio::test]
+async fn what_others_have_spent_is_known_before_the_first_unit_of_a_day() {
+    let store = Arc::new(Store::default());
+    let (one, other) = (replica(&store), replica(&store));
+    assert_eq!(spend(&one).await, Ok(()));
+    let tomorrow = Day::of(noon()).end();
+    while other.spend(AWAITED, tomorrow, KEY).await.is_ok() {}
+    assert!(one.spend(AWAITED, tomorrow, KEY).await.is_err());
+    assert_eq!(store.sums.lock()[&(Day::of(tomorrow), KEY.fingerprint)], 50);
 }
 
 #[tokio::test]
@@ -106,7 +147,7 @@ async fn a_refusal_is_logged_when_it_begins_and_when_it_ends() {
         None,
         None,
     ] {
-        ledger.report(refusal, noon(), 0).await;
+        ledger.report(refusal, noon(), KEY).await;
     }
     let log = log.lines().join("\n");
     assert_eq!(log.matches("is not valid").count(), 1, "{log}");
@@ -122,19 +163,22 @@ async fn units_that_google_says_are_used_up_are_not_left() {
     let log = CapturedLog::begin();
     let now = Day::of(noon()).start() + Duration::from_hours(1);
     let ledger = Ledger::new(100, None, now);
-    ledger.report(Some(Refusal::QuotaExceeded), now, 0).await;
-    assert_eq!(ledger.left(now).0, 0);
+    ledger.report(Some(Refusal::QuotaExceeded), now, KEY).await;
+    assert_eq!(ledger.left(now, KEY).0, 0);
     let log = log.lines().join("\n");
     assert!(log.contains("retry_at=2026-11-26T09:15:00Z"), "{log}");
-    assert_eq!(ledger.left(now + Duration::from_mins(15)).0, 100, "perhaps");
+    assert_eq!(ledger.left(now + Duration::from_mins(15), KEY).0, 100, "perhaps");
 }
 
 #[tokio::test]
 async fn metrics_say_what_is_spent_and_left() {
     let ledger = Ledger::new(100, None, SystemTime::now());
-    ledger.spend(AWAITED, SystemTime::now(), 0).await.expect("a unit");
+    ledger
+        .spend(AWAITED, SystemTime::now(), KEY)
+        .await
+        .expect("a unit");
     let (mut registry, mut text) = (Registry::default(), String::new());
-    ledger.register(&mut registry);
+    ledger.register(&mut registry, || KEY);
     encode(&mut text, &registry).expect("in memory");
     for line in [
         "youtube_api_units_total 1\n",
