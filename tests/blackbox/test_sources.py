@@ -263,7 +263,7 @@ def test_whatever_hangs_the_last_success_is_served_in_time(sources, origin):
             ask(channel, timeout)
         # Nobody waits for the end of a probe, which takes up to 15 s.
         asked, channels = mirror.lookups(), itertools.cycle(known)
-        wait_until(lambda: ask(next(channels), 20) > asked, "a probe of the mirror", 30)
+        wait_until(lambda: ask(next(channels), 20) > asked, "a probe of the mirror", 60)
 
 
 def test_a_mirror_answers_and_its_place_for_the_channel_is_filled_in(bench, origin):
