@@ -9,7 +9,7 @@ use std::{error::Error, io, time::Duration};
 use clap::ValueEnum;
 use http::{Uri, uri::Authority};
 use prost::Message as _;
-use tokio::runtime;
+use tokio::{runtime, time::Instant};
 use tonic::{
     Code, Request, Status,
     body::Body,
@@ -100,7 +100,7 @@ pub(super) struct ServerArgs {
     #[command(flatten)]
     tls: tls::Args,
 
-    /// The time limit of connecting, and of each answer including retries; not of the whole command
+    /// The time limit of connecting, and of each answer with retries and the search for its channel by name; not of the whole command
     #[arg(long, env = "PLAQUE_TIMEOUT", default_value = "15s", value_name = "DURATION", value_parser = values::time_limit)]
     pub(super) timeout: Duration,
 }
@@ -195,13 +195,18 @@ impl Args {
         channels::all(&self.channels).map_err(InvalidFlags)
     }
 
-    /// The ID of a channel, which the server finds unless it is in `name` itself.
-    pub(super) async fn resolve(&self, client: &Plaque, name: &ChannelName) -> Result<String, Status> {
+    /// The ID of a channel, which the server finds unless it is in `name` itself: within the time limit since `began`.
+    pub(super) async fn resolve(
+        &self,
+        client: &Plaque,
+        name: &ChannelName,
+        began: Instant,
+    ) -> Result<String, Status> {
         if let ChannelName::Id(id) = name {
             return Ok(id.to_string());
         }
         let query = name.to_string();
-        let resolved = retry::with_retries(self.server.timeout, async |left| {
+        let resolved = retry::with_retries(began, self.server.timeout, async |left| {
             let mut request = Request::new(ResolveChannelRequest { query: query.clone() });
             request.set_timeout(left);
             client.clone().resolve_channel(request).await

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use futures_util::{StreamExt as _, stream};
+use tokio::time::Instant;
 use tonic::{Request, Status};
 
 use super::{
@@ -92,9 +93,10 @@ async fn list(
     uploads: &mut Vec<(Video, Option<Freshness>)>,
 ) -> Result<bool, Status> {
     let Args { lookup, count, .. } = args;
+    let mut began = Instant::now();
     let max_age = lookup.max_age.map(TryInto::try_into).transpose();
     let mut list = ListUploadsRequest {
-        channel_id: lookup.client.resolve(plaque, name).await?,
+        channel_id: lookup.client.resolve(plaque, name, began).await?,
         kind: lookup.client.kind(),
         max_age: max_age.map_err(|error| Status::invalid_argument(format!("{error}")))?,
         ..ListUploadsRequest::default()
@@ -102,7 +104,7 @@ async fn list(
     loop {
         let left = count.get().saturating_sub(uploads.len());
         list.page_size = i32::try_from(left.min(PAGE)).unwrap_or_default();
-        let page = retry::with_retries(lookup.client.server.timeout, async |left| {
+        let page = retry::with_retries(began, lookup.client.server.timeout, async |left| {
             let mut request = Request::new(list.clone());
             request.set_timeout(left);
             plaque.clone().list_uploads(request).await
@@ -119,5 +121,6 @@ async fn list(
             return Ok(is_full_feed && left > MAX_UPLOADS);
         }
         list.page_token = page.next_page_token;
+        began = Instant::now();
     }
 }

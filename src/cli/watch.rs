@@ -70,7 +70,7 @@ pub(super) async fn run(args: Args) -> Outcome {
     let client = args.client.server.connect().await?;
     let mut channel_ids = vec![];
     for name in &channels {
-        let resolved = args.client.resolve(&client, name).await;
+        let resolved = args.client.resolve(&client, name, Instant::now()).await;
         channel_ids.push(resolved.map_err(|status| failed(&format!("{name}: "), &failure(&status)))?);
     }
     let request = WatchLatestVideoRequest {
