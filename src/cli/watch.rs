@@ -6,6 +6,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     error::Error,
+    io,
     time::{Duration, SystemTime},
 };
 
@@ -46,7 +47,7 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 ///
 /// Standard error says when lookups of a channel begin to fail and when they work again, and that uploads may have been missed; the watch
 /// continues. When the server stops or the connection is lost, it reconnects and prints what was uploaded in between, as far as the feed
-/// still shows it, and nothing twice. Exits if the first connection fails, or the server refuses the watch.
+/// still shows it, and nothing twice. Exits if the first connection fails or has no answer within --timeout, or the server refuses the watch.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -82,7 +83,12 @@ pub(super) async fn run(args: Args) -> Outcome {
     let open = async |request| {
         let limit = args.client.server.timeout;
         let opened = timeout(limit, client.clone().watch_latest_video(request)).await;
-        Ok(opened.map_err(|_| retry::deadline_exceeded(limit))??.into_inner())
+        // A server answers a watch at once, so that a silent one counts as no connection.
+        let late = retry::deadline_exceeded(limit);
+        let silent = io::Error::new(io::ErrorKind::TimedOut, late.message());
+        Ok(opened
+            .map_err(|_| Status::from_error(silent.into()))??
+            .into_inner())
     };
     let ended = watch(request, open, |output| match output {
         Output::Event(event) => print(event, args.json),

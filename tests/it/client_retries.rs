@@ -27,7 +27,7 @@ use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    program::{first_line, plaque, run},
+    program::{assert_refused, first_line, plaque, run},
     support::CHANNEL,
 };
 
@@ -225,4 +225,18 @@ async fn a_slow_name_does_not_hold_up_the_channels_before_it() {
     child.kill().expect("it waits for the name");
     child.wait().expect("it has ended");
     assert!(line.expect("a line").contains(CHANNEL));
+}
+
+#[tokio::test]
+async fn a_watch_ends_if_it_never_gets_an_answer() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = silent.local_addr().expect("bound").to_string();
+    let mut command = plaque();
+    command.args(["watch", CHANNEL, "--timeout=300ms", "--server", &address]);
+    assert_refused(
+        command,
+        75,
+        &["cannot reach", "no answer within 300ms", "--server"],
+    )
+    .await;
 }
