@@ -30,7 +30,10 @@ use super::{
 use crate::{
     cause::innermost,
     channel_name::ChannelName,
-    proto::v1::{LookupFailure, ResolveChannelRequest, VideoKind, latest_video_client::LatestVideoClient},
+    proto::v1::{
+        LookupFailure, LookupResult, ResolveChannelRequest, VideoKind,
+        latest_video_client::LatestVideoClient, lookup_result::Outcome as Found,
+    },
 };
 
 /// A client of a server, or of the service in this process.
@@ -228,6 +231,14 @@ impl Args {
             Kind::Short => VideoKind::Short,
         };
         kind.into()
+    }
+}
+
+/// The result of a channel that was not looked up.
+pub(super) fn failed(channel_id: String, why: LookupFailure) -> LookupResult {
+    LookupResult {
+        channel_id,
+        outcome: Some(Found::Failure(why)),
     }
 }
 

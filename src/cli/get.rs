@@ -9,17 +9,14 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{
     Outcome,
-    client::{CONNECTION_LOST, Plaque, retry},
+    client::{CONNECTION_LOST, Plaque, failed, retry},
     direct,
     exit::{Exit, Failed},
     show,
 };
 use crate::{
     channel_name::ChannelName,
-    proto::{
-        self,
-        v1::{BatchGetLatestVideosRequest, LookupFailure, LookupResult, lookup_result::Outcome as Found},
-    },
+    proto::v1::{BatchGetLatestVideosRequest, LookupResult, lookup_result::Outcome as Found},
 };
 
 /// Calls in progress. Up to as many channels are looked up with a call each, so that no answer waits for another channel's.
@@ -67,8 +64,7 @@ pub(super) async fn run(args: Args) -> Outcome {
                     exit = exit.max(Exit::of(why));
                 }
                 if *json {
-                    let json = proto::to_json("LookupResult", &result).ok_or("cannot write JSON")?;
-                    show::json(&json)?;
+                    show::json("LookupResult", &result)?;
                 } else {
                     show::result(&result)?;
                 }
@@ -168,11 +164,4 @@ fn is_lost(result: &LookupResult) -> bool {
 
 fn is_late(result: &LookupResult) -> bool {
     matches!(&result.outcome, Some(Found::Failure(why)) if why.code == i32::from(Code::DeadlineExceeded))
-}
-
-fn failed(channel_id: String, why: LookupFailure) -> LookupResult {
-    LookupResult {
-        channel_id,
-        outcome: Some(Found::Failure(why)),
-    }
 }

@@ -8,17 +8,14 @@ use tonic::{Request, Status};
 
 use super::{
     Outcome,
-    client::{Plaque, retry},
+    client::{Plaque, failed, retry},
     direct,
     exit::Exit,
     show, values,
 };
 use crate::{
     channel_name::ChannelName,
-    proto::{
-        self,
-        v1::{Freshness, ListUploadsRequest, Video},
-    },
+    proto::v1::{Freshness, ListUploadsRequest, Video},
     video::MAX_UPLOADS,
 };
 
@@ -39,7 +36,7 @@ pub(super) struct Args {
     #[arg(short = 'n', long, env = "PLAQUE_COUNT", default_value = "15", value_name = "COUNT", value_parser = values::count)]
     count: NonZeroUsize,
 
-    /// Print one plaque.v1.Video a line, as protobuf's JSON
+    /// Print one plaque.v1.Video a line, as protobuf's JSON; of a channel that fails, a plaque.v1.LookupResult
     #[arg(long, env = "PLAQUE_JSON")]
     json: bool,
 
@@ -61,7 +58,7 @@ pub(super) async fn run(args: Args) -> Outcome {
         while let Some((name, uploads, ended)) = lists.next().await {
             for (video, freshness) in uploads {
                 if args.json {
-                    show::json(&proto::to_json("Video", &video).ok_or("cannot write JSON")?)?;
+                    show::json("Video", &video)?;
                 } else {
                     show::upload(&video, freshness)?;
                 }
@@ -74,8 +71,13 @@ pub(super) async fn run(args: Args) -> Outcome {
                 Err(status) => {
                     let mut why = args.lookup.client.server.failure(&status);
                     args.lookup.explain(&mut why);
-                    show::failure(&name.to_string(), &why)?;
                     exit = exit.max(Exit::of(&why));
+                    let result = failed(name.to_string(), why);
+                    if args.json {
+                        show::json("LookupResult", &result)?;
+                    } else {
+                        show::result(&result)?;
+                    }
                 }
             }
         }

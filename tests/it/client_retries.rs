@@ -228,6 +228,29 @@ async fn a_slow_name_does_not_hold_up_the_channels_before_it() {
 }
 
 #[tokio::test]
+async fn a_failure_names_its_channel_once_and_is_json_on_request() {
+    let address = Arc::new(Busy::default()).serve().await;
+    for (subcommand, prefix) in [("get", ""), ("list", ""), ("watch", "error: ")] {
+        let mut command = plaque();
+        command.args([subcommand, "@gone", "--server", &address]);
+        let text = format!("{prefix}@gone was not found (HANDLE_NOT_FOUND)\n");
+        assert_eq!(run(command).await, (Some(3), String::new(), text), "{subcommand}");
+
+        let mut command = plaque();
+        command.args([subcommand, "@gone", "--json", "--server", &address]);
+        let (code, out, err) = run(command).await;
+        assert_eq!((code, err.as_str()), (Some(3), ""), "{subcommand}");
+        let printed: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        let result = match subcommand {
+            "watch" => &printed["problem"],
+            _ => &printed,
+        };
+        assert_eq!(result["channelId"], "@gone", "{out}");
+        assert_eq!(result["failure"]["reason"], "HANDLE_NOT_FOUND", "{out}");
+    }
+}
+
+#[tokio::test]
 async fn a_watch_ends_if_it_never_gets_an_answer() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = silent.local_addr().expect("bound").to_string();
