@@ -72,6 +72,9 @@ pub(super) const CONNECTION_LOST: &str = "CONNECTION_LOST";
 /// The advice if the server ends a connection over http before an answer.
 const NEEDS_TLS: &str = "; is that the port for gRPC (3779 by default), and does it expect TLS? Then name it with https:// in --server";
 
+/// The advice if it answers http with TLS.
+const EXPECTS_TLS: &str = "; the server expects TLS: name it with https:// in --server";
+
 /// The time limit of the answer to a ping: the default of gRPC's own clients.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -154,30 +157,50 @@ impl ServerArgs {
             }
             None => endpoint.connect().await,
         };
-        connected.map_err(|error| self.unreachable(innermost(&error)))
+        match connected {
+            Ok(channel) => Ok(channel),
+            Err(error) => Err(self.unreachable(innermost(&error)).await),
+        }
     }
 
     /// The error that the server cannot be reached, with advice.
-    pub(super) fn unreachable(&self, cause: &(dyn Error + 'static)) -> Failed {
-        let (advice, exit) = if cause.is::<tls::Refused>() {
-            ("", Exit::Failure)
-        } else if self.may_need_tls(cause) {
-            (NEEDS_TLS, Exit::TryAgain)
-        } else {
-            let advice = "; is `plaque serve` running there? Another server can be named with --server";
-            (advice, Exit::TryAgain)
-        };
+    pub(super) async fn unreachable(&self, cause: &(dyn Error + 'static)) -> Failed {
+        let (advice, exit) = self.advice(cause).await;
         Failed {
             message: format!("cannot reach {}: {cause}{advice}", self.address),
             exit,
         }
     }
 
+    /// What to do about a failed connection, and whether it may work later.
+    async fn advice(&self, cause: &(dyn Error + 'static)) -> (&'static str, Exit) {
+        if cause.is::<tls::Refused>() {
+            ("", Exit::Failure)
+        } else if !self.may_need_tls(cause) {
+            let advice = "; is `plaque serve` running there? Another server can be named with --server";
+            (advice, Exit::TryAgain)
+        } else if tls::is_expected(&self.address).await {
+            (EXPECTS_TLS, Exit::Failure)
+        } else {
+            (NEEDS_TLS, Exit::TryAgain)
+        }
+    }
+
     /// The failure of a call on a connection that may have had no answer, with advice.
-    pub(super) fn failure(&self, status: &Status) -> LookupFailure {
+    pub(super) async fn failure(&self, status: &Status) -> LookupFailure {
         let mut why = failure(status);
-        if retry::connection_error(status).is_some_and(|cause| self.may_need_tls(cause)) {
-            why.message += NEEDS_TLS;
+        let Some(cause) = retry::connection_error(status) else {
+            return why;
+        };
+        if self.may_need_tls(cause) || cause.is::<tls::Refused>() {
+            let (advice, exit) = self.advice(cause).await;
+            why.message += advice;
+            if exit == Exit::Failure {
+                why.code = Code::FailedPrecondition.into();
+            }
+            if let Some(status) = &mut why.status {
+                (status.code, status.message) = (why.code, why.message.clone());
+            }
         }
         why
     }

@@ -93,7 +93,7 @@ async fn ask(
         match args.client.resolve(plaque, name, began).await {
             Ok(id) => channel_ids.push(id),
             Err(status) => {
-                let why = args.client.server.failure(&status);
+                let why = args.client.server.failure(&status).await;
                 return Ok(vec![failed(name.to_string(), why)]);
             }
         }
@@ -147,10 +147,10 @@ async fn look_up(
         let details = ErrorDetails::with_retry_info(pause);
         Err(Status::with_error_details(Code::Unavailable, "", details))
     });
-    let unanswered = answered
-        .await
-        .err()
-        .map(|status| args.client.server.failure(&status));
+    let unanswered = match answered.await {
+        Ok(()) => None,
+        Err(status) => Some(args.client.server.failure(&status).await),
+    };
     let each = results.into_iter().zip(channel_ids);
     Ok(each
         .filter_map(|(result, id)| result.or_else(|| Some(failed(id, unanswered.clone()?))))

@@ -69,7 +69,7 @@ pub(super) async fn run(args: Args) -> Outcome {
                 ))?,
                 Ok(false) => {}
                 Err(status) => {
-                    let mut why = args.lookup.client.server.failure(&status);
+                    let mut why = args.lookup.client.server.failure(&status).await;
                     args.lookup.explain(&mut why);
                     exit = exit.max(Exit::of(&why));
                     let result = failed(name.to_string(), why);

@@ -69,7 +69,10 @@ pub(super) async fn run(args: Args) -> Outcome {
     for name in &channels {
         match args.client.resolve(&client, name, Instant::now()).await {
             Ok(id) => channel_ids.push(id),
-            Err(status) => return end(name.to_string(), args.client.server.failure(&status), args.json),
+            Err(status) => {
+                let why = args.client.server.failure(&status).await;
+                return end(name.to_string(), why, args.json);
+            }
         }
     }
     let request = WatchLatestVideoRequest {
@@ -98,7 +101,7 @@ pub(super) async fn run(args: Args) -> Outcome {
     });
     let ended = ended.await?;
     if let Some(cause) = retry::connection_error(&ended) {
-        return Err(args.client.server.unreachable(cause).into());
+        return Err(args.client.server.unreachable(cause).await.into());
     }
     end(String::new(), failure(&ended), args.json)
 }
