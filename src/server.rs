@@ -216,8 +216,8 @@ pub async fn run(
         () = acceptor.accept(&listener) => {}
         () = shutdown => {}
     }
-    let (connections, calls) = (metrics.connections(), metrics.calls() + api.waiting());
-    tracing::info!(connections, calls, "draining");
+    let (grpc_connections, calls) = (metrics.connections(), metrics.calls() + api.waiting());
+    tracing::info!(grpc_connections, calls, "draining");
     stage.send_replace(Stage::Draining);
     tokio::select! {
         () = acceptor.accept(&listener) => {}

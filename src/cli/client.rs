@@ -9,7 +9,7 @@ use std::{error::Error, io, time::Duration};
 use clap::ValueEnum;
 use http::{Uri, uri::Authority};
 use prost::Message as _;
-use tokio::runtime;
+use tokio::{runtime, time::Instant};
 use tonic::{
     Code, Request, Status,
     body::Body,
@@ -30,7 +30,10 @@ use super::{
 use crate::{
     cause::innermost,
     channel_name::ChannelName,
-    proto::v1::{LookupFailure, ResolveChannelRequest, VideoKind, latest_video_client::LatestVideoClient},
+    proto::v1::{
+        LookupFailure, LookupResult, ResolveChannelRequest, VideoKind,
+        latest_video_client::LatestVideoClient, lookup_result::Outcome as Found,
+    },
 };
 
 /// A client of a server, or of the service in this process.
@@ -69,6 +72,9 @@ pub(super) const CONNECTION_LOST: &str = "CONNECTION_LOST";
 /// The advice if the server ends a connection over http before an answer.
 const NEEDS_TLS: &str = "; is that the port for gRPC (3779 by default), and does it expect TLS? Then name it with https:// in --server";
 
+/// The advice if it answers http with TLS.
+const EXPECTS_TLS: &str = "; the server expects TLS: name it with https:// in --server";
+
 /// The time limit of the answer to a ping: the default of gRPC's own clients.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -100,7 +106,7 @@ pub(super) struct ServerArgs {
     #[command(flatten)]
     tls: tls::Args,
 
-    /// The time limit of connecting, and of each answer including retries; not of the whole command
+    /// The time limit of connecting, and of each answer with retries and the search for its channel by name; not of the whole command
     #[arg(long, env = "PLAQUE_TIMEOUT", default_value = "15s", value_name = "DURATION", value_parser = values::time_limit)]
     pub(super) timeout: Duration,
 }
@@ -151,30 +157,50 @@ impl ServerArgs {
             }
             None => endpoint.connect().await,
         };
-        connected.map_err(|error| self.unreachable(innermost(&error)))
+        match connected {
+            Ok(channel) => Ok(channel),
+            Err(error) => Err(self.unreachable(innermost(&error)).await),
+        }
     }
 
     /// The error that the server cannot be reached, with advice.
-    pub(super) fn unreachable(&self, cause: &(dyn Error + 'static)) -> Failed {
-        let (advice, exit) = if cause.is::<tls::Refused>() {
-            ("", Exit::Failure)
-        } else if self.may_need_tls(cause) {
-            (NEEDS_TLS, Exit::TryAgain)
-        } else {
-            let advice = "; is `plaque serve` running there? Another server can be named with --server";
-            (advice, Exit::TryAgain)
-        };
+    pub(super) async fn unreachable(&self, cause: &(dyn Error + 'static)) -> Failed {
+        let (advice, exit) = self.advice(cause).await;
         Failed {
             message: format!("cannot reach {}: {cause}{advice}", self.address),
             exit,
         }
     }
 
+    /// What to do about a failed connection, and whether it may work later.
+    async fn advice(&self, cause: &(dyn Error + 'static)) -> (&'static str, Exit) {
+        if cause.is::<tls::Refused>() {
+            ("", Exit::Failure)
+        } else if !self.may_need_tls(cause) {
+            let advice = "; is `plaque serve` running there? Another server can be named with --server";
+            (advice, Exit::TryAgain)
+        } else if tls::is_expected(&self.address).await {
+            (EXPECTS_TLS, Exit::Failure)
+        } else {
+            (NEEDS_TLS, Exit::TryAgain)
+        }
+    }
+
     /// The failure of a call on a connection that may have had no answer, with advice.
-    pub(super) fn failure(&self, status: &Status) -> LookupFailure {
+    pub(super) async fn failure(&self, status: &Status) -> LookupFailure {
         let mut why = failure(status);
-        if retry::connection_error(status).is_some_and(|cause| self.may_need_tls(cause)) {
-            why.message += NEEDS_TLS;
+        let Some(cause) = retry::connection_error(status) else {
+            return why;
+        };
+        if self.may_need_tls(cause) || cause.is::<tls::Refused>() {
+            let (advice, exit) = self.advice(cause).await;
+            why.message += advice;
+            if exit == Exit::Failure {
+                why.code = Code::FailedPrecondition.into();
+            }
+            if let Some(status) = &mut why.status {
+                (status.code, status.message) = (why.code, why.message.clone());
+            }
         }
         why
     }
@@ -195,13 +221,18 @@ impl Args {
         channels::all(&self.channels).map_err(InvalidFlags)
     }
 
-    /// The ID of a channel, which the server finds unless it is in `name` itself.
-    pub(super) async fn resolve(&self, client: &Plaque, name: &ChannelName) -> Result<String, Status> {
+    /// The ID of a channel, which the server finds unless it is in `name` itself: within the time limit since `began`.
+    pub(super) async fn resolve(
+        &self,
+        client: &Plaque,
+        name: &ChannelName,
+        began: Instant,
+    ) -> Result<String, Status> {
         if let ChannelName::Id(id) = name {
             return Ok(id.to_string());
         }
         let query = name.to_string();
-        let resolved = retry::with_retries(self.server.timeout, async |left| {
+        let resolved = retry::with_retries(began, self.server.timeout, async |left| {
             let mut request = Request::new(ResolveChannelRequest { query: query.clone() });
             request.set_timeout(left);
             client.clone().resolve_channel(request).await
@@ -223,6 +254,14 @@ impl Args {
             Kind::Short => VideoKind::Short,
         };
         kind.into()
+    }
+}
+
+/// The result of a channel that was not looked up.
+pub(super) fn failed(channel_id: String, why: LookupFailure) -> LookupResult {
+    LookupResult {
+        channel_id,
+        outcome: Some(Found::Failure(why)),
     }
 }
 

@@ -9,17 +9,14 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{
     Outcome,
-    client::{CONNECTION_LOST, Plaque, retry},
+    client::{CONNECTION_LOST, Plaque, failed, retry},
     direct,
     exit::{Exit, Failed},
     show,
 };
 use crate::{
     channel_name::ChannelName,
-    proto::{
-        self,
-        v1::{BatchGetLatestVideosRequest, LookupFailure, LookupResult, lookup_result::Outcome as Found},
-    },
+    proto::v1::{BatchGetLatestVideosRequest, LookupResult, lookup_result::Outcome as Found},
 };
 
 /// Calls in progress. Up to as many channels are looked up with a call each, so that no answer waits for another channel's.
@@ -50,7 +47,11 @@ pub(super) async fn run(args: Args) -> Outcome {
     let print = async |plaque: Plaque| {
         let mut exit = Exit::Success;
         let size = channels.len().div_ceil(AT_ONCE).clamp(1, BATCH);
-        let batches = channels.chunks(size).map(|names| ask(&plaque, lookup, names));
+        // A name is a batch of its own: finding it can take long.
+        let is_id = |name: &ChannelName| matches!(name, ChannelName::Id(_));
+        let runs = channels.chunk_by(|a, b| is_id(a) && is_id(b));
+        let batches = runs.flat_map(|run| run.chunks(size));
+        let batches = batches.map(|names| ask(&plaque, lookup, names));
         let mut batches = stream::iter(batches).buffered(AT_ONCE);
         let mut left = channels.len();
         while let Some(results) = batches.next().await {
@@ -63,8 +64,7 @@ pub(super) async fn run(args: Args) -> Outcome {
                     exit = exit.max(Exit::of(why));
                 }
                 if *json {
-                    let json = proto::to_json("LookupResult", &result).ok_or("cannot write JSON")?;
-                    show::json(&json)?;
+                    show::json("LookupResult", &result)?;
                 } else {
                     show::result(&result)?;
                 }
@@ -81,24 +81,24 @@ pub(super) async fn run(args: Args) -> Outcome {
     lookup.run(print).await
 }
 
-/// Looks up a batch of channels. If the call fails, so has each of them without an answer.
+/// Looks up a batch of channels: IDs, or one name. If the call fails, so has each of them without an answer.
 async fn ask(
     plaque: &Plaque,
     args: &direct::Args,
     names: &[ChannelName],
 ) -> Result<Vec<LookupResult>, prost_types::DurationError> {
-    let resolved = names.iter().map(|name| args.client.resolve(plaque, name));
-    let resolved = futures_util::future::join_all(resolved).await;
-    let channels: Vec<String> = resolved.iter().flatten().cloned().collect();
-    let mut results = look_up(plaque, args, channels).await?.into_iter();
-    let in_order = resolved
-        .iter()
-        .zip(names)
-        .filter_map(|(resolved, name)| match resolved {
-            Ok(_) => results.next(),
-            Err(status) => Some(failed(name.to_string(), args.client.server.failure(status))),
-        });
-    Ok(in_order.collect())
+    let began = Instant::now();
+    let mut channel_ids = Vec::with_capacity(names.len());
+    for name in names {
+        match args.client.resolve(plaque, name, began).await {
+            Ok(id) => channel_ids.push(id),
+            Err(status) => {
+                let why = args.client.server.failure(&status).await;
+                return Ok(vec![failed(name.to_string(), why)]);
+            }
+        }
+    }
+    look_up(plaque, args, channel_ids, began).await
 }
 
 /// Looks up channels with one call, and then those whose failure may be temporary with further calls, each after the time that the server
@@ -107,17 +107,15 @@ async fn look_up(
     plaque: &Plaque,
     args: &direct::Args,
     channel_ids: Vec<String>,
+    began: Instant,
 ) -> Result<Vec<LookupResult>, prost_types::DurationError> {
-    if channel_ids.is_empty() {
-        return Ok(vec![]);
-    }
     let kind = args.client.kind();
     let max_age = args.max_age.map(TryInto::try_into).transpose()?;
     let mut results: Vec<Option<LookupResult>> = vec![None; channel_ids.len()];
     // The channels still to be looked up, each with the time that the server asks for.
     let mut pending: Vec<(usize, Option<Instant>)> =
         (0..channel_ids.len()).map(|index| (index, None)).collect();
-    let answered = retry::with_retries(args.client.server.timeout, async |left| {
+    let answered = retry::with_retries(began, args.client.server.timeout, async |left| {
         let now = Instant::now();
         let (due, mut later): (Vec<_>, Vec<_>) =
             pending.iter().partition(|(_, at)| at.is_none_or(|at| at <= now));
@@ -149,10 +147,10 @@ async fn look_up(
         let details = ErrorDetails::with_retry_info(pause);
         Err(Status::with_error_details(Code::Unavailable, "", details))
     });
-    let unanswered = answered
-        .await
-        .err()
-        .map(|status| args.client.server.failure(&status));
+    let unanswered = match answered.await {
+        Ok(()) => None,
+        Err(status) => Some(args.client.server.failure(&status).await),
+    };
     let each = results.into_iter().zip(channel_ids);
     Ok(each
         .filter_map(|(result, id)| result.or_else(|| Some(failed(id, unanswered.clone()?))))
@@ -166,11 +164,4 @@ fn is_lost(result: &LookupResult) -> bool {
 
 fn is_late(result: &LookupResult) -> bool {
     matches!(&result.outcome, Some(Found::Failure(why)) if why.code == i32::from(Code::DeadlineExceeded))
-}
-
-fn failed(channel_id: String, why: LookupFailure) -> LookupResult {
-    LookupResult {
-        channel_id,
-        outcome: Some(Found::Failure(why)),
-    }
 }

@@ -46,10 +46,13 @@ pub(super) async fn run(args: Args) -> Outcome {
         let service = args.service.clone();
         let request = Request::new(HealthCheckRequest { service });
         let checked = HealthClient::new(channel).check(request).await;
-        checked.map_err(|status| match retry::connection_error(&status) {
-            Some(cause) => unhealthy(args.server.unreachable(cause).message),
-            None => unhealthy(show::reason(&failure(&status))),
-        })
+        match checked {
+            Ok(answer) => Ok(answer),
+            Err(status) => Err(unhealthy(match retry::connection_error(&status) {
+                Some(cause) => args.server.unreachable(cause).await.message,
+                None => show::reason(&failure(&status)),
+            })),
+        }
     });
     let asked = asked.await;
     let answer = asked.map_err(|_| unhealthy(retry::deadline_exceeded(limit).message().to_owned()))??;

@@ -3,21 +3,19 @@
 use std::num::NonZeroUsize;
 
 use futures_util::{StreamExt as _, stream};
+use tokio::time::Instant;
 use tonic::{Request, Status};
 
 use super::{
     Outcome,
-    client::{Plaque, retry},
+    client::{Plaque, failed, retry},
     direct,
     exit::Exit,
     show, values,
 };
 use crate::{
     channel_name::ChannelName,
-    proto::{
-        self,
-        v1::{Freshness, ListUploadsRequest, Video},
-    },
+    proto::v1::{Freshness, ListUploadsRequest, Video},
     video::MAX_UPLOADS,
 };
 
@@ -38,7 +36,7 @@ pub(super) struct Args {
     #[arg(short = 'n', long, env = "PLAQUE_COUNT", default_value = "15", value_name = "COUNT", value_parser = values::count)]
     count: NonZeroUsize,
 
-    /// Print one plaque.v1.Video a line, as protobuf's JSON
+    /// Print one plaque.v1.Video a line, as protobuf's JSON; of a channel that fails, a plaque.v1.LookupResult
     #[arg(long, env = "PLAQUE_JSON")]
     json: bool,
 
@@ -60,7 +58,7 @@ pub(super) async fn run(args: Args) -> Outcome {
         while let Some((name, uploads, ended)) = lists.next().await {
             for (video, freshness) in uploads {
                 if args.json {
-                    show::json(&proto::to_json("Video", &video).ok_or("cannot write JSON")?)?;
+                    show::json("Video", &video)?;
                 } else {
                     show::upload(&video, freshness)?;
                 }
@@ -71,10 +69,15 @@ pub(super) async fn run(args: Args) -> Outcome {
                 ))?,
                 Ok(false) => {}
                 Err(status) => {
-                    let mut why = args.lookup.client.server.failure(&status);
+                    let mut why = args.lookup.client.server.failure(&status).await;
                     args.lookup.explain(&mut why);
-                    show::failure(&name.to_string(), &why)?;
                     exit = exit.max(Exit::of(&why));
+                    let result = failed(name.to_string(), why);
+                    if args.json {
+                        show::json("LookupResult", &result)?;
+                    } else {
+                        show::result(&result)?;
+                    }
                 }
             }
         }
@@ -92,9 +95,10 @@ async fn list(
     uploads: &mut Vec<(Video, Option<Freshness>)>,
 ) -> Result<bool, Status> {
     let Args { lookup, count, .. } = args;
+    let mut began = Instant::now();
     let max_age = lookup.max_age.map(TryInto::try_into).transpose();
     let mut list = ListUploadsRequest {
-        channel_id: lookup.client.resolve(plaque, name).await?,
+        channel_id: lookup.client.resolve(plaque, name, began).await?,
         kind: lookup.client.kind(),
         max_age: max_age.map_err(|error| Status::invalid_argument(format!("{error}")))?,
         ..ListUploadsRequest::default()
@@ -102,7 +106,7 @@ async fn list(
     loop {
         let left = count.get().saturating_sub(uploads.len());
         list.page_size = i32::try_from(left.min(PAGE)).unwrap_or_default();
-        let page = retry::with_retries(lookup.client.server.timeout, async |left| {
+        let page = retry::with_retries(began, lookup.client.server.timeout, async |left| {
             let mut request = Request::new(list.clone());
             request.set_timeout(left);
             plaque.clone().list_uploads(request).await
@@ -119,5 +123,6 @@ async fn list(
             return Ok(is_full_feed && left > MAX_UPLOADS);
         }
         list.page_token = page.next_page_token;
+        began = Instant::now();
     }
 }

@@ -14,7 +14,10 @@ pub(super) struct Notes {
 
 const CLIENT_EXIT: &[(&str, &str)] = &[
     ("0", "every channel was answered"),
-    ("1", "another failure, such as a lookup that panicked"),
+    (
+        "1",
+        "another failure, such as http at a port that answers with TLS, or a lookup that panicked",
+    ),
     (
         "2",
         "the command line, a file that it names, a channel or a request is invalid",

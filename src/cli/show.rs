@@ -11,10 +11,14 @@ use std::{
 use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 use http::Uri;
+use prost::Message;
 use prost_types::Timestamp;
 
 use crate::{
-    proto::v1::{Freshness, LookupFailure, LookupResult, Video, VideoKind, lookup_result::Outcome},
+    proto::{
+        self,
+        v1::{Freshness, LookupFailure, LookupResult, Video, VideoKind, lookup_result::Outcome},
+    },
     video::{escape, steers},
 };
 
@@ -44,13 +48,18 @@ pub(super) fn line(text: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{text}")
 }
 
-/// Prints a message as protobuf's JSON to standard output, on one line.
-pub(super) fn json(json: &str) -> io::Result<()> {
-    writeln!(io::stdout(), "{}", escape_json(json))
+/// Prints a message of `plaque.v1` as protobuf's JSON to standard output, on one line.
+pub(super) fn json(name: &str, message: &impl Message) -> io::Result<()> {
+    let json = proto::to_json(name, message).ok_or_else(|| io::Error::other("cannot write JSON"))?;
+    writeln!(io::stdout(), "{}", escape_json(&json))
 }
 
-pub(super) fn failure(channel: &str, failure: &LookupFailure) -> io::Result<()> {
-    print_error(&format!("{channel}: {}", reason(failure)))
+/// Which channel failed, unless the message begins with that, and [why](reason).
+pub(super) fn failure(channel: &str, failure: &LookupFailure) -> String {
+    match reason(failure) {
+        reason if reason.starts_with(channel) => reason,
+        reason => format!("{channel}: {reason}"),
+    }
 }
 
 /// What failed, why, and when to try again.
@@ -123,7 +132,7 @@ fn escaped(text: &str, length: usize) -> String {
 pub(super) fn result(result: &LookupResult) -> io::Result<()> {
     match &result.outcome {
         Some(Outcome::Found(found)) => upload(&found.video.clone().unwrap_or_default(), found.freshness),
-        Some(Outcome::Failure(why)) => failure(&result.channel_id, why),
+        Some(Outcome::Failure(why)) => print_error(&failure(&result.channel_id, why)),
         None => Ok(()),
     }
 }

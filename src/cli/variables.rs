@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
+    net::{IpAddr, SocketAddr},
 };
 
 use clap::Command;
@@ -23,8 +24,9 @@ pub(super) fn value(name: impl AsRef<OsStr>) -> Option<OsString> {
 pub(super) fn unknown(program: &Command) -> Vec<String> {
     let known = known(program);
     let names = env::vars_os().filter(|(_, value)| !value.is_empty());
-    let names = names.filter_map(|(name, _)| name.into_string().ok());
-    names.filter_map(|name| complaint(&name, &known)).collect()
+    names
+        .filter_map(|(name, value)| complaint(&name.into_string().ok()?, &value.to_string_lossy(), &known))
+        .collect()
 }
 
 /// All variables that plaque reads, those of other subcommands, too: an environment is often that of all.
@@ -34,8 +36,8 @@ fn known(program: &Command) -> Vec<String> {
         .collect()
 }
 
-fn complaint(name: &str, known: &[String]) -> Option<String> {
-    if !name.starts_with(PREFIX) || known.iter().any(|known| known == name) || is_service_link(name) {
+fn complaint(name: &str, value: &str, known: &[String]) -> Option<String> {
+    if !name.starts_with(PREFIX) || known.iter().any(|known| known == name) || is_service_link(name, value) {
         return None;
     }
     let name = super::show::given(name);
@@ -51,12 +53,20 @@ fn complaint(name: &str, known: &[String]) -> Option<String> {
     })
 }
 
-/// Kubernetes tells each container where the services are: for one called plaque, PLAQUE_SERVICE_HOST, PLAQUE_PORT_3779_TCP and others.
-fn is_service_link(name: &str) -> bool {
-    name.ends_with("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || name.ends_with("_PORT")
-        || name.contains("_PORT_")
+/// Kubernetes tells each container where the services are: for one called plaque, PLAQUE_SERVICE_HOST=10.0.0.1,
+/// PLAQUE_PORT_3779_TCP=tcp://10.0.0.1:3779 and others.
+fn is_service_link(name: &str, value: &str) -> bool {
+    if name.contains("_SERVICE_PORT") || name.ends_with("_TCP_PORT") {
+        value.parse::<u16>().is_ok()
+    } else if name.ends_with("_SERVICE_HOST") || name.ends_with("_TCP_ADDR") {
+        value.parse::<IpAddr>().is_ok()
+    } else if name.ends_with("_TCP_PROTO") {
+        value == "tcp"
+    } else {
+        let address = value.strip_prefix("tcp://");
+        let is_url = address.is_some_and(|address| address.parse::<SocketAddr>().is_ok());
+        is_url && (name.ends_with("_PORT") || name.ends_with("_TCP"))
+    }
 }
 
 /// The name in `known` that is most like `name`, if any is.
@@ -73,17 +83,39 @@ mod tests {
     use super::*;
     use crate::cli::flags;
 
+    /// What Kubernetes sets for two services, plaque and plaque-admin.
+    const LINKS: &[(&str, &str)] = &[
+        ("PLAQUE_SERVICE_HOST", "10.0.0.1"),
+        ("PLAQUE_SERVICE_PORT", "3779"),
+        ("PLAQUE_SERVICE_PORT_GRPC", "3779"),
+        ("PLAQUE_PORT", "tcp://10.0.0.1:3779"),
+        ("PLAQUE_PORT_3779_TCP", "tcp://10.0.0.1:3779"),
+        ("PLAQUE_PORT_3779_TCP_PROTO", "tcp"),
+        ("PLAQUE_PORT_3779_TCP_PORT", "3779"),
+        ("PLAQUE_PORT_3779_TCP_ADDR", "10.0.0.1"),
+        ("PLAQUE_ADMIN_SERVICE_HOST", "fd00::1"),
+        ("PLAQUE_ADMIN_PORT", "tcp://[fd00::1]:3780"),
+    ];
+
     #[test]
     fn a_variable_that_is_no_setting_is_told_with_the_closest_one() {
         let known = known(&flags::program());
-        let said = complaint("PLAQUE_FRESHFOR", &known).expect("no setting");
+        let said = complaint("PLAQUE_FRESHFOR", "1s", &known).expect("no setting");
         assert!(
             said.contains("PLAQUE_FRESHFOR") && said.ends_with("is it PLAQUE_FRESH_FOR?"),
             "{said}"
         );
-        for strange in ["PLAQUE_plaque", "PLAQUE_"] {
-            let said = complaint(strange, &known).expect("no setting");
-            assert!(said.ends_with("no setting of plaque"), "{said}");
+        for (strange, value) in [
+            ("PLAQUE_plaque", ""),
+            ("PLAQUE_", ""),
+            ("PLAQUE_HTTP", "tcp://10.0.0.1:80"),
+            ("PLAQUE_PORT", "8080"),
+            ("PLAQUE_PORT", "tcp://localhost:8080"),
+            ("PLAQUE_SERVICE_HOST", "localhost"),
+            ("PLAQUE_SERVICE_PORT", "grpc"),
+        ] {
+            let said = complaint(strange, value, &known).expect("no setting");
+            assert!(said.contains("no setting of plaque"), "{said}");
         }
         for fine in [
             "PATH",
@@ -92,20 +124,19 @@ mod tests {
             "PLAQUE_SERVER",
             "PLAQUE_COLOR",
             "PLAQUE_CONFIG",
-            "PLAQUE_SERVICE_HOST",
-            "PLAQUE_SERVICE_PORT_GRPC",
-            "PLAQUE_PORT",
-            "PLAQUE_PORT_3779_TCP_ADDR",
-            "PLAQUE_ADMIN_SERVICE_HOST",
         ] {
-            assert_eq!(complaint(fine, &known), None, "{fine}");
+            assert_eq!(complaint(fine, "", &known), None, "{fine}");
+        }
+        for (link, value) in LINKS {
+            assert_eq!(complaint(link, value, &known), None, "{link}");
         }
     }
 
     #[test]
     fn no_setting_looks_like_a_service_link() {
         for name in known(&flags::program()) {
-            assert!(!is_service_link(&name), "{name}");
+            let mut values = LINKS.iter().map(|(_, value)| value);
+            assert!(!values.any(|value| is_service_link(&name, value)), "{name}");
         }
     }
 }

@@ -6,6 +6,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     error::Error,
+    io,
     time::{Duration, SystemTime},
 };
 
@@ -16,16 +17,12 @@ use tonic::{Code, Status};
 
 use super::{
     Outcome,
-    client::{self, failure, retry},
+    client::{self, failed, failure, retry},
     exit::{Exit, Failed},
     show,
 };
-use crate::proto::{
-    self,
-    v1::{
-        LookupFailure, WatchLatestVideoRequest, WatchLatestVideoResponse, lookup_result::Outcome as Found,
-        watch_latest_video_response::Event,
-    },
+use crate::proto::v1::{
+    LookupFailure, WatchLatestVideoRequest, WatchLatestVideoResponse, watch_latest_video_response::Event,
 };
 
 /// The longest pause between attempts to reconnect. A connection that lasts this long resets the pauses.
@@ -46,7 +43,7 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 ///
 /// Standard error says when lookups of a channel begin to fail and when they work again, and that uploads may have been missed; the watch
 /// continues. When the server stops or the connection is lost, it reconnects and prints what was uploaded in between, as far as the feed
-/// still shows it, and nothing twice. Exits if the first connection fails, or the server refuses the watch.
+/// still shows it, and nothing twice. Exits if the first connection fails or has no answer within --timeout, or the server refuses the watch.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -56,7 +53,7 @@ pub(super) struct Args {
     #[arg(long, env = "PLAQUE_PUBLISHED_AFTER", value_name = "TIME", value_parser = time)]
     published_after: Option<SystemTime>,
 
-    /// Print one plaque.v1.WatchLatestVideoResponse a line, as protobuf's JSON
+    /// Print one plaque.v1.WatchLatestVideoResponse a line, as protobuf's JSON; a name that is not found and a refused watch are a problem, too
     #[arg(long, env = "PLAQUE_JSON")]
     json: bool,
 }
@@ -70,8 +67,13 @@ pub(super) async fn run(args: Args) -> Outcome {
     let client = args.client.server.connect().await?;
     let mut channel_ids = vec![];
     for name in &channels {
-        let resolved = args.client.resolve(&client, name).await;
-        channel_ids.push(resolved.map_err(|status| failed(&format!("{name}: "), &failure(&status)))?);
+        match args.client.resolve(&client, name, Instant::now()).await {
+            Ok(id) => channel_ids.push(id),
+            Err(status) => {
+                let why = args.client.server.failure(&status).await;
+                return end(name.to_string(), why, args.json);
+            }
+        }
     }
     let request = WatchLatestVideoRequest {
         channel_ids,
@@ -82,7 +84,12 @@ pub(super) async fn run(args: Args) -> Outcome {
     let open = async |request| {
         let limit = args.client.server.timeout;
         let opened = timeout(limit, client.clone().watch_latest_video(request)).await;
-        Ok(opened.map_err(|_| retry::deadline_exceeded(limit))??.into_inner())
+        // A server answers a watch at once, so that a silent one counts as no connection.
+        let late = retry::deadline_exceeded(limit);
+        let silent = io::Error::new(io::ErrorKind::TimedOut, late.message());
+        Ok(opened
+            .map_err(|_| Status::from_error(silent.into()))??
+            .into_inner())
     };
     let ended = watch(request, open, |output| match output {
         Output::Event(event) => print(event, args.json),
@@ -94,17 +101,24 @@ pub(super) async fn run(args: Args) -> Outcome {
     });
     let ended = ended.await?;
     if let Some(cause) = retry::connection_error(&ended) {
-        return Err(args.client.server.unreachable(cause).into());
+        return Err(args.client.server.unreachable(cause).await.into());
     }
-    Err(failed("", &failure(&ended)).into())
+    end(String::new(), failure(&ended), args.json)
 }
 
-/// The end of a watch that is not begun again.
-fn failed(channel: &str, why: &LookupFailure) -> Failed {
-    Failed {
-        message: format!("{channel}{}", show::reason(why)),
-        exit: Exit::of(why),
+/// The end of a watch that is not begun again, because of `channel` if that is not empty.
+fn end(channel: String, why: LookupFailure, json: bool) -> Outcome {
+    let exit = Exit::of(&why);
+    if !json {
+        let message = show::failure(&channel, &why);
+        return Err(Failed { message, exit }.into());
     }
+    let event = WatchLatestVideoResponse {
+        event: Some(Event::Problem(failed(channel, why))),
+        ..WatchLatestVideoResponse::default()
+    };
+    print(&event, json)?;
+    Ok(exit.into())
 }
 
 enum Output<'a> {
@@ -199,17 +213,11 @@ fn is_transient(code: Code, _asked: bool) -> bool {
 
 fn print(event: &WatchLatestVideoResponse, json: bool) -> Result<(), Box<dyn Error>> {
     if json {
-        let json = proto::to_json("WatchLatestVideoResponse", event).ok_or("cannot write JSON")?;
-        show::json(&json)?;
-        return Ok(());
+        return Ok(show::json("WatchLatestVideoResponse", event)?);
     }
     match &event.event {
         Some(Event::Video(video)) => show::upload(video, None)?,
-        Some(Event::Problem(problem)) => {
-            if let Some(Found::Failure(why)) = &problem.outcome {
-                show::failure(&problem.channel_id, why)?;
-            }
-        }
+        Some(Event::Problem(problem)) => show::result(problem)?,
         Some(Event::Recovered(recovered)) => {
             show::print_error(&format!("{}: lookups work again", recovered.channel_id))?;
         }

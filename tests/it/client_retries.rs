@@ -1,6 +1,13 @@
-//! When `plaque get` asks again.
+//! What `get`, `list` and `watch` ask a server, when they ask again, and what they print of failures.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use hyper::server::conn::http2;
 use hyper_util::{
@@ -15,16 +22,59 @@ use plaque::proto::v1::{
     latest_video_server::{LatestVideo, LatestVideoServer},
     lookup_result::Outcome,
 };
-use tokio::net::TcpListener;
-use tonic::{Request, Response, Status};
+use tokio::{net::TcpListener, time::timeout};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::program::{plaque, run};
+use crate::{
+    program::{assert_refused, first_line, plaque, run},
+    support::CHANNEL,
+};
 
-/// A server that refuses each batch at first, and then its first channel.
+/// The pause before a name is asked for again, in milliseconds.
+const NAME_PAUSE: u64 = 300;
+
+/// A server that refuses each batch at first, and then its first channel. It refuses every other question for a name; @never gets no
+/// answer, and @gone does not exist.
 #[derive(Default)]
 struct Busy {
     asked: Mutex<Vec<Vec<String>>>,
+    names: AtomicUsize,
+    /// The time limit of the last call about a channel.
+    limit: Mutex<Duration>,
+}
+
+impl Busy {
+    /// Serves it until the end of the test's runtime. Returns the address.
+    async fn serve(self: &Arc<Self>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = format!("http://{}", listener.local_addr().expect("bound"));
+        let service = LatestVideoServer::from_arc(Arc::clone(self));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = TowerToHyperService::new(service.clone());
+                let http = http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        address
+    }
+
+    fn record_limit(&self, metadata: &MetadataMap) {
+        let limit = metadata.get("grpc-timeout").expect("a time limit");
+        let limit = limit.to_str().expect("ASCII").strip_suffix('u');
+        let microseconds = limit.and_then(|limit| limit.parse().ok());
+        *self.limit.lock() = Duration::from_micros(microseconds.expect("microseconds"));
+    }
+}
+
+fn refused(code: Code, reason: &str, message: &str, pushback: u64) -> Status {
+    let details = ErrorDetails::with_error_info(reason, "plaque", []);
+    let mut status = Status::with_error_details(code, message, details);
+    status
+        .metadata_mut()
+        .insert("grpc-retry-pushback-ms", pushback.into());
+    status
 }
 
 #[tonic::async_trait]
@@ -33,20 +83,18 @@ impl LatestVideo for Busy {
         &self,
         request: Request<BatchGetLatestVideosRequest>,
     ) -> Result<Response<BatchGetLatestVideosResponse>, Status> {
+        self.record_limit(request.metadata());
         let channels = request.into_inner().channel_ids;
         let mut asked = self.asked.lock();
         asked.push(channels.clone());
         let attempt = asked.iter().filter(|batch| batch[0] == channels[0]).count();
         if attempt == 1 {
-            let details = ErrorDetails::with_error_info("OVERLOADED", "plaque", []);
-            let mut status = Status::with_error_details(tonic::Code::ResourceExhausted, "busy", details);
-            status.metadata_mut().insert("grpc-retry-pushback-ms", 1.into());
-            return Err(status);
+            return Err(refused(Code::ResourceExhausted, "OVERLOADED", "busy", 1));
         }
         let result = |(index, channel_id): (usize, String)| LookupResult {
             outcome: Some(if attempt == 2 && index == 0 {
                 Outcome::Failure(LookupFailure {
-                    code: tonic::Code::ResourceExhausted.into(),
+                    code: Code::ResourceExhausted.into(),
                     retry_after: Some(Duration::from_millis(1).try_into().expect("short")),
                     ..LookupFailure::default()
                 })
@@ -75,16 +123,32 @@ impl LatestVideo for Busy {
 
     async fn list_uploads(
         &self,
-        _: Request<ListUploadsRequest>,
+        request: Request<ListUploadsRequest>,
     ) -> Result<Response<ListUploadsResponse>, Status> {
-        Err(Status::unimplemented(""))
+        self.record_limit(request.metadata());
+        Ok(Response::new(ListUploadsResponse::default()))
     }
 
     async fn resolve_channel(
         &self,
-        _: Request<ResolveChannelRequest>,
+        request: Request<ResolveChannelRequest>,
     ) -> Result<Response<ResolveChannelResponse>, Status> {
-        Err(Status::unimplemented(""))
+        match request.into_inner().query.as_str() {
+            "@never" => std::future::pending().await,
+            "@gone" => Err(refused(
+                Code::NotFound,
+                "HANDLE_NOT_FOUND",
+                "@gone was not found",
+                0,
+            )),
+            _ if self.names.fetch_add(1, Relaxed).is_multiple_of(2) => {
+                Err(refused(Code::Unavailable, "UPSTREAM_ERROR", "busy", NAME_PAUSE))
+            }
+            _ => Ok(Response::new(ResolveChannelResponse {
+                channel_id: CHANNEL.into(),
+                ..ResolveChannelResponse::default()
+            })),
+        }
     }
 
     type WatchLatestVideoStream = tokio_stream::Empty<Result<WatchLatestVideoResponse, Status>>;
@@ -99,18 +163,8 @@ impl LatestVideo for Busy {
 
 #[tokio::test]
 async fn get_retries_when_the_server_says_so() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = format!("http://{}", listener.local_addr().expect("bound"));
     let busy = Arc::new(Busy::default());
-    let service = LatestVideoServer::from_arc(Arc::clone(&busy));
-    // Ends with the test's runtime.
-    tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.expect("a connection");
-        let serve = http2::Builder::new(TokioExecutor::new());
-        serve
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-            .await
-    });
+    let address = busy.serve().await;
     let channels: Vec<_> = (0..20).map(|number| format!("UC{number:021}A")).collect();
     let mut command = plaque();
     command.arg("get").args(&channels).args(["--server", &address]);
@@ -141,4 +195,71 @@ async fn get_ends_when_there_is_no_server_any_more() {
     assert_eq!((code, out.as_str()), (Some(75), ""));
     assert_eq!(err.matches("(CONNECTION_LOST)").count(), 5, "{err}");
     assert!(err.contains("55 more channels were not looked up"), "{err}");
+}
+
+#[tokio::test]
+async fn a_name_and_its_answer_share_the_time_limit() {
+    let busy = Arc::new(Busy::default());
+    let address = busy.serve().await;
+    for subcommand in ["get", "list"] {
+        let mut command = plaque();
+        command.args([subcommand, "@later", "--timeout=15s", "--server", &address]);
+        let (code, _, err) = run(command).await;
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{subcommand}");
+        let most = Duration::from_millis(15_000 - NAME_PAUSE);
+        let limit = *busy.limit.lock();
+        assert!(limit <= most, "{subcommand}: {limit:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_name_does_not_hold_up_the_channels_before_it() {
+    let busy = Arc::new(Busy::default());
+    let address = busy.serve().await;
+    let channels = (0..20).map(|number| format!("UC{number:021}A"));
+    let mut command = plaque();
+    command.args(["get", CHANNEL, "@never"]).args(channels);
+    command.args(["--timeout=90s", "--server", &address]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+    let line = timeout(Duration::from_secs(20), first_line(&mut child)).await;
+    child.kill().expect("it waits for the name");
+    child.wait().expect("it has ended");
+    assert!(line.expect("a line").contains(CHANNEL));
+}
+
+#[tokio::test]
+async fn a_failure_names_its_channel_once_and_is_json_on_request() {
+    let address = Arc::new(Busy::default()).serve().await;
+    for (subcommand, prefix) in [("get", ""), ("list", ""), ("watch", "error: ")] {
+        let mut command = plaque();
+        command.args([subcommand, "@gone", "--server", &address]);
+        let text = format!("{prefix}@gone was not found (HANDLE_NOT_FOUND)\n");
+        assert_eq!(run(command).await, (Some(3), String::new(), text), "{subcommand}");
+
+        let mut command = plaque();
+        command.args([subcommand, "@gone", "--json", "--server", &address]);
+        let (code, out, err) = run(command).await;
+        assert_eq!((code, err.as_str()), (Some(3), ""), "{subcommand}");
+        let printed: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        let result = match subcommand {
+            "watch" => &printed["problem"],
+            _ => &printed,
+        };
+        assert_eq!(result["channelId"], "@gone", "{out}");
+        assert_eq!(result["failure"]["reason"], "HANDLE_NOT_FOUND", "{out}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_ends_if_it_never_gets_an_answer() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = silent.local_addr().expect("bound").to_string();
+    let mut command = plaque();
+    command.args(["watch", CHANNEL, "--timeout=300ms", "--server", &address]);
+    assert_refused(
+        command,
+        75,
+        &["cannot reach", "no answer within 300ms", "--server"],
+    )
+    .await;
 }

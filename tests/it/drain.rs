@@ -152,7 +152,11 @@ async fn the_record_of_a_drain_counts_requests_for_json_too() {
     let sent = Command::new("kill").arg(child.id().to_string()).status();
     assert!(sent.expect("kill is there").success());
     let draining = spawn_blocking(move || next("draining")).await;
-    assert_eq!(draining.expect("no panic")["calls"], 1);
+    let draining = draining.expect("no panic");
+    assert_eq!(
+        (&draining["grpc_connections"], &draining["calls"]),
+        (&0.into(), &1.into())
+    );
     fake.release();
     assert_eq!(asked.await.expect("no panic").0, 200);
     let ended = spawn_blocking(move || child.wait()).await;

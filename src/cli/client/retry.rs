@@ -20,12 +20,14 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 /// The shortest pause, even if a server asks for none, to protect a server that fails.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 
-/// Makes a call, with retries, until it succeeds, fails permanently, or `limit` is over. Each attempt gets the remaining time.
+/// Makes a call, with retries, until it succeeds, fails permanently, or `limit` has passed since `began`. Each attempt gets the remaining
+/// time.
 pub(in crate::cli) async fn with_retries<T>(
+    began: Instant,
     limit: Duration,
     mut call: impl AsyncFnMut(Duration) -> Result<T, Status>,
 ) -> Result<T, Status> {
-    let deadline = Instant::now() + limit;
+    let deadline = began + limit;
     let mut pauses = PAUSES.build();
     let mut before = None;
     loop {
@@ -132,7 +134,7 @@ mod tests {
     async fn tried(failures: Vec<Status>) -> (Result<(), Code>, Duration, Vec<Duration>) {
         let (script, left) = (RefCell::new(failures.into_iter()), RefCell::new(Vec::new()));
         let began = Instant::now();
-        let outcome = with_retries(LIMIT, async |time| {
+        let outcome = with_retries(began, LIMIT, async |time| {
             left.borrow_mut().push(time);
             script.borrow_mut().next().map_or(Ok(()), Err)
         });
@@ -215,7 +217,7 @@ mod tests {
         assert!(took < LIMIT && left.len() > 5, "{left:?}");
 
         let began = Instant::now();
-        let outcome: Result<(), _> = with_retries(LIMIT, async |_| pending().await).await;
+        let outcome: Result<(), _> = with_retries(began, LIMIT, async |_| pending().await).await;
         let status = outcome.expect_err("too late");
         assert_eq!(
             (status.code(), status.message()),
@@ -225,7 +227,7 @@ mod tests {
 
         // A later attempt that gets no answer does not hide why the first one failed.
         let first = Cell::new(true);
-        let outcome: Result<(), _> = with_retries(LIMIT, async |_| {
+        let outcome: Result<(), _> = with_retries(Instant::now(), LIMIT, async |_| {
             if first.take() {
                 return Err(Status::unavailable("first"));
             }

@@ -21,7 +21,11 @@ use rustls::{
     crypto::ring,
     pki_types::{PrivateKeyDer, ServerName, pem::PemObject as _},
 };
-use tokio::{io::AsyncBufReadExt as _, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::cli::pem::Pem;
@@ -74,11 +78,7 @@ impl Args {
                 None => Ok(None),
             };
         }
-        let host = server
-            .host()
-            .unwrap_or_default()
-            .trim_matches(['[', ']'])
-            .to_owned();
+        let host = host(server).to_owned();
         let name = ServerName::try_from(host.clone())
             .map_err(|error| format!("--server {server}: no certificate can be for {host}: {error}"))?;
         Ok(Some(Connector {
@@ -116,6 +116,24 @@ impl Args {
         config.alpn_protocols.push(ALPN.into());
         Ok(config)
     }
+}
+
+fn host(server: &Uri) -> &str {
+    server.host().unwrap_or_default().trim_matches(['[', ']'])
+}
+
+/// Whether the server at an http address answers HTTP/2 with an alert of TLS, so that http would fail again. h2 reports such an alert as a
+/// frame of an invalid size, or as a broken pipe if it is writing.
+pub(super) async fn is_expected(server: &Uri) -> bool {
+    let mut answer = [0; 2];
+    let asked = timeout(ACCEPT_TIMEOUT, async {
+        let address = (host(server), server.port_u16().unwrap_or(80));
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
+        stream.read_exact(&mut answer).await
+    });
+    // The type of an alert, and the major version.
+    matches!(asked.await, Ok(Ok(_))) && answer == [21, 3]
 }
 
 /// The system's authorities, and those in a file.

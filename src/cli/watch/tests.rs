@@ -6,7 +6,9 @@ use futures_util::stream::{self, BoxStream};
 use tonic::metadata::MetadataValue;
 
 use super::*;
-use crate::proto::v1::{LookupFailure, LookupResult, Missed, Recovered, Video};
+use crate::proto::v1::{
+    LookupFailure, LookupResult, Missed, Recovered, Video, lookup_result::Outcome as Found,
+};
 
 const CHANNEL: &str = "UC0123456789abcdefghijkA";
 /// A channel that rarely uploads.
