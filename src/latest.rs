@@ -197,24 +197,33 @@ impl Latest {
             max_age: self.policy.granted(query.max_age),
             ..query
         };
+        let mut waits_since = None;
         let reply = self
-            .answer(query, query.channel.into(), Purpose::Awaited, caller)
+            .answer(
+                query,
+                query.channel.into(),
+                Purpose::Awaited,
+                caller,
+                &mut waits_since,
+            )
             .await;
         match (&reply.outcome, query.kind) {
             (Err(LookupError::NoUploads { .. }), Some(_)) => {
-                self.answer(query, query.feed(), Purpose::Awaited, caller).await
+                self.answer(query, query.feed(), Purpose::Awaited, caller, &mut waits_since)
+                    .await
             }
             _ => reply,
         }
     }
 
-    /// Answers `query` from `feed`: from the cache if the policy allows it, or else from a flight.
+    /// Answers `query` from `feed`: from the cache if the policy allows it, or else from a flight. The caller `waits_since` its first flight.
     async fn answer(
         &self,
         query: Query,
         feed: Feed,
         purpose: Purpose,
         caller: &impl Fn() -> Caller,
+        waits_since: &mut Option<tokio::time::Instant>,
     ) -> Reply {
         let arrived_at = clock::now();
         let mut attempt = Attempt {
@@ -270,7 +279,8 @@ impl Latest {
                         self.fetcher.note_joined(&request, entry.as_deref());
                     }
                     let outcome = waiter.outcome();
-                    let outcome = match self.give_up_at(entry.as_deref(), arrived_at, &request) {
+                    let since = *waits_since.get_or_insert_with(tokio::time::Instant::now);
+                    let outcome = match self.give_up_at(entry.as_deref(), arrived_at, since, &request) {
                         // The caller gets the last success, and not this error.
                         Some(at) => timeout_at(at, outcome)
                             .await

@@ -121,7 +121,9 @@ impl Poll {
             id: caller.unwrap_or_default(),
             ..Caller::default()
         };
-        let reply = latest.answer(query, feed, Purpose::Poll, &caller).await;
+        let reply = latest
+            .answer(query, feed, Purpose::Poll, &caller, &mut None)
+            .await;
         let outcome = polling.in_progress.lock().get(&self.channel).copied();
         match outcome {
             Some(PollOutcome::Answered) => {

@@ -157,24 +157,25 @@ pub(super) struct Attempt {
 }
 
 impl Latest {
-    /// When the caller of `request` stops waiting for a flight, if it can be given the last success then: shortly before its deadline, and
-    /// earlier if the flight may have to ask several sources. A poll waits for its outcome.
+    /// When the caller of `request` stops waiting for flights, if it can be given the last success then: shortly before its deadline, and
+    /// earlier if they may have to ask several sources. A poll waits for its outcome.
     pub(super) fn give_up_at(
         &self,
         entry: Option<&FeedEntry>,
         arrived_at: Instant,
+        waits_since: tokio::time::Instant,
         request: &FlightRequest,
     ) -> Option<tokio::time::Instant> {
         self.usable(entry, arrived_at)?;
-        let now = tokio::time::Instant::now();
         let before = |deadline: tokio::time::Instant| {
-            deadline - DEADLINE_MARGIN.min(deadline.saturating_duration_since(now) / 2)
+            let left = deadline.saturating_duration_since(waits_since);
+            deadline - DEADLINE_MARGIN.min(left / 2)
         };
         let patience = self.fetcher.fallbacks.patience(&*self.fetcher.upstream);
         let patience = patience.filter(|_| request.purpose == Purpose::Awaited);
         let ends = [
             request.caller.deadline.map(before),
-            patience.map(|patience| now + patience),
+            patience.map(|patience| waits_since + patience),
         ];
         ends.into_iter().flatten().min()
     }

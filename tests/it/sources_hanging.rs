@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use plaque::{
-    latest::Latest,
-    upstream::{Caller, Fallback, Upstream},
-    video::Source,
+    latest::{Latest, Query},
+    upstream::{Caller, Fallback, Feed, Upstream},
+    video::{Channel, Kind as VideoKind, Source},
 };
 use tokio::{
     runtime::Handle,
@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     store_memory::Memory,
-    stores::{Fake, Kind as _, anew, found, settings},
+    stores::{Fake, Kind as _, anew, found, settings, upload},
 };
 
 /// The limit of a source that has others behind it.
@@ -131,4 +131,28 @@ async fn the_last_success_is_given_before_the_deadline_of_the_caller() {
     // Also without other sources.
     let given = answer(&[], Duration::from_mins(1), Duration::from_secs(5), false).await;
     assert_eq!(given.after + MARGIN, Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_of_two_feeds_waits_as_long_as_of_one() {
+    // The videos are in a feed of their own, since the channel's own has nothing but Shorts.
+    let lists = |_, feed: Feed| {
+        let kind = feed.kind.unwrap_or(VideoKind::Short);
+        Ok(Channel::new(feed.channel, "A channel", vec![upload(1, kind)]))
+    };
+    let feed = Arc::new(Fake::with(lists, 2, FEED));
+    let mirror = Fallback {
+        source: Source::Mirror,
+        upstream: hangs(0, Duration::from_secs(10)),
+    };
+    let latest = Latest::with_fallbacks(feed, vec![mirror], None, settings(), Handle::current());
+    let videos = Query {
+        kind: Some(VideoKind::Video),
+        ..anew()
+    };
+    assert!(latest.get(videos).await.outcome.is_ok());
+    let began = Instant::now();
+    assert!(latest.get(videos).await.outcome.is_ok());
+    let took = began.elapsed();
+    assert!((FEED * 2..FEED * 2 + MARGIN).contains(&took), "{took:?}");
 }
