@@ -71,8 +71,9 @@ pub(super) async fn run(args: Args) -> Outcome {
             }
             if !has_server && left > 0 {
                 let message =
-                    format!("{left} more channels were not looked up; is `plaque serve` running there?");
-                let exit = Exit::TryAgain;
+                    format!("no connection to the server; channels that were not looked up: {left}");
+                // That of a mistake, such as http for https, which is not to be tried again.
+                let exit = exit.max(Exit::TryAgain);
                 return Err(Failed { message, exit }.into());
             }
         }

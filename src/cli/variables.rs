@@ -56,17 +56,27 @@ fn complaint(name: &str, value: &str, known: &[String]) -> Option<String> {
 /// Kubernetes tells each container where the services are: for one called plaque, PLAQUE_SERVICE_HOST=10.0.0.1,
 /// PLAQUE_PORT_3779_TCP=tcp://10.0.0.1:3779 and others.
 fn is_service_link(name: &str, value: &str) -> bool {
-    if name.contains("_SERVICE_PORT") || name.ends_with("_TCP_PORT") {
-        value.parse::<u16>().is_ok()
-    } else if name.ends_with("_SERVICE_HOST") || name.ends_with("_TCP_ADDR") {
-        value.parse::<IpAddr>().is_ok()
-    } else if name.ends_with("_TCP_PROTO") {
-        value == "tcp"
-    } else {
-        let address = value.strip_prefix("tcp://");
-        let is_url = address.is_some_and(|address| address.parse::<SocketAddr>().is_ok());
-        is_url && (name.ends_with("_PORT") || name.ends_with("_TCP"))
+    let is_address = || value.parse::<IpAddr>().is_ok();
+    let is_port = || value.parse::<u16>().is_ok();
+    if name.contains("_SERVICE_PORT") {
+        return is_port();
     }
+    if name.ends_with("_SERVICE_HOST") {
+        return is_address();
+    }
+    ["tcp", "udp", "sctp"].into_iter().any(|protocol| {
+        let url = value
+            .strip_prefix(protocol)
+            .and_then(|rest| rest.strip_prefix("://"));
+        let is_url = url.is_some_and(|address| address.parse::<SocketAddr>().is_ok());
+        match name.rsplit_once(&format!("_{}", protocol.to_uppercase())) {
+            Some((_, "")) => is_url,
+            Some((_, "_PROTO")) => value == protocol,
+            Some((_, "_PORT")) => is_port(),
+            Some((_, "_ADDR")) => is_address(),
+            _ => is_url && name.ends_with("_PORT"),
+        }
+    })
 }
 
 /// The name in `known` that is most like `name`, if any is.
@@ -95,6 +105,9 @@ mod tests {
         ("PLAQUE_PORT_3779_TCP_ADDR", "10.0.0.1"),
         ("PLAQUE_ADMIN_SERVICE_HOST", "fd00::1"),
         ("PLAQUE_ADMIN_PORT", "tcp://[fd00::1]:3780"),
+        ("PLAQUE_DNS_PORT", "udp://10.0.0.9:53"),
+        ("PLAQUE_DNS_PORT_53_UDP", "udp://10.0.0.9:53"),
+        ("PLAQUE_DNS_PORT_53_UDP_PROTO", "udp"),
     ];
 
     #[test]

@@ -195,11 +195,12 @@ async fn a_client_without_tls_is_told_that_the_port_may_expect_it() {
         (closing, 75, "expect TLS? Then name it with https://"),
     ] {
         for arguments in [
-            ["get", CHANNEL],
-            ["list", CHANNEL],
-            ["get", "@someone"],
-            ["watch", CHANNEL],
-            ["health", "--service="],
+            &["get", CHANNEL] as &[_],
+            &["get", CHANNEL, "UC0123456789abcdefghijkQ"],
+            &["list", CHANNEL],
+            &["get", "@someone"],
+            &["watch", CHANNEL],
+            &["health", "--service="],
         ] {
             let code = if arguments[0] == "health" { 1 } else { code };
             let mut command = plaque();

@@ -114,8 +114,8 @@ pub struct Budget {
     day: Day,
     /// The newest key.
     key: KeyId,
-    /// Spent with it by all replicas, as far as is known.
-    spent: u64,
+    /// Spent today by all replicas, as far as is known, by fingerprint of the key.
+    spent: HashMap<u16, u64>,
     /// Spent here today, by use with a caller. Each entry has cost a unit.
     by_caller: HashMap<Use, u64>,
     /// The bucket for [`Use::Extra`]: its tokens, and when they were counted. It starts full, also after a restart.
@@ -131,7 +131,7 @@ impl Budget {
             quota,
             day: Day::of(now),
             key: KeyId::default(),
-            spent: 0,
+            spent: HashMap::new(),
             by_caller: HashMap::new(),
             extra: (0.0, now),
             closed: None,
@@ -153,7 +153,7 @@ impl Budget {
         if let Use::Unknown(..) | Use::Extra(_) = spend_for {
             *self.by_caller.entry(spend_for).or_default() += 1;
         }
-        self.spent += 1;
+        *self.spent() += 1;
         Ok(())
     }
 
@@ -233,9 +233,9 @@ impl Budget {
     /// # Errors
     ///
     /// If it is not.
-    pub fn check(&self) -> Result<(), ApiError> {
+    pub fn check(&mut self) -> Result<(), ApiError> {
         let retry_at = self.day.end();
-        if self.spent > self.quota {
+        if *self.spent() > self.quota {
             Err(ApiError::OutOfUnits { retry_at })
         } else {
             Ok(())
@@ -245,7 +245,7 @@ impl Budget {
     /// Notes what all replicas have spent with `key` on `day`. Never lowers what is known, since requests of this replica may be in progress.
     pub fn learn(&mut self, day: Day, key: KeyId, spent: u64) {
         if (day, key) == (self.day, self.key) {
-            self.spent = self.spent.max(spent);
+            *self.spent() = spent.max(*self.spent());
         }
     }
 
@@ -265,7 +265,7 @@ impl Budget {
             Refusal::NotConfigured => (Some(now + NOT_CONFIGURED_PAUSE), 0),
             Refusal::RateLimited | Refusal::NoApi => (Some(now + SHORT_PAUSE), 0),
         };
-        self.spent += lost;
+        *self.spent() += lost;
         self.closed = Some(Closed { refusal, until });
         lost
     }
@@ -294,20 +294,27 @@ impl Budget {
     }
 
     fn unspent(&self) -> u64 {
-        self.quota.saturating_sub(self.spent)
+        let spent = self.spent.get(&self.key.fingerprint);
+        self.quota.saturating_sub(spent.copied().unwrap_or(0))
+    }
+
+    /// What is spent with the newest key.
+    fn spent(&mut self) -> &mut u64 {
+        self.spent.entry(self.key.fingerprint).or_default()
     }
 
     /// Begins a new day, if it is one, ends a pause that is over, and fills the bucket. A clock that is set back does not bring a day back.
     /// A new key may be of another project: it has units of its own, and ends what Google said of the last one.
     pub fn advance(&mut self, now: SystemTime, key: KeyId) {
         let day = Day::of(now);
-        if day > self.day || key > self.key {
-            self.day = self.day.max(day);
-            self.spent = 0;
+        if day > self.day {
+            self.day = day;
+            self.spent.clear();
             self.by_caller.clear();
         }
         if key > self.key {
             (self.key, self.closed) = (key, None);
+            self.by_caller.clear();
         }
         if self.reopens_at().is_some_and(|until| until <= now) {
             self.closed = None;

@@ -18,6 +18,7 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
+use tokio::runtime::Handle;
 
 use super::{
     ApiError, KeyId,
@@ -130,11 +131,20 @@ impl Ledger {
         }
     }
 
-    /// The units of this key that are left for today, as far as is known, and when there are new ones.
+    /// The units of this key that are left for today, as far as is known, and when there are new ones. What others have spent is loaded in the
+    /// background if that was not done yet.
     #[must_use]
     pub fn left(&self, now: SystemTime, key: KeyId) -> (u64, SystemTime) {
+        let day = Day::of(now);
         let mut state = self.state.lock();
         state.budget.advance(now, key);
+        if self.shared.is_some()
+            && state.loaded != Some((day, key))
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let ledger = self.clone();
+            runtime.spawn(async move { ledger.save(day, key, 0).await });
+        }
         (state.budget.left(), state.budget.day().end())
     }
 
@@ -159,6 +169,8 @@ impl Ledger {
             "Units of the YouTube Data API that this replica has spent",
             move || ConstCounter::new(total.load(Ordering::Relaxed)),
         );
+        // Loads what was spent before the start.
+        let _ = self.left(SystemTime::now(), key());
         let key = Arc::new(key);
         let (ledger, current) = (self.clone(), Arc::clone(&key));
         metrics::metric(

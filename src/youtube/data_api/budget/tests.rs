@@ -6,12 +6,15 @@ use super::*;
 
 const HOUR: Duration = Duration::from_hours(1);
 const AWAITED: Use = Use::Lookup(Purpose::Awaited);
-/// A key, and the one that comes after as many others.
-const KEY: KeyId = key(0);
-const fn key(generation: u64) -> KeyId {
+const KEY: KeyId = KeyId {
+    generation: 0,
+    fingerprint: 0,
+};
+/// The key that comes after as many others.
+fn key(number: u16) -> KeyId {
     KeyId {
-        generation,
-        fingerprint: 0,
+        generation: number.into(),
+        fingerprint: number,
     }
 }
 const POLL: Use = Use::Lookup(Purpose::Poll);
@@ -153,7 +156,10 @@ fn another_key_has_units_of_its_own() {
         assert_eq!((budget.check(), budget.left()), (Ok(()), 79));
         assert_eq!(budget.close(Refusal::QuotaExceeded, noon, new), 79);
     }
-    budget.advance(noon + HOUR * 12, key(2));
+    let back = KeyId { generation: 3, ..KEY };
+    budget.advance(noon, back);
+    assert_eq!(budget.left(), 90, "the first key again");
+    budget.advance(noon + HOUR * 12, back);
     assert_eq!(budget.left(), 100);
 }
 

@@ -70,6 +70,20 @@ async fn replicas_share_a_day_and_a_restart_forgets_nothing() {
 }
 
 #[tokio::test]
+async fn what_was_spent_before_a_restart_is_known_without_a_request() {
+    let store = Arc::new(Store::default());
+    for _ in 0..40 {
+        assert_eq!(replica(&store).spend(AWAITED, last_minute(), KEY).await, Ok(()));
+    }
+    let restarted = replica(&store);
+    let first = restarted.left(last_minute(), KEY).0;
+    for _ in 0..5 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((first, restarted.left(last_minute(), KEY).0), (100, 60));
+}
+
+#[tokio::test]
 async fn a_store_that_is_down_is_told_later() {
     let store = Arc::new(Store::default());
     let ledger = replica(&store);
