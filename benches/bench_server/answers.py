@@ -88,10 +88,10 @@ def others(programs, args, feeds, plaque, port):
     path = f"/v1/channels/{channels[0]}/latest-video"
     with urllib.request.urlopen(f"http://{by_http.address}{path}", timeout=20) as response:
         answer = response.read()
-    jobs.append((by_http, Work(path, ("--h1",), len(answer)), "JSON over HTTP/1.1"))
+    jobs.append((by_http, Work(path, ("--h1",), len(answer)), "JSON over HTTP/1.1, 100 × 1"))
     # The file has a prefix of its own.
     with floor.h2o(programs, answer[FRAME:]) as h2o:
-        jobs.append((h2o, Work(floor.PATH, ("--h1",), len(answer)), "a file of this size over HTTP/1.1, by h2o"))
+        jobs.append((h2o, Work(floor.PATH, ("--h1",), len(answer)), "a file of this size, the same way, by h2o"))
         cpu = measure(args, "other answers", jobs)
     rows = []
     for name, values in cpu.items():
@@ -106,9 +106,9 @@ def measure(args, what, jobs):
 
     def load(job, *how_long):
         server, work, name = job
-        # HTTP/1.1 has one call at a time on a connection.
-        streams = 1 if "--h1" in work.options else STREAMS
-        return name, h2load(server, work, CONNECTIONS, streams, *how_long, log_calls=False)
+        # HTTP/1.1 has one call at a time on a connection: as many calls in progress take as many connections.
+        shape = (CONNECTIONS * STREAMS, 1) if "--h1" in work.options else (CONNECTIONS, STREAMS)
+        return name, h2load(server, work, *shape, *how_long, log_calls=False)
 
     for job in jobs:
         load(job, *WARM_UP)
