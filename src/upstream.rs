@@ -28,8 +28,7 @@ pub trait Upstream: Send + Sync {
     /// failure of this feed.
     fn look_up(&self, feed: Feed, request: LookupRequest) -> Lookup<'_>;
 
-    /// The first half of [`look_up`](Self::look_up): waits for a permit, and returns the rest. May be dropped at any time, which frees the
-    /// place in the queue.
+    /// The first half of [`look_up`](Self::look_up): waits for a permit, and returns the rest. Its drop frees the place in the queue.
     ///
     /// # Errors
     ///
@@ -41,8 +40,7 @@ pub trait Upstream: Send + Sync {
     /// Notes that another caller waits for the lookup of `feed`, which may still be queued.
     fn joined(&self, _feed: Feed, _request: LookupRequest) {}
 
-    /// Whether this server has a budget for the source, with something left for such a lookup, and the source does not refuse all requests.
-    /// See [`Failure::out_of_budget`].
+    /// Whether there is a budget for such a lookup, and the source does not refuse all requests. See [`Failure::out_of_budget`].
     fn has_budget(&self, _request: &LookupRequest) -> bool {
         false
     }
@@ -55,8 +53,7 @@ pub trait Upstream: Send + Sync {
         self.time_limit()
     }
 
-    /// The rate of polls, per second, for which there is room now beside other lookups: a positive number. `None`: unlimited. Called about
-    /// once a second.
+    /// The polls a second for which there is room beside other lookups, a positive number; `None`: unlimited. Called about once a second.
     fn room_for_polls(&self) -> Option<f64> {
         None
     }
