@@ -73,7 +73,10 @@ pub(super) const CONNECTION_LOST: &str = "CONNECTION_LOST";
 const NEEDS_TLS: &str = "; is that the port for gRPC (3779 by default), and does it expect TLS? Then name it with https:// in --server";
 
 /// The advice if it answers http with TLS.
-const EXPECTS_TLS: &str = "; the server expects TLS: name it with https:// in --server";
+const EXPECTS_TLS: &str = "the server expects TLS: name it with https:// in --server";
+
+/// Names that are searched at one time: as many as a server searches.
+pub(super) const NAMES_AT_ONCE: usize = 8;
 
 /// The time limit of the answer to a ping: the default of gRPC's own clients.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -127,10 +130,11 @@ fn server(text: &str) -> Result<Uri, String> {
         host.and_then(|host| format!("http://{host}").parse().ok())
     };
     let url = url.filter(|url| matches!(url.scheme_str(), Some("http" | "https")));
-    url.filter(|url| url.authority().is_some()).ok_or_else(|| {
-        "expected an address such as 127.0.0.1:3779, http://127.0.0.1:3779 or https://plaque.example.org"
-            .into()
-    })
+    url.filter(|url| url.host().is_some_and(|host| !host.is_empty()))
+        .ok_or_else(|| {
+            "expected an address such as 127.0.0.1:3779, http://127.0.0.1:3779 or https://plaque.example.org"
+                .into()
+        })
 }
 
 impl ServerArgs {
@@ -159,13 +163,50 @@ impl ServerArgs {
         };
         match connected {
             Ok(channel) => Ok(channel),
-            Err(error) => Err(self.unreachable(innermost(&error)).await),
+            Err(error) => Err(self.unreachable(innermost(&error))),
         }
     }
 
+    /// Makes a call, with retries within the time limit since `began`.
+    pub(super) async fn call<T>(
+        &self,
+        began: Instant,
+        mut call: impl AsyncFnMut(Duration) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        let called = retry::with_retries(began, self.timeout, async |left| {
+            self.checked(call(left).await).await
+        });
+        called
+            .await
+            .map_err(|failed| failed.unwrap_or_else(|| self.late()))
+    }
+
+    /// The outcome of a call. If the server expects TLS and was called over http, the error says so, and that a retry does not help.
+    pub(super) async fn checked<T>(&self, outcome: Result<T, Status>) -> Result<T, Status> {
+        if let Err(status) = &outcome
+            && let Some(cause) = retry::connection_error(status)
+            && self.may_need_tls(cause)
+            && tls::is_expected(&self.address).await
+        {
+            let cause = cause.to_string();
+            let advice = EXPECTS_TLS;
+            return Err(Status::from_error(tls::Refused { cause, advice }.into()));
+        }
+        outcome
+    }
+
+    /// The status of a call without an answer within the time limit.
+    pub(super) fn late(&self) -> Status {
+        let limit = humantime::format_duration(self.timeout);
+        Status::deadline_exceeded(format!(
+            "no answer from {} within {limit}; is that the port for gRPC (3779 by default)? An answer that takes longer needs a longer --timeout",
+            self.address
+        ))
+    }
+
     /// The error that the server cannot be reached, with advice.
-    pub(super) async fn unreachable(&self, cause: &(dyn Error + 'static)) -> Failed {
-        let (advice, exit) = self.advice(cause).await;
+    pub(super) fn unreachable(&self, cause: &(dyn Error + 'static)) -> Failed {
+        let (advice, exit) = self.advice(cause);
         Failed {
             message: format!("cannot reach {}: {cause}{advice}", self.address),
             exit,
@@ -173,27 +214,25 @@ impl ServerArgs {
     }
 
     /// What to do about a failed connection, and whether it may work later.
-    async fn advice(&self, cause: &(dyn Error + 'static)) -> (&'static str, Exit) {
+    fn advice(&self, cause: &(dyn Error + 'static)) -> (&'static str, Exit) {
         if cause.is::<tls::Refused>() {
             ("", Exit::Failure)
-        } else if !self.may_need_tls(cause) {
+        } else if self.may_need_tls(cause) {
+            (NEEDS_TLS, Exit::TryAgain)
+        } else {
             let advice = "; is `plaque serve` running there? Another server can be named with --server";
             (advice, Exit::TryAgain)
-        } else if tls::is_expected(&self.address).await {
-            (EXPECTS_TLS, Exit::Failure)
-        } else {
-            (NEEDS_TLS, Exit::TryAgain)
         }
     }
 
     /// The failure of a call on a connection that may have had no answer, with advice.
-    pub(super) async fn failure(&self, status: &Status) -> LookupFailure {
+    pub(super) fn failure(&self, status: &Status) -> LookupFailure {
         let mut why = failure(status);
         let Some(cause) = retry::connection_error(status) else {
             return why;
         };
         if self.may_need_tls(cause) || cause.is::<tls::Refused>() {
-            let (advice, exit) = self.advice(cause).await;
+            let (advice, exit) = self.advice(cause);
             why.message += advice;
             if exit == Exit::Failure {
                 why.code = Code::FailedPrecondition.into();
@@ -232,7 +271,7 @@ impl Args {
             return Ok(id.to_string());
         }
         let query = name.to_string();
-        let resolved = retry::with_retries(began, self.server.timeout, async |left| {
+        let resolved = self.server.call(began, async |left| {
             let mut request = Request::new(ResolveChannelRequest { query: query.clone() });
             request.set_timeout(left);
             client.clone().resolve_channel(request).await

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, Request, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{
     Outcome,
-    client::{CONNECTION_LOST, Plaque, failed, retry},
+    client::{CONNECTION_LOST, NAMES_AT_ONCE, Plaque, failed, retry},
     direct,
     exit::{Exit, Failed},
     show,
@@ -19,8 +19,11 @@ use crate::{
     proto::v1::{BatchGetLatestVideosRequest, LookupResult, lookup_result::Outcome as Found},
 };
 
-/// Calls in progress. Up to as many channels are looked up with a call each, so that no answer waits for another channel's.
+/// Calls in progress for IDs. Up to as many channels are looked up with a call each, so that no answer waits for another channel's.
 const AT_ONCE: usize = 10;
+
+/// The most calls that are begun or wait for their turn while the answer of an earlier one has yet to be printed.
+const AHEAD: usize = 1000;
 
 /// The most channels of a call. With [`AT_ONCE`], these are as many lookups as a server with the default `--upstream-rate` starts in half
 /// of `--max-queue-wait`.
@@ -32,7 +35,7 @@ const BATCH: usize = 5;
 /// CHANNEL_ID, PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Print one plaque.v1.LookupResult a line, as protobuf's JSON
+    /// Print one plaque.v1.LookupResult a line, as protobuf's JSON; errors about no channel are text on standard error
     #[arg(long, env = "PLAQUE_JSON")]
     json: bool,
 
@@ -51,23 +54,23 @@ pub(super) async fn run(args: Args) -> Outcome {
         let is_id = |name: &ChannelName| matches!(name, ChannelName::Id(_));
         let runs = channels.chunk_by(|a, b| is_id(a) && is_id(b));
         let batches = runs.flat_map(|run| run.chunks(size));
-        let batches = batches.map(|names| ask(&plaque, lookup, names));
-        let mut batches = stream::iter(batches).buffered(AT_ONCE);
+        let turns = [NAMES_AT_ONCE, AT_ONCE].map(Semaphore::new);
+        let batches = batches.map(async |names| {
+            let _turn = turns[usize::from(is_id(&names[0]))].acquire().await;
+            (names, ask(&plaque, lookup, names).await)
+        });
+        let mut batches = stream::iter(batches).buffered(AHEAD);
         let mut left = channels.len();
-        while let Some(results) = batches.next().await {
+        while let Some((names, results)) = batches.next().await {
             let results = results?;
             left -= results.len();
             let has_server = results.iter().any(|result| !is_lost(result));
-            for mut result in results {
+            for (name, mut result) in names.iter().zip(results) {
                 if let Some(Found::Failure(why)) = &mut result.outcome {
                     lookup.explain(why);
                     exit = exit.max(Exit::of(why));
                 }
-                if *json {
-                    show::json("LookupResult", &result)?;
-                } else {
-                    show::result(&result)?;
-                }
+                show::result(&name.to_string(), &result, *json)?;
             }
             if !has_server && left > 0 {
                 let message =
@@ -94,7 +97,7 @@ async fn ask(
         match args.client.resolve(plaque, name, began).await {
             Ok(id) => channel_ids.push(id),
             Err(status) => {
-                let why = args.client.server.failure(&status).await;
+                let why = args.client.server.failure(&status);
                 return Ok(vec![failed(name.to_string(), why)]);
             }
         }
@@ -116,7 +119,7 @@ async fn look_up(
     // The channels still to be looked up, each with the time that the server asks for.
     let mut pending: Vec<(usize, Option<Instant>)> =
         (0..channel_ids.len()).map(|index| (index, None)).collect();
-    let answered = retry::with_retries(began, args.client.server.timeout, async |left| {
+    let answered = args.client.server.call(began, async |left| {
         let now = Instant::now();
         let (due, mut later): (Vec<_>, Vec<_>) =
             pending.iter().partition(|(_, at)| at.is_none_or(|at| at <= now));
@@ -150,7 +153,7 @@ async fn look_up(
     });
     let unanswered = match answered.await {
         Ok(()) => None,
-        Err(status) => Some(args.client.server.failure(&status).await),
+        Err(status) => Some(args.client.server.failure(&status)),
     };
     let each = results.into_iter().zip(channel_ids);
     Ok(each

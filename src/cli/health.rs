@@ -36,8 +36,7 @@ pub(super) async fn run(args: Args) -> Outcome {
         message,
         exit: Exit::Failure,
     };
-    let limit = args.server.timeout;
-    let asked = timeout(limit, async {
+    let asked = timeout(args.server.timeout, async {
         let channel = args.server.channel().await;
         let channel = channel.map_err(|failed| Failed {
             exit: failed.exit.max(Exit::Failure),
@@ -46,16 +45,16 @@ pub(super) async fn run(args: Args) -> Outcome {
         let service = args.service.clone();
         let request = Request::new(HealthCheckRequest { service });
         let checked = HealthClient::new(channel).check(request).await;
-        match checked {
+        match args.server.checked(checked).await {
             Ok(answer) => Ok(answer),
             Err(status) => Err(unhealthy(match retry::connection_error(&status) {
-                Some(cause) => args.server.unreachable(cause).await.message,
+                Some(cause) => args.server.unreachable(cause).message,
                 None => show::reason(&failure(&status)),
             })),
         }
     });
     let asked = asked.await;
-    let answer = asked.map_err(|_| unhealthy(retry::deadline_exceeded(limit).message().to_owned()))??;
+    let answer = asked.map_err(|_| unhealthy(args.server.late().message().to_owned()))??;
     let status = answer.into_inner().status();
     show::line(status.as_str_name())?;
     let exit = if status == ServingStatus::Serving {

@@ -8,22 +8,18 @@ use tonic::{Request, Status};
 
 use super::{
     Outcome,
-    client::{Plaque, failed, retry},
+    client::{NAMES_AT_ONCE, Plaque, failed},
     direct,
     exit::Exit,
     show, values,
 };
 use crate::{
-    channel_name::ChannelName,
     proto::v1::{Freshness, ListUploadsRequest, Video},
     video::MAX_UPLOADS,
 };
 
 /// The largest page.
 const PAGE: usize = 50;
-
-/// Channels that are listed at one time: as many as a server resolves names.
-const AT_ONCE: usize = 8;
 
 /// Lists the newest uploads of channels, newest first.
 ///
@@ -36,7 +32,8 @@ pub(super) struct Args {
     #[arg(short = 'n', long, env = "PLAQUE_COUNT", default_value = "15", value_name = "COUNT", value_parser = values::count)]
     count: NonZeroUsize,
 
-    /// Print one plaque.v1.Video a line, as protobuf's JSON; of a channel that fails, a plaque.v1.LookupResult
+    /// Print one plaque.v1.Video a line, as protobuf's JSON; of a channel that fails, a plaque.v1.LookupResult; errors about no channel are
+    /// text on standard error
     #[arg(long, env = "PLAQUE_JSON")]
     json: bool,
 
@@ -46,16 +43,20 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Outcome {
-    let channels = args.lookup.client.channels()?;
+    let client = &args.lookup.client;
+    let channels = client.channels()?;
     let print = async |plaque: Plaque| {
         let mut exit = Exit::Success;
         let lists = channels.iter().map(async |name| {
-            let mut uploads = vec![];
-            let ended = list(&plaque, &args, name, &mut uploads).await;
-            (name, uploads, ended)
+            let (mut uploads, began) = (vec![], Instant::now());
+            let (channel_id, ended) = match client.resolve(&plaque, name, began).await {
+                Ok(id) => (id.clone(), list(&plaque, &args, id, began, &mut uploads).await),
+                Err(status) => (name.to_string(), Err(status)),
+            };
+            (name.to_string(), channel_id, uploads, ended)
         });
-        let mut lists = stream::iter(lists).buffered(AT_ONCE);
-        while let Some((name, uploads, ended)) = lists.next().await {
+        let mut lists = stream::iter(lists).buffered(NAMES_AT_ONCE);
+        while let Some((name, channel_id, uploads, ended)) = lists.next().await {
             for (video, freshness) in uploads {
                 if args.json {
                     show::json("Video", &video)?;
@@ -69,15 +70,10 @@ pub(super) async fn run(args: Args) -> Outcome {
                 ))?,
                 Ok(false) => {}
                 Err(status) => {
-                    let mut why = args.lookup.client.server.failure(&status).await;
+                    let mut why = client.server.failure(&status);
                     args.lookup.explain(&mut why);
                     exit = exit.max(Exit::of(&why));
-                    let result = failed(name.to_string(), why);
-                    if args.json {
-                        show::json("LookupResult", &result)?;
-                    } else {
-                        show::result(&result)?;
-                    }
+                    show::result(&name, &failed(channel_id, why), args.json)?;
                 }
             }
         }
@@ -91,14 +87,14 @@ pub(super) async fn run(args: Args) -> Outcome {
 async fn list(
     plaque: &Plaque,
     args: &Args,
-    name: &ChannelName,
+    channel_id: String,
+    mut began: Instant,
     uploads: &mut Vec<(Video, Option<Freshness>)>,
 ) -> Result<bool, Status> {
     let Args { lookup, count, .. } = args;
-    let mut began = Instant::now();
     let max_age = lookup.max_age.map(TryInto::try_into).transpose();
     let mut list = ListUploadsRequest {
-        channel_id: lookup.client.resolve(plaque, name, began).await?,
+        channel_id,
         kind: lookup.client.kind(),
         max_age: max_age.map_err(|error| Status::invalid_argument(format!("{error}")))?,
         ..ListUploadsRequest::default()
@@ -106,7 +102,7 @@ async fn list(
     loop {
         let left = count.get().saturating_sub(uploads.len());
         list.page_size = i32::try_from(left.min(PAGE)).unwrap_or_default();
-        let page = retry::with_retries(began, lookup.client.server.timeout, async |left| {
+        let page = lookup.client.server.call(began, async |left| {
             let mut request = Request::new(list.clone());
             request.set_timeout(left);
             plaque.clone().list_uploads(request).await

@@ -129,10 +129,12 @@ fn escaped(text: &str, length: usize) -> String {
     harmless
 }
 
-pub(super) fn result(result: &LookupResult) -> io::Result<()> {
+/// Prints the result of a lookup, as JSON or for people: of a failure, with the name by which the channel was asked for.
+pub(super) fn result(name: &str, result: &LookupResult, as_json: bool) -> io::Result<()> {
     match &result.outcome {
+        _ if as_json => json("LookupResult", result),
         Some(Outcome::Found(found)) => upload(&found.video.clone().unwrap_or_default(), found.freshness),
-        Some(Outcome::Failure(why)) => print_error(&failure(&result.channel_id, why)),
+        Some(Outcome::Failure(why)) => print_error(&failure(name, why)),
         None => Ok(()),
     }
 }

@@ -11,13 +11,13 @@ use std::{
 };
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
 
 use super::{
     Outcome,
-    client::{self, failed, failure, retry},
+    client::{self, NAMES_AT_ONCE, failed, failure, retry},
     exit::{Exit, Failed},
     show,
 };
@@ -43,7 +43,8 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 ///
 /// Standard error says when lookups of a channel begin to fail and when they work again, and that uploads may have been missed; the watch
 /// continues. When the server stops or the connection is lost, it reconnects and prints what was uploaded in between, as far as the feed
-/// still shows it, and nothing twice. Exits if the first connection fails or has no answer within --timeout, or the server refuses the watch.
+/// still shows it, and nothing twice. Exits if the first connection fails or has no answer within --timeout, if none of the channels is
+/// found, or if the server refuses the watch.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -53,7 +54,8 @@ pub(super) struct Args {
     #[arg(long, env = "PLAQUE_PUBLISHED_AFTER", value_name = "TIME", value_parser = time)]
     published_after: Option<SystemTime>,
 
-    /// Print one plaque.v1.WatchLatestVideoResponse a line, as protobuf's JSON; a name that is not found and a refused watch are a problem, too
+    /// Print one plaque.v1.WatchLatestVideoResponse a line, as protobuf's JSON; a name that is not found and a refused watch are a problem, too;
+    /// other errors are text on standard error
     #[arg(long, env = "PLAQUE_JSON")]
     json: bool,
 }
@@ -64,15 +66,22 @@ fn time(text: &str) -> Result<SystemTime, String> {
 
 pub(super) async fn run(args: Args) -> Outcome {
     let channels = args.client.channels()?;
-    let client = args.client.server.connect().await?;
-    let mut channel_ids = vec![];
-    for name in &channels {
-        match args.client.resolve(&client, name, Instant::now()).await {
+    let server = &args.client.server;
+    let client = server.connect().await?;
+    let found = channels
+        .iter()
+        .map(async |name| (name, args.client.resolve(&client, name, Instant::now()).await));
+    let mut found = stream::iter(found).buffered(NAMES_AT_ONCE);
+    let (mut channel_ids, mut left) = (vec![], channels.len());
+    while let Some((name, found)) = found.next().await {
+        left -= 1;
+        match found {
             Ok(id) => channel_ids.push(id),
-            Err(status) => {
-                let why = args.client.server.failure(&status).await;
-                return end(name.to_string(), why, args.json);
+            // The other channels can be watched without it.
+            Err(status) if status.code() == Code::NotFound && channel_ids.len() + left > 0 => {
+                print(&problem(name.to_string(), server.failure(&status)), args.json)?;
             }
+            Err(status) => return end(name.to_string(), server.failure(&status), args.json),
         }
     }
     let request = WatchLatestVideoRequest {
@@ -82,26 +91,26 @@ pub(super) async fn run(args: Args) -> Outcome {
         resume_tokens: vec![],
     };
     let open = async |request| {
-        let limit = args.client.server.timeout;
-        let opened = timeout(limit, client.clone().watch_latest_video(request)).await;
+        let opened = timeout(server.timeout, client.clone().watch_latest_video(request)).await;
         // A server answers a watch at once, so that a silent one counts as no connection.
-        let late = retry::deadline_exceeded(limit);
-        let silent = io::Error::new(io::ErrorKind::TimedOut, late.message());
-        Ok(opened
-            .map_err(|_| Status::from_error(silent.into()))??
-            .into_inner())
+        let opened = opened.unwrap_or_else(|_| {
+            let limit = humantime::format_duration(server.timeout);
+            let silent = io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit}"));
+            Err(Status::from_error(silent.into()))
+        });
+        Ok(server.checked(opened).await?.into_inner())
     };
     let ended = watch(request, open, |output| match output {
         Output::Event(event) => print(event, args.json),
         Output::Lost(status) => {
             // If standard error is closed, nothing can be done.
-            let _ = show::reconnecting(&args.client.server.address, &failure(status));
+            let _ = show::reconnecting(&server.address, &failure(status));
             Ok(())
         }
     });
     let ended = ended.await?;
     if let Some(cause) = retry::connection_error(&ended) {
-        return Err(args.client.server.unreachable(cause).await.into());
+        return Err(server.unreachable(cause).into());
     }
     end(String::new(), failure(&ended), args.json)
 }
@@ -113,12 +122,15 @@ fn end(channel: String, why: LookupFailure, json: bool) -> Outcome {
         let message = show::failure(&channel, &why);
         return Err(Failed { message, exit }.into());
     }
-    let event = WatchLatestVideoResponse {
+    print(&problem(channel, why), json)?;
+    Ok(exit.into())
+}
+
+fn problem(channel: String, why: LookupFailure) -> WatchLatestVideoResponse {
+    WatchLatestVideoResponse {
         event: Some(Event::Problem(failed(channel, why))),
         ..WatchLatestVideoResponse::default()
-    };
-    print(&event, json)?;
-    Ok(exit.into())
+    }
 }
 
 enum Output<'a> {
@@ -217,7 +229,7 @@ fn print(event: &WatchLatestVideoResponse, json: bool) -> Result<(), Box<dyn Err
     }
     match &event.event {
         Some(Event::Video(video)) => show::upload(video, None)?,
-        Some(Event::Problem(problem)) => show::result(problem)?,
+        Some(Event::Problem(problem)) => show::result(&problem.channel_id, problem, false)?,
         Some(Event::Recovered(recovered)) => {
             show::print_error(&format!("{}: lookups work again", recovered.channel_id))?;
         }

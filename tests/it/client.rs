@@ -185,14 +185,16 @@ async fn a_client_without_tls_is_told_that_the_port_may_expect_it() {
             drop(stream);
         }
     });
-    for (address, code, advice) in [
+    for (address, limit, code, advice) in [
+        // It is not tried again until then.
         (
             address.replace("https", "http"),
+            "1h",
             1,
             "the server expects TLS: name it with https://",
         ),
         // It may be a proxy without a server.
-        (closing, 75, "expect TLS? Then name it with https://"),
+        (closing, "500ms", 75, "expect TLS? Then name it with https://"),
     ] {
         for arguments in [
             &["get", CHANNEL] as &[_],
@@ -206,7 +208,7 @@ async fn a_client_without_tls_is_told_that_the_port_may_expect_it() {
             let mut command = plaque();
             command
                 .args(arguments)
-                .args(["--timeout=500ms", "--server", &address]);
+                .args(["--timeout", limit, "--server", &address]);
             assert_refused(command, code, &[advice]).await;
         }
     }

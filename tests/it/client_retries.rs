@@ -22,7 +22,7 @@ use plaque::proto::v1::{
     latest_video_server::{LatestVideo, LatestVideoServer},
     lookup_result::Outcome,
 };
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{net::TcpListener, sync::Notify, time::timeout};
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -34,11 +34,16 @@ use crate::{
 /// The pause before a name is asked for again, in milliseconds.
 const NAME_PAUSE: u64 = 300;
 
+/// The channel with the handle @empty, which has no uploads.
+const EMPTY: &str = "UCemptyemptyemptyemptyeA";
+
 /// A server that refuses each batch at first, and then its first channel. It refuses every other question for a name; @never gets no
 /// answer, and @gone does not exist.
 #[derive(Default)]
 struct Busy {
     asked: Mutex<Vec<Vec<String>>>,
+    /// A batch with [`CHANNEL`] has arrived.
+    reached: Notify,
     names: AtomicUsize,
     /// The time limit of the last call about a channel.
     limit: Mutex<Duration>,
@@ -85,6 +90,9 @@ impl LatestVideo for Busy {
     ) -> Result<Response<BatchGetLatestVideosResponse>, Status> {
         self.record_limit(request.metadata());
         let channels = request.into_inner().channel_ids;
+        if channels.iter().any(|channel| channel == CHANNEL) {
+            self.reached.notify_one();
+        }
         let mut asked = self.asked.lock();
         asked.push(channels.clone());
         let attempt = asked.iter().filter(|batch| batch[0] == channels[0]).count();
@@ -92,7 +100,14 @@ impl LatestVideo for Busy {
             return Err(refused(Code::ResourceExhausted, "OVERLOADED", "busy", 1));
         }
         let result = |(index, channel_id): (usize, String)| LookupResult {
-            outcome: Some(if attempt == 2 && index == 0 {
+            outcome: Some(if channel_id == EMPTY {
+                Outcome::Failure(LookupFailure {
+                    code: Code::NotFound.into(),
+                    reason: "NO_UPLOADS".into(),
+                    message: "no uploads".into(),
+                    ..LookupFailure::default()
+                })
+            } else if attempt == 2 && index == 0 {
                 Outcome::Failure(LookupFailure {
                     code: Code::ResourceExhausted.into(),
                     retry_after: Some(Duration::from_millis(1).try_into().expect("short")),
@@ -126,7 +141,10 @@ impl LatestVideo for Busy {
         request: Request<ListUploadsRequest>,
     ) -> Result<Response<ListUploadsResponse>, Status> {
         self.record_limit(request.metadata());
-        Ok(Response::new(ListUploadsResponse::default()))
+        match request.into_inner().channel_id.as_str() {
+            EMPTY => Err(refused(Code::NotFound, "NO_UPLOADS", "no uploads", 0)),
+            _ => Ok(Response::new(ListUploadsResponse::default())),
+        }
     }
 
     async fn resolve_channel(
@@ -141,6 +159,10 @@ impl LatestVideo for Busy {
                 "@gone was not found",
                 0,
             )),
+            "@empty" => Ok(Response::new(ResolveChannelResponse {
+                channel_id: EMPTY.into(),
+                ..ResolveChannelResponse::default()
+            })),
             _ if self.names.fetch_add(1, Relaxed).is_multiple_of(2) => {
                 Err(refused(Code::Unavailable, "UPSTREAM_ERROR", "busy", NAME_PAUSE))
             }
@@ -228,6 +250,59 @@ async fn a_slow_name_does_not_hold_up_the_channels_before_it() {
 }
 
 #[tokio::test]
+async fn slow_names_hold_up_no_lookup_of_an_id() {
+    let busy = Arc::new(Busy::default());
+    let address = busy.serve().await;
+    let channels = (0..99).map(|number| format!("UC{number:021}A"));
+    let mut command = plaque();
+    command
+        .arg("get")
+        .args(["@never"; 20])
+        .args(channels)
+        .arg(CHANNEL);
+    command.args(["--timeout=90s", "--server", &address]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+    let reached = timeout(Duration::from_secs(20), busy.reached.notified()).await;
+    child.kill().expect("it waits for the names");
+    child.wait().expect("it has ended");
+    assert_eq!(reached, Ok(()));
+}
+
+#[tokio::test]
+async fn a_failure_has_the_name_that_was_given_and_in_json_the_id() {
+    let address = Arc::new(Busy::default()).serve().await;
+    for subcommand in ["get", "list"] {
+        let mut command = plaque();
+        command.args([subcommand, "@empty", "--server", &address]);
+        let text = "@empty: no uploads (NO_UPLOADS)\n".to_owned();
+        assert_eq!(run(command).await, (Some(3), String::new(), text), "{subcommand}");
+
+        let mut command = plaque();
+        command.args([subcommand, "@empty", "--json", "--server", &address]);
+        let (code, out, err) = run(command).await;
+        assert_eq!((code, err.as_str()), (Some(3), ""), "{subcommand}");
+        let printed: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        assert_eq!(printed["channelId"], EMPTY, "{out}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_without_a_name_that_does_not_exist() {
+    let address = Arc::new(Busy::default()).serve().await;
+    for names in [["@gone", CHANNEL], [CHANNEL, "@gone"]] {
+        let mut command = plaque();
+        command.arg("watch").args(names).args(["--server", &address]);
+        let (code, _, err) = run(command).await;
+        let [gone, refused] = *err.lines().collect::<Vec<_>>() else {
+            panic!("{err}");
+        };
+        assert_eq!(gone, "@gone was not found (HANDLE_NOT_FOUND)");
+        // The server knows no watches.
+        assert!(code == Some(1) && refused.contains("not implemented"), "{err}");
+    }
+}
+
+#[tokio::test]
 async fn a_failure_names_its_channel_once_and_is_json_on_request() {
     let address = Arc::new(Busy::default()).serve().await;
     for (subcommand, prefix) in [("get", ""), ("list", ""), ("watch", "error: ")] {
@@ -251,15 +326,21 @@ async fn a_failure_names_its_channel_once_and_is_json_on_request() {
 }
 
 #[tokio::test]
-async fn a_watch_ends_if_it_never_gets_an_answer() {
+async fn a_server_that_never_answers_is_named() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = silent.local_addr().expect("bound").to_string();
-    let mut command = plaque();
-    command.args(["watch", CHANNEL, "--timeout=300ms", "--server", &address]);
-    assert_refused(
-        command,
-        75,
-        &["cannot reach", "no answer within 300ms", "--server"],
-    )
-    .await;
+    let advice = "is that the port for gRPC";
+    for (arguments, code, advice) in [
+        (["get", CHANNEL], 75, advice),
+        (["get", "@someone"], 75, advice),
+        (["list", CHANNEL], 75, advice),
+        (["watch", CHANNEL], 75, "--server"),
+        (["health", "--service="], 1, advice),
+    ] {
+        let mut command = plaque();
+        command
+            .args(arguments)
+            .args(["--timeout=300ms", "--server", &address]);
+        assert_refused(command, code, &[&address, "no answer", "within 300ms", advice]).await;
+    }
 }

@@ -234,9 +234,11 @@ async fn get_refuses_an_invalid_channel_and_an_invalid_server() {
     let mut command = plaque();
     command.args(["get", "https://vimeo.com/kurzgesagt"]);
     assert_refused(command, 2, &["vimeo.com", "youtube.com or youtu.be"]).await;
-    let mut command = plaque();
-    command.args(["get", CHANNEL, "--server", "ftp://127.0.0.1:3779"]);
-    assert_refused(command, 2, &["--server", "ftp:", "http://127.0.0.1:3779"]).await;
+    for server in ["ftp://127.0.0.1:3779", "http://:3779", ":3779"] {
+        let mut command = plaque();
+        command.args(["get", CHANNEL, "--server", server]);
+        assert_refused(command, 2, &["--server", server, "http://127.0.0.1:3779"]).await;
+    }
 }
 
 #[tokio::test]
