@@ -106,7 +106,6 @@ async fn demo(args: Args) -> Outcome {
         stage.impatient_callers().await?,
         stage.spell_of_404s().await?,
         stage.bug_in_the_lookup().await?,
-        stage.hanging_upstream().await?,
     ] {
         rows.extend(act);
     }

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::sleep;
+
 use super::{
     BACKOFF, BUG, CALLERS, COLD, HANGING, IMPATIENCE, IMPATIENT, PACE, SPELL, Stage,
     crowd::{Counts, Crowd},
@@ -79,6 +81,7 @@ impl Stage {
         let counts = self.send(act.title, Self::crowd(BUG)?).await?;
         let failed = counts.failed_with("LOOKUP_PANICKED");
         let holds = failed == CALLERS && counts.lookups == 1;
+        let backoff = sleep(BACKOFF);
         let panicked = finish_act(act, counts, holds)?;
 
         let act = Act {
@@ -90,18 +93,22 @@ impl Stage {
         let holds = counts.lookups == 0 && counts.failed_with("LOOKUP_PANICKED") == CALLERS;
         let remembered = finish_act(act, counts, holds)?;
 
+        // In the time until the backoff has ended.
+        let hung = self.hanging_upstream().await?;
+
         let act = Act {
-            title: "… after the backoff",
-            sentence: "Six seconds later they ask once more: one lookup, which is well, serves all.",
+            title: "the panic's backoff ends",
+            sentence: "Six seconds after the panic its callers ask once more: one lookup, which is well, serves all.",
             without: "",
         };
-        tokio::time::sleep(BACKOFF).await;
+        backoff.await;
         let counts = self.send(act.title, Self::crowd(BUG)?).await?;
         let holds = counts.lookups == 1 && counts.answered == CALLERS;
-        Ok(vec![panicked, remembered, finish_act(act, counts, holds)?])
+        let recovered = finish_act(act, counts, holds)?;
+        Ok(vec![panicked, remembered, hung, recovered])
     }
 
-    pub(super) async fn hanging_upstream(&self) -> Result<Vec<Row>, Box<dyn Error>> {
+    async fn hanging_upstream(&self) -> Result<Row, Box<dyn Error>> {
         let act = Act {
             title: "the upstream hangs",
             sentence: "The upstream does not answer: after the time limit of 2 s one lookup is given up, and its callers get an error.",
@@ -110,7 +117,7 @@ impl Stage {
         let counts = self.send(act.title, Self::crowd(HANGING)?).await?;
         let failed = counts.failed_with("UPSTREAM_TIMEOUT");
         let holds = counts.lookups == 1 && failed == CALLERS;
-        Ok(vec![finish_act(act, counts, holds)?])
+        Ok(finish_act(act, counts, holds)?)
     }
 }
 
