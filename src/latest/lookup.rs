@@ -228,17 +228,15 @@ impl Fetcher {
         }
     }
 
-    /// Whether other sources can be asked for this caller during the backoff of the feed, since they were not asked when it failed.
+    /// Whether other sources can be asked for this request during the backoff of the feed, since they were not asked when it failed.
     pub(super) fn can_ask_others(
         &self,
         entry: Option<&FeedEntry>,
         request: impl FnOnce() -> FlightRequest,
     ) -> bool {
         let failure = entry.and_then(|entry| entry.failure.as_ref());
-        failure.is_some_and(|failure| failure.out_of_budget) && {
-            let request = request();
-            request.purpose == Purpose::Awaited && self.fallbacks.have_budget(&request.for_upstream(entry))
-        }
+        failure.is_some_and(|failure| failure.out_of_budget)
+            && self.fallbacks.have_budget(&request().for_upstream(entry))
     }
 
     /// Asks the other sources during the backoff of the feed, which goes on if they fail, too.

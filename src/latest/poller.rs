@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     clock,
+    dispatch::polls::PollFailure,
     upstream::{Caller, Purpose},
     video::ChannelId,
 };
@@ -141,6 +142,12 @@ impl Poll {
                 if let Some(entry) = entry.filter(|entry| is_sufficient(entry, begun.1, max_age)) {
                     // It may still be new to the plan and to the watches.
                     latest.fetcher.publish(feed, &entry);
+                    let failure = entry.failure.as_ref();
+                    if failure.is_some_and(|failure| failure.out_of_budget) {
+                        // The next poll is due an interval after this one, not after the failure.
+                        let mut planner = polling.planner.lock();
+                        planner.failed(self.channel, PollFailure::Other, None, now());
+                    }
                 } else {
                     // The flight that it had joined was not admitted.
                     let retry_after = reply.retry_after.unwrap_or(OVERLOAD_PAUSE);

@@ -120,7 +120,9 @@ impl Polling {
                 PollFailure::Other
             };
             let pause = failure.retry_at.saturating_duration_since(failure.at);
-            planner.failed(channel, reason, Some(pause), at(failure.at));
+            // Another source may be asked earlier than the feed.
+            let pause = (!failure.out_of_budget).then_some(pause);
+            planner.failed(channel, reason, pause, at(failure.at));
         }
     }
 

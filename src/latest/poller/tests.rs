@@ -12,7 +12,7 @@ use tokio::{runtime::Handle, time::sleep};
 
 use super::*;
 use crate::{
-    cache_entry::CacheEntry,
+    cache_entry::{self, CacheEntry},
     latest::{Policy, Settings, Watch, WatchQuery},
     store::{Lease, RemoteUpdate, Store},
     upstream::{Failure, Fallback, Feed, LookupRequest, Upstream, UpstreamError},
@@ -24,6 +24,8 @@ struct Fake {
     room: Option<f64>,
     fails: Option<Failure>,
     takes: Duration,
+    /// When it has a budget.
+    budget_at: Duration,
     lookups: Mutex<Vec<(ChannelId, Duration)>>,
     begun: Instant,
 }
@@ -34,6 +36,7 @@ impl Fake {
             room,
             fails: None,
             takes: Duration::ZERO,
+            budget_at: Duration::ZERO,
             lookups: Mutex::default(),
             begun: now(),
         }
@@ -47,15 +50,24 @@ impl Fake {
 
 impl Upstream for Fake {
     fn look_up(&self, feed: Feed, _request: LookupRequest) -> BoxFuture<'_, Result<Channel, Failure>> {
-        self.lookups.lock().push((feed.channel, now() - self.begun));
+        let at = now() - self.begun;
+        self.lookups.lock().push((feed.channel, at));
         let found = match &self.fails {
             Some(failure) => Err(failure.clone()),
+            None if at < self.budget_at => Err(Failure {
+                out_of_budget: true,
+                ..UpstreamError::Busy.into()
+            }),
             None => Ok(Channel::new(feed.channel, "found", Vec::new())),
         };
         Box::pin(async move {
             sleep(self.takes).await;
             found
         })
+    }
+
+    fn has_budget(&self, _request: &LookupRequest) -> bool {
+        now() - self.begun >= self.budget_at
     }
 
     fn time_limit(&self) -> Duration {
@@ -67,14 +79,21 @@ impl Upstream for Fake {
     }
 }
 
-/// A store in which every channel is, looked up that long ago by another.
-struct Full(Duration);
+/// A store in which every channel is, looked up that long ago by another; and perhaps the failure of the last lookup, at the same time.
+struct Full(Duration, Option<UpstreamError>);
 
 impl Store for Full {
     fn load(&self, feed: Feed) -> BoxFuture<'_, Option<FeedEntry>> {
         let channel = Channel::new(feed.channel, "another's", Vec::new());
         let at = clock::now().checked_sub(self.0).expect("the machine runs since");
-        let known = CacheEntry::succeeded(Arc::new(channel), at, SystemTime::now() - self.0);
+        let mut known = CacheEntry::succeeded(Arc::new(channel), at, SystemTime::now() - self.0);
+        known.failure = self.1.clone().map(|error| cache_entry::Failure {
+            error,
+            at,
+            retry_at: at + Duration::from_hours(1),
+            streak: 1,
+            out_of_budget: true,
+        });
         Box::pin(async move { Some(known) })
     }
 
@@ -118,6 +137,23 @@ fn settings(every: u64) -> Settings {
 fn latest(upstream: &Arc<Fake>, store: Option<Arc<dyn Store>>, every: u64) -> Arc<Latest> {
     let upstream = Arc::clone(upstream) as _;
     Arc::new(Latest::new(upstream, store, settings(every), Handle::current()))
+}
+
+/// With a second source.
+fn with_fallback(
+    feed: Arc<Fake>,
+    (source, upstream): (Source, Arc<dyn Upstream>),
+    store: Option<Arc<dyn Store>>,
+    every: u64,
+) -> Arc<Latest> {
+    let fallbacks = vec![Fallback { source, upstream }];
+    Arc::new(Latest::with_fallbacks(
+        feed,
+        fallbacks,
+        store,
+        settings(every),
+        Handle::current(),
+    ))
 }
 
 fn channel(number: u32) -> ChannelId {
@@ -208,6 +244,58 @@ async fn the_pause_of_a_failure_is_heeded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_poll_asks_another_source_when_that_has_budget_again() {
+    let feed = Arc::new(Fake {
+        fails: Some(Failure {
+            out_of_budget: false,
+            error: UpstreamError::Status(404),
+            retry_after: Some(Duration::from_secs(300)),
+        }),
+        ..Fake::new(Some(20.0))
+    });
+    let api = Arc::new(Fake {
+        budget_at: Duration::from_secs(100),
+        ..Fake::new(None)
+    });
+    let latest = with_fallback(
+        Arc::clone(&feed),
+        (Source::DataApi, Arc::clone(&api) as _),
+        None,
+        10,
+    );
+    let _watch = watch(&latest, [1], 1);
+    sleep(Duration::from_secs(99)).await;
+    let begun = polls(&latest);
+    assert!((9..=12).contains(&begun), "a poll each ten seconds: {begun}");
+    assert_eq!((feed.lookups().len(), api.lookups().len()), (1, 1));
+    sleep(Duration::from_secs(15)).await;
+    // The real clock has not moved, so that the feed still has its backoff.
+    assert_eq!(feed.lookups().len(), 1);
+    assert_eq!(api.lookups().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn polls_for_which_there_is_no_budget_keep_their_interval() {
+    let feed = Arc::new(Fake::new(Some(20.0)));
+    let api = Arc::new(Fake {
+        budget_at: Duration::MAX,
+        ..Fake::new(None)
+    });
+    let store = Full(Duration::from_mins(2), Some(UpstreamError::Status(404)));
+    let latest = with_fallback(
+        Arc::clone(&feed),
+        (Source::DataApi, Arc::clone(&api) as _),
+        Some(Arc::new(store)),
+        10,
+    );
+    let _watch = watch(&latest, [1], 1);
+    sleep(Duration::from_secs(99)).await;
+    let begun = polls(&latest);
+    assert!((9..=12).contains(&begun), "a poll each ten seconds: {begun}");
+    assert_eq!((feed.lookups().len(), api.lookups().len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_poll_that_is_not_admitted_is_retried_when_the_queue_says_so() {
     for error in [UpstreamError::Busy, UpstreamError::RateLimited(429)] {
         let upstream = Arc::new(Fake {
@@ -271,7 +359,7 @@ async fn a_watch_gets_the_cached_entry_at_once_without_a_poll() {
 #[tokio::test(start_paused = true)]
 async fn a_poll_that_finds_an_entry_of_another_replica_gives_its_permit_back() {
     let upstream = Arc::new(Fake::new(Some(1.0)));
-    let latest = latest(&upstream, Some(Arc::new(Full(Duration::ZERO))), 60);
+    let latest = latest(&upstream, Some(Arc::new(Full(Duration::ZERO, None))), 60);
     let watches = six_hundred(&latest);
     // At one a second it would take ten minutes.
     sleep(Duration::from_secs(2)).await;
@@ -290,14 +378,9 @@ async fn a_poll_waits_for_its_outcome_when_callers_would_not() {
         })
     };
     let (feed, mirror) = (slow(11), slow(9));
-    let fallback = Fallback {
-        source: Source::Mirror,
-        upstream: Arc::clone(&mirror) as _,
-    };
-    let store = Arc::new(Full(Duration::from_mins(30)));
-    let (settings, runtime) = (settings(60), Handle::current());
-    let latest = Latest::with_fallbacks(feed, vec![fallback], Some(store), settings, runtime);
-    let latest = Arc::new(latest);
+    let store = Arc::new(Full(Duration::from_mins(30), None));
+    let second = (Source::Mirror, Arc::clone(&mirror) as _);
+    let latest = with_fallback(feed, second, Some(store), 60);
     let _watch = watch(&latest, [1], 1);
     sleep(Duration::from_secs(50)).await;
     assert_eq!((mirror.lookups().len(), polls(&latest)), (1, 1));
