@@ -315,11 +315,12 @@ impl Upstream for DataApi {
 
     fn status(&self) -> SourceStatus {
         let ledger = &self.requests.ledger;
-        let (left, _reset) = ledger.left(SystemTime::now(), self.requests.key_id());
+        let key = self.requests.key_id();
+        let (left, _reset) = ledger.left(SystemTime::now(), key);
         SourceStatus {
             host: client::host(&self.requests.api),
             units: Some((left, ledger.quota())),
-            refusal: ledger.refusal().map(|refusal| refusal.to_string()),
+            refusal: ledger.refusal(key).map(|refusal| refusal.to_string()),
             ..SourceStatus::default()
         }
     }

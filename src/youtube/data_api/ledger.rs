@@ -50,8 +50,8 @@ struct State {
     loaded: Option<(Day, KeyId)>,
     /// A day, a key, and their units that were not added in the store.
     unsaved: (Day, KeyId, u64),
-    /// The refusal that was logged.
-    reported: Option<Refusal>,
+    /// The refusal that was logged, with its key.
+    reported: Option<(KeyId, Refusal)>,
 }
 
 impl Ledger {
@@ -113,8 +113,9 @@ impl Ledger {
                 return;
             }
             let lost = refusal.map_or(0, |refusal| state.budget.close(refusal, now, key));
-            if state.reported != refusal {
-                state.reported = refusal;
+            let before = state.reported.map(|(_, refusal)| refusal);
+            state.reported = refusal.map(|refusal| (key, refusal));
+            if before != refusal {
                 if let Some(refusal) = refusal {
                     let time = |at| tracing::field::display(humantime::format_rfc3339_seconds(at));
                     let reset = time(state.budget.day().end());
@@ -154,10 +155,11 @@ impl Ledger {
         self.state.lock().budget.quota()
     }
 
-    /// The last refusal, unless Google has answered since.
+    /// The last refusal of this key, unless Google has answered since.
     #[must_use]
-    pub fn refusal(&self) -> Option<Refusal> {
-        self.state.lock().reported
+    pub fn refusal(&self, key: KeyId) -> Option<Refusal> {
+        let reported = self.state.lock().reported;
+        reported.filter(|(of, _)| *of == key).map(|(_, refusal)| refusal)
     }
 
     /// Registers the metrics of units, for the key that `key` returns.

@@ -203,9 +203,11 @@ async fn another_key_counts_as_soon_as_it_is_in_its_file() {
         );
         assert!(!world.api.has_budget(&request));
         assert!(is_left(&registry, left), "{reason}");
+        assert!(world.api.status().refusal.is_some(), "{reason}");
         fs::write(&world.key_file, "second-key").expect("written");
         assert!(is_left(&registry, 10_000), "{reason}");
-        assert_eq!(world.api.status().units, Some((10_000, 10_000)));
+        let status = world.api.status();
+        assert_eq!((status.units, status.refusal), (Some((10_000, 10_000)), None));
         assert!(world.api.has_budget(&request));
     }
 }
