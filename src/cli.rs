@@ -1,5 +1,6 @@
 //! The command line: parses arguments, runs a subcommand, and prints errors for people.
 
+mod clap_error;
 mod client;
 mod completions;
 mod config;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{ArgAction, Command, FromArgMatches as _, Subcommand};
 
-use super::{Cli, InvalidFlags, Outcome, file, flags, parse, show, shown};
+use super::{Cli, InvalidFlags, Outcome, clap_error, file, flags, parse, show, shown};
 
 /// Checks a file with settings for `plaque serve --config`
 #[derive(clap::Args)]
@@ -40,7 +40,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let wrong = |what: String| InvalidFlags(format!("{name}: {what}"));
     let matches = program.clone().try_get_matches_from(arguments);
     let parsed = matches.and_then(|matches| Cli::from_arg_matches(&matches));
-    let parsed = parsed.map_err(|error| wrong(parse::first_part(&parse::harmless(error))))?;
+    let parsed = parsed.map_err(|error| wrong(clap_error::message(error)))?;
     if let super::Command::Serve(args) = parsed.command {
         args.check().map_err(wrong)?;
     }

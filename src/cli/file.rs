@@ -16,7 +16,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{flags, parse, variables};
+use super::{clap_error, flags, variables};
 
 /// The longest file that is read.
 const MAX_BYTES: u64 = 256 << 10;
@@ -137,7 +137,7 @@ fn entry(serve: &Command, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Ent
     match serve.clone().try_get_matches_from(arguments) {
         // Another setting, or a flag, may have what it requires.
         Err(error) if error.kind() != ErrorKind::MissingRequiredArgument => {
-            Err(format!("{key}: {}", parse::first_part(&parse::harmless(error))))
+            Err(format!("{key}: {}", clap_error::message(error)))
         }
         _ => Ok(entry),
     }

@@ -249,7 +249,7 @@ async fn a_poll_asks_another_source_when_that_has_budget_again() {
         fails: Some(Failure {
             out_of_budget: false,
             error: UpstreamError::Status(404),
-            retry_after: Some(Duration::from_secs(300)),
+            retry_after: Some(Duration::from_mins(5)),
         }),
         ..Fake::new(Some(20.0))
     });
