@@ -24,10 +24,12 @@ use tokio_util::sync::CancellationToken;
 use self::{busy::Busy, scrape::Scrape};
 use crate::{
     api::{self, Api},
-    grpc::{CallMetrics, Callers, JsonService},
-    http1::{self, Limits, Port},
+    grpc::{
+        CallMetrics, Callers, JsonService,
+        lifecycle::{Stage, Stages},
+    },
     latest::Latest,
-    lifecycle::{Stage, Stages},
+    net::http1::{self, Limits, Port},
 };
 
 /// What the admin port shows.

@@ -28,10 +28,14 @@ use tower_http::cors::CorsLayer;
 
 use crate::{
     config::{Config, Origins},
-    grpc::{CACHE_STATUS, Callers, JsonService, OPENAPI, Peer, RequestError},
-    http1::{self, Limits, Port},
-    lifecycle::{Stage, Stages},
-    tls::Tls,
+    grpc::{
+        CACHE_STATUS, Callers, JsonService, OPENAPI, Peer, RequestError,
+        lifecycle::{Stage, Stages},
+    },
+    net::{
+        http1::{self, Limits, Port},
+        tls::Tls,
+    },
 };
 
 /// How long a connection may wait for the next request. Proxies keep idle connections.

@@ -7,10 +7,10 @@
 mod tests;
 
 pub use crate::{
-    channel_name::fuzzing::channel_name,
     grpc::fuzzing::{grpc_timeout, json_query},
     latest::fuzzing::resume_token,
     store::{codec::fuzzing::stored_entry, redis::fuzzing::redis_message},
     trace_context::fuzzing::traceparent,
+    video::channel_name::fuzzing::channel_name,
     youtube::{data_api::fuzzing::data_api_answer, fuzzing::retry_after, pages::fuzzing::channel_page},
 };

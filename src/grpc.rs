@@ -11,6 +11,7 @@ mod error;
 pub(crate) mod fuzzing;
 mod health;
 mod json;
+pub mod lifecycle;
 mod method;
 mod metrics;
 mod status;
@@ -50,9 +51,8 @@ use self::{
     health::Health,
 };
 use crate::{
-    channel_name::ResolvedChannel,
+    grpc::lifecycle::Stages,
     latest::{Answer, CacheStatus, Latest, ListError, Listed, OVERLOAD_PAUSE, Reply},
-    lifecycle::Stages,
     proto::{
         self,
         health::health_server::HealthServer,
@@ -63,6 +63,7 @@ use crate::{
     },
     resolver::Resolver,
     upstream::Caller,
+    video::ResolvedChannel,
 };
 
 /// Limits of calls.

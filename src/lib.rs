@@ -5,7 +5,6 @@
 //!
 //! Public are the parts that the program, the tests and the benchmarks of this repository use. They are not a stable interface.
 
-mod accept;
 #[cfg(test)]
 mod captured_log;
 mod cause;
@@ -13,8 +12,6 @@ pub mod clock;
 mod metrics;
 mod trace_context;
 pub mod video;
-
-pub mod channel_name;
 
 pub mod dispatch;
 pub mod upstream;
@@ -27,15 +24,10 @@ pub mod store;
 pub mod latest;
 pub mod resolver;
 
-pub mod lifecycle;
-
 pub mod grpc;
 
 pub mod config;
-mod connection_slots;
-pub mod tls;
-
-mod http1;
+pub mod net;
 
 mod api;
 

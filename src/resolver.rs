@@ -10,9 +10,9 @@ use coalesce::{Coalescer, FlightError, Overloaded, Retention};
 use tokio::runtime::Handle;
 
 use crate::{
-    channel_name::{ChannelName, ResolvedChannel},
     store::{Store, lifetime::NAME_LIFETIME},
     upstream::{Caller, Failure, LookupRequest, NameSource, Purpose, UpstreamError},
+    video::{ChannelName, ResolvedChannel},
     youtube::{Pace, Queue},
 };
 

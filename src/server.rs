@@ -34,18 +34,15 @@ use self::{
     workers::{Workers, spawn_thread},
 };
 use crate::{
-    accept::accept,
     admin::{self, About, AdminState},
     api::{self, Api},
     config::{Config, Connections},
-    connection_slots::ConnectionSlots,
-    grpc::{self, CallMetrics},
+    grpc::{self, CallMetrics, lifecycle::Stage},
     latest::{Latest, Settings},
-    lifecycle::Stage,
     metrics::process,
+    net::{accept::accept, connection_slots::ConnectionSlots, tls::Tls},
     resolver::Resolver,
     store::Store,
-    tls::Tls,
     upstream::{Fallback, NameSource, UploadPages, Upstream},
     youtube::Pace,
 };

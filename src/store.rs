@@ -21,9 +21,8 @@ use prometheus_client::registry::Registry;
 
 use crate::{
     cache_entry::CacheEntry,
-    channel_name::{ChannelName, ResolvedChannel},
     upstream::{Feed, UpstreamError},
-    video::Channel,
+    video::{Channel, ChannelName, ResolvedChannel},
     youtube::data_api::{Day, SharedUnits},
 };
 

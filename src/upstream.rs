@@ -14,10 +14,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 
-use crate::{
-    channel_name::{ChannelName, ResolvedChannel},
-    video::{Channel, ChannelId, Kind, Source, Upload},
-};
+use crate::video::{Channel, ChannelId, ChannelName, Kind, ResolvedChannel, Source, Upload};
 
 /// A source of channels' feeds.
 pub trait Upstream: Send + Sync {

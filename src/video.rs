@@ -4,6 +4,7 @@
 
 mod bounds;
 mod channel;
+pub(crate) mod channel_name;
 mod moment;
 
 use std::{fmt, str, str::FromStr, time::SystemTime};
@@ -11,10 +12,14 @@ use std::{fmt, str, str::FromStr, time::SystemTime};
 pub use self::{
     bounds::MAX_TEXT,
     channel::{Channel, MAX_UPLOADS, Picture, Source, Video},
+    channel_name::{ChannelName, InvalidName, MAX_QUERY, ResolvedChannel},
     moment::Moment,
 };
 
-pub(crate) use self::bounds::{escape, is_address, is_ahead, message, steers};
+pub(crate) use self::{
+    bounds::{escape, is_address, is_ahead, message, steers},
+    channel_name::is_youtube,
+};
 
 /// The first two characters of every channel ID; those of the channel's playlists differ.
 const CHANNEL_PREFIX: &str = "UC";

@@ -41,13 +41,12 @@ use self::{
     requests::Requests,
 };
 use crate::{
-    channel_name::{ChannelName, ResolvedChannel},
     metrics::SECONDS,
     upstream::{
         Caller, Failure, Feed, Lookup, LookupRequest, NameSource, Purpose, QueueStatus, SourceStatus,
         Upstream, UpstreamError,
     },
-    video::{Channel, Kind},
+    video::{Channel, ChannelName, Kind, ResolvedChannel},
 };
 
 /// The pause before a second attempt: a refused connection may work a moment later.

@@ -10,10 +10,7 @@ use std::{
 };
 
 use libfuzzer_sys::fuzz_target;
-use plaque::{
-    video::{ChannelId, MAX_UPLOADS},
-    youtube::feed,
-};
+use plaque::{video::{ChannelId, MAX_UPLOADS}, youtube::feed};
 
 /// Most take some microseconds.
 const LIMIT: Duration = Duration::from_millis(100);

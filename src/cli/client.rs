@@ -29,11 +29,11 @@ use super::{
 };
 use crate::{
     cause::innermost,
-    channel_name::ChannelName,
     proto::v1::{
         LookupFailure, LookupResult, ResolveChannelRequest, VideoKind,
         latest_video_client::LatestVideoClient, lookup_result::Outcome as Found,
     },
+    video::ChannelName,
 };
 
 /// A client of a server, or of the service in this process.

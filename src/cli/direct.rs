@@ -16,9 +16,8 @@ use super::{
     values,
 };
 use crate::{
-    grpc::{self, Callers, Limits},
+    grpc::{self, Callers, Limits, lifecycle::Stage},
     latest::Settings,
-    lifecycle::Stage,
     proto::v1::LookupFailure,
     server::{self, Sources},
 };

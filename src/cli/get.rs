@@ -15,8 +15,8 @@ use super::{
     show,
 };
 use crate::{
-    channel_name::ChannelName,
     proto::v1::{BatchGetLatestVideosRequest, LookupResult, lookup_result::Outcome as Found},
+    video::ChannelName,
 };
 
 /// Calls in progress for IDs. Up to as many channels are looked up with a call each, so that no answer waits for another channel's.

@@ -30,10 +30,10 @@ use crate::{
     admin,
     config::Config,
     latest::Policy,
+    net::tls::Tls,
     server::{self, Drained, Listeners, Sources},
     store::{Store, StoredUnits},
     telemetry::{self, Format, Telemetry},
-    tls::Tls,
 };
 
 /// Open files apart from connections and lookups: listeners, event loops, connections of the admin port and for probes, and as many of

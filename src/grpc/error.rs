@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use crate::{
-    channel_name::InvalidName,
     latest::{LookupError, OVERLOAD_PAUSE},
     resolver::ResolveError,
-    video::InvalidChannelId,
+    video::{InvalidChannelId, InvalidName},
 };
 
 /// The reason why a call fails. [`status`](super::status) maps it to what the caller receives.

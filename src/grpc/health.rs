@@ -7,8 +7,8 @@ use tonic::{Request, Response, Status};
 
 use super::status;
 use crate::{
+    grpc::lifecycle::{Stage, Stages},
     latest::LookupError,
-    lifecycle::{Stage, Stages},
     proto::{
         health::{
             HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,

@@ -39,10 +39,12 @@ use super::{
 };
 use crate::{
     config::Connections,
-    connection_slots::ConnectionSlot,
     grpc::{self, CallMetrics},
     latest::jittered,
-    tls::{Protocol, Tls},
+    net::{
+        connection_slots::ConnectionSlot,
+        tls::{Protocol, Tls},
+    },
 };
 
 /// The length of the HTTP/2 client preface.

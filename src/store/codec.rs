@@ -15,10 +15,11 @@ use prost::Message as _;
 use super::{FeedEntry, lifetime::MAX_FAILURE_LIFETIME};
 use crate::{
     cache_entry::{CacheEntry, Failure, HitCount, Success},
-    channel_name::{ChannelName, ResolvedChannel},
     proto::store::{self, failure::Error},
     upstream::{Feed, UpstreamError},
-    video::{self, Channel, Kind, MAX_UPLOADS, Moment, Source, Thumbnail, Upload},
+    video::{
+        self, Channel, ChannelName, Kind, MAX_UPLOADS, Moment, ResolvedChannel, Source, Thumbnail, Upload,
+    },
 };
 
 /// Upper bound of what [`encode`] returns: 15 uploads with the longest titles and addresses that a [`Channel`] can have take 48 KiB, a

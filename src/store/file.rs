@@ -70,10 +70,10 @@ use super::{
     metrics::Outcome,
 };
 use crate::{
-    channel_name::{ChannelName, ResolvedChannel},
     clock,
     metrics::metric,
     upstream::Feed,
+    video::{ChannelName, ResolvedChannel},
 };
 
 /// Concurrent reads. A read takes microseconds unless the disk hangs; then no more threads than these hang with it.

@@ -50,9 +50,9 @@ use super::{
     metrics::{OperationMetrics, Outcome},
 };
 use crate::{
-    channel_name::{ChannelName, ResolvedChannel},
     clock,
     upstream::Feed,
+    video::{ChannelName, ResolvedChannel},
 };
 
 /// Address, time limits and lifetimes.

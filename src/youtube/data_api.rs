@@ -41,12 +41,11 @@ pub use self::{
 };
 use super::{SetupError, client, list::List};
 use crate::{
-    channel_name::{ChannelName, ResolvedChannel},
     upstream::{
         self, Caller, Failure, Feed, Lookup, LookupRequest, NameSource, Page, Purpose, SourceStatus,
         UploadPages, Upstream, UpstreamError,
     },
-    video::{Channel, ChannelId, Kind, MAX_UPLOADS},
+    video::{Channel, ChannelId, ChannelName, Kind, MAX_UPLOADS, ResolvedChannel},
 };
 
 /// Why the Data API gave no answer. The texts contain no address and no key.

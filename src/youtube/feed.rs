@@ -15,9 +15,8 @@ use feed_rs::model::{self, Entry, Person};
 
 use self::prefilter::{Prefiltered, prefilter};
 use crate::{
-    channel_name::ChannelName,
     upstream::Feed,
-    video::{Channel, ChannelId, Kind, Thumbnail, Upload, VideoId, is_address},
+    video::{Channel, ChannelId, ChannelName, Kind, Thumbnail, Upload, VideoId, is_address},
 };
 
 /// In the address of a channel's page, on whatever host, this is before the channel ID.

@@ -20,9 +20,8 @@ use tokio::time::timeout;
 use self::page::Page;
 use super::{SetupError, body, client, guard::Guard, response};
 use crate::{
-    channel_name::{ChannelName, ResolvedChannel, is_youtube},
     upstream::{Caller, Failure, NameSource, UpstreamError},
-    video::{self, VideoId},
+    video::{self, ChannelName, ResolvedChannel, VideoId, is_youtube},
 };
 
 /// Says that cookies were refused. Without it, addresses in Europe get a page that asks for consent.

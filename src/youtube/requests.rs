@@ -7,10 +7,9 @@ use tracing::{Instrument as _, Span, field::Empty};
 
 use super::{YouTube, body, client, feed, list::List, response};
 use crate::{
-    channel_name::ResolvedChannel,
     trace_context,
     upstream::{Failure, UpstreamError},
-    video::{self, Channel},
+    video::{self, Channel, ResolvedChannel},
 };
 
 pub(super) type Requests = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;

@@ -13,12 +13,11 @@ use futures_util::{
     future::{BoxFuture, join_all},
 };
 use plaque::{
-    channel_name::{ChannelName, ResolvedChannel},
     latest::{Event, Latest, LookupError, Query, Watch, WatchQuery},
     resolver::{ResolveError, Resolver},
     store::Store,
     upstream::{Caller, Failure, Fallback, Feed, NameSource, Upstream, UpstreamError},
-    video::{Channel, Kind as VideoKind, MAX_UPLOADS, Source, Upload},
+    video::{Channel, ChannelName, Kind as VideoKind, MAX_UPLOADS, ResolvedChannel, Source, Upload},
     youtube::Pace,
 };
 use tokio::{runtime::Handle, sync::Semaphore};

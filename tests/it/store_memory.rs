@@ -16,12 +16,11 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 use plaque::{
-    channel_name::{ChannelName, ResolvedChannel},
     clock,
     latest::{CacheStatus, FeedEntry, Latest, LookupError, Query},
     store::{HeldLease, Lease, RemoteUpdate, Store, codec, lifetime::NAME_LIFETIME},
     upstream::{Feed, Upstream, UpstreamError},
-    video::Kind as VideoKind,
+    video::{ChannelName, Kind as VideoKind, ResolvedChannel},
 };
 use prometheus_client::registry::Registry;
 use tokio::{

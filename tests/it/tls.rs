@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use plaque::tls::{Files, Tls};
+use plaque::net::tls::{Files, Tls};
 use rustls::ClientConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

@@ -17,8 +17,8 @@ use http::Request;
 use plaque::{
     config::Connections,
     grpc,
+    grpc::lifecycle::Stage,
     latest::Latest,
-    lifecycle::Stage,
     proto::v1::BatchGetLatestVideosRequest,
     resolver::Resolver,
     server,

@@ -3,7 +3,7 @@
 use std::{env, fs, path::PathBuf};
 
 use futures_util::StreamExt as _;
-use plaque::channel_name::{ChannelName, ResolvedChannel};
+use plaque::video::{ChannelName, ResolvedChannel};
 
 use super::{
     pki::Authority,

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use plaque::{
-    channel_name::{ChannelName, ResolvedChannel},
     latest::{CacheStatus, LookupError, MissReason, Query},
     store::{Lease, Store as _, lifetime::NAME_LIFETIME},
     upstream::{Failure, Feed, UpstreamError},
-    video::{Channel, Kind as VideoKind},
+    video::{Channel, ChannelName, Kind as VideoKind, ResolvedChannel},
 };
 
 use super::rig::*;

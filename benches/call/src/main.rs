@@ -34,8 +34,8 @@ use mimalloc::MiMalloc;
 use plaque::{
     config::Connections,
     grpc,
+    grpc::lifecycle::Stage,
     latest::{Latest, Policy, Query, Settings},
-    lifecycle::Stage,
     resolver::Resolver,
     server,
     store::{

@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
-    channel_name::{ChannelName, InvalidName},
     cli::show,
+    video::{ChannelName, InvalidName},
 };
 
 /// The longest input that is read, in bytes: 160,000 IDs.

@@ -11,7 +11,8 @@ use crate::{
     config::{self, Config, Connections, Drain, Origins},
     grpc,
     latest::Settings,
-    telemetry, tls,
+    net::tls,
+    telemetry,
 };
 
 /// Serves plaque.v1.LatestVideo over gRPC (HTTP/2, with TLS if given a certificate), until SIGTERM or Ctrl-C.

@@ -7,7 +7,7 @@ use tokio_stream::StreamExt as _;
 #[cfg(unix)]
 use tokio_stream::wrappers::SignalStream;
 
-use crate::tls::Tls;
+use crate::net::tls::Tls;
 
 /// A second signal within this time after the first is the same one: timeout(1) and others send it to the process, and then to its group.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);

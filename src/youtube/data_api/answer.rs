@@ -12,9 +12,8 @@ use serde_json::Value;
 
 use super::{ApiError, budget::Refusal};
 use crate::{
-    channel_name::ResolvedChannel,
     upstream::{Page, UpstreamError},
-    video::{self, ChannelId, Kind, Thumbnail, Upload, VideoId},
+    video::{self, ChannelId, Kind, ResolvedChannel, Thumbnail, Upload, VideoId},
 };
 
 /// The fields of a playlist's items that are requested: a quarter of what the answer has otherwise.

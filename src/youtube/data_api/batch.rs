@@ -15,7 +15,10 @@ use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{ApiError, Use};
-use crate::{channel_name::ResolvedChannel, upstream::UpstreamError, video::ChannelId};
+use crate::{
+    upstream::UpstreamError,
+    video::{ChannelId, ResolvedChannel},
+};
 
 /// The most IDs that `channels.list` takes.
 pub(super) const MAX_IDS: usize = 50;

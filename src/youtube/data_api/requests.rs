@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use super::{ApiError, KeyFile, KeyId, Ledger, Use, answer};
 use crate::{
-    channel_name::ResolvedChannel,
     upstream::{Feed, Page, UpstreamError},
+    video::ResolvedChannel,
     youtube::{body, client, list::List},
 };
 

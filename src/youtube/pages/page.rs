@@ -7,8 +7,8 @@ use html5gum::{StartTag, Token, Tokenizer, emitters::default::DefaultEmitter};
 use reqwest::Url;
 
 use crate::{
-    channel_name::{ChannelName, ResolvedChannel},
     video,
+    video::{ChannelName, ResolvedChannel},
 };
 
 /// The English title of a page that asks for consent, in case its form has an unknown address.

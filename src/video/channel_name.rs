@@ -13,7 +13,7 @@ use std::{fmt, str::FromStr};
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
 
-use crate::video::{ChannelId, InvalidChannelId, VideoId, is_base64url, steers};
+use super::{ChannelId, InvalidChannelId, VideoId, is_base64url, steers};
 
 /// The longest text that is parsed, in bytes. Addresses from YouTube's share buttons have less than 200.
 pub const MAX_QUERY: usize = 2 << 10;

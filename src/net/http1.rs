@@ -29,10 +29,12 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{
-    accept::accept,
-    connection_slots::{ConnectionSlot, ConnectionSlots},
     grpc::{Callers, Peer},
-    tls::{Protocol, Tls},
+    net::{
+        accept::accept,
+        connection_slots::{ConnectionSlot, ConnectionSlots},
+        tls::{Protocol, Tls},
+    },
 };
 
 /// The read buffer of a connection, which limits headers. hyper accepts no smaller one, and without a limit it would grow to 400 KiB.
