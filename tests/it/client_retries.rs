@@ -268,6 +268,15 @@ async fn slow_names_hold_up_no_lookup_of_an_id() {
     assert_eq!(reached, Ok(()));
 }
 
+/// What a command prints as JSON of a channel that is not found.
+async fn not_found(subcommand: &str, channel: &str, address: &str) -> serde_json::Value {
+    let mut command = plaque();
+    command.args([subcommand, channel, "--json", "--server", address]);
+    let (code, out, err) = run(command).await;
+    assert_eq!((code, err.as_str()), (Some(3), ""), "{subcommand}");
+    serde_json::from_str(&out).expect("JSON")
+}
+
 #[tokio::test]
 async fn a_failure_has_the_name_that_was_given_and_in_json_the_id() {
     let address = Arc::new(Busy::default()).serve().await;
@@ -277,12 +286,8 @@ async fn a_failure_has_the_name_that_was_given_and_in_json_the_id() {
         let text = "@empty: no uploads (NO_UPLOADS)\n".to_owned();
         assert_eq!(run(command).await, (Some(3), String::new(), text), "{subcommand}");
 
-        let mut command = plaque();
-        command.args([subcommand, "@empty", "--json", "--server", &address]);
-        let (code, out, err) = run(command).await;
-        assert_eq!((code, err.as_str()), (Some(3), ""), "{subcommand}");
-        let printed: serde_json::Value = serde_json::from_str(&out).expect("JSON");
-        assert_eq!(printed["channelId"], EMPTY, "{out}");
+        let printed = not_found(subcommand, "@empty", &address).await;
+        assert_eq!(printed["channelId"], EMPTY, "{printed}");
     }
 }
 
@@ -311,17 +316,13 @@ async fn a_failure_names_its_channel_once_and_is_json_on_request() {
         let text = format!("{prefix}@gone was not found (HANDLE_NOT_FOUND)\n");
         assert_eq!(run(command).await, (Some(3), String::new(), text), "{subcommand}");
 
-        let mut command = plaque();
-        command.args([subcommand, "@gone", "--json", "--server", &address]);
-        let (code, out, err) = run(command).await;
-        assert_eq!((code, err.as_str()), (Some(3), ""), "{subcommand}");
-        let printed: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        let printed = not_found(subcommand, "@gone", &address).await;
         let result = match subcommand {
             "watch" => &printed["problem"],
             _ => &printed,
         };
-        assert_eq!(result["channelId"], "@gone", "{out}");
-        assert_eq!(result["failure"]["reason"], "HANDLE_NOT_FOUND", "{out}");
+        assert_eq!(result["channelId"], "@gone", "{printed}");
+        assert_eq!(result["failure"]["reason"], "HANDLE_NOT_FOUND", "{printed}");
     }
 }
 
