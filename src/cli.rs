@@ -109,8 +109,7 @@ pub fn run() -> ExitCode {
         Command::Get(_) | Command::List(_) | Command::Watch(_)
     ) {
         for unknown in variables::unknown(&flags::program()) {
-            // If standard error is closed, nothing can be done.
-            let _ = show::print_error(&format!("warning: {unknown}"));
+            show::print_error(&format!("warning: {unknown}"));
         }
     }
     let outcome = match cli.command {
@@ -132,12 +131,11 @@ pub fn run() -> ExitCode {
         if closed_pipe {
             return ExitCode::SUCCESS;
         }
-        // If standard error is closed too, nothing can be done.
-        let _ = if is_json {
-            show::json_error(&error.to_string())
+        if is_json {
+            show::json_error(&error.to_string());
         } else {
-            show::print_error(&format!("error: {error}"))
-        };
+            show::print_error(&format!("error: {error}"));
+        }
         exit::code(&*error)
     })
 }

@@ -265,9 +265,10 @@ pub struct BadUpstream(String);
 ///
 /// If it is not an absolute `http` or `https` URL, or has parts that make no sense here.
 pub fn upstream_url(text: &str) -> Result<Url, BadUpstream> {
-    let url: Url = text
-        .parse()
-        .map_err(|error| BadUpstream(format!("not a URL ({error})")))?;
+    if text.contains(char::is_whitespace) {
+        return Err(BadUpstream("it has a blank".into()));
+    }
+    let url = Url::parse(text).map_err(|error| BadUpstream(format!("not a URL ({error})")))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(BadUpstream(format!("the scheme is {:?}", url.scheme())));
     }

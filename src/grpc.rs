@@ -33,7 +33,6 @@ use tonic_prost::ProstCodec;
 use tower::{BoxError, service_fn};
 use tracing::{Span, level_filters::LevelFilter};
 
-pub(crate) use self::json::openapi::OPENAPI;
 pub use self::{
     cache_status::{CACHE_STATUS, cache_status},
     caller::{Callers, Peer},
@@ -50,6 +49,7 @@ use self::{
     deadline::{BatchDeadline, DeadlineService},
     health::Health,
 };
+pub(crate) use self::{convert::MAX_CHANNELS, json::openapi::OPENAPI};
 use crate::{
     grpc::lifecycle::Stages,
     latest::{Answer, CacheStatus, Latest, ListError, Listed, OVERLOAD_PAUSE, Reply},

@@ -7,9 +7,16 @@ mod tls;
 use std::{error::Error, io, time::Duration};
 
 use clap::ValueEnum;
-use http::{Uri, uri::Authority};
+use http::{
+    Uri,
+    uri::{Authority, PathAndQuery},
+};
 use prost::Message as _;
-use tokio::{runtime, time::Instant};
+use tokio::{
+    runtime,
+    sync::{AcquireError, Semaphore, SemaphorePermit},
+    time::{Instant, error::Elapsed},
+};
 use tonic::{
     Code, Request, Status,
     body::Body,
@@ -78,6 +85,33 @@ const EXPECTS_TLS: &str = "the server expects TLS: name it with https:// in --se
 /// Names that are searched at one time: as many as a server searches.
 pub(super) const NAMES_AT_ONCE: usize = 8;
 
+/// The most calls that are begun or wait for their turn while the answer of an earlier one has yet to be printed.
+pub(super) const AHEAD: usize = 1000;
+
+/// Limits the calls in progress. The search for a name can take long, and keeps no ID waiting.
+pub(super) struct Turns {
+    names: Semaphore,
+    ids: Semaphore,
+}
+
+impl Turns {
+    /// Turns for so many IDs at one time.
+    pub(super) fn new(ids: usize) -> Self {
+        Self {
+            names: Semaphore::new(NAMES_AT_ONCE),
+            ids: Semaphore::new(ids),
+        }
+    }
+
+    /// Waits for a turn, which lasts until the permit is dropped.
+    pub(super) async fn wait(&self, name: &ChannelName) -> Result<SemaphorePermit<'_>, AcquireError> {
+        match name {
+            ChannelName::Id(_) => self.ids.acquire().await,
+            _ => self.names.acquire().await,
+        }
+    }
+}
+
 /// The time limit of the answer to a ping: the default of gRPC's own clients.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -126,15 +160,20 @@ fn server(text: &str) -> Result<Uri, String> {
         text.parse::<Uri>().ok()
     } else {
         let host = text.parse::<Authority>().ok();
-        let host = host.filter(|host| host.port().is_some() && !host.as_str().contains('@'));
+        let host = host.filter(|host| host.port().is_some());
         host.and_then(|host| format!("http://{host}").parse().ok())
     };
     let url = url.filter(|url| matches!(url.scheme_str(), Some("http" | "https")));
-    url.filter(|url| url.host().is_some_and(|host| !host.is_empty()))
-        .ok_or_else(|| {
-            "expected an address such as 127.0.0.1:3779, http://127.0.0.1:3779 or https://plaque.example.org"
-                .into()
-        })
+    let url = url.filter(|url| {
+        let authority = url.authority().map(Authority::as_str);
+        // gRPC knows neither users nor paths.
+        let is_host = authority.is_some_and(|host| !host.starts_with(':') && !host.contains('@'));
+        is_host && matches!(url.path_and_query().map(PathAndQuery::as_str), None | Some("/"))
+    });
+    url.ok_or_else(|| {
+        "expected an address such as 127.0.0.1:3779, http://127.0.0.1:3779 or https://plaque.example.org, without a user or a path"
+            .into()
+    })
 }
 
 impl ServerArgs {
@@ -199,7 +238,7 @@ impl ServerArgs {
     pub(super) fn late(&self) -> Status {
         let limit = humantime::format_duration(self.timeout);
         Status::deadline_exceeded(format!(
-            "no answer from {} within {limit}; is that the port for gRPC (3779 by default)? An answer that takes longer needs a longer --timeout",
+            "no answer from {} within {limit}; it may need a longer --timeout, or is that not the port for gRPC (3779 by default)?",
             self.address
         ))
     }
@@ -208,8 +247,17 @@ impl ServerArgs {
     pub(super) fn unreachable(&self, cause: &(dyn Error + 'static)) -> Failed {
         let (advice, exit) = self.advice(cause);
         Failed {
-            message: format!("cannot reach {}: {cause}{advice}", self.address),
+            message: format!("cannot reach {}: {}{advice}", self.address, self.described(cause)),
             exit,
+        }
+    }
+
+    /// The cause of a failed connection as text. tokio's time-out does not tell the limit.
+    fn described(&self, cause: &(dyn Error + 'static)) -> String {
+        if cause.is::<Elapsed>() {
+            format!("no answer within {}", humantime::format_duration(self.timeout))
+        } else {
+            cause.to_string()
         }
     }
 
@@ -228,12 +276,9 @@ impl ServerArgs {
     /// The failure of a call on a connection that may have had no answer, with advice.
     pub(super) fn failure(&self, status: &Status) -> LookupFailure {
         let mut why = failure(status);
-        let Some(cause) = retry::connection_error(status) else {
-            return why;
-        };
-        if self.may_need_tls(cause) || cause.is::<tls::Refused>() {
-            let (advice, exit) = self.advice(cause);
-            why.message += advice;
+        if let Some(cause) = retry::connection_error(status) {
+            let Failed { message, exit } = self.unreachable(cause);
+            why.message = message;
             if exit == Exit::Failure {
                 why.code = Code::FailedPrecondition.into();
             }

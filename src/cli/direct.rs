@@ -20,6 +20,7 @@ use crate::{
     latest::Settings,
     proto::v1::LookupFailure,
     server::{self, Sources},
+    telemetry::{self, Format},
 };
 
 /// For a few hundred channels, which is as many as one command asks for.
@@ -52,6 +53,9 @@ impl Args {
         if !self.direct {
             return ask(self.client.server.connect().await?).await;
         }
+        // That a store was replaced, or cannot be reached, changes no answer of this run.
+        let warnings = telemetry::filter("plaque::store=warn")?;
+        let _log = telemetry::start(telemetry::Settings::log(Format::Pretty, warnings))?;
         let units = Arc::default();
         let mut upstream = self.sources.upstream().map_err(InvalidFlags)?;
         // Nobody else's lookups wait.

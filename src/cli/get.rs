@@ -1,15 +1,15 @@
 //! `plaque get`: prints the newest uploads of channels.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{
     Outcome,
-    client::{CONNECTION_LOST, NAMES_AT_ONCE, Plaque, failed, retry},
+    client::{AHEAD, CONNECTION_LOST, Plaque, Turns, failed, retry},
     direct,
     exit::{Exit, Failed},
     show,
@@ -22,9 +22,6 @@ use crate::{
 /// Calls in progress for IDs. Up to as many channels are looked up with a call each, so that no answer waits for another channel's.
 const AT_ONCE: usize = 10;
 
-/// The most calls that are begun or wait for their turn while the answer of an earlier one has yet to be printed.
-const AHEAD: usize = 1000;
-
 /// The most channels of a call. With [`AT_ONCE`], these are as many lookups as a server with the default `--upstream-rate` starts in half
 /// of `--max-queue-wait`.
 const BATCH: usize = 5;
@@ -34,6 +31,7 @@ const BATCH: usize = 5;
 /// On a terminal, or with --color always, in a form for people; otherwise one line for each upload, with fields separated by tabs: VIDEO_ID,
 /// CHANNEL_ID, PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE.
 #[derive(clap::Args)]
+#[command(override_usage = "plaque get [OPTIONS] <CHANNEL>...")]
 pub(super) struct Args {
     /// Print one plaque.v1.LookupResult a line, as protobuf's JSON; errors about no channel are text on standard error
     #[arg(long, env = "PLAQUE_JSON")]
@@ -47,6 +45,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> Outcome {
     let Args { lookup, json } = &args;
     let channels = lookup.client.channels()?;
+    let max_age = lookup.max_age.map(TryInto::try_into).transpose()?;
     let print = async |plaque: Plaque| {
         let mut exit = Exit::Success;
         let size = channels.len().div_ceil(AT_ONCE).clamp(1, BATCH);
@@ -54,17 +53,26 @@ pub(super) async fn run(args: Args) -> Outcome {
         let is_id = |name: &ChannelName| matches!(name, ChannelName::Id(_));
         let runs = channels.chunk_by(|a, b| is_id(a) && is_id(b));
         let batches = runs.flat_map(|run| run.chunks(size));
-        let turns = [NAMES_AT_ONCE, AT_ONCE].map(Semaphore::new);
+        let (turns, has_server) = (Turns::new(AT_ONCE), Cell::new(true));
         let batches = batches.map(async |names| {
-            let _turn = turns[usize::from(is_id(&names[0]))].acquire().await;
-            (names, ask(&plaque, lookup, names).await)
+            let _turn = turns.wait(&names[0]).await;
+            if !has_server.get() {
+                return (names, vec![]);
+            }
+            let results = ask(&plaque, lookup, names, max_age).await;
+            has_server.set(has_server.get() && !results.iter().all(is_lost));
+            (names, results)
         });
         let mut batches = stream::iter(batches).buffered(AHEAD);
-        let mut left = channels.len();
+        let (mut was_lost, mut left) = (false, 0);
         while let Some((names, results)) = batches.next().await {
-            let results = results?;
-            left -= results.len();
-            let has_server = results.iter().any(|result| !is_lost(result));
+            let lost = results.iter().all(is_lost);
+            if results.is_empty() || lost && was_lost {
+                // The first ones have told why.
+                left += names.len();
+                continue;
+            }
+            was_lost |= lost;
             for (name, mut result) in names.iter().zip(results) {
                 if let Some(Found::Failure(why)) = &mut result.outcome {
                     lookup.explain(why);
@@ -72,13 +80,12 @@ pub(super) async fn run(args: Args) -> Outcome {
                 }
                 show::result(&name.to_string(), &result, *json)?;
             }
-            if !has_server && left > 0 {
-                let message =
-                    format!("no connection to the server; channels that were not looked up: {left}");
-                // That of a mistake, such as http for https, which is not to be tried again.
-                let exit = exit.max(Exit::TryAgain);
-                return Err(Failed { message, exit }.into());
-            }
+        }
+        if left > 0 {
+            let message = format!("no connection to the server; channels that were not looked up: {left}");
+            // That of a mistake, such as http for https, which is not to be tried again.
+            let exit = exit.max(Exit::TryAgain);
+            return Err(Failed { message, exit }.into());
         }
         Ok(exit.into())
     };
@@ -90,7 +97,8 @@ async fn ask(
     plaque: &Plaque,
     args: &direct::Args,
     names: &[ChannelName],
-) -> Result<Vec<LookupResult>, prost_types::DurationError> {
+    max_age: Option<prost_types::Duration>,
+) -> Vec<LookupResult> {
     let began = Instant::now();
     let mut channel_ids = Vec::with_capacity(names.len());
     for name in names {
@@ -98,11 +106,11 @@ async fn ask(
             Ok(id) => channel_ids.push(id),
             Err(status) => {
                 let why = args.client.server.failure(&status);
-                return Ok(vec![failed(name.to_string(), why)]);
+                return vec![failed(name.to_string(), why)];
             }
         }
     }
-    look_up(plaque, args, channel_ids, began).await
+    look_up(plaque, args, channel_ids, max_age, began).await
 }
 
 /// Looks up channels with one call, and then those whose failure may be temporary with further calls, each after the time that the server
@@ -111,10 +119,10 @@ async fn look_up(
     plaque: &Plaque,
     args: &direct::Args,
     channel_ids: Vec<String>,
+    max_age: Option<prost_types::Duration>,
     began: Instant,
-) -> Result<Vec<LookupResult>, prost_types::DurationError> {
+) -> Vec<LookupResult> {
     let kind = args.client.kind();
-    let max_age = args.max_age.map(TryInto::try_into).transpose()?;
     let mut results: Vec<Option<LookupResult>> = vec![None; channel_ids.len()];
     // The channels still to be looked up, each with the time that the server asks for.
     let mut pending: Vec<(usize, Option<Instant>)> =
@@ -156,9 +164,8 @@ async fn look_up(
         Err(status) => Some(args.client.server.failure(&status)),
     };
     let each = results.into_iter().zip(channel_ids);
-    Ok(each
-        .filter_map(|(result, id)| result.or_else(|| Some(failed(id, unanswered.clone()?))))
-        .collect())
+    each.filter_map(|(result, id)| result.or_else(|| Some(failed(id, unanswered.clone()?))))
+        .collect()
 }
 
 /// Whether there was no connection to the server within the time limit.

@@ -8,13 +8,13 @@ use tonic::{Request, Status};
 
 use super::{
     Outcome,
-    client::{NAMES_AT_ONCE, Plaque, failed},
+    client::{AHEAD, NAMES_AT_ONCE, Plaque, Turns, failed, failure},
     direct,
     exit::Exit,
     show, values,
 };
 use crate::{
-    proto::v1::{Freshness, ListUploadsRequest, Video},
+    proto::v1::{Freshness, ListUploadsRequest, LookupFailure, Video},
     video::MAX_UPLOADS,
 };
 
@@ -27,6 +27,7 @@ const PAGE: usize = 50;
 /// CHANNEL_ID, PUBLISH_TIME (- if unknown), KIND (video, short, or - if unknown), URL and TITLE. A feed has 15 uploads; older ones are listed if
 /// there is a key for the YouTube Data API.
 #[derive(clap::Args)]
+#[command(override_usage = "plaque list [OPTIONS] <CHANNEL>...")]
 pub(super) struct Args {
     /// How many uploads of each channel
     #[arg(short = 'n', long, env = "PLAQUE_COUNT", default_value = "15", value_name = "COUNT", value_parser = values::count)]
@@ -47,16 +48,26 @@ pub(super) async fn run(args: Args) -> Outcome {
     let channels = client.channels()?;
     let print = async |plaque: Plaque| {
         let mut exit = Exit::Success;
+        let turns = Turns::new(NAMES_AT_ONCE);
         let lists = channels.iter().map(async |name| {
+            let _turn = turns.wait(name).await;
             let (mut uploads, began) = (vec![], Instant::now());
             let (channel_id, ended) = match client.resolve(&plaque, name, began).await {
                 Ok(id) => (id.clone(), list(&plaque, &args, id, began, &mut uploads).await),
                 Err(status) => (name.to_string(), Err(status)),
             };
-            (name.to_string(), channel_id, uploads, ended)
+            (
+                name.to_string(),
+                channel_id,
+                uploads,
+                ended.map_err(|status| client.server.failure(&status)),
+            )
         });
-        let mut lists = stream::iter(lists).buffered(NAMES_AT_ONCE);
-        while let Some((name, channel_id, uploads, ended)) = lists.next().await {
+        let mut lists = stream::iter(lists).buffered(AHEAD);
+        while let Some((name, channel_id, uploads, mut ended)) = lists.next().await {
+            if uploads.is_empty() && ended.is_ok() {
+                ended = Err(no_uploads());
+            }
             for (video, freshness) in uploads {
                 if args.json {
                     show::json("Video", &video)?;
@@ -67,10 +78,9 @@ pub(super) async fn run(args: Args) -> Outcome {
             match ended {
                 Ok(true) => show::print_error(&format!(
                     "{name}: the feed has {MAX_UPLOADS} uploads; any older ones need --youtube-api-key-file, of plaque serve or here with --direct"
-                ))?,
+                )),
                 Ok(false) => {}
-                Err(status) => {
-                    let mut why = client.server.failure(&status);
+                Err(mut why) => {
                     args.lookup.explain(&mut why);
                     exit = exit.max(Exit::of(&why));
                     show::result(&name, &failed(channel_id, why), args.json)?;
@@ -80,6 +90,15 @@ pub(super) async fn run(args: Args) -> Outcome {
         Ok(exit.into())
     };
     args.lookup.run(print).await
+}
+
+/// The failure of `get` for such a channel; a list of uploads may be empty.
+fn no_uploads() -> LookupFailure {
+    let why = Status::not_found("the channel has no such uploads");
+    LookupFailure {
+        reason: "NO_UPLOADS".into(),
+        ..failure(&why)
+    }
 }
 
 /// Adds the uploads of a channel to `uploads`, the first with the age of the answer. Returns whether older ones were wanted and the server has

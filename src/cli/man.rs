@@ -28,8 +28,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    // The pages replace the `help` subcommand. Built, subcommands know their full names.
-    let mut program = flags::program().disable_help_subcommand(true);
+    // The pages replace the `help` subcommand. What -h leaves out has no text in them. Built, subcommands know their full names.
+    let whole = |command: Command| command.mut_args(|arg| arg.hide_short_help(false));
+    let program = whole(flags::program()).disable_help_subcommand(true);
+    let mut program = program.mut_subcommands(|command| whole(command).mut_subcommands(whole));
     program.build();
     if let Some(folder) = &args.folder {
         let nested = program.get_subcommands().flat_map(Command::get_subcommands);

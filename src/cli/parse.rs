@@ -169,13 +169,13 @@ pub(super) fn explain(refused: Refused, json: bool) -> ExitCode {
         }
     };
     for text in mistakes {
-        // If standard error is closed, nothing can be done.
-        let _ = if json {
-            show::json_error(&text)
+        if json {
+            show::json_error(&text);
         } else {
             let lines: Vec<_> = text.lines().map(show::given_line).collect();
-            writeln!(io::stderr(), "{}", lines.join("\n"))
-        };
+            // If standard error is closed, nothing can be done.
+            let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
+        }
     }
     Exit::Usage.into()
 }

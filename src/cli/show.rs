@@ -77,20 +77,21 @@ pub(super) fn reason(failure: &LookupFailure) -> String {
 }
 
 /// Prints to standard error that the connection was lost and that the client reconnects.
-pub(super) fn reconnecting(server: &Uri, why: &LookupFailure) -> io::Result<()> {
+pub(super) fn reconnecting(server: &Uri, why: &LookupFailure) {
     print_error(&format!(
         "lost {server}: {}; reconnecting",
         reason(&LookupFailure {
             retry_after: None,
             ..why.clone()
         })
-    ))
+    ));
 }
 
-pub(super) fn print_error(message: &str) -> io::Result<()> {
+/// Prints a line to standard error. If that is closed, nothing can be done, and the exit code still tells the outcome.
+pub(super) fn print_error(message: &str) {
     let shown = &message[..message.floor_char_boundary(MAX_ERROR)];
     let cut = if shown.len() < message.len() { "…" } else { "" };
-    writeln!(io::stderr(), "{}{cut}", printable(shown))
+    let _ = writeln!(io::stderr(), "{}{cut}", printable(shown));
 }
 
 /// A line of an error with such parts, as it is printed.
@@ -104,7 +105,7 @@ pub(super) fn is_harmless(error: &str) -> bool {
 }
 
 /// Prints an error as a line of the log in JSON, in the form of the others.
-pub(super) fn json_error(message: &str) -> io::Result<()> {
+pub(super) fn json_error(message: &str) {
     let message = escaped(message, 2 * MAX_ERROR);
     let line = serde_json::json!({
         "timestamp": humantime::format_rfc3339_micros(SystemTime::now()).to_string(),
@@ -112,7 +113,7 @@ pub(super) fn json_error(message: &str) -> io::Result<()> {
         "fields": { "message": message },
         "target": module_path!(),
     });
-    writeln!(io::stderr(), "{line}")
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// A part of an argument or of the input, as an error repeats it: its beginning, with escapes for characters that control the terminal.
@@ -134,7 +135,10 @@ pub(super) fn result(name: &str, result: &LookupResult, as_json: bool) -> io::Re
     match &result.outcome {
         _ if as_json => json("LookupResult", result),
         Some(Outcome::Found(found)) => upload(&found.video.clone().unwrap_or_default(), found.freshness),
-        Some(Outcome::Failure(why)) => print_error(&failure(name, why)),
+        Some(Outcome::Failure(why)) => {
+            print_error(&failure(name, why));
+            Ok(())
+        }
         None => Ok(()),
     }
 }

@@ -215,8 +215,7 @@ fn tell_of_wait(key_file: &Path) {
         if tracing::dispatcher::has_been_set() {
             tracing::warn!("{waiting}");
         } else {
-            // If standard error is closed, nothing can be done.
-            let _ = show::print_error(&waiting);
+            show::print_error(&waiting);
         }
     }
 }

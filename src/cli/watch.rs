@@ -4,7 +4,7 @@
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     error::Error,
     io,
     time::{Duration, SystemTime},
@@ -16,13 +16,17 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
 
 use super::{
-    Outcome,
+    InvalidFlags, Outcome,
     client::{self, NAMES_AT_ONCE, failed, failure, retry},
     exit::{Exit, Failed},
     show,
 };
-use crate::proto::v1::{
-    LookupFailure, WatchLatestVideoRequest, WatchLatestVideoResponse, watch_latest_video_response::Event,
+use crate::{
+    grpc::MAX_CHANNELS,
+    proto::v1::{
+        LookupFailure, LookupResult, WatchLatestVideoRequest, WatchLatestVideoResponse,
+        lookup_result::Outcome as Found, watch_latest_video_response::Event,
+    },
 };
 
 /// The longest pause between attempts to reconnect. A connection that lasts this long resets the pauses.
@@ -36,7 +40,7 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
     .without_max_times()
     .with_jitter();
 
-/// Prints uploads of channels as they appear, until Ctrl-C: first each channel's newest upload, then each new one.
+/// Prints uploads of up to 100 channels as they appear, until Ctrl-C: first each channel's newest upload, then each new one.
 ///
 /// On a terminal, or with --color always, in a form for people; otherwise one line for each upload, with fields separated by tabs: VIDEO_ID,
 /// CHANNEL_ID, PUBLISH_TIME (- if unknown), KIND (video or short), URL and TITLE.
@@ -46,6 +50,7 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 /// still shows it, and nothing twice. Exits if the first connection fails or has no answer within --timeout, if none of the channels is
 /// found, or if the server refuses the watch.
 #[derive(clap::Args)]
+#[command(override_usage = "plaque watch [OPTIONS] <CHANNEL>...")]
 pub(super) struct Args {
     #[command(flatten)]
     client: client::Args,
@@ -65,21 +70,38 @@ fn time(text: &str) -> Result<SystemTime, String> {
 }
 
 pub(super) async fn run(args: Args) -> Outcome {
-    let channels = args.client.channels()?;
+    let mut channels = args.client.channels()?;
+    let mut seen = HashSet::new();
+    channels.retain(|name| seen.insert(name.clone()));
+    if channels.len() > MAX_CHANNELS {
+        let given = channels.len();
+        let message = format!("{given} channels; a watch has at most {MAX_CHANNELS}: start several");
+        return Err(InvalidFlags(message).into());
+    }
     let server = &args.client.server;
     let client = server.connect().await?;
     let found = channels
         .iter()
         .map(async |name| (name, args.client.resolve(&client, name, Instant::now()).await));
     let mut found = stream::iter(found).buffered(NAMES_AT_ONCE);
+    // As they were given, by ID.
+    let mut names = BTreeMap::new();
     let (mut channel_ids, mut left) = (vec![], channels.len());
     while let Some((name, found)) = found.next().await {
         left -= 1;
         match found {
-            Ok(id) => channel_ids.push(id),
+            Ok(id) => {
+                if names.insert(id.clone(), name.to_string()).is_none() {
+                    channel_ids.push(id);
+                }
+            }
             // The other channels can be watched without it.
-            Err(status) if status.code() == Code::NotFound && channel_ids.len() + left > 0 => {
-                print(&problem(name.to_string(), server.failure(&status)), args.json)?;
+            Err(status) if status.code() == Code::NotFound && names.len() + left > 0 => {
+                print(
+                    &problem(name.to_string(), server.failure(&status)),
+                    &names,
+                    args.json,
+                )?;
             }
             Err(status) => return end(name.to_string(), server.failure(&status), args.json),
         }
@@ -101,10 +123,9 @@ pub(super) async fn run(args: Args) -> Outcome {
         Ok(server.checked(opened).await?.into_inner())
     };
     let ended = watch(request, open, |output| match output {
-        Output::Event(event) => print(event, args.json),
+        Output::Event(event) => print(event, &names, args.json),
         Output::Lost(status) => {
-            // If standard error is closed, nothing can be done.
-            let _ = show::reconnecting(&server.address, &failure(status));
+            show::reconnecting(&server.address, &failure(status));
             Ok(())
         }
     });
@@ -122,7 +143,7 @@ fn end(channel: String, why: LookupFailure, json: bool) -> Outcome {
         let message = show::failure(&channel, &why);
         return Err(Failed { message, exit }.into());
     }
-    print(&problem(channel, why), json)?;
+    print(&problem(channel, why), &BTreeMap::new(), json)?;
     Ok(exit.into())
 }
 
@@ -223,23 +244,37 @@ fn is_transient(code: Code, _asked: bool) -> bool {
     )
 }
 
-fn print(event: &WatchLatestVideoResponse, json: bool) -> Result<(), Box<dyn Error>> {
+/// Prints an event. `names`: the channels' names as they were given, by ID.
+fn print(
+    event: &WatchLatestVideoResponse,
+    names: &BTreeMap<String, String>,
+    json: bool,
+) -> Result<(), Box<dyn Error>> {
     if json {
         return Ok(show::json("WatchLatestVideoResponse", event)?);
     }
+    let id = channel(event).unwrap_or_default();
+    let name = names.get(id).map_or(id, String::as_str);
     match &event.event {
         Some(Event::Video(video)) => show::upload(video, None)?,
-        Some(Event::Problem(problem)) => show::result(&problem.channel_id, problem, false)?,
-        Some(Event::Recovered(recovered)) => {
-            show::print_error(&format!("{}: lookups work again", recovered.channel_id))?;
+        Some(Event::Problem(LookupResult {
+            outcome: Some(Found::Failure(why)),
+            ..
+        })) => {
+            // The server tries again by itself.
+            let why = LookupFailure {
+                retry_after: None,
+                ..why.clone()
+            };
+            show::print_error(&show::failure(name, &why));
         }
-        Some(Event::Missed(missed)) => {
-            let channel = &missed.channel_id;
+        Some(Event::Recovered(_)) => show::print_error(&format!("{name}: lookups work again")),
+        Some(Event::Missed(_)) => {
             show::print_error(&format!(
-                "{channel}: more uploads than its feed shows; some may be missing"
-            ))?;
+                "{name}: more uploads than its feed shows; some may be missing"
+            ));
         }
-        None => {}
+        Some(Event::Problem(_)) | None => {}
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The most channels of one request.
-const MAX_CHANNELS: usize = 100;
+pub(crate) const MAX_CHANNELS: usize = 100;
 
 /// The uploads of a page of a request that does not say how many it wants.
 const DEFAULT_PAGE: usize = 15;

@@ -1,6 +1,7 @@
 //! What `get`, `list` and `watch` ask a server, when they ask again, and what they print of failures.
 
 use std::{
+    future::pending,
     process::Stdio,
     sync::{
         Arc,
@@ -22,7 +23,8 @@ use plaque::proto::v1::{
     latest_video_server::{LatestVideo, LatestVideoServer},
     lookup_result::Outcome,
 };
-use tokio::{net::TcpListener, sync::Notify, time::timeout};
+use tokio::{net::TcpListener, sync::Notify, task::yield_now, time::timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -38,15 +40,17 @@ const NAME_PAUSE: u64 = 300;
 const EMPTY: &str = "UCemptyemptyemptyemptyeA";
 
 /// A server that refuses each batch at first, and then its first channel. It refuses every other question for a name; @never gets no
-/// answer, and @gone does not exist.
+/// answer, @gone does not exist, and @end ends the server.
 #[derive(Default)]
 struct Busy {
     asked: Mutex<Vec<Vec<String>>>,
-    /// A batch with [`CHANNEL`] has arrived.
+    /// The last attempt of [`CHANNEL`] has arrived.
     reached: Notify,
     names: AtomicUsize,
     /// The time limit of the last call about a channel.
     limit: Mutex<Duration>,
+    /// The server has ended.
+    end: CancellationToken,
 }
 
 impl Busy {
@@ -55,13 +59,15 @@ impl Busy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("bound"));
         let service = LatestVideoServer::from_arc(Arc::clone(self));
-        tokio::spawn(async move {
+        let end = self.end.clone();
+        tokio::spawn(end.clone().run_until_cancelled_owned(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let service = TowerToHyperService::new(service.clone());
                 let http = http2::Builder::new(TokioExecutor::new());
-                tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
+                let connection = http.serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(end.clone().run_until_cancelled_owned(connection));
             }
-        });
+        }));
         address
     }
 
@@ -90,21 +96,21 @@ impl LatestVideo for Busy {
     ) -> Result<Response<BatchGetLatestVideosResponse>, Status> {
         self.record_limit(request.metadata());
         let channels = request.into_inner().channel_ids;
-        if channels.iter().any(|channel| channel == CHANNEL) {
-            self.reached.notify_one();
-        }
         let mut asked = self.asked.lock();
         asked.push(channels.clone());
         let attempt = asked.iter().filter(|batch| batch[0] == channels[0]).count();
         if attempt == 1 {
             return Err(refused(Code::ResourceExhausted, "OVERLOADED", "busy", 1));
         }
+        if channels[0] != CHANNEL && channels.iter().any(|channel| channel == CHANNEL) || attempt == 3 {
+            self.reached.notify_one();
+        }
         let result = |(index, channel_id): (usize, String)| LookupResult {
             outcome: Some(if channel_id == EMPTY {
                 Outcome::Failure(LookupFailure {
                     code: Code::NotFound.into(),
                     reason: "NO_UPLOADS".into(),
-                    message: "no uploads".into(),
+                    message: "the channel has no such uploads".into(),
                     ..LookupFailure::default()
                 })
             } else if attempt == 2 && index == 0 {
@@ -142,8 +148,11 @@ impl LatestVideo for Busy {
     ) -> Result<Response<ListUploadsResponse>, Status> {
         self.record_limit(request.metadata());
         match request.into_inner().channel_id.as_str() {
-            EMPTY => Err(refused(Code::NotFound, "NO_UPLOADS", "no uploads", 0)),
-            _ => Ok(Response::new(ListUploadsResponse::default())),
+            EMPTY => Ok(Response::new(ListUploadsResponse::default())),
+            _ => Ok(Response::new(ListUploadsResponse {
+                videos: vec![Video::default()],
+                ..ListUploadsResponse::default()
+            })),
         }
     }
 
@@ -152,7 +161,16 @@ impl LatestVideo for Busy {
         request: Request<ResolveChannelRequest>,
     ) -> Result<Response<ResolveChannelResponse>, Status> {
         match request.into_inner().query.as_str() {
-            "@never" => std::future::pending().await,
+            "@never" => pending().await,
+            // After the answer for the channel was written.
+            "@end" => {
+                self.reached.notified().await;
+                for _ in 0..100 {
+                    yield_now().await;
+                }
+                self.end.cancel();
+                pending().await
+            }
             "@gone" => Err(refused(
                 Code::NotFound,
                 "HANDLE_NOT_FOUND",
@@ -220,6 +238,17 @@ async fn get_ends_when_there_is_no_server_any_more() {
 }
 
 #[tokio::test]
+async fn what_get_was_told_before_the_server_ended_is_printed() {
+    let address = Arc::new(Busy::default()).serve().await;
+    let mut command = plaque();
+    command.args(["get", "@end", CHANNEL, "--timeout=3s", "--server", &address]);
+    let (code, out, err) = run(command).await;
+    assert_eq!((code, out.lines().count()), (Some(75), 1), "{out}{err}");
+    let told = format!("@end: cannot reach {address}/: ");
+    assert!(err.starts_with(&told) && err.lines().count() == 1, "{err}");
+}
+
+#[tokio::test]
 async fn a_name_and_its_answer_share_the_time_limit() {
     let busy = Arc::new(Busy::default());
     let address = busy.serve().await;
@@ -283,7 +312,7 @@ async fn a_failure_has_the_name_that_was_given_and_in_json_the_id() {
     for subcommand in ["get", "list"] {
         let mut command = plaque();
         command.args([subcommand, "@empty", "--server", &address]);
-        let text = "@empty: no uploads (NO_UPLOADS)\n".to_owned();
+        let text = "@empty: the channel has no such uploads (NO_UPLOADS)\n".to_owned();
         assert_eq!(run(command).await, (Some(3), String::new(), text), "{subcommand}");
 
         let printed = not_found(subcommand, "@empty", &address).await;
@@ -330,7 +359,7 @@ async fn a_failure_names_its_channel_once_and_is_json_on_request() {
 async fn a_server_that_never_answers_is_named() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = silent.local_addr().expect("bound").to_string();
-    let advice = "is that the port for gRPC";
+    let advice = "is that not the port for gRPC";
     for (arguments, code, advice) in [
         (["get", CHANNEL], 75, advice),
         (["get", "@someone"], 75, advice),

@@ -268,6 +268,14 @@ fn the_chart_takes_the_flags_of_serve_and_no_others() {
     );
 }
 
+/// Each option has a text, also those that -h leaves out.
+fn assert_no_option_without_text(page: &str) {
+    let options = page.split(".TP\n").skip(1);
+    let without = options.filter(|option| option.starts_with("\\fB") && option.lines().nth(1) == Some(""));
+    assert_eq!(without.collect::<Vec<_>>(), Vec::<&str>::new());
+    assert!(page.contains("tls\\-ca"));
+}
+
 #[tokio::test]
 async fn manual_pages_tell_exit_codes_environment_and_examples() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("man-sections");
@@ -277,6 +285,7 @@ async fn manual_pages_tell_exit_codes_environment_and_examples() {
     assert_eq!(run(command).await.0, Some(0));
     for subcommand in ["get", "list", "watch"] {
         let page = fs::read_to_string(folder.join(format!("plaque-{subcommand}.1"))).expect("a page");
+        assert_no_option_without_text(&page);
         for part in [
             ".SH \"EXIT STATUS\"",
             ".SH ENVIRONMENT",

@@ -234,11 +234,22 @@ async fn get_refuses_an_invalid_channel_and_an_invalid_server() {
     let mut command = plaque();
     command.args(["get", "https://vimeo.com/kurzgesagt"]);
     assert_refused(command, 2, &["vimeo.com", "youtube.com or youtu.be"]).await;
-    for server in ["ftp://127.0.0.1:3779", "http://:3779", ":3779"] {
+    for server in [
+        "ftp://127.0.0.1:3779",
+        "http://:3779",
+        ":3779",
+        "http://127.0.0.1:3779/path",
+        "http://127.0.0.1:3779/?query",
+    ] {
         let mut command = plaque();
         command.args(["get", CHANNEL, "--server", server]);
-        assert_refused(command, 2, &["--server", server, "http://127.0.0.1:3779"]).await;
+        assert_refused(command, 2, &["--server", server, "such as 127.0.0.1:3779"]).await;
     }
+    let mut command = plaque();
+    command.args(["get", CHANNEL, "--server", "http://me:secret@127.0.0.1:3779"]);
+    let (code, _, err) = run(command).await;
+    assert!(code == Some(2) && err.contains("without a user"), "{err}");
+    assert!(!err.contains("secret"), "{err}");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use std::{
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, RootCertStore,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, RootCertStore,
     crypto::ring,
     pki_types::{PrivateKeyDer, ServerName, pem::PemObject as _},
 };
@@ -122,18 +122,33 @@ fn host(server: &Uri) -> &str {
     server.host().unwrap_or_default().trim_matches(['[', ']'])
 }
 
-/// Whether the server at an http address answers HTTP/2 with an alert of TLS, so that http would fail again. h2 reports such an alert as a
-/// frame of an invalid size, or as a broken pipe if it is writing.
+/// Whether the server at an http address speaks TLS, so that http would fail again: it answers the beginning of a handshake with a record of
+/// TLS. To HTTP/2 many servers answer nothing, and h2 reports an alert as a frame of an invalid size or a broken pipe.
 pub(super) async fn is_expected(server: &Uri) -> bool {
     let mut answer = [0; 2];
     let asked = timeout(ACCEPT_TIMEOUT, async {
         let address = (host(server), server.port_u16().unwrap_or(80));
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
+        stream.write_all(&client_hello(host(server))?).await?;
         stream.read_exact(&mut answer).await
     });
-    // The type of an alert, and the major version.
-    matches!(asked.await, Ok(Ok(_))) && answer == [21, 3]
+    // The type of a record, an alert or of the handshake, and the major version.
+    matches!(asked.await, Ok(Ok(_))) && matches!(answer, [21 | 22, 3])
+}
+
+/// The first message of a handshake.
+fn client_hello(host: &str) -> io::Result<Vec<u8>> {
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let mut hello = Vec::new();
+    ClientConnection::new(Arc::new(config), name)
+        .map_err(io::Error::other)?
+        .write_tls(&mut hello)?;
+    Ok(hello)
 }
 
 /// The system's authorities, and those in a file.

@@ -30,8 +30,8 @@ pub(super) struct UpstreamArgs {
     #[arg(long, env = "PLAQUE_UPSTREAM", default_value = config::YOUTUBE, value_name = "URL", value_parser = config::upstream_url)]
     upstream: Url,
 
-    /// Another server with the same feeds, which is asked when the upstream fails; may be repeated, for several in order. {channel_id} in the
-    /// path is replaced; otherwise channel_id=… is appended
+    /// Another server with the same feeds, which is asked when the upstream fails; may be repeated, or have commas between several, in order.
+    /// {channel_id} in the path is replaced; otherwise channel_id=… is appended
     #[arg(long, env = "PLAQUE_FALLBACK_UPSTREAM", value_name = "URL", value_delimiter = ',', value_parser = config::upstream_url)]
     fallback_upstream: Vec<Url>,
 
