@@ -104,6 +104,9 @@ pub enum RequestError {
     /// The message cannot be decoded.
     #[error("the message is malformed: {0}")]
     MalformedMessage(Box<str>),
+    /// The message is larger than the server reads.
+    #[error("{0}; send less in one call")]
+    MessageTooLarge(Box<str>),
     /// The message is compressed.
     #[error("the message is compressed (grpc-encoding), which is not supported; send it as it is")]
     Compressed,

@@ -59,6 +59,7 @@ fn classify_request(error: &RequestError) -> (Code, &'static str) {
         E::UnknownParameter(_) => "UNKNOWN_PARAMETER",
         E::NoChannels(_) => "NO_CHANNELS",
         E::TooManyChannels { .. } => "TOO_MANY_CHANNELS",
+        E::MessageTooLarge(_) => return (Code::OutOfRange, "MESSAGE_TOO_LARGE"),
         E::Compressed => return (Code::Unimplemented, "COMPRESSED_MESSAGE"),
         E::NoSuchPage => return (Code::NotFound, "NO_SUCH_PAGE"),
         E::MethodNotAllowed => return (Code::Unimplemented, "METHOD_NOT_ALLOWED"),
@@ -186,10 +187,10 @@ pub fn from(error: impl Into<CallError>, pause: Option<Duration>) -> Status {
     status
 }
 
-/// Adds the reason to tonic's own errors: MALFORMED_MESSAGE for a request that it cannot decode, COMPRESSED_MESSAGE for a compressed one.
-/// Returns any other `response` unchanged.
+/// Adds the reason to tonic's own errors: MALFORMED_MESSAGE for a request that it cannot decode, MESSAGE_TOO_LARGE for one that it does not
+/// read, COMPRESSED_MESSAGE for a compressed one. Returns any other `response` unchanged.
 ///
-/// tonic ends such a call before the service sees it, with INTERNAL and no details, as if the server had failed. Only the message text
+/// tonic ends such a call before the service sees it, without details; an undecodable one with INTERNAL, as if the server had failed. Only the message text
 /// distinguishes these from other INTERNALs. A codec would see the undecodable protobuf, but not the truncated frame.
 pub(super) fn add_reason(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
@@ -206,6 +207,11 @@ pub(super) fn add_reason(mut response: Response<Body>) -> Response<Body> {
             }
             _ => response,
         },
+        Code::OutOfRange => {
+            let status = Status::from_header_map(headers);
+            let message = status.map_or_else(String::new, |status| status.message().to_owned());
+            from(RequestError::MessageTooLarge(message.into()), None).into_http()
+        }
         Code::Unimplemented => match headers.get(ACCEPT_ENCODING) {
             // gRPC's specification requires this header beside the code: the encodings that the server accepts.
             Some(accepted) => {

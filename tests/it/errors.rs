@@ -347,6 +347,8 @@ async fn a_message_beyond_the_limit_is_refused() {
     let client = server.client();
     let status = client.get(&"x".repeat(17 << 10)).await.expect_err("too long");
     assert_eq!(status.code(), Code::OutOfRange);
+    assert_eq!(reason(&status).0, "MESSAGE_TOO_LARGE");
+    assert!(status.message().contains("16384 bytes"), "{status:?}");
 }
 
 #[tokio::test]
