@@ -4,17 +4,18 @@ use std::num::NonZeroUsize;
 
 use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{
     Outcome,
-    client::{AHEAD, NAMES_AT_ONCE, Plaque, Turns, failed, failure},
+    client::{AHEAD, NAMES_AT_ONCE, Plaque, Turns, failed},
     direct,
     exit::Exit,
     show, values,
 };
 use crate::{
-    proto::v1::{Freshness, ListUploadsRequest, LookupFailure, Video},
+    proto::v1::{Freshness, ListUploadsRequest, Video},
     video::MAX_UPLOADS,
 };
 
@@ -56,18 +57,10 @@ pub(super) async fn run(args: Args) -> Outcome {
                 Ok(id) => (id.clone(), list(&plaque, &args, id, began, &mut uploads).await),
                 Err(status) => (name.to_string(), Err(status)),
             };
-            (
-                name.to_string(),
-                channel_id,
-                uploads,
-                ended.map_err(|status| client.server.failure(&status)),
-            )
+            (name.to_string(), channel_id, uploads, ended)
         });
         let mut lists = stream::iter(lists).buffered(AHEAD);
-        while let Some((name, channel_id, uploads, mut ended)) = lists.next().await {
-            if uploads.is_empty() && ended.is_ok() {
-                ended = Err(no_uploads());
-            }
+        while let Some((name, channel_id, uploads, ended)) = lists.next().await {
             for (video, freshness) in uploads {
                 if args.json {
                     show::json("Video", &video)?;
@@ -80,7 +73,8 @@ pub(super) async fn run(args: Args) -> Outcome {
                     "{name}: the feed has {MAX_UPLOADS} uploads; any older ones need --youtube-api-key-file, of plaque serve or here with --direct"
                 )),
                 Ok(false) => {}
-                Err(mut why) => {
+                Err(status) => {
+                    let mut why = client.server.failure(&status);
                     args.lookup.explain(&mut why);
                     exit = exit.max(Exit::of(&why));
                     show::result(&name, &failed(channel_id, why), args.json)?;
@@ -92,13 +86,10 @@ pub(super) async fn run(args: Args) -> Outcome {
     args.lookup.run(print).await
 }
 
-/// The failure of `get` for such a channel; a list of uploads may be empty.
-fn no_uploads() -> LookupFailure {
-    let why = Status::not_found("the channel has no such uploads");
-    LookupFailure {
-        reason: "NO_UPLOADS".into(),
-        ..failure(&why)
-    }
+/// As for `get` of such a channel. A server answers with an empty list.
+fn no_uploads() -> Status {
+    let details = ErrorDetails::with_error_info("NO_UPLOADS", "plaque", []);
+    Status::with_error_details(Code::NotFound, "the channel has no such uploads", details)
 }
 
 /// Adds the uploads of a channel to `uploads`, the first with the age of the answer. Returns whether older ones were wanted and the server has
@@ -134,6 +125,9 @@ async fn list(
                 .map(|video| (video, page.freshness.take())),
         );
         if is_last {
+            if uploads.is_empty() {
+                return Err(no_uploads());
+            }
             let is_full_feed = list.page_token.is_empty() && uploads.len() == MAX_UPLOADS;
             return Ok(is_full_feed && left > MAX_UPLOADS);
         }

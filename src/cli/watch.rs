@@ -6,7 +6,6 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashSet},
     error::Error,
-    io,
     time::{Duration, SystemTime},
 };
 
@@ -115,11 +114,7 @@ pub(super) async fn run(args: Args) -> Outcome {
     let open = async |request| {
         let opened = timeout(server.timeout, client.clone().watch_latest_video(request)).await;
         // A server answers a watch at once, so that a silent one counts as no connection.
-        let opened = opened.unwrap_or_else(|_| {
-            let limit = humantime::format_duration(server.timeout);
-            let silent = io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit}"));
-            Err(Status::from_error(silent.into()))
-        });
+        let opened = opened.unwrap_or_else(|late| Err(Status::from_error(late.into())));
         Ok(server.checked(opened).await?.into_inner())
     };
     let ended = watch(request, open, |output| match output {
