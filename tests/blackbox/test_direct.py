@@ -29,7 +29,7 @@ CASES = {
     "hanging for longer than wanted": ({"mode": "hang"}, ["get", "--timeout", "500ms", KURZGESAGT], 75),
     "list": ({}, ["list", KURZGESAGT, "@scishow", UNKNOWN], 3),
     "list of three": ({}, ["list", "-n", "3", "--kind", "short", KURZGESAGT], 0),
-    "list of none": ({}, ["list", NO_UPLOADS], 0),
+    "list of none": ({}, ["list", NO_UPLOADS], 3),
     "list in a spell": (IN_A_SPELL, ["list", KURZGESAGT], 0),
 }
 
@@ -46,7 +46,7 @@ def settings(origin, tmp_path):
 
 def steady(text):
     """Without times, which differ from run to run, and without which side of a connection noticed a deadline first."""
-    text = re.sub(r"(Timeout expired|no answer within|the deadline passed)[^(\"]*", "late ", text)
+    text = re.sub(r"(Timeout expired|no answer (from|within)|the deadline passed)[^(\"]*", "late ", text)
     return re.sub(r'("(fetchTime|retryAfter)":"[^"]*",?)|\d[\d.a-zµ ]*s\b', "", text)
 
 
@@ -63,7 +63,7 @@ def test_without_a_server_the_answer_and_the_exit_code_are_the_same(bench, origi
     assert served.returncode == direct.returncode == code, (served, direct)
     assert steady(direct.stdout) == steady(served.stdout)
     assert steady(direct.stderr) == steady(served.stderr)
-    assert (direct.stdout + direct.stderr == "") == (case == "list of none"), direct
+    assert direct.stdout + direct.stderr, direct
 
 
 def test_in_a_spell_a_mirror_answers(bench, origin):
