@@ -26,6 +26,9 @@ const UNDECODABLE: [&str; 3] = [
     "Missing request message",
 ];
 
+/// The message of tonic's gRPC-Web layer, with INTERNAL, for a request whose connection ended.
+const UNREAD: &str = "tonic-web: error reading a body from connection";
+
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// The code and reason of an error.
@@ -188,10 +191,10 @@ pub fn from(error: impl Into<CallError>, pause: Option<Duration>) -> Status {
 }
 
 /// Adds the reason to tonic's own errors: MALFORMED_MESSAGE for a request that it cannot decode, MESSAGE_TOO_LARGE for one that it does not
-/// read, COMPRESSED_MESSAGE for a compressed one. Returns any other `response` unchanged.
+/// read, COMPRESSED_MESSAGE for a compressed one. A request whose connection ended becomes CANCELLED. Returns any other `response` unchanged.
 ///
-/// tonic ends such a call before the service sees it, without details; an undecodable one with INTERNAL, as if the server had failed. Only the message text
-/// distinguishes these from other INTERNALs. A codec would see the undecodable protobuf, but not the truncated frame.
+/// tonic ends such a call before the service sees it, without details; an undecodable one with INTERNAL, as if the server had failed. Only
+/// the message text distinguishes these from other INTERNALs. A codec would see the undecodable protobuf, but not the truncated frame.
 pub(super) fn add_reason(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
     let Some(code) = headers.get(Status::GRPC_STATUS) else {
@@ -205,6 +208,7 @@ pub(super) fn add_reason(mut response: Response<Body>) -> Response<Body> {
             Some(status) if UNDECODABLE.iter().any(|text| status.message().starts_with(text)) => {
                 from(RequestError::MalformedMessage(status.message().into()), None).into_http()
             }
+            Some(status) if status.message() == UNREAD => connection_ended(),
             _ => response,
         },
         Code::OutOfRange => {
@@ -212,6 +216,8 @@ pub(super) fn add_reason(mut response: Response<Body>) -> Response<Body> {
             let message = status.map_or_else(String::new, |status| status.message().to_owned());
             from(RequestError::MessageTooLarge(message.into()), None).into_http()
         }
+        // tonic's code for a request that could not be read.
+        Code::Unknown => connection_ended(),
         Code::Unimplemented => match headers.get(ACCEPT_ENCODING) {
             // gRPC's specification requires this header beside the code: the encodings that the server accepts.
             Some(accepted) => {
@@ -224,6 +230,11 @@ pub(super) fn add_reason(mut response: Response<Body>) -> Response<Body> {
         },
         _ => response,
     }
+}
+
+/// Nobody receives this response, but the call is counted by its code.
+fn connection_ended() -> Response<Body> {
+    Status::cancelled("the connection ended before the request was read").into_http()
 }
 
 /// The same error as a part of a successful response: one channel of a batch, or an event of a watch.

@@ -1,5 +1,7 @@
 //! `/metrics`: each value compared with what the test did.
 
+mod cancelled;
+
 use std::{
     net::SocketAddr,
     num::NonZeroUsize,
@@ -286,21 +288,6 @@ async fn the_time_between_two_polls_is_measured() {
     let told = metrics(&server).await;
     assert!(told.seconds("plaque_poll_interval_seconds_sum") >= 0.005);
     assert_eq!(told.get("plaque_notice_delay_seconds_count"), 0);
-}
-
-#[tokio::test]
-async fn a_call_that_its_caller_cancels_is_counted_as_cancelled() {
-    let fake = Fake::gated(feed).await;
-    let server = fake.serve().await;
-    let calls = server.client().start_many(CHANNEL, 1).await;
-    fake.arrival().await;
-    for call in &calls {
-        call.abort();
-    }
-    while metrics(&server).await.get("plaque_calls") > 0 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(metrics(&server).await.calls("GetLatestVideo", "CANCELLED"), 1);
 }
 
 #[tokio::test]
