@@ -13,7 +13,7 @@ use crate::{
     store::{Store, lifetime::NAME_LIFETIME},
     upstream::{Caller, Failure, LookupRequest, NameSource, Purpose, UpstreamError},
     video::{ChannelName, ResolvedChannel},
-    youtube::{Pace, Queue},
+    youtube::{OverloadMessages, Pace, Queue},
 };
 
 /// How long it is cached that there is no such name.
@@ -33,6 +33,13 @@ const CONCURRENCY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
 
 /// The part of the feeds' rate that names may have, in addition to the feeds. A name takes one to four requests.
 const RATE_PART: f64 = 0.25;
+
+/// The log's lines on an overload by names. No flag raises their concurrency.
+const OVERLOAD: OverloadMessages = OverloadMessages {
+    begins: "more names of channels are requested than may be looked up (8 at a time, a quarter of --upstream-rate): the others fail with \
+             OVERLOADED; spread them out, or ask by ID",
+    ends: "names of channels are no longer refused",
+};
 
 /// The longest that a flight takes, with its wait.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
@@ -123,7 +130,7 @@ impl Resolver {
             lookup: Arc::new(NameLookup {
                 sources,
                 store,
-                queue: Queue::new(&pace),
+                queue: Queue::new(&pace, OVERLOAD),
             }),
         }
     }
@@ -229,3 +236,6 @@ fn map_error(error: coalesce::Error) -> ResolveError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

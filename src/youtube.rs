@@ -29,7 +29,7 @@ use reqwest::{Client, Url};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, Span};
 
-pub(crate) use self::queue::Queue;
+pub(crate) use self::queue::{OverloadMessages, Queue};
 pub use self::{
     client::{BadProxy, IpVersion, Proxy, SetupError, USER_AGENT},
     queue::Pace,
@@ -51,6 +51,12 @@ use crate::{
 
 /// The pause before a second attempt: a refused connection may work a moment later.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The log's lines on an overload by feeds.
+const OVERLOAD: OverloadMessages = OverloadMessages {
+    begins: "more lookups are requested than may go out (--upstream-rate, --upstream-concurrency): the others fail with OVERLOADED",
+    ends: "lookups are no longer refused",
+};
 
 /// A client of YouTube's feeds, or of another server with the same API. Clones share everything.
 #[derive(Clone)]
@@ -113,7 +119,7 @@ impl YouTube {
             feeds: settings.feeds,
             time_limit: settings.time_limit,
             max_queue_wait: settings.pace.max_queue_wait,
-            queue: Queue::new(&settings.pace),
+            queue: Queue::new(&settings.pace, OVERLOAD),
             guard: Arc::new(Guard::new(host)),
             requests: Family::new_with_constructor(|| Histogram::new(SECONDS)),
         })

@@ -67,6 +67,13 @@ impl Pace {
     }
 }
 
+/// What the log says when a queue begins to refuse lookups, and when it no longer does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OverloadMessages {
+    pub(crate) begins: &'static str,
+    pub(crate) ends: &'static str,
+}
+
 /// The queued lookups, and the budget that they share.
 pub(crate) struct Queue {
     /// Locked for one decision. Must not be locked while a permit is sent: if nobody receives it, its drop locks the state.
@@ -76,6 +83,7 @@ pub(crate) struct Queue {
     waits: Waits,
     /// The configured rate, in lookups a second.
     rate: Option<f64>,
+    messages: OverloadMessages,
 }
 
 /// Sends a queued lookup its permit.
@@ -106,7 +114,7 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(pace: &Pace) -> Arc<Self> {
+    pub(crate) fn new(pace: &Pace, messages: OverloadMessages) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 dispatcher: Dispatcher::new(&pace.budget(), now()),
@@ -117,6 +125,7 @@ impl Queue {
             changed: Notify::new(),
             waits: Waits::default(),
             rate: pace.rate,
+            messages,
         })
     }
 
@@ -245,11 +254,7 @@ impl Queue {
     fn refuse(self: &Arc<Self>, refused: dispatch::Refused) -> Failure {
         if self.state.lock().overload.record_refusal(now()) {
             // Outside of the lookup's span: it concerns all lookups.
-            tracing::warn!(
-                parent: None,
-                retry_after = ?refused.retry_after,
-                "more lookups are requested than may go out (--upstream-rate, --upstream-concurrency): the others fail with OVERLOADED"
-            );
+            tracing::warn!(parent: None, retry_after = ?refused.retry_after, "{}", self.messages.begins);
             let queue = Arc::downgrade(self);
             // Logs the end of the overload. Ends then, or with the queue or its runtime.
             tokio::spawn(async move {
@@ -258,7 +263,7 @@ impl Queue {
                     let Some(queue) = queue.upgrade() else { return };
                     let over = queue.state.lock().overload.try_end(now());
                     if let Some(over) = over {
-                        tracing::info!(parent: None, refused = over.refused, lasted = ?over.lasted, "lookups are no longer refused");
+                        tracing::info!(parent: None, refused = over.refused, lasted = ?over.lasted, "{}", queue.messages.ends);
                         return;
                     }
                 }

@@ -15,7 +15,7 @@ fn count(count: usize) -> NonZeroUsize {
 fn queue(adjust: impl FnOnce(&mut Pace)) -> Arc<Queue> {
     let mut pace = Pace::default();
     adjust(&mut pace);
-    Queue::new(&pace)
+    Queue::new(&pace, crate::youtube::OVERLOAD)
 }
 
 /// A different feed for each number.
