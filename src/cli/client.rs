@@ -156,7 +156,9 @@ enum Kind {
 }
 
 fn server(text: &str) -> Result<Uri, String> {
-    let url = if text.contains("://") {
+    let url = if text.contains(['@', '#']) {
+        None
+    } else if text.contains("://") {
         text.parse::<Uri>().ok()
     } else {
         let host = text.parse::<Authority>().ok();
@@ -165,13 +167,12 @@ fn server(text: &str) -> Result<Uri, String> {
     };
     let url = url.filter(|url| matches!(url.scheme_str(), Some("http" | "https")));
     let url = url.filter(|url| {
-        let authority = url.authority().map(Authority::as_str);
         // gRPC knows neither users nor paths.
-        let is_host = authority.is_some_and(|host| !host.starts_with(':') && !host.contains('@'));
-        is_host && matches!(url.path_and_query().map(PathAndQuery::as_str), None | Some("/"))
+        let has_host = url.host().is_some_and(|host| !host.is_empty());
+        has_host && matches!(url.path_and_query().map(PathAndQuery::as_str), None | Some("/"))
     });
     url.ok_or_else(|| {
-        "expected an address such as 127.0.0.1:3779, http://127.0.0.1:3779 or https://plaque.example.org, without a user or a path"
+        "expected an address such as 127.0.0.1:3779, http://127.0.0.1:3779 or https://plaque.example.org, without a user, a path or a query"
             .into()
     })
 }

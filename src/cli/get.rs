@@ -53,14 +53,20 @@ pub(super) async fn run(args: Args) -> Outcome {
         let is_id = |name: &ChannelName| matches!(name, ChannelName::Id(_));
         let runs = channels.chunk_by(|a, b| is_id(a) && is_id(b));
         let batches = runs.flat_map(|run| run.chunks(size));
-        let (turns, has_server) = (Turns::new(AT_ONCE), Cell::new(true));
+        let (turns, has_server, answered) = (Turns::new(AT_ONCE), Cell::new(true), Cell::new(None));
         let batches = batches.map(async |names| {
             let _turn = turns.wait(&names[0]).await;
             if !has_server.get() {
                 return (names, vec![]);
             }
+            let began = Instant::now();
             let results = ask(&plaque, lookup, names, max_age).await;
-            has_server.set(has_server.get() && !results.iter().all(is_lost));
+            if !results.iter().all(is_lost) {
+                answered.set(Some(Instant::now()));
+            } else if answered.get().is_none_or(|at| at < began) {
+                // Not if others were answered in that time: the server may come back.
+                has_server.set(false);
+            }
             (names, results)
         });
         let mut batches = stream::iter(batches).buffered(AHEAD);

@@ -194,7 +194,8 @@ async fn a_client_without_tls_is_told_that_the_port_may_expect_it() {
     let address = terminate(server.address, tls(&authority, "127.0.0.1", None)).await;
     let closing = answering(b"").await;
     // As OpenSSL does, this tells no alert to a client that speaks HTTP/2.
-    let silent = answering(&[22, 3]).await;
+    let silent = answering(&[22, 3, 3, 0, 90, 2]).await;
+    let echoing = answering(&[22, 3, 1, 0, 200, 1]).await;
     for (address, limit, code, advice) in [
         // It is not tried again until then.
         (
@@ -205,6 +206,7 @@ async fn a_client_without_tls_is_told_that_the_port_may_expect_it() {
         ),
         (silent, "1h", 1, "the server expects TLS: name it with https://"),
         // It may be a proxy without a server.
+        (echoing, "500ms", 75, "expect TLS? Then name it with https://"),
         (closing, "500ms", 75, "expect TLS? Then name it with https://"),
     ] {
         for arguments in [

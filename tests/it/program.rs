@@ -240,6 +240,7 @@ async fn get_refuses_an_invalid_channel_and_an_invalid_server() {
         ":3779",
         "http://127.0.0.1:3779/path",
         "http://127.0.0.1:3779/?query",
+        "http://127.0.0.1:3779#fragment",
     ] {
         let mut command = plaque();
         command.args(["get", CHANNEL, "--server", server]);

@@ -125,15 +125,15 @@ fn host(server: &Uri) -> &str {
 /// Whether the server at an http address speaks TLS, so that http would fail again: it answers the beginning of a handshake with a record of
 /// TLS. To HTTP/2 many servers answer nothing, and h2 reports an alert as a frame of an invalid size or a broken pipe.
 pub(super) async fn is_expected(server: &Uri) -> bool {
-    let mut answer = [0; 2];
+    let mut answer = [0; 6];
     let asked = timeout(ACCEPT_TIMEOUT, async {
         let address = (host(server), server.port_u16().unwrap_or(80));
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(&client_hello(host(server))?).await?;
         stream.read_exact(&mut answer).await
     });
-    // The type of a record, an alert or of the handshake, and the major version.
-    matches!(asked.await, Ok(Ok(_))) && matches!(answer, [21 | 22, 3])
+    // An alert, or a record of the handshake with the server's first message.
+    matches!(asked.await, Ok(Ok(_))) && matches!(answer, [21, 3, _, 0, 2, _] | [22, 3, .., 2])
 }
 
 /// The first message of a handshake.
